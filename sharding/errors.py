@@ -1,0 +1,59 @@
+"""One kind of error for bad input: a single line that names file, row and fix."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+
+class InputError(ValueError):
+    """The user's input is wrong; ``str(error)`` is one line a user can act on.
+
+    Args:
+        problem: what is wrong, with the offending value.
+        file: the file or URL it was found in.
+        row: 1-based line number in ``file`` (the header is line 1).
+        fix: what to do about it, as an imperative sentence.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        row: int | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.problem, self.file, self.row, self.fix = problem, file, row, fix
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        place = "" if self.file is None else f"{os.fspath(self.file)}: "
+        if self.row is not None:
+            place = f"{place.removesuffix(': ')}, row {self.row}: ".removeprefix(", ")
+        fix = "" if self.fix is None else f" Fix: {self.fix}"
+        return f"{place}{self.problem}{fix}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Ray pickles exceptions on their way back from a task; keep the keyword fields.
+        return _rebuild, (self.problem, self.file, self.row, self.fix)
+
+
+def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -> InputError:
+    return InputError(problem, file=file, row=row, fix=fix)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
+
+    Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped.
+    """
+    try:
+        yield
+    except InputError as error:
+        cause = getattr(error, "cause", error)
+        print(f"error: {cause}", file=sys.stderr)
+        raise SystemExit(2) from None

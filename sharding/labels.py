@@ -1,0 +1,258 @@
+"""The one definition of tri-state labels, and their sparse table.
+
+A class of an image is POSITIVE (a human saw it), NEGATIVE (a human looked and it is absent) or
+UNOBSERVED (nobody looked). Other encodings (single-positive repositories, IMCL) are converted
+where they enter. A label table stores only what was observed, as class indices; the dense matrix
+is made per batch, on the training device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sharding.atomic import replacing
+from sharding.errors import InputError
+
+POSITIVE = 1
+NEGATIVE = 0
+UNOBSERVED = -1
+
+_INDICES = pa.list_(pa.uint16())
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("positives", _INDICES),
+        ("negatives", _INDICES),
+        ("shard", pa.string()),
+    ]
+)
+
+
+def parse_image_ids(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """Turn 16-character lowercase hex ids into uint64 keys, in the order given.
+
+    Raises:
+        InputError: naming the first id that is not 16 hex characters.
+    """
+    keys_N = np.empty(len(texts), np.uint64)
+    for row, text in enumerate(texts):
+        try:
+            if len(text) != 16 or text != text.lower():
+                raise ValueError
+            keys_N[row] = int(text, 16)
+        except ValueError:
+            raise InputError(
+                f"image id {text!r} is not 16 lowercase hex characters",
+                fix="keep the id column as text; type inference turns some ids into numbers",
+            ) from None
+    return keys_N
+
+
+def format_image_ids(keys_N: npt.NDArray[np.uint64]) -> list[str]:
+    """The inverse of `parse_image_ids`: zero-padded lowercase hex."""
+    return [f"{key:016x}" for key in keys_N.tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """The observed entries of a batch as flat arrays of equal length E.
+
+    ``rows_E`` int64 position in the batch, ``classes_E`` int64, ``states_E`` int8 in {+1, 0}.
+    """
+
+    rows_E: npt.NDArray[np.int64]
+    classes_E: npt.NDArray[np.int64]
+    states_E: npt.NDArray[np.int8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """Sparse tri-state labels of N images, in shard order (compressed sparse rows).
+
+    Attributes:
+        image_ids_N: uint64 ids (`parse_image_ids`).
+        offsets_N1: int64, N + 1 entries; row n owns ``classes_E[offsets[n]:offsets[n + 1]]``.
+        classes_E: uint16 class indices, positives before negatives within a row.
+        states_E: int8 in {POSITIVE, NEGATIVE}.
+        shards: name of the tar that holds each image ("" where no tar does), length N.
+    """
+
+    image_ids_N: npt.NDArray[np.uint64]
+    offsets_N1: npt.NDArray[np.int64]
+    classes_E: npt.NDArray[np.uint16]
+    states_E: npt.NDArray[np.int8]
+    shards: Sequence[str]
+
+    def __post_init__(self) -> None:
+        N, E = len(self.image_ids_N), len(self.classes_E)
+        if len(self.offsets_N1) != N + 1 or self.offsets_N1[0] != 0 or self.offsets_N1[-1] != E:
+            raise ValueError(f"offsets do not describe {N} rows over {E} entries")
+        if len(self.states_E) != E or len(self.shards) != N:
+            raise ValueError("states or shards differ in length from classes or ids")
+
+    def __len__(self) -> int:
+        return len(self.image_ids_N)
+
+    @classmethod
+    def from_lists(
+        cls,
+        image_ids: Sequence[str],
+        positives: Sequence[Iterable[int]],
+        negatives: Sequence[Iterable[int]],
+        shards: Sequence[str] | None = None,
+    ) -> LabelTable:
+        """Build from one list of class indices per image and state (small data, tests)."""
+        positive_lists = [sorted(row) for row in positives]
+        negative_lists = [sorted(row) for row in negatives]
+        lengths = [len(p) + len(n) for p, n in zip(positive_lists, negative_lists, strict=True)]
+        classes, states = [], []
+        for p, n in zip(positive_lists, negative_lists, strict=True):
+            classes += [*p, *n]
+            states += [POSITIVE] * len(p) + [NEGATIVE] * len(n)
+        return cls(
+            image_ids_N=parse_image_ids(image_ids),
+            offsets_N1=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+            classes_E=np.array(classes, np.uint16),
+            states_E=np.array(states, np.int8),
+            shards=list(shards) if shards is not None else [""] * len(lengths),
+        )
+
+    def select(self, rows_M: npt.NDArray[np.integer], shards: Sequence[str]) -> LabelTable:
+        """The rows named, in the order named; row -1 yields an image without any label.
+
+        ``shards`` gives the new shard names, one per selected row; ids of -1 rows are 0.
+        """
+        observed = self.observed(rows_M)
+        counts = np.bincount(observed.rows_E, minlength=len(rows_M))
+        known = np.asarray(rows_M) >= 0
+        ids = np.zeros(len(rows_M), np.uint64)
+        ids[known] = self.image_ids_N[np.asarray(rows_M)[known]]
+        return LabelTable(
+            image_ids_N=ids,
+            offsets_N1=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            classes_E=observed.classes_E.astype(np.uint16),
+            states_E=observed.states_E,
+            shards=list(shards),
+        )
+
+    def rows_of(self, image_ids_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Row of each id, -1 where the table does not hold it."""
+        order, sorted_ids = self._index()
+        slots = np.searchsorted(sorted_ids, image_ids_B)
+        slots = np.minimum(slots, max(len(self) - 1, 0))
+        if not len(self):
+            return np.full(len(image_ids_B), -1, np.int64)
+        return np.where(sorted_ids[slots] == image_ids_B, order[slots], -1)
+
+    def observed(self, rows_B: npt.NDArray[np.integer]) -> Observed:
+        """The observed entries of the rows named, in that order; row -1 has none."""
+        rows = np.asarray(rows_B, np.int64)
+        safe = np.maximum(rows, 0)
+        starts = np.where(rows >= 0, self.offsets_N1[safe], 0)
+        lengths = (
+            np.where(rows >= 0, self.offsets_N1[safe + 1] - starts, 0) if len(self) else rows * 0
+        )
+        owners = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        entries = np.repeat(starts, lengths) + within
+        return Observed(
+            rows_E=owners.astype(np.int64),
+            classes_E=self.classes_E[entries].astype(np.int64),
+            states_E=self.states_E[entries],
+        )
+
+    def dense(self, rows_B: npt.NDArray[np.integer], num_classes: int) -> npt.NDArray[np.int8]:
+        """Dense int8 labels (B, K) in {+1, 0, -1}; for tests and small data."""
+        labels_BK = np.full((len(rows_B), num_classes), UNOBSERVED, np.int8)
+        observed = self.observed(rows_B)
+        labels_BK[observed.rows_E, observed.classes_E] = observed.states_E
+        return labels_BK
+
+    def count_per_class(self, num_classes: int) -> tuple[npt.NDArray[np.int64], ...]:
+        """(positives_K, negatives_K), int64."""
+        positive = self.states_E == POSITIVE
+        return (
+            np.bincount(self.classes_E[positive], minlength=num_classes),
+            np.bincount(self.classes_E[~positive], minlength=num_classes),
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> str:
+        """Write the Parquet file atomically; return its sha256 (equal input, equal bytes)."""
+        positive = self.states_E == POSITIVE
+        table = pa.table(
+            [
+                pa.array(format_image_ids(self.image_ids_N), pa.string()),
+                self._list_column(positive),
+                self._list_column(~positive),
+                pa.array(self.shards, pa.string()),
+            ],
+            schema=SCHEMA,
+        )
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+            return hashlib.sha256(temporary.read_bytes()).hexdigest()
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> LabelTable:
+        """Read a label table.
+
+        Raises:
+            InputError: the file is missing or is not a label table.
+        """
+        try:
+            table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
+        except FileNotFoundError:
+            raise InputError(
+                "label table is missing", file=path, fix="run the shard or re-shard job again"
+            ) from None
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"not a label table ({reason})",
+                file=path,
+                fix="run jobs/verify_dataset.py --repair",
+            ) from None
+        lengths, parts = [], []
+        for name in ("positives", "negatives"):
+            column = table[name].combine_chunks()
+            lengths.append(pc.list_value_length(column).to_numpy(zero_copy_only=False))
+            parts.append(column.flatten().to_numpy())
+        counts = np.stack(lengths).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(counts.sum(0))]).astype(np.int64)
+        classes = np.empty(offsets[-1], np.uint16)
+        states = np.empty(offsets[-1], np.int8)
+        begin = offsets[:-1]
+        for part, count, state in zip(parts, counts, (POSITIVE, NEGATIVE), strict=True):
+            within = np.arange(len(part)) - np.repeat(np.cumsum(count) - count, count)
+            target = np.repeat(begin, count) + within
+            classes[target], states[target] = part, state
+            begin = begin + count
+        return cls(
+            image_ids_N=parse_image_ids(table["image_id"].to_pylist()),
+            offsets_N1=offsets,
+            classes_E=classes,
+            states_E=states,
+            shards=table["shard"].to_pylist(),
+        )
+
+    def _list_column(self, chosen_E: npt.NDArray[np.bool_]) -> pa.Array:
+        running = np.concatenate([[0], np.cumsum(chosen_E)])
+        offsets = pa.array(running[self.offsets_N1].astype(np.int32))
+        return pa.ListArray.from_arrays(offsets, pa.array(self.classes_E[chosen_E], pa.uint16()))
+
+    def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+        cached = self.__dict__.get("_sorted")
+        if cached is None:
+            order = np.argsort(self.image_ids_N, kind="stable")
+            cached = (order, self.image_ids_N[order])
+            object.__setattr__(self, "_sorted", cached)
+        return cached
