@@ -1,0 +1,144 @@
+"""The class list: keyed by MID, indexed by line, cut into five groups by annotation count."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharding.atomic import replacing
+from sharding.errors import InputError
+
+NUM_GROUPS = 5
+GroupBy = Literal["annotations", "positives"]
+
+SCHEMA = pa.schema(
+    [
+        ("index", pa.uint16()),
+        ("mid", pa.string()),
+        ("name", pa.string()),
+        ("positives", pa.int64()),
+        ("negatives", pa.int64()),
+        ("group", pa.uint8()),
+    ]
+)
+
+
+def assign_groups(counts_K: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """Groups 1..5 of equal size by ascending count; ties by class index (design contract 6).
+
+    Source: the authors' project page (classes sorted in ascending order by the number of
+    annotations in the training set, five groups of equal size). Where K is not a multiple of
+    five the first groups hold one class more.
+    """
+    order_K = np.argsort(counts_K, kind="stable")
+    groups_K = np.empty(len(counts_K), np.uint8)
+    for number, members in enumerate(np.array_split(order_K, NUM_GROUPS), start=1):
+        groups_K[members] = number
+    return groups_K
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTable:
+    """K classes in the order of the trainable list.
+
+    Attributes:
+        mids: Freebase MIDs; the index of a class is its position (line number in the list).
+        names: display names; not unique (52 names are shared in Open Images V3).
+        positives_K, negatives_K: int64 human-verified counts in the full training dump.
+        groups_K: uint8 in 1..5.
+    """
+
+    mids: Sequence[str]
+    names: Sequence[str]
+    positives_K: npt.NDArray[np.int64]
+    negatives_K: npt.NDArray[np.int64]
+    groups_K: npt.NDArray[np.uint8]
+    index_of: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        columns = (self.names, self.positives_K, self.negatives_K, self.groups_K)
+        if any(len(column) != len(self.mids) for column in columns):
+            raise ValueError("class table columns differ in length")
+        object.__setattr__(self, "index_of", {mid: i for i, mid in enumerate(self.mids)})
+        if len(self.index_of) != len(self.mids):
+            raise ValueError("class list repeats a MID")
+
+    def __len__(self) -> int:
+        return len(self.mids)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the ordered MIDs: the identity of the class list everywhere."""
+        return hashlib.sha256("\n".join(self.mids).encode()).hexdigest()
+
+    @classmethod
+    def build(
+        cls,
+        mids: Sequence[str],
+        names: Sequence[str],
+        positives_K: npt.NDArray[np.int64],
+        negatives_K: npt.NDArray[np.int64],
+        *,
+        group_by: GroupBy = "annotations",
+    ) -> ClassTable:
+        """Cut the groups by `group_by` counts and freeze them with the table."""
+        counts_K = positives_K + negatives_K if group_by == "annotations" else positives_K
+        return cls(
+            mids=list(mids),
+            names=list(names),
+            positives_K=positives_K,
+            negatives_K=negatives_K,
+            groups_K=assign_groups(counts_K),
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write `classes.parquet` atomically."""
+        table = pa.table(
+            {
+                "index": np.arange(len(self), dtype=np.uint16),
+                "mid": list(self.mids),
+                "name": list(self.names),
+                "positives": self.positives_K,
+                "negatives": self.negatives_K,
+                "group": self.groups_K,
+            },
+            schema=SCHEMA,
+        )
+        with replacing(path) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> ClassTable:
+        """Read `classes.parquet`.
+
+        Raises:
+            InputError: it is missing or not a class table.
+        """
+        try:
+            table = pq.read_table(Path(path), columns=SCHEMA.names).cast(SCHEMA)
+        except FileNotFoundError:
+            raise InputError(
+                "class table is missing", file=path, fix="run the shard job again"
+            ) from None
+        except (pa.ArrowInvalid, KeyError) as error:
+            raise InputError(
+                f"not a class table ({str(error).splitlines()[0]})",
+                file=path,
+                fix="run the shard job again",
+            ) from None
+        return cls(
+            mids=table["mid"].to_pylist(),
+            names=table["name"].to_pylist(),
+            positives_K=table["positives"].to_numpy(),
+            negatives_K=table["negatives"].to_numpy(),
+            groups_K=table["group"].to_numpy(),
+        )

@@ -1,0 +1,226 @@
+"""`dataset.json`: what a dataset holds. A thing exists when the manifest says so.
+
+The manifest is written last and atomically; readers never look at files it does not name.
+Paths inside it are relative to the dataset directory, so a dataset can be moved or copied whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharding.atomic import write_json
+from sharding.classes import ClassTable
+from sharding.errors import InputError
+from sharding.labels import LabelTable
+
+FORMAT = 1
+FILE = "dataset.json"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRecord:
+    """One committed image tar; paths relative to the dataset, sizes in bytes."""
+
+    path: str
+    index: str
+    split: str
+    images: int
+    bytes: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFile:
+    """One label table: the labels of one split in one annotation dump."""
+
+    path: str
+    images: int
+    positives: int
+    negatives: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelVersion:
+    """The labels of one annotation dump.
+
+    Attributes:
+        release: "v3" ... "v7", or "export" for our own corrections and reviewed candidates.
+        sources: sha256 of every annotation file read, by file name.
+        policy: how conflicts and machine labels were treated, as recorded by the reader.
+        report: counts of rows kept and dropped, by reason.
+        splits: label table by split.
+    """
+
+    release: str
+    sources: Mapping[str, str]
+    policy: Mapping[str, Any]
+    report: Mapping[str, Any]
+    splits: Mapping[str, LabelFile]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything `dataset.json` says.
+
+    Attributes:
+        name: dataset name, the directory's own unless chosen.
+        classes_sha256: hash of the ordered class list (`ClassTable.sha256`).
+        num_classes: K.
+        seed: placement seed (shard of an image = f(id, seed)).
+        images_per_shard: the bound the plan was made with.
+        treatment: what was done to the pixels ({"mode": "keep"} or shorter side and quality).
+        default_labels: the label version a reader takes when none is named.
+        labels: label versions by dump name.
+        shards: every image tar, sorted by path.
+        quarantined: number of rows in `quarantine.parquet`.
+    """
+
+    name: str
+    classes_sha256: str
+    num_classes: int
+    seed: int
+    images_per_shard: int
+    treatment: Mapping[str, Any]
+    default_labels: str
+    labels: Mapping[str, LabelVersion]
+    shards: tuple[ShardRecord, ...]
+    quarantined: int = 0
+    created_by: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, directory: str | os.PathLike[str]) -> None:
+        """Write `dataset.json` atomically; call it after everything it names is on disk."""
+        write_json(Path(directory) / FILE, {"format": FORMAT, **dataclasses.asdict(self)})
+
+    @classmethod
+    def read(cls, directory: str | os.PathLike[str]) -> Manifest:
+        """Read `dataset.json`.
+
+        Raises:
+            InputError: it is missing, is not JSON, or is of another format.
+        """
+        path = Path(directory) / FILE
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                "not a dataset: the manifest is missing",
+                file=path,
+                fix="run jobs/shard_openimages.py --output with this directory until it finishes",
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"the manifest is not JSON ({error})", file=path, fix="run the shard job again"
+            ) from None
+        if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
+            raise InputError(
+                f"the manifest is not of format {FORMAT}", file=path, fix="shard the dump again"
+            )
+        try:
+            return cls._from_json(raw)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the manifest lacks or misnames a field ({error})",
+                file=path,
+                fix="run the shard job again",
+            ) from None
+
+    @classmethod
+    def _from_json(cls, raw: dict[str, Any]) -> Manifest:
+        labels = {
+            name: LabelVersion(
+                **{
+                    **version,
+                    "splits": {s: LabelFile(**f) for s, f in version["splits"].items()},
+                }
+            )
+            for name, version in raw["labels"].items()
+        }
+        shards = tuple(ShardRecord(**shard) for shard in raw["shards"])
+        return cls(**{**raw, "labels": labels, "shards": shards})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset directory, opened: manifest and classes read, nothing else touched."""
+
+    directory: Path
+    manifest: Manifest
+    classes: ClassTable
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str]) -> Dataset:
+        """Open a dataset.
+
+        Raises:
+            InputError: no manifest, or a class table that is not the one the manifest names.
+        """
+        path = Path(directory)
+        manifest = Manifest.read(path)
+        classes = ClassTable.read(path / "classes.parquet")
+        if classes.sha256 != manifest.classes_sha256:
+            raise InputError(
+                f"class list {classes.sha256[:12]} is not the manifest's "
+                f"{manifest.classes_sha256[:12]}",
+                file=path / "classes.parquet",
+                fix="restore the file, or run jobs/verify_dataset.py --repair",
+            )
+        return cls(directory=path, manifest=manifest, classes=classes)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the manifest: names this exact dataset in MLflow and in checkpoints."""
+        content = json.dumps(dataclasses.asdict(self.manifest), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def shards(self, split: str) -> list[ShardRecord]:
+        """The image tars of a split, in manifest order.
+
+        Raises:
+            InputError: the dataset has no such split.
+        """
+        found = [shard for shard in self.manifest.shards if shard.split == split]
+        if not found:
+            present = sorted({shard.split for shard in self.manifest.shards})
+            raise InputError(
+                f"split {split!r} has no images; present: {', '.join(present) or 'none'}",
+                file=self.directory / FILE,
+                fix="name a split that is present",
+            )
+        return found
+
+    def label_version(self, name: str | None = None) -> tuple[str, LabelVersion]:
+        """(name, version) of the labels named, or of the default ones.
+
+        Raises:
+            InputError: the dataset has no such label version.
+        """
+        chosen = name or self.manifest.default_labels
+        if chosen not in self.manifest.labels:
+            raise InputError(
+                f"no labels {chosen!r}; present: {', '.join(sorted(self.manifest.labels))}",
+                file=self.directory / FILE,
+                fix="name one that is present, or run jobs/reshard_openimages.py with that dump",
+            )
+        return chosen, self.manifest.labels[chosen]
+
+    def labels(self, split: str, name: str | None = None) -> LabelTable:
+        """The label table of a split in the label version named, or the default one."""
+        chosen, version = self.label_version(name)
+        if split not in version.splits:
+            raise InputError(
+                f"labels {chosen!r} have no split {split!r}; "
+                f"present: {', '.join(sorted(version.splits))}",
+                file=self.directory / FILE,
+                fix="name a split that is present",
+            )
+        return LabelTable.read(self.directory / version.splits[split].path)
