@@ -1,0 +1,104 @@
+"""Reaching the cluster: connect with our code shipped, run plain functions as Ray tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pipeline
+import sharding
+from sharding.progress import Progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# `ray submit` cannot pass environment variables, so the defaults are set here, before ray is
+# imported. A user's own setting wins.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print of a worker appears twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # without a dashboard it only logs errors
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": (
+        "Failed to query Ray Train Controller actor state|Reporting training result"
+        "|OnShutdownComplete|core_worker.cc"
+    ),
+}
+
+
+def package_directories() -> list[Path]:
+    """The two packages every worker must run in the driver's version."""
+    return [Path(package.__file__ or "").parent for package in (pipeline, sharding)]
+
+
+def code_hash() -> str:
+    """Hash of both packages' Python files: names the code of a run in MLflow."""
+    digest = hashlib.sha256()
+    for directory in package_directories():
+        for path in sorted(directory.rglob("*.py")):
+            digest.update(path.relative_to(directory.parent).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def connect(address: str | None = None, **options: Any) -> None:
+    """Join the running cluster, or start a local one; ship both packages to every worker.
+
+    Args:
+        address: a Ray address, "local" for a fresh instance on this machine, or None for
+            `RAY_ADDRESS`, else the cluster this machine belongs to, else a fresh local one.
+        options: passed to `ray.init` (for example ``num_cpus`` in tests).
+
+    A shipped copy wins over an installed one, so every worker runs exactly the driver's code even
+    where a node was set up with an older version.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    ray.init(
+        address=address,
+        runtime_env={"py_modules": [str(path) for path in package_directories()]},
+        logging_level="ERROR",
+        include_dashboard=False,
+        **options,
+    )
+
+
+def run_tasks(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    max_in_flight: int | None = None,
+    num_cpus: float = 1,
+    retries: int = 3,
+    label: str = "tasks",
+) -> Iterator[Result]:
+    """Run ``function`` over ``items`` as Ray tasks; yield results as they finish.
+
+    At most ``max_in_flight`` tasks (default: twice what the cluster runs at once) are submitted,
+    so that the object store holds no more results than that. A task whose worker or host dies is
+    run again up to ``retries`` times; an exception of ``function`` is raised here.
+    """
+    import ray
+
+    remote = ray.remote(function).options(num_cpus=num_cpus, max_retries=retries)
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
+    limit = max_in_flight or 2 * at_once
+    waiting = list(reversed(items))
+    running: list[Any] = []
+    with Progress(len(items), label, unit="task") as progress:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                running.append(remote.remote(waiting.pop()))
+            done, running = ray.wait(running, num_returns=1)
+            for reference in done:
+                result = ray.get(reference)
+                progress.advance()
+                yield result

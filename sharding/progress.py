@@ -1,0 +1,69 @@
+"""Progress a person can follow: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Counts ``total`` units of work; use as a context manager and call `advance`.
+
+    On a terminal this is one tqdm bar on stderr. Elsewhere (a log file, `ray submit` through a
+    pipe) it prints a line at most every five seconds and one at the end, because redrawn bars
+    make logs unreadable.
+    """
+
+    def __init__(self, total: int, label: str, unit: str = "it") -> None:
+        self.total, self.label, self.unit = total, label, unit
+        self.done, self.note = 0, ""
+        self._started = self._printed = time.monotonic()
+        self._bar = (
+            tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, leave=True)
+            if sys.stderr.isatty()
+            else None
+        )
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Count ``units`` as done; ``note`` (for example a loss) is shown beside the count."""
+        self.done += units
+        self.note = note or self.note
+        if self._bar is not None:
+            self._bar.set_postfix_str(self.note, refresh=False)
+            self._bar.update(units)
+        elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._line()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None:
+            self._line()
+
+    def _line(self) -> None:
+        self._printed = time.monotonic()
+        elapsed = max(self._printed - self._started, 1e-9)
+        rate = self.done / elapsed
+        left = (self.total - self.done) / rate if rate else float("nan")
+        note = f", {self.note}" if self.note else ""
+        remaining = "" if self.done >= self.total else f", {left:.0f} s left"
+        print(
+            f"{self.label}: {self.done}/{self.total} {self.unit}, "
+            f"{rate:.1f} {self.unit}/s{remaining}{note}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,35 @@
+"""Fixtures shared by the suite: real data where it is at hand, one Ray instance per session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Two workers and a test process share the machine: one thread each keeps timings sane.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and golden vectors, named by OI_SHARED or beside the checkout."""
+    folder = Path(os.environ.get("OI_SHARED") or REPOSITORY.parent / "shared")
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"real data is absent: no {folder}; set OI_SHARED to the folder that holds it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """A small Ray instance of this session's own, never one that happens to be running."""
+    import ray
+
+    from pipeline.cluster import connect
+
+    connect("local", num_cpus=4, object_store_memory=200 * 1024**2)
+    yield
+    ray.shutdown()
