@@ -88,7 +88,7 @@ def run_tasks(
     """
     import ray
 
-    remote = ray.remote(function).options(num_cpus=num_cpus, max_retries=retries)
+    remote = ray.remote(_call).options(num_cpus=num_cpus, max_retries=retries)
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
     limit = max_in_flight or 2 * at_once
     waiting = list(reversed(items))
@@ -96,9 +96,14 @@ def run_tasks(
     with Progress(len(items), label, unit="task") as progress:
         while waiting or running:
             while waiting and len(running) < limit:
-                running.append(remote.remote(waiting.pop()))
+                running.append(remote.remote(function, waiting.pop()))
             done, running = ray.wait(running, num_returns=1)
             for reference in done:
                 result = ray.get(reference)
                 progress.advance()
                 yield result
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    # Ray decorates functions only; going through one lets callers pass partials and builtins.
+    return function(item)
