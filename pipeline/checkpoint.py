@@ -1,0 +1,147 @@
+"""What a checkpoint holds, and the refusal to use it with another class list.
+
+A checkpoint is a directory: `model.pt` (weights, all that inference needs), `training.pt`
+(optimizer, method state, position) and `meta.json` (configuration, class list, provenance).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import model as models
+from pipeline.config import TrainConfig
+from sharding.classes import ClassTable
+from sharding.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """Everything about a checkpoint but its tensors.
+
+    Attributes:
+        config: the run's configuration (`TrainConfig.to_dict`).
+        epoch: epochs finished.
+        images_seen: training images consumed so far over all workers.
+        world_size: workers that wrote it.
+        classes_sha256, mids, names: the class list the head was trained for, in index order.
+        dataset, dataset_digest, labels: what it was trained on.
+        mlflow_run_id: the run it belongs to, "" if none.
+        metrics: validation metrics of this epoch.
+    """
+
+    config: Mapping[str, Any]
+    epoch: int
+    images_seen: int
+    world_size: int
+    classes_sha256: str
+    mids: Sequence[str]
+    names: Sequence[str]
+    dataset: str
+    dataset_digest: str
+    labels: str
+    mlflow_run_id: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The configuration as an object."""
+        return TrainConfig.from_dict(self.config)
+
+    def check_classes(self, classes: ClassTable, checkpoint: str | Path) -> None:
+        """Refuse a dataset whose class list is not the checkpoint's.
+
+        Raises:
+            InputError: naming both lists.
+        """
+        if classes.sha256 != self.classes_sha256:
+            raise InputError(
+                f"checkpoint of class list {self.classes_sha256[:12]} ({len(self.mids)} classes), "
+                f"dataset of class list {classes.sha256[:12]} ({len(classes)} classes)",
+                file=checkpoint,
+                fix="use the dataset it was trained on, or re-shard the dump with that class list",
+            )
+
+
+def save(
+    directory: str | Path,
+    *,
+    model: models.CamNet,
+    optimizer: torch.optim.Optimizer,
+    method_state: Mapping[str, Any],
+    meta: Meta,
+) -> None:
+    """Write a checkpoint into an existing directory."""
+    path = Path(directory)
+    torch.save(model.state_dict(), path / "model.pt")
+    torch.save({"optimizer": optimizer.state_dict(), "method": method_state}, path / "training.pt")
+    raw = {"format": FORMAT, **dataclasses.asdict(meta)}
+    (path / "meta.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+def read_meta(directory: str | Path) -> Meta:
+    """Read `meta.json`.
+
+    Raises:
+        InputError: the directory is not a checkpoint.
+    """
+    path = Path(directory) / "meta.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw.pop("format") != FORMAT:
+            raise InputError(f"checkpoint is not of format {FORMAT}", file=path, fix="train again")
+        return Meta(**raw)
+    except FileNotFoundError:
+        raise InputError(
+            "not a checkpoint: meta.json is missing",
+            file=path.parent,
+            fix="pass a checkpoint directory or the run directory that holds several",
+        ) from None
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise InputError(
+            f"meta.json is damaged ({error})", file=path, fix="use another checkpoint of the run"
+        ) from None
+
+
+def load_weights(directory: str | Path, model: models.CamNet) -> None:
+    """Load `model.pt` into a network of the same configuration."""
+    model.load_state_dict(_load(Path(directory) / "model.pt"))
+
+
+def load_training(directory: str | Path) -> dict[str, Any]:
+    """The optimizer's and the method's state: keys "optimizer" and "method"."""
+    return _load(Path(directory) / "training.pt")
+
+
+def load_model(directory: str | Path) -> tuple[models.CamNet, Meta]:
+    """The network of a checkpoint, in inference mode, with what is known about it."""
+    meta = read_meta(directory)
+    # The checkpoint's weights replace the initial ones, so none need to be at hand.
+    config = dataclasses.replace(meta.train_config.model, weights=None)
+    model = models.build(config, len(meta.mids))
+    load_weights(directory, model)
+    return model.eval(), meta
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            "checkpoint file is missing", file=path, fix="use another checkpoint of the run"
+        ) from None
+    except Exception as error:  # torch raises many kinds here; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"checkpoint file is damaged ({reason})",
+            file=path,
+            fix="use another checkpoint of the run",
+        ) from None

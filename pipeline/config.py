@@ -1,0 +1,268 @@
+"""What a training run is: frozen, validated, printable, and complete enough to repeat it.
+
+Presets are functions, not files: `ray submit` uploads the job script alone, so everything it
+needs must travel inside the package. Flags override a preset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sharding.errors import InputError
+
+# Fields that may differ between the first command and the one that resumes it: they change how
+# far or where the run goes, not what it computes.
+RESUMABLE = frozenset({"epochs", "workers", "cpus_per_worker", "keep_checkpoints", "experiment"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network: backbone, 1x1 convolution (CAM), BoostLU, spatial mean."""
+
+    backbone: str = "resnet50"
+    """A torchvision ResNet: resnet18, resnet34, resnet50, resnet101 or resnet152."""
+    weights: str | None = None
+    """A torchvision weights name (IMAGENET1K_V1), a state-dict file, or none: from scratch."""
+    alpha_train: float = 5.0
+    """BoostLU slope for positive attribution scores in training; 1 turns it off."""
+    alpha_infer: float = 5.0
+    """BoostLU slope in inference; 1 turns it off."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha_train", "alpha_infer"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name):g}; BoostLU amplifies, so it is at least 1",
+                    fix=f"pass --{name.replace('_', '-')} 1 to turn BoostLU off",
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How images become batches."""
+
+    image_size: int = 448
+    """Both sides, in pixels; images are squashed to it as in the paper's protocol."""
+    batch_size: int = 16
+    """Images per step over all workers and accumulated micro-batches."""
+    shuffle_buffer: int = 1024
+    """Samples in a reader's shuffle buffer; the order of tars is reshuffled every epoch as well."""
+    flip: bool = True
+    """Mirror training images at random."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "shuffle_buffer"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}", fix="pass a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam as in the paper's code: no weight decay, no schedule, the head ten times faster."""
+
+    learning_rate: float = 1e-5
+    """Of the backbone."""
+    head_multiplier: float = 10.0
+    """The head's learning rate as a multiple of the backbone's."""
+    weight_decay: float = 0.0
+    """Adam's L2 penalty."""
+    epochs: int = 10
+    """Passes over the training split."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.head_multiplier <= 0 or self.epochs < 1:
+            raise InputError(
+                f"learning rate {self.learning_rate:g} x {self.head_multiplier:g}, "
+                f"{self.epochs} epochs",
+                fix="pass positive values",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. The same configuration and name continue the same run."""
+
+    dataset: str
+    """Dataset directory (made by jobs/shard_openimages.py), visible from every worker."""
+    name: str = ""
+    """Run name; by default made from method, BoostLU, backbone and seed."""
+    storage: str = "runs"
+    """Where runs are kept: a directory that every worker sees, or a bucket URL."""
+    experiment: str = "openimages-v3"
+    """MLflow experiment."""
+    labels: str | None = None
+    """Label version (annotation dump); by default the dataset's own."""
+    method: str = "ll-r"
+    """Loss: see `pipeline.methods`."""
+    method_options: tuple[str, ...] = ()
+    """Options of the method as name=value, for example delta_rel=0.5."""
+    workers: str = "1"
+    """Training processes, one per GPU where there are any; 1:4 is elastic."""
+    cpus_per_worker: int | None = None
+    """Threads of a worker (decoding, and the model without a GPU); default: an even share."""
+    seed: int = 0
+    """Of initialisation, order and augmentation."""
+    max_steps: int | None = None
+    """Stop each epoch after this many steps (for a quick look)."""
+    keep_checkpoints: int = 2
+    """Best checkpoints kept, by validation mAP; the latest is always kept too."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        low, high = self.worker_range
+        if any(self.data.batch_size % workers for workers in range(low, high + 1)):
+            raise InputError(
+                f"batch size {self.data.batch_size} does not divide over {self.workers} workers",
+                fix="make --batch-size, which counts all workers, a multiple of --workers",
+            )
+        parse_options(self.method_options)
+        if not self.name:
+            object.__setattr__(self, "name", self._default_name())
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """(fewest, most) workers."""
+        try:
+            parts = [int(part) for part in self.workers.split(":")]
+        except ValueError:
+            parts = []
+        if not 1 <= len(parts) <= 2 or min(parts) < 1 or parts[0] > parts[-1]:
+            raise InputError(
+                f"workers is {self.workers!r}",
+                fix="pass a number such as 2, or a range such as 1:4",
+            )
+        return parts[0], parts[-1]
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training split."""
+        return self.optimizer.epochs
+
+    def flat(self) -> dict[str, Any]:
+        """Every leaf by dotted name, for MLflow parameters and for comparing runs."""
+        return _flatten(dataclasses.asdict(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values; the inverse of `from_dict`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> TrainConfig:
+        """Rebuild a configuration that was stored with a run or a checkpoint."""
+        return cls(
+            **{
+                **raw,
+                "method_options": tuple(raw["method_options"]),
+                "model": ModelConfig(**raw["model"]),
+                "data": DataConfig(**raw["data"]),
+                "optimizer": OptimizerConfig(**raw["optimizer"]),
+            }
+        )
+
+    def _default_name(self) -> str:
+        boost = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
+        return f"{self.method}-{boost}-{self.model.backbone}-seed{self.seed}"
+
+
+def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """Turn ("delta_rel=0.5", "detach=true") into keyword arguments.
+
+    Raises:
+        InputError: an option is not of the form name=value.
+    """
+    parsed: dict[str, Any] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"method option {option!r} is not name=value", fix="write name=value")
+        parsed[name] = _literal(text)
+    return parsed
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Leaves that differ, but for those a resumed run may change (`RESUMABLE`)."""
+    before, after = old.flat(), new.flat()
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key.split(".")[-1] not in RESUMABLE
+    }
+
+
+def paper_openimages_v3(dataset: str = "") -> TrainConfig:
+    """Open Images V3 as in the paper (CVPR 2023, section 4; Large Loss supplement).
+
+    ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
+
+    ResNet-101, 20 epochs, learning rate 2e-5, head x10, LL-R with delta_rel 0.01 % (grid of the
+    supplement: 0.005, 0.01); batch 288 and 224 px are inferred, not published.
+    """
+    return TrainConfig(
+        dataset=dataset,
+        method="ll-r",
+        method_options=("delta_rel=0.01",),
+        workers="4",
+        model=ModelConfig(backbone="resnet101", weights="IMAGENET1K_V1"),
+        data=DataConfig(image_size=224, batch_size=288),
+        optimizer=OptimizerConfig(learning_rate=2e-5, epochs=20),
+    )
+
+
+def demo(dataset: str = "demo/dataset") -> TrainConfig:
+    """A laptop without GPU: ResNet-18 from scratch on the procedural demo data, two workers.
+
+    make demo   (about ten minutes on two cores)
+    """
+    return TrainConfig(
+        dataset=dataset,
+        experiment="demo",
+        method="ll-r",
+        method_options=("delta_rel=0.2",),
+        workers="2",
+        model=ModelConfig(backbone="resnet18"),
+        data=DataConfig(image_size=96, batch_size=32),
+        optimizer=OptimizerConfig(learning_rate=1e-3, head_multiplier=1.0, epochs=6),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
+    "openimages-v3": paper_openimages_v3,
+    "demo": demo,
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """The preset of that name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}", fix=f"choose one of {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]()
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

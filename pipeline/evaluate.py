@@ -1,0 +1,126 @@
+"""Scores of annotated entries, gathered over ranks, summarised per class group.
+
+Only entries that a human annotated can be judged, so only they are scored: 1.7 million of 627
+million in the test split of Open Images V3. The scores are fp32 logits; sigmoid would saturate
+and tie them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.loader import Batch, LabelJoin, Loader
+from pipeline.metrics import Summary, average_precision, summarize
+from pipeline.model import CamNet
+from sharding.classes import ClassTable
+
+BOOST_OFF, BOOST_ON = "BoostLU off", "BoostLU on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Annotated entries of a split, flat, length E.
+
+    Attributes:
+        image_ids_E: uint64.
+        classes_E: int64 class indices.
+        labels_E: int8 in {+1, 0}.
+        raw_E: fp32 logits without BoostLU.
+        boosted_E: fp32 logits with BoostLU at the model's inference slope.
+    """
+
+    image_ids_E: npt.NDArray[np.uint64]
+    classes_E: npt.NDArray[np.int64]
+    labels_E: npt.NDArray[np.int8]
+    raw_E: npt.NDArray[np.float32]
+    boosted_E: npt.NDArray[np.float32]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Scores]) -> Scores:
+        """All entries of several ranks or batches."""
+        return cls(
+            image_ids_E=np.concatenate([part.image_ids_E for part in parts]),
+            classes_E=np.concatenate([part.classes_E for part in parts]),
+            labels_E=np.concatenate([part.labels_E for part in parts]),
+            raw_E=np.concatenate([part.raw_E for part in parts]),
+            boosted_E=np.concatenate([part.boosted_E for part in parts]),
+        )
+
+
+@torch.inference_mode()
+def score(
+    model: CamNet,
+    loader: Loader,
+    join: LabelJoin,
+    on_batch: Callable[[Batch], None] = lambda batch: None,
+) -> Scores:
+    """Score this rank's share of a split, BoostLU off and on from one class activation map."""
+    model.eval()
+    parts = [_score_batch(model, batch, join) for batch in _watched(loader, on_batch) if len(batch)]
+    return Scores.concatenate(parts or [_empty()])
+
+
+def per_class(scores: Scores, num_classes: int, rule: str = "boostlu") -> dict[str, np.ndarray]:
+    """AP per class (float64, NaN where the rule skips the class), BoostLU off and on."""
+    return {
+        name: average_precision(values_E, scores.labels_E, scores.classes_E, num_classes, rule)
+        for name, values_E in ((BOOST_OFF, scores.raw_E), (BOOST_ON, scores.boosted_E))
+    }
+
+
+def summaries(
+    scores: Scores, ap_by_name: dict[str, np.ndarray], classes: ClassTable
+) -> dict[str, Summary]:
+    """Group and overall mAP for each of `per_class`'s results."""
+    positive_E = scores.labels_E == 1
+    positives_K = np.bincount(scores.classes_E[positive_E], minlength=len(classes))
+    negatives_K = np.bincount(scores.classes_E[~positive_E], minlength=len(classes))
+    return {
+        name: summarize(ap_K, classes.groups_K, positives_K, negatives_K)
+        for name, ap_K in ap_by_name.items()
+    }
+
+
+def gather(scores: Scores) -> Scores:
+    """All ranks' entries on every rank; the identity without a process group."""
+    if not torch.distributed.is_initialized():
+        return scores
+    parts: list[Scores | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, scores)
+    return Scores.concatenate([part for part in parts if part is not None])
+
+
+def _watched(loader: Loader, on_batch: Callable[[Batch], None]) -> Iterable[Batch]:
+    for batch in loader.epoch(0):
+        yield batch
+        on_batch(batch)
+
+
+def _score_batch(model: CamNet, batch: Batch, join: LabelJoin) -> Scores:
+    entries = join.observed(batch.image_ids_B)
+    rows_E = torch.from_numpy(entries.rows_E).to(join.device)
+    classes_E = torch.from_numpy(entries.classes_E).to(join.device)
+    features_BDHW = model.features(batch.images_BHWC)
+    raw_E, boosted_E = model.head.pair_scores(features_BDHW, rows_E, classes_E)
+    return Scores(
+        image_ids_E=batch.image_ids_B[entries.rows_E],
+        classes_E=entries.classes_E,
+        labels_E=entries.states_E,
+        raw_E=raw_E.float().cpu().numpy(),
+        boosted_E=boosted_E.float().cpu().numpy(),
+    )
+
+
+def _empty() -> Scores:
+    return Scores(
+        image_ids_E=np.empty(0, np.uint64),
+        classes_E=np.empty(0, np.int64),
+        labels_E=np.empty(0, np.int8),
+        raw_E=np.empty(0, np.float32),
+        boosted_E=np.empty(0, np.float32),
+    )

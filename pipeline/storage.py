@@ -1,0 +1,56 @@
+"""Small files of a run, on a local disk or in a bucket, through pyarrow's filesystems."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+
+def absolute(location: str) -> str:
+    """A URL as it is, a path made absolute: workers run in directories of their own."""
+    return location if "://" in location else str(Path(location).expanduser().absolute())
+
+
+def join(location: str, *parts: str) -> str:
+    """Append path components to a URL or a path."""
+    return "/".join([location.rstrip("/"), *parts])
+
+
+def exists(location: str) -> bool:
+    """Whether a file or directory is there."""
+    filesystem, path = _open(location)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_json(location: str) -> Any | None:
+    """The value stored at ``location``, or None where there is nothing."""
+    if not exists(location):
+        return None
+    filesystem, path = _open(location)
+    with filesystem.open_input_stream(path) as stream:
+        return json.loads(stream.read())
+
+
+def write_json(location: str, value: Any) -> None:
+    """Store ``value``; a reader sees the old file or the new one, never a part."""
+    filesystem, path = _open(location)
+    parent, _, name = path.rpartition("/")
+    filesystem.create_dir(parent, recursive=True)
+    content = (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:  # a bucket's put is atomic
+            stream.write(content)
+        return
+    temporary = f"{parent}/.{name}.tmp"
+    with filesystem.open_output_stream(temporary) as stream:
+        stream.write(content)
+    filesystem.move(temporary, path)
+
+
+def _open(location: str) -> tuple[fs.FileSystem, str]:
+    if "://" in location:
+        return fs.FileSystem.from_uri(location)
+    return fs.LocalFileSystem(), absolute(location)
