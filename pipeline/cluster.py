@@ -71,6 +71,15 @@ def connect(address: str | None = None, **options: Any) -> None:
     )
 
 
+def start_actor(kind: type, *arguments: Any) -> Any:
+    """Make an actor on this machine, without claiming a CPU; returns its handle."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote(*arguments)
+
+
 def run_tasks(
     function: Callable[[Item], Result],
     items: Sequence[Item],

@@ -107,14 +107,11 @@ class _Meter:
 
     def add(self, loss: torch.Tensor, modified_BK: torch.Tensor, images: int) -> None:
         self.steps += 1
-        entries = torch.tensor(float(modified_BK.numel()), device=self._device)
-        self._sums += torch.stack(
-            [loss.double(), modified_BK.sum().double(), entries.double(), entries.double() * 0]
-        )
-        self._sums[3] += images
+        self._sums += torch.stack([loss.double(), modified_BK.sum().double()])
+        self._counts += torch.tensor([modified_BK.numel(), images])
 
     def read(self, step: int) -> StepStats:
-        sums = self._sums.clone()
+        sums = torch.cat([self._sums, self._counts.to(self._sums)])
         ranks = 1
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
@@ -139,7 +136,8 @@ class _Meter:
 
     def _reset(self) -> None:
         self.steps, self.waited, self._started = 0, 0.0, time.perf_counter()
-        self._sums = torch.zeros(4, dtype=torch.float64, device=self._device)
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self._counts = torch.zeros(2, dtype=torch.int64)  # known on the host: no device sync
 
 
 def _black_like(images_BHWC: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,184 @@
+"""What one rank holds and does between two reports: train an epoch, validate, save, restore."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from pipeline import checkpoint, evaluate, methods
+from pipeline import model as models
+from pipeline.config import TrainConfig, parse_options
+from pipeline.loader import LabelJoin, Loader
+from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
+from sharding.manifest import Dataset
+
+SCORE = "score"
+VALIDATION = "validation"
+
+
+class Worker:
+    """One rank's model, data and position; `train`, `validate`, `save`, `restore`."""
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        dataset: Dataset,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        threads: int,
+        tracker: Any,
+        run_id: str,
+    ) -> None:
+        self.config, self.dataset = config, dataset
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.tracker, self.run_id = tracker, run_id
+        self.epoch, self.images_seen = 0, 0
+        K = len(dataset.classes)
+        models.seed_everything(config.seed)
+        self.model = models.build(config.model, K).to(device)
+        groups = models.parameter_groups(
+            self.model, config.optimizer.learning_rate, config.optimizer.head_multiplier
+        )
+        self.optimizer = torch.optim.Adam(groups, weight_decay=config.optimizer.weight_decay)
+        self.method = methods.create(config.method, K, **parse_options(config.method_options))
+        options = {
+            "batch_size": config.data.batch_size // world_size,
+            "image_size": config.data.image_size,
+            "rank": rank,
+            "world_size": world_size,
+            "device_id": device.index if device.type == "cuda" else None,
+            "threads": threads,
+        }
+        self.loader = Loader.of_split(
+            dataset,
+            "train",
+            train=True,
+            flip=config.data.flip,
+            shuffle_buffer=config.data.shuffle_buffer,
+            seed=config.seed,
+            **options,
+        )
+        self.join = LabelJoin(
+            table=dataset.labels("train", config.labels), num_classes=K, device=device
+        )
+        self.validation = _validation(dataset, config, options, device)
+
+    def restore(self, directory: str) -> None:
+        """Continue from a checkpoint of this run, written by any number of workers."""
+        meta = checkpoint.read_meta(directory)
+        meta.check_classes(self.dataset.classes, directory)
+        checkpoint.load_weights(directory, self.model)
+        state = checkpoint.load_training(directory)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.method.load_state_dict(state["method"])
+        self.epoch, self.images_seen = meta.epoch, meta.images_seen
+
+    def train(self, model: torch.nn.Module, epoch: int) -> None:
+        """One epoch; a loss that is not finite is told to the driver and raised."""
+        plan = self.loader.plan
+        steps = min(plan.steps, self.config.max_steps or plan.steps)
+        # Reseeding makes whatever is random in the model a function of (seed, epoch, rank),
+        # so that a resumed epoch draws what the uninterrupted one drew.
+        models.seed_everything(self.config.seed + 1000 * epoch + self.rank)
+        self.method.begin_epoch(epoch)
+        begun_at = self.images_seen
+
+        def on_stats(stats: StepStats) -> None:
+            self.images_seen = begun_at + stats.images
+            if self.rank == 0:
+                self._log_step(stats, epoch, steps)
+
+        try:
+            train_epoch(
+                model=model,
+                method=self.method,
+                optimizer=self.optimizer,
+                batches=self.loader.epoch(epoch),
+                join=self.join,
+                every=max(1, min(50, steps // 10)),
+                on_stats=on_stats,
+                max_steps=self.config.max_steps,
+            )
+        except NonFiniteLoss as error:
+            if self.rank == 0:
+                self._wait(self.tracker.fail.remote(f"epoch {epoch}: {error}"))
+            raise
+        self.method.end_epoch()
+        self.epoch = epoch
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of this epoch, equal on every rank; the score alone without a split for it."""
+        if self.validation is None:
+            return {"epoch": float(self.epoch), SCORE: float(self.epoch)}
+        loader, join = self.validation
+        scores = evaluate.gather(evaluate.score(self.model, loader, join))
+        K = len(self.dataset.classes)
+        ap_by_name = evaluate.per_class(scores, K)
+        found = evaluate.summaries(scores, ap_by_name, self.dataset.classes)
+        metrics = found[evaluate.BOOST_ON].as_metrics("val")
+        metrics |= found[evaluate.BOOST_OFF].as_metrics("val_no_boost")
+        best = metrics["val/mAP/all"]
+        metrics |= {"epoch": float(self.epoch), SCORE: -1.0 if math.isnan(best) else best}
+        if self.rank == 0:
+            points = [(key, value, self.images_seen) for key, value in metrics.items()]
+            self.tracker.log.remote([point for point in points if math.isfinite(point[1])])
+        return metrics
+
+    def save(self, directory: str, metrics: dict[str, float]) -> None:
+        """Write this epoch's checkpoint."""
+        classes = self.dataset.classes
+        meta = checkpoint.Meta(
+            config=self.config.to_dict(),
+            epoch=self.epoch,
+            images_seen=self.images_seen,
+            world_size=self.world_size,
+            classes_sha256=classes.sha256,
+            mids=list(classes.mids),
+            names=list(classes.names),
+            dataset=str(self.dataset.directory),
+            dataset_digest=self.dataset.digest,
+            labels=self.dataset.label_version(self.config.labels)[0],
+            mlflow_run_id=self.run_id,
+            metrics=metrics,
+        )
+        checkpoint.save(
+            directory,
+            model=self.model,
+            optimizer=self.optimizer,
+            method_state=self.method.state_dict(),
+            meta=meta,
+        )
+
+    def _log_step(self, stats: StepStats, epoch: int, steps: int) -> None:
+        values = {
+            "train/loss": stats.loss,
+            "train/modified_fraction": stats.modified_fraction,
+            "train/images_per_second": stats.images_per_second,
+            "train/lr": self.optimizer.param_groups[0]["lr"],
+            "data/wait_fraction": stats.wait_fraction,
+        }
+        self.tracker.log.remote([(key, value, self.images_seen) for key, value in values.items()])
+        self.tracker.progress.remote(
+            epoch=epoch, step=stats.step, steps=steps, note=f"loss {stats.loss:.4f}"
+        )
+
+    @staticmethod
+    def _wait(reference: Any) -> None:
+        import ray
+
+        ray.get(reference)
+
+
+def _validation(
+    dataset: Dataset, config: TrainConfig, options: dict[str, Any], device: torch.device
+) -> tuple[Loader, LabelJoin] | None:
+    _, version = dataset.label_version(config.labels)
+    if VALIDATION not in version.splits:
+        return None
+    table = dataset.labels(VALIDATION, config.labels)
+    loader = Loader.of_split(dataset, VALIDATION, **options)
+    return loader, LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
