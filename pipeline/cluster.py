@@ -86,6 +86,7 @@ def run_tasks(
     *,
     max_in_flight: int | None = None,
     num_cpus: float = 1,
+    num_gpus: float = 0,
     retries: int = 3,
     label: str = "tasks",
 ) -> Iterator[Result]:
@@ -97,7 +98,7 @@ def run_tasks(
     """
     import ray
 
-    remote = ray.remote(_call).options(num_cpus=num_cpus, max_retries=retries)
+    remote = ray.remote(_call).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
     limit = max_in_flight or 2 * at_once
     waiting = list(reversed(items))

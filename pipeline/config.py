@@ -121,8 +121,6 @@ class TrainConfig:
                 fix="make --batch-size, which counts all workers, a multiple of --workers",
             )
         parse_options(self.method_options)
-        if not self.name:
-            object.__setattr__(self, "name", self._default_name())
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -137,6 +135,12 @@ class TrainConfig:
                 fix="pass a number such as 2, or a range such as 1:4",
             )
         return parts[0], parts[-1]
+
+    @property
+    def run_name(self) -> str:
+        """``name``, or one made from what the run is, so that repeating a command finds it."""
+        boost = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
+        return self.name or f"{self.method}-{boost}-{self.model.backbone}-seed{self.seed}"
 
     @property
     def epochs(self) -> int:
@@ -163,10 +167,6 @@ class TrainConfig:
                 "optimizer": OptimizerConfig(**raw["optimizer"]),
             }
         )
-
-    def _default_name(self) -> str:
-        boost = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
-        return f"{self.method}-{boost}-{self.model.backbone}-seed{self.seed}"
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:

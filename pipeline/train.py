@@ -58,6 +58,8 @@ def train(config: TrainConfig) -> TrainResult:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    if not config.dataset:
+        raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")
     config = dataclasses.replace(
         config,
         dataset=storage.absolute(config.dataset),
@@ -66,7 +68,7 @@ def train(config: TrainConfig) -> TrainResult:
     dataset = Dataset.open(config.dataset)
     _check(config, dataset)
     use_gpu, cpus = _resources(config, ray.cluster_resources())
-    directory = storage.join(config.storage, config.name)
+    directory = storage.join(config.storage, config.run_name)
     resumed = _claim(directory, config)
     run_id = _open_run(config, dataset, directory, resumed)
     tracker = cluster.start_actor(
@@ -90,7 +92,7 @@ def train(config: TrainConfig) -> TrainResult:
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=config.name,
+            name=config.run_name,
             storage_path=config.storage,
             failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(
@@ -217,7 +219,7 @@ def _claim(directory: str, config: TrainConfig) -> bool:
         if changed:
             told = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
             raise InputError(
-                f"run {config.name!r} exists with another configuration ({told})",
+                f"run {config.run_name!r} exists with another configuration ({told})",
                 file=location,
                 fix="repeat the first command to resume, or choose another --name",
             )
@@ -229,7 +231,7 @@ def _open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bo
     labels, version = dataset.label_version(config.labels)
     return tracking.open_run(
         experiment=config.experiment,
-        name=config.name,
+        name=config.run_name,
         key=directory,
         resume=resumed,
         params={**config.flat(), "labels": labels, "num_classes": len(dataset.classes)},

@@ -1,0 +1,45 @@
+# Every target makes the virtual environment first if it is missing or the lock changed.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   ?= demo
+# A laptop's own Ray, never a cluster this machine happens to belong to.
+LOCAL  := RAY_ADDRESS=local
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-cluster check bench clean-demo
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two workers, no GPU, about ten minutes
+	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
+	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
+	    --output $(DEMO)/dataset --images-per-shard 250
+	@$(LOCAL) $(BIN)/python jobs/train_openimages.py --preset demo --dataset $(DEMO)/dataset --storage $(DEMO)/runs --name demo
+	@$(LOCAL) $(BIN)/python jobs/evaluate_openimages.py --checkpoint $(DEMO)/runs/demo --dataset $(DEMO)/dataset --split test
+
+test: $(VENV)/installed ## run the test suite
+	@$(BIN)/python -m pytest
+
+test-cluster: $(VENV)/installed ## run the jobs on several hosts made of network namespaces (needs root)
+	@$(BIN)/python -m pytest -m cluster tests/cluster
+
+check: $(VENV)/installed ## lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/installed ## measure every claim of the documentation, ratios in one run
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean-demo: ## remove what the demo wrote
+	rm -rf $(DEMO)
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing. Fix: install Python 3.11, or pass PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing about 7 GB of exact versions into $(VENV); this takes some minutes"
+	@$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,142 @@
+"""Evaluate a checkpoint on a split: scores from Ray tasks, AP per class, mAP per group."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import checkpoint, cluster, evaluate
+from pipeline.evaluate import Scores
+from pipeline.loader import LabelJoin, Loader
+from pipeline.metrics import Summary
+from sharding.classes import ClassTable
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+# Several parts per worker even out slow machines and make progress visible.
+_PARTS_PER_WORKER = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """One evaluation of one checkpoint."""
+
+    checkpoint: str
+    """A checkpoint directory, or a run directory (its best checkpoint is taken)."""
+    dataset: str
+    """Dataset directory with the checkpoint's class list."""
+    split: str = "test"
+    """Split to score: train, validation or test."""
+    labels: str | None = None
+    """Label version; by default the dataset's own."""
+    rule: str = "boostlu"
+    """Which classes count (see docs/evaluation.md): boostlu, imcl or csl."""
+    batch_size: int = 64
+    """Images per step and worker."""
+    workers: int | None = None
+    """Parallel workers; default: one per GPU, else one per two CPUs."""
+    experiment: str | None = None
+    """MLflow experiment; default: the training run's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        scores: annotated entries with both logits.
+        ap_by_name: AP per class (float64), keyed "BoostLU off" and "BoostLU on".
+        summaries: mAP per group and overall, under the same keys.
+        classes: the class table used.
+        meta: the checkpoint's.
+    """
+
+    scores: Scores
+    ap_by_name: Mapping[str, np.ndarray]
+    summaries: Mapping[str, Summary]
+    classes: ClassTable
+    meta: checkpoint.Meta
+
+
+def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
+    """Evaluate on the connected cluster; any number of workers gives the same numbers.
+
+    Raises:
+        InputError: checkpoint, dataset or split is missing or they do not fit each other.
+    """
+    dataset = Dataset.open(config.dataset)
+    meta = checkpoint.read_meta(checkpoint_directory)
+    meta.check_classes(dataset.classes, checkpoint_directory)
+    dataset.labels(config.split, config.labels)
+    workers, gpus, cpus = _resources(config)
+    samples = sum(shard.images for shard in dataset.shards(config.split))
+    parts = min(workers * _PARTS_PER_WORKER, samples)
+    work = partial(_score_part, config, checkpoint_directory, parts, cpus)
+    found = cluster.run_tasks(
+        work,
+        range(parts),
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_in_flight=workers,
+        label=f"evaluate {config.split}",
+    )
+    scores = Scores.concatenate(list(found))
+    ap_by_name = evaluate.per_class(scores, len(dataset.classes), config.rule)
+    return Evaluation(
+        scores=scores,
+        ap_by_name=ap_by_name,
+        summaries=evaluate.summaries(scores, ap_by_name, dataset.classes),
+        classes=dataset.classes,
+        meta=meta,
+    )
+
+
+def _score_part(
+    config: EvaluateConfig, checkpoint_directory: str, parts: int, threads: int, part: int
+) -> Scores:
+    """Score one part of the split; runs in a Ray task."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    dataset = Dataset.open(config.dataset)
+    model, meta = checkpoint.load_model(checkpoint_directory)
+    loader = Loader.of_split(
+        dataset,
+        config.split,
+        batch_size=config.batch_size,
+        image_size=meta.train_config.data.image_size,
+        rank=part,
+        world_size=parts,
+        device_id=device.index,
+        threads=threads,
+    )
+    table = dataset.labels(config.split, config.labels)
+    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
+    return evaluate.score(model.to(device), loader, join)
+
+
+def _resources(config: EvaluateConfig) -> tuple[int, float, int]:
+    """(workers, GPUs per worker, CPUs per worker)."""
+    import ray
+
+    available: dict[str, Any] = ray.cluster_resources()
+    total_cpus, total_gpus = int(available.get("CPU", 1)), int(available.get("GPU", 0))
+    workers = config.workers or total_gpus or max(1, total_cpus // 2)
+    if workers > (total_gpus or total_cpus):
+        raise InputError(
+            f"{workers} workers, but the cluster has {total_gpus} GPUs and {total_cpus} CPUs",
+            fix="lower --workers",
+        )
+    return workers, 1.0 if total_gpus else 0.0, max(1, total_cpus // workers)
+
+
+def with_absolute_paths(config: EvaluateConfig, absolute: Any) -> EvaluateConfig:
+    """The same configuration with paths that mean the same in every worker's directory."""
+    return dataclasses.replace(
+        config, checkpoint=absolute(config.checkpoint), dataset=absolute(config.dataset)
+    )
