@@ -71,6 +71,21 @@ def connect(address: str | None = None, **options: Any) -> None:
     )
 
 
+def resources() -> tuple[int, int]:
+    """(CPUs, GPUs) of the whole cluster."""
+    import ray
+
+    available = ray.cluster_resources()
+    return int(available.get("CPU", 1)), int(available.get("GPU", 0))
+
+
+def wait_for(reference: Any) -> Any:
+    """The value of a Ray reference (an actor call's result)."""
+    import ray
+
+    return ray.get(reference)
+
+
 def start_actor(kind: type, *arguments: Any) -> Any:
     """Make an actor on this machine, without claiming a CPU; returns its handle."""
     import ray

@@ -122,10 +122,7 @@ def _score_part(
 
 def _resources(config: EvaluateConfig) -> tuple[int, float, int]:
     """(workers, GPUs per worker, CPUs per worker)."""
-    import ray
-
-    available: dict[str, Any] = ray.cluster_resources()
-    total_cpus, total_gpus = int(available.get("CPU", 1)), int(available.get("GPU", 0))
+    total_cpus, total_gpus = cluster.resources()
     workers = config.workers or total_gpus or max(1, total_cpus // 2)
     if workers > (total_gpus or total_cpus):
         raise InputError(

@@ -54,7 +54,6 @@ def train(config: TrainConfig) -> TrainResult:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingStopped: the loss became NaN or infinite; the last checkpoint is kept.
     """
-    import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -67,7 +66,7 @@ def train(config: TrainConfig) -> TrainResult:
     )
     dataset = Dataset.open(config.dataset)
     _check(config, dataset)
-    use_gpu, cpus = _resources(config, ray.cluster_resources())
+    use_gpu, cpus = _resources(config)
     directory = storage.join(config.storage, config.run_name)
     resumed = _claim(directory, config)
     run_id = _open_run(config, dataset, directory, resumed)
@@ -106,7 +105,7 @@ def train(config: TrainConfig) -> TrainResult:
     try:
         with shown(tracker, config.epochs):
             result = trainer.fit()
-        reason = ray.get(tracker.state.remote())[1]
+        reason = cluster.wait_for(tracker.state.remote())[1]
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
         status = "FINISHED"
@@ -114,7 +113,7 @@ def train(config: TrainConfig) -> TrainResult:
         status = "KILLED"
         raise
     finally:
-        unsent = ray.get(tracker.flush.remote())
+        unsent = cluster.wait_for(tracker.flush.remote())
         if unsent:
             print(f"MLflow has not taken {unsent} items; repeat the command to replay them")
         tracking.close_run(run_id, status)
@@ -189,18 +188,21 @@ def _check(config: TrainConfig, dataset: Dataset) -> None:
     models.build(config.model, 1)
 
 
-def _resources(config: TrainConfig, available: dict[str, float]) -> tuple[bool, int]:
+def _resources(config: TrainConfig) -> tuple[bool, int]:
     """(use GPUs, CPUs per worker); Ray would wait for ever for what is not there."""
     fewest, most = config.worker_range
-    use_gpu = available.get("GPU", 0) >= 1
-    cpus = config.cpus_per_worker or max(1, int(available.get("CPU", 1) // most))
-    for kind, need in (("GPU", fewest if use_gpu else 0), ("CPU", fewest * cpus)):
-        if available.get(kind, 0) < need:
+    total_cpus, total_gpus = cluster.resources()
+    cpus = config.cpus_per_worker or max(1, total_cpus // most)
+    needs = [("CPU", fewest * cpus, total_cpus)]
+    if total_gpus:
+        needs.append(("GPU", fewest, total_gpus))
+    for kind, need, present in needs:
+        if present < need:
             raise InputError(
-                f"{fewest} workers need {need} {kind}s, the cluster has {available.get(kind, 0):g}",
+                f"{fewest} workers need {need} {kind}s, the cluster has {present}",
                 fix="lower --workers or --cpus-per-worker, or add machines",
             )
-    return use_gpu, cpus
+    return total_gpus > 0, cpus
 
 
 def _claim(directory: str, config: TrainConfig) -> bool:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline import cluster
 from sharding.progress import Progress
 
 
@@ -24,12 +25,10 @@ def shown(tracker: Any, epochs: int) -> Iterator[None]:
 
 
 def _watch(tracker: Any, epochs: int, done: threading.Event) -> None:
-    import ray
-
     bar: Progress | None = None
     epoch = 0
     while not done.wait(0.5):
-        state = ray.get(tracker.state.remote())[0]
+        state = cluster.wait_for(tracker.state.remote())[0]
         if not state:
             continue
         if state["epoch"] != epoch:

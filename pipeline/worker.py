@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, evaluate, methods
+from pipeline import checkpoint, cluster, evaluate, methods
 from pipeline import model as models
 from pipeline.config import TrainConfig, parse_options
 from pipeline.loader import LabelJoin, Loader
@@ -105,7 +105,7 @@ class Worker:
             )
         except NonFiniteLoss as error:
             if self.rank == 0:
-                self._wait(self.tracker.fail.remote(f"epoch {epoch}: {error}"))
+                cluster.wait_for(self.tracker.fail.remote(f"epoch {epoch}: {error}"))
             raise
         self.method.end_epoch()
         self.epoch = epoch
@@ -165,12 +165,6 @@ class Worker:
         self.tracker.progress.remote(
             epoch=epoch, step=stats.step, steps=steps, note=f"loss {stats.loss:.4f}"
         )
-
-    @staticmethod
-    def _wait(reference: Any) -> None:
-        import ray
-
-        ray.get(reference)
 
 
 def _validation(
