@@ -1,0 +1,57 @@
+"""The cluster files are valid for Ray and mount only what exists and is small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+FILES = ["ray_cluster.yaml", "ray_cluster_onprem.yaml"]
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((REPOSITORY / name).read_text())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_valid_for_rays_schema(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(load(name)))
+
+
+def test_schema_check_can_fail() -> None:
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import validate_config
+
+    with pytest.raises(ValidationError):
+        validate_config({**load("ray_cluster.yaml"), "no_such_key": 1})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mounts_are_narrow_and_exist(name: str) -> None:
+    mounts = load(name)["file_mounts"]
+    local = {source for source in mounts.values() if not source.startswith("~")}
+    assert {"pipeline", "sharding", "pyproject.toml", "requirements.lock"} == local
+    assert all((REPOSITORY / source).exists() for source in local)
+    assert "." not in mounts.values()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_node_agrees_on_authentication(name: str) -> None:
+    config = load(name)
+    assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
+    assert "~/.ray/auth_token" in config["file_mounts"]
+
+
+def test_lock_has_exact_versions_and_no_address() -> None:
+    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    packages = [line for line in lines if line and not line.startswith("#")]
+    assert len(packages) > 50
+    for line in packages:
+        name, equals, version = line.partition("==")
+        assert name and equals and version, line
+        assert "/" not in line and "@" not in line, line
