@@ -1,0 +1,81 @@
+"""Configurations are validated, complete and comparable."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pipeline.config import (
+    PRESETS,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    differences,
+    parse_options,
+    preset,
+)
+from sharding.errors import InputError
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_survive_the_round_trip(name: str) -> None:
+    config = preset(name)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match="openimages-v3"):
+        preset("openimages-v9")
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"), [("1", (1, 1)), ("4", (4, 4)), ("1:4", (1, 4)), ("2:2", (2, 2))]
+)
+def test_workers(workers: str, expected: tuple[int, int]) -> None:
+    config = TrainConfig(dataset="d", workers=workers, data=DataConfig(batch_size=24))
+    assert config.worker_range == expected
+
+
+@pytest.mark.parametrize("workers", ["", "0", "4:1", "two", "1:2:3", "-1"])
+def test_bad_workers_are_refused(workers: str) -> None:
+    with pytest.raises(InputError, match="workers"):
+        TrainConfig(dataset="d", workers=workers)
+
+
+def test_batch_must_divide_over_every_possible_number_of_workers() -> None:
+    with pytest.raises(InputError, match="does not divide"):
+        TrainConfig(dataset="d", workers="1:3")  # 16 over 3
+
+
+def test_alpha_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="alpha_train"):
+        ModelConfig(alpha_train=0.5)
+
+
+def test_options_parse_to_their_types() -> None:
+    assert parse_options(("a=1", "b=0.5", "c=true", "d=selective")) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "selective",
+    }
+    with pytest.raises(InputError, match="name=value"):
+        parse_options(("delta_rel",))
+
+
+def test_default_name_follows_the_method() -> None:
+    config = preset("demo")
+    other = dataclasses.replace(config, method="an")
+    assert config.run_name != other.run_name
+    assert dataclasses.replace(config, name="mine").run_name == "mine"
+
+
+def test_differences_ignore_what_a_resumed_run_may_change() -> None:
+    config = preset("demo")
+    longer = dataclasses.replace(
+        config, workers="1", optimizer=dataclasses.replace(config.optimizer, epochs=99)
+    )
+    assert differences(config, longer) == {}
+    other = dataclasses.replace(config, seed=7)
+    assert differences(config, other) == {"seed": (0, 7)}
