@@ -12,7 +12,8 @@ import sys
 
 import tyro
 
-from pipeline.config import PRESETS, TrainConfig, preset
+from pipeline.config import TrainConfig
+from pipeline.presets import PRESETS, preset
 from sharding.errors import one_line_errors
 
 

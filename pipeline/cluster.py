@@ -86,13 +86,28 @@ def wait_for(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def start_actor(kind: type, *arguments: Any) -> Any:
-    """Make an actor on this machine, without claiming a CPU; returns its handle."""
+class Detached:
+    """An actor whose methods are called without waiting for them: ``sink.log(...)`` returns at
+    once. What a call returns is a reference; `wait_for` it where the value matters.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pickling asks for these before the actor is set
+            raise AttributeError(name)
+        return getattr(self._actor, name).remote
+
+
+def start_actor(kind: type, *arguments: Any) -> Detached:
+    """Make an actor on this machine, without claiming a CPU."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote(*arguments)
+    options = {"num_cpus": 0, "scheduling_strategy": here}
+    return Detached(ray.remote(kind).options(**options).remote(*arguments))
 
 
 def run_tasks(

@@ -1,13 +1,12 @@
-"""What a training run is: frozen, validated, printable, and complete enough to repeat it.
+"""What a training run and an evaluation are: frozen, validated, complete enough to repeat.
 
-Presets are functions, not files: `ray submit` uploads the job script alone, so everything it
-needs must travel inside the package. Flags override a preset.
+Free of torch, so that a job shows its help at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,6 +168,28 @@ class TrainConfig:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """One evaluation of one checkpoint."""
+
+    checkpoint: str
+    """A checkpoint directory, or a run directory (its best checkpoint is taken)."""
+    dataset: str
+    """Dataset directory with the checkpoint's class list."""
+    split: str = "test"
+    """Split to score: train, validation or test."""
+    labels: str | None = None
+    """Label version; by default the dataset's own."""
+    rule: str = "boostlu"
+    """Which classes count (see docs/evaluation.md): boostlu, imcl or csl."""
+    batch_size: int = 64
+    """Images per step and worker."""
+    workers: int | None = None
+    """Parallel workers; default: one per GPU, else one per two CPUs."""
+    experiment: str | None = None
+    """MLflow experiment; default: the training run's."""
+
+
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
     """Turn ("delta_rel=0.5", "detach=true") into keyword arguments.
 
@@ -192,59 +213,6 @@ def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key.split(".")[-1] not in RESUMABLE
     }
-
-
-def paper_openimages_v3(dataset: str = "") -> TrainConfig:
-    """Open Images V3 as in the paper (CVPR 2023, section 4; Large Loss supplement).
-
-    ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
-
-    ResNet-101, 20 epochs, learning rate 2e-5, head x10, LL-R with delta_rel 0.01 % (grid of the
-    supplement: 0.005, 0.01); batch 288 and 224 px are inferred, not published.
-    """
-    return TrainConfig(
-        dataset=dataset,
-        method="ll-r",
-        method_options=("delta_rel=0.01",),
-        workers="4",
-        model=ModelConfig(backbone="resnet101", weights="IMAGENET1K_V1"),
-        data=DataConfig(image_size=224, batch_size=288),
-        optimizer=OptimizerConfig(learning_rate=2e-5, epochs=20),
-    )
-
-
-def demo(dataset: str = "demo/dataset") -> TrainConfig:
-    """A laptop without GPU: ResNet-18 from scratch on the procedural demo data, two workers.
-
-    make demo   (about ten minutes on two cores)
-    """
-    return TrainConfig(
-        dataset=dataset,
-        experiment="demo",
-        method="ll-r",
-        method_options=("delta_rel=0.2",),
-        workers="2",
-        model=ModelConfig(backbone="resnet18"),
-        data=DataConfig(image_size=96, batch_size=32),
-        optimizer=OptimizerConfig(learning_rate=1e-3, head_multiplier=1.0, epochs=6),
-    )
-
-
-PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
-    "openimages-v3": paper_openimages_v3,
-    "demo": demo,
-}
-
-
-def preset(name: str) -> TrainConfig:
-    """The preset of that name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    if name not in PRESETS:
-        raise InputError(f"no preset {name!r}", fix=f"choose one of {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]()
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

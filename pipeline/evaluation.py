@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline import checkpoint, cluster, evaluate
+from pipeline import checkpoint, cluster, evaluate, publish, storage, tracking
+from pipeline.config import EvaluateConfig
 from pipeline.evaluate import Scores
+from pipeline.explain import ExplainedImage, explain
 from pipeline.loader import LabelJoin, Loader
 from pipeline.metrics import Summary
 from sharding.classes import ClassTable
@@ -21,28 +23,6 @@ from sharding.manifest import Dataset
 
 # Several parts per worker even out slow machines and make progress visible.
 _PARTS_PER_WORKER = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """One evaluation of one checkpoint."""
-
-    checkpoint: str
-    """A checkpoint directory, or a run directory (its best checkpoint is taken)."""
-    dataset: str
-    """Dataset directory with the checkpoint's class list."""
-    split: str = "test"
-    """Split to score: train, validation or test."""
-    labels: str | None = None
-    """Label version; by default the dataset's own."""
-    rule: str = "boostlu"
-    """Which classes count (see docs/evaluation.md): boostlu, imcl or csl."""
-    batch_size: int = 64
-    """Images per step and worker."""
-    workers: int | None = None
-    """Parallel workers; default: one per GPU, else one per two CPUs."""
-    experiment: str | None = None
-    """MLflow experiment; default: the training run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +50,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
     Raises:
         InputError: checkpoint, dataset or split is missing or they do not fit each other.
     """
+    config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
     dataset = Dataset.open(config.dataset)
     meta = checkpoint.read_meta(checkpoint_directory)
     meta.check_classes(dataset.classes, checkpoint_directory)
@@ -95,6 +76,57 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
         classes=dataset.classes,
         meta=meta,
     )
+
+
+def record(found: Evaluation, config: EvaluateConfig, checkpoint_directory: str) -> str:
+    """Leave an evaluation in MLflow, as a child of the run that trained; return its run id."""
+    dataset = Dataset.open(config.dataset)
+    labels, version = dataset.label_version(config.labels)
+    file = version.splits[config.split]
+    run_id = tracking.open_run(
+        experiment=config.experiment or found.meta.train_config.experiment,
+        name=f"{config.split} {labels} epoch {found.meta.epoch}",
+        key=f"{checkpoint_directory}:{config.split}:{labels}:{config.rule}",
+        resume=False,
+        params=dataclasses.asdict(config),
+        tags={"dataset_digest": dataset.digest, "checkpoint": checkpoint_directory},
+        config=dataclasses.asdict(config),
+        inputs=[(config.split, str(dataset.directory / file.path), file.sha256)],
+        parent=found.meta.mlflow_run_id or None,
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        tracker = tracking.Tracker(tracking.tracking_uri(), run_id, f"{directory}/spool.jsonl")
+        publish.evaluation(
+            tracker,
+            classes=found.classes,
+            scores=found.scores,
+            ap_by_name=found.ap_by_name,
+            summaries=found.summaries,
+            prefix=config.split,
+            step=found.meta.images_seen,
+            folder="eval",
+        )
+        publish.maps(
+            tracker,
+            _explained(config, checkpoint_directory),
+            found.classes,
+            found.meta.train_config.model.alpha_infer,
+            found.meta.images_seen,
+        )
+        unsent = tracker.flush()
+    tracking.close_run(run_id, "FAILED" if unsent else "FINISHED")
+    return run_id
+
+
+def _explained(config: EvaluateConfig, checkpoint_directory: str) -> list[ExplainedImage]:
+    model, meta = checkpoint.load_model(checkpoint_directory)
+    dataset = Dataset.open(config.dataset)
+    loader = Loader.of_split(
+        dataset, config.split, batch_size=8, image_size=meta.train_config.data.image_size
+    )
+    table = dataset.labels(config.split, config.labels)
+    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=torch.device("cpu"))
+    return list(explain(model, loader, join))
 
 
 def _score_part(
@@ -130,10 +162,3 @@ def _resources(config: EvaluateConfig) -> tuple[int, float, int]:
             fix="lower --workers",
         )
     return workers, 1.0 if total_gpus else 0.0, max(1, total_cpus // workers)
-
-
-def with_absolute_paths(config: EvaluateConfig, absolute: Any) -> EvaluateConfig:
-    """The same configuration with paths that mean the same in every worker's directory."""
-    return dataclasses.replace(
-        config, checkpoint=absolute(config.checkpoint), dataset=absolute(config.dataset)
-    )

@@ -105,7 +105,7 @@ def train(config: TrainConfig) -> TrainResult:
     try:
         with shown(tracker, config.epochs):
             result = trainer.fit()
-        reason = cluster.wait_for(tracker.state.remote())[1]
+        reason = cluster.wait_for(tracker.state())[1]
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
         status = "FINISHED"
@@ -113,7 +113,7 @@ def train(config: TrainConfig) -> TrainResult:
         status = "KILLED"
         raise
     finally:
-        unsent = cluster.wait_for(tracker.flush.remote())
+        unsent = cluster.wait_for(tracker.flush())
         if unsent:
             print(f"MLflow has not taken {unsent} items; repeat the command to replay them")
         tracking.close_run(run_id, status)

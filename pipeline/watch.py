@@ -28,7 +28,7 @@ def _watch(tracker: Any, epochs: int, done: threading.Event) -> None:
     bar: Progress | None = None
     epoch = 0
     while not done.wait(0.5):
-        state = cluster.wait_for(tracker.state.remote())[0]
+        state = cluster.wait_for(tracker.state())[0]
         if not state:
             continue
         if state["epoch"] != epoch:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, cluster, evaluate, methods
+from pipeline import checkpoint, cluster, evaluate, methods, publish
 from pipeline import model as models
 from pipeline.config import TrainConfig, parse_options
 from pipeline.loader import LabelJoin, Loader
@@ -105,7 +105,7 @@ class Worker:
             )
         except NonFiniteLoss as error:
             if self.rank == 0:
-                cluster.wait_for(self.tracker.fail.remote(f"epoch {epoch}: {error}"))
+                cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
             raise
         self.method.end_epoch()
         self.epoch = epoch
@@ -119,14 +119,11 @@ class Worker:
         K = len(self.dataset.classes)
         ap_by_name = evaluate.per_class(scores, K)
         found = evaluate.summaries(scores, ap_by_name, self.dataset.classes)
-        metrics = found[evaluate.BOOST_ON].as_metrics("val")
-        metrics |= found[evaluate.BOOST_OFF].as_metrics("val_no_boost")
-        best = metrics["val/mAP/all"]
-        metrics |= {"epoch": float(self.epoch), SCORE: -1.0 if math.isnan(best) else best}
+        metrics = publish.metrics_of(found, "val")
         if self.rank == 0:
-            points = [(key, value, self.images_seen) for key, value in metrics.items()]
-            self.tracker.log.remote([point for point in points if math.isfinite(point[1])])
-        return metrics
+            self._publish(scores, ap_by_name, found)
+        best = metrics["val/mAP/all"]
+        return metrics | {"epoch": float(self.epoch), SCORE: -1.0 if math.isnan(best) else best}
 
     def save(self, directory: str, metrics: dict[str, float]) -> None:
         """Write this epoch's checkpoint."""
@@ -153,6 +150,21 @@ class Worker:
             meta=meta,
         )
 
+    def _publish(
+        self, scores: evaluate.Scores, ap_by_name: dict[str, Any], found: dict[str, Any]
+    ) -> None:
+        classes, step = self.dataset.classes, self.images_seen
+        publish.evaluation(
+            self.tracker,
+            classes=classes,
+            scores=scores,
+            ap_by_name=ap_by_name,
+            summaries=found,
+            prefix="val",
+            step=step,
+            folder=f"eval/epoch_{self.epoch:03d}",
+        )
+
     def _log_step(self, stats: StepStats, epoch: int, steps: int) -> None:
         values = {
             "train/loss": stats.loss,
@@ -161,8 +173,8 @@ class Worker:
             "train/lr": self.optimizer.param_groups[0]["lr"],
             "data/wait_fraction": stats.wait_fraction,
         }
-        self.tracker.log.remote([(key, value, self.images_seen) for key, value in values.items()])
-        self.tracker.progress.remote(
+        self.tracker.log([(key, value, self.images_seen) for key, value in values.items()])
+        self.tracker.progress(
             epoch=epoch, step=stats.step, steps=steps, note=f"loss {stats.loss:.4f}"
         )
 

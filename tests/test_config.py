@@ -7,14 +7,13 @@ import dataclasses
 import pytest
 
 from pipeline.config import (
-    PRESETS,
     DataConfig,
     ModelConfig,
     TrainConfig,
     differences,
     parse_options,
-    preset,
 )
+from pipeline.presets import PRESETS, preset
 from sharding.errors import InputError
 
 

@@ -1,0 +1,96 @@
+"""What an evaluation leaves in MLflow: metrics, the per-class table, the chart, the maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline import figures, report
+from pipeline.evaluate import BOOST_OFF, BOOST_ON, Scores
+from pipeline.explain import ExplainedImage
+from pipeline.metrics import Summary
+from sharding.classes import ClassTable
+
+
+class Sink(Protocol):
+    """Where results go: a `tracking.Tracker`, here or in an actor."""
+
+    def log(self, points: Sequence[tuple[str, float, int]]) -> Any:
+        """Metric points (name, value, images seen)."""
+
+    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> Any:
+        """A table artifact."""
+
+    def artifact(self, content: bytes, path: str) -> Any:
+        """A file artifact."""
+
+    def image(self, png: bytes, key: str, step: int) -> Any:
+        """One image of a series."""
+
+
+def metrics_of(summaries: Mapping[str, Summary], prefix: str) -> dict[str, float]:
+    """Flat metrics: ``<prefix>/mAP/...`` with BoostLU, ``<prefix>_no_boost/mAP/...`` without."""
+    boosted = summaries[BOOST_ON].as_metrics(prefix)
+    return boosted | summaries[BOOST_OFF].as_metrics(f"{prefix}_no_boost")
+
+
+def evaluation(
+    sink: Sink,
+    *,
+    classes: ClassTable,
+    scores: Scores,
+    ap_by_name: Mapping[str, np.ndarray],
+    summaries: Mapping[str, Summary],
+    prefix: str,
+    step: int,
+    folder: str,
+) -> dict[str, float]:
+    """Send metrics, per-class table and group chart; return the metrics.
+
+    NaN metrics (a group without a counted class) are returned but not sent: a chart cannot
+    show them.
+    """
+    metrics = metrics_of(summaries, prefix)
+    sink.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
+    sink.table(per_class(classes, scores, ap_by_name), f"{folder}/per_class_ap.json")
+    sink.artifact(figures.png(figures.group_bars(summaries)), f"{folder}/group_map.png")
+    sink.artifact(report.markdown_table(summaries).encode(), f"{folder}/summary.md")
+    return metrics
+
+
+def maps(
+    sink: Sink, explained: Iterable[ExplainedImage], classes: ClassTable, alpha: float, step: int
+) -> None:
+    """Send one picture per image: the raw map beside the boosted one, for each class."""
+    for image in explained:
+        figure = figures.cam_overlay(
+            image.image_HWC,
+            [(classes.names[e.class_index], e.raw_HW, e.boosted_HW) for e in image.explanations],
+            alpha=alpha,
+        )
+        sink.image(figures.png(figure), f"cam/{image.image_id}", step)
+
+
+def per_class(
+    classes: ClassTable, scores: Scores, ap_by_name: Mapping[str, np.ndarray]
+) -> dict[str, list[Any]]:
+    """The per-class table as columns: identity, support in this split, AP with and without."""
+    positive_E = scores.labels_E == 1
+    return {
+        "index": list(range(len(classes))),
+        "mid": list(classes.mids),
+        "name": list(classes.names),
+        "group": classes.groups_K.tolist(),
+        "positives": np.bincount(scores.classes_E[positive_E], minlength=len(classes)).tolist(),
+        "negatives": np.bincount(scores.classes_E[~positive_E], minlength=len(classes)).tolist(),
+        # JSON has no NaN: a class that the rule skips has no AP.
+        "ap": _or_none(ap_by_name[BOOST_ON]),
+        "ap_no_boost": _or_none(ap_by_name[BOOST_OFF]),
+    }
+
+
+def _or_none(values_K: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values_K.tolist()]

@@ -1,0 +1,133 @@
+"""MLflow: one run per training, nothing logged twice, nothing lost, nobody waits."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import tracking
+from sharding.errors import InputError
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+def open_run(**changes: Any) -> str:
+    arguments: dict[str, Any] = {
+        "experiment": "tests",
+        "name": "a run",
+        "key": "/runs/a",
+        "resume": False,
+        "params": {"method": "ll-r"},
+        "tags": {"code_hash": "abc"},
+        "config": {"method": "ll-r"},
+        "inputs": [("train", "/data/labels/train.parquet", "0" * 64)],
+    }
+    return tracking.open_run(**{**arguments, **changes})
+
+
+def client() -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking.tracking_uri())
+
+
+def test_a_resumed_training_finds_its_run(store: str) -> None:
+    first = open_run()
+    tracking.close_run(first, "FAILED")
+    assert open_run(resume=True) == first
+    assert client().get_run(first).info.status == "RUNNING"
+    assert open_run(resume=False) != first
+    assert open_run(key="/runs/b", resume=True) != first
+
+
+def test_run_carries_parameters_config_and_dataset(store: str) -> None:
+    run = client().get_run(open_run())
+    assert run.data.params == {"method": "ll-r"}
+    assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 36
+    assert run.inputs.dataset_inputs[0].tags[0].value == "train"
+    assert [file.path for file in client().list_artifacts(run.info.run_id)] == ["config.json"]
+
+
+def test_points_of_a_repeated_stretch_are_logged_once(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    for steps in ([10, 20, 30], [20, 30, 40]):  # killed after 30, resumed from a checkpoint at 10
+        tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+        tracker.log([("train/loss", 1.0 / step, step) for step in steps])
+        assert tracker.flush(30) == 0
+    history = client().get_metric_history(run_id, "train/loss")
+    assert [metric.step for metric in history] == [10, 20, 30, 40]
+
+
+def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    run_id = open_run()
+    tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    tracker.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
+    tracker.artifact(b"hello", "plots/note.txt")
+    tracker.image(png.getvalue(), "cam", 3)
+    assert tracker.flush(60) == 0
+    names = {
+        file.path
+        for folder in ("eval", "plots", "images")
+        for file in client().list_artifacts(run_id, folder)
+    }
+    assert {"eval/per_class.json", "plots/note.txt"} <= names
+    assert any(name.startswith("images/cam") for name in names)
+
+
+def test_a_dead_server_neither_blocks_nor_loses_points(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.01)
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    tracker = tracking.Tracker(store, run_id, str(spool))
+    alive = tracker._client
+
+    class Dead:
+        def __getattr__(self, name: str) -> Any:
+            raise ConnectionError("nobody there")
+
+    tracker._client = Dead()
+    started = time.monotonic()
+    for step in range(100):
+        tracker.log([("train/loss", 1.0, step)])
+    assert time.monotonic() - started < 5
+    assert tracker.flush(0.1) > 0
+    assert len(spool.read_text().splitlines()) == 100
+    tracker._client = alive
+    assert tracker.flush(30) == 0
+    assert len(client().get_metric_history(run_id, "train/loss")) == 100
+    assert not spool.exists()
+
+
+def test_spooled_points_are_replayed_by_the_next_attempt(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text('[["train/loss", 0.5, 7]]\n[["train/loss", 0.25, 8]]\n')
+    assert tracking.Tracker(store, run_id, str(spool)).flush(30) == 0
+    steps = [metric.step for metric in client().get_metric_history(run_id, "train/loss")]
+    assert steps == [7, 8]
+    assert not spool.exists()
+
+
+def test_an_unreachable_store_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+        open_run()
