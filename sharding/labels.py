@@ -21,6 +21,18 @@ import pyarrow.parquet as pq
 
 from sharding.atomic import replacing
 from sharding.errors import InputError
+from sharding.ids import format_id_column, format_image_ids, parse_image_ids
+
+__all__ = [
+    "NEGATIVE",
+    "POSITIVE",
+    "SCHEMA",
+    "UNOBSERVED",
+    "LabelTable",
+    "Observed",
+    "format_image_ids",
+    "parse_image_ids",
+]
 
 POSITIVE = 1
 NEGATIVE = 0
@@ -35,31 +47,6 @@ SCHEMA = pa.schema(
         ("shard", pa.string()),
     ]
 )
-
-
-def parse_image_ids(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """Turn 16-character lowercase hex ids into uint64 keys, in the order given.
-
-    Raises:
-        InputError: naming the first id that is not 16 hex characters.
-    """
-    keys_N = np.empty(len(texts), np.uint64)
-    for row, text in enumerate(texts):
-        try:
-            if len(text) != 16 or text != text.lower():
-                raise ValueError
-            keys_N[row] = int(text, 16)
-        except ValueError:
-            raise InputError(
-                f"image id {text!r} is not 16 lowercase hex characters",
-                fix="keep the id column as text; type inference turns some ids into numbers",
-            ) from None
-    return keys_N
-
-
-def format_image_ids(keys_N: npt.NDArray[np.uint64]) -> list[str]:
-    """The inverse of `parse_image_ids`: zero-padded lowercase hex."""
-    return [f"{key:016x}" for key in keys_N.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +177,7 @@ class LabelTable:
         positive = self.states_E == POSITIVE
         table = pa.table(
             [
-                pa.array(format_image_ids(self.image_ids_N), pa.string()),
+                format_id_column(self.image_ids_N),
                 self._list_column(positive),
                 self._list_column(~positive),
                 pa.array(self.shards, pa.string()),

@@ -1,0 +1,150 @@
+"""Files of a dump, wherever they lie: plain, `.gz`, or a member of a `.tar.gz`, never unpacked."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from sharding.errors import InputError
+
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+TABLES = (".csv", ".txt")
+DEPTH = 4
+
+# An archive is listed by reading it through, seconds for a gigabyte. The first member tells what an
+# archive is for; those with tables that are rarely asked for wait until they are.
+_RARELY_READ = ("machine", "images", "bbox", "box", "segment", "mask")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpFile:
+    """One table of a dump.
+
+    Attributes:
+        path: the file on disk.
+        member: name inside the archive at ``path``, None for a file that is no archive.
+        location: where the table would lie if everything were unpacked in place, relative to the
+            dump's directory and starting with that directory's name; forward slashes.
+    """
+
+    path: Path
+    member: str | None = None
+    location: str
+
+    @property
+    def name(self) -> str:
+        """The file name of the table itself, without compression suffix."""
+        return self.location.rsplit("/", 1)[-1]
+
+    @property
+    def short_name(self) -> str:
+        """Folder and file name ("train/annotations-human.csv"), the same however it is packed."""
+        return "/".join(self.location.split("/")[-2:])
+
+    @property
+    def packing(self) -> int:
+        """0 for plain, 1 for `.gz`, 2 for a member of an archive: cheapest first."""
+        return 2 if self.member is not None else int(self.path.suffix == ".gz")
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.member}" if self.member else str(self.path)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The table's bytes as a stream, decompressed.
+
+        Raises:
+            InputError: also for errors met while reading inside the ``with`` block: the file is
+                missing, or the archive is cut off or damaged.
+        """
+        with self.damage_as_input_error():
+            if self.member is not None:
+                with tarfile.open(self.path) as archive:
+                    stream = archive.extractfile(self.member)
+                    if stream is None:
+                        raise KeyError(self.member)
+                    yield stream
+            elif self.path.suffix == ".gz":
+                with gzip.open(self.path) as compressed:
+                    yield compressed  # type: ignore[misc]
+            else:
+                with open(self.path, "rb", buffering=0) as plain:
+                    yield plain
+
+    @contextlib.contextmanager
+    def damage_as_input_error(self) -> Iterator[None]:
+        """Name this file in one line where reading it fails."""
+        try:
+            yield
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, KeyError) as error:
+            raise InputError(
+                f"the archive is cut off or damaged ({error})",
+                file=str(self),
+                fix="download it again and compare its size and MD5 with the published ones",
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"cannot be read ({error.strerror})", file=str(self), fix="check the path"
+            ) from None
+
+
+def list_files(root: Path, *, rarely_read: bool = False) -> tuple[DumpFile, ...]:
+    """Every table under a dump's directory, to a depth of four, and inside its archives.
+
+    ``root`` may also be a single archive or a single table. Archives of images are passed over.
+    Archives of machine labels, boxes or image lists are listed when ``rarely_read`` is set.
+
+    Raises:
+        InputError: ``root`` does not exist, or an archive is damaged.
+    """
+    if not root.exists():
+        raise InputError(
+            "annotation directory is missing", file=root, fix="check the path of --annotations"
+        )
+    root = root.resolve()
+    base = root if root.is_dir() else root.parent
+    found: list[DumpFile] = []
+    for path in _walk(root) if root.is_dir() else [root]:
+        file = DumpFile(path=path, location=f"{base.name}/{path.relative_to(base).as_posix()}")
+        if path.name.endswith(ARCHIVES):
+            found.extend(_members(file, rarely_read))
+        elif path.name.removesuffix(".gz").endswith(TABLES):
+            found.append(replace(file, location=file.location.removesuffix(".gz")))
+    return tuple(sorted(found, key=lambda file: (file.location, file.packing, str(file.path))))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    depth = len(root.parts)
+    for directory, folders, names in os.walk(root):
+        here = Path(directory)
+        if len(here.parts) - depth >= DEPTH:
+            folders.clear()
+        folders.sort()
+        for name in names:
+            if name.endswith(ARCHIVES) or name.removesuffix(".gz").endswith(TABLES):
+                yield here / name
+
+
+def _members(file: DumpFile, rarely_read: bool) -> list[DumpFile]:
+    folder = file.location.rsplit("/", 1)[0]
+    with file.damage_as_input_error(), tarfile.open(file.path) as archive:
+        first = next((entry.name for entry in archive if entry.isfile()), "")
+        rare = any(word in first.rsplit("/", 1)[-1] for word in _RARELY_READ)
+        if not _is_table(first) or (rare and not rarely_read):
+            return []
+        return [
+            DumpFile(path=file.path, member=name, location=f"{folder}/{name}")
+            for name in archive.getnames()
+            if _is_table(name)
+        ]
+
+
+def _is_table(name: str) -> bool:
+    return name.endswith(TABLES)

@@ -1,0 +1,112 @@
+"""`quarantine.parquet`: every image and annotation row that was set aside, and why.
+
+Nothing is dropped in silence: what could not be used is a row here, and the next run with
+`--retry-failed` starts from it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharding.atomic import replacing
+from sharding.badrows import BadRow
+from sharding.errors import InputError
+
+FILE = "quarantine.parquet"
+COLUMNS = ("image_id", "split", "source", "reason")
+SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
+
+
+@dataclass(frozen=True, kw_only=True, order=True, slots=True)
+class Entry:
+    """One thing set aside.
+
+    Attributes:
+        image_id: as written, which for a bad annotation row may be no id at all.
+        split: "train", "validation" or "test".
+        source: file or URL of the image, or ``file:row`` of an annotation.
+        reason: one line.
+    """
+
+    split: str
+    image_id: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantine:
+    """The table; its entries are sorted and distinct, so equal content gives equal bytes."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", tuple(sorted(set(self.entries))))
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @classmethod
+    def of_bad_rows(cls, split: str, rows: Iterable[BadRow]) -> Quarantine:
+        """The bad rows of an annotation file."""
+        return cls(
+            entries=tuple(
+                Entry(
+                    image_id=row.image_id,
+                    split=split,
+                    source=f"{row.file}:{row.row}",
+                    reason=row.reason,
+                )
+                for row in rows
+            )
+        )
+
+    def merged(self, *others: Quarantine) -> Quarantine:
+        """All entries of this table and of the others."""
+        return Quarantine(
+            entries=self.entries + tuple(e for other in others for e in other.entries)
+        )
+
+    def image_ids(self, split: str) -> frozenset[str]:
+        """The ids set aside in a split."""
+        return frozenset(entry.image_id for entry in self.entries if entry.split == split)
+
+    def without_images(self, split: str, image_ids: Iterable[str]) -> Quarantine:
+        """What remains after the images named were recovered."""
+        recovered = {(split, image_id) for image_id in image_ids}
+        return Quarantine(
+            entries=tuple(e for e in self.entries if (e.split, e.image_id) not in recovered)
+        )
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the Parquet file atomically."""
+        columns = {name: [getattr(e, name) for e in self.entries] for name in COLUMNS}
+        with replacing(path) as temporary:
+            pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Quarantine:
+        """Read the Parquet file.
+
+        Raises:
+            InputError: it is missing or not a quarantine table.
+        """
+        try:
+            table = pq.read_table(Path(path), columns=list(COLUMNS)).cast(SCHEMA)
+            return cls(entries=tuple(Entry(**row) for row in table.to_pylist()))
+        except FileNotFoundError:
+            raise InputError(
+                "quarantine table is missing", file=path, fix="run the shard job again"
+            ) from None
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
+            raise InputError(
+                f"not a quarantine table ({str(error).splitlines()[0]})",
+                file=path,
+                fix="run jobs/verify_dataset.py --repair",
+            ) from None

@@ -1,0 +1,140 @@
+"""One CSV of image labels as a stream of column batches. The header is law, a row may be bad.
+
+Everything is read as bytes: ids and MIDs are never guessed to be numbers, and bytes that are no
+UTF-8 make a bad row, not a crash. A quote is an ordinary byte, because Open Images never quotes
+these columns and a stray one must not swallow the lines up to the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as csv
+
+from sharding.errors import InputError
+
+HEADER = ("ImageID", "Source", "LabelName", "Confidence")
+BLOCK_BYTES = 16 << 20
+
+_LONGEST_HEADER = 1 << 16
+_REPEATED = pa.dictionary(pa.int32(), pa.binary())
+_TYPES = {
+    "ImageID": pa.binary(),
+    "Source": _REPEATED,
+    "LabelName": _REPEATED,
+    "Confidence": _REPEATED,
+}
+
+
+class LabelCsv:
+    """Reads one annotation CSV once, from a binary stream."""
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        self._broken_lines: list[int] = []
+        self._broken_untaken: list[tuple[int, str]] = []
+        self._name = name
+        self._stream = _HashedStream(stream)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the bytes read: of the whole file once `batches` is exhausted."""
+        return self._stream.digest.hexdigest()
+
+    @property
+    def num_broken(self) -> int:
+        """Rows that have not four columns, met so far."""
+        return len(self._broken_lines)
+
+    def take_broken(self) -> list[tuple[int, str]]:
+        """(line, text) of the rows of other than four columns since the last call."""
+        taken, self._broken_untaken = self._broken_untaken, []
+        return taken
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Rows of four columns, in file order; the last three dictionary-encoded.
+
+        An empty line comes as a row of four empty values.
+
+        Raises:
+            InputError: the header is not exactly `HEADER`, or a line is longer than a block.
+        """
+        self._check_header()
+        try:
+            yield from csv.open_csv(
+                self._stream,
+                read_options=csv.ReadOptions(
+                    use_threads=False,  # row numbers are known to one thread only
+                    column_names=list(HEADER),
+                    block_size=BLOCK_BYTES,
+                ),
+                parse_options=csv.ParseOptions(
+                    quote_char=False,
+                    ignore_empty_lines=False,  # they count as lines
+                    invalid_row_handler=self._note_broken,
+                ),
+                convert_options=csv.ConvertOptions(
+                    check_utf8=False, column_types=_TYPES, null_values=[]
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            if "Empty CSV file" in str(error):
+                return  # a header without rows is a dump without labels
+            raise InputError(
+                f"not a CSV ({str(error).splitlines()[0]})",
+                file=self._name,
+                fix="download the file again",
+            ) from None
+
+    def lines(self, ordinals_M: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Line in the file (the header is line 1) of the n-th rows that `batches` yielded."""
+        broken = np.array(self._broken_lines, np.int64)
+        whole_before = broken - 2 - np.arange(len(broken))
+        return ordinals_M + 2 + np.searchsorted(whole_before, ordinals_M, side="right")
+
+    def _check_header(self) -> None:
+        line = self._stream.first_line().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+        if line != ",".join(HEADER).encode():
+            raise InputError(
+                f"the header is {line[:80].decode(errors='replace')!r}, not {','.join(HEADER)!r}",
+                file=self._name,
+                row=1,
+                fix="give a file of image labels (not boxes, not a list of images)",
+            )
+
+    def _note_broken(self, row: csv.InvalidRow) -> str:
+        self._broken_lines.append(row.number + 1)
+        self._broken_untaken.append((row.number + 1, row.text[:64]))
+        return "skip"
+
+
+class _HashedStream:
+    """A readable stream for pyarrow that hashes what passes and can give its first line apart."""
+
+    closed = False
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.digest = hashlib.sha256()
+        self._stream = stream
+        self._pending = b""
+
+    def first_line(self) -> bytes:
+        head = self._stream.read(_LONGEST_HEADER)
+        self.digest.update(head)
+        line, newline, self._pending = head.partition(b"\n")
+        return line + newline
+
+    def read(self, size: int = -1) -> bytes:
+        if self._pending:
+            chunk, self._pending = self._pending, b""
+            return chunk
+        chunk = self._stream.read(size)
+        self.digest.update(chunk)
+        return chunk
+
+    def close(self) -> None:
+        self.closed = True
