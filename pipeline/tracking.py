@@ -20,8 +20,12 @@ from typing import Any
 
 from sharding.errors import InputError
 
-# MLflow's own defaults would block for minutes on a dead server.
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# MLflow's own defaults would block for minutes on a dead server, and talk about its database.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
 
@@ -214,7 +218,7 @@ class Tracker:
 
 
 def _client() -> Any:
-    for name, value in _IMPATIENT.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 

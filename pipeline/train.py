@@ -56,6 +56,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
 
     if not config.dataset:
         raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")
@@ -93,6 +94,7 @@ def train(config: TrainConfig) -> TrainResult:
         run_config=RunConfig(
             name=config.run_name,
             storage_path=config.storage,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.keep_checkpoints,

@@ -33,7 +33,7 @@ class InputError(ValueError):
         place = "" if self.file is None else f"{os.fspath(self.file)}: "
         if self.row is not None:
             place = f"{place.removesuffix(': ')}, row {self.row}: ".removeprefix(", ")
-        fix = "" if self.fix is None else f" Fix: {self.fix}"
+        fix = "" if self.fix is None else f". Fix: {self.fix}"
         return f"{place}{self.problem}{fix}"
 
     def __reduce__(self) -> tuple[object, ...]:
