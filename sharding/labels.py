@@ -21,18 +21,8 @@ import pyarrow.parquet as pq
 
 from sharding.atomic import replacing
 from sharding.errors import InputError
-from sharding.ids import format_id_column, format_image_ids, parse_image_ids
-
-__all__ = [
-    "NEGATIVE",
-    "POSITIVE",
-    "SCHEMA",
-    "UNOBSERVED",
-    "LabelTable",
-    "Observed",
-    "format_image_ids",
-    "parse_image_ids",
-]
+from sharding.ids import format_id_column, parse_image_ids
+from sharding.ids import format_image_ids as format_image_ids
 
 POSITIVE = 1
 NEGATIVE = 0
@@ -197,38 +187,31 @@ class LabelTable:
         """
         try:
             table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
+            if any(column.null_count for column in table.columns):
+                raise InputError("it holds nulls")
+            image_ids_N = parse_image_ids(table["image_id"].combine_chunks())
         except FileNotFoundError:
             raise InputError(
                 "label table is missing", file=path, fix="run the shard or re-shard job again"
             ) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError, InputError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(
                 f"not a label table ({reason})",
                 file=path,
                 fix="run jobs/verify_dataset.py --repair",
             ) from None
-        lengths, parts = [], []
-        for name in ("positives", "negatives"):
-            column = table[name].combine_chunks()
-            lengths.append(pc.list_value_length(column).to_numpy(zero_copy_only=False))
-            parts.append(column.flatten().to_numpy())
-        counts = np.stack(lengths).astype(np.int64)
-        offsets = np.concatenate([[0], np.cumsum(counts.sum(0))]).astype(np.int64)
-        classes = np.empty(offsets[-1], np.uint16)
-        states = np.empty(offsets[-1], np.int8)
-        begin = offsets[:-1]
-        for part, count, state in zip(parts, counts, (POSITIVE, NEGATIVE), strict=True):
-            within = np.arange(len(part)) - np.repeat(np.cumsum(count) - count, count)
-            target = np.repeat(begin, count) + within
-            classes[target], states[target] = part, state
-            begin = begin + count
+        columns = [table[name].combine_chunks() for name in ("positives", "negatives")]
+        offsets, classes, states = _interleave(columns)
+        # Few distinct names over many rows: decode codes, not text.
+        names = table["shard"].combine_chunks().dictionary_encode()
+        words = names.dictionary.to_pylist()
         return cls(
-            image_ids_N=parse_image_ids(table["image_id"].to_pylist()),
+            image_ids_N=image_ids_N,
             offsets_N1=offsets,
             classes_E=classes,
             states_E=states,
-            shards=table["shard"].to_pylist(),
+            shards=[words[code] for code in names.indices.to_pylist()],
         )
 
     def _list_column(self, chosen_E: npt.NDArray[np.bool_]) -> pa.Array:
@@ -243,3 +226,21 @@ class LabelTable:
             cached = (order, self.image_ids_N[order])
             object.__setattr__(self, "_sorted", cached)
         return cached
+
+
+def _interleave(
+    columns: Sequence[pa.ListArray],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.int8]]:
+    """(offsets_N1, classes_E, states_E) of the list columns of positives and negatives."""
+    counts = np.stack([pc.list_value_length(column).to_numpy() for column in columns])
+    offsets = np.concatenate([[0], np.cumsum(counts.sum(0, dtype=np.int64))]).astype(np.int64)
+    classes = np.empty(offsets[-1], np.uint16)
+    states = np.empty(offsets[-1], np.int8)
+    begin = offsets[:-1]
+    for column, count, state in zip(columns, counts, (POSITIVE, NEGATIVE), strict=True):
+        part = column.flatten().to_numpy()
+        shift = begin - np.concatenate([[0], np.cumsum(count, dtype=np.int64)])[:-1]
+        target = np.arange(len(part)) + np.repeat(shift, count)
+        classes[target], states[target] = part, state
+        begin = begin + count
+    return offsets, classes, states

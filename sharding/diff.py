@@ -1,0 +1,175 @@
+"""What changed from one dump to the next: labels, images and classes.
+
+Open Images never publishes a change log: labels are added, flipped and removed, images gain their
+first labels, and the class list is cut anew. Classes are matched by MID, images by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.labels import POSITIVE, LabelTable
+
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassDiff:
+    """Two class lists matched by MID.
+
+    Attributes:
+        new_index_K: int64, for each old class its index in the new list, -1 where dropped.
+        kept, dropped, added: MIDs; ``kept`` and ``dropped`` in old order, ``added`` in new order.
+    """
+
+    new_index_K: npt.NDArray[np.int64]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    added: tuple[str, ...]
+
+    @classmethod
+    def of(cls, old_mids: Sequence[str], new_mids: Sequence[str]) -> ClassDiff:
+        """Match two lists."""
+        new_index = {mid: index for index, mid in enumerate(new_mids)}
+        known = set(old_mids)
+        return cls(
+            new_index_K=np.array([new_index.get(mid, -1) for mid in old_mids], np.int64),
+            kept=tuple(mid for mid in old_mids if mid in new_index),
+            dropped=tuple(mid for mid in old_mids if mid not in new_index),
+            added=tuple(mid for mid in new_mids if mid not in known),
+        )
+
+    def remap(self, table: LabelTable) -> LabelTable:
+        """The table with new class indices; labels of dropped classes are gone, images stay."""
+        classes_E = self.new_index_K[table.classes_E]
+        keep_E = classes_E >= 0
+        images_E = np.repeat(np.arange(len(table)), np.diff(table.offsets_N1))[keep_E]
+        negative_E = (table.states_E != POSITIVE)[keep_E]
+        entries = images_E << 17 | negative_E.astype(np.int64) << 16 | classes_E[keep_E]
+        order = np.argsort(entries)
+        lengths_N = np.bincount(images_E, minlength=len(table))
+        return LabelTable(
+            image_ids_N=table.image_ids_N,
+            offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+            classes_E=classes_E[keep_E][order].astype(np.uint16),
+            states_E=table.states_E[keep_E][order],
+            shards=table.shards,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelDiff:
+    """Labels of two tables over the same class list, per class (int64 of length K).
+
+    Attributes:
+        added_positives_K, added_negatives_K: unobserved before.
+        removed_positives_K, removed_negatives_K: unobserved now.
+        flipped_to_positive_K, flipped_to_negative_K: observed in both, with another state.
+        unchanged: number of entries that are alike in both.
+        images_new, images_gone: uint64 ids that only the new or only the old table holds; new
+            ones may need pixels.
+    """
+
+    added_positives_K: Counts
+    added_negatives_K: Counts
+    removed_positives_K: Counts
+    removed_negatives_K: Counts
+    flipped_to_positive_K: Counts
+    flipped_to_negative_K: Counts
+    unchanged: int
+    images_new: npt.NDArray[np.uint64]
+    images_gone: npt.NDArray[np.uint64]
+
+    def totals(self) -> dict[str, int]:
+        """Sums over classes, and the number of images, for the report and the manifest."""
+        return {
+            "labels_added_positive": int(self.added_positives_K.sum()),
+            "labels_added_negative": int(self.added_negatives_K.sum()),
+            "labels_removed_positive": int(self.removed_positives_K.sum()),
+            "labels_removed_negative": int(self.removed_negatives_K.sum()),
+            "labels_flipped_to_positive": int(self.flipped_to_positive_K.sum()),
+            "labels_flipped_to_negative": int(self.flipped_to_negative_K.sum()),
+            "labels_unchanged": self.unchanged,
+            "images_new": len(self.images_new),
+            "images_gone": len(self.images_gone),
+        }
+
+    def by_class(self, mids: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Counts other than zero by MID, for the classes that changed at all."""
+        columns = {
+            name.removesuffix("_K"): value
+            for name, value in vars(self).items()
+            if name.endswith("_K")
+        }
+        changed = np.flatnonzero(sum(columns.values()))
+        return {
+            mids[index]: {name: int(v[index]) for name, v in columns.items() if v[index]}
+            for index in changed.tolist()
+        }
+
+
+def diff_tables(old: LabelTable, new: LabelTable, num_classes: int) -> LabelDiff:
+    """Compare two tables over the same ``num_classes`` classes, in any row order.
+
+    For tables over different lists bring the old one over first: `ClassDiff.remap`.
+
+    Raises:
+        ValueError: a class index is not below ``num_classes``.
+    """
+    for table in (old, new):
+        if len(table.classes_E) and int(table.classes_E.max()) >= num_classes:
+            raise ValueError(f"a class index is not below {num_classes}")
+    image_ids = np.union1d(old.image_ids_N, new.image_ids_N)
+    old_entries, new_entries = _sorted_entries(old, image_ids), _sorted_entries(new, image_ids)
+    slots, found = _locate(new_entries >> 1, old_entries >> 1)
+    lost = np.ones(len(old_entries), np.bool_)
+    lost[slots[found]] = False
+    before, after = old_entries[slots[found]] & 1, new_entries[found] & 1
+    flipped = new_entries[found][before != after]
+    added_positives, added_negatives = _per_class(new_entries[~found], num_classes)
+    removed_positives, removed_negatives = _per_class(old_entries[lost], num_classes)
+    to_positive, to_negative = _per_class(flipped, num_classes)
+    return LabelDiff(
+        added_positives_K=added_positives,
+        added_negatives_K=added_negatives,
+        removed_positives_K=removed_positives,
+        removed_negatives_K=removed_negatives,
+        flipped_to_positive_K=to_positive,
+        flipped_to_negative_K=to_negative,
+        unchanged=len(before) - len(flipped),
+        images_new=np.setdiff1d(new.image_ids_N, old.image_ids_N),
+        images_gone=np.setdiff1d(old.image_ids_N, new.image_ids_N),
+    )
+
+
+def _sorted_entries(table: LabelTable, image_ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """One int64 per entry, sorted: image, as position in ``image_ids`` | class (16) | positive."""
+    images_N = np.searchsorted(image_ids, table.image_ids_N)
+    entries = np.repeat(images_N << 17, np.diff(table.offsets_N1))
+    entries |= table.classes_E.astype(np.int64) << 1
+    entries |= table.states_E == POSITIVE
+    entries.sort()
+    return entries
+
+
+def _locate(
+    wanted: npt.NDArray[np.int64], among: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Position of each wanted key in a sorted array, and whether it is there at all."""
+    if not len(among):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    slots = np.minimum(np.searchsorted(among, wanted), len(among) - 1)
+    return slots, among[slots] == wanted
+
+
+def _per_class(entries: npt.NDArray[np.int64], num_classes: int) -> tuple[Counts, Counts]:
+    """(positives_K, negatives_K) among entries."""
+    classes, positive = entries >> 1 & 0xFFFF, (entries & 1).astype(np.bool_)
+    return (
+        np.bincount(classes[positive], minlength=num_classes),
+        np.bincount(classes[~positive], minlength=num_classes),
+    )

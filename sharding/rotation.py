@@ -1,0 +1,126 @@
+"""How far an image must be turned, from the image lists of V4 and later; V3's have no such column.
+
+Image ids and pixels are the same in every release, so that V4's list serves V3's labels too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as csv
+
+from sharding.dumpfiles import DumpFile
+from sharding.errors import InputError
+from sharding.ids import parse_id_column
+
+_DEGREES = {
+    b"": -1,
+    b"nan": -1,
+    **{f"{d}{t}".encode(): d for d in (0, 90, 180, 270) for t in ("", ".0")},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotations:
+    """Known rotations of images, sorted by id.
+
+    Attributes:
+        image_ids_N: uint64, ascending, distinct.
+        degrees_N: int16 in {0, 90, 180, 270}; counter-clockwise, what makes the image upright
+            (Open Images, image list: "number of degrees that the image should be rotated
+            counterclockwise").
+        unknown: rows without a value.
+    """
+
+    image_ids_N: npt.NDArray[np.uint64]
+    degrees_N: npt.NDArray[np.int16]
+    unknown: int = 0
+
+    def of(self, image_ids_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
+        """Degrees of each image, -1 where unknown."""
+        if not len(self.image_ids_N):
+            return np.full(len(image_ids_B), -1, np.int16)
+        slots = np.searchsorted(self.image_ids_N, image_ids_B)
+        slots = np.minimum(slots, len(self.image_ids_N) - 1)
+        return np.where(self.image_ids_N[slots] == image_ids_B, self.degrees_N[slots], -1).astype(
+            np.int16
+        )
+
+
+def read_rotations(files: Iterable[DumpFile]) -> Rotations:
+    """Read the `Rotation` column of one or more image lists; the first mention of an id counts.
+
+    Raises:
+        InputError: a list has no such column, an id is malformed, or a value is no quarter turn.
+    """
+    ids: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+    degrees: list[npt.NDArray[np.int16]] = [np.empty(0, np.int16)]
+    for file in files:
+        for batch in read_image_list(file, ("ImageID", "Rotation")):
+            ids.append(_keys(batch.column("ImageID"), file))
+            degrees.append(_turns(batch.column("Rotation"), file))
+    all_degrees = np.concatenate(degrees)
+    known = all_degrees >= 0
+    image_ids_N, first = np.unique(np.concatenate(ids)[known], return_index=True)
+    return Rotations(
+        image_ids_N=image_ids_N,
+        degrees_N=all_degrees[known][first],
+        unknown=int(np.count_nonzero(~known)),
+    )
+
+
+def read_image_list(file: DumpFile, columns: Iterable[str]) -> Iterable[pa.RecordBatch]:
+    """The columns named of an image list, as binary, block by block; titles may hold anything.
+
+    Raises:
+        InputError: the list is malformed or lacks a column.
+    """
+    wanted = list(columns)
+    try:
+        with file.open() as stream:
+            yield from csv.open_csv(
+                stream,
+                read_options=csv.ReadOptions(block_size=16 << 20),
+                parse_options=csv.ParseOptions(newlines_in_values=True),
+                convert_options=csv.ConvertOptions(
+                    check_utf8=False,
+                    include_columns=wanted,
+                    column_types=dict.fromkeys(wanted, pa.binary()),
+                    null_values=[],
+                ),
+            )
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise InputError(
+            f"not an image list with {', '.join(wanted)} ({str(error).splitlines()[0]})",
+            file=str(file),
+            fix="give an image list of V4 or later for rotations",
+        ) from None
+
+
+def _keys(column: pa.Array, file: DumpFile) -> npt.NDArray[np.uint64]:
+    keys, valid = parse_id_column(column)
+    if not valid.all():
+        bad = column[int(np.argmin(valid))].as_py()[:64].decode(errors="replace")
+        raise InputError(
+            f"image id {bad!r} is not 16 lowercase hex characters",
+            file=str(file),
+            fix="download the image list again",
+        )
+    return keys
+
+
+def _turns(column: pa.Array, file: DumpFile) -> npt.NDArray[np.int16]:
+    encoded = column.dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    strange = [word for word in words if word not in _DEGREES]
+    if strange:
+        raise InputError(
+            f"Rotation {strange[0][:20].decode(errors='replace')!r} is no quarter turn",
+            file=str(file),
+            fix="write 0, 90, 180, 270, or nothing where it is unknown",
+        )
+    return np.array([_DEGREES[word] for word in words], np.int16)[encoded.indices.to_numpy()]
