@@ -54,9 +54,14 @@ def train(config: TrainConfig) -> TrainResult:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingStopped: the loss became NaN or infinite; the last checkpoint is kept.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import (
+        CheckpointConfig,
+        FailureConfig,
+        LoggingConfig,
+        RunConfig,
+        ScalingConfig,
+    )
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
 
     if not config.dataset:
         raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")

@@ -22,7 +22,7 @@ class Progress:
 
     def __init__(self, total: int, label: str, unit: str = "it") -> None:
         self.total, self.label, self.unit = total, label, unit
-        self.done, self.note = 0, ""
+        self.done, self.note, self._shown = 0, "", -1
         self._started = self._printed = time.monotonic()
         self._bar = (
             tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, leave=True)
@@ -51,11 +51,11 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None:
+        elif kind is None and self._shown != self.done:
             self._line()
 
     def _line(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._shown = time.monotonic(), self.done
         elapsed = max(self._printed - self._started, 1e-9)
         rate = self.done / elapsed
         left = (self.total - self.done) / rate if rate else float("nan")
