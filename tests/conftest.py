@@ -33,3 +33,11 @@ def ray_local() -> Iterator[None]:
     connect("local", num_cpus=4, object_store_memory=200 * 1024**2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small learnable dataset; do not write into it."""
+    from tests.datasets import write_dataset
+
+    return write_dataset(tmp_path_factory.mktemp("squares"))

@@ -1,0 +1,136 @@
+"""Every sample once per epoch on any number of ranks; pixels and labels as they should be."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.loader import EpochPlan, LabelJoin, Loader
+from sharding.errors import InputError
+from sharding.labels import UNOBSERVED, format_image_ids
+from sharding.manifest import Dataset
+
+
+def loader(squares: Path, **options: object) -> Loader:
+    defaults = {"batch_size": 5, "image_size": 32, "train": True, "shuffle_buffer": 16, "seed": 1}
+    return Loader.of_split(Dataset.open(squares), "train", **{**defaults, **options})
+
+
+@given(
+    samples=st.integers(1, 10_000), world_size=st.integers(1, 64), batch_size=st.integers(1, 512)
+)
+def test_plan_covers_every_sample_with_equal_steps(
+    samples: int, world_size: int, batch_size: int
+) -> None:
+    if samples < world_size:
+        with pytest.raises(InputError, match="fewer workers"):
+            EpochPlan(samples=samples, world_size=world_size, batch_size=batch_size)
+        return
+    plan = EpochPlan(samples=samples, world_size=world_size, batch_size=batch_size)
+    shares = [plan.samples_of(rank) for rank in range(world_size)]
+    assert sum(shares) == samples
+    assert max(shares) - min(shares) <= 1
+    assert plan.steps == -(-max(shares) // batch_size)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 96])
+def test_every_sample_once_over_all_ranks(squares: Path, world_size: int, batch_size: int) -> None:
+    for epoch in (1, 2):
+        seen: Counter[int] = Counter()
+        steps = []
+        for rank in range(world_size):
+            one = loader(squares, rank=rank, world_size=world_size, batch_size=batch_size)
+            batches = list(one.epoch(epoch))
+            steps.append(len(batches))
+            seen.update(key for batch in batches for key in batch.image_ids_B.tolist())
+            assert sum(map(len, batches)) == one.plan.samples_of(rank)
+        assert len(seen) == 96
+        assert set(seen.values()) == {1}
+        assert set(steps) == {one.plan.steps}
+
+
+def order(squares: Path, epoch: int, **options: object) -> list[int]:
+    return [key for batch in loader(squares, **options).epoch(epoch) for key in batch.image_ids_B]
+
+
+def test_an_epoch_is_a_function_of_seed_and_number(squares: Path) -> None:
+    first = order(squares, 1)
+    assert order(squares, 1) == first
+    assert order(squares, 1, threads=2) == first
+    assert order(squares, 2) != first
+    assert order(squares, 1, seed=2) != first
+    assert order(squares, 1, train=False) == sorted(first)
+
+
+def test_flips_are_repeatable_and_differ_between_ranks(squares: Path) -> None:
+    def pixels(rank: int) -> torch.Tensor:
+        options = {"rank": rank, "world_size": 2, "shuffle_buffer": 1}
+        return torch.cat([b.images_BHWC.clone() for b in loader(squares, **options).epoch(1)])
+
+    assert torch.equal(pixels(0), pixels(0))
+    plain = {
+        key: image
+        for batch in loader(squares, train=False).epoch(0)
+        for key, image in zip(batch.image_ids_B.tolist(), batch.images_BHWC.clone(), strict=True)
+    }
+
+    def flips(rank: int) -> list[bool]:
+        options = {"rank": rank, "world_size": 2, "shuffle_buffer": 1}
+        return [
+            not torch.equal(image, plain[key])
+            for batch in loader(squares, **options).epoch(1)
+            for key, image in zip(batch.image_ids_B.tolist(), batch.images_BHWC, strict=True)
+        ]
+
+    assert 0 < sum(flips(0)) < 48
+    assert flips(0) != flips(1)
+
+
+def test_pixels_equal_an_antialiased_torchvision_resize(squares: Path) -> None:
+    from torchvision.transforms.v2 import functional as F
+
+    batch = next(iter(loader(squares, train=False, batch_size=4).epoch(0)))
+    assert batch.images_BHWC.dtype == torch.uint8
+    with tarfile.open(squares / "images/train-000000.tar") as tar:
+        name = f"{format_image_ids(batch.image_ids_B)[0]}.jpg"
+        picture = Image.open(io.BytesIO(tar.extractfile(name).read())).convert("RGB")  # type: ignore[union-attr]
+    picture_CHW = F.pil_to_tensor(picture)
+
+    def difference(antialias: bool) -> torch.Tensor:
+        expected_CHW = F.resize(picture_CHW, [32, 32], antialias=antialias)
+        return (batch.images_BHWC[0].int() - expected_CHW.permute(1, 2, 0).int()).abs().float()
+
+    assert difference(antialias=True).max() <= 4
+    assert difference(antialias=True).mean() < 0.5
+    assert difference(antialias=False).mean() > 5
+
+
+def test_labels_are_joined_by_id(squares: Path) -> None:
+    dataset = Dataset.open(squares)
+    table = dataset.labels("train")
+    join = LabelJoin(table=table, num_classes=8, device=torch.device("cpu"))
+    ids_B = table.image_ids_N[[40, 3, 77]]
+    labels_BK = join.dense(ids_B)
+    assert labels_BK.dtype == torch.int8
+    assert np.array_equal(labels_BK.numpy(), table.dense(np.array([40, 3, 77]), 8))
+    unknown = join.dense(np.array([2**63], np.uint64))
+    assert (unknown == UNOBSERVED).all()
+
+
+def test_a_missing_tar_is_named(squares: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    (broken / "images/train-000001.tar").unlink()
+    with pytest.raises(InputError, match=r"train-000001\.tar.*verify_dataset"):
+        loader(broken)
