@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from pipeline import checkpoint, cluster, evaluate, methods, publish
 from pipeline import model as models
 from pipeline.config import TrainConfig, parse_options
+from pipeline.explain import explain
 from pipeline.loader import LabelJoin, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from sharding.manifest import Dataset
 
 SCORE = "score"
 VALIDATION = "validation"
+TEST = "test"
 
 
 class Worker:
@@ -164,6 +167,23 @@ class Worker:
             step=step,
             folder=f"eval/epoch_{self.epoch:03d}",
         )
+        loader, join = self._pictured()
+        explained = explain(self.model, loader, join)
+        publish.maps(self.tracker, explained, classes, self.model.head.alpha_infer, step)
+
+    def _pictured(self) -> tuple[Loader, LabelJoin]:
+        """A few test images (validation images where there is no test split), same every epoch."""
+        _, version = self.dataset.label_version(self.config.labels)
+        split = TEST if TEST in version.splits else VALIDATION
+        table = self.dataset.labels(split, self.config.labels)
+        loader = Loader.of_split(
+            self.dataset,
+            split,
+            batch_size=8,
+            image_size=self.config.data.image_size,
+            device_id=self.loader.device_id,
+        )
+        return loader, dataclasses.replace(self.join, table=table)
 
     def _log_step(self, stats: StepStats, epoch: int, steps: int) -> None:
         values = {
