@@ -1,0 +1,124 @@
+"""The numeric core of average precision: all classes ranked by one sort of integer keys.
+
+An entry becomes one signed 64-bit key, ``class * 2**33 + 2 * score - label``, where ``score`` is
+the float's rank-preserving integer. Sorting the keys groups the classes, orders the scores within
+each, and puts the positives first among equal scores; the lowest bit still tells them apart. No
+permutation is carried along, and the sorted keys do not depend on the order of the entries: any
+number of ranks, in any order, gives the same number to the last bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+# Entries handled at a time, so that the passes between two touches of memory stay in cache.
+_CHUNK = 1 << 15
+_BLOCK = 1 << 17
+_SIGNIFICANT = np.int32(0x7FFFFFFF)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """Precision of the positives, summed per class, and how many entries stand behind it.
+
+    Attributes:
+        precision_sums_K: float64, sum over the class's positives of the precision at their score.
+        positives_K, negatives_K: int64 entries.
+    """
+
+    precision_sums_K: npt.NDArray[np.float64]
+    positives_K: npt.NDArray[np.int64]
+    negatives_K: npt.NDArray[np.int64]
+
+
+def sorted_keys(
+    scores_E: npt.NDArray[np.floating],
+    labels_E: npt.NDArray[np.int8],
+    class_ids_E: npt.NDArray[np.integer],
+) -> npt.NDArray[np.int64]:
+    """One key per entry, ascending; input must be free of NaN and of labels besides 1 and 0."""
+    comparable_E = scores_E if scores_E.dtype == np.float32 else _dense_ranks(scores_E)
+    keys_E = np.empty(len(comparable_E), np.int64)
+    for begin in range(0, len(keys_E), _CHUNK):
+        part = slice(begin, begin + _CHUNK)
+        keys = keys_E[part]
+        keys[:] = class_ids_E[part]
+        keys <<= 32
+        keys += _ordered_integers(comparable_E[part])
+        keys += keys
+        keys -= labels_E[part]
+    keys_E.sort()
+    return keys_E
+
+
+def rank(keys_E: npt.NDArray[np.int64], num_classes: int) -> Ranked:
+    """Sum the positives' precision per class from `sorted_keys`."""
+    sums_K = np.zeros(num_classes)
+    positives_K = np.zeros(num_classes, np.int64)
+    entries_K = np.zeros(num_classes, np.int64)
+    per_block = max(1, num_classes * _BLOCK // max(1, len(keys_E)))
+    begin = 0
+    for first in range(0, num_classes, per_block):
+        classes = slice(first, min(first + per_block, num_classes))
+        # A key lies within 2**32 of its class's multiple of 2**33.
+        edges = (np.arange(classes.start, classes.stop + 1, dtype=np.int64) << 33) - (1 << 32)
+        end = begin + int(np.searchsorted(keys_E[begin:], edges[-1]))
+        block = keys_E[begin:end]
+        starts = np.searchsorted(block, edges)
+        entries_K[classes] = np.diff(starts)
+        sums_K[classes], positives_K[classes] = _precision_sums(block, starts)
+        begin = end
+    return Ranked(
+        precision_sums_K=sums_K, positives_K=positives_K, negatives_K=entries_K - positives_K
+    )
+
+
+def _precision_sums(
+    keys: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Sums and counts of the positives of whole classes; class k owns ``starts[k:k + 2]``."""
+    places = np.flatnonzero((keys & 1).astype(bool))
+    bounds = np.searchsorted(places, starts)
+    counts = np.diff(bounds)
+    # Ascending order: an entry's rank is its distance from the end of its class.
+    precision = np.repeat(bounds[1:].astype(np.float64), counts)
+    precision -= np.arange(len(places))
+    ranks = np.repeat(starts[1:].astype(np.float64), counts)
+    ranks -= places
+    precision /= ranks
+    _share_ties(precision, keys[places])
+    sums = np.zeros(len(counts))
+    held = np.flatnonzero(counts)
+    if len(held):
+        sums[held] = np.add.reduceat(precision, bounds[held])
+    return sums, counts
+
+
+def _share_ties(precision: npt.NDArray[np.float64], keys: npt.NDArray[np.int64]) -> None:
+    """Give equal scores the precision after all of them, as scikit-learn does (in place).
+
+    Positives come first among equal scores, so in ascending order the first of a run of equal
+    keys has the whole tie, negatives included, above it.
+    """
+    tied = np.flatnonzero(keys[1:] == keys[:-1]) + 1
+    if len(tied):
+        runs = np.flatnonzero(np.diff(tied, prepend=-1) != 1)
+        lengths = np.diff(runs, append=len(tied))
+        precision[tied] = np.repeat(precision[tied[runs] - 1], lengths)
+
+
+def _ordered_integers(scores: npt.NDArray[np.generic]) -> npt.NDArray[np.int32]:
+    """Integers that compare as the floats do, int32; ranks pass through."""
+    if scores.dtype == np.int32:
+        return scores.view(np.int32)
+    # Adding zero makes -0.0 equal to 0.0 in its bits, too.
+    bits = (scores + np.float32(0)).view(np.int32)
+    return bits ^ ((bits >> 31) & _SIGNIFICANT)
+
+
+def _dense_ranks(scores_E: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
+    """Dense ranks, int32: what of wider floats fits the key, with every tie kept."""
+    return np.unique(scores_E, return_inverse=True)[1].astype(np.int32)
