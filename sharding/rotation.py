@@ -30,9 +30,8 @@ class Rotations:
 
     Attributes:
         image_ids_N: uint64, ascending, distinct.
-        degrees_N: int16 in {0, 90, 180, 270}; counter-clockwise, what makes the image upright
-            (Open Images, image list: "number of degrees that the image should be rotated
-            counterclockwise").
+        degrees_N: int16 in {0, 90, 180, 270}, to be turned counter-clockwise (source: the Open
+            Images note on rotated images, 2018-05-17). Boxes turn with the image.
         unknown: rows without a value.
     """
 

@@ -1,8 +1,9 @@
 """One CSV of image labels as a stream of column batches. The header is law, a row may be bad.
 
-Everything is read as bytes: ids and MIDs are never guessed to be numbers, and bytes that are no
-UTF-8 make a bad row, not a crash. A quote is an ordinary byte, because Open Images never quotes
-these columns and a stray one must not swallow the lines up to the next.
+Everything is read as bytes: ids and MIDs are never guessed to be numbers. A quote is an ordinary
+byte, because Open Images never quotes these columns and a stray one must not swallow the lines up
+to the next. No valid row holds a byte outside ASCII; such bytes become `?`, which no valid row
+holds either, because pyarrow cannot report a broken row that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ HEADER = ("ImageID", "Source", "LabelName", "Confidence")
 BLOCK_BYTES = 16 << 20
 
 _LONGEST_HEADER = 1 << 16
+_ASCII = bytes(byte if byte < 128 else ord("?") for byte in range(256))
 _REPEATED = pa.dictionary(pa.int32(), pa.binary())
 _TYPES = {
     "ImageID": pa.binary(),
@@ -113,7 +115,7 @@ class LabelCsv:
 
 
 class _HashedStream:
-    """A readable stream for pyarrow that hashes what passes and can give its first line apart."""
+    """A stream of ASCII for pyarrow: hashes the bytes that pass, gives the first line apart."""
 
     closed = False
 
@@ -131,10 +133,10 @@ class _HashedStream:
     def read(self, size: int = -1) -> bytes:
         if self._pending:
             chunk, self._pending = self._pending, b""
-            return chunk
-        chunk = self._stream.read(size)
-        self.digest.update(chunk)
-        return chunk
+        else:
+            chunk = self._stream.read(size)
+            self.digest.update(chunk)
+        return chunk if chunk.isascii() else chunk.translate(_ASCII)
 
     def close(self) -> None:
         self.closed = True
