@@ -1,0 +1,177 @@
+"""Losses that treat what nobody looked at as absent, or leave it out.
+
+Full Label, AN, label smoothing, weak AN, expected positive regularisation (Cole et al. 2021,
+"Multi-Label Learning from Single Positive Labels", section 3) and ignoring the unobserved.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pipeline.methods.bce import modified_bce_sum, negative_log
+from pipeline.methods.protocol import BaseMethod, nothing_modified
+from pipeline.methods.ranks import Group
+from sharding.errors import InputError
+from sharding.labels import POSITIVE, UNOBSERVED
+
+
+class AssumeNegative(BaseMethod):
+    """AN: binary cross-entropy with every unobserved entry negative, mean over B x K.
+
+    Args:
+        num_classes: K.
+        epsilon: 0 for cross-entropy of logits (code of Large Loss and of this paper), 1e-5 for
+            ``-log(p + 1e-5)`` (code of Cole et al.).
+        group: process group of the global batch.
+    """
+
+    def __init__(self, num_classes: int, *, epsilon: float = 0.0, group: Group = None) -> None:
+        super().__init__(num_classes, group=group)
+        if epsilon < 0:
+            raise InputError(f"epsilon {epsilon:g}", fix="pass 0 or a small positive number")
+        self.epsilon = epsilon
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean of the cross-entropy."""
+        if self.epsilon:
+            total = _negative_logs(logits_BK, labels_BK == POSITIVE, self.epsilon).sum()
+        else:
+            total = modified_bce_sum(logits_BK, labels_BK)
+        entries = self.ranks.batch_size(logits_BK) * self.num_classes
+        return self.ranks.share(total / entries), nothing_modified(labels_BK)
+
+
+class FullLabel(AssumeNegative):
+    """Full Label: AN on labels that are all observed; refuses those that are not."""
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean of the cross-entropy over complete labels."""
+        loss, mask_BK = super().compute(logits_BK, labels_BK, sample_ids_B)
+        # After the collectives, so that no rank is left waiting.
+        if bool((labels_BK == UNOBSERVED).any()):
+            raise InputError(
+                "method 'full' got labels with unobserved entries",
+                fix="train on a dump of complete labels, or use method an",
+            )
+        return loss, mask_BK
+
+
+class IgnoreUnobserved(BaseMethod):
+    """IU: unobserved entries take no part.
+
+    The Large Loss paper reports it without a definition; the denominator is inferred.
+
+    Args:
+        num_classes: K.
+        normalise: "entries" divides by B x K, as all of that code does; "observed" by the number
+            of observed entries of the global batch.
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self, num_classes: int, *, normalise: str = "entries", group: Group = None
+    ) -> None:
+        super().__init__(num_classes, group=group)
+        if normalise not in ("entries", "observed"):
+            raise InputError(f"normalise {normalise!r}", fix="choose entries or observed")
+        self.normalise = normalise
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of the observed entries."""
+        entries_E = torch.nonzero((labels_BK != UNOBSERVED).flatten())[:, 0]
+        labels_E = labels_BK.flatten()[entries_E]
+        total = modified_bce_sum(logits_BK.flatten()[entries_E], labels_E)
+        if self.normalise == "entries":
+            count = self.ranks.batch_size(logits_BK) * self.num_classes
+        else:
+            count = max(1, int(self.ranks.sum(torch.tensor(len(labels_E)).to(total.device))))
+        return self.ranks.share(total / count), nothing_modified(labels_BK)
+
+
+class LabelSmoothing(BaseMethod):
+    """LS: AN with targets e and 1 - e; the code takes e itself, the paper's notation is e/2.
+
+    Args:
+        num_classes: K.
+        ls_coef: e, 0.1 in the code of Cole et al.
+        group: process group of the global batch.
+    """
+
+    def __init__(self, num_classes: int, *, ls_coef: float = 0.1, group: Group = None) -> None:
+        super().__init__(num_classes, group=group)
+        if not 0 <= ls_coef <= 1:
+            raise InputError(f"ls_coef {ls_coef:g}", fix="pass a number from 0 to 1")
+        self.ls_coef = ls_coef
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean of the cross-entropy against smoothed targets."""
+        positive_BK = labels_BK == POSITIVE
+        own = _negative_logs(logits_BK, positive_BK).sum()
+        other = _negative_logs(logits_BK, ~positive_BK).sum()
+        entries = self.ranks.batch_size(logits_BK) * self.num_classes
+        total = (1 - self.ls_coef) * own + self.ls_coef * other
+        return self.ranks.share(total / entries), nothing_modified(labels_BK)
+
+
+class WeakAssumeNegative(BaseMethod):
+    """WAN: AN with the negatives' terms divided by K - 1."""
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean of the weighted cross-entropy."""
+        positive_BK = labels_BK == POSITIVE
+        weight = 1 / max(self.num_classes - 1, 1)
+        terms_BK = _negative_logs(logits_BK, positive_BK)
+        total = torch.where(positive_BK, terms_BK, weight * terms_BK).sum()
+        entries = self.ranks.batch_size(logits_BK) * self.num_classes
+        return self.ranks.share(total / entries), nothing_modified(labels_BK)
+
+
+class ExpectedPositive(BaseMethod):
+    """EPR: positives only, and the mean number of predicted positives held at a known one.
+
+    Args:
+        num_classes: K.
+        expected_num_pos: mean number of positives per image (VOC 1.5, COCO 2.9, NUS 1.9,
+            CUB 31.4).
+        group: process group of the global batch.
+    """
+
+    def __init__(self, num_classes: int, *, expected_num_pos: float, group: Group = None) -> None:
+        super().__init__(num_classes, group=group)
+        if not (expected_num_pos >= 0 and math.isfinite(expected_num_pos)):
+            raise InputError(f"expected_num_pos {expected_num_pos}", fix="pass a number >= 0")
+        self.expected_num_pos = expected_num_pos
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positives' mean and the regulariser of the global batch."""
+        B, p_BK = self.ranks.batch_size(logits_BK), torch.sigmoid(logits_BK)
+        positives = negative_log(p_BK[labels_BK == POSITIVE]).sum() / (B * self.num_classes)
+        regulariser = self.regulariser(p_BK, B)
+        loss = self.ranks.share(positives) + self.ranks.whole(regulariser)
+        return loss, nothing_modified(labels_BK)
+
+    def regulariser(self, probabilities_BK: torch.Tensor, batch_size: int) -> torch.Tensor:
+        """Squared error of the mean number of positives, over K squared; a global value."""
+        mean = self.ranks.total(probabilities_BK.sum()) / batch_size
+        return (mean - self.expected_num_pos) ** 2 / self.num_classes**2
+
+
+def _negative_logs(
+    logits_BK: torch.Tensor, positive_BK: torch.Tensor, epsilon: float = 1e-5
+) -> torch.Tensor:
+    p_BK = torch.sigmoid(logits_BK)
+    return negative_log(torch.where(positive_BK, p_BK, 1 - p_BK), epsilon)

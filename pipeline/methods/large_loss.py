@@ -1,0 +1,135 @@
+"""Large Loss Matters (Kim et al. 2022, section 4) as re-run by the BoostLU paper.
+
+An unobserved entry that is assumed negative and has a large loss is likely a false negative.
+From the second epoch on, the k largest losses of the unobserved entries of the global batch are
+rejected, or corrected for this step, or corrected for good.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from pipeline.methods.bce import modified_bce_sum
+from pipeline.methods.overlay import Overlay
+from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
+from pipeline.methods.ranks import Group
+from pipeline.methods.selection import select_largest
+from sharding.errors import InputError
+from sharding.labels import POSITIVE
+
+
+def clean_rate(epoch: int, delta_rel: float) -> float:
+    """Share of entries trusted in an epoch; ``delta_rel`` in percent per epoch.
+
+    Subtracted epoch by epoch as the reference does: k depends on these very rounding errors.
+    """
+    rate = 1.0
+    for _ in range(epoch - 1):
+        rate -= delta_rel / 100
+    return rate
+
+
+class _LargeLoss(BaseMethod):
+    """Schedule and selection common to the three; subclasses say what becomes of the selected.
+
+    Args:
+        num_classes: K.
+        delta_rel: percent of all B x K entries added to the selection per epoch (for LL-Cp:
+            selected in each epoch).
+        group: process group of the global batch.
+    """
+
+    def __init__(self, num_classes: int, *, delta_rel: float, group: Group = None) -> None:
+        super().__init__(num_classes, group=group)
+        if not 0 < delta_rel <= 100:
+            raise InputError(
+                f"delta_rel {delta_rel:g}", fix="pass percent per epoch, above 0 and at most 100"
+            )
+        self.delta_rel = delta_rel
+
+    def k(self, entries: int) -> int:
+        """Entries to select of a global batch of B x K entries; 0 in the first epoch."""
+        return math.ceil(entries * (1 - clean_rate(self.epoch, self.delta_rel)))
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean over all entries of the global batch, rejected ones included in the count."""
+        entries = self.ranks.batch_size(logits_BK) * self.num_classes
+        k = min(self.k(entries), entries)
+        if k == 0:
+            loss = modified_bce_sum(logits_BK, labels_BK) / entries
+            return self.ranks.share(loss), nothing_modified(labels_BK)
+        selected_M, mask_BK = select_largest(logits_BK, labels_BK, k, self.ranks)
+        loss = self.modified_sum(logits_BK, labels_BK, selected_M) / entries
+        return self.ranks.share(loss), mask_BK
+
+    def modified_sum(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_M: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the losses, given the flat positions selected."""
+        return modified_bce_sum(logits_BK, labels_BK, corrected=selected_M)
+
+
+class LargeLossReject(_LargeLoss):
+    """LL-R: selected entries contribute neither loss nor gradient."""
+
+    def modified_sum(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_M: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the losses without the selected ones."""
+        return modified_bce_sum(logits_BK, labels_BK, rejected=selected_M)
+
+
+class LargeLossCorrectTemporary(_LargeLoss):
+    """LL-Ct: selected entries count as positive in this step."""
+
+
+class LargeLossCorrectPermanent(_LargeLoss):
+    """LL-Cp: selected entries count as positive from this step on.
+
+    The corrections of an epoch enter the labels when it ends, merged over the ranks; the labels
+    themselves are never touched. State is the overlay after the last completed epoch.
+    """
+
+    def __init__(self, num_classes: int, *, delta_rel: float, group: Group = None) -> None:
+        super().__init__(num_classes, delta_rel=delta_rel, group=group)
+        self.overlay = Overlay()
+
+    def k(self, entries: int) -> int:
+        """The same in every epoch from the second on."""
+        return 0 if self.epoch == 1 else math.ceil(entries * (self.delta_rel / 100))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget what an interrupted epoch had selected."""
+        super().begin_epoch(epoch)
+        self.overlay.discard_pending()
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """LL-Ct on corrected labels; remembers what it selects."""
+        ids_B = require_ids(sample_ids_B, "ll-cp")
+        labels_BK = self.overlay.apply(labels_BK, ids_B, POSITIVE)
+        loss, mask_BK = super().compute(logits_BK, labels_BK, ids_B)
+        self.overlay.add(ids_B, mask_BK)
+        return loss, mask_BK
+
+    def end_epoch(self) -> None:
+        """Merge the corrections of all ranks."""
+        self.overlay.merge(self.ranks)
+
+    def corrections(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(image ids int64, classes int64) of all corrections so far, sorted by id and class."""
+        return self.overlay.entries()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The corrections."""
+        return self.overlay.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the corrections."""
+        self.overlay.load_state_dict(state)

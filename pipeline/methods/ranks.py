@@ -1,0 +1,101 @@
+"""Sums, thresholds and lists over the global batch: the only collectives of the methods.
+
+Shares may differ in size between ranks and may be empty: each function here is joined by every
+rank, in the same order, with tensors whose shapes do not depend on the share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+Group = dist.ProcessGroup | None
+
+
+class Ranks:
+    """The processes that share a batch; one process where torch.distributed is not initialised.
+
+    A loss is returned as ``world_size`` times this rank's share of the global loss, so that the
+    mean over ranks is the loss of one process.
+    """
+
+    def __init__(self, group: Group = None) -> None:
+        self._group = group
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks; looked up late, because methods are made before or after the group."""
+        return dist.get_world_size(self._group) if dist.is_initialized() else 1
+
+    def batch_size(self, logits_BK: torch.Tensor) -> int:
+        """Rows of the global batch; at least 1, so that an empty one has loss 0, not NaN."""
+        B = torch.tensor(len(logits_BK))
+        return max(1, int(B if self.world_size == 1 else self.sum(B.to(logits_BK.device))))
+
+    def sum(self, local: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, without gradient."""
+        total = local.detach().clone()
+        if self.world_size > 1:
+            dist.all_reduce(total, group=self._group)
+        return total
+
+    def total(self, local: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks whose gradient flows into this rank's term alone."""
+        return local if self.world_size == 1 else local + (self.sum(local) - local.detach())
+
+    def share(self, local: torch.Tensor) -> torch.Tensor:
+        """The loss to return for this rank's term of a global sum."""
+        return local * self.world_size
+
+    def whole(self, value: torch.Tensor) -> torch.Tensor:
+        """The loss to return for a term computed from `total`: its value is already global."""
+        W = self.world_size
+        return value if W == 1 else W * value - (W - 1) * value.detach()
+
+    def kth_largest(self, values: torch.Tensor, k: int) -> torch.Tensor:
+        """The k-th largest value over all ranks (0-dim), -inf where there are fewer than k.
+
+        Args:
+            values: this rank's values, any number of them; only its top k travel.
+            k: at least 1, equal on all ranks.
+        """
+        top = values.new_full((k,), -torch.inf)
+        kept = min(k, len(values))
+        if kept:
+            top[:kept] = values if kept == len(values) else torch.topk(values, kept)[0]
+        if self.world_size > 1:
+            gathered = top.new_empty(self.world_size * k)
+            dist.all_gather_into_tensor(gathered, top, group=self._group)
+            top = gathered
+        return _kth_largest(top, k)
+
+    def concatenate(self, local: torch.Tensor) -> torch.Tensor:
+        """The ranks' tensors joined along the first dimension, in rank order, on every rank."""
+        if self.world_size == 1:
+            return local
+        device = self._device()
+        lengths = torch.zeros(self.world_size, dtype=torch.int64, device=device)
+        lengths[dist.get_rank(self._group)] = len(local)
+        dist.all_reduce(lengths, group=self._group)
+        counts = lengths.tolist()
+        padded = torch.zeros((max(counts), *local.shape[1:]), dtype=local.dtype, device=device)
+        padded[: len(local)] = local.to(device)
+        parts = [torch.empty_like(padded) for _ in counts]
+        if max(counts):
+            dist.all_gather(parts, padded, group=self._group)
+        joined = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat(joined).to(local.device)
+
+    def _device(self) -> torch.device:
+        # NCCL moves tensors of the current CUDA device only; gloo those of the host.
+        cuda = "nccl" in dist.get_backend(self._group)
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def _kth_largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    if values.device.type != "cpu":
+        return torch.topk(values, k, sorted=True)[0][-1]
+    # numpy's partition is several times faster than torch.topk on the host.
+    array = values.numpy()
+    return torch.tensor(np.partition(array, len(array) - k)[len(array) - k])

@@ -1,0 +1,95 @@
+"""Names of the methods, and the options each takes."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any
+
+from pipeline.methods.assume_negative import (
+    AssumeNegative,
+    ExpectedPositive,
+    FullLabel,
+    IgnoreUnobserved,
+    LabelSmoothing,
+    WeakAssumeNegative,
+)
+from pipeline.methods.large_loss import (
+    LargeLossCorrectPermanent,
+    LargeLossCorrectTemporary,
+    LargeLossReject,
+)
+from pipeline.methods.protocol import Method
+from sharding.errors import InputError
+
+_METHODS: dict[str, type] = {
+    "full": FullLabel,
+    "an": AssumeNegative,
+    "ls": LabelSmoothing,
+    "wan": WeakAssumeNegative,
+    "epr": ExpectedPositive,
+    "iu": IgnoreUnobserved,
+    "ll-r": LargeLossReject,
+    "ll-ct": LargeLossCorrectTemporary,
+    "ll-cp": LargeLossCorrectPermanent,
+}
+
+
+def names() -> list[str]:
+    """Every method, in the order of the documentation."""
+    return list(_METHODS)
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Options of a method with their defaults (`inspect.Parameter.empty` where none).
+
+    Raises:
+        InputError: unknown method; the message lists the known ones.
+    """
+    if name not in _METHODS:
+        raise InputError(f"no method {name!r}", fix=f"choose one of {', '.join(_METHODS)}")
+    parameters = inspect.signature(_METHODS[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def create(name: str, num_classes: int, **options: Any) -> Method:
+    """Make a method by name.
+
+    Args:
+        name: one of `names`.
+        num_classes: K.
+        options: named as in the papers; ``group`` is the process group of the global batch.
+
+    Raises:
+        InputError: unknown method or option (the message lists the valid ones), or a value out
+            of range.
+    """
+    valid = options_of(name)
+    unknown = sorted(set(options) - set(valid))
+    listed = ", ".join(option for option in valid if option != "group") or "none"
+    if unknown:
+        raise InputError(
+            f"method {name!r} has no option {', '.join(unknown)}", fix=f"its options: {listed}"
+        )
+    missing = [o for o, d in valid.items() if d is inspect.Parameter.empty and o not in options]
+    if missing:
+        raise InputError(
+            f"method {name!r} needs {', '.join(missing)}", fix=f"its options: {listed}"
+        )
+    method: Any = _METHODS[name]
+    hints = typing.get_type_hints(method.__init__)
+    for option, value in options.items():
+        _check_type(name, option, value, hints[option])
+    return method(num_classes, **options)
+
+
+def _check_type(name: str, option: str, value: Any, hint: Any) -> None:
+    kinds = [k for k in (typing.get_args(hint) or (hint,)) if isinstance(k, type)]
+    if float in kinds:
+        kinds.append(int)
+    is_number_flag = isinstance(value, bool) and bool not in kinds
+    if is_number_flag or not isinstance(value, tuple(kinds)):
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise InputError(
+            f"option {option} of method {name!r} is {value!r}", fix=f"pass a value of type {wanted}"
+        )

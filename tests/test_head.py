@@ -1,0 +1,92 @@
+"""The CAM head equals the paper's code, in every form it is evaluated in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.head import CamHead, boostlu
+
+
+def head_of(golden: Any, alpha: float) -> CamHead:
+    head = CamHead(6, 5, alpha_train=alpha, alpha_infer=alpha)
+    head.load_state_dict(
+        {
+            "classifier.weight": torch.from_numpy(golden["boost_weight"])[:, :, None, None],
+            "classifier.bias": torch.from_numpy(golden["boost_bias"]),
+        }
+    )
+    return head
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_the_reference(shared: Path, layout: torch.memory_format) -> None:
+    golden = np.load(shared / "golden" / "boostlu_head.npz")
+    for i, alpha in enumerate(golden["boost_alphas"]):
+        head = head_of(golden, float(alpha))
+        features_BDHW = torch.from_numpy(golden["boost_feat"]).contiguous(memory_format=layout)
+        features_BDHW.requires_grad_()
+        logits_BK = head(features_BDHW)
+        logits_BK.backward(torch.from_numpy(golden["boost_upstream"]))
+        weight, bias = head.classifier.weight.grad, head.classifier.bias.grad
+        pairs = [
+            (logits_BK.detach(), golden["boost_logits"][i]),
+            (head.cam(features_BDHW).detach(), golden["boost_cam_with_bias"]),
+            (features_BDHW.grad, golden["boost_grad_feat"][i]),
+            (weight.flatten(1), golden["boost_grad_weight"][i]),
+            (bias, golden["boost_grad_bias"][i]),
+        ]
+        for found, expected in pairs:
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def make(alpha_train: float = 2.0, bias: bool = True) -> tuple[CamHead, torch.Tensor]:
+    torch.manual_seed(0)
+    head = CamHead(8, 11, alpha_train=alpha_train, alpha_infer=5.0, bias=bias)
+    return head, torch.randn(3, 8, 4, 5).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_alpha_follows_the_mode(bias: bool) -> None:
+    head, features_BDHW = make(bias=bias)
+    cam_BKHW = head.cam(features_BDHW)
+    torch.testing.assert_close(head(features_BDHW), boostlu(cam_BKHW, 2.0).mean((2, 3)))
+    head.eval()
+    torch.testing.assert_close(head(features_BDHW), boostlu(cam_BKHW, 5.0).mean((2, 3)))
+
+
+def test_alpha_one_is_pooling_and_a_linear_classifier() -> None:
+    head, features_BDHW = make(alpha_train=1.0)
+    weight_KD = head.classifier.weight.flatten(1)
+    expected_BK = features_BDHW.mean((2, 3)) @ weight_KD.T + head.classifier.bias
+    torch.testing.assert_close(head(features_BDHW), expected_BK)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_scores_of_pairs_are_entries_of_both(bias: bool) -> None:
+    head, features_BDHW = make(bias=bias)
+    raw_BK, boosted_BK = head.both(features_BDHW)
+    rows_E, classes_E = torch.tensor([2, 0, 0, 1, 2]), torch.tensor([10, 3, 3, 0, 1])
+    raw_E, boosted_E = head.pair_scores(features_BDHW, rows_E, classes_E)
+    torch.testing.assert_close(raw_E, raw_BK[rows_E, classes_E])
+    torch.testing.assert_close(boosted_E, boosted_BK[rows_E, classes_E])
+    torch.testing.assert_close(boosted_BK, head.eval()(features_BDHW))
+
+
+def test_no_pairs_no_scores() -> None:
+    head, features_BDHW = make()
+    none = torch.zeros(0, dtype=torch.int64)
+    assert [len(scores_E) for scores_E in head.pair_scores(features_BDHW, none, none)] == [0, 0]
+
+
+def test_boostlu_below_one_is_not_a_maximum() -> None:
+    x = torch.tensor([-2.0, 0.0, 2.0], requires_grad=True)
+    y = boostlu(x, 0.5)
+    y.sum().backward()
+    assert y.tolist() == [-2.0, 0.0, 1.0]
+    assert x.grad.tolist() == [1.0, 1.0, 0.5]
