@@ -10,6 +10,7 @@ number of ranks, in any order, gives the same number to the last bit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,7 @@ def _share_ties(precision: npt.NDArray[np.float64], keys: npt.NDArray[np.int64])
         precision[tied] = np.repeat(precision[tied[runs] - 1], lengths)
 
 
-def _ordered_integers(scores: npt.NDArray[np.generic]) -> npt.NDArray[np.int32]:
+def _ordered_integers(scores: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     """Integers that compare as the floats do, int32; ranks pass through."""
     if scores.dtype == np.int32:
         return scores.view(np.int32)
