@@ -151,8 +151,8 @@ class TrainConfig:
         return _flatten(dataclasses.asdict(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values; the inverse of `from_dict`."""
-        return dataclasses.asdict(self)
+        """Plain nested values as JSON has them; the inverse of `from_dict`."""
+        return {**dataclasses.asdict(self), "method_options": list(self.method_options)}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> TrainConfig:

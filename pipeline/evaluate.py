@@ -18,6 +18,7 @@ from pipeline.loader import Batch, LabelJoin, Loader
 from pipeline.metrics import Summary, average_precision, summarize
 from pipeline.model import CamNet
 from sharding.classes import ClassTable
+from sharding.labels import POSITIVE
 
 BOOST_OFF, BOOST_ON = "BoostLU off", "BoostLU on"
 
@@ -51,6 +52,14 @@ class Scores:
             boosted_E=np.concatenate([part.boosted_E for part in parts]),
         )
 
+    def supports(self, num_classes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(positives_K, negatives_K) among these entries."""
+        positive_E = self.labels_E == POSITIVE
+        return (
+            np.bincount(self.classes_E[positive_E], minlength=num_classes),
+            np.bincount(self.classes_E[~positive_E], minlength=num_classes),
+        )
+
 
 @torch.inference_mode()
 def score(
@@ -77,13 +86,8 @@ def summaries(
     scores: Scores, ap_by_name: dict[str, np.ndarray], classes: ClassTable
 ) -> dict[str, Summary]:
     """Group and overall mAP for each of `per_class`'s results."""
-    positive_E = scores.labels_E == 1
-    positives_K = np.bincount(scores.classes_E[positive_E], minlength=len(classes))
-    negatives_K = np.bincount(scores.classes_E[~positive_E], minlength=len(classes))
-    return {
-        name: summarize(ap_K, classes.groups_K, positives_K, negatives_K)
-        for name, ap_K in ap_by_name.items()
-    }
+    supports = scores.supports(len(classes))
+    return {name: summarize(ap_K, classes.groups_K, *supports) for name, ap_K in ap_by_name.items()}
 
 
 def gather(scores: Scores) -> Scores:

@@ -55,7 +55,10 @@ def evaluation(
     """
     metrics = metrics_of(summaries, prefix)
     sink.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
-    sink.table(per_class(classes, scores, ap_by_name), f"{folder}/per_class_ap.json")
+    table = report.per_class_columns(
+        classes, *scores.supports(len(classes)), ap_by_name[BOOST_ON], ap_by_name[BOOST_OFF]
+    )
+    sink.table(table, f"{folder}/per_class_ap.json")
     sink.artifact(figures.png(figures.group_bars(summaries)), f"{folder}/group_map.png")
     sink.artifact(report.markdown_table(summaries).encode(), f"{folder}/summary.md")
     return metrics
@@ -72,25 +75,3 @@ def maps(
             alpha=alpha,
         )
         sink.image(figures.png(figure), f"cam/{image.image_id}", step)
-
-
-def per_class(
-    classes: ClassTable, scores: Scores, ap_by_name: Mapping[str, np.ndarray]
-) -> dict[str, list[Any]]:
-    """The per-class table as columns: identity, support in this split, AP with and without."""
-    positive_E = scores.labels_E == 1
-    return {
-        "index": list(range(len(classes))),
-        "mid": list(classes.mids),
-        "name": list(classes.names),
-        "group": classes.groups_K.tolist(),
-        "positives": np.bincount(scores.classes_E[positive_E], minlength=len(classes)).tolist(),
-        "negatives": np.bincount(scores.classes_E[~positive_E], minlength=len(classes)).tolist(),
-        # JSON has no NaN: a class that the rule skips has no AP.
-        "ap": _or_none(ap_by_name[BOOST_ON]),
-        "ap_no_boost": _or_none(ap_by_name[BOOST_OFF]),
-    }
-
-
-def _or_none(values_K: np.ndarray) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values_K.tolist()]

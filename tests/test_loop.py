@@ -1,0 +1,118 @@
+"""The epoch loop: it learns, it reports true averages, it stops on a loss that is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import methods
+from pipeline.head import CamHead
+from pipeline.loader import Batch, LabelJoin, Loader
+from pipeline.loop import NonFiniteLoss, StepStats, train_epoch, train_step
+from pipeline.model import CamNet
+from sharding.manifest import Dataset
+
+K = 8
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def network() -> CamNet:
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()
+    )
+    return CamNet(backbone, CamHead(32, K))
+
+
+def join_of(squares: Path, split: str = "train") -> LabelJoin:
+    table = Dataset.open(squares).labels(split)
+    return LabelJoin(table=table, num_classes=K, device=torch.device("cpu"))
+
+
+def loader_of(squares: Path, batch_size: int = 16) -> Loader:
+    return Loader.of_split(
+        Dataset.open(squares), "train", batch_size=batch_size, image_size=32, train=True
+    )
+
+
+def run(squares: Path, epochs: int = 1, **options: object) -> list[StepStats]:
+    model = network()
+    found: list[StepStats] = []
+    method = methods.create("an", K)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for epoch in range(1, epochs + 1):
+        method.begin_epoch(epoch)
+        arguments = {"every": 2, "batches": loader_of(squares).epoch(epoch), **options}
+        train_epoch(
+            model=model,
+            method=method,
+            optimizer=optimizer,
+            join=join_of(squares),
+            on_stats=found.append,
+            **arguments,  # type: ignore[arg-type]
+        )
+        method.end_epoch()
+    return found
+
+
+def test_it_learns(squares: Path) -> None:
+    losses = [stats.loss for stats in run(squares, epochs=12)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_statistics_cover_every_step_and_image(squares: Path) -> None:
+    found = run(squares)
+    assert [stats.step for stats in found] == [2, 4, 6]
+    assert [stats.images for stats in found] == [32, 64, 96]
+    assert all(stats.modified_fraction == 0 for stats in found)
+    assert all(0 <= stats.wait_fraction <= 1 for stats in found)
+
+
+def test_an_epoch_can_be_cut_short(squares: Path) -> None:
+    assert [stats.step for stats in run(squares, max_steps=3)] == [2, 3]
+
+
+def test_the_reported_loss_is_the_methods(squares: Path) -> None:
+    (stats, *_) = run(squares, every=1)
+    torch.manual_seed(0)
+    model, method = network().train(), methods.create("an", K)
+    batch = next(loader_of(squares).epoch(1))
+    with torch.no_grad():
+        labels_BK = join_of(squares).dense(batch.image_ids_B)
+        loss, _ = method.loss(model(batch.images_BHWC), labels_BK)
+    assert stats.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_an_empty_share_of_a_batch_changes_nothing(squares: Path) -> None:
+    model = network()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    full = next(loader_of(squares).epoch(1))
+    empty = Batch(images_BHWC=full.images_BHWC[:0], image_ids_B=full.image_ids_B[:0])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    loss, modified_BK = train_step(
+        model, methods.create("an", K), optimizer, empty, join_of(squares)
+    )
+    assert loss == 0
+    assert modified_BK.shape == (0, K)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_a_loss_that_is_not_finite_stops_training(squares: Path) -> None:
+    model = network()
+    nn.init.constant_(model.head.classifier.weight, float("nan"))
+    with pytest.raises(NonFiniteLoss, match="up to 2"):
+        train_epoch(
+            model=model,
+            method=methods.create("an", K),
+            optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+            batches=loader_of(squares).epoch(1),
+            join=join_of(squares),
+            every=2,
+            on_stats=lambda stats: None,
+        )

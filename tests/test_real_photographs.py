@@ -1,0 +1,73 @@
+"""Real photographs with real labels go through shard, train and evaluate, as a V3-style dump."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sharding.manifest import Dataset
+from tests.home import Home
+
+pytestmark = [pytest.mark.ray, pytest.mark.shared]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"))
+    write_dump(shared / "data/coco256", home.directory / "coco")
+    return home
+
+
+def write_dump(coco: Path, output: Path) -> None:
+    """COCO's full labels as Open Images V3 writes them: every class of the vocabulary verified.
+
+    train2017 becomes train; val2017 is halved into validation and test.
+    """
+    rows = list(csv.DictReader((coco / "labels.csv").open(encoding="utf-8")))
+    names = sorted({name for row in rows for name in row["labels"].split("|") if name})
+    mids = {name: f"/m/0c{number:03d}" for number, name in enumerate(names)}
+    dump = output / "2017_11"
+    dump.mkdir(parents=True)
+    (dump / "classes-trainable.txt").write_text("".join(f"{mid}\n" for mid in mids.values()))
+    descriptions = "".join(f"{mid},{name}\n" for name, mid in mids.items())
+    (dump / "class-descriptions.csv").write_text(descriptions)
+    lines: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for number, row in enumerate(rows):
+        held_out = "test" if number % 2 else "validation"
+        split = "train" if row["split"] == "train2017" else held_out
+        image_id = Path(row["image"]).stem.rjust(16, "0")
+        target = output / "images" / split / f"{image_id}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(coco / row["image"], target)
+        present = set(row["labels"].split("|"))
+        for name, mid in mids.items():
+            lines[split].append(f"{image_id},verification,{mid},{int(name in present)}\n")
+    for split, rows_of_split in lines.items():
+        (dump / split).mkdir()
+        text = "ImageID,Source,LabelName,Confidence\n" + "".join(rows_of_split)
+        (dump / split / "annotations-human.csv").write_text(text)
+
+
+def test_shard_train_and_evaluate(home: Home) -> None:
+    home.run(
+        "shard_openimages.py",
+        *("--annotations", "coco", "--images", "coco/images", "--output", "dataset"),
+        *("--images-per-shard", "32", "--shorter-side", "160"),
+    )
+    dataset = Dataset.open(home.directory / "dataset")
+    version = dataset.label_version()[1]
+    images = {split: file.images for split, file in version.splits.items()}
+    assert images == {"train": 128, "validation": 64, "test": 64}
+    K = len(dataset.classes)
+    assert version.splits["train"].positives + version.splits["train"].negatives == 128 * K
+    home.run(
+        "train_openimages.py",
+        *("--preset", "demo", "--dataset", "dataset", "--name", "coco"),
+        *("--epochs", "1", "--max-steps", "2", "--image-size", "96"),
+    )
+    told = home.run("evaluate_openimages.py", "--checkpoint", "runs/coco", "--dataset", "dataset")
+    assert "BoostLU off" in told
+    assert "BoostLU on" in told
