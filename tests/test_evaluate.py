@@ -1,0 +1,93 @@
+"""Scores of annotated entries: the same from any number of parts, and right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import evaluate
+from pipeline import model as models
+from pipeline.config import ModelConfig
+from pipeline.loader import LabelJoin, Loader
+from sharding.labels import format_image_ids
+from sharding.manifest import Dataset
+
+K = 8
+
+
+@pytest.fixture(scope="module")
+def model() -> models.CamNet:
+    torch.manual_seed(0)
+    return models.build(ModelConfig(backbone="resnet18"), K)
+
+
+def scores(squares: Path, model: models.CamNet, parts: int, batch_size: int) -> evaluate.Scores:
+    dataset = Dataset.open(squares)
+    join = LabelJoin(table=dataset.labels("test"), num_classes=K, device=torch.device("cpu"))
+    return evaluate.Scores.concatenate(
+        [
+            evaluate.score(
+                model,
+                Loader.of_split(
+                    dataset,
+                    "test",
+                    batch_size=batch_size,
+                    image_size=64,
+                    rank=part,
+                    world_size=parts,
+                ),
+                join,
+            )
+            for part in range(parts)
+        ]
+    )
+
+
+def test_every_annotated_entry_is_scored_once(squares: Path, model: models.CamNet) -> None:
+    found = scores(squares, model, parts=1, batch_size=5)
+    table = Dataset.open(squares).labels("test")
+    assert len(found.labels_E) == len(table.states_E) == 24 * 4
+    pairs = set(zip(format_image_ids(found.image_ids_E), found.classes_E.tolist(), strict=True))
+    assert len(pairs) == 24 * 4
+    positives_K, negatives_K = found.supports(K)
+    expected = table.count_per_class(K)
+    assert np.array_equal(positives_K, expected[0])
+    assert np.array_equal(negatives_K, expected[1])
+
+
+def test_scores_are_the_networks_logits(squares: Path, model: models.CamNet) -> None:
+    found = scores(squares, model, parts=1, batch_size=24)
+    dataset = Dataset.open(squares)
+    (batch,) = Loader.of_split(dataset, "test", batch_size=24, image_size=64).epoch(0)
+    with torch.no_grad():
+        boosted_BK = model.eval()(batch.images_BHWC)
+    rows_E = dataset.labels("test").rows_of(found.image_ids_E)
+    np.testing.assert_allclose(
+        found.boosted_E, boosted_BK.numpy()[rows_E, found.classes_E], rtol=1e-4, atol=1e-5
+    )
+    assert not np.allclose(found.raw_E, found.boosted_E)
+
+
+@pytest.mark.parametrize(("parts", "batch_size"), [(2, 24), (5, 24), (24, 24)])
+def test_any_number_of_parts_scores_the_same_entries(
+    squares: Path, model: models.CamNet, parts: int, batch_size: int
+) -> None:
+    one, many = scores(squares, model, 1, 24), scores(squares, model, parts, batch_size)
+    assert sorted(one.image_ids_E.tolist()) == sorted(many.image_ids_E.tolist())
+    classes = Dataset.open(squares).classes
+    first, second = (
+        evaluate.summaries(s, evaluate.per_class(s, K), classes)[evaluate.BOOST_ON]
+        for s in (one, many)
+    )
+    # Convolutions over batches of other sizes round differently; the ranking barely moves.
+    assert first.map_all == pytest.approx(second.map_all, abs=0.02)
+    assert first.counted == second.counted
+
+
+def test_a_rank_without_images_has_no_entries(squares: Path, model: models.CamNet) -> None:
+    nothing = evaluate.Scores.concatenate([evaluate._empty()])
+    assert len(nothing.labels_E) == 0
+    assert nothing.supports(3)[0].tolist() == [0, 0, 0]
