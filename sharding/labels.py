@@ -108,16 +108,15 @@ class LabelTable:
 
         ``shards`` gives the new shard names, one per selected row; ids of -1 rows are 0.
         """
-        observed = self.observed(rows_M)
-        counts = np.bincount(observed.rows_E, minlength=len(rows_M))
-        known = np.asarray(rows_M) >= 0
-        ids = np.zeros(len(rows_M), np.uint64)
-        ids[known] = self.image_ids_N[np.asarray(rows_M)[known]]
+        rows = np.asarray(rows_M, np.int64)
+        lengths, entries = self._entries(rows)
+        ids = np.zeros(len(rows), np.uint64)
+        ids[rows >= 0] = self.image_ids_N[rows[rows >= 0]]
         return LabelTable(
             image_ids_N=ids,
-            offsets_N1=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            classes_E=observed.classes_E.astype(np.uint16),
-            states_E=observed.states_E,
+            offsets_N1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            classes_E=self.classes_E[entries],
+            states_E=self.states_E[entries],
             shards=list(shards),
         )
 
@@ -132,17 +131,9 @@ class LabelTable:
 
     def observed(self, rows_B: npt.NDArray[np.integer]) -> Observed:
         """The observed entries of the rows named, in that order; row -1 has none."""
-        rows = np.asarray(rows_B, np.int64)
-        safe = np.maximum(rows, 0)
-        starts = np.where(rows >= 0, self.offsets_N1[safe], 0)
-        lengths = (
-            np.where(rows >= 0, self.offsets_N1[safe + 1] - starts, 0) if len(self) else rows * 0
-        )
-        owners = np.repeat(np.arange(len(rows)), lengths)
-        within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        entries = np.repeat(starts, lengths) + within
+        lengths, entries = self._entries(np.asarray(rows_B, np.int64))
         return Observed(
-            rows_E=owners.astype(np.int64),
+            rows_E=np.repeat(np.arange(len(lengths)), lengths),
             classes_E=self.classes_E[entries].astype(np.int64),
             states_E=self.states_E[entries],
         )
@@ -213,6 +204,19 @@ class LabelTable:
             states_E=states,
             shards=[words[code] for code in names.indices.to_pylist()],
         )
+
+    def _entries(
+        self, rows_B: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """(lengths_B, positions_E): how many entries each row has, and where they lie."""
+        known = rows_B >= 0
+        starts, lengths = np.zeros((2, len(rows_B)), np.int64)
+        starts[known] = self.offsets_N1[rows_B[known]]
+        lengths[known] = self.offsets_N1[rows_B[known] + 1] - starts[known]
+        ends = np.cumsum(lengths)
+        positions = np.repeat(starts - ends + lengths, lengths)
+        positions += np.arange(len(positions))
+        return lengths, positions
 
     def _list_column(self, chosen_E: npt.NDArray[np.bool_]) -> pa.Array:
         running = np.concatenate([[0], np.cumsum(chosen_E)])
