@@ -19,17 +19,22 @@ class Home:
         for script in SCRIPTS:
             shutil.copy(script, directory)
 
-    def run(self, script: str, *arguments: str, status: int = 0) -> str:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a job sees: no variable of the test itself, never a running Ray cluster."""
+        return {
             "HOME": str(self.directory),
             "PATH": os.environ["PATH"],
             "RAY_ADDRESS": "local",
             "OMP_NUM_THREADS": "1",
         }
+
+    def run(self, script: str, *arguments: str, status: int = 0) -> str:
+        """Run one script to its end; return all it printed."""
         done = subprocess.run(
             [sys.executable, str(self.directory / script), *arguments],
             cwd=self.directory,
-            env=environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=400,

@@ -1,0 +1,122 @@
+"""Kill -9 the driver, or a worker, in the middle: the same command ends in the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from pipeline import checkpoint
+from tests.home import Home
+
+pytestmark = pytest.mark.ray
+EPOCHS = 4
+
+
+class Runs:
+    """Trainings on the same data and seed, under different names and different luck."""
+
+    def __init__(self, home: Home, dataset: Path) -> None:
+        self.home, self.dataset = home, dataset
+
+    def command(self, name: str) -> list[str]:
+        return [
+            *("--preset", "demo", "--dataset", str(self.dataset), "--name", name),
+            *("--epochs", str(EPOCHS), "--image-size", "96"),
+        ]
+
+    def start(self, name: str) -> tuple[subprocess.Popen[bytes], Path]:
+        log = self.home.directory / f"{name}.log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "train_openimages.py", *self.command(name)],
+                cwd=self.home.directory,
+                env=self.home.environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return process, log
+
+    def last(self, name: str) -> tuple[checkpoint.Meta, dict[str, Any], dict[str, Any]]:
+        found = (self.home.directory / "runs" / name).glob("checkpoint_2*")
+        directory = max(found, key=lambda path: checkpoint.read_meta(path).epoch)
+        weights = torch.load(directory / "model.pt", weights_only=True)
+        return checkpoint.read_meta(directory), weights, checkpoint.load_training(directory)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Runs:
+    runs = Runs(Home(tmp_path_factory.mktemp("home")), squares)
+    runs.home.run("train_openimages.py", *runs.command("undisturbed"))
+    return runs
+
+
+def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while text not in log.read_text(errors="replace"):
+        assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
+        time.sleep(0.2)
+
+
+def assert_equal_to_undisturbed(runs: Runs, name: str) -> None:
+    meta, weights, training = runs.last(name)
+    expected_meta, expected_weights, expected_training = runs.last("undisturbed")
+    assert meta.epoch == expected_meta.epoch == EPOCHS
+    assert meta.images_seen == expected_meta.images_seen == EPOCHS * 96
+    assert meta.metrics == expected_meta.metrics
+    assert weights.keys() == expected_weights.keys()
+    assert all(torch.equal(weights[key], expected_weights[key]) for key in weights)
+    moments = training["optimizer"]["state"]
+    for key, state in expected_training["optimizer"]["state"].items():
+        assert torch.equal(moments[key]["exp_avg_sq"], state["exp_avg_sq"])
+
+
+def assert_one_curve(runs: Runs, name: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{runs.home.directory / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo")
+    found = client.search_runs(
+        [experiment.experiment_id], filter_string=f"attributes.run_name = '{name}'"
+    )
+    assert [run.info.status for run in found] == ["FINISHED"]
+    for key in ("train/loss", "val/mAP/all"):
+        steps = [point.step for point in client.get_metric_history(found[0].info.run_id, key)]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == EPOCHS * 96
+
+
+def test_driver_killed(runs: Runs) -> None:
+    process, log = runs.start("driver-killed")
+    wait_for(log, f"epoch 2/{EPOCHS}", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    told = runs.home.run("train_openimages.py", *runs.command("driver-killed"))
+    assert f"epoch 1/{EPOCHS}" not in told
+    assert_equal_to_undisturbed(runs, "driver-killed")
+    assert_one_curve(runs, "driver-killed")
+
+
+def test_worker_killed(runs: Runs) -> None:
+    process, log = runs.start("worker-killed")
+    wait_for(log, f"epoch 1/{EPOCHS}", process)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
+    assert_equal_to_undisturbed(runs, "worker-killed")
+    assert_one_curve(runs, "worker-killed")
