@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from sharding.badrows import MOST_LISTED, BadRow, bad_rows, broken_rows
 from sharding.classlist import read_classes
-from sharding.conflicts import CONFLICTS, Conflict, resolve, unpack
+from sharding.conflicts import CONFLICTS, Conflict, human_counts, resolve, unpack
 from sharding.dumpfiles import DumpFile
 from sharding.errors import InputError
 from sharding.fates import BROKEN, FATES, FIXES, LABEL, UNKNOWN, Judged, judge
@@ -93,6 +93,8 @@ class SplitLabels:
         unknown_mids: rows per MID outside the class list, by descending count.
         bad_rows: the first `MOST_LISTED` of them.
         sources: sha256 of every file read, by folder and name.
+        human_positives_K, human_negatives_K: int64 labels per class that a human or one of our
+            exports gave; what groups are cut by, also where machine labels fill the table.
     """
 
     table: LabelTable
@@ -100,6 +102,8 @@ class SplitLabels:
     unknown_mids: Mapping[str, int]
     bad_rows: tuple[BadRow, ...]
     sources: Mapping[str, str]
+    human_positives_K: npt.NDArray[np.int64]
+    human_negatives_K: npt.NDArray[np.int64]
 
 
 def read_split(
@@ -129,6 +133,7 @@ class _SplitReader:
 
     def __init__(self, mids: Sequence[str], policy: AnnotationPolicy) -> None:
         self._policy = policy
+        self._num_classes = len(mids)
         self._vocabulary = Vocabulary(mids)
         self._num_runs = 0
         self._runs: list[npt.NDArray[np.uint64]] = []
@@ -163,6 +168,7 @@ class _SplitReader:
         self._runs, self._codes, self._owners = [], [], []
         image_ids_N, image_of_run = np.unique(runs, return_inverse=True)
         entries_M, resolved = resolve(image_of_run[owners_E], codes_E, self._policy.conflict)
+        human_positives_K, human_negatives_K = human_counts(entries_M, self._num_classes)
         table = _build_table(image_ids_N, entries_M)
         positives = int(np.count_nonzero(table.states_E == POSITIVE))
         report = {
@@ -179,6 +185,8 @@ class _SplitReader:
             unknown_mids={mid.decode(): n for mid, n in self._unknown_mids.most_common()},
             bad_rows=tuple(self._bad_rows),
             sources=self._sources,
+            human_positives_K=human_positives_K,
+            human_negatives_K=human_negatives_K,
         )
 
     def _keep(self, judged: Judged) -> None:

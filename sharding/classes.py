@@ -129,7 +129,7 @@ class ClassTable:
             raise InputError(
                 "class table is missing", file=path, fix="run the shard job again"
             ) from None
-        except (pa.ArrowInvalid, KeyError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
             raise InputError(
                 f"not a class table ({str(error).splitlines()[0]})",
                 file=path,

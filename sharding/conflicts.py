@@ -69,6 +69,19 @@ def resolve(
     return (entries_E[keep_E] if len(first_M) else entries_E), counts
 
 
+def human_counts(
+    entries_M: npt.NDArray[np.int64], num_classes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(positives_K, negatives_K) of the entries that do not come from machines."""
+    classes_M = (entries_M >> _CLASS_SHIFT) & 0xFFFF
+    negative_M = (entries_M & _NEGATIVE_BIT) != 0
+    human_M = (entries_M & _RANK_BITS) != MACHINE_RANK
+    return (
+        np.bincount(classes_M[human_M & ~negative_M], minlength=num_classes),
+        np.bincount(classes_M[negative_M], minlength=num_classes),
+    )
+
+
 def unpack(
     entries_M: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.bool_]]:

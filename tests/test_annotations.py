@@ -151,6 +151,8 @@ def test_machine_labels_enter_by_threshold_and_yield_to_humans(tmp_path):
         "machine_below_threshold": 2, "unknown_mid": 1, "bad_confidence": 1, "images": 2,
     }  # fmt: skip
     assert set(result.sources) == {"train/annotations-human.csv", "train/annotations-machine.csv"}
+    assert result.human_positives_K.tolist() == [0, 1, 0, 0]
+    assert result.human_negatives_K.tolist() == [1, 0, 0, 0]
 
 
 def test_a_machine_label_of_zero_is_never_a_verified_absence(tmp_path):
