@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -18,9 +19,9 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 TABLES = (".csv", ".txt")
 DEPTH = 4
 
-# An archive is listed by reading it through, seconds for a gigabyte. The first member tells what an
-# archive is for; those with tables that are rarely asked for wait until they are.
-_RARELY_READ = ("machine", "images", "bbox", "box", "segment", "mask")
+# An archive is listed by reading it through, seconds for a gigabyte, so those that are rarely asked
+# for wait until they are. Names as published: annotations_machine_2017_11, images_2017_11, ...
+_RARELY_READ = re.compile(r"(?:^|[_-])(?:machine|images|bbox)(?:[_.-]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,9 @@ class DumpFile:
 def list_files(root: Path, *, rarely_read: bool = False) -> tuple[DumpFile, ...]:
     """Every table under a dump's directory, to a depth of four, and inside its archives.
 
-    ``root`` may also be a single archive or a single table. Archives of images are passed over.
-    Archives of machine labels, boxes or image lists are listed when ``rarely_read`` is set.
+    ``root`` may also be a single archive or a single table. Archives whose first member is no
+    table are passed over: they hold pictures. Archives that are named for machine labels, boxes
+    or image lists are listed when ``rarely_read`` is set, and no others then.
 
     Raises:
         InputError: ``root`` does not exist, or an archive is damaged.
@@ -134,10 +136,10 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _members(file: DumpFile, rarely_read: bool) -> list[DumpFile]:
     folder = file.location.rsplit("/", 1)[0]
+    if bool(_RARELY_READ.search(file.path.name)) != rarely_read:
+        return []
     with file.damage_as_input_error(), tarfile.open(file.path) as archive:
-        first = next((entry.name for entry in archive if entry.isfile()), "")
-        rare = any(word in first.rsplit("/", 1)[-1] for word in _RARELY_READ)
-        if not _is_table(first) or (rare and not rarely_read):
+        if not _is_table(next((entry.name for entry in archive if entry.isfile()), "")):
             return []
         return [
             DumpFile(path=file.path, member=name, location=f"{folder}/{name}")

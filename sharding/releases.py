@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
@@ -106,7 +107,7 @@ class Dump:
             InputError: the dump has none.
         """
         patterns = self._layout.machine
-        found = self._find(patterns, list_files(self.root, rarely_read=True), split)
+        found = self._find(patterns, self._all_files, split)
         if found is None:
             raise InputError(
                 f"machine labels were asked for: looked for {_either(patterns, split)}",
@@ -117,11 +118,15 @@ class Dump:
 
     def images_file(self, split: str) -> DumpFile | None:
         """The image list (URLs, MD5, from V4 on rotation) of a split, None where there is none."""
-        return self._find(self._layout.images, list_files(self.root, rarely_read=True), split)
+        return self._find(self._layout.images, self._all_files, split)
 
     @property
     def _layout(self) -> Layout:
         return next(layout for layout in LAYOUTS if layout.release == self.release)
+
+    @functools.cached_property
+    def _all_files(self) -> tuple[DumpFile, ...]:
+        return tuple(dict.fromkeys((*self.files, *list_files(self.root, rarely_read=True))))
 
     def _required(self, role: str, what: str) -> DumpFile:
         patterns = getattr(self._layout, role)

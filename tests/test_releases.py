@@ -101,6 +101,20 @@ def test_archives_are_read_whatever_the_order_of_members(tmp_path):
     assert Dump.open(archives / "annotations_human_2017_11.tar.gz").splits == dump.splits
 
 
+def test_one_archive_may_hold_everything_in_any_order(tmp_path):
+    plain = write(tmp_path / "plain", "v3")
+    machine = "2017_11/train/annotations-machine.csv"
+    (plain / machine).write_text("ImageID\n")
+    (plain / "2017_11" / "classes-bbox.txt").write_text("/m/0a\n")
+    names = ["2017_11/classes-bbox.txt", machine, *CLASSES["v3"], *LABELS["v3"].values()]
+    (tmp_path / "packed").mkdir()
+    pack_tar_gz(plain, tmp_path / "packed" / "openimages-v3.tar.gz", names)
+    dump = Dump.open(tmp_path / "packed")
+    assert dump.splits == ("train", "validation", "test")
+    assert dump.class_list_file.member == CLASSES["v3"][0]
+    assert dump.machine_file("train").member == machine
+
+
 def test_unpacked_files_are_preferred_to_archives_beside_them(tmp_path):
     write(tmp_path, "v3")
     pack_tar_gz(tmp_path, tmp_path / "annotations_human_2017_11.tar.gz", LABELS["v3"].values())
