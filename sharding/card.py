@@ -1,0 +1,116 @@
+"""The dataset card: `README.md` as people and the Hugging Face hub read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharding.atomic import replacing
+from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.manifest import LabelVersion, Manifest
+
+FILE = "README.md"
+
+_TERMS = """\
+## Terms
+
+Annotations of Open Images are licensed by Google LLC under CC BY 4.0. The images are listed there
+as CC BY 2.0; Google makes no warranty of that, so verify the licence of an image before you use
+it. Licence, author and landing page of each image stand in the image list of its dump
+(`License`, `Author`, `OriginalLandingURL`), joined by `ImageID`, which is the name of the image
+here: attribution is owed to those authors."""
+
+_READING = """\
+## Reading
+
+A shard is a plain tar of `<id>.jpg` and `<id>.json`; the `.json` names the positive and the
+verified negative classes by their index in `classes.parquet`, as they were when the shard was
+written. The label tables under `labels/` are the truth; classes in neither list are unobserved.
+
+```python
+import webdataset
+samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
+```"""
+
+
+def write_card(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
+    """Write the card atomically; equal datasets get equal cards."""
+    with replacing(directory / FILE) as temporary:
+        temporary.write_text(card(manifest, classes), encoding="utf-8")
+
+
+def card(manifest: Manifest, classes: ClassTable) -> str:
+    """The card's text."""
+    images = sum(shard.images for shard in manifest.shards)
+    size = sum(shard.bytes for shard in manifest.shards) / 1e9
+    parts = [
+        _header(manifest),
+        f"# {manifest.name}",
+        f"{images:,} images with partial labels of {len(classes):,} classes in "
+        f"{len(manifest.shards):,} shards ({size:,.2f} GB). {_pixels(manifest)}",
+        "## Labels",
+        *(_labels(name, version, manifest) for name, version in manifest.labels.items()),
+        "## Class groups",
+        _groups(classes),
+        _READING,
+        _TERMS,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(manifest: Manifest) -> str:
+    files = "\n".join(
+        f"  - split: {split}\n    path: images/{split}-*.tar"
+        for split in dict.fromkeys(shard.split for shard in manifest.shards)
+    )
+    return (
+        "---\nlicense: cc-by-4.0\ntask_categories:\n- image-classification\ntags:\n"
+        "- multi-label\n- partial-labels\n- webdataset\nconfigs:\n- config_name: default\n"
+        f"  data_files:\n{files}\n---"
+    )
+
+
+def _pixels(manifest: Manifest) -> str:
+    side, quality = (manifest.treatment.get(key) for key in ("shorter_side", "quality"))
+    if side is None:
+        return f"JPEG bytes are the source's; what needed conversion was encoded at {quality}."
+    return f"Larger images were shrunk to a shorter side of {side} px, JPEG quality {quality}."
+
+
+def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
+    default = " (default)" if name == manifest.default_labels else ""
+    rows = [
+        f"### {name}{default}, release {version.release}",
+        "",
+        "| split | images | positive | negative | labelled images without pixels |",
+        "|---|---|---|---|---|",
+    ]
+    for split, file in version.splits.items():
+        missing = version.report.get(split, {}).get("images_without_pixels", 0)
+        rows.append(
+            f"| {split} | {file.images:,} | {file.positives:,} | {file.negatives:,} | {missing:,} |"
+        )
+    rows += ["", "Read from files of these SHA-256:", ""]
+    rows += [f"- `{file}` `{digest}`" for file, digest in sorted(version.sources.items())]
+    return "\n".join(rows)
+
+
+def _groups(classes: ClassTable) -> str:
+    counts_K = classes.positives_K + classes.negatives_K
+    rows = [
+        "Classes in ascending order of human-verified annotations in the training dump, cut in "
+        "five:",
+        "",
+        "| group | classes | annotations per class | positive | negative |",
+        "|---|---|---|---|---|",
+    ]
+    for group in range(1, NUM_GROUPS + 1):
+        chosen_K = classes.groups_K == group
+        if not chosen_K.any():
+            continue
+        counts = counts_K[chosen_K]
+        rows.append(
+            f"| {group} | {int(chosen_K.sum()):,} | {int(counts.min()):,} to "
+            f"{int(counts.max()):,} | {int(classes.positives_K[chosen_K].sum()):,} "
+            f"| {int(classes.negatives_K[chosen_K].sum()):,} |"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,162 @@
+"""The shard job: a planned `Job` becomes a dataset directory, over however many kills it takes.
+
+The parallel map is handed in, so that this package knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sharding import unfinished
+from sharding.card import write_card
+from sharding.commit import (
+    Members,
+    count_how,
+    members_of,
+    quarantine_of,
+    write_info,
+    write_labels,
+)
+from sharding.errors import InputError
+from sharding.manifest import FILE, LabelFile, LabelVersion, Manifest
+from sharding.prepare import Job
+from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import Quarantine
+from sharding.summary import Summary, summarise
+from sharding.tasks import ShardOutcome, ShardTask, finished
+from sharding.writer import write_shard
+
+ParallelMap = Callable[
+    [Callable[[ShardTask], ShardOutcome], Sequence[ShardTask]], Iterable[ShardOutcome]
+]
+"""Applies a function to items on other processes; yields results in any order."""
+
+
+def convert(job: Job, parallel: ParallelMap) -> Summary:
+    """Write what is not there yet, then the tables, then the manifest.
+
+    Raises:
+        InputError: the output holds something else or cannot be written, no image at all could
+            be used, or something is bad and the job is strict.
+    """
+    started = time.monotonic()
+    with unfinished.holding(job.output):
+        existing = _existing(job)
+        if existing is None:
+            unfinished.begin(job.output, job.identity)
+        tasks = list(job.tasks())
+        earlier = [outcome for task in tasks if (outcome := finished(task)) is not None]
+        names = {outcome.name for outcome in earlier}
+        todo = [task for task in tasks if task.plan.name not in names]
+        if existing is not None and not todo:
+            unfinished.end(job.output)
+            return summarise(job.output, existing, seconds=None)
+        outcomes = sorted([*earlier, *parallel(write_shard, todo)], key=lambda done: done.name)
+        manifest = _commit(job, outcomes, existing)
+        return summarise(
+            job.output,
+            manifest,
+            seconds=time.monotonic() - started,
+            continued=len(earlier),
+            how=count_how(outcomes),
+        )
+
+
+def _existing(job: Job) -> Manifest | None:
+    """The manifest of an earlier run of this job, None where there is none.
+
+    Raises:
+        InputError: the output is another dataset.
+    """
+    if not (job.output / FILE).is_file():
+        return None
+    manifest = Manifest.read(job.output)
+    if manifest.created_by.get("plan") != job.digest:
+        raise InputError(
+            f"this is a finished dataset of other labels or options ({_described(manifest, job)})",
+            file=job.output / FILE,
+            fix="choose another --output, or run jobs/reshard_openimages.py for new annotations",
+        )
+    return manifest
+
+
+def _described(manifest: Manifest, job: Job) -> str:
+    old = {
+        "labels": manifest.default_labels,
+        "seed": manifest.seed,
+        "images_per_shard": manifest.images_per_shard,
+        "treatment": dict(manifest.treatment),
+        "classes_sha256": manifest.classes_sha256,
+    }
+    found = unfinished.differences(old, {key: job.identity[key] for key in old})
+    return found or "the annotations or their policy differ"
+
+
+def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | None) -> Manifest:
+    planned = {plan.name: plan for plans in job.plans.values() for plan in plans}
+    members = [
+        part
+        for outcome in outcomes
+        if (part := members_of(outcome, planned[outcome.name].image_ids_N)) is not None
+    ]
+    if not members:
+        raise InputError(
+            f"none of the {sum(map(len, planned.values()))} labelled images could be used "
+            f"(the first: {outcomes[0].failures[0].reason})",
+            file=job.options.images,
+            fix="give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump",
+        )
+    shards = tuple(part.shard for part in members)
+    directory, name = job.output, job.options.dataset_name or job.output.resolve().name
+    version = _label_version(job, members)
+    job.classes.write(directory / "classes.parquet")
+    quarantine = _quarantine(job, outcomes)
+    quarantine.write(directory / QUARANTINE_FILE)
+    write_info(directory, name, shards)
+    manifest = Manifest(
+        name=name,
+        classes_sha256=job.classes.sha256,
+        num_classes=len(job.classes),
+        seed=job.options.seed,
+        images_per_shard=job.options.images_per_shard,
+        treatment=job.treatment.record(),
+        default_labels=job.dump.name,
+        labels={**(existing.labels if existing else {}), job.dump.name: version},
+        shards=shards,
+        quarantined=len(quarantine),
+        created_by={"job": "shard_openimages", "plan": job.digest},
+    )
+    write_card(directory, manifest, job.classes)
+    manifest.write(directory)
+    unfinished.end(directory)
+    return manifest
+
+
+def _label_version(job: Job, members: Sequence[Members]) -> LabelVersion:
+    files: dict[str, LabelFile] = {}
+    report: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for split, labels in job.labels.items():
+        at_hand = [part for part in members if part.shard.split == split]
+        files[split] = write_labels(job.output, job.dump.name, split, labels.table, at_hand)
+        missing = len(labels.table) - files[split].images
+        report[split] = {
+            **labels.report,
+            "images_without_pixels": missing,
+            "unknown_mids": len(labels.unknown_mids),
+        }
+        sources.update(labels.sources)
+    return LabelVersion(
+        release=job.dump.release,
+        sources=sources,
+        policy=job.policy.record(),
+        report=report,
+        splits=files,
+    )
+
+
+def _quarantine(job: Job, outcomes: Sequence[ShardOutcome]) -> Quarantine:
+    rows = [Quarantine.of_bad_rows(split, found.bad_rows) for split, found in job.labels.items()]
+    return quarantine_of(outcomes).merged(*rows)

@@ -1,0 +1,68 @@
+"""What the shard job can be told; light to import, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sharding.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """Options of `jobs/shard_openimages.py`; field docs are its help."""
+
+    annotations: Path
+    """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
+    images: str
+    """Folder of images: <id>.jpg, or <split>/<id>.jpg."""
+    output: Path
+    """Directory of the dataset; repeating the command continues an unfinished one."""
+    images_per_shard: int = 4096
+    """Most images in a shard."""
+    shorter_side: int | None = None
+    """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
+    quality: int | None = None
+    """JPEG quality of what is encoded anew: 90 when shrinking, else 95 by default."""
+    max_pixels: int = 80_000_000
+    """Images of more pixels are set aside before they are decoded."""
+    trust_images: bool = False
+    """Do not decode images to check them; one bad image then ends every later DALI run."""
+    seed: int = 0
+    """Placement seed: the shard of an image is a function of its id and this."""
+    ranks: int = 2
+    """Training workers to keep fed: splits get 8 shards for each, if they have the images."""
+    release: Literal["v3", "v4", "v5", "v6", "v7"] | None = None
+    """Release of the dump; recognised from its files by default."""
+    name: str | None = None
+    """Name of the label version; the folder of the dump by default ("2017_11")."""
+    dataset_name: str | None = None
+    """Name of the dataset; the output directory's own by default."""
+    group_by: Literal["annotations", "positives"] = "annotations"
+    """Training count that cuts the classes into five groups."""
+    conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
+    """What a class becomes where humans disagree about an image."""
+    machine: float | None = None
+    """Count machine labels of at least this confidence as positives where no human looked."""
+    strict: bool = False
+    """Stop at the first bad annotation row or image instead of setting it aside."""
+    workers: int | None = None
+    """Shards written at once; all CPUs of the cluster by default."""
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_shard", "ranks", "workers", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {value}", fix="give a positive number"
+                )
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"--seed is {self.seed}", fix="give a number from 0 to 2^63 - 1")
+
+    @property
+    def encode_quality(self) -> int:
+        """The JPEG quality in force."""
+        if self.quality is not None:
+            return self.quality
+        return 95 if self.shorter_side is None else 90

@@ -1,0 +1,159 @@
+"""Everything the shard job decides before it touches an image: labels, classes, plan, identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharding.annotations import AnnotationPolicy, SplitLabels, read_classes, read_split
+from sharding.classes import ClassTable
+from sharding.errors import InputError
+from sharding.images import Treatment
+from sharding.options import ShardOptions
+from sharding.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
+from sharding.releases import Dump
+from sharding.sources import Source, open_source
+from sharding.tasks import FORMAT, ShardTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A sharding job, planned.
+
+    Attributes:
+        options: as given.
+        dump: the annotation dump.
+        classes: the class table with its groups.
+        labels: labels by split, all images of the dump.
+        source: where the images come from.
+        plans: shards by split.
+        policy: how rows became labels.
+    """
+
+    options: ShardOptions
+    dump: Dump
+    classes: ClassTable
+    labels: Mapping[str, SplitLabels]
+    source: Source
+    plans: Mapping[str, tuple[ShardPlan, ...]]
+    policy: AnnotationPolicy
+
+    @property
+    def output(self) -> Path:
+        """Directory of the dataset."""
+        return self.options.output
+
+    @property
+    def treatment(self) -> Treatment:
+        """What is done to the pixels."""
+        return _treatment(self.options)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the content of the dataset, apart from the images themselves."""
+        return {
+            "format": FORMAT,
+            "labels": self.dump.name,
+            "annotations": {k: v for s in self.labels.values() for k, v in s.sources.items()},
+            "policy": self.policy.record(),
+            "classes_sha256": self.classes.sha256,
+            "group_by": self.options.group_by,
+            "seed": self.options.seed,
+            "images_per_shard": self.options.images_per_shard,
+            "shards": {split: len(plans) for split, plans in self.plans.items()},
+            "treatment": dict(self.treatment.record()),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Hash of the identity; the manifest carries it."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def tasks(self) -> Iterator[ShardTask]:
+        """One task per shard."""
+        for split, plans in self.plans.items():
+            table = self.labels[split].table
+            for plan in plans:
+                yield ShardTask(
+                    plan=plan,
+                    labels=table.select(table.rows_of(plan.image_ids_N), [""] * len(plan)),
+                    source=self.source,
+                    treatment=self.treatment,
+                    output=str(self.output.resolve()),
+                    strict=self.options.strict,
+                )
+
+
+def prepare(options: ShardOptions) -> Job:
+    """Read the dump and plan the shards.
+
+    Raises:
+        InputError: anything about the input that a user can mend.
+    """
+    _treatment(options)
+    dump = Dump.open(options.annotations, options.release, options.name)
+    if dump.release == "export":
+        raise InputError(
+            "an export labels images of an existing dataset",
+            file=options.annotations,
+            fix="run jobs/reshard_openimages.py with that dataset",
+        )
+    source = open_source(options.images)
+    policy = AnnotationPolicy(
+        conflict=options.conflict, machine=options.machine, strict=options.strict
+    )
+    mids, names = zip(*read_classes(dump), strict=True)
+    labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
+    return Job(
+        options=options,
+        dump=dump,
+        classes=_classes(mids, names, labels, options),
+        labels=labels,
+        source=source,
+        plans={split: _plan(split, found, options) for split, found in labels.items()},
+        policy=policy,
+    )
+
+
+def _treatment(options: ShardOptions) -> Treatment:
+    return Treatment(
+        shorter_side=options.shorter_side,
+        quality=options.encode_quality,
+        max_pixels=options.max_pixels,
+        check=not options.trust_images,
+    )
+
+
+def _classes(
+    mids: tuple[str, ...],
+    names: tuple[str, ...],
+    labels: Mapping[str, SplitLabels],
+    options: ShardOptions,
+) -> ClassTable:
+    """Counts and groups come from the whole training dump, not only from images at hand."""
+    counted = [labels["train"]] if "train" in labels else list(labels.values())
+    counts = [split.table.count_per_class(len(mids)) for split in counted]
+    return ClassTable.build(
+        mids,
+        names,
+        np.sum([positives_K for positives_K, _ in counts], axis=0),
+        np.sum([negatives_K for _, negatives_K in counts], axis=0),
+        group_by=options.group_by,
+    )
+
+
+def _plan(split: str, labels: SplitLabels, options: ShardOptions) -> tuple[ShardPlan, ...]:
+    image_ids_N = labels.table.image_ids_N
+    num_shards = choose_num_shards(
+        image_ids_N,
+        seed=options.seed,
+        largest=options.images_per_shard,
+        at_least=SHARDS_PER_RANK * options.ranks,
+    )
+    return tuple(plan_split(split, image_ids_N, seed=options.seed, num_shards=num_shards))

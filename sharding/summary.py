@@ -1,0 +1,106 @@
+"""What a job tells at its end: counts on a few lines, aligned for the eye."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.manifest import SPLITS, Manifest
+from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import Quarantine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A finished dataset in numbers.
+
+    Attributes:
+        directory: of the dataset.
+        manifest: as written.
+        classes: with their groups.
+        reasons: number of quarantined images and rows by reason.
+        seconds: the job took; None where there was nothing to do.
+        continued: shards that an earlier run had finished.
+        how: images by what was done to them.
+    """
+
+    directory: Path
+    manifest: Manifest
+    classes: ClassTable
+    reasons: Mapping[str, int]
+    seconds: float | None
+    continued: int = 0
+    how: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            first = f"{self.directory} is already finished; nothing was done."
+        else:
+            first = f"{self.directory} is finished, in {self.seconds:.1f} s."
+        rows = [*self._splits(), ("groups", groups_line(self.classes))]
+        if self.how:
+            rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
+        if self.continued:
+            rows.append(("continued", f"{self.continued:,} shards were finished before"))
+        rows += self._quarantined()
+        return "\n".join([first, *(f"  {name:<12} {text}" for name, text in rows)])
+
+    def _splits(self) -> list[tuple[str, str]]:
+        manifest = self.manifest
+        rows = []
+        files = manifest.labels[manifest.default_labels].splits
+        for split, labels in sorted(files.items(), key=lambda item: SPLITS.index(item[0])):
+            shards = [shard for shard in manifest.shards if shard.split == split]
+            size = sum(shard.bytes for shard in shards) / 1e6
+            rows.append(
+                (
+                    split,
+                    f"{labels.images:,} images in {len(shards):,} shards ({size:,.1f} MB), "
+                    f"{labels.positives:,} positive and {labels.negatives:,} negative labels",
+                )
+            )
+        return rows
+
+    def _quarantined(self) -> list[tuple[str, str]]:
+        if not self.reasons:
+            return [("set aside", "nothing")]
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
+        return [("set aside", f"{reasons} (listed in {QUARANTINE_FILE})")]
+
+
+def summarise(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    seconds: float | None,
+    continued: int = 0,
+    how: Mapping[str, int] | None = None,
+) -> Summary:
+    """Read back what the summary tells beside the manifest."""
+    entries = Quarantine.read(directory / QUARANTINE_FILE).entries
+    reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
+    return Summary(
+        directory=directory,
+        manifest=manifest,
+        classes=ClassTable.read(directory / "classes.parquet"),
+        reasons=dict(reasons.most_common()),
+        seconds=seconds,
+        continued=continued,
+        how=how or {},
+    )
+
+
+def groups_line(classes: ClassTable) -> str:
+    """The range of training annotations of a class in each group."""
+    counts_K = classes.positives_K + classes.negatives_K
+    parts = []
+    for group in range(1, NUM_GROUPS + 1):
+        members = counts_K[classes.groups_K == group]
+        if len(members):
+            parts.append(f"{group}: {np.min(members):,}-{np.max(members):,}")
+    return f"{len(classes):,} classes by annotations " + ", ".join(parts)

@@ -1,0 +1,133 @@
+"""What a worker is told to write, and what it reports: one shard as task and as outcome.
+
+The record (`images/<split>-<number>.json`) is written after tar and index, so that a tar without
+record is unfinished work. It carries a fingerprint of everything the tar follows from; the same
+fingerprint means that nothing has to be done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.images import Treatment
+from sharding.labels import LabelTable
+from sharding.manifest import ShardRecord
+from sharding.plan import ShardPlan
+from sharding.sources import Source
+
+FORMAT = 1
+FOLDER = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An image that is not in its shard: where it was looked for, and why it could not be used."""
+
+    image_id: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """Everything a worker needs to write one shard.
+
+    Attributes:
+        plan: name and images of the shard.
+        labels: label table of exactly these images, in this order.
+        source: where the images come from.
+        treatment: what is done to the pixels.
+        output: directory of the dataset, reachable from every worker.
+        degrees_N: int16 counter-clockwise turns from the dump, negative where unknown; or None.
+        strict: the first image that cannot be used is an error.
+    """
+
+    plan: ShardPlan
+    labels: LabelTable
+    source: Source
+    treatment: Treatment
+    output: str
+    degrees_N: npt.NDArray[np.int16] | None = None
+    strict: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the bytes of the tar, but for the images themselves."""
+        digest = hashlib.sha256(f"{FORMAT} {self.plan.name} {self.treatment.record()}".encode())
+        for array in (
+            self.plan.image_ids_N,
+            self.labels.offsets_N1,
+            self.labels.classes_E,
+            self.labels.states_E,
+            np.zeros(0, np.int16) if self.degrees_N is None else self.degrees_N,
+        ):
+            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+    @property
+    def tar(self) -> Path:
+        """Where the tar goes."""
+        return Path(self.output) / FOLDER / f"{self.plan.name}.tar"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOutcome:
+    """What became of a shard.
+
+    Attributes:
+        name: of the shard ("train-000123").
+        shard: the committed tar; None where no image of the plan could be used.
+        fingerprint: of the task.
+        failures: images that are not in the tar, by id.
+        how: number of images by what was done to them ("kept", "shrunk", "from PNG", ...).
+    """
+
+    name: str
+    shard: ShardRecord | None
+    fingerprint: str
+    failures: tuple[Failure, ...] = ()
+    how: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the record."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> ShardOutcome:
+        """The inverse of `to_json`."""
+        shard = raw["shard"]
+        return cls(
+            name=raw["name"],
+            shard=None if shard is None else ShardRecord(**shard),
+            fingerprint=raw["fingerprint"],
+            failures=tuple(Failure(**failure) for failure in raw["failures"]),
+            how=raw["how"],
+        )
+
+
+def finished(task: ShardTask) -> ShardOutcome | None:
+    """The outcome of an earlier run of this very task, None where there is none.
+
+    Cheap: tar and index must be there in the recorded size; `verify` compares hashes.
+    """
+    try:
+        record = json.loads(task.tar.with_suffix(".json").read_text(encoding="utf-8"))
+        outcome = ShardOutcome.from_json(record)
+        if outcome.fingerprint != task.fingerprint:
+            return None
+        if outcome.shard is not None:
+            present = task.tar.stat().st_size == outcome.shard.bytes
+            return outcome if present and task.tar.with_suffix(".idx").is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return outcome

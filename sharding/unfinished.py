@@ -1,0 +1,103 @@
+"""Guarding an output directory: one job at a time, nothing foreign overwritten, kills survived.
+
+While a dataset has no manifest, `unfinished.json` says which command it will be the result of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sharding.atomic import sweep, write_json
+from sharding.errors import InputError
+
+FILE = "unfinished.json"
+
+
+@contextlib.contextmanager
+def holding(directory: Path) -> Iterator[None]:
+    """Hold a directory against other jobs; it is released even by `kill -9`.
+
+    Raises:
+        InputError: another job holds it, or it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(
+            f"cannot be used as output ({error.strerror})", file=directory, fix="choose another"
+        ) from None
+    try:
+        _lock(descriptor, directory)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def begin(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Say what the directory is going to hold, unless it already says so.
+
+    Temporary files that a killed job left are removed.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    path = directory / FILE
+    if path.is_file():
+        _refuse_other(path, json.loads(path.read_text(encoding="utf-8")), identity)
+        sweep(directory)
+        return
+    strangers = sorted(entry.name for entry in directory.iterdir())
+    if strangers:
+        raise InputError(
+            f"the directory is not empty (it holds {strangers[0]!r}) and is no dataset of ours",
+            file=directory,
+            fix="choose another --output",
+        )
+    write_json(path, identity)
+
+
+def end(directory: Path) -> None:
+    """The manifest is written: nothing is unfinished any more."""
+    (directory / FILE).unlink(missing_ok=True)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two identities, for an error message."""
+    keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    return "; ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in keys)
+
+
+def _refuse_other(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    found = differences(old, new)
+    if found:
+        raise InputError(
+            f"an unfinished run with other options is here: {found}",
+            file=path,
+            fix="repeat its options, choose another --output, or remove the directory",
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _lock(descriptor: int, directory: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise InputError(
+                "another job is writing to this directory",
+                file=directory,
+                fix="wait until it ends",
+            ) from None
+        # Some network file systems cannot lock a directory. Two jobs then write equal bytes.
