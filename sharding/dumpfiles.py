@@ -124,7 +124,8 @@ def list_files(root: Path, *, rarely_read: bool = False) -> tuple[DumpFile, ...]
 
 def _walk(root: Path) -> Iterator[Path]:
     depth = len(root.parts)
-    for directory, folders, names in os.walk(root):
+    # Links are followed: the depth ends a cycle.
+    for directory, folders, names in os.walk(root, followlinks=True):
         here = Path(directory)
         if len(here.parts) - depth >= DEPTH:
             folders.clear()

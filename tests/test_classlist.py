@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sharding.classlist import read_classes, read_descriptions, read_mids
 from sharding.diff import ClassDiff
@@ -84,6 +86,28 @@ def test_bad_descriptions_are_one_line_with_their_row(tmp_path, content, row):
         read_descriptions(written(tmp_path, content))
     assert caught.value.row == row
     assert "\n" not in str(caught.value)
+
+
+CLEAN = b'/m/0a,Cat\r\n/m/0b,"Ducks, ""geese"""\n/m/0_c,Trunk\n'
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 3), st.binary(max_size=3))))
+def test_damaged_class_files_are_read_or_refused_in_one_line(tmp_path_factory, mutations):
+    content = CLEAN
+    for place, removed, splice in mutations:
+        content = content[:place] + splice + content[place + removed :]
+    file = written(tmp_path_factory.mktemp("classes"), content)
+    for read, text in ((read_descriptions, content), (read_mids, content.replace(b",", b"\n"))):
+        file.path.write_bytes(text)
+        try:
+            found = read(file)
+        except InputError as error:
+            message = str(error)
+            assert str(file) in message
+            continue
+        assert all(mid.encode() in text for mid in found)
+        assert len(set(found)) == len(found)
 
 
 @pytest.mark.shared

@@ -153,6 +153,18 @@ def test_a_stray_table_does_not_hide_a_published_release(tmp_path):
     assert Dump.open(tmp_path).release == "v3"
 
 
+def test_a_linked_folder_is_followed_and_a_cycle_ends(tmp_path):
+    write(tmp_path / "elsewhere", "v3")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "2017_11").symlink_to(tmp_path / "elsewhere" / "2017_11")
+    assert Dump.open(home).name == "2017_11"
+    (home / "2017_11" / "again").symlink_to(home / "empty")
+    (home / "empty").mkdir()
+    (home / "empty" / "self").symlink_to(home / "empty")
+    assert Dump.open(home).splits == ("train", "validation", "test")
+
+
 def test_nothing_found_says_what_was_looked_for(tmp_path):
     with pytest.raises(InputError) as caught:
         Dump.open(tmp_path)
