@@ -43,14 +43,19 @@ def sorted_keys(
     """One key per entry, ascending; input must be free of NaN and of labels besides 1 and 0."""
     comparable_E = scores_E if scores_E.dtype == np.float32 else _dense_ranks(scores_E)
     keys_E = np.empty(len(comparable_E), np.int64)
+    wide_B = np.empty(_CHUNK, np.int64)
     for begin in range(0, len(keys_E), _CHUNK):
         part = slice(begin, begin + _CHUNK)
         keys = keys_E[part]
+        wide = wide_B[: len(keys)]
+        # Copies before arithmetic: numpy adds equal types several times faster than mixed ones.
         keys[:] = class_ids_E[part]
         keys <<= 32
-        keys += _ordered_integers(comparable_E[part])
+        wide[:] = _ordered_integers(comparable_E[part])
+        keys += wide
         keys += keys
-        keys -= labels_E[part]
+        wide[:] = labels_E[part]
+        keys -= wide
     keys_E.sort()
     return keys_E
 
@@ -61,36 +66,50 @@ def rank(keys_E: npt.NDArray[np.int64], num_classes: int) -> Ranked:
     positives_K = np.zeros(num_classes, np.int64)
     entries_K = np.zeros(num_classes, np.int64)
     per_block = max(1, num_classes * _BLOCK // max(1, len(keys_E)))
+    firsts = np.arange(0, num_classes, per_block)
+    ends = np.searchsorted(keys_E, _edges(np.append(firsts[1:], num_classes)))
+    counting = np.arange(np.diff(ends, prepend=0).max(initial=0), dtype=np.float64)
     begin = 0
-    for first in range(0, num_classes, per_block):
+    for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
         classes = slice(first, min(first + per_block, num_classes))
-        # A key lies within 2**32 of its class's multiple of 2**33.
-        edges = (np.arange(classes.start, classes.stop + 1, dtype=np.int64) << 33) - (1 << 32)
-        end = begin + int(np.searchsorted(keys_E[begin:], edges[-1]))
         block = keys_E[begin:end]
-        starts = np.searchsorted(block, edges)
+        is_positive = (block.astype(np.uint8) & 1).view(bool)
+        starts = np.searchsorted(block, _edges(np.arange(classes.start, classes.stop + 1)))
         entries_K[classes] = np.diff(starts)
-        sums_K[classes], positives_K[classes] = _precision_sums(block, starts)
+        sums_K[classes], positives_K[classes] = _precision_sums(
+            block, is_positive, starts, counting
+        )
         begin = end
     return Ranked(
         precision_sums_K=sums_K, positives_K=positives_K, negatives_K=entries_K - positives_K
     )
 
 
+def _edges(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Keys below all of a class: a key lies within 2**32 of its class's multiple of 2**33."""
+    return (classes << 33) - (1 << 32)
+
+
 def _precision_sums(
-    keys: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64],
+    is_positive: npt.NDArray[np.bool_],
+    starts: npt.NDArray[np.int64],
+    counting: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Sums and counts of the positives of whole classes; class k owns ``starts[k:k + 2]``."""
-    places = np.flatnonzero((keys & 1).astype(bool))
+    """Sums and counts of the positives of whole classes.
+
+    Class k owns ``keys[starts[k]:starts[k + 1]]``; ``counting`` is 0, 1, 2, ..., made once.
+    """
+    places = np.flatnonzero(is_positive)
     bounds = np.searchsorted(places, starts)
     counts = np.diff(bounds)
     # Ascending order: an entry's rank is its distance from the end of its class.
     precision = np.repeat(bounds[1:].astype(np.float64), counts)
-    precision -= np.arange(len(places))
+    precision -= counting[: len(places)]
     ranks = np.repeat(starts[1:].astype(np.float64), counts)
     ranks -= places
     precision /= ranks
-    _share_ties(precision, keys[places])
+    _share_ties(precision, keys.take(places))
     sums = np.zeros(len(counts))
     held = np.flatnonzero(counts)
     if len(held):
