@@ -13,8 +13,8 @@ from sharding.synthetic.vocabulary import OUTSIDE, Vocabulary
 # Open Images V3, train: 2.7 positives and 3.0 negatives per image. Validation and test have
 # 13.3 annotations per image there, 66% positive; with at most six objects in an image the
 # positives are all that is present, and negatives fill up to the same number.
-_TRAIN_SEEN = 0.70
-_TRAIN_NEGATIVES = 2.95
+_TRAIN_SEEN = 0.66
+_TRAIN_NEGATIVES = 2.85
 _HELD_OUT = 13
 _HARD = 0.8
 _OUTSIDE = 0.06
@@ -40,7 +40,8 @@ def annotate(
     rows = [_row(vocabulary.kinds[k].mid, POSITIVE, rng) for k in seen]
     rows += [_row(vocabulary.kinds[k].mid, NEGATIVE, rng) for k in absent]
     if rows and rng.random() < _OUTSIDE * len(rows):
-        rows.append(_row(OUTSIDE[int(rng.integers(len(OUTSIDE)))][0], POSITIVE, rng))
+        mid, _ = OUTSIDE[int(rng.integers(len(OUTSIDE)))]
+        rows.append(_row(mid, int(rng.integers(2)), rng))
     return [rows[i] for i in rng.permutation(len(rows))]
 
 
