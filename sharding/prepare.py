@@ -138,7 +138,7 @@ def _classes(
 ) -> ClassTable:
     """Counts and groups come from the whole training dump, not only from images at hand."""
     counted = [labels["train"]] if "train" in labels else list(labels.values())
-    counts = [split.table.count_per_class(len(mids)) for split in counted]
+    counts = [(split.human_positives_K, split.human_negatives_K) for split in counted]
     return ClassTable.build(
         mids,
         names,
