@@ -26,7 +26,7 @@ Buffer = bytes | bytearray | memoryview
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 80_000_000
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Up to here bicubic without antialiasing is as good as with it, and six times as fast.
 _NEARLY_THERE = 1.3
 

@@ -63,22 +63,22 @@ def choose_num_shards(
     Args:
         image_ids_N: distinct ids of a split.
         seed: placement seed.
-        largest: bound of a shard, in images, or in bytes where ``sizes_N`` is given. A single
-            image larger than the bound gets a shard of its own kind: the bound is then void.
+        largest: bound of a shard, in images, or in bytes where ``sizes_N`` is given. An image
+            that alone exceeds it is not counted.
         at_least: wanted for parallel reading, as far as `SMALLEST_SHARD` allows.
         sizes_N: bytes of each image.
     """
     weights_N = np.ones(len(image_ids_N), np.int64) if sizes_N is None else sizes_N
-    bound = max(largest, int(weights_N.max(initial=1)))
+    weights_N = np.where(weights_N > largest, 0, weights_N)
     wanted = min(at_least, len(image_ids_N) // SMALLEST_SHARD)
-    num_shards = max(1, wanted, -(-int(weights_N.sum()) // bound))
+    num_shards = max(1, wanted, -(-int(weights_N.sum()) // largest))
     while True:
         placed_N = shard_of(image_ids_N, seed=seed, num_shards=num_shards)
         fullest = int(np.bincount(placed_N, weights_N, num_shards).max(initial=0))
-        if fullest <= bound or num_shards >= 2 * len(image_ids_N):
+        if fullest <= largest or num_shards >= 2 * len(image_ids_N):
             return num_shards
         # The fullest shard shrinks about as the mean does; one step is the least progress.
-        num_shards = max(num_shards + 1, num_shards * fullest // bound)
+        num_shards = max(num_shards + 1, num_shards * fullest // largest)
 
 
 def plan_split(
