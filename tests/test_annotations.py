@@ -375,7 +375,8 @@ def test_real_rows_keep_their_meaning(shared):
     table = read_split(dump, "train", mids).table
     said = states(table)
     lines = dump.annotation_files("train")[0].path.read_text().splitlines()[1:]
-    inside = [line.split(",") for line in lines if line.split(",")[2] in set(mids)]
+    known = set(mids)
+    inside = [line.split(",") for line in lines if line.split(",")[2] in known]
     assert len(inside) == len(said) == 745
     for image, _, mid, confidence in inside:
         assert said[int(image, 16), mids.index(mid)] == int(confidence)

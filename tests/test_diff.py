@@ -101,7 +101,8 @@ def test_a_changed_copy_of_the_real_rows_differs_by_exactly_the_changes(shared, 
     dump = Dump.open(shared / "data" / "openimages" / "v3_2017_11")
     mids = [mid for mid, _ in read_classes(dump)]
     lines = dump.annotation_files("validation")[0].path.read_text().splitlines()[1:]
-    inside = [line for line in lines if line.split(",")[2] in set(mids)]
+    known = set(mids)
+    inside = [line for line in lines if line.split(",")[2] in known]
     flipped = [f"{line[:-1]}{1 - int(line[-1])}.0" for line in inside[:30]]
     added = [f"{0xABC:016x},verification,{mid},1" for mid in mids[:7]]
     write_labels(tmp_path, {"validation": [*flipped, *inside[50:], *added]}, "v7")
