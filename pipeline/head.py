@@ -1,12 +1,27 @@
 """The CAM head: 1x1 convolution, BoostLU on its maps, spatial mean (paper equations 2 and 3).
 
-Shapes: B batch, D feature channels, K classes, H W space, E annotated (image, class) pairs.
+The mean of a boosted map is ``mean(x) + (alpha - 1) * mean(relu(x))``: the first term is a linear
+classifier on pooled features, and the second needs the maps of a few classes at a time. So no
+pass ever holds the maps (B, K, H, W), which at 5,000 classes outweigh everything else the head
+makes; the backward pass needs their signs alone, one byte each.
+
+Shapes: B batch, D feature channels, K classes, H W space, S = H W, R = B S positions, E annotated
+(image, class) pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import nn
+
+# Classes whose maps are made at a time: wide enough for a fast GEMM, narrow enough for a buffer
+# that is small beside the gradients.
+_CHUNK = 512
+# Pairs of one image scored by one batched GEMM; more would pad images that have few.
+_SLAB = 16
 
 
 def boostlu(x: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -21,7 +36,8 @@ class CamHead(nn.Module):
     """Scores classes by the boosted mean of their activation maps.
 
     The bias lies inside the boost, as in the paper's code (its equation 2 shows none). With
-    alpha 1 the head equals global average pooling and a linear classifier.
+    alpha 1 the head equals global average pooling and a linear classifier. Features are best
+    channels_last: any other layout is copied once.
 
     Args:
         in_features: feature channels D.
@@ -44,31 +60,146 @@ class CamHead(nn.Module):
         self.alpha_train, self.alpha_infer = alpha_train, alpha_infer
 
     def forward(self, features_BDHW: torch.Tensor) -> torch.Tensor:
-        """Logits (B, K)."""
+        """fp32 logits (B, K)."""
         alpha = self.alpha_train if self.training else self.alpha_infer
-        return boostlu(self.cam(features_BDHW), alpha).mean((2, 3))
+        weight_KD, bias_K = self._parameters_as(features_BDHW)
+        if alpha == 1:
+            return _pooled_linear(features_BDHW, weight_KD, bias_K)
+        return _BoostedMean.apply(features_BDHW, weight_KD, bias_K, alpha)
 
     def cam(self, features_BDHW: torch.Tensor) -> torch.Tensor:
         """Class activation maps (B, K, H, W) before the boost, bias included."""
         return self.classifier(features_BDHW)
 
     def both(self, features_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, K) without and with the boost of evaluation, from one CAM."""
-        cam_BKHW = self.cam(features_BDHW)
-        return cam_BKHW.mean((2, 3)), boostlu(cam_BKHW, self.alpha_infer).mean((2, 3))
+        """fp32 logits (B, K) without and with the boost of evaluation, from one pass."""
+        weight_KD, bias_K = self._parameters_as(features_BDHW)
+        raw_BK = _pooled_linear(features_BDHW, weight_KD, bias_K)
+        return raw_BK, _BoostedMean.apply(features_BDHW, weight_KD, bias_K, self.alpha_infer)
 
     def pair_scores(
         self, features_BDHW: torch.Tensor, rows_E: torch.Tensor, classes_E: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (E,) of the pairs (row, class) alone, without and with the boost.
+        """fp32 logits (E,) of the pairs (row, class) alone, without and with the boost.
 
         Args:
             features_BDHW: features of the batch.
-            rows_E: int64 position in the batch of each pair.
+            rows_E: int64 position in the batch of each pair, in any order.
             classes_E: int64 class of each pair.
         """
-        weight_KD = self.classifier.weight.flatten(1)
-        cam_ES = torch.einsum("ed,eds->es", weight_KD[classes_E], features_BDHW.flatten(2)[rows_E])
-        if self.classifier.bias is not None:
-            cam_ES = cam_ES + self.classifier.bias[classes_E, None]
-        return cam_ES.mean(1), boostlu(cam_ES, self.alpha_infer).mean(1)
+        weight_KD, bias_K = self._parameters_as(features_BDHW)
+        features_BSD = _positions(features_BDHW).view(len(features_BDHW), -1, weight_KD.shape[1])
+        scores_2E = features_BDHW.new_zeros((2, len(rows_E)), dtype=torch.float32)
+        for images, pairs_IP, filled_IP in _slabs(rows_E, len(features_BDHW)):
+            weight_IPD = weight_KD[classes_E[pairs_IP]]
+            cam_ISP = torch.bmm(features_BSD[images], weight_IPD.transpose(1, 2)).float()
+            if bias_K is not None:
+                cam_ISP += bias_K[classes_E[pairs_IP]][:, None]
+            both_2IP = torch.stack([cam_ISP.mean(1), boostlu(cam_ISP, self.alpha_infer).mean(1)])
+            scores_2E[:, pairs_IP[filled_IP]] = both_2IP[:, filled_IP]
+        return scores_2E[0], scores_2E[1]
+
+    def _parameters_as(
+        self, features_BDHW: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(K, D) weight and (K,) bias in the precision of the features."""
+        bias_K = self.classifier.bias
+        kind = features_BDHW.dtype
+        return self.classifier.weight.flatten(1).to(kind), None if bias_K is None else bias_K.to(
+            kind
+        )
+
+
+class _BoostedMean(torch.autograd.Function):
+    """Mean over space of BoostLU of the maps; saves the maps' signs, not the maps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features_BDHW: torch.Tensor,
+        weight_KD: torch.Tensor,
+        bias_K: torch.Tensor | None,
+        alpha: float,
+    ) -> torch.Tensor:
+        B, K = len(features_BDHW), len(weight_KD)
+        rows_RD = _positions(features_BDHW)
+        logits_BK = _pooled_linear(features_BDHW, weight_KD, bias_K)
+        training = any(ctx.needs_input_grad)
+        signs = []
+        buffer = rows_RD.new_empty(len(rows_RD) * min(K, _CHUNK))
+        for k in _chunks(K):
+            cam_RK = buffer[: len(rows_RD) * (k.stop - k.start)].view(len(rows_RD), -1)
+            torch.mm(rows_RD, weight_KD[k].T, out=cam_RK)
+            if bias_K is not None:
+                cam_RK += bias_K[k]
+            if training:
+                signs.append(cam_RK > 0)
+            positive_BK = cam_RK.clamp_(min=0).view(B, -1, k.stop - k.start)
+            logits_BK[:, k] += (alpha - 1) * positive_BK.mean(1, dtype=torch.float32)
+        ctx.save_for_backward(features_BDHW, weight_KD, bias_K, *signs)
+        ctx.alpha = alpha
+        return logits_BK
+
+    @staticmethod
+    def backward(ctx: Any, upstream_BK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        features_BDHW, weight_KD, bias_K, *signs = ctx.saved_tensors
+        B, D, H, W = features_BDHW.shape
+        K, S = len(weight_KD), H * W
+        rows_RD = _positions(features_BDHW)
+        gradient_RD = torch.zeros_like(rows_RD)
+        gradient_KD = torch.empty_like(weight_KD)
+        gradient_K = None if bias_K is None else torch.empty_like(bias_K)
+        buffer = rows_RD.new_empty(len(rows_RD) * min(K, _CHUNK))
+        for k, sign_RK in zip(_chunks(K), signs, strict=True):
+            width = k.stop - k.start
+            slope_BSK = buffer[: len(rows_RD) * width].view(B, S, width)
+            base_BK = (upstream_BK[:, None, k] / S).to(rows_RD.dtype)
+            # Derivative of the boost, 1 or alpha, times what comes from above.
+            torch.mul(sign_RK.view(B, S, width), (ctx.alpha - 1) * base_BK, out=slope_BSK)
+            slope_BSK += base_BK
+            slope_RK = slope_BSK.view(-1, width)
+            gradient_RD.addmm_(slope_RK, weight_KD[k])
+            torch.mm(slope_RK.T, rows_RD, out=gradient_KD[k])
+            if gradient_K is not None:
+                torch.sum(slope_RK, 0, out=gradient_K[k])
+        gradient_BDHW = gradient_RD.view(B, H, W, D).permute(0, 3, 1, 2)
+        return gradient_BDHW, gradient_KD, gradient_K, None
+
+
+def _pooled_linear(
+    features_BDHW: torch.Tensor, weight_KD: torch.Tensor, bias_K: torch.Tensor | None
+) -> torch.Tensor:
+    pooled_BD = features_BDHW.mean((2, 3))
+    return nn.functional.linear(pooled_BD, weight_KD, bias_K).float()
+
+
+def _positions(features_BDHW: torch.Tensor) -> torch.Tensor:
+    """(R, D): a view of channels_last features."""
+    return features_BDHW.permute(0, 2, 3, 1).reshape(-1, features_BDHW.shape[1])
+
+
+def _chunks(K: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, K)) for start in range(0, K, _CHUNK)]
+
+
+def _slabs(
+    rows_E: torch.Tensor, B: int
+) -> Iterator[tuple[torch.Tensor | slice, torch.Tensor, torch.Tensor]]:
+    """Cut the pairs into rectangles of images x pairs: (images, pairs_IP, filled_IP).
+
+    ``pairs_IP`` holds positions in ``rows_E``; where ``filled_IP`` is false there is none and
+    the position is arbitrary.
+    """
+    if not len(rows_E):
+        return
+    order_E = torch.argsort(rows_E, stable=True)
+    counts_B = torch.bincount(rows_E, minlength=B)
+    starts_B = torch.cumsum(counts_B, 0) - counts_B
+    for first in range(0, int(counts_B.max()), _SLAB):
+        images = torch.nonzero(counts_B > first)[:, 0]
+        width = min(_SLAB, int(counts_B.max()) - first)
+        within_IP = first + torch.arange(width, device=rows_E.device).expand(len(images), -1)
+        filled_IP = within_IP < counts_B[images, None]
+        places_IP = starts_B[images, None] + torch.where(filled_IP, within_IP, first)
+        # Indexing with every image would copy all features.
+        yield slice(None) if len(images) == B else images, order_E[places_IP], filled_IP

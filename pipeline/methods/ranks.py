@@ -60,15 +60,14 @@ class Ranks:
             values: this rank's values, any number of them; only its top k travel.
             k: at least 1, equal on all ranks.
         """
-        top = values.new_full((k,), -torch.inf)
-        kept = min(k, len(values))
-        if kept:
-            top[:kept] = values if kept == len(values) else torch.topk(values, kept)[0]
+        top = largest(values, k)
         if self.world_size > 1:
-            gathered = top.new_empty(self.world_size * k)
-            dist.all_gather_into_tensor(gathered, top, group=self._group)
-            top = gathered
-        return _kth_largest(top, k)
+            padded = values.new_full((k,), -torch.inf)
+            padded[: len(top)] = top
+            gathered = values.new_empty(self.world_size * k)
+            dist.all_gather_into_tensor(gathered, padded, group=self._group)
+            top = largest(gathered, k)
+        return top.min() if len(top) == k else values.new_tensor(-torch.inf)
 
     def concatenate(self, local: torch.Tensor) -> torch.Tensor:
         """The ranks' tensors joined along the first dimension, in rank order, on every rank."""
@@ -93,9 +92,11 @@ class Ranks:
         return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def _kth_largest(values: torch.Tensor, k: int) -> torch.Tensor:
+def largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """The k largest values in any order, or all there are."""
+    if len(values) <= k:
+        return values
     if values.device.type != "cpu":
-        return torch.topk(values, k, sorted=True)[0][-1]
-    # numpy's partition is several times faster than torch.topk on the host.
-    array = values.numpy()
-    return torch.tensor(np.partition(array, len(array) - k)[len(array) - k])
+        return torch.topk(values, k, sorted=False)[0]
+    # numpy's partition is many times faster than torch.topk on the host.
+    return torch.from_numpy(np.partition(values.numpy(), len(values) - k)[len(values) - k :])

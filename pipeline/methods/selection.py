@@ -2,8 +2,9 @@
 
 An unobserved entry counts as negative, so its loss grows with its logit, and the k-th largest
 loss lies at the k-th largest unobserved logit -- in exact arithmetic. In floats the loss is a
-step function of the logit: entries within a rounding error of the k-th logit are compared by
-their losses, in the arithmetic of the reference. Ties at the threshold are all selected.
+step function of the logit, so entries within rounding error of the k-th logit are compared by
+their losses, in the arithmetic of the reference; those above need no comparison. Ties at the
+threshold are all selected.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import math
 import numpy as np
 import torch
 
-from pipeline.methods.bce import negative_losses
-from pipeline.methods.ranks import Ranks
+from pipeline.methods.bce import negative_losses, positions_of
+from pipeline.methods.ranks import Ranks, largest
 from sharding.labels import UNOBSERVED
 
-_STRIDE = 97  # of the sample that guesses the threshold
+_STRIDE = 97  # of the sample that guesses where the k-th logit lies
 _SLACK = 1.15
 _EPSILON = float(np.finfo(np.float32).eps)
 
@@ -30,63 +31,71 @@ def select_largest(
     Selected is what is unobserved, has a loss above 0 and is at least as large as the k-th
     largest loss of the unobserved entries over all ranks. Where fewer than k are unobserved, all
     of them with a loss above 0: observed labels are never selected (the reference would modify
-    every entry then).
+    every entry then). Each rank sends k logits, then as many losses as are in doubt.
 
     Args:
         logits_BK: fp32.
         labels_BK: int8 in {+1, 0, -1}.
-        k: at least 1.
+        k: at least 1, equal on all ranks.
         ranks: who shares the batch.
     """
     logits_N, labels_N = logits_BK.detach().reshape(-1), labels_BK.reshape(-1)
-    if logits_N.device.type == "cpu":
-        candidates = torch.from_numpy(_candidates(logits_N.numpy(), labels_N.numpy(), k))
-    else:
-        candidates = torch.nonzero(labels_N == UNOBSERVED)[:, 0]
-    losses = negative_losses(logits_N[candidates])
-    threshold = ranks.kth_largest(losses, k)
-    selected_M = candidates[(losses >= threshold) & (losses > 0)]
+    found, bound = _most_likely(logits_N, labels_N, k)
+    low, high = _doubt(float(ranks.kth_largest(logits_N.index_select(0, found), k)))
+    if low < bound:
+        found = _unobserved_from(logits_N, labels_N, low)
+    logits_F = logits_N.index_select(0, found)
+    above = _where(found, logits_F > high)
+    in_doubt = _where(found, (logits_F >= low) & (logits_F <= high))
+    losses = negative_losses(logits_N[in_doubt])
+    left = k - int(ranks.sum(torch.tensor(len(above), device=logits_N.device)))
+    threshold = ranks.kth_largest(losses, max(left, 1))
+    selected = torch.cat([above, in_doubt[(losses >= threshold) & (losses > 0)]])
     mask_BK = torch.zeros(labels_BK.shape, dtype=torch.bool, device=labels_BK.device)
-    mask_BK.view(-1)[selected_M] = True
-    return selected_M, mask_BK
+    mask_BK.view(-1).index_fill_(0, selected, True)
+    return selected, mask_BK
 
 
-def _candidates(logits_N: np.ndarray, labels_N: np.ndarray, k: int) -> np.ndarray:
-    """Ascending flat positions that surely hold the k largest losses and all ties with them."""
+def _most_likely(
+    logits_N: torch.Tensor, labels_N: torch.Tensor, k: int
+) -> tuple[torch.Tensor, float]:
+    """(positions, bound): all unobserved entries with a logit of at least ``bound``.
+
+    They are k or more, or all there are.
+    """
     bound = _guess(logits_N, k)
     found = _unobserved_from(logits_N, labels_N, bound)
-    if len(found) < k:
+    if len(found) < k and bound > -math.inf:
         bound = -math.inf
-        found = np.flatnonzero(labels_N == UNOBSERVED)
-    if len(found) <= k:
-        return found
-    logits_F = logits_N[found]
-    kth = float(np.partition(logits_F, len(found) - k)[len(found) - k])
-    lowest = kth - _margin(kth)
-    if lowest < bound:
-        return _unobserved_from(logits_N, labels_N, lowest)
-    return found[logits_F >= lowest]
+        found = _unobserved_from(logits_N, labels_N, bound)
+    return found, bound
 
 
-def _guess(logits_N: np.ndarray, k: int) -> float:
+def _guess(logits_N: torch.Tensor, k: int) -> float:
     """A logit that somewhat more than k entries reach, read off a sample (Floyd and Rivest)."""
-    sample = np.sort(logits_N[::_STRIDE])
+    sample = logits_N[::_STRIDE]
     rank = int(k / _STRIDE * _SLACK) + 8
-    return float(sample[-rank]) if rank <= len(sample) else -math.inf
+    return float(largest(sample, rank).min()) if rank <= len(sample) else -math.inf
 
 
-def _unobserved_from(logits_N: np.ndarray, labels_N: np.ndarray, bound: float) -> np.ndarray:
-    found = np.flatnonzero(logits_N >= np.float32(bound))
-    return found[labels_N[found] == UNOBSERVED]
+def _unobserved_from(logits_N: torch.Tensor, labels_N: torch.Tensor, bound: float) -> torch.Tensor:
+    if bound == -math.inf:
+        return positions_of(labels_N == UNOBSERVED)
+    found = positions_of(logits_N >= bound)
+    return _where(found, labels_N.index_select(0, found) == UNOBSERVED)
 
 
-def _margin(logit: float) -> float:
-    """How far below ``logit`` a rounded loss may still equal that of ``logit``.
+def _where(positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return positions.index_select(0, positions_of(mask))
+
+
+def _doubt(logit: float) -> tuple[float, float]:
+    """Logits (from, to) whose rounded losses need not be in the order of the logits themselves.
 
     The loss is computed with an error of a few units in the last place of max(1, |x|); its slope
-    is sigmoid(x). Far below zero the margin is infinite: there the losses round to 0.
+    is sigmoid(x). Far below zero the losses round to 0, and everything is in doubt.
     """
-    if not math.isfinite(logit):
-        return math.inf
-    inverse_slope = 1 + math.exp(-logit) if logit > -80 else math.inf
-    return 16 * _EPSILON * max(1.0, abs(logit)) * inverse_slope
+    if not math.isfinite(logit) or logit < -80:
+        return -math.inf, math.inf
+    margin = 16 * _EPSILON * max(1.0, abs(logit)) * (1 + math.exp(-logit))
+    return logit - margin, logit + margin

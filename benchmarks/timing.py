@@ -1,0 +1,71 @@
+"""Interleaved rounds of CPU time, and peak memory: what every comparison here is made of."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+_M_MMAP_THRESHOLD = -3
+_LIBC = ctypes.CDLL(None)
+_LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[float]]:
+    """CPU milliseconds of each variant, one run of each per round after one warm-up round."""
+    _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # where glibc's own adaptation ends up
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for round_number in range(rounds + 1):
+        for name, run in variants.items():
+            begun = time.process_time()
+            run()
+            if round_number:
+                times[name].append(1000 * (time.process_time() - begun))
+    return times
+
+
+def ratio(over: list[float], under: list[float]) -> float:
+    """Median of the per-round ratios."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Most resident memory a call adds to a process (Linux, glibc); median of five forks.
+
+    For this, importing this module makes the allocator map and unmap large blocks: freed memory
+    that stays resident would hide, or add to, what the call takes. Measure before `interleaved`,
+    which sets that back.
+    """
+    return int(statistics.median(_in_fork(run) for _ in range(5)))
+
+
+def _in_fork(run: Callable[[], object]) -> int:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, str(_peak_here(run)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with open(reader, encoding="ascii") as pipe:
+        return int(pipe.read())
+
+
+def _peak_here(run: Callable[[], object]) -> int:
+    run()  # thread stacks and library pages are resident from here on
+    _LIBC.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in text.splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])

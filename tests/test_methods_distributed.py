@@ -1,0 +1,112 @@
+"""Two and four ranks give the masks, the loss, the gradients and the state of one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import methods
+from pipeline.methods.ranks import Ranks
+from tests.distributed import run_ranks
+from tests.test_methods_registry import REQUIRED
+
+K, EPOCHS = 12, 3
+# Shares differ in size, and one rank has nothing.
+SHARES = {1: [[14]], 2: [[9, 5], [14, 0]], 4: [[5, 0, 7, 2], [4, 4, 4, 2]]}
+SEVERAL = {"ll-r": 7.0, "ll-ct": 7.0, "ll-cp": 5.0}  # percent, so that many are selected
+
+
+def global_batch(epoch: int, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(epoch)
+    logits_BK = torch.randn(14, K, generator=generator).mul(3).round(decimals=1)  # with ties
+    lowest = 0 if name == "full" else -1
+    labels_BK = torch.randint(lowest, 2, (14, K), generator=generator).to(torch.int8)
+    labels_BK[:6] = labels_BK[:6].clamp(lowest, lowest + 1)
+    return logits_BK, labels_BK, torch.randperm(14, generator=generator) - 7
+
+
+def share_of(rank: int, sizes: list[int], tensors: Any) -> list[torch.Tensor]:
+    first = sum(sizes[:rank])
+    return [tensor[first : first + sizes[rank]] for tensor in tensors]
+
+
+def train(rank: int, sizes: list[int], name: str) -> dict[str, Any]:
+    """A few epochs of one step each; everything a method gives."""
+    options = REQUIRED.get(name, {})
+    if name in SEVERAL:
+        options = {"delta_rel": SEVERAL[name]}
+    torch.manual_seed(0)
+    method = methods.create(name, K, **options)
+    losses, masks, gradients = [], [], []
+    for epoch in range(1, EPOCHS + 1):
+        method.begin_epoch(epoch)
+        logits_BK, labels_BK, ids_B = share_of(rank, sizes, global_batch(epoch, name))
+        logits_BK.requires_grad_()
+        loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B)
+        loss.backward()
+        method.end_epoch()
+        losses.append(loss.item())
+        masks.append(mask_BK.numpy())
+        gradients.append(logits_BK.grad.numpy())
+    state = {key: np.asarray(value) for key, value in method.state_dict().items()}
+    return {"losses": losses, "masks": masks, "gradients": gradients, "state": state}
+
+
+def train_all(rank: int, sizes: list[int]) -> dict[str, dict[str, Any]]:
+    return {name: train(rank, sizes, name) for name in methods.names()}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes"), [(w, sizes) for w in (2, 4) for sizes in SHARES[w]]
+)
+def test_ranks_equal_one_process(world_size: int, sizes: list[int]) -> None:
+    alone = train_all(0, [14])
+    ranks = run_ranks(train_all, world_size, sizes)
+    for name, expected in alone.items():
+        found = [result[name] for result in ranks]
+        np.testing.assert_allclose(
+            np.mean([r["losses"] for r in found], 0), expected["losses"], rtol=1e-5, err_msg=name
+        )
+        for epoch in range(EPOCHS):
+            mask_BK = np.concatenate([r["masks"][epoch] for r in found])
+            np.testing.assert_array_equal(mask_BK, expected["masks"][epoch], err_msg=name)
+            # DDP averages gradients over the ranks.
+            gradient_BK = np.concatenate([r["gradients"][epoch] for r in found]) / world_size
+            np.testing.assert_allclose(
+                gradient_BK, expected["gradients"][epoch], rtol=1e-4, atol=1e-7, err_msg=name
+            )
+        for key, value in expected["state"].items():
+            for r in found:
+                np.testing.assert_allclose(r["state"][key], value, rtol=1e-5, err_msg=name)
+
+
+def test_selecting_methods_select_in_this_test() -> None:
+    for name in SEVERAL:
+        assert sum(mask.sum() for mask in train(0, [14], name)["masks"]) > 8
+
+
+def collectives(rank: int) -> dict[str, Any]:
+    ranks = Ranks()
+    own = torch.arange(rank * 10, rank * 10 + rank)  # 0, 1, 2, 3 values
+    return {
+        "joined": ranks.concatenate(own.view(-1, 1)).flatten().tolist(),
+        "kth": [ranks.kth_largest(own.float(), k).item() for k in (1, 4, 6, 7)],
+    }
+
+
+def test_collectives_take_shares_of_any_length() -> None:
+    for found in run_ranks(collectives, 4):
+        assert found["joined"] == [10, 20, 21, 30, 31, 32]
+        assert found["kth"] == [32, 21, 10, -float("inf")]
+
+
+def test_a_rank_that_raises_is_told() -> None:
+    def fail(rank: int) -> None:
+        if rank == 1:
+            raise RuntimeError("no luck")
+
+    with pytest.raises(AssertionError, match=r"rank 1 raised(.|\n)*no luck"):
+        run_ranks(fail, 2)

@@ -1,0 +1,78 @@
+"""Fast selection picks the very entries of the reference, whatever the logits look like."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.methods.ranks import Ranks
+from pipeline.methods.selection import select_largest
+
+B, K = 64, 5000
+REGIMES: dict[str, Any] = {
+    "trained": lambda g: torch.randn(B, K, generator=g) * 2 - 5,
+    "early": lambda g: torch.randn(B, K, generator=g) * 0.3 - 1,
+    "nearly constant": lambda g: torch.randn(B, K, generator=g) * 1e-4 - 4,
+    "constant": lambda g: torch.full((B, K), -3.0),
+    "saturated": lambda g: torch.randn(B, K, generator=g) * 30,
+    "losses near 0": lambda g: torch.randn(B, K, generator=g) - 13,
+    "losses all 0": lambda g: torch.randn(B, K, generator=g) - 40,
+    "far apart": lambda g: (torch.rand(B, K, generator=g) - 0.5) * 120,
+    "heavy tail": lambda g: torch.randn(B, K, generator=g) ** 5 - 6,
+}
+
+
+def make_labels(generator: torch.Generator) -> torch.Tensor:
+    draw_BK = torch.rand(B, K, generator=generator)
+    labels_BK = torch.full((B, K), -1, dtype=torch.int8)
+    labels_BK[draw_BK < 0.002] = 1
+    labels_BK[draw_BK > 0.997] = 0
+    labels_BK[0], labels_BK[1] = -1, 0  # a row without and a row full of observations
+    return labels_BK
+
+
+def reference_mask(logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int) -> torch.Tensor:
+    """The reference's arithmetic, with the guard that leaves observed and zero entries alone."""
+    zeros_BK, unobserved_BK = torch.zeros_like(logits_BK), labels_BK == -1
+    losses_BK = F.binary_cross_entropy_with_logits(logits_BK, zeros_BK, reduction="none")
+    losses_BK = losses_BK * unobserved_BK
+    threshold = torch.topk(losses_BK.flatten(), min(k, losses_BK.numel())).values[-1]
+    return (losses_BK >= threshold) & unobserved_BK & (losses_BK > 0)
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_selects_what_the_reference_selects(regime: str, rounded: bool) -> None:
+    for seed, k in itertools.product(range(4), (1, 32, 1600, 14_400, B * K)):
+        generator = torch.Generator().manual_seed(seed)
+        logits_BK = REGIMES[regime](generator)
+        logits_BK = logits_BK.bfloat16().float() if rounded else logits_BK
+        labels_BK = make_labels(generator)
+        selected, mask_BK = select_largest(logits_BK, labels_BK, k, Ranks())
+        expected_BK = reference_mask(logits_BK, labels_BK, k)
+        differences = int((mask_BK != expected_BK).sum())
+        assert differences == 0, f"seed {seed}, k {k}: {differences} entries differ"
+        assert sorted(selected.tolist()) == expected_BK.flatten().nonzero()[:, 0].tolist()
+
+
+def test_ranking_by_logit_alone_is_not_exact() -> None:
+    """The stress above can fail: the obvious shortcut differs in thousands of entries."""
+    generator = torch.Generator().manual_seed(0)
+    logits_BK, labels_BK = REGIMES["nearly constant"](generator), make_labels(generator)
+    candidates_BK = logits_BK.masked_fill(labels_BK != -1, -torch.inf)
+    shortcut_BK = candidates_BK >= torch.topk(candidates_BK.flatten(), 14_400).values[-1]
+    assert (shortcut_BK != reference_mask(logits_BK, labels_BK, 14_400)).sum() > 100
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_do_not_stop_the_step(value: float) -> None:
+    """The loss tells of them, on all ranks together; selection must not raise on one."""
+    logits_BK = torch.randn(3, 50)
+    logits_BK[1, 7] = value
+    labels_BK = torch.full((3, 50), -1, dtype=torch.int8)
+    for k in (1, 20, 150):
+        select_largest(logits_BK, labels_BK, k, Ranks())
