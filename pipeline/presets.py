@@ -44,7 +44,7 @@ def demo(dataset: str = "demo/dataset") -> TrainConfig:
         workers="2",
         model=ModelConfig(backbone="resnet18"),
         data=DataConfig(image_size=96, batch_size=32),
-        optimizer=OptimizerConfig(learning_rate=1e-3, head_multiplier=1.0, epochs=6),
+        optimizer=OptimizerConfig(learning_rate=1e-3, head_multiplier=1.0, epochs=10),
     )
 
 
