@@ -153,6 +153,7 @@ class Loader:
         if self.train:
             # The same permutation on every rank: the ranks cut one common list into ranges.
             order = np.random.default_rng(draws).permutation(order)
+        tars, indexes = ([str(paths[int(i)]) for i in order] for paths in (self.tars, self.indexes))
         rank_seed = int(np.random.SeedSequence([self.seed, epoch, self.rank]).generate_state(1)[0])
         gpu = self.device_id is not None
 
@@ -166,8 +167,8 @@ class Loader:
         def graph() -> tuple[Any, Any]:
             encoded = fn.readers.webdataset(
                 name=_READER,
-                paths=[str(self.tars[i]) for i in order],
-                index_paths=[str(self.indexes[i]) for i in order],
+                paths=tars,
+                index_paths=indexes,
                 ext=["jpg"],
                 missing_component_behavior="error",
                 shard_id=self.rank,

@@ -71,9 +71,9 @@ def render(scene: Scene, vocabulary: Vocabulary, rng: np.random.Generator) -> Im
     light = rng.uniform(0.8, 1.15)
     sigma = rng.uniform(0.0, 0.8)
     if sigma > 0.3:
-        canvas_HWC = cv2.GaussianBlur(canvas_HWC, (0, 0), sigma)
-    canvas_HWC = canvas_HWC * light + rng.normal(0, rng.uniform(1, 6), canvas_HWC.shape)
-    return np.clip(canvas_HWC, 0, 255).astype(np.uint8)
+        cv2.GaussianBlur(canvas_HWC, (0, 0), sigma, dst=canvas_HWC)
+    noise_HWC = rng.normal(0, rng.uniform(1, 6), canvas_HWC.shape)
+    return np.clip(canvas_HWC * light + noise_HWC, 0, 255).astype(np.uint8)
 
 
 def _draw(vocabulary: Vocabulary, chosen: list[int], rng: np.random.Generator) -> int:
