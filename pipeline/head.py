@@ -92,10 +92,10 @@ class CamHead(nn.Module):
         scores_2E = features_BDHW.new_zeros((2, len(rows_E)), dtype=torch.float32)
         for images, pairs_IP, filled_IP in _slabs(rows_E, len(features_BDHW)):
             weight_IPD = weight_KD[classes_E[pairs_IP]]
-            cam_ISP = torch.bmm(features_BSD[images], weight_IPD.transpose(1, 2)).float()
+            cam_IPS = torch.bmm(weight_IPD, features_BSD[images].transpose(1, 2)).float()
             if bias_K is not None:
-                cam_ISP += bias_K[classes_E[pairs_IP]][:, None]
-            both_2IP = torch.stack([cam_ISP.mean(1), boostlu(cam_ISP, self.alpha_infer).mean(1)])
+                cam_IPS += bias_K[classes_E[pairs_IP], None]
+            both_2IP = torch.stack([cam_IPS.mean(2), boostlu(cam_IPS, self.alpha_infer).mean(2)])
             scores_2E[:, pairs_IP[filled_IP]] = both_2IP[:, filled_IP]
         return scores_2E[0], scores_2E[1]
 
@@ -103,11 +103,9 @@ class CamHead(nn.Module):
         self, features_BDHW: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(K, D) weight and (K,) bias in the precision of the features."""
-        bias_K = self.classifier.bias
+        weight_KD, bias_K = self.classifier.weight.flatten(1), self.classifier.bias
         kind = features_BDHW.dtype
-        return self.classifier.weight.flatten(1).to(kind), None if bias_K is None else bias_K.to(
-            kind
-        )
+        return weight_KD.to(kind), None if bias_K is None else bias_K.to(kind)
 
 
 class _BoostedMean(torch.autograd.Function):

@@ -120,11 +120,14 @@ class Summary:
     positives: Mapping[int, int]
     negatives: Mapping[int, int]
 
+    def means(self) -> dict[str, float]:
+        """The means in the order of every table: group_1 .. group_5, all, mean_of_groups."""
+        groups = {f"group_{group}": value for group, value in self.map_groups.items()}
+        return groups | {"all": self.map_all, "mean_of_groups": self.map_of_groups}
+
     def as_metrics(self, prefix: str) -> dict[str, float]:
-        """Flat metrics such as ``val/mAP/group_1`` for MLflow; group means may be NaN."""
-        metrics = {f"{prefix}/mAP/group_{g}": value for g, value in self.map_groups.items()}
-        metrics[f"{prefix}/mAP/all"] = self.map_all
-        metrics[f"{prefix}/mAP/mean_of_groups"] = self.map_of_groups
+        """Flat metrics such as ``val/mAP/group_1`` for MLflow; means may be NaN."""
+        metrics = {f"{prefix}/mAP/{name}": value for name, value in self.means().items()}
         metrics[f"{prefix}/mAP/weighted"] = self.map_weighted
         counted = f"{prefix}/classes_evaluated"
         metrics |= {f"{counted}/group_{g}": float(value) for g, value in self.counted.items()}

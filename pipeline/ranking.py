@@ -35,27 +35,37 @@ class Ranked:
     negatives_K: npt.NDArray[np.int64]
 
 
-def sorted_keys(
+def keys(
     scores_E: npt.NDArray[np.floating],
     labels_E: npt.NDArray[np.int8],
     class_ids_E: npt.NDArray[np.integer],
 ) -> npt.NDArray[np.int64]:
-    """One key per entry, ascending; input must be free of NaN and of labels besides 1 and 0."""
+    """One key per entry; input must be free of NaN and of labels besides 1 and 0."""
     comparable_E = scores_E if scores_E.dtype == np.float32 else _dense_ranks(scores_E)
     keys_E = np.empty(len(comparable_E), np.int64)
     wide_B = np.empty(_CHUNK, np.int64)
     for begin in range(0, len(keys_E), _CHUNK):
         part = slice(begin, begin + _CHUNK)
-        keys = keys_E[part]
-        wide = wide_B[: len(keys)]
+        chunk = keys_E[part]
+        wide = wide_B[: len(chunk)]
         # Copies before arithmetic: numpy adds equal types several times faster than mixed ones.
-        keys[:] = class_ids_E[part]
-        keys <<= 32
+        chunk[:] = class_ids_E[part]
+        chunk <<= 32
         wide[:] = _ordered_integers(comparable_E[part])
-        keys += wide
-        keys += keys
+        chunk += wide
+        chunk += chunk
         wide[:] = labels_E[part]
-        keys -= wide
+        chunk -= wide
+    return keys_E
+
+
+def sorted_keys(
+    scores_E: npt.NDArray[np.floating],
+    labels_E: npt.NDArray[np.int8],
+    class_ids_E: npt.NDArray[np.integer],
+) -> npt.NDArray[np.int64]:
+    """The keys of all entries, ascending."""
+    keys_E = keys(scores_E, labels_E, class_ids_E)
     keys_E.sort()
     return keys_E
 
@@ -65,21 +75,19 @@ def rank(keys_E: npt.NDArray[np.int64], num_classes: int) -> Ranked:
     sums_K = np.zeros(num_classes)
     positives_K = np.zeros(num_classes, np.int64)
     entries_K = np.zeros(num_classes, np.int64)
-    per_block = max(1, num_classes * _BLOCK // max(1, len(keys_E)))
-    firsts = np.arange(0, num_classes, per_block)
-    ends = np.searchsorted(keys_E, _edges(np.append(firsts[1:], num_classes)))
-    counting = np.arange(np.diff(ends, prepend=0).max(initial=0), dtype=np.float64)
-    begin = 0
-    for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
-        classes = slice(first, min(first + per_block, num_classes))
+    # Blocks of whole classes and about equal numbers of entries.
+    marks = (keys_E[_BLOCK::_BLOCK] + (1 << 32)) >> 33
+    firsts = np.unique(np.concatenate([[0], marks, [num_classes]]))
+    ends = np.searchsorted(keys_E, _edges(firsts))
+    counting = np.arange(np.diff(ends).max(initial=0), dtype=np.float64)
+    for first, last, begin, end in zip(firsts, firsts[1:], ends, ends[1:], strict=False):
         block = keys_E[begin:end]
         is_positive = (block.astype(np.uint8) & 1).view(bool)
-        starts = np.searchsorted(block, _edges(np.arange(classes.start, classes.stop + 1)))
-        entries_K[classes] = np.diff(starts)
-        sums_K[classes], positives_K[classes] = _precision_sums(
+        starts = np.searchsorted(block, _edges(np.arange(first, last + 1)))
+        entries_K[first:last] = np.diff(starts)
+        sums_K[first:last], positives_K[first:last] = _precision_sums(
             block, is_positive, starts, counting
         )
-        begin = end
     return Ranked(
         precision_sums_K=sums_K, positives_K=positives_K, negatives_K=entries_K - positives_K
     )

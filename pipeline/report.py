@@ -155,7 +155,7 @@ def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
 
 def _values(summary: Summary) -> list[float]:
     """Values in the order of `HEADERS`."""
-    return [*summary.map_groups.values(), summary.map_all, summary.map_of_groups]
+    return list(summary.means().values())
 
 
 def _percent(value: float) -> str:

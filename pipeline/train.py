@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> TrainResult:
     )
     status = "FAILED"
     try:
-        with shown(tracker, config.epochs):
+        with shown(tracker):
             result = trainer.fit()
         reason = cluster.wait_for(tracker.state())[1]
         if reason:

@@ -1,4 +1,4 @@
-"""The driver's view of training: a bar or a line per epoch, read from the tracker actor."""
+"""The driver's view of training: a bar or lines per epoch, read from the tracker actor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sharding.progress import Progress
 
 
 @contextlib.contextmanager
-def shown(tracker: Any, epochs: int) -> Iterator[None]:
+def shown(tracker: Any) -> Iterator[None]:
     """Show training's progress in this process until the block ends."""
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(tracker, epochs, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(tracker, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -24,19 +24,15 @@ def shown(tracker: Any, epochs: int) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(tracker: Any, epochs: int, done: threading.Event) -> None:
-    bar: Progress | None = None
-    epoch = 0
-    while not done.wait(0.5):
-        state = cluster.wait_for(tracker.state())[0]
-        if not state:
-            continue
-        if state["epoch"] != epoch:
-            if bar is not None:
-                bar.__exit__(None, None, None)
-            epoch = state["epoch"]
-            bar = Progress(state["steps"], f"epoch {epoch}/{epochs}", unit="step")
-        if bar is not None:
-            bar.advance(state["step"] - bar.done, note=state["note"])
-    if bar is not None:
-        bar.__exit__(None, None, None)
+def _watch(tracker: Any, done: threading.Event) -> None:
+    with contextlib.ExitStack() as bars:
+        bar: Progress | None = None
+        while not done.wait(0.5):
+            state = cluster.wait_for(tracker.state())[0]
+            if not state:
+                continue
+            if bar is None or bar.label != state["label"]:
+                bars.close()
+                bar = bars.enter_context(Progress(state["steps"], state["label"], unit="step"))
+            if state["step"] > bar.done:
+                bar.advance(state["step"] - bar.done, note=state["note"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -118,7 +119,11 @@ class Worker:
         if self.validation is None:
             return {"epoch": float(self.epoch), SCORE: float(self.epoch)}
         loader, join = self.validation
-        scores = evaluate.gather(evaluate.score(self.model, loader, join))
+        label, steps = f"validate {self.epoch}/{self.config.epochs}", loader.plan.steps
+        done = itertools.count(1)
+        scores = evaluate.gather(
+            evaluate.score(self.model, loader, join, lambda _: self._show(label, next(done), steps))
+        )
         K = len(self.dataset.classes)
         ap_by_name = evaluate.per_class(scores, K)
         found = evaluate.summaries(scores, ap_by_name, self.dataset.classes)
@@ -194,9 +199,13 @@ class Worker:
             "data/wait_fraction": stats.wait_fraction,
         }
         self.tracker.log([(key, value, self.images_seen) for key, value in values.items()])
-        self.tracker.progress(
-            epoch=epoch, step=stats.step, steps=steps, note=f"loss {stats.loss:.4f}"
+        self._show(
+            f"epoch {epoch}/{self.config.epochs}", stats.step, steps, f"loss {stats.loss:.4f}"
         )
+
+    def _show(self, label: str, step: int, steps: int, note: str = "") -> None:
+        if self.rank == 0:
+            self.tracker.progress(label=label, step=step, steps=steps, note=note)
 
 
 def _validation(
