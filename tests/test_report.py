@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import report
+from pipeline import report, targets
+from pipeline.bootstrap import MEANS, Interval
 from pipeline.metrics import Summary, summarize
+from pipeline.significance import Difference
 from sharding.classes import ClassTable
 
 
@@ -113,3 +115,32 @@ def test_summary_without_any_class_still_prints() -> None:
     nothing = summarize(np.full(5, np.nan), np.arange(1, 6), np.zeros(5, int), np.zeros(5, int))
     assert math.isnan(nothing.map_all)
     assert row(report.terminal_table({"run": nothing}), "run") == ["–"] * 7
+
+
+def test_intervals_and_published_rows_stand_beside_the_means(pair: dict[str, Summary]) -> None:
+    means = pair["BoostLU on"].means()
+    interval = {
+        name: Interval(low=value - 0.01, high=value + 0.02) for name, value in means.items()
+    }
+    text = report.terminal_table(
+        pair, intervals={"BoostLU on": interval}, published=targets.published("ll_r")
+    )
+    assert row(text, "  95% interval") == ["±1.50", "±1.50", "–", *["±1.50"] * 4]
+    assert row(text, "LL-R+BoostLU") == ["79.28", "80.81", "83.32", "85.63", "90.27", "83.86"]
+    assert "Published: Bridging the Gap" in text
+    as_json = report.as_json(pair, intervals={"BoostLU on": interval})
+    assert as_json["BoostLU on"]["intervals_95"]["group_3"] == [None, None]
+    assert as_json["BoostLU off"]["intervals_95"] == {}
+
+
+def test_difference_table_names_the_runs_and_bounds_p() -> None:
+    nothing = Interval(low=math.nan, high=math.nan)
+    found = {
+        name: Difference(delta=0.0123, interval=Interval(low=-0.001, high=0.02), p_value=0.0005)
+        for name in MEANS
+    } | {"group_2": Difference(delta=math.nan, interval=nothing, p_value=math.nan)}
+    text = report.difference_table(found, "AN", "LL-R")
+    assert row(text, "difference")[:3] == ["+1.23", "–", "+1.23"]
+    assert row(text, "95% low")[0] == "-0.10"
+    assert row(text, "p")[:2] == ["<0.001", "–"]
+    assert "LL-R minus AN" in text
