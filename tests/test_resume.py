@@ -18,7 +18,7 @@ from pipeline import checkpoint
 from tests.home import Home
 
 pytestmark = pytest.mark.ray
-EPOCHS = 4
+EPOCHS = 3
 
 
 class Runs:
