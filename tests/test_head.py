@@ -90,3 +90,50 @@ def test_boostlu_below_one_is_not_a_maximum() -> None:
     y.sum().backward()
     assert y.tolist() == [-2.0, 0.0, 1.0]
     assert x.grad.tolist() == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("num_classes", [1, 512, 1100])
+@pytest.mark.parametrize("bias", [True, False])
+def test_many_classes_equal_the_plain_formulation(num_classes: int, bias: bool) -> None:
+    torch.manual_seed(1)
+    head = CamHead(8, num_classes, alpha_train=5.0, bias=bias)
+    features_BDHW = torch.randn(3, 8, 4, 5, requires_grad=True)
+    inputs, upstream_BK = [features_BDHW, *head.parameters()], torch.randn(3, num_classes)
+    expected_BK = boostlu(head.cam(features_BDHW), 5.0).mean((2, 3))
+    torch.testing.assert_close(head(features_BDHW), expected_BK)
+    for found, expected in zip(
+        torch.autograd.grad(head(features_BDHW), inputs, upstream_BK),
+        torch.autograd.grad(expected_BK, inputs, upstream_BK),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_pairs_crowded_on_one_image() -> None:
+    head, features_BDHW = make()
+    rows_E = torch.cat([torch.full((40,), 1), torch.tensor([2, 0, 2])])[torch.randperm(43)]
+    classes_E = torch.randint(0, 11, (43,))
+    raw_BK, boosted_BK = head.both(features_BDHW)
+    raw_E, boosted_E = head.pair_scores(features_BDHW, rows_E, classes_E)
+    torch.testing.assert_close(raw_E, raw_BK[rows_E, classes_E])
+    torch.testing.assert_close(boosted_E, boosted_BK[rows_E, classes_E])
+
+
+def test_bf16_features_give_fp32_logits_and_fp32_weight_gradients() -> None:
+    head, features_BDHW = make()
+    logits_BK = head(features_BDHW.bfloat16())
+    assert logits_BK.dtype is torch.float32
+    torch.testing.assert_close(logits_BK, head(features_BDHW), rtol=0.05, atol=0.05)
+    logits_BK.sum().backward()
+    assert head.classifier.weight.grad.dtype is torch.float32
+
+
+def test_maps_are_not_held_between_the_passes() -> None:
+    head, features_BDHW = make()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        head(features_BDHW.requires_grad_())
+    cam_entries = 3 * 11 * 4 * 5
+    assert not [t for t in kept if t.numel() >= cam_entries and t.dtype is torch.float32], (
+        "only signs may be as large as the maps"
+    )
