@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -62,7 +63,6 @@ def group_bars(summaries: Mapping[str, Summary], title: str = "mAP per class gro
     tallest = max((100 * v for row in values for v in row if not math.isnan(v)), default=1.0)
     axes.set_ylim(0, tallest * 1.12 or 1)
     axes.set_ylabel("mAP (%)", fontsize=13)
-    axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     _legend_above(figure, axes, title, len(summaries))
     return figure
@@ -98,6 +98,67 @@ def cam_overlay(
         bar = figure.colorbar(ScalarMappable(norm, _EVIDENCE), cax=figure.add_subplot(grid[row, 3]))
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.ax.tick_params(labelsize=11, length=0)
+    return figure
+
+
+def precision_recall(
+    curves: Mapping[str, npt.NDArray[np.float64]],
+    levels_L: npt.NDArray[np.float64],
+    title: str = "Precision at recall, mean over the classes of a group",
+) -> Figure:
+    """Mean curves (`curves.by_group`), one line each; the area under a line is its mAP."""
+    figure = _figure(8.4, 5.4)
+    axes = figure.add_subplot()
+    # Groups are ordered, so are their shades; their mean is drawn in ink.
+    shades = colormaps["viridis"](np.linspace(0, 0.85, NUM_GROUPS))
+    for (name, precision_L), colour in zip(curves.items(), [*shades, INK], strict=False):
+        area = 100 * precision_L.mean()
+        label = f"{name}  –" if math.isnan(area) else f"{name}  {area:.1f}"
+        axes.step(
+            100 * levels_L, 100 * precision_L, color=colour, linewidth=2.2, label=label, where="pre"
+        )
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 103)
+    axes.set_xlabel("recall (%)", fontsize=13)
+    axes.set_ylabel("precision (%)", fontsize=13)
+    axes.set_title(title, loc="left", fontsize=15, color=INK, pad=12, fontweight="bold")
+    legend = axes.legend(title="mAP (%)", fontsize=12, title_fontsize=12, frameon=False)
+    legend.set_loc("lower left")
+    _quiet(axes)
+    axes.grid(color=FAINT, linewidth=0.8)
+    return figure
+
+
+def attribution_histogram(
+    values: Mapping[str, npt.NDArray[np.floating]],
+    title: str = "Attribution scores at verified positives",
+) -> Figure:
+    """Distributions of map values (any shape) of two or more runs on common bins, log density.
+
+    The paper compares a model trained on partial with one trained on full labels: the shape is
+    alike, the positive end is lower. Legend: how much lies above zero, and its mean.
+    """
+    figure = _figure(8.4, 5.0)
+    axes = figure.add_subplot()
+    flat = {name: np.ravel(np.asarray(v, np.float64)) for name, v in values.items()}
+    palette = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+    bins = np.histogram_bin_edges(np.concatenate(list(flat.values())), 80).tolist()
+    for i, (name, scores) in enumerate(flat.items()):
+        positive = scores[scores > 0]
+        mean = f", mean {positive.mean():.2f}" if len(positive) else ""
+        label = f"{name}: {100 * len(positive) / max(1, len(scores)):.0f}% above zero{mean}"
+        colour = palette[i % len(palette)]
+        axes.hist(scores, bins, density=True, histtype="stepfilled", color=colour, alpha=0.22)
+        axes.hist(
+            scores, bins, density=True, histtype="step", color=colour, linewidth=2.2, label=label
+        )
+    axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (4, 4)))
+    axes.set_yscale("log")
+    axes.set_xlabel("attribution score", fontsize=13)
+    axes.set_ylabel("density", fontsize=13)
+    axes.set_title(title, loc="left", fontsize=15, color=INK, pad=12, fontweight="bold")
+    axes.legend(fontsize=12, frameon=False, loc="upper right")
+    _quiet(axes)
     return figure
 
 
@@ -154,9 +215,15 @@ def _legend_above(figure: Figure, axes: Axes, title: str, columns: int) -> None:
         handlelength=1.1,
         borderaxespad=0.3,
     )
+    _quiet(axes)
+
+
+def _quiet(axes: Axes) -> None:
+    """No frame, no ticks, grid below: the data is what is seen."""
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(axis="y", length=0, labelsize=11)
+    axes.tick_params(which="both", length=0)
+    axes.tick_params(axis="y", labelsize=11)
     axes.set_axisbelow(True)
 
 

@@ -98,15 +98,51 @@ def _edges(classes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return (classes << 33) - (1 << 32)
 
 
+def precision_at_recall(
+    keys_E: npt.NDArray[np.int64], num_classes: int, levels_L: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Precision at the score that first reaches each recall level in (0, 1], (K, L).
+
+    The step curve whose area is the AP; NaN for a class without positive.
+    """
+    starts = np.searchsorted(keys_E, _edges(np.arange(num_classes + 1)))
+    is_positive = (keys_E & 1).astype(bool)
+    counting = np.arange(len(keys_E), dtype=np.float64)
+    precision, bounds = _precision(keys_E, is_positive, starts, counting)
+    counts_K = np.diff(bounds)
+    curves_KL = np.full((num_classes, len(levels_L)), np.nan)
+    held = np.flatnonzero(counts_K)
+    # The n-th best positive of a class is n places before its end.
+    nth_KL = np.ceil(levels_L * counts_K[held, None] - 1e-9).clip(1).astype(np.int64)
+    curves_KL[held] = precision[bounds[1:][held, None] - nth_KL]
+    return curves_KL
+
+
 def _precision_sums(
     keys: npt.NDArray[np.int64],
     is_positive: npt.NDArray[np.bool_],
     starts: npt.NDArray[np.int64],
     counting: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Sums and counts of the positives of whole classes.
+    """Sums and counts of the positives' precision per class; arguments as `_precision`."""
+    precision, bounds = _precision(keys, is_positive, starts, counting)
+    counts = np.diff(bounds)
+    sums = np.zeros(len(counts))
+    held = np.flatnonzero(counts)
+    if len(held):
+        sums[held] = np.add.reduceat(precision, bounds[held])
+    return sums, counts
 
-    Class k owns ``keys[starts[k]:starts[k + 1]]``; ``counting`` is 0, 1, 2, ..., made once.
+
+def _precision(
+    keys: npt.NDArray[np.int64],
+    is_positive: npt.NDArray[np.bool_],
+    starts: npt.NDArray[np.int64],
+    counting: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Precision at every positive of whole classes, ascending; class k owns ``bounds[k:k + 2]``.
+
+    Class k's keys are ``keys[starts[k]:starts[k + 1]]``; ``counting`` is 0, 1, 2, ..., made once.
     """
     places = np.flatnonzero(is_positive)
     bounds = np.searchsorted(places, starts)
@@ -118,11 +154,7 @@ def _precision_sums(
     ranks -= places
     precision /= ranks
     _share_ties(precision, keys.take(places))
-    sums = np.zeros(len(counts))
-    held = np.flatnonzero(counts)
-    if len(held):
-        sums[held] = np.add.reduceat(precision, bounds[held])
-    return sums, counts
+    return precision, bounds
 
 
 def _share_ties(precision: npt.NDArray[np.float64], keys: npt.NDArray[np.int64]) -> None:

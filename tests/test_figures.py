@@ -85,3 +85,21 @@ def test_constant_or_tiny_maps_and_small_images_render(size: tuple[int, int]) ->
     image = np.zeros((8, 8, 3), np.uint8)
     figure = figures.cam_overlay(image, [("x", np.zeros(size), np.zeros(size))])
     assert figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_precision_recall_names_each_line_with_its_map() -> None:
+    levels = (np.arange(100) + 0.5) / 100
+    curves = {"Group 1": 1 - levels, "Group 2": np.full(100, np.nan)}
+    figure = figures.precision_recall(curves, levels)
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["Group 1  50.0", "Group 2  –"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 100 * (1 - levels))
+    assert figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_attribution_histogram_says_what_lies_above_zero() -> None:
+    values = {"partial": np.array([[-1.0, -2.0], [1.0, 3.0]]), "full": np.array([-1.0, -3.0])}
+    figure = figures.attribution_histogram(values)
+    texts = {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
+    assert texts == {"partial: 50% above zero, mean 2.00", "full: 0% above zero"}
+    assert figures.png(figure).startswith(b"\x89PNG")
