@@ -1,7 +1,7 @@
 """A sparse set of (image, class) entries that outlives epochs, ranks and restarts.
 
 Images are immutable and the label table is read-only: what a method learns about labels lies
-over them, keyed by image id, about 10 bytes per entry.
+over them, keyed by image id, about 12 bytes per entry, 16 with a value.
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ import torch
 from pipeline.methods.ranks import Ranks
 from sharding.labels import UNOBSERVED
 
-_KEYS, _CLASSES = "image_ids", "classes"
+_IDS, _CLASSES, _VALUES = "image_ids", "classes", "values"
 
 
 class Overlay:
     """Entries sorted by (image id, class), plus those this rank added since the last merge.
 
-    Ids are int64, the bit pattern of the uint64 image ids; the order is that of int64.
+    Ids are int64, the bit pattern of the uint64 image ids; the order is that of int64. Every
+    entry has a fp32 value, NaN where the set alone matters.
     """
 
     def __init__(self) -> None:
-        self._ids_M = np.zeros(0, np.int64)
-        self._classes_M = np.zeros(0, np.int32)
         self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self.clear()
 
     def __len__(self) -> int:
         return len(self._ids_M)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.replace(np.zeros(0, np.int64), np.zeros(0, np.int32))
 
     def add(self, sample_ids_B: torch.Tensor, mask_BK: torch.Tensor) -> None:
         """Remember the entries set in ``mask_BK``; they count from the next `merge` on."""
@@ -45,32 +49,67 @@ class Overlay:
     def merge(self, ranks: Ranks) -> None:
         """Take in what all ranks added; afterwards the overlay is equal on all of them."""
         empty = (np.zeros(0, np.int64), np.zeros(0, np.int32))
-        ids, classes = (np.concatenate(parts) for parts in zip(empty, *self._pending, strict=True))
+        parts = [np.concatenate(columns) for columns in zip(empty, *self._pending, strict=True)]
         self._pending.clear()
-        ids = ranks.concatenate(torch.from_numpy(ids)).numpy()
-        classes = ranks.concatenate(torch.from_numpy(classes)).numpy()
-        self._store(np.concatenate([self._ids_M, ids]), np.concatenate([self._classes_M, classes]))
+        ids, classes = (ranks.concatenate(torch.from_numpy(part)).numpy() for part in parts)
+        self.extend(ids, classes)
 
-    def find(self, sample_ids_B: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """(rows_M, classes_M), int64: the entries of a batch's images."""
+    def extend(
+        self, ids_M: np.ndarray, classes_M: np.ndarray, values_M: np.ndarray | None = None
+    ) -> None:
+        """Add entries, equal on all ranks; of a repeated one the older value stays."""
+        if values_M is None:
+            values_M = np.full(len(ids_M), np.nan, np.float32)
+        self.replace(
+            np.concatenate([self._ids_M, ids_M]),
+            np.concatenate([self._classes_M, classes_M.astype(np.int32)]),
+            np.concatenate([self._values_M, values_M]),
+        )
+
+    def replace(
+        self, ids_M: np.ndarray, classes_M: np.ndarray, values_M: np.ndarray | None = None
+    ) -> None:
+        """Have these entries and no others."""
+        self._pending.clear()
+        order = np.lexsort((classes_M, ids_M))
+        ids_M, classes_M = ids_M[order], classes_M[order]
+        new = np.ones(len(ids_M), bool)
+        new[1:] = (ids_M[1:] != ids_M[:-1]) | (classes_M[1:] != classes_M[:-1])
+        self._ids_M, self._classes_M = ids_M[new], classes_M[new].astype(np.int32)
+        nans = np.full(len(order), np.nan) if values_M is None else values_M[order]
+        self._values_M = nans[new].astype(np.float32)
+
+    def find(self, sample_ids_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(rows_M, classes_M, values_M) of a batch's images, on the host."""
         ids_B = sample_ids_B.cpu().numpy()
         first_B = np.searchsorted(self._ids_M, ids_B, "left")
         counts_B = np.searchsorted(self._ids_M, ids_B, "right") - first_B
         rows_M = np.repeat(np.arange(len(ids_B)), counts_B)
         starts_M = np.repeat(first_B - (np.cumsum(counts_B) - counts_B), counts_B)
-        return rows_M, self._classes_M[starts_M + np.arange(len(rows_M))].astype(np.int64)
+        places_M = starts_M + np.arange(len(rows_M))
+        classes_M = self._classes_M[places_M].astype(np.int64)
+        columns = (rows_M, classes_M, self._values_M[places_M])
+        rows, classes, values = (torch.from_numpy(column) for column in columns)
+        return rows, classes, values
 
     def apply(
-        self, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor, state: int
+        self, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor, state: int | None = None
     ) -> torch.Tensor:
-        """The labels with ``state`` in the overlay's entries; observed labels stay as they are."""
-        rows_M, classes_M = (torch.from_numpy(a) for a in self.find(sample_ids_B))
+        """The labels with the overlay's entries set; observed labels stay as they are.
+
+        Args:
+            labels_BK: int8 (B, K).
+            sample_ids_B: the images' ids.
+            state: what to set; the entries' own values where none is given.
+        """
+        rows_M, classes_M, values_M = (part.to(labels_BK.device) for part in self.find(sample_ids_B))
         if not len(rows_M):
             return labels_BK
-        rows_M, classes_M = rows_M.to(labels_BK.device), classes_M.to(labels_BK.device)
+        new_M = values_M.to(torch.int8) if state is None else torch.full_like(rows_M, state)
         labels_BK = labels_BK.clone()
         old_M = labels_BK[rows_M, classes_M]
-        labels_BK[rows_M, classes_M] = torch.where(old_M == UNOBSERVED, state, old_M)
+        kept_M = torch.where(old_M == UNOBSERVED, new_M.to(torch.int8), old_M)
+        labels_BK[rows_M, classes_M] = kept_M
         return labels_BK
 
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,19 +118,10 @@ class Overlay:
 
     def state_dict(self) -> dict[str, Any]:
         """The merged entries as tensors."""
-        return {
-            _KEYS: torch.from_numpy(self._ids_M),
-            _CLASSES: torch.from_numpy(self._classes_M),
-        }
+        columns = {_IDS: self._ids_M, _CLASSES: self._classes_M, _VALUES: self._values_M}
+        return {name: torch.from_numpy(column) for name, column in columns.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace all entries."""
-        self._pending.clear()
-        self._store(state[_KEYS].numpy().copy(), state[_CLASSES].numpy().copy())
-
-    def _store(self, ids_M: np.ndarray, classes_M: np.ndarray) -> None:
-        order = np.lexsort((classes_M, ids_M))
-        ids_M, classes_M = ids_M[order], classes_M[order]
-        new = np.ones(len(ids_M), bool)
-        new[1:] = (ids_M[1:] != ids_M[:-1]) | (classes_M[1:] != classes_M[:-1])
-        self._ids_M, self._classes_M = ids_M[new], classes_M[new]
+        ids_M, classes_M, values_M = (state[n].numpy() for n in (_IDS, _CLASSES, _VALUES))
+        self.replace(ids_M, classes_M, values_M)

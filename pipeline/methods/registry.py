@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from typing import Any
 
@@ -14,11 +15,13 @@ from pipeline.methods.assume_negative import (
     LabelSmoothing,
     WeakAssumeNegative,
 )
+from pipeline.methods.asymmetric import AsymmetricLoss
 from pipeline.methods.large_loss import (
     LargeLossCorrectPermanent,
     LargeLossCorrectTemporary,
     LargeLossReject,
 )
+from pipeline.methods.partial_asymmetric import PartialAsymmetricLoss
 from pipeline.methods.protocol import Method
 from sharding.errors import InputError
 
@@ -29,9 +32,11 @@ _METHODS: dict[str, type] = {
     "wan": WeakAssumeNegative,
     "epr": ExpectedPositive,
     "iu": IgnoreUnobserved,
+    "asl": AsymmetricLoss,
     "ll-r": LargeLossReject,
     "ll-ct": LargeLossCorrectTemporary,
     "ll-cp": LargeLossCorrectPermanent,
+    "p-asl": PartialAsymmetricLoss,
 }
 
 
@@ -83,8 +88,12 @@ def create(name: str, num_classes: int, **options: Any) -> Method:
     return method(num_classes, **options)
 
 
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
 def _check_type(name: str, option: str, value: Any, hint: Any) -> None:
-    kinds = [k for k in (typing.get_args(hint) or (hint,)) if isinstance(k, type)]
+    kinds = [typing.get_origin(k) or k for k in _alternatives(hint)]
     if float in kinds:
         kinds.append(int)
     is_number_flag = isinstance(value, bool) and bool not in kinds

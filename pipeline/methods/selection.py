@@ -56,6 +56,24 @@ def select_largest(
     return selected, mask_BK
 
 
+def unobserved_top(
+    logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
+) -> torch.Tensor:
+    """bool mask (B, K): unobserved entries whose logit reaches the k-th largest over all ranks.
+
+    All unobserved entries where there are fewer than k; ties at the threshold are all in.
+    """
+    logits_N, labels_N = logits_BK.detach().reshape(-1), labels_BK.reshape(-1)
+    mask_BK = torch.zeros(labels_BK.shape, dtype=torch.bool, device=labels_BK.device)
+    if k < 1:
+        return mask_BK
+    found, _ = _most_likely(logits_N, labels_N, k)
+    logits_F = logits_N.index_select(0, found)
+    chosen = _where(found, logits_F >= ranks.kth_largest(logits_F, k))
+    mask_BK.view(-1).index_fill_(0, chosen, True)
+    return mask_BK
+
+
 def _most_likely(
     logits_N: torch.Tensor, labels_N: torch.Tensor, k: int
 ) -> tuple[torch.Tensor, float]:
