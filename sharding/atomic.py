@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"{final.name}{_TEMPORARY}{os.getpid()}")
+    temporary = final.with_name(f"{final.name}{_TEMPORARY}{secrets.token_hex(4)}")
     try:
         yield temporary
         with open(temporary, "rb") as written:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sharding import unfinished
+from sharding.atomic import sweep
 from sharding.card import write_card
 from sharding.commit import (
     Members,
@@ -25,7 +26,7 @@ from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
 from sharding.summary import Summary, summarise
-from sharding.tasks import ShardOutcome, ShardTask, finished
+from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
 from sharding.writer import write_shard
 
 ParallelMap = Callable[
@@ -54,6 +55,9 @@ def convert(job: Job, parallel: ParallelMap) -> Summary:
             unfinished.end(job.output)
             return summarise(job.output, existing, seconds=None)
         outcomes = sorted([*earlier, *parallel(write_shard, todo)], key=lambda done: done.name)
+        if not any(outcome.shard for outcome in outcomes):
+            raise _nothing_usable(job, tasks, outcomes)
+        sweep(job.output)  # of workers that were killed
         manifest = _commit(job, outcomes, existing)
         return summarise(
             job.output,
@@ -101,13 +105,6 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
         for outcome in outcomes
         if (part := members_of(outcome, planned[outcome.name].image_ids_N)) is not None
     ]
-    if not members:
-        raise InputError(
-            f"none of the {sum(map(len, planned.values()))} labelled images could be used "
-            f"(the first: {outcomes[0].failures[0].reason})",
-            file=job.options.images,
-            fix="give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump",
-        )
     shards = tuple(part.shard for part in members)
     directory, name = job.output, job.options.dataset_name or job.output.resolve().name
     version = _label_version(job, members)
@@ -132,6 +129,22 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
     manifest.write(directory)
     unfinished.end(directory)
     return manifest
+
+
+def _nothing_usable(
+    job: Job, tasks: Sequence[ShardTask], outcomes: Sequence[ShardOutcome]
+) -> InputError:
+    """Forget the run: most likely the images are elsewhere, and the next run must look again."""
+    for task in tasks:
+        task.record.unlink(missing_ok=True)
+    (job.output / FOLDER).rmdir()
+    unfinished.end(job.output)
+    return InputError(
+        f"none of the {sum(len(task.plan) for task in tasks)} labelled images could be used "
+        f"(the first: {outcomes[0].failures[0].reason})",
+        file=job.options.images,
+        fix="give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump",
+    )
 
 
 def _label_version(job: Job, members: Sequence[Members]) -> LabelVersion:

@@ -79,6 +79,16 @@ class ShardTask:
         """Where the tar goes."""
         return Path(self.output) / FOLDER / f"{self.plan.name}.tar"
 
+    @property
+    def index(self) -> Path:
+        """Where its DALI index goes."""
+        return self.tar.with_suffix(".idx")
+
+    @property
+    def record(self) -> Path:
+        """Where the outcome is written, last."""
+        return self.tar.with_suffix(".json")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOutcome:
@@ -121,13 +131,13 @@ def finished(task: ShardTask) -> ShardOutcome | None:
     Cheap: tar and index must be there in the recorded size; `verify` compares hashes.
     """
     try:
-        record = json.loads(task.tar.with_suffix(".json").read_text(encoding="utf-8"))
+        record = json.loads(task.record.read_text(encoding="utf-8"))
         outcome = ShardOutcome.from_json(record)
         if outcome.fingerprint != task.fingerprint:
             return None
         if outcome.shard is not None:
             present = task.tar.stat().st_size == outcome.shard.bytes
-            return outcome if present and task.tar.with_suffix(".idx").is_file() else None
+            return outcome if present and task.index.is_file() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return outcome

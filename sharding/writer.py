@@ -32,7 +32,7 @@ def write_shard(task: ShardTask) -> ShardOutcome:
     """
     try:
         outcome = _write(task)
-        write_json(task.tar.with_suffix(".json"), outcome.to_json())
+        write_json(task.record, outcome.to_json())
         return outcome
     except OSError as error:
         fix = "free some space" if error.errno in _NO_ROOM else "make it writable on every worker"
@@ -62,7 +62,7 @@ def _write(task: ShardTask) -> ShardOutcome:
     how: Counter[str] = Counter()
     shard = None
     try:
-        with replacing(task.tar) as tar, replacing(task.tar.with_suffix(".idx")) as index:
+        with replacing(task.tar) as tar, replacing(task.index) as index:
             with open(tar, "wb", buffering=0) as stream:
                 archive = IndexedTar(stream.fileno())
                 _add_images(task, archive, failures, how)

@@ -1,0 +1,58 @@
+"""Directories of images: both layouts, missing files, files that cannot be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sharding.errors import InputError
+from sharding.images import BadImage
+from sharding.sources import MISSING, DirectorySource, open_source
+
+ID = "0123456789abcdef"
+
+
+def test_both_layouts_are_found_and_the_split_wins(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / f"{ID}.jpg").write_bytes(b"flat")
+    source = open_source(str(tmp_path))
+    with source.reader("train", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"flat"
+    assert source.name("train", ID) == f"{ID}.jpg"
+    (tmp_path / f"train/{ID}.jpg").write_bytes(b"nested")
+    with source.reader("train", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"nested"
+    with source.reader("test", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"flat"
+    assert source.name("train", ID) == f"train/{ID}.jpg"
+
+
+def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
+    sizes = (10, 3_000_000, 0, 20)
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number:016x}.jpg").write_bytes(os.urandom(size))
+    with DirectorySource.open(tmp_path).reader("train", []) as reader:
+        for number in range(len(sizes)):
+            name = f"{number:016x}"
+            assert bytes(reader.read(name)) == (tmp_path / f"{name}.jpg").read_bytes()
+
+
+def test_what_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    (tmp_path / f"{ID}.jpg").mkdir()
+    with DirectorySource.open(tmp_path).reader("train", []) as reader:
+        with pytest.raises(BadImage, match=MISSING):
+            reader.read("f" * 16)
+        with pytest.raises(BadImage, match="cannot be read: Is a directory"):
+            reader.read(ID)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_wrong_directory_is_one_line(tmp_path: Path, make: bool) -> None:
+    folder = tmp_path / "images"
+    if make:
+        folder.mkdir()
+    with pytest.raises(InputError, match=r"holds no image|image directory is missing"):
+        open_source(str(folder))
