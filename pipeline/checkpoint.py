@@ -1,7 +1,7 @@
 """What a checkpoint holds, and the refusal to use it with another class list.
 
 A checkpoint is a directory: `model.pt` (weights, all that inference needs), `training.pt`
-(optimizer, method state, position) and `meta.json` (configuration, class list, provenance).
+(trained weights, optimizer, method state) and `meta.json` (configuration, class list, provenance).
 """
 
 from __future__ import annotations
@@ -74,15 +74,21 @@ class Meta:
 def save(
     directory: str | Path,
     *,
-    model: models.CamNet,
-    optimizer: torch.optim.Optimizer,
-    method_state: Mapping[str, Any],
+    scored: models.CamNet,
+    training: Mapping[str, Any],
     meta: Meta,
 ) -> None:
-    """Write a checkpoint into an existing directory."""
+    """Write a checkpoint into an existing directory.
+
+    Args:
+        directory: where to.
+        scored: the network that inference should use (a moving average where there is one).
+        training: state dicts of what is trained: "model", "optimizer", "method", "step".
+        meta: everything else.
+    """
     path = Path(directory)
-    torch.save(model.state_dict(), path / "model.pt")
-    torch.save({"optimizer": optimizer.state_dict(), "method": method_state}, path / "training.pt")
+    torch.save(scored.state_dict(), path / "model.pt")
+    torch.save(dict(training), path / "training.pt")
     raw = {"format": FORMAT, **dataclasses.asdict(meta)}
     (path / "meta.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
 
@@ -117,7 +123,7 @@ def load_weights(directory: str | Path, model: models.CamNet) -> None:
 
 
 def load_training(directory: str | Path) -> dict[str, Any]:
-    """The optimizer's and the method's state: keys "optimizer" and "method"."""
+    """What `save` got as ``training``."""
     return _load(Path(directory) / "training.pt")
 
 

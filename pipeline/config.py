@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.schedule import Schedule
 from sharding.errors import InputError
 
 # Fields that may differ between the first command and the one that resumes it: they change how
@@ -29,6 +30,10 @@ class ModelConfig:
     """BoostLU slope for positive attribution scores in training; 1 turns it off."""
     alpha_infer: float = 5.0
     """BoostLU slope in inference; 1 turns it off."""
+    sync_batchnorm: bool = False
+    """Share batch-norm statistics between GPU workers."""
+    compile: bool = False
+    """Compile the backbone (pays off on long GPU runs)."""
 
     def __post_init__(self) -> None:
         for name in ("alpha_train", "alpha_infer"):
@@ -70,8 +75,27 @@ class OptimizerConfig:
     """Adam's L2 penalty."""
     epochs: int = 10
     """Passes over the training split."""
+    schedule: Schedule = "constant"
+    """Course of the learning rate: constant (the paper's), cosine or one-cycle."""
+    warmup: float = 0.0
+    """Share of the training during which the learning rate rises."""
+    clip_norm: float | None = None
+    """Largest gradient norm."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of forward and backward; losses and scores are fp32 always."""
+    micro_batches: int = 1
+    """Parts a worker's batch is computed in to save memory; masks and loss do not depend on it."""
+    ema_decay: float | None = None
+    """Decay of a moving average of the weights, which is then what is validated and kept."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1 or self.micro_batches < 1:
+            raise InputError(
+                f"warm-up {self.warmup:g}, {self.micro_batches} micro-batches",
+                fix="warm-up is a share below 1, micro-batches at least 1",
+            )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise InputError(f"ema decay {self.ema_decay:g}", fix="pass a value in (0, 1)")
         if self.learning_rate <= 0 or self.head_multiplier <= 0 or self.epochs < 1:
             raise InputError(
                 f"learning rate {self.learning_rate:g} x {self.head_multiplier:g}, "

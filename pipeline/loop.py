@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from pipeline.loader import Batch, LabelJoin
-from pipeline.methods import Method
+from pipeline.loader import Batch
+from pipeline.step import StepResult, TrainStep
 
 
 class NonFiniteLoss(RuntimeError):
@@ -40,61 +39,47 @@ class StepStats:
 
 def train_epoch(
     *,
-    model: nn.Module,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
+    step: TrainStep,
     batches: Iterable[Batch],
-    join: LabelJoin,
     every: int,
     on_stats: Callable[[StepStats], None],
+    on_step: Callable[[StepResult], None] = lambda result: None,
     max_steps: int | None = None,
+    begun: float = 0.0,
+    per_step: float = 0.0,
 ) -> None:
     """Run one epoch; call ``on_stats`` every ``every`` steps and after the last.
 
-    ``model`` maps uint8 images (B, H, W, 3) to logits (B, K) and is in training mode on return.
+    Args:
+        step: makes updates of batches.
+        batches: this rank's share of the epoch.
+        every: steps between statistics.
+        on_stats: receives averages over all ranks.
+        on_step: receives every step's result on this rank.
+        max_steps: stop after so many.
+        begun, per_step: progress of the whole training at the epoch's start, and what a step adds.
 
     Raises:
         NonFiniteLoss: on all ranks together, so that none waits for another.
     """
-    model.train()
-    meter = _Meter(join.device)
+    step.model.train()
+    meter = _Meter(step.join.device)
     iterator = iter(batches)
-    step = 0
-    while max_steps is None or step < max_steps:
+    done = 0
+    while max_steps is None or done < max_steps:
         waited = time.perf_counter()
         batch = next(iterator, None)
         if batch is None:
             break
         meter.waited += time.perf_counter() - waited
-        loss, modified_BK = train_step(model, method, optimizer, batch, join)
-        meter.add(loss, modified_BK, len(batch))
-        step += 1
-        if step % every == 0:
-            on_stats(meter.read(step))
+        result = step(batch, begun + done * per_step)
+        on_step(result)
+        meter.add(result)
+        done += 1
+        if done % every == 0:
+            on_stats(meter.read(done))
     if meter.steps:
-        on_stats(meter.read(step))
-
-
-def train_step(
-    model: nn.Module,
-    method: Method,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    join: LabelJoin,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One step; returns the loss (scalar) and the mask of modified entries (B, K)."""
-    B = len(batch)
-    # A rank whose share of the last batch is empty must still join the collectives: it runs one
-    # black image whose logits are then dropped.
-    images_BHWC = batch.images_BHWC if B else _black_like(batch.images_BHWC)
-    logits_BK = model(images_BHWC)[:B]
-    labels_BK = join.dense(batch.image_ids_B)
-    ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
-    loss, modified_BK = method.loss(logits_BK, labels_BK, ids_B)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach(), modified_BK
+        on_stats(meter.read(done))
 
 
 class _Meter:
@@ -105,10 +90,10 @@ class _Meter:
         self._images = 0.0
         self._reset()
 
-    def add(self, loss: torch.Tensor, modified_BK: torch.Tensor, images: int) -> None:
+    def add(self, result: StepResult) -> None:
         self.steps += 1
-        self._sums += torch.stack([loss.double(), modified_BK.sum().double()])
-        self._counts += torch.tensor([modified_BK.numel(), images])
+        self._sums += torch.stack([result.loss.double(), result.modified_BK.sum().double()])
+        self._counts += torch.tensor([result.modified_BK.numel(), len(result.batch)])
 
     def read(self, step: int) -> StepStats:
         sums = torch.cat([self._sums, self._counts.to(self._sums)])
@@ -138,7 +123,3 @@ class _Meter:
         self.steps, self.waited, self._started = 0, 0.0, time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._counts = torch.zeros(2, dtype=torch.int64)  # known on the host: no device sync
-
-
-def _black_like(images_BHWC: torch.Tensor) -> torch.Tensor:
-    return images_BHWC.new_zeros((1, *images_BHWC.shape[1:]))

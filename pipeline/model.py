@@ -70,6 +70,8 @@ def build(config: ModelConfig, num_classes: int) -> CamNet:
         alpha_train=config.alpha_train,
         alpha_infer=config.alpha_infer,
     )
+    if config.compile:
+        backbone.compile()
     return CamNet(backbone, head).to(memory_format=torch.channels_last)
 
 

@@ -170,14 +170,15 @@ def train_loop(settings: dict[str, Any]) -> None:
         tracker=settings["tracker"],
         run_id=settings["run_id"],
     )
-    latest = ray.train.get_checkpoint()
-    if latest is not None:
-        with latest.as_directory() as directory:
-            worker.restore(directory)
+    if config.model.sync_batchnorm and worker.device.type == "cuda":
+        worker.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(worker.model)
     model = ray.train.torch.prepare_model(worker.model)
+    latest = ray.train.get_checkpoint()
+    with latest.as_directory() if latest else contextlib.nullcontext() as directory:
+        worker.begin(model, directory)
     with contextlib.suppress(NonFiniteLoss):
         for epoch in range(worker.epoch + 1, config.epochs + 1):
-            worker.train(model, epoch)
+            worker.train(epoch)
             metrics = worker.validate()
             with tempfile.TemporaryDirectory() as directory:
                 saved = None

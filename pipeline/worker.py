@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -15,6 +15,7 @@ from pipeline.config import TrainConfig, parse_options
 from pipeline.explain import explain
 from pipeline.loader import LabelJoin, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
+from pipeline.step import TrainStep
 from sharding.manifest import Dataset
 
 SCORE = "score"
@@ -47,7 +48,9 @@ class Worker:
         groups = models.parameter_groups(
             self.model, config.optimizer.learning_rate, config.optimizer.head_multiplier
         )
-        self.optimizer = torch.optim.Adam(groups, weight_decay=config.optimizer.weight_decay)
+        self.optimizer = torch.optim.Adam(
+            groups, weight_decay=config.optimizer.weight_decay, fused=device.type == "cuda"
+        )
         self.method = methods.create(config.method, K, **parse_options(config.method_options))
         options = {
             "batch_size": config.data.batch_size // world_size,
@@ -71,17 +74,36 @@ class Worker:
         )
         self.validation = _validation(dataset, config, options, device)
 
-    def restore(self, directory: str) -> None:
-        """Continue from a checkpoint of this run, written by any number of workers."""
-        meta = checkpoint.read_meta(directory)
-        meta.check_classes(self.dataset.classes, directory)
-        checkpoint.load_weights(directory, self.model)
-        state = checkpoint.load_training(directory)
+    @property
+    def scored(self) -> models.CamNet:
+        """The network that is validated and kept: the moving average where there is one."""
+        averaged = self.step.averaged
+        return self.model if averaged is None else cast(models.CamNet, averaged)
+
+    def begin(self, model: torch.nn.Module, latest: str | None) -> None:
+        """Train ``model`` (this worker's network, wrapped for DDP), from a checkpoint if any.
+
+        The checkpoint may have been written by any number of workers.
+        """
+        self.step = TrainStep(
+            model=model,
+            method=self.method,
+            optimizer=self.optimizer,
+            join=self.join,
+            config=self.config.optimizer,
+        )
+        if latest is None:
+            return
+        meta = checkpoint.read_meta(latest)
+        meta.check_classes(self.dataset.classes, latest)
+        state = checkpoint.load_training(latest)
+        self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.method.load_state_dict(state["method"])
+        self.step.load_state_dict(state["step"])
         self.epoch, self.images_seen = meta.epoch, meta.images_seen
 
-    def train(self, model: torch.nn.Module, epoch: int) -> None:
+    def train(self, epoch: int) -> None:
         """One epoch; a loss that is not finite is told to the driver and raised."""
         plan = self.loader.plan
         steps = min(plan.steps, self.config.max_steps or plan.steps)
@@ -98,14 +120,13 @@ class Worker:
 
         try:
             train_epoch(
-                model=model,
-                method=self.method,
-                optimizer=self.optimizer,
+                step=self.step,
                 batches=self.loader.epoch(epoch),
-                join=self.join,
                 every=max(1, min(50, steps // 10)),
                 on_stats=on_stats,
                 max_steps=self.config.max_steps,
+                begun=(epoch - 1) / self.config.epochs,
+                per_step=1 / (steps * self.config.epochs),
             )
         except NonFiniteLoss as error:
             if self.rank == 0:
@@ -122,7 +143,9 @@ class Worker:
         label, steps = f"validate {self.epoch}/{self.config.epochs}", loader.plan.steps
         done = itertools.count(1)
         scores = evaluate.gather(
-            evaluate.score(self.model, loader, join, lambda _: self._show(label, next(done), steps))
+            evaluate.score(
+                self.scored, loader, join, lambda _: self._show(label, next(done), steps)
+            )
         )
         K = len(self.dataset.classes)
         ap_by_name = evaluate.per_class(scores, K)
@@ -152,9 +175,13 @@ class Worker:
         )
         checkpoint.save(
             directory,
-            model=self.model,
-            optimizer=self.optimizer,
-            method_state=self.method.state_dict(),
+            scored=self.scored,
+            training={
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "method": self.method.state_dict(),
+                "step": self.step.state_dict(),
+            },
             meta=meta,
         )
 
@@ -173,8 +200,8 @@ class Worker:
             folder=f"eval/epoch_{self.epoch:03d}",
         )
         loader, join = self._pictured()
-        explained = explain(self.model, loader, join)
-        publish.maps(self.tracker, explained, classes, self.model.head.alpha_infer, step)
+        explained = explain(self.scored, loader, join)
+        publish.maps(self.tracker, explained, classes, self.scored.head.alpha_infer, step)
 
     def _pictured(self) -> tuple[Loader, LabelJoin]:
         """A few test images (validation images where there is no test split), same every epoch."""

@@ -45,9 +45,12 @@ def saved(squares: Path, tmp_path: Path) -> tuple[Path, models.CamNet, torch.opt
     optimizer.step()
     checkpoint.save(
         tmp_path,
-        model=model,
-        optimizer=optimizer,
-        method_state=methods.create("an", 8).state_dict(),
+        scored=model,
+        training={
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "method": methods.create("an", 8).state_dict(),
+        },
         meta=meta_for(squares),
     )
     return tmp_path, model, optimizer

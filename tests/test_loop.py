@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from pipeline import methods
+from pipeline.config import OptimizerConfig
 from pipeline.head import CamHead
-from pipeline.loader import Batch, LabelJoin, Loader
-from pipeline.loop import NonFiniteLoss, StepStats, train_epoch, train_step
+from pipeline.loader import LabelJoin, Loader
+from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.model import CamNet
+from pipeline.step import TrainStep
 from sharding.manifest import Dataset
 
 K = 8
@@ -41,23 +43,24 @@ def loader_of(squares: Path, batch_size: int = 16) -> Loader:
     )
 
 
+def step_of(squares: Path, model: CamNet, **options: object) -> TrainStep:
+    return TrainStep(
+        model=model,
+        method=methods.create("an", K),
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
+        join=join_of(squares),
+        config=OptimizerConfig(**options),  # type: ignore[arg-type]
+    )
+
+
 def run(squares: Path, epochs: int = 1, **options: object) -> list[StepStats]:
-    model = network()
+    step = step_of(squares, network())
     found: list[StepStats] = []
-    method = methods.create("an", K)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for epoch in range(1, epochs + 1):
-        method.begin_epoch(epoch)
+        step.method.begin_epoch(epoch)
         arguments = {"every": 2, "batches": loader_of(squares).epoch(epoch), **options}
-        train_epoch(
-            model=model,
-            method=method,
-            optimizer=optimizer,
-            join=join_of(squares),
-            on_stats=found.append,
-            **arguments,  # type: ignore[arg-type]
-        )
-        method.end_epoch()
+        train_epoch(step=step, on_stats=found.append, **arguments)  # type: ignore[arg-type]
+        step.method.end_epoch()
     return found
 
 
@@ -89,30 +92,13 @@ def test_the_reported_loss_is_the_methods(squares: Path) -> None:
     assert stats.loss == pytest.approx(loss.item(), rel=1e-6)
 
 
-def test_an_empty_share_of_a_batch_changes_nothing(squares: Path) -> None:
-    model = network()
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-    full = next(loader_of(squares).epoch(1))
-    empty = Batch(images_BHWC=full.images_BHWC[:0], image_ids_B=full.image_ids_B[:0])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    loss, modified_BK = train_step(
-        model, methods.create("an", K), optimizer, empty, join_of(squares)
-    )
-    assert loss == 0
-    assert modified_BK.shape == (0, K)
-    assert all(map(torch.equal, before, model.parameters()))
-
-
 def test_a_loss_that_is_not_finite_stops_training(squares: Path) -> None:
     model = network()
     nn.init.constant_(model.head.classifier.weight, float("nan"))
     with pytest.raises(NonFiniteLoss, match="up to 2"):
         train_epoch(
-            model=model,
-            method=methods.create("an", K),
-            optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+            step=step_of(squares, model),
             batches=loader_of(squares).epoch(1),
-            join=join_of(squares),
             every=2,
             on_stats=lambda stats: None,
         )

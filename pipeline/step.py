@@ -1,0 +1,187 @@
+"""One optimizer step: precision, micro-batches, clipping, schedule and moving average.
+
+The batch of a loss is the global batch, also where it does not fit into memory: micro-batches are
+scored first without gradients, the method sees all their logits at once, and each micro-batch is
+then run again with its share of the gradient. Masks and loss equal those of one large batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.config import OptimizerConfig
+from pipeline.loader import Batch, LabelJoin
+from pipeline.methods import Method
+from pipeline.schedule import factor
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did on this rank.
+
+    Attributes:
+        batch: the images it used.
+        loss: scalar; its mean over ranks is the global batch's loss.
+        logits_BK: fp32, detached.
+        labels_BK: int8 in {+1, 0, -1}.
+        modified_BK: bool, the entries that the method rejected or corrected.
+    """
+
+    batch: Batch
+    loss: torch.Tensor
+    logits_BK: torch.Tensor
+    labels_BK: torch.Tensor
+    modified_BK: torch.Tensor
+
+
+class TrainStep:
+    """Turns batches into updates.
+
+    Args:
+        model: maps uint8 images (B, H, W, 3) to logits (B, K); possibly wrapped for DDP.
+        method: the loss.
+        optimizer: its groups' learning rates are the base rates of the schedule.
+        join: labels by image id, on the training device.
+        config: precision, micro-batches, clipping, schedule, moving average.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        method: Method,
+        optimizer: torch.optim.Optimizer,
+        join: LabelJoin,
+        config: OptimizerConfig,
+    ) -> None:
+        self.model, self.method, self.optimizer = model, method, optimizer
+        self.join, self.config = join, config
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
+        self._scaler = torch.amp.GradScaler(join.device.type, enabled=config.precision == "fp16")
+        self._ema = _moving_average(model, config)
+
+    @property
+    def averaged(self) -> nn.Module | None:
+        """The moving average of the model, without its DDP wrapper; None where it is off."""
+        return None if self._ema is None else self._ema.module
+
+    def __call__(self, batch: Batch, progress: float = 0.0) -> StepResult:
+        """Take one step; ``progress`` is the share of the whole training that is done."""
+        rate = factor(progress, self.config.schedule, self.config.warmup)
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        result = self._backward(batch)
+        self._scaler.unscale_(self.optimizer)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self._ema is not None:
+            self._ema.update_parameters(_unwrapped(self.model))
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights and the optimizer's state."""
+        averaged = None if self._ema is None else self._ema.state_dict()
+        return {"scaler": self._scaler.state_dict(), "averaged": averaged}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self._scaler.load_state_dict(state["scaler"])
+        if self._ema is not None:
+            self._ema.load_state_dict(state["averaged"])
+
+    def _backward(self, batch: Batch) -> StepResult:
+        labels_BK = self.join.dense(batch.image_ids_B)
+        ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
+        parts = list(_split(batch, self.config.micro_batches))
+        if len(parts) == 1:
+            logits_BK = self._forward(batch)
+            loss, modified_BK = self.method.loss(logits_BK, labels_BK, ids_B)
+            self._scaler.scale(loss).backward()
+        else:
+            with torch.no_grad(), _frozen_statistics(self.model):
+                logits_BK = torch.cat([self._forward(part) for part in parts])
+            logits_BK.requires_grad_()
+            loss, modified_BK = self.method.loss(logits_BK, labels_BK, ids_B)
+            self._scaler.scale(loss).backward()
+            self._again(parts, logits_BK)
+        return StepResult(
+            batch=batch,
+            loss=loss.detach(),
+            logits_BK=logits_BK.detach(),
+            labels_BK=labels_BK,
+            modified_BK=modified_BK,
+        )
+
+    def _again(self, parts: list[Batch], logits_BK: torch.Tensor) -> None:
+        """Run each micro-batch with the gradient its logits got; ranks synchronise in the last."""
+        assert logits_BK.grad is not None
+        begin = 0
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            silent = getattr(self.model, "no_sync", contextlib.nullcontext)
+            with contextlib.nullcontext() if last else silent():
+                gradient_BK = logits_BK.grad[begin : begin + len(part)]
+                self._forward(part).backward(gradient_BK)
+            begin += len(part)
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        # A rank whose share is empty must still join the collectives: it runs one black image
+        # whose logits are then dropped.
+        B = len(batch)
+        images_BHWC = batch.images_BHWC
+        if not B:
+            images_BHWC = images_BHWC.new_zeros((1, *images_BHWC.shape[1:]))
+        dtype = _DTYPES[self.config.precision]
+        mixed = torch.autocast(self.join.device.type, dtype, enabled=dtype != torch.float32)
+        with mixed:
+            logits_BK = self.model(images_BHWC)
+        return logits_BK[:B].float()
+
+
+def _split(batch: Batch, count: int) -> Iterator[Batch]:
+    """``count`` parts on every rank, empty ones included, so that ranks stay in step."""
+    size = -(-len(batch) // count)
+    for begin in range(0, size * count, size) if size else [0] * count:
+        yield Batch(
+            images_BHWC=batch.images_BHWC[begin : begin + size],
+            image_ids_B=batch.image_ids_B[begin : begin + size],
+        )
+
+
+@contextlib.contextmanager
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch norm normalise as in training without counting the batch twice."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _moving_average(model: nn.Module, config: OptimizerConfig) -> AveragedModel | None:
+    if config.ema_decay is None:
+        return None
+    average = get_ema_multi_avg_fn(config.ema_decay)
+    return AveragedModel(_unwrapped(model), multi_avg_fn=average, use_buffers=True)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    inner = getattr(model, "module", model)
+    assert isinstance(inner, nn.Module)
+    return inner
