@@ -12,6 +12,8 @@ from sharding.errors import InputError
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "epr": {"expected_num_pos": 1.5},
+    "role": {"expected_num_pos": 1.5},
+    "role-li": {"expected_num_pos": 1.5, "linear_epochs": 1},
     "ll-r": {"delta_rel": 0.5},
     "ll-ct": {"delta_rel": 0.2},
     "ll-cp": {"delta_rel": 0.1},

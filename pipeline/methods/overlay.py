@@ -14,7 +14,8 @@ import torch
 from pipeline.methods.ranks import Ranks
 from sharding.labels import UNOBSERVED
 
-_IDS, _CLASSES, _VALUES = "image_ids", "classes", "values"
+_IDS, _COUNTS, _CLASSES, _VALUES = "image_ids", "counts", "classes", "values"
+_NONE = tuple(torch.zeros(0, dtype=kind) for kind in (torch.int64, torch.int32, torch.float32))
 
 
 class Overlay:
@@ -25,7 +26,7 @@ class Overlay:
     """
 
     def __init__(self) -> None:
-        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._pending: list[tuple[torch.Tensor, ...]] = []
         self.clear()
 
     def __len__(self) -> int:
@@ -35,12 +36,22 @@ class Overlay:
         """Forget everything."""
         self.replace(np.zeros(0, np.int64), np.zeros(0, np.int32))
 
-    def add(self, sample_ids_B: torch.Tensor, mask_BK: torch.Tensor) -> None:
+    def add(
+        self,
+        sample_ids_B: torch.Tensor,
+        mask_BK: torch.Tensor,
+        values_BK: torch.Tensor | None = None,
+    ) -> None:
         """Remember the entries set in ``mask_BK``; they count from the next `merge` on."""
         rows_M, classes_M = torch.nonzero(mask_BK, as_tuple=True)
-        if len(rows_M):
-            ids_M = sample_ids_B.cpu().numpy()[rows_M.cpu().numpy()]
-            self._pending.append((ids_M, classes_M.cpu().numpy().astype(np.int32)))
+        if not len(rows_M):
+            return
+        values_M = torch.full_like(rows_M, torch.nan, dtype=torch.float32)
+        if values_BK is not None:
+            values_M = values_BK[rows_M, classes_M].float()
+        ids_M = sample_ids_B.cpu()[rows_M.cpu()]
+        columns = (ids_M, classes_M.to(torch.int32), values_M)
+        self._pending.append(tuple(column.cpu() for column in columns))
 
     def discard_pending(self) -> None:
         """Forget what was added since the last merge."""
@@ -48,11 +59,9 @@ class Overlay:
 
     def merge(self, ranks: Ranks) -> None:
         """Take in what all ranks added; afterwards the overlay is equal on all of them."""
-        empty = (np.zeros(0, np.int64), np.zeros(0, np.int32))
-        parts = [np.concatenate(columns) for columns in zip(empty, *self._pending, strict=True)]
+        columns = [torch.cat(parts) for parts in zip(_NONE, *self._pending, strict=True)]
         self._pending.clear()
-        ids, classes = (ranks.concatenate(torch.from_numpy(part)).numpy() for part in parts)
-        self.extend(ids, classes)
+        self.extend(*(ranks.concatenate(column).numpy() for column in columns))
 
     def extend(
         self, ids_M: np.ndarray, classes_M: np.ndarray, values_M: np.ndarray | None = None
@@ -102,7 +111,9 @@ class Overlay:
             sample_ids_B: the images' ids.
             state: what to set; the entries' own values where none is given.
         """
-        rows_M, classes_M, values_M = (part.to(labels_BK.device) for part in self.find(sample_ids_B))
+        rows_M, classes_M, values_M = (
+            part.to(labels_BK.device) for part in self.find(sample_ids_B)
+        )
         if not len(rows_M):
             return labels_BK
         new_M = values_M.to(torch.int8) if state is None else torch.full_like(rows_M, state)
@@ -117,11 +128,15 @@ class Overlay:
         return torch.from_numpy(self._ids_M), torch.from_numpy(self._classes_M.astype(np.int64))
 
     def state_dict(self) -> dict[str, Any]:
-        """The merged entries as tensors."""
-        columns = {_IDS: self._ids_M, _CLASSES: self._classes_M, _VALUES: self._values_M}
+        """The merged entries as tensors: each image once, with the number of its entries."""
+        ids, counts = np.unique(self._ids_M, return_counts=True)
+        columns = {_IDS: ids, _COUNTS: counts.astype(np.int32), _CLASSES: self._classes_M}
+        if not np.isnan(self._values_M).all():
+            columns[_VALUES] = self._values_M
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replace all entries."""
-        ids_M, classes_M, values_M = (state[n].numpy() for n in (_IDS, _CLASSES, _VALUES))
-        self.replace(ids_M, classes_M, values_M)
+        ids_M = np.repeat(state[_IDS].numpy(), state[_COUNTS].numpy())
+        values = state.get(_VALUES)
+        self.replace(ids_M, state[_CLASSES].numpy(), None if values is None else values.numpy())

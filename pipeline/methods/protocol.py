@@ -39,6 +39,21 @@ class Method(Protocol):
     def end_epoch(self) -> None:
         """Leave the epoch; merges over the ranks what they remembered."""
 
+    def passes_wanted(self) -> int:
+        """Passes over the training images, without gradient, asked for after `end_epoch`.
+
+        The trainer then runs the model over its images that many times, gives each batch to
+        `observe` and calls `end_pass` after each pass.
+        """
+
+    def observe(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
+    ) -> None:
+        """Take in the predictions of one batch of a pass; arguments as of `loss`."""
+
+    def end_pass(self) -> None:
+        """Draw conclusions over all ranks; state changes here."""
+
     def state_dict(self) -> dict[str, Any]:
         """State after the last completed epoch, equal on all ranks."""
 
@@ -87,6 +102,18 @@ class BaseMethod:
 
     def end_epoch(self) -> None:
         """Nothing to merge."""
+
+    def passes_wanted(self) -> int:
+        """None."""
+        return 0
+
+    def observe(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
+    ) -> None:
+        """Nothing to take in."""
+
+    def end_pass(self) -> None:
+        """Nothing to conclude."""
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to keep: schedules follow from the epoch."""

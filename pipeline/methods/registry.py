@@ -16,6 +16,8 @@ from pipeline.methods.assume_negative import (
     WeakAssumeNegative,
 )
 from pipeline.methods.asymmetric import AsymmetricLoss
+from pipeline.methods.curriculum import Curriculum
+from pipeline.methods.entropy import EntropyMaximization, PseudoLabeling
 from pipeline.methods.large_loss import (
     LargeLossCorrectPermanent,
     LargeLossCorrectTemporary,
@@ -23,6 +25,7 @@ from pipeline.methods.large_loss import (
 )
 from pipeline.methods.partial_asymmetric import PartialAsymmetricLoss
 from pipeline.methods.protocol import Method
+from pipeline.methods.role import Role, RoleLinearInit
 from sharding.errors import InputError
 
 _METHODS: dict[str, type] = {
@@ -33,10 +36,15 @@ _METHODS: dict[str, type] = {
     "epr": ExpectedPositive,
     "iu": IgnoreUnobserved,
     "asl": AsymmetricLoss,
+    "role": Role,
+    "role-li": RoleLinearInit,
+    "em": EntropyMaximization,
+    "em-apl": PseudoLabeling,
     "ll-r": LargeLossReject,
     "ll-ct": LargeLossCorrectTemporary,
     "ll-cp": LargeLossCorrectPermanent,
     "p-asl": PartialAsymmetricLoss,
+    "curriculum": Curriculum,
 }
 
 

@@ -1,0 +1,172 @@
+"""Entropy maximisation and asymmetric pseudo labels (Zhou et al. 2022, "Acknowledging the Unknown
+for Multi-label Learning with Single Positive Labels", equations 3 to 5 and algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.methods.bce import negative_log
+from pipeline.methods.overlay import Overlay
+from pipeline.methods.predictions import Predictions
+from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
+from pipeline.methods.ranks import Group
+from sharding.errors import InputError
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+
+
+class EntropyMaximization(BaseMethod):
+    """EM: positives pull up, everything else is pushed towards the largest entropy.
+
+    The loss can be negative; that is intended.
+
+    Args:
+        num_classes: K.
+        alpha: weight of the entropy (VOC 0.2, COCO 0.1, NUS 0.1, CUB 0.01).
+        observed_negatives: "unobserved" gives them the entropy term, as the reference does, which
+            knows none; "cross-entropy" lets them push down (inferred, for tri-state labels).
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 0.1,
+        observed_negatives: str = "unobserved",
+        group: Group = None,
+    ) -> None:
+        super().__init__(num_classes, group=group)
+        if alpha < 0:
+            raise InputError(f"alpha {alpha:g}", fix="pass a number >= 0")
+        if observed_negatives not in ("unobserved", "cross-entropy"):
+            raise InputError(
+                f"observed_negatives {observed_negatives!r}",
+                fix="choose unobserved or cross-entropy",
+            )
+        self.alpha = alpha
+        self.uses_negatives = observed_negatives == "cross-entropy"
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean over B x K."""
+        terms_BK = self.terms(torch.sigmoid(logits_BK), labels_BK)
+        entries = self.ranks.batch_size(logits_BK) * self.num_classes
+        return self.ranks.share(terms_BK.sum() / entries), nothing_modified(labels_BK)
+
+    def terms(self, p_BK: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
+        """Loss of each entry (B, K)."""
+        present_BK, absent_BK = negative_log(p_BK), negative_log(1 - p_BK)
+        entropy_BK = p_BK * present_BK + (1 - p_BK) * absent_BK
+        terms_BK = torch.where(labels_BK == POSITIVE, present_BK, -self.alpha * entropy_BK)
+        if self.uses_negatives:
+            terms_BK = torch.where(labels_BK == NEGATIVE, absent_BK, terms_BK)
+        return terms_BK
+
+
+class PseudoLabeling(EntropyMaximization):
+    """EM + APL: after a warm-up, the least likely entries of each class become soft negatives.
+
+    State: the pseudo labels as a sparse overlay by image id, and how many entries of each class
+    were unobserved at the start. Unlike the reference, a prediction that underflows to exactly 0
+    makes a pseudo label too, and a training set of a single batch is labelled.
+
+    Args:
+        num_classes: K.
+        alpha: weight of the entropy.
+        beta: weight of the pseudo labels (VOC 0.02, COCO 0.9, NUS 0.2, CUB 0.4).
+        warmup_epochs: epochs before the first pseudo labels (VOC, COCO 5, NUS 4, CUB 3).
+        total_epochs: epochs of the run.
+        theta: share of the unobserved entries of a class labelled by the end.
+        observed_negatives: as of `EntropyMaximization`.
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 0.1,
+        beta: float = 0.9,
+        warmup_epochs: int = 5,
+        total_epochs: int = 10,
+        theta: float = 0.9,
+        observed_negatives: str = "unobserved",
+        group: Group = None,
+    ) -> None:
+        super().__init__(
+            num_classes, alpha=alpha, observed_negatives=observed_negatives, group=group
+        )
+        if not 0 < warmup_epochs < total_epochs or not 0 <= theta <= 1 or beta < 0:
+            raise InputError(
+                f"warmup_epochs {warmup_epochs} of {total_epochs}, theta {theta:g}, beta {beta:g}",
+                fix="keep 0 < warmup_epochs < total_epochs, 0 <= theta <= 1 and beta >= 0",
+            )
+        self.beta, self.theta = beta, theta
+        self.warmup_epochs, self.total_epochs = warmup_epochs, total_epochs
+        self.overlay = Overlay()
+        self.initially_unobserved_K: np.ndarray | None = None
+        self._predictions = Predictions(num_classes)
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """EM with soft cross-entropy on pseudo labels; the mask holds those."""
+        rows_M, classes_M, soft_M = (
+            part.to(logits_BK.device)
+            for part in self.overlay.find(require_ids(sample_ids_B, "em-apl"))
+        )
+        p_BK = torch.sigmoid(logits_BK)
+        p_M = p_BK[rows_M, classes_M]
+        labelled_M = soft_M * negative_log(p_M) + (1 - soft_M) * negative_log(1 - p_M)
+        terms_BK = self.terms(p_BK, labels_BK)
+        terms_BK[rows_M, classes_M] = self.beta * labelled_M
+        mask_BK = nothing_modified(labels_BK)
+        mask_BK[rows_M, classes_M] = True
+        entries = self.ranks.batch_size(logits_BK) * self.num_classes
+        return self.ranks.share(terms_BK.sum() / entries), mask_BK
+
+    def passes_wanted(self) -> int:
+        """One after each epoch from the warm-up's last to the last but one.
+
+        The reference also runs one after the last epoch, which nothing trains on.
+        """
+        return int(self.warmup_epochs <= self.epoch < self.total_epochs)
+
+    def observe(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
+    ) -> None:
+        """Keep the predictions."""
+        self._predictions.add(logits_BK, labels_BK, sample_ids_B)
+
+    def end_pass(self) -> None:
+        """Label the least likely unlabelled entries of each class, the same number each time."""
+        logits_NK, labels_NK, ids_N = self._predictions.gather(self.ranks)
+        p_NK = torch.sigmoid(torch.from_numpy(logits_NK)).numpy()
+        free_NK = (labels_NK == UNOBSERVED) | ((labels_NK == NEGATIVE) & (not self.uses_negatives))
+        if self.initially_unobserved_K is None:
+            self.initially_unobserved_K = free_NK.sum(0)
+        rows_M, classes_M, _ = self.overlay.find(torch.from_numpy(ids_N))
+        free_NK[rows_M.numpy(), classes_M.numpy()] = False
+        steps = self.total_epochs - self.warmup_epochs
+        for c in range(self.num_classes):
+            count = int(self.theta * self.initially_unobserved_K[c] / steps)
+            rows = np.flatnonzero(free_NK[:, c])
+            chosen = rows[np.argsort(p_NK[rows, c], kind="stable")[:count]]
+            self.overlay.extend(ids_N[chosen], np.full(len(chosen), c), p_NK[chosen, c])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pseudo labels and the initial counts."""
+        counts = {}
+        if self.initially_unobserved_K is not None:
+            counts["initially_unobserved"] = torch.from_numpy(self.initially_unobserved_K)
+        return self.overlay.state_dict() | counts
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore both."""
+        self.overlay.load_state_dict(state)
+        counts = state.get("initially_unobserved")
+        self.initially_unobserved_K = None if counts is None else counts.numpy().copy()

@@ -1,0 +1,61 @@
+"""Predictions for all training images, for methods that relabel from them.
+
+Dense N x K, so for data of single-positive scale; larger sets are refused before they fill the
+memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pipeline.methods.ranks import Ranks
+from sharding.errors import InputError
+
+_LIMIT = 4 * 1024**3
+
+
+def refuse_dense(num_images: int, num_classes: int, bytes_each: int, what: str) -> None:
+    """Refuse a matrix of images x classes that does not fit, showing the arithmetic.
+
+    Raises:
+        InputError: it takes more than 4 GiB.
+    """
+    needed = num_images * num_classes * bytes_each
+    if needed > _LIMIT:
+        raise InputError(
+            f"{what}: {num_images:,} images x {num_classes:,} classes x {bytes_each} bytes = "
+            f"{needed / 1024**3:,.1f} GiB, and the limit is {_LIMIT / 1024**3:.0f} GiB",
+            fix="use it on single-positive data sets; at Open Images scale use ll-r, ll-ct, "
+            "ll-cp or p-asl",
+        )
+
+
+class Predictions:
+    """Logits and labels of the images seen by this rank in one pass."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._num_classes = num_classes
+        self._count = 0
+        self._parts: list[tuple[torch.Tensor, ...]] = []
+
+    def add(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
+    ) -> None:
+        """Keep a batch, on the host."""
+        self._count += len(logits_BK)
+        refuse_dense(self._count, self._num_classes, 5, "predictions of the training set")
+        batch = (logits_BK.detach().float(), labels_BK, sample_ids_B)
+        self._parts.append(tuple(part.cpu() for part in batch))
+
+    def gather(self, ranks: Ranks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(logits_NK fp32, labels_NK int8, ids_N int64) of all ranks, each image once, by id."""
+        K = self._num_classes
+        none = (torch.zeros(0, K), torch.zeros(0, K, dtype=torch.int8), torch.zeros(0).long())
+        own = [torch.cat(parts) for parts in zip(none, *self._parts, strict=True)]
+        self._parts.clear()
+        self._count = 0
+        logits_NK, labels_NK, ids_N = (ranks.concatenate(part).numpy() for part in own)
+        # Ranks may repeat images to keep in step.
+        ids_N, first = np.unique(ids_N, return_index=True)
+        return logits_NK[first], labels_NK[first], ids_N

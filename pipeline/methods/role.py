@@ -1,0 +1,144 @@
+"""ROLE (Cole et al. 2021, section 4): labels estimated online, with a regularised positive count.
+
+Each image has a row of learnable logits, the label estimator. Classifier and estimator are
+trained on each other's predictions, held fixed; both keep the expected number of positives.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.methods.assume_negative import ExpectedPositive
+from pipeline.methods.bce import negative_log
+from pipeline.methods.label_estimator import LabelEstimator
+from pipeline.methods.predictions import refuse_dense
+from pipeline.methods.protocol import nothing_modified, require_ids
+from pipeline.methods.ranks import Group
+from sharding.errors import InputError
+from sharding.labels import POSITIVE
+
+
+class Role(ExpectedPositive):
+    """ROLE; the estimator learns inside `loss`, one dense Adam step per global batch.
+
+    Args:
+        num_classes: K.
+        expected_num_pos: mean number of positives per image (VOC 1.5, COCO 2.9, NUS 1.9,
+            CUB 31.4).
+        estimator_lr: the estimator's learning rate; the reference uses ten times the classifier's.
+        num_images: images of the training set, to refuse at once what does not fit; 0 finds out
+            on the way.
+        seed: of the estimator's initial values, which depend on it and the image id alone.
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        expected_num_pos: float,
+        estimator_lr: float = 1e-4,
+        num_images: int = 0,
+        seed: int = 0,
+        group: Group = None,
+    ) -> None:
+        super().__init__(num_classes, expected_num_pos=expected_num_pos, group=group)
+        if estimator_lr <= 0:
+            raise InputError(f"estimator_lr {estimator_lr:g}", fix="pass a positive number")
+        refuse_dense(num_images, num_classes, LabelEstimator.BYTES, "the label estimator of ROLE")
+        self.estimator = LabelEstimator(num_classes, learning_rate=estimator_lr, seed=seed)
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both halves of the loss; steps the estimator where gradients are wanted."""
+        ids_B = require_ids(sample_ids_B, "role")
+        # Every rank needs every new row: rows move by momentum long after their batch.
+        all_ids, all_labels = (self.ranks.concatenate(part) for part in (ids_B, labels_BK))
+        self.estimator.add_rows(all_ids, all_labels)
+        estimates_BK = self.estimator.rows(ids_B, logits_BK.device).requires_grad_()
+        loss = self._loss(logits_BK, estimates_BK, labels_BK == POSITIVE)
+        if loss.requires_grad:
+            (gradient_BK,) = torch.autograd.grad(loss, estimates_BK, retain_graph=True)
+            gradient_BK = self.ranks.concatenate(gradient_BK / self.ranks.world_size)
+            self.estimator.step(all_ids, gradient_BK)
+        return loss, nothing_modified(labels_BK)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimator with its Adam moments."""
+        return self.estimator.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the estimator."""
+        self.estimator.load_state_dict(state)
+
+    def _loss(
+        self, logits_BK: torch.Tensor, estimates_BK: torch.Tensor, positive_BK: torch.Tensor
+    ) -> torch.Tensor:
+        B = self.ranks.batch_size(logits_BK)
+        p_BK, q_BK = torch.sigmoid(logits_BK), torch.sigmoid(estimates_BK)
+        total = _half(p_BK, q_BK.detach(), positive_BK) + _half(q_BK, p_BK.detach(), positive_BK)
+        regulariser = self.regulariser(p_BK, B) + self.regulariser(q_BK, B)
+        main = self.ranks.share(total / (B * self.num_classes))
+        return 0.5 * main + 0.5 * self.ranks.whole(regulariser)
+
+
+class RoleLinearInit(Role):
+    """ROLE + LI: a linear classifier on a frozen backbone first, then everything.
+
+    When the second phase begins, the estimator is re-made from its clipped probabilities and its
+    Adam starts anew. The reference goes on from the best epoch of the first phase, this from the
+    state it is given: load the best checkpoint to do the same.
+
+    Args:
+        num_classes: K.
+        expected_num_pos: mean number of positives per image.
+        estimator_lr: the estimator's learning rate.
+        linear_epochs: epochs with the backbone frozen (`backbone_frozen`).
+        num_images: as of `Role`.
+        seed: as of `Role`.
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        expected_num_pos: float,
+        estimator_lr: float = 1e-4,
+        linear_epochs: int = 25,
+        num_images: int = 0,
+        seed: int = 0,
+        group: Group = None,
+    ) -> None:
+        super().__init__(
+            num_classes,
+            expected_num_pos=expected_num_pos,
+            estimator_lr=estimator_lr,
+            num_images=num_images,
+            seed=seed,
+            group=group,
+        )
+        if linear_epochs < 1:
+            raise InputError(f"linear_epochs {linear_epochs}", fix="pass at least 1")
+        self.linear_epochs = linear_epochs
+
+    @property
+    def backbone_frozen(self) -> bool:
+        """Whether this epoch trains the head alone."""
+        return self.epoch <= self.linear_epochs
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Hand the estimator over when the second phase begins."""
+        super().begin_epoch(epoch)
+        if epoch == self.linear_epochs + 1:
+            self.estimator.hand_over()
+
+
+def _half(own_BK: torch.Tensor, other_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
+    """Sum over entries of the loss of one network, given the other's predictions."""
+    present_BK, absent_BK = negative_log(own_BK), negative_log(1 - own_BK)
+    terms_BK = positive_BK * present_BK + other_BK * present_BK + (1 - other_BK) * absent_BK
+    return terms_BK.sum()
