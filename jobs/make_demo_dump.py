@@ -23,7 +23,8 @@ def main(
     """Draw a demo collection: photographs, partial annotations, complete ground truth.
 
     Args:
-        output: directory to write; repeating the command with the same options does nothing.
+        output: directory to write; repeating the command with the same options does nothing,
+            other options replace the dump that is there.
         options: sizes and seed.
         workers: processes; the bytes do not depend on it.
     """
