@@ -10,14 +10,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharding.atomic import write_json
-from sharding.ids import parse_image_ids
+from sharding.annotations import SplitLabels
+from sharding.atomic import replacing, write_json
+from sharding.ids import format_image_ids, parse_image_ids
 from sharding.labels import POSITIVE, LabelTable
-from sharding.manifest import LabelFile, ShardRecord
+from sharding.manifest import Dataset, LabelFile, LabelVersion, ShardRecord
 from sharding.quarantine import Entry, Quarantine
+from sharding.shardsource import read_index
 from sharding.tasks import ShardOutcome
 
 INFO_FILE = "_info.json"
+WANTED_FILE = "wanted.txt"
+"""One `<split>/<id>` a line, as the downloaders of Open Images take it; absent if empty."""
+TAR_LABELS = "tar_labels"
+"""Key in the manifest's ``created_by``: the label version that all tars carry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLabels:
+    """The labels of a dump, over all images it names, about to become a label version.
+
+    Attributes:
+        name: of the version.
+        release: of the dump.
+        policy: how rows became labels, as the manifest records it.
+        splits: labels by split.
+    """
+
+    name: str
+    release: str
+    policy: Mapping[str, Any]
+    splits: Mapping[str, SplitLabels]
+
+    @property
+    def bad_rows(self) -> Quarantine:
+        """The annotation rows that were set aside."""
+        parts = [Quarantine.of_bad_rows(s, found.bad_rows) for s, found in self.splits.items()]
+        return Quarantine().merged(*parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +65,34 @@ def members_of(outcome: ShardOutcome, planned_N: npt.NDArray[np.uint64]) -> Memb
     return Members(shard=outcome.shard, image_ids_N=planned_N[~np.isin(planned_N, failed)])
 
 
-def write_labels(
-    directory: Path, name: str, split: str, table: LabelTable, members: Iterable[Members]
-) -> LabelFile:
-    """Write the label table of a split: the rows of the images at hand, ordered as the shards.
+def members_in(dataset: Dataset) -> list[Members]:
+    """The images of every tar of a dataset.
+
+    Read from the default label tables, which list them; from the indexes where a job was killed
+    after it changed a table and before it wrote the manifest.
+
+    Raises:
+        InputError: an index is missing or damaged.
+    """
+    members = []
+    for split in dict.fromkeys(shard.split for shard in dataset.manifest.shards):
+        records, table = dataset.shards(split), dataset.labels(split)
+        ends = np.cumsum([record.images for record in records])
+        names = [table.shards[row - 1] for row in ends.tolist() if row <= len(table)]
+        if ends[-1] == len(table) and names == [record.path for record in records]:
+            parts = np.split(table.image_ids_N, ends[:-1])
+        else:
+            indexes = [read_index(dataset.directory / record.index) for record in records]
+            parts = [parse_image_ids(list(index)) for index in indexes]
+        members += [
+            Members(shard=record, image_ids_N=ids_N)
+            for record, ids_N in zip(records, parts, strict=True)
+        ]
+    return members
+
+
+def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
+    """The rows of the images at hand, ordered as the shards.
 
     An image that the table does not know becomes a row without labels.
     """
@@ -47,16 +100,48 @@ def write_labels(
     image_ids_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in ordered)])
     shards = [part.shard.path for part in ordered for _ in range(len(part.image_ids_N))]
     # An image without a row of its own comes back with id 0.
-    chosen = replace(table.select(table.rows_of(image_ids_N), shards), image_ids_N=image_ids_N)
+    return replace(table.select(table.rows_of(image_ids_N), shards), image_ids_N=image_ids_N)
+
+
+def write_labels(directory: Path, name: str, split: str, arranged: LabelTable) -> LabelFile:
+    """Write the label table of a split in a label version."""
     path = f"labels/{name}/{split}.parquet"
-    digest = chosen.write(directory / path)
-    positives = int(np.count_nonzero(chosen.states_E == POSITIVE))
+    digest = arranged.write(directory / path)
+    positives = int(np.count_nonzero(arranged.states_E == POSITIVE))
     return LabelFile(
         path=path,
-        images=len(chosen),
+        images=len(arranged),
         positives=positives,
-        negatives=len(chosen.states_E) - positives,
+        negatives=len(arranged.states_E) - positives,
         sha256=digest,
+    )
+
+
+def label_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
+    """Write the tables of a label version, and the list of its images that have no pixels."""
+    files: dict[str, LabelFile] = {}
+    report: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    wanted: list[str] = []
+    for split, labels in new.splits.items():
+        at_hand = [part for part in members if part.shard.split == split]
+        arranged = arrange(labels.table, at_hand)
+        files[split] = write_labels(directory, new.name, split, arranged)
+        without_pixels = np.setdiff1d(labels.table.image_ids_N, arranged.image_ids_N)
+        wanted += [f"{split}/{image_id}\n" for image_id in format_image_ids(without_pixels)]
+        report[split] = {
+            **labels.report,
+            "images_without_pixels": len(without_pixels),
+            "unknown_mids": len(labels.unknown_mids),
+        }
+        sources.update(labels.sources)
+    _write_wanted(directory / f"labels/{new.name}/{WANTED_FILE}", wanted)
+    return LabelVersion(
+        release=new.release,
+        sources=sources,
+        policy=new.policy,
+        report=report,
+        splits=files,
     )
 
 
@@ -97,3 +182,11 @@ def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:
         for how, count in outcome.how.items():
             total[how] = total.get(how, 0) + count
     return dict(sorted(total.items()))
+
+
+def _write_wanted(path: Path, lines: Sequence[str]) -> None:
+    if not lines:
+        path.unlink(missing_ok=True)
+        return
+    with replacing(path) as temporary:
+        temporary.write_text("".join(lines), encoding="ascii")

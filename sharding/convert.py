@@ -6,33 +6,29 @@ The parallel map is handed in, so that this package knows nothing of Ray.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 from sharding import unfinished
 from sharding.atomic import sweep
 from sharding.card import write_card
 from sharding.commit import (
-    Members,
+    TAR_LABELS,
     count_how,
+    label_version,
     members_of,
     quarantine_of,
     write_info,
-    write_labels,
 )
 from sharding.errors import InputError
-from sharding.manifest import FILE, LabelFile, LabelVersion, Manifest
+from sharding.extend import ParallelMap
+from sharding.manifest import FILE, Dataset, Manifest
 from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
-from sharding.quarantine import Quarantine
+from sharding.reshard import add_labels
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
 from sharding.writer import write_shard
-
-ParallelMap = Callable[
-    [Callable[[ShardTask], ShardOutcome], Sequence[ShardTask]], Iterable[ShardOutcome]
-]
-"""Applies a function to items on other processes; yields results in any order."""
 
 
 def convert(job: Job, parallel: ParallelMap) -> Summary:
@@ -47,11 +43,21 @@ def convert(job: Job, parallel: ParallelMap) -> Summary:
         existing = _existing(job)
         if existing is None:
             unfinished.begin(job.output, job.identity)
+        elif job.options.retry_failed:
+            sweep(job.output)
+            add_labels(Dataset.open(job.output), job.labels, job.source, parallel)
+            seconds = time.monotonic() - started
+            return summarise(job.output, Manifest.read(job.output), seconds=seconds)
         tasks = list(job.tasks())
-        earlier = [outcome for task in tasks if (outcome := finished(task)) is not None]
+        earlier = [
+            outcome
+            for task in tasks
+            if (outcome := finished(task)) is not None
+            and not (job.options.retry_failed and outcome.failures)
+        ]
         names = {outcome.name for outcome in earlier}
         todo = [task for task in tasks if task.plan.name not in names]
-        if existing is not None and not todo:
+        if existing is not None and (not todo or _revised(existing, names, todo)):
             unfinished.end(job.output)
             return summarise(job.output, existing, seconds=None)
         outcomes = sorted([*earlier, *parallel(write_shard, todo)], key=lambda done: done.name)
@@ -86,9 +92,14 @@ def _existing(job: Job) -> Manifest | None:
     return manifest
 
 
+def _revised(manifest: Manifest, finished_names: set[str], todo: Sequence[ShardTask]) -> bool:
+    """Whether re-sharding has added or replaced tars since: repairing is then not this job's."""
+    planned = finished_names | {task.plan.name for task in todo}
+    return any(Path(shard.path).stem not in planned for shard in manifest.shards)
+
+
 def _described(manifest: Manifest, job: Job) -> str:
     old = {
-        "labels": manifest.default_labels,
         "seed": manifest.seed,
         "images_per_shard": manifest.images_per_shard,
         "treatment": dict(manifest.treatment),
@@ -107,9 +118,9 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
     ]
     shards = tuple(part.shard for part in members)
     directory, name = job.output, job.options.dataset_name or job.output.resolve().name
-    version = _label_version(job, members)
+    version = label_version(directory, job.labels, members)
     job.classes.write(directory / "classes.parquet")
-    quarantine = _quarantine(job, outcomes)
+    quarantine = quarantine_of(outcomes).merged(job.labels.bad_rows)
     quarantine.write(directory / QUARANTINE_FILE)
     write_info(directory, name, shards)
     manifest = Manifest(
@@ -119,11 +130,11 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
         seed=job.options.seed,
         images_per_shard=job.options.images_per_shard,
         treatment=job.treatment.record(),
-        default_labels=job.dump.name,
-        labels={**(existing.labels if existing else {}), job.dump.name: version},
+        default_labels=existing.default_labels if existing else job.labels.name,
+        labels={**(existing.labels if existing else {}), job.labels.name: version},
         shards=shards,
         quarantined=len(quarantine),
-        created_by={"job": "shard_openimages", "plan": job.digest},
+        created_by={"plan": job.digest, TAR_LABELS: job.labels.name},
     )
     write_card(directory, manifest, job.classes)
     manifest.write(directory)
@@ -145,31 +156,3 @@ def _nothing_usable(
         file=job.options.images,
         fix="give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump",
     )
-
-
-def _label_version(job: Job, members: Sequence[Members]) -> LabelVersion:
-    files: dict[str, LabelFile] = {}
-    report: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for split, labels in job.labels.items():
-        at_hand = [part for part in members if part.shard.split == split]
-        files[split] = write_labels(job.output, job.dump.name, split, labels.table, at_hand)
-        missing = len(labels.table) - files[split].images
-        report[split] = {
-            **labels.report,
-            "images_without_pixels": missing,
-            "unknown_mids": len(labels.unknown_mids),
-        }
-        sources.update(labels.sources)
-    return LabelVersion(
-        release=job.dump.release,
-        sources=sources,
-        policy=job.policy.record(),
-        report=report,
-        splits=files,
-    )
-
-
-def _quarantine(job: Job, outcomes: Sequence[ShardOutcome]) -> Quarantine:
-    rows = [Quarantine.of_bad_rows(split, found.bad_rows) for split, found in job.labels.items()]
-    return quarantine_of(outcomes).merged(*rows)

@@ -62,6 +62,12 @@ class Treatment:
         if not self.check and self.shorter_side is not None:
             raise InputError("shrinking decodes every image", fix="leave out the trust option")
 
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Treatment:
+        """The treatment that the manifest stores."""
+        fields = {key: value for key, value in record.items() if key != "mode"}
+        return cls(**fields, check=record.get("mode") != "trust")
+
     def record(self) -> Mapping[str, Any]:
         """As the manifest stores it."""
         mode = "keep" if self.shorter_side is None else "shrink"

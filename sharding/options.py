@@ -47,6 +47,8 @@ class ShardOptions:
     """Count machine labels of at least this confidence as positives where no human looked."""
     strict: bool = False
     """Stop at the first bad annotation row or image instead of setting it aside."""
+    retry_failed: bool = False
+    """Look again for images that were missing or bad; --images may name another place."""
     workers: int | None = None
     """Shards written at once; all CPUs of the cluster by default."""
 
@@ -66,3 +68,33 @@ class ShardOptions:
         if self.quality is not None:
             return self.quality
         return 95 if self.shorter_side is None else 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReshardOptions:
+    """Options of `jobs/reshard_openimages.py`; field docs are its help."""
+
+    dataset: Path
+    """Directory of a finished dataset."""
+    annotations: Path
+    """Folder of an annotation dump (V3 to V7) or of one of our own exports."""
+    images: str | None = None
+    """Where to look for labelled images that have no pixels yet; they get shards of their own."""
+    rewrite: bool = False
+    """Write tars that carry the new labels beside the same JPEG bytes; the old ones are removed."""
+    make_default: bool = False
+    """Train on these labels where no others are named."""
+    base: str | None = None
+    """Labels that an export is laid over; the dataset's default ones if not given."""
+    release: Literal["v3", "v4", "v5", "v6", "v7", "export"] | None = None
+    """Release of the dump; recognised from its files by default."""
+    name: str | None = None
+    """Name of the label version; the folder of the dump by default ("2018_04")."""
+    conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
+    """What a class becomes where humans disagree about an image."""
+    machine: float | None = None
+    """Count machine labels of at least this confidence as positives where no human looked."""
+    strict: bool = False
+    """Stop at the first bad annotation row or image instead of setting it aside."""
+    workers: int | None = None
+    """Shards written at once; all CPUs of the cluster by default."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from sharding.annotations import AnnotationPolicy, SplitLabels, read_classes, read_split
 from sharding.classes import ClassTable
+from sharding.commit import NewLabels
 from sharding.errors import InputError
 from sharding.images import Treatment
 from sharding.options import ShardOptions
@@ -28,21 +29,17 @@ class Job:
 
     Attributes:
         options: as given.
-        dump: the annotation dump.
         classes: the class table with its groups.
-        labels: labels by split, all images of the dump.
+        labels: of all images of the dump.
         source: where the images come from.
         plans: shards by split.
-        policy: how rows became labels.
     """
 
     options: ShardOptions
-    dump: Dump
     classes: ClassTable
-    labels: Mapping[str, SplitLabels]
+    labels: NewLabels
     source: Source
     plans: Mapping[str, tuple[ShardPlan, ...]]
-    policy: AnnotationPolicy
 
     @property
     def output(self) -> Path:
@@ -57,11 +54,12 @@ class Job:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the content of the dataset, apart from the images themselves."""
+        splits = self.labels.splits.values()
         return {
             "format": FORMAT,
-            "labels": self.dump.name,
-            "annotations": {k: v for s in self.labels.values() for k, v in s.sources.items()},
-            "policy": self.policy.record(),
+            "labels": self.labels.name,
+            "annotations": {name: sha for split in splits for name, sha in split.sources.items()},
+            "policy": self.labels.policy,
             "classes_sha256": self.classes.sha256,
             "group_by": self.options.group_by,
             "seed": self.options.seed,
@@ -78,7 +76,7 @@ class Job:
     def tasks(self) -> Iterator[ShardTask]:
         """One task per shard."""
         for split, plans in self.plans.items():
-            table = self.labels[split].table
+            table = self.labels.splits[split].table
             for plan in plans:
                 yield ShardTask(
                     plan=plan,
@@ -108,16 +106,15 @@ def prepare(options: ShardOptions) -> Job:
     policy = AnnotationPolicy(
         conflict=options.conflict, machine=options.machine, strict=options.strict
     )
+    record = {key: value for key, value in policy.record().items() if key != "strict"}
     mids, names = zip(*read_classes(dump), strict=True)
     labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
     return Job(
         options=options,
-        dump=dump,
         classes=_classes(mids, names, labels, options),
-        labels=labels,
+        labels=NewLabels(name=dump.name, release=dump.release, policy=record, splits=labels),
         source=source,
         plans={split: _plan(split, found, options) for split, found in labels.items()},
-        policy=policy,
     )
 
 

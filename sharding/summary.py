@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sharding.classes import NUM_GROUPS, ClassTable
-from sharding.manifest import SPLITS, Manifest
+from sharding.manifest import SPLITS, Dataset, Manifest
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
 
@@ -48,7 +49,7 @@ class Summary:
         if self.continued:
             rows.append(("continued", f"{self.continued:,} shards were finished before"))
         rows += self._quarantined()
-        return "\n".join([first, *(f"  {name:<12} {text}" for name, text in rows)])
+        return _aligned(first, rows)
 
     def _splits(self) -> list[tuple[str, str]]:
         manifest = self.manifest
@@ -71,6 +72,73 @@ class Summary:
             return [("set aside", "nothing")]
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
         return [("set aside", f"{reasons} (listed in {QUARANTINE_FILE})")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resharded:
+    """What re-sharding did.
+
+    Attributes:
+        dataset: as it is now.
+        name: of the label version.
+        diff: content of `diff.json`, empty where there was nothing to compare with.
+        wanted: labelled images without pixels by split.
+        added: images that got pixels.
+        rewritten: tars written anew.
+        seconds: it took.
+    """
+
+    dataset: Dataset
+    name: str
+    diff: Mapping[str, Any]
+    wanted: Mapping[str, int]
+    added: int
+    rewritten: int
+    seconds: float
+
+    def __str__(self) -> str:
+        directory = self.dataset.directory
+        tars = f"{self.rewritten:,} tars written anew" if self.rewritten else "tars untouched"
+        first = f"labels {self.name} of {directory} are written, in {self.seconds:.1f} s; {tars}."
+        rows = [
+            (
+                split,
+                f"{file.images:,} images, {file.positives:,} positive and "
+                f"{file.negatives:,} negative labels{self._changes(split)}",
+            )
+            for split, file in self.dataset.manifest.labels[self.name].splits.items()
+        ]
+        if "classes" in self.diff:
+            kept, dropped, added = (self.diff["classes"][k] for k in ("kept", "dropped", "added"))
+            rows.append(
+                (
+                    "classes",
+                    f"{kept:,} in both lists, {len(dropped):,} only in the dataset's, "
+                    f"{len(added):,} only in the dump's (left out)",
+                )
+            )
+        if self.added:
+            rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
+        if missing := sum(self.wanted.values()):
+            listed = f"labels/{self.name}/wanted.txt"
+            rows.append(("no pixels", f"{missing:,} labelled images, listed in {listed}"))
+        command = f"jobs/train_openimages.py --dataset {directory} --labels {self.name}"
+        return _aligned(first, [*rows, ("train", command)])
+
+    def _changes(self, split: str) -> str:
+        totals = self.diff.get("splits", {}).get(split)
+        if totals is None:
+            return ""
+        added, removed, flipped = (
+            sum(n for key, n in totals.items() if key.startswith(f"labels_{verb}"))
+            for verb in ("added", "removed", "flipped")
+        )
+        against = self.diff["against"]
+        return f" ({added:,} added, {removed:,} removed, {flipped:,} flipped against {against})"
+
+
+def _aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join([first, *(f"  {name:<12} {text}" for name, text in rows)])
 
 
 def summarise(

@@ -1,0 +1,38 @@
+"""Lay a new annotation dump, or an export of ours, over a dataset; its images stay as they are.
+
+python jobs/reshard_openimages.py --dataset DATASET --annotations DUMP
+ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations ... --rewrite
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tyro
+
+from sharding.errors import one_line_errors
+from sharding.options import ReshardOptions
+
+
+def main() -> None:
+    """Parse, write labels here and shards, where any are needed, as Ray tasks."""
+    with one_line_errors():
+        options = tyro.cli(ReshardOptions, description=__doc__)
+        from sharding.reshard import reshard
+
+        def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
+            if not tasks:
+                return iter(())
+            from pipeline import cluster
+
+            cluster.connect()
+            return cluster.run_tasks(
+                function, tasks, max_in_flight=options.workers, label="writing shards"
+            )
+
+        print(reshard(options, parallel))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Making a change of a finished dataset count: every table first, the manifest last."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sharding.card import write_card
+from sharding.commit import (
+    Members,
+    NewLabels,
+    arrange,
+    label_version,
+    write_info,
+    write_labels,
+)
+from sharding.manifest import Dataset, LabelVersion, Manifest
+from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import Quarantine
+
+
+def publish(
+    dataset: Dataset,
+    new: NewLabels,
+    members: Sequence[Members],
+    quarantine: Quarantine,
+    **changes: Any,
+) -> None:
+    """Write a label version over the tars named; bring the others along if the tars changed.
+
+    Args:
+        dataset: as it is.
+        new: the label version to write or replace.
+        members: all tars that shall count from now on.
+        quarantine: the whole table.
+        changes: further fields of the manifest.
+    """
+    directory, manifest = dataset.directory, dataset.manifest
+    shards = tuple(sorted((part.shard for part in members), key=lambda shard: shard.path))
+    version = label_version(directory, new, members)
+    others = {name: old for name, old in manifest.labels.items() if name != new.name}
+    if shards != manifest.shards:
+        others = {name: _rearranged(dataset, name, members) for name in others}
+    quarantine.write(directory / QUARANTINE_FILE)
+    write_info(directory, manifest.name, shards)
+    changed: Manifest = dataclasses.replace(
+        manifest,
+        labels={**others, new.name: version},
+        shards=shards,
+        quarantined=len(quarantine),
+        **changes,
+    )
+    write_card(directory, changed, dataset.classes)
+    changed.write(directory)
+
+
+def _rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:
+    version = dataset.manifest.labels[name]
+    files = {
+        split: write_labels(
+            dataset.directory,
+            name,
+            split,
+            arrange(
+                dataset.labels(split, name), [part for part in members if part.shard.split == split]
+            ),
+        )
+        for split in version.splits
+    }
+    return dataclasses.replace(version, splits=files)
+
+
+def merged_failures(
+    old: Quarantine, tried: Mapping[str, Sequence[str]], failures: Quarantine
+) -> Quarantine:
+    """The table after images were tried again: recovered ones are gone, reasons are fresh."""
+    for split, image_ids in tried.items():
+        old = old.without_images(split, image_ids)
+    return old.merged(failures)

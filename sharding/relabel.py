@@ -1,0 +1,114 @@
+"""Reading the labels of a new dump, or of an export, for a dataset that already has classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sharding.annotations import AnnotationPolicy, SplitLabels, read_split
+from sharding.classlist import read_mids
+from sharding.commit import NewLabels
+from sharding.diff import ClassDiff, diff_tables
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+from sharding.options import ReshardOptions
+from sharding.overlay import overlay
+from sharding.releases import Dump
+
+_CORRECTION = "source ll-cp-correction"
+
+
+def open_dump(options: ReshardOptions) -> Dump:
+    """The dump or export that the options name."""
+    return Dump.open(options.annotations, options.release, options.name)
+
+
+def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLabels:
+    """The dump's labels as indices into the dataset's class list.
+
+    Raises:
+        InputError: anything about the dump that a user can mend.
+    """
+    policy = AnnotationPolicy(
+        conflict=options.conflict, machine=options.machine, strict=options.strict
+    )
+    splits = {split: read_split(dump, split, dataset.classes.mids, policy) for split in dump.splits}
+    record: dict[str, Any] = {k: v for k, v in policy.record().items() if k != "strict"}
+    if dump.release == "export":
+        record["base"], _ = dataset.label_version(options.base)
+        splits = _over_base(dataset, splits, record["base"])
+    return NewLabels(name=dump.name, release=dump.release, policy=record, splits=splits)
+
+
+def class_diff(dataset: Dataset, dump: Dump) -> ClassDiff | None:
+    """The dataset's class list against the dump's; None for an export, which has no list."""
+    if dump.release == "export":
+        return None
+    return ClassDiff.of(dataset.classes.mids, read_mids(dump.class_list_file))
+
+
+def diff_report(
+    dataset: Dataset,
+    against: str,
+    name: str,
+    classes: ClassDiff | None,
+    wanted: Mapping[str, int],
+) -> dict[str, Any]:
+    """What one label version changes against another, for `diff.json`.
+
+    Args:
+        dataset: holding both.
+        against: the older version.
+        name: the newer version.
+        classes: class lists compared.
+        wanted: number of labelled images without pixels by split.
+    """
+    mids: Sequence[str] = dataset.classes.mids
+    versions = dataset.manifest.labels
+    splits, by_class = {}, {}
+    for split in versions[name].splits:
+        if split not in versions[against].splits:
+            continue
+        tables = (dataset.labels(split, against), dataset.labels(split, name))
+        diff = diff_tables(*tables, len(mids))
+        splits[split] = {**diff.totals(), "images_without_pixels": wanted.get(split, 0)}
+        by_class[split] = diff.by_class(mids)
+    report: dict[str, Any] = {"against": against, "splits": splits, "by_class": by_class}
+    if classes is not None:
+        report["classes"] = {
+            "kept": len(classes.kept),
+            "dropped": list(classes.dropped),
+            "added": list(classes.added),
+        }
+    return report
+
+
+def _over_base(
+    dataset: Dataset, exports: Mapping[str, SplitLabels], base: str
+) -> dict[str, SplitLabels]:
+    """Exports speak of a few entries; all else stays what the base says."""
+    _, version = dataset.label_version(base)
+    corrections = sum(split.report[_CORRECTION] for split in exports.values())
+    if 0 < corrections < sum(split.report["rows"] for split in exports.values()):
+        raise InputError(
+            "the export mixes LL-Cp corrections, which yield to humans, with labels that do not",
+            fix="re-shard the two one after the other",
+        )
+    splits = {}
+    for split in version.splits:
+        table = dataset.labels(split, base)
+        if split not in exports:
+            splits[split] = SplitLabels(
+                table=table,
+                report={},
+                unknown_mids={},
+                bad_rows=(),
+                sources={},
+                human_positives_K=dataset.classes.positives_K,
+                human_negatives_K=dataset.classes.negatives_K,
+            )
+            continue
+        laid = overlay(table, exports[split].table, patch_wins=not corrections)
+        splits[split] = dataclasses.replace(exports[split], table=laid)
+    return splits
