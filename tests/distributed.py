@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -57,10 +58,10 @@ def _rank(
             world_size=world_size,
             timeout=TIMEOUT,
         )
-        sender.send((True, fn(rank, *args)))
+        sender.send_bytes(pickle.dumps((True, fn(rank, *args))))
         dist.barrier()
     except BaseException:  # everything, an interrupt included, is the parent's to report
-        sender.send((False, traceback.format_exc()))
+        sender.send_bytes(pickle.dumps((False, traceback.format_exc())))
     finally:
         os._exit(0)  # no teardown of what the parent owns
 
@@ -68,7 +69,8 @@ def _rank(
 def _result(rank: int, pipe: Any) -> Any:
     assert pipe.poll(TIMEOUT.total_seconds()), f"rank {rank} did not answer"
     try:
-        fine, value = pipe.recv()
+        # Plain pickles: torch would pass tensors by handles of a process that is gone by then.
+        fine, value = pickle.loads(pipe.recv_bytes())
     except EOFError:
         raise AssertionError(f"rank {rank} died") from None
     assert fine, f"rank {rank} raised:\n{value}"

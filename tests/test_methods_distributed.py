@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,17 @@ def train(rank: int, sizes: list[int], name: str) -> dict[str, Any]:
         losses.append(loss.item())
         masks.append(mask_BK.numpy())
         gradients.append(logits_BK.grad.numpy())
-    state = {key: np.asarray(value) for key, value in method.state_dict().items()}
+    state = dict(leaves_of(method.state_dict()))
     return {"losses": losses, "masks": masks, "gradients": gradients, "state": state}
+
+
+def leaves_of(state: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Tensors and numbers of a nested state."""
+    if isinstance(state, dict | list | tuple):
+        for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+            yield from leaves_of(value, f"{name}/{key}")
+    elif isinstance(state, torch.Tensor | int | float):
+        yield name, np.asarray(state)
 
 
 def train_all(rank: int, sizes: list[int]) -> dict[str, dict[str, Any]]:
@@ -79,8 +89,13 @@ def test_ranks_equal_one_process(world_size: int, sizes: list[int]) -> None:
                 gradient_BK, expected["gradients"][epoch], rtol=1e-4, atol=1e-7, err_msg=name
             )
         for key, value in expected["state"].items():
+            # Adam turns the rounding of a gradient near 0 into whole steps (1e-3); its moments,
+            # compared as well, do not.
+            atol = 3e-3 if "/tensors/" in key else 1e-6
             for r in found:
-                np.testing.assert_allclose(r["state"][key], value, rtol=1e-5, err_msg=name)
+                np.testing.assert_allclose(
+                    r["state"][key], value, rtol=1e-4, atol=atol, err_msg=name + key
+                )
 
 
 def test_selecting_methods_select_in_this_test() -> None:

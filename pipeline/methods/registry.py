@@ -16,8 +16,10 @@ from pipeline.methods.assume_negative import (
     WeakAssumeNegative,
 )
 from pipeline.methods.asymmetric import AsymmetricLoss
+from pipeline.methods.cnn_rnn import CnnRnn
 from pipeline.methods.curriculum import Curriculum
 from pipeline.methods.entropy import EntropyMaximization, PseudoLabeling
+from pipeline.methods.imcl import Imcl
 from pipeline.methods.large_loss import (
     LargeLossCorrectPermanent,
     LargeLossCorrectTemporary,
@@ -45,6 +47,8 @@ _METHODS: dict[str, type] = {
     "ll-cp": LargeLossCorrectPermanent,
     "p-asl": PartialAsymmetricLoss,
     "curriculum": Curriculum,
+    "imcl": Imcl,
+    "cnn-rnn": CnnRnn,
 }
 
 

@@ -1,0 +1,192 @@
+"""IMCL (Huynh and Elhamifar 2020): labels and features of an image explained by the same atoms.
+
+Beside the cross-entropy of known entries, the completed label vector and the feature of an image
+should be sparse combinations of the same images of a dictionary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline.head import CamHead
+from pipeline.methods import pursuit
+from pipeline.methods.imcl_dictionary import Dictionary, DictionaryBuilder
+from pipeline.methods.owned import OwnedParameters
+from pipeline.methods.protocol import BaseMethod, nothing_modified
+from pipeline.methods.ranks import Group
+from sharding.errors import InputError
+from sharding.labels import POSITIVE, UNOBSERVED
+
+
+class Imcl(BaseMethod):
+    """IMCL on the features of a CAM head.
+
+    `attach` it to the head before training. The dictionary and the label graph come from the
+    pass after each epoch; until the first, only known entries count. Differences from the
+    reference: the dictionary is refreshed per epoch, not every 250 steps; the graph's non-zero
+    entries are trained by Adam, not RMSProp; no schedule on a moving average of the validation
+    score; ImageNet weights, not weights trained on Open Images.
+
+    Args:
+        num_classes: K.
+        alpha_colab: weight of the label residual, relative to the cross-entropy of the first
+            batch.
+        alpha_feature: weight of the feature residual, likewise; 0 leaves it out.
+        num_atoms: atoms per image (k; 3 end to end, 1 on fixed features).
+        atoms_per_class: positives of each class in the dictionary.
+        graph_lr: learning rate of the label graph.
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha_colab: float = 1.0,
+        alpha_feature: float = 0.5,
+        num_atoms: int = 3,
+        atoms_per_class: int = 1,
+        graph_lr: float = 5e-4,
+        group: Group = None,
+    ) -> None:
+        super().__init__(num_classes, group=group)
+        if alpha_colab < 0 or alpha_feature < 0 or num_atoms < 1 or atoms_per_class < 1:
+            raise InputError(
+                "alpha_colab or alpha_feature below 0, or num_atoms or atoms_per_class below 1",
+                fix="pass weights >= 0 and counts >= 1",
+            )
+        self.alphas = (alpha_colab, alpha_feature)
+        self.num_atoms, self.atoms_per_class, self.graph_lr = num_atoms, atoms_per_class, graph_lr
+        self.dictionary: Dictionary | None = None
+        self.weights: tuple[float, float] | None = None
+        self.graph: OwnedParameters | None = None
+        self._head: CamHead | None = None
+        self._features_BD: torch.Tensor | None = None
+        self._builder = DictionaryBuilder(num_classes, atoms_per_class)
+
+    def attach(self, head: CamHead) -> None:
+        """Watch a CAM head for the features it is given; its ``classifier`` scores the atoms."""
+        self._head = head
+        head.register_forward_pre_hook(self._watch)
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cross-entropy of known entries, and both residuals where there is a dictionary."""
+        known_BK = labels_BK != UNOBSERVED
+        target = (labels_BK[known_BK] == POSITIVE).float()
+        total = F.binary_cross_entropy_with_logits(logits_BK[known_BK], target, reduction="sum")
+        known = self.ranks.sum(known_BK.sum()).clamp(min=1)
+        loss = self.ranks.share(total / known)
+        if self.dictionary is not None and self.graph is not None and self._head is not None:
+            loss = self._with_residuals(loss, logits_BK, labels_BK)
+        return loss, nothing_modified(labels_BK)
+
+    def passes_wanted(self) -> int:
+        """One after each epoch, for the dictionary's features."""
+        return int(self._head is not None)
+
+    def observe(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
+    ) -> None:
+        """Collect the dictionary."""
+        self._builder.add(self._features(len(logits_BK)).detach(), labels_BK, sample_ids_B)
+
+    def end_pass(self) -> None:
+        """Have the new dictionary; the graph is made by the first."""
+        self.dictionary = self._builder.build(self.ranks)
+        self._builder = DictionaryBuilder(self.num_classes, self.atoms_per_class)
+        if self.graph is None:
+            self._own_graph(pursuit.normalised_graph(self.dictionary.graph_KK))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Dictionary, trained graph and the weights found at the first batch."""
+        if self.dictionary is None or self.graph is None:
+            return {}
+        weights = None if self.weights is None else torch.tensor(self.weights)
+        return {
+            "dictionary": dict(vars(self.dictionary)),
+            "graph": self.graph.state_dict(),
+            "weights": weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        if not state:
+            return
+        self.dictionary = Dictionary(**state["dictionary"])
+        self._own_graph(state["graph"]["tensors"]["graph"])
+        assert self.graph is not None
+        self.graph.load_state_dict(state["graph"])
+        weights = state["weights"]
+        self.weights = None if weights is None else (float(weights[0]), float(weights[1]))
+
+    def _with_residuals(
+        self, logistic: torch.Tensor, logits_BK: torch.Tensor, labels_BK: torch.Tensor
+    ) -> torch.Tensor:
+        assert self.graph is not None
+        leaves = self.graph.leaves(logits_BK.device)
+        graph_KK = leaves["graph"]
+        # Only co-occurrences that exist are trained.
+        terms = self._residuals(logits_BK, labels_BK, graph_KK * (graph_KK != 0))
+        if self.weights is None:
+            self.weights = self._balance(logistic, terms)
+        weighted = sum(w * term for w, term in zip(self.weights, terms, strict=True))
+        loss = logistic + weighted
+        if loss.requires_grad:
+            self.graph.step(loss, leaves, self.ranks)
+        return loss
+
+    def _residuals(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, graph_KK: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Mean squared norms of the label and the feature residual over the global batch."""
+        assert self.dictionary is not None
+        assert self._head is not None
+        features_BD = self._features(len(logits_BK))
+        atoms_AD = self.dictionary.features_AD.to(logits_BK.device)
+        weight, bias = self._head.classifier.weight.flatten(1), self._head.classifier.bias
+        atom_logits_AK = F.linear(atoms_AD[:, :-1], weight, bias)
+        atoms_AK = pursuit.dictionary_labels(
+            atom_logits_AK, graph_KK, self.dictionary.labels_AK.to(logits_BK.device)
+        )
+        completed_BK = pursuit.completed(pursuit.asymmetric_sigmoid(logits_BK), labels_BK)
+        selected_BT, label_BT, feature_BT = pursuit.pursue(
+            completed_BK.detach(),
+            features_BD.detach(),
+            atoms_AK.detach(),
+            atoms_AD,
+            count=self.num_atoms,
+            weight_label=(self.weights or self.alphas)[0],
+            weight_feature=(self.weights or self.alphas)[1],
+        )
+        pairs = ((completed_BK, atoms_AK, label_BT), (features_BD, atoms_AD, feature_BT))
+        B = self.ranks.batch_size(logits_BK)
+        return [
+            self.ranks.share((pursuit.residual(x, a, selected_BT, c) ** 2).sum() / B)
+            for x, a, c in pairs
+        ]
+
+    def _balance(self, logistic: torch.Tensor, terms: list[torch.Tensor]) -> tuple[float, float]:
+        values = self.ranks.sum(torch.stack([logistic, *terms]).detach()).tolist()
+        label, feature = (
+            alpha * values[0] / value if value else 0.0
+            for alpha, value in zip(self.alphas, values[1:], strict=True)
+        )
+        return label, feature
+
+    def _features(self, B: int) -> torch.Tensor:
+        if self._features_BD is None:
+            raise InputError("method 'imcl' sees no features", fix="attach() it to the head")
+        features_BD = self._features_BD[:B].float()
+        return torch.cat([features_BD, features_BD.new_ones(B, 1)], 1)
+
+    def _watch(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._features_BD = inputs[0].mean((2, 3))
+
+    def _own_graph(self, graph_KK: torch.Tensor) -> None:
+        self.graph = OwnedParameters({"graph": graph_KK}, learning_rate=self.graph_lr)
