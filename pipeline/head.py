@@ -144,7 +144,8 @@ class _BoostedMean(torch.autograd.Function):
         B, D, H, W = features_BDHW.shape
         K, S = len(weight_KD), H * W
         rows_RD = _positions(features_BDHW)
-        gradient_RD = torch.zeros_like(rows_RD)
+        # Half precision would lose the small terms of later chunks.
+        gradient_RD = torch.zeros_like(rows_RD, dtype=torch.float32)
         gradient_KD = torch.empty_like(weight_KD)
         gradient_K = None if bias_K is None else torch.empty_like(bias_K)
         buffer = rows_RD.new_empty(len(rows_RD) * min(K, _CHUNK))
@@ -156,19 +157,25 @@ class _BoostedMean(torch.autograd.Function):
             torch.mul(sign_RK.view(B, S, width), (ctx.alpha - 1) * base_BK, out=slope_BSK)
             slope_BSK += base_BK
             slope_RK = slope_BSK.view(-1, width)
-            gradient_RD.addmm_(slope_RK, weight_KD[k])
+            if rows_RD.dtype is torch.float32:
+                gradient_RD.addmm_(slope_RK, weight_KD[k])
+            else:
+                gradient_RD += slope_RK @ weight_KD[k]
             torch.mm(slope_RK.T, rows_RD, out=gradient_KD[k])
             if gradient_K is not None:
                 torch.sum(slope_RK, 0, out=gradient_K[k])
-        gradient_BDHW = gradient_RD.view(B, H, W, D).permute(0, 3, 1, 2)
+        gradient_BDHW = gradient_RD.to(rows_RD.dtype).view(B, H, W, D).permute(0, 3, 1, 2)
         return gradient_BDHW, gradient_KD, gradient_K, None
 
 
 def _pooled_linear(
     features_BDHW: torch.Tensor, weight_KD: torch.Tensor, bias_K: torch.Tensor | None
 ) -> torch.Tensor:
-    pooled_BD = features_BDHW.mean((2, 3))
-    return nn.functional.linear(pooled_BD, weight_KD, bias_K).float()
+    # In fp32 whatever the precision of the features: logits rounded to bf16 would tie.
+    with torch.autocast(features_BDHW.device.type, enabled=False):
+        pooled_BD = features_BDHW.mean((2, 3), dtype=torch.float32)
+        bias = None if bias_K is None else bias_K.float()
+        return nn.functional.linear(pooled_BD, weight_KD.float(), bias)
 
 
 def _positions(features_BDHW: torch.Tensor) -> torch.Tensor:

@@ -128,6 +128,25 @@ def test_bf16_features_give_fp32_logits_and_fp32_weight_gradients() -> None:
     assert head.classifier.weight.grad.dtype is torch.float32
 
 
+@pytest.mark.parametrize("alpha", [1.0, 5.0])
+def test_autocast_keeps_logits_in_fp32(alpha: float) -> None:
+    torch.manual_seed(2)
+    head = CamHead(64, 600, alpha_train=alpha)
+    features_BDHW = torch.randn(2, 64, 3, 3, requires_grad=True)
+    expected_BK = head(features_BDHW)
+    inputs, upstream_BK = [features_BDHW, head.classifier.weight], torch.randn(2, 600)
+    expected = torch.autograd.grad(expected_BK, inputs, upstream_BK)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits_BK = head(features_BDHW.bfloat16())
+    assert logits_BK.dtype is torch.float32
+    assert not torch.equal(logits_BK, logits_BK.bfloat16().float()), "not rounded to bf16"
+    torch.testing.assert_close(logits_BK, expected_BK, rtol=0.02, atol=0.02)
+    found = torch.autograd.grad(logits_BK, inputs, upstream_BK)
+    for found_gradient, expected_gradient in zip(found, expected, strict=True):
+        error = (found_gradient - expected_gradient).norm() / expected_gradient.norm()
+        assert error < 0.02
+
+
 def test_maps_are_not_held_between_the_passes() -> None:
     head, features_BDHW = make()
     kept: list[torch.Tensor] = []
