@@ -52,6 +52,8 @@ class Worker:
             groups, weight_decay=config.optimizer.weight_decay, fused=device.type == "cuda"
         )
         self.method = methods.create(config.method, K, **parse_options(config.method_options))
+        if isinstance(self.method, methods.WatchesHead):
+            self.method.attach(self.model.head)
         options = {
             "batch_size": config.data.batch_size // world_size,
             "image_size": config.data.image_size,
@@ -133,7 +135,22 @@ class Worker:
                 cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
             raise
         self.method.end_epoch()
+        for _ in range(self.method.passes_wanted()):
+            self._pass_over_training_images()
         self.epoch = epoch
+
+    @torch.no_grad()
+    def _pass_over_training_images(self) -> None:
+        """Show the method what the network now says of every training image, each once."""
+        self.model.eval()
+        loader = dataclasses.replace(self.loader, train=False)
+        for number, batch in enumerate(loader.epoch(0), start=1):
+            if len(batch):
+                ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
+                logits_BK = self.model(batch.images_BHWC).float()
+                self.method.observe(logits_BK, self.join.dense(batch.image_ids_B), ids_B)
+            self._show("relabel", number, loader.plan.steps)
+        self.method.end_pass()
 
     def validate(self) -> dict[str, float]:
         """Metrics of this epoch, equal on every rank; the score alone without a split for it."""

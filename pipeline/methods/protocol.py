@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from pipeline.head import CamHead
 from pipeline.methods.ranks import Group, Ranks
 from sharding.errors import InputError
 
@@ -59,6 +60,14 @@ class Method(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`, whatever world size wrote it."""
+
+
+@runtime_checkable
+class WatchesHead(Protocol):
+    """A method that also needs the features the CAM head is given."""
+
+    def attach(self, head: CamHead) -> None:
+        """Watch the head that will be trained; called once, before training."""
 
 
 class BaseMethod:

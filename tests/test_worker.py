@@ -1,0 +1,115 @@
+"""One rank without Ray: every method trains, validates, is saved and goes on where it stopped."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import checkpoint, methods
+from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.worker import SCORE, Worker
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+EPOCHS = 3
+OPTIONS = {
+    "epr": ("expected_num_pos=2.0",),
+    "role": ("expected_num_pos=2.0",),
+    "role-li": ("expected_num_pos=2.0",),
+    "em-apl": ("warmup_epochs=1", f"total_epochs={EPOCHS}"),
+    **{name: ("delta_rel=1.0",) for name in ("ll-r", "ll-ct", "ll-cp")},
+}
+
+
+class Recorder:
+    """A tracker that remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[Any]] = defaultdict(list)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **named: self.calls[name].append(arguments or named)
+
+
+def worker_for(squares: Path, method: str) -> Worker:
+    config = TrainConfig(
+        dataset=str(squares),
+        method=method,
+        method_options=OPTIONS.get(method, ()),
+        model=ModelConfig(backbone="resnet18"),
+        data=DataConfig(image_size=32, batch_size=32),
+        optimizer=OptimizerConfig(learning_rate=1e-3, epochs=EPOCHS),
+    )
+    return Worker(
+        config=config,
+        dataset=Dataset.open(squares),
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        threads=1,
+        tracker=Recorder(),
+        run_id="run",
+    )
+
+
+def begin(worker: Worker, latest: Path | None = None) -> Worker:
+    worker.begin(worker.model, None if latest is None else str(latest))
+    return worker
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names() if name != "full"])
+def test_every_method_trains_and_goes_on_where_it_stopped(
+    squares: Path, tmp_path: Path, method: str
+) -> None:
+    undisturbed = begin(worker_for(squares, method))
+    for epoch in (1, 2):
+        undisturbed.train(epoch)
+    undisturbed.save(str(tmp_path), {SCORE: 0.0})
+    undisturbed.train(EPOCHS)
+
+    resumed = begin(worker_for(squares, method), tmp_path)
+    assert (resumed.epoch, resumed.images_seen) == (2, 192)
+    resumed.train(EPOCHS)
+    ours, theirs = resumed.model.state_dict(), undisturbed.model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_full_labels_are_refused_where_labels_are_partial(squares: Path) -> None:
+    worker = begin(worker_for(squares, "full"))
+    with pytest.raises(InputError, match="unobserved"):
+        worker.train(1)
+
+
+def test_an_epoch_is_validated_and_published(squares: Path) -> None:
+    worker = begin(worker_for(squares, "ll-r"))
+    worker.train(1)
+    metrics = worker.validate()
+    assert 0 < metrics["val/mAP/all"] == metrics[SCORE] <= 1
+    calls = worker.tracker.calls
+    assert {"train/loss", "train/modified_fraction", "data/wait_fraction", "val/mAP/group_1"} <= {
+        key for (points,) in calls["log"] for key, _, _ in points
+    }
+    assert {path for _, path in calls["artifact"]} == {
+        "eval/epoch_001/group_map.png",
+        "eval/epoch_001/summary.md",
+    }
+    assert [path for _, path in calls["table"]] == ["eval/epoch_001/per_class_ap.json"]
+    assert len(calls["image"]) == 4
+    assert {step for _, _, step in calls["image"]} == {96}
+    assert calls["progress"][-1]["label"] == f"validate 1/{EPOCHS}"
+
+
+def test_a_checkpoint_is_enough_to_score(squares: Path, tmp_path: Path) -> None:
+    worker = begin(worker_for(squares, "an"))
+    worker.train(1)
+    metrics = worker.validate()
+    worker.save(str(tmp_path), metrics)
+    model, meta = checkpoint.load_model(tmp_path)
+    assert meta.metrics == metrics
+    assert meta.mlflow_run_id == "run"
+    ours, theirs = model.state_dict(), worker.model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
