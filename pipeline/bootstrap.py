@@ -72,7 +72,6 @@ def resample(
     ap_K = average_precision(
         judged.scores_E, judged.labels_E, judged.class_ids_E, num_classes, rule
     )
-    # Reversed, a class runs from its best score down, positives last among equal scores.
     keys_E, order_E = _sorted(judged)
     images, image_E = np.unique(judged.image_ids_E, return_inverse=True)
     curves = _Curves.of(keys_E, image_E[order_E], num_classes)
@@ -117,8 +116,9 @@ def centred_interval(
 class _Curves:
     """Entries by descending class and score, and where the steps of their curves end.
 
-    ``ends_S`` is the last positive of every run of equal scores that has one: S steps, and
-    ``class_of_step_S`` their class as position in the order of classes that have a positive.
+    Reversed keys run down each class, positives last among equal scores. ``ends_S`` is the last
+    positive of every run of equal scores that has one: S steps. The P classes that have a positive
+    (``classes_P``) start at entry ``start_P`` and at step ``first_step_P``.
     """
 
     image_E: npt.NDArray[np.int64]
