@@ -31,14 +31,15 @@ class Ranks:
     def batch_size(self, logits_BK: torch.Tensor) -> int:
         """Rows of the global batch; at least 1, so that an empty one has loss 0, not NaN."""
         B = torch.tensor(len(logits_BK))
-        return max(1, int(B if self.world_size == 1 else self.sum(B.to(logits_BK.device))))
+        return max(1, int(B if self.world_size == 1 else self.sum(B)))
 
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, without gradient."""
         total = local.detach().clone()
         if self.world_size > 1:
+            total = total.to(self._device())
             dist.all_reduce(total, group=self._group)
-        return total
+        return total.to(local.device)
 
     def total(self, local: torch.Tensor) -> torch.Tensor:
         """Sum over ranks whose gradient flows into this rank's term alone."""
@@ -62,11 +63,11 @@ class Ranks:
         """
         top = largest(values, k)
         if self.world_size > 1:
-            padded = values.new_full((k,), -torch.inf)
+            padded = values.new_full((k,), -torch.inf, device=self._device())
             padded[: len(top)] = top
-            gathered = values.new_empty(self.world_size * k)
+            gathered = padded.new_empty(self.world_size * k)
             dist.all_gather_into_tensor(gathered, padded, group=self._group)
-            top = largest(gathered, k)
+            top = largest(gathered.to(values.device), k)
         return top.min() if len(top) == k else values.new_tensor(-torch.inf)
 
     def concatenate(self, local: torch.Tensor) -> torch.Tensor:
