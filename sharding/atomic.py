@@ -36,9 +36,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as stable, readable JSON (sorted keys, final newline), atomically."""
+    """Write ``value`` as `stable_json`, atomically."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(stable_json(value), encoding="utf-8")
+
+
+def stable_json(value: Any) -> str:
+    """Readable JSON with sorted keys and a final newline: equal values, equal text."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 def sweep(directory: str | os.PathLike[str]) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sharding.atomic import replacing
 from sharding.classes import NUM_GROUPS, ClassTable
-from sharding.manifest import LabelVersion, Manifest
+from sharding.manifest import SPLITS, LabelVersion, Manifest
 
 FILE = "README.md"
 
@@ -48,7 +48,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         f"{images:,} images with partial labels of {len(classes):,} classes in "
         f"{len(manifest.shards):,} shards ({size:,.2f} GB). {_pixels(manifest)}",
         "## Labels",
-        *(_labels(name, version, manifest) for name, version in manifest.labels.items()),
+        *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
         "## Class groups",
         _groups(classes),
         _READING,
@@ -60,7 +60,8 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
 def _header(manifest: Manifest) -> str:
     files = "\n".join(
         f"  - split: {split}\n    path: images/{split}-*.tar"
-        for split in dict.fromkeys(shard.split for shard in manifest.shards)
+        for split in SPLITS
+        if any(shard.split == split for shard in manifest.shards)
     )
     return (
         "---\nlicense: cc-by-4.0\ntask_categories:\n- image-classification\ntags:\n"
@@ -84,7 +85,8 @@ def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
         "| split | images | positive | negative | labelled images without pixels |",
         "|---|---|---|---|---|",
     ]
-    for split, file in version.splits.items():
+    for split in (split for split in SPLITS if split in version.splits):
+        file = version.splits[split]
         missing = version.report.get(split, {}).get("images_without_pixels", 0)
         rows.append(
             f"| {split} | {file.images:,} | {file.positives:,} | {file.negatives:,} | {missing:,} |"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sharding.annotations import SplitLabels
 from sharding.atomic import replacing, write_json
+from sharding.errors import InputError
 from sharding.ids import format_image_ids, parse_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.manifest import Dataset, LabelFile, LabelVersion, ShardRecord
@@ -76,8 +77,9 @@ def members_in(dataset: Dataset) -> list[Members]:
     """
     members = []
     for split in dict.fromkeys(shard.split for shard in dataset.manifest.shards):
-        records, table = dataset.shards(split), dataset.labels(split)
+        records = dataset.shards(split)
         ends = np.cumsum([record.images for record in records])
+        table = _default_table(dataset, split)
         names = [table.shards[row - 1] for row in ends.tolist() if row <= len(table)]
         if ends[-1] == len(table) and names == [record.path for record in records]:
             parts = np.split(table.image_ids_N, ends[:-1])
@@ -89,6 +91,13 @@ def members_in(dataset: Dataset) -> list[Members]:
             for record, ids_N in zip(records, parts, strict=True)
         ]
     return members
+
+
+def _default_table(dataset: Dataset, split: str) -> LabelTable:
+    try:
+        return dataset.labels(split)
+    except InputError:
+        return LabelTable.from_lists([], [], [])
 
 
 def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
@@ -161,8 +170,8 @@ def quarantine_of(outcomes: Iterable[ShardOutcome]) -> Quarantine:
     )
 
 
-def write_info(directory: Path, name: str, shards: Sequence[ShardRecord]) -> None:
-    """Write `_info.json`, from which timm learns splits, files and lengths."""
+def info(name: str, shards: Sequence[ShardRecord]) -> dict[str, Any]:
+    """Splits, files and lengths, as timm reads them from `_info.json`."""
     splits: dict[str, dict[str, Any]] = {}
     for shard in shards:
         split = splits.setdefault(
@@ -172,7 +181,12 @@ def write_info(directory: Path, name: str, shards: Sequence[ShardRecord]) -> Non
         split["num_samples"] += shard.images
         split["filenames"].append(shard.path)
         split["shard_lengths"].append(shard.images)
-    write_json(directory / INFO_FILE, {"name": name, "splits": splits})
+    return {"name": name, "splits": splits}
+
+
+def write_info(directory: Path, name: str, shards: Sequence[ShardRecord]) -> None:
+    """Write `_info.json`."""
+    write_json(directory / INFO_FILE, info(name, shards))
 
 
 def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:

@@ -28,6 +28,7 @@ from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.reshard import add_labels
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
+from sharding.verify import sha256_of
 from sharding.writer import write_shard
 
 
@@ -134,7 +135,11 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
         labels={**(existing.labels if existing else {}), job.labels.name: version},
         shards=shards,
         quarantined=len(quarantine),
-        created_by={"plan": job.digest, TAR_LABELS: job.labels.name},
+        created_by={
+            "plan": job.digest,
+            TAR_LABELS: job.labels.name,
+            "classes_file_sha256": sha256_of(directory / "classes.parquet"),
+        },
     )
     write_card(directory, manifest, job.classes)
     manifest.write(directory)

@@ -98,3 +98,19 @@ class ReshardOptions:
     """Stop at the first bad annotation row or image instead of setting it aside."""
     workers: int | None = None
     """Shards written at once; all CPUs of the cluster by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Options of `jobs/verify_dataset.py`; field docs are its help."""
+
+    dataset: Path
+    """Directory of a finished dataset."""
+    quick: bool = False
+    """Compare the tars' sizes instead of their hashes."""
+    repair: bool = False
+    """Mend what is broken: indexes, label tables, derived files, and tars if --images is given."""
+    images: str | None = None
+    """Where the images are, for tars that have to be written again."""
+    workers: int | None = None
+    """Shards checked at once; all CPUs of the cluster by default."""

@@ -42,6 +42,7 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
         InputError: anything about dump, dataset or images that a user can mend.
     """
     started = time.monotonic()
+    Dataset.open(options.dataset)  # before a mistyped directory would be made
     with unfinished.holding(options.dataset):
         dataset = Dataset.open(options.dataset)
         sweep(dataset.directory)

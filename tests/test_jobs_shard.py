@@ -102,6 +102,26 @@ def test_killed_while_writing_it_ends_in_the_same_bytes(
         assert tree(home.directory / output) == undisturbed
 
 
+def test_new_labels_and_a_checkup_are_one_command_each(
+    home: Home, undisturbed: dict[str, str]
+) -> None:
+    shutil.copytree(home.directory / "a/dataset", home.directory / "b/dataset")
+    dataset = ("--dataset", "b/dataset")
+    reshard = ("reshard_openimages.py", *dataset, "--annotations", "in/dump", "--name", "second")
+    told = home.run(*reshard, "--rewrite")
+    assert "240 images" in told
+    assert "tars written anew" in told
+    assert "jobs/train_openimages.py --dataset b/dataset --labels second" in told
+    told = home.run("verify_dataset.py", *dataset)
+    assert "is well" in told
+    (damaged, *_) = sorted((home.directory / "b/dataset/images").glob("*.idx"))
+    damaged.write_text("v1.2 0\n")
+    told = home.run("verify_dataset.py", *dataset, status=1)
+    assert f"problem: images/{damaged.name}: its content has changed" in told
+    told = home.run("verify_dataset.py", *dataset, "--repair")
+    assert f"mended: images/{damaged.name}" in told
+
+
 def test_bad_input_is_one_line_and_a_list(home: Home) -> None:
     images = shutil.copytree(home.directory / "in/jpegs", home.directory / "bad")
     first, second = image_ids(images, "test")[:2]

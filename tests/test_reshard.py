@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sharding.checkup import checkup
 from sharding.convert import convert
 from sharding.errors import InputError
 from sharding.images import treat
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
-from sharding.options import ReshardOptions, ShardOptions
+from sharding.options import ReshardOptions, ShardOptions, VerifyOptions
 from sharding.prepare import prepare
 from sharding.quarantine import Quarantine
 from sharding.reshard import reshard
@@ -88,7 +89,15 @@ def shard_options(inputs: tuple[Path, Path], output: Path, **more: Any) -> Shard
 
 def relabel(dataset: Path, annotations: Path, **more: Any) -> Resharded:
     options = ReshardOptions(dataset=dataset, annotations=annotations, **more)
-    return reshard(options, serially)
+    done = reshard(options, serially)
+    assert is_well(dataset)
+    return done
+
+
+def is_well(dataset: Path) -> bool:
+    result = checkup(VerifyOptions(dataset=dataset), serially)
+    assert result.well, str(result)
+    return True
 
 
 def images_of(dataset: Path) -> dict[str, str]:
@@ -164,6 +173,7 @@ def test_images_that_turn_up_later_are_taken_in(dataset: Path, inputs) -> None:
     later = str(inputs[0].parent / "later")
     retry = shard_options(inputs, dataset, images=later, retry_failed=True)
     told = str(convert(prepare(retry), serially))
+    assert is_well(dataset)
     assert "24 images in" in told
     assert "set aside    nothing" in told
     assert before.items() <= images_of(dataset).items()

@@ -1,0 +1,40 @@
+"""Check a dataset against its manifest: hashes, indexes, labels, counts, orphans.
+
+python jobs/verify_dataset.py --dataset DATASET
+python jobs/verify_dataset.py --dataset DATASET --repair --images JPEGS
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tyro
+
+from sharding.errors import one_line_errors
+from sharding.options import VerifyOptions
+
+
+def main() -> None:
+    """Parse, check shards as Ray tasks, mend if asked to, tell; status 1 if all is not well."""
+    with one_line_errors():
+        options = tyro.cli(VerifyOptions, description=__doc__)
+        from sharding.checkup import checkup
+
+        def parallel(function: Any, items: Sequence[Any]) -> Iterator[Any]:
+            if not items:
+                return iter(())
+            from pipeline import cluster
+
+            cluster.connect()
+            return cluster.run_tasks(
+                function, items, max_in_flight=options.workers, label="checking shards"
+            )
+
+        result = checkup(options, parallel)
+        print(result)
+        raise SystemExit(0 if result.well else 1)
+
+
+if __name__ == "__main__":
+    main()

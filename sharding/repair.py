@@ -1,0 +1,188 @@
+"""Mending a dataset: what is broken is made again, and nothing else is touched.
+
+Indexes follow from tars, tars from images and labels, the labels that the tars carry from the
+tars. What is made again is compared with the manifest's hash: in the usual case it is the same
+file as before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sharding.atomic import replacing, write_json
+from sharding.card import write_card
+from sharding.commit import TAR_LABELS, arrange, members_in, write_info, write_labels
+from sharding.errors import InputError
+from sharding.extend import ParallelMap
+from sharding.images import Treatment
+from sharding.labels import LabelTable
+from sharding.manifest import Dataset, LabelVersion, Manifest, ShardRecord
+from sharding.plan import ShardPlan
+from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import Entry, Quarantine
+from sharding.shardsource import read_index
+from sharding.sources import Source
+from sharding.tasks import FOLDER, ShardTask
+from sharding.verify import Problem
+from sharding.writer import write_shard
+
+
+def repair(
+    dataset: Dataset, problems: Sequence[Problem], source: Source | None, parallel: ParallelMap
+) -> Dataset:
+    """Mend what can be mended; the manifest is written last, if it has to change at all.
+
+    Verify again afterwards: what could not be mended is still told there.
+    """
+    by_kind = {kind: {p.path for p in problems if p.kind == kind} for kind in _KINDS}
+    for path in by_kind["orphan"]:
+        (dataset.directory / path).unlink(missing_ok=True)
+    manifest = dataset.manifest
+    if source is not None:
+        manifest = _tars(dataset, by_kind["tar"], source, parallel)
+    manifest = _indexes(dataset.directory, manifest, by_kind["index"] - by_kind["tar"])
+    manifest = _labels(dataclasses.replace(dataset, manifest=manifest), by_kind["labels"])
+    if by_kind["quarantine"]:
+        entries = _failures(dataset.directory)
+        entries.write(dataset.directory / QUARANTINE_FILE)
+        manifest = dataclasses.replace(manifest, quarantined=len(entries))
+    if manifest != dataset.manifest or by_kind["derived"]:
+        write_info(dataset.directory, manifest.name, manifest.shards)
+        write_card(dataset.directory, manifest, dataset.classes)
+        manifest.write(dataset.directory)
+    return Dataset.open(dataset.directory)
+
+
+_KINDS = ("tar", "index", "labels", "quarantine", "derived", "orphan")
+
+
+def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelMap) -> Manifest:
+    """Write tars again from the images; one that comes out different replaces its hash."""
+    carried = dataset.manifest.created_by.get(TAR_LABELS, dataset.manifest.default_labels)
+    tasks, old_records = [], {}
+    for shard in dataset.manifest.shards:
+        if shard.path not in paths:
+            continue
+        table = dataset.labels(shard.split, carried)
+        rows_M = np.flatnonzero(np.asarray(table.shards) == shard.path)
+        task = ShardTask(
+            plan=ShardPlan(
+                split=shard.split,
+                number=int(Path(shard.path).stem.rpartition("-")[2]),
+                image_ids_N=table.image_ids_N[rows_M],
+            ),
+            labels=table.select(rows_M, [""] * len(rows_M)),
+            source=source,
+            treatment=Treatment.of_record(dataset.manifest.treatment),
+            output=str(dataset.directory.resolve()),
+            strict=True,  # an image that is in the dataset must not get lost in its repair
+        )
+        old_records[task.plan.name] = _read_record(task.record)
+        tasks.append(task)
+    made = {}
+    for outcome in parallel(write_shard, tasks):
+        assert outcome.shard is not None, "a strict task has no failures"
+        made[outcome.shard.path] = outcome.shard
+        old = old_records[outcome.name]
+        if old is not None and old["shard"] == dataclasses.asdict(outcome.shard):
+            # The plan had images that failed: keep what the shard job knows it by.
+            write_json(dataset.directory / FOLDER / f"{outcome.name}.json", old)
+    shards = tuple(made.get(shard.path, shard) for shard in dataset.manifest.shards)
+    return dataclasses.replace(dataset.manifest, shards=shards)
+
+
+def _indexes(directory: Path, manifest: Manifest, paths: set[str]) -> Manifest:
+    """Write indexes again by reading the tars' headers."""
+    shards = []
+    for shard in manifest.shards:
+        if shard.index in paths and (directory / shard.path).is_file():
+            content = index_of_tar(directory / shard.path)
+            with replacing(directory / shard.index) as temporary:
+                temporary.write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            shard = dataclasses.replace(shard, index_sha256=digest)
+        shards.append(shard)
+    return dataclasses.replace(manifest, shards=tuple(shards))
+
+
+def index_of_tar(path: Path) -> bytes:
+    """The DALI index of a tar, from its headers.
+
+    Raises:
+        InputError: it is no whole tar.
+    """
+    samples: dict[str, list[str]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, _, extension = member.name.partition(".")
+                field = f"{extension} {member.offset_data} {member.size} {member.name}"
+                samples.setdefault(key, []).append(field)
+    except tarfile.TarError as error:
+        raise InputError(
+            f"not a whole tar ({error})", file=path, fix="repair with --images"
+        ) from None
+    lines = [" ".join(fields) for fields in samples.values()]
+    return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
+
+
+def _labels(dataset: Dataset, paths: set[str]) -> Manifest:
+    """Rebuild the tables that the tars carry; others follow from their dump only."""
+    manifest = dataset.manifest
+    name = manifest.created_by.get(TAR_LABELS)
+    if name is None:
+        return manifest
+    version: LabelVersion = manifest.labels[name]
+    files = dict(version.splits)
+    for split, file in version.splits.items():
+        if file.path not in paths:
+            continue
+        members = [part for part in members_in(dataset) if part.shard.split == split]
+        table = labels_in_tars(dataset.directory, [part.shard for part in members])
+        files[split] = write_labels(dataset.directory, name, split, arrange(table, members))
+    labels = {**manifest.labels, name: dataclasses.replace(version, splits=files)}
+    return dataclasses.replace(manifest, labels=labels)
+
+
+def labels_in_tars(directory: Path, shards: Iterable[ShardRecord]) -> LabelTable:
+    """The labels beside the images, in tar order."""
+    ids: list[str] = []
+    positives: list[list[int]] = []
+    negatives: list[list[int]] = []
+    owners: list[str] = []
+    for shard in shards:
+        index = read_index(directory / shard.index)
+        with open(directory / shard.path, "rb") as tar:
+            for image_id, components in index.items():
+                offset, size = components["json"]
+                tar.seek(offset)
+                label = json.loads(tar.read(size))
+                ids.append(image_id)
+                positives.append(label["positives"])
+                negatives.append(label["negatives"])
+                owners.append(shard.path)
+    return LabelTable.from_lists(ids, positives, negatives, owners)
+
+
+def _failures(directory: Path) -> Quarantine:
+    """The images set aside, from the records; bad annotation rows are not in there."""
+    entries: list[Entry] = []
+    for path in sorted((directory / FOLDER).glob("*.json")):
+        record = _read_record(path)
+        split = path.stem.rpartition("-")[0]
+        entries += [Entry(split=split, **failure) for failure in (record or {}).get("failures", ())]
+    return Quarantine(entries=tuple(entries))
+
+
+def _read_record(path: Path) -> dict | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

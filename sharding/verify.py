@@ -1,0 +1,221 @@
+"""Is a dataset what its manifest says? Every file hashed, every table read, nothing over.
+
+Checks only look. What they find is a list of problems, each with the file, what is wrong with it
+and how to mend it; `sharding.repair` mends what can be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sharding.atomic import stable_json
+from sharding.card import FILE as CARD_FILE
+from sharding.card import card
+from sharding.commit import INFO_FILE, WANTED_FILE, info
+from sharding.errors import InputError
+from sharding.labels import POSITIVE
+from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
+from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import Quarantine
+from sharding.shardsource import read_index
+from sharding.tasks import FOLDER
+
+OURS = re.compile(r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json)")
+"""Paths that only our jobs write: orphans of these may be removed."""
+
+ParallelCheck = Callable[
+    [Callable[[ShardRecord], "list[Problem]"], Sequence[ShardRecord]], Iterable["list[Problem]"]
+]
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        path: of the file, relative to the dataset.
+        what: is wrong.
+        fix: how to mend it.
+        kind: "tar", "index", "labels", "classes", "quarantine", "derived" or "orphan".
+    """
+
+    path: str
+    what: str
+    fix: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}. Fix: {self.fix}"
+
+
+_REPAIR = "repeat this command with --repair"
+_WITH_IMAGES = "repeat this command with --repair --images and the folder of the images"
+
+
+def verify(dataset: Dataset, parallel: ParallelCheck, *, quick: bool = False) -> list[Problem]:
+    """Everything that is wrong with a dataset, sorted by path.
+
+    Args:
+        dataset: opened, so that manifest and class list are known to fit each other.
+        parallel: maps the check of a shard over all of them.
+        quick: compare sizes instead of hashes of the tars.
+    """
+    check = partial(check_shard, dataset.directory, quick=quick)
+    found: list[Problem] = []
+    for problems in parallel(check, dataset.manifest.shards):
+        found += problems
+    for name, version in dataset.manifest.labels.items():
+        for split, file in version.splits.items():
+            found += _labels(dataset, name, split, file)
+    found += _classes(dataset)
+    found += _quarantine(dataset)
+    found += _derived(dataset)
+    found += _orphans(dataset)
+    return sorted(found)
+
+
+def check_shard(directory: Path, shard: ShardRecord, *, quick: bool) -> list[Problem]:
+    """What is wrong with one tar and its index; runs on a worker."""
+    tar, index = directory / shard.path, directory / shard.index
+    problems = []
+    if not tar.is_file():
+        problems.append(Problem(path=shard.path, what="missing", fix=_WITH_IMAGES, kind="tar"))
+    elif tar.stat().st_size != shard.bytes:
+        what = f"{tar.stat().st_size:,} bytes, not {shard.bytes:,}"
+        problems.append(Problem(path=shard.path, what=what, fix=_WITH_IMAGES, kind="tar"))
+    elif not quick and sha256_of(tar) != shard.sha256:
+        what = "its content has changed (SHA-256 differs)"
+        problems.append(Problem(path=shard.path, what=what, fix=_WITH_IMAGES, kind="tar"))
+    if not index.is_file():
+        problems.append(Problem(path=shard.index, what="missing", fix=_REPAIR, kind="index"))
+    elif sha256_of(index) != shard.index_sha256:
+        what = "its content has changed; DALI would read wrong bytes"
+        problems.append(Problem(path=shard.index, what=what, fix=_REPAIR, kind="index"))
+    return problems
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _labels(dataset: Dataset, name: str, split: str, file: LabelFile) -> Iterator[Problem]:
+    fix = f"{_REPAIR}, or run jobs/reshard_openimages.py --name {name} with its annotations"
+    problem = partial(Problem, path=file.path, fix=fix, kind="labels")
+    path = dataset.directory / file.path
+    if not path.is_file():
+        yield problem(what="missing")
+        return
+    if sha256_of(path) != file.sha256:
+        yield problem(what="its content has changed (SHA-256 differs)")
+        return
+    try:
+        table = dataset.labels(split, name)
+    except InputError as error:
+        yield problem(what=error.problem)
+        return
+    records = [shard for shard in dataset.manifest.shards if shard.split == split]
+    expected = [shard.path for shard in records for _ in range(shard.images)]
+    if list(table.shards) != expected:
+        yield problem(what=f"its {len(table)} rows do not follow the {len(expected)} images")
+    positives = int(np.count_nonzero(table.states_E == POSITIVE))
+    counts = (len(table), positives, len(table.states_E) - positives)
+    if counts != (file.images, file.positives, file.negatives):
+        yield problem(what=f"images and labels are {counts}, not as the manifest says")
+    if len(table.classes_E) and int(table.classes_E.max()) >= len(dataset.classes):
+        yield problem(what=f"class {table.classes_E.max()} of {len(dataset.classes)}")
+    yield from _members(dataset, split, table.image_ids_N.tolist(), records, file.path)
+
+
+def _members(
+    dataset: Dataset, split: str, ids: list[int], records: Sequence[ShardRecord], path: str
+) -> Iterator[Problem]:
+    """Whether the indexes name the images that the table lists, in its order."""
+    position = 0
+    for record in records:
+        expected = ids[position : position + record.images]
+        position += record.images
+        try:
+            named = [int(key, 16) for key in read_index(dataset.directory / record.index)]
+        except (InputError, ValueError):
+            continue  # a problem of the index, told by `check_shard`
+        if named != expected:
+            what = f"lists other images than {record.path} holds"
+            yield Problem(path=path, what=what, fix=_REPAIR, kind="labels")
+
+
+def _classes(dataset: Dataset) -> Iterator[Problem]:
+    known = dataset.manifest.created_by.get("classes_file_sha256")
+    path = dataset.directory / "classes.parquet"
+    if known is not None and sha256_of(path) != known:
+        yield Problem(
+            path="classes.parquet",
+            what="counts, names or groups have changed",
+            fix="restore it from a copy, or shard into a new directory and take it from there",
+            kind="classes",
+        )
+
+
+def _quarantine(dataset: Dataset) -> Iterator[Problem]:
+    problem = partial(Problem, path=QUARANTINE_FILE, fix=_REPAIR, kind="quarantine")
+    try:
+        entries = Quarantine.read(dataset.directory / QUARANTINE_FILE)
+    except InputError as error:
+        yield problem(what=error.problem)
+        return
+    if len(entries) != dataset.manifest.quarantined:
+        yield problem(what=f"{len(entries)} rows, not {dataset.manifest.quarantined}")
+
+
+def _derived(dataset: Dataset) -> Iterator[Problem]:
+    manifest = dataset.manifest
+    expected = {
+        INFO_FILE: stable_json(info(manifest.name, manifest.shards)),
+        CARD_FILE: card(manifest, dataset.classes),
+    }
+    for name, content in expected.items():
+        path = dataset.directory / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            what = "missing" if not path.is_file() else "differs from the manifest"
+            yield Problem(path=name, what=what, fix=_REPAIR, kind="derived")
+
+
+def _orphans(dataset: Dataset) -> Iterator[Problem]:
+    named = {FILE, "classes.parquet", QUARANTINE_FILE, INFO_FILE, CARD_FILE}
+    for shard in dataset.manifest.shards:
+        named |= {shard.path, shard.index, str(Path(shard.path).with_suffix(".json"))}
+    for name, version in dataset.manifest.labels.items():
+        named |= {file.path for file in version.splits.values()}
+        named |= {f"labels/{name}/{WANTED_FILE}", f"labels/{name}/diff.json"}
+    for path in sorted(dataset.directory.rglob("*")):
+        relative = path.relative_to(dataset.directory).as_posix()
+        if path.is_dir() or relative in named:
+            continue
+        record = relative.startswith(f"{FOLDER}/") and relative.endswith(".json")
+        if record and _is_empty_record(path):
+            continue
+        ours = OURS.fullmatch(relative) is not None
+        fix = _REPAIR if ours else "move it elsewhere, if nobody needs it here"
+        kind = "orphan" if ours else "stranger"
+        yield Problem(path=relative, what="the manifest does not name it", fix=fix, kind=kind)
+
+
+def _is_empty_record(path: Path) -> bool:
+    """The record of a shard of which no image could be used: it has no tar."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["shard"] is None
+    except (ValueError, KeyError, TypeError):
+        return False
