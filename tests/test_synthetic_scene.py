@@ -59,6 +59,14 @@ def test_a_box_holds_its_object_and_nothing_more(
     )
 
 
+def test_a_box_ends_where_the_visible_part_ends() -> None:
+    """A star whose rightmost point lies above the image is narrower than its outline."""
+    item = Placed(class_index=0, shape="star", x=5, y=5, radius=20.0, angle=1.125, squeeze=1.0)
+    _, right, top, _ = item.box(100, 80)
+    assert top == 0
+    assert 20 < right * 100 < 22 < item.contours()[0][:, 0].max()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_fits_the_unit_circle_and_fills_some_of_it(shape: str) -> None:
     radii = np.hypot(*np.concatenate(outline(shape)).T)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sharding.synthetic.shapes import Contour, outline
+from sharding.synthetic.shapes import Contour, outline, within
 from sharding.synthetic.vocabulary import Vocabulary
 
 _FEWEST, _MOST = 2, 6
@@ -45,11 +45,10 @@ class Placed:
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """(XMin, XMax, YMin, YMax) of what is inside the image, as fractions of its sides."""
-        # The centre of pixel 0 lies half a pixel inside the image.
-        points = np.concatenate(self.contours()) + 0.5
-        low, high = points.min(0) / (width, height), points.max(0) / (width, height)
-        (left, top), (right, bottom) = np.clip(low, 0, 1), np.clip(high, 0, 1)
-        return float(left), float(right), float(top), float(bottom)
+        # The centre of pixel 0 lies half a pixel inside the image. Holes do not widen an outline.
+        visible = within(self.contours()[0] + np.float32(0.5), width, height)
+        (left, top), (right, bottom) = visible.min(0).tolist(), visible.max(0).tolist()
+        return left / width, right / width, top / height, bottom / height
 
 
 @dataclass(frozen=True, kw_only=True)

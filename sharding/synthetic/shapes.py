@@ -34,6 +34,26 @@ def outline(shape: str) -> tuple[Contour, ...]:
     raise ValueError(f"no shape {shape!r}")
 
 
+def within(contour: Contour, width: float, height: float) -> Contour:
+    """The part of a closed contour inside the rectangle from (0, 0) to (width, height)."""
+    for axis, size in enumerate((width, height)):
+        contour = _beyond(contour, contour[:, axis])
+        contour = _beyond(contour, size - contour[:, axis])
+    return contour
+
+
+def _beyond(contour: Contour, distances: npt.NDArray[np.float32]) -> Contour:
+    """Cut a closed contour off where the distance is negative (Sutherland-Hodgman)."""
+    following, following_distances = np.roll(contour, -1, axis=0), np.roll(distances, -1)
+    crosses = (distances < 0) != (following_distances < 0)
+    share = np.divide(
+        distances, distances - following_distances, out=np.zeros_like(distances), where=crosses
+    )
+    cuts = contour + share[:, None] * (following - contour)
+    points = np.stack([contour, cuts], axis=1).reshape(-1, 2)
+    return points[np.stack([distances >= 0, crosses], axis=1).ravel()]
+
+
 def _polygon(corners: int, radius: float, turn: float = 0.0) -> Contour:
     """Corners on a circle, the first one at the top."""
     angles = np.arange(corners) * (2 * np.pi / corners) + turn
