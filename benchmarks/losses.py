@@ -4,6 +4,9 @@ Forward and backward of one batch on one CPU thread, in interleaved rounds; each
 median of the per-round ratios of CPU time. Memory is the most resident memory a step adds, in
 matrices of B x K floats (the gradient of the logits is one). Prints a Markdown table.
 
+A second table counts the bytes that the ranks of a shared batch exchange for its masks, against
+gathering the losses themselves.
+
     python benchmarks/losses.py --batch 256 --classes 5000 --rounds 15
 """
 
@@ -19,6 +22,7 @@ import torch.nn.functional as F
 from timing import interleaved, peak_bytes, ratio
 
 from pipeline import methods
+from tests.distributed import run_ranks
 
 Step = Callable[[], object]
 
@@ -68,6 +72,7 @@ def main() -> None:
     parser.add_argument("--observed", type=int, default=10, help="annotations per image")
     parser.add_argument("--delta-rel", type=float, default=0.5, help="percent per epoch")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--ranks", type=int, default=4, help="for the bytes exchanged")
     args = parser.parse_args()
     torch.set_num_threads(1)
     B, K = args.batch, args.classes
@@ -101,6 +106,37 @@ def main() -> None:
             f"| {ratio(times['ours'], times['plain']):.2f} "
             f"| {ratio(times['reference'], times['ours']):.2f} | {memory:.2f} |"
         )
+    print(f"\nOne step of the same batch over {args.ranks} ranks (gloo):\n")
+    print("| method | epoch | k | bytes sent per rank | losses gathered would be | ratio |")
+    print("|---|---|---|---|---|---|")
+    for name, epoch in (("an", 1), ("ll-r", 2), ("ll-r", 10), ("ll-cp", 2)):
+        options = {} if name == "an" else delta
+        sent, k = run_ranks(bytes_sent, args.ranks, B, K, name, epoch, options)[0]
+        dense = 4 * B // args.ranks * K
+        print(f"| {name} | {epoch} | {k} | {sent:,} | {dense:,} | {dense / sent:,.0f} |")
+
+
+def bytes_sent(
+    rank: int, B: int, K: int, name: str, epoch: int, options: dict[str, float]
+) -> tuple[int, int]:
+    """(bytes this rank contributes to collectives in one step, k)."""
+    sent: list[int] = []
+    # The two collectives that a loss of this family makes.
+    for collective, place in (("all_reduce", 0), ("all_gather_into_tensor", 1)):
+        original = getattr(torch.distributed, collective)
+
+        def counted(*args: Any, original: Any = original, place: int = place, **more: Any) -> Any:
+            sent.append(args[place].numel() * args[place].element_size())
+            return original(*args, **more)
+
+        setattr(torch.distributed, collective, counted)
+    logits_BK, labels_BK = make_batch(B, K, 10)
+    share = B // torch.distributed.get_world_size()
+    own = slice(rank * share, (rank + 1) * share)
+    method: Any = methods.create(name, K, **options)
+    method.begin_epoch(epoch)
+    method.loss(logits_BK[own], labels_BK[own], torch.arange(B)[own])
+    return sum(sent), 0 if name == "an" else method.k(B * K)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import methods
+from pipeline.head import CamHead
 from pipeline.methods.ranks import Ranks
 from tests.distributed import run_ranks
 from tests.test_methods_registry import REQUIRED
@@ -101,6 +102,39 @@ def test_ranks_equal_one_process(world_size: int, sizes: list[int]) -> None:
 def test_selecting_methods_select_in_this_test() -> None:
     for name in SEVERAL:
         assert sum(mask.sum() for mask in train(0, [14], name)["masks"]) > 8
+
+
+def train_ddp(rank: int, sizes: list[int]) -> tuple[np.ndarray, float]:
+    """The weights after two steps of a head under DDP, and a loss."""
+    torch.manual_seed(3)
+    model: torch.nn.Module = CamHead(4, K, alpha_train=5.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
+    if torch.distributed.is_initialized():
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    features_NDHW = torch.randn(14, 4, 3, 3)
+    method = methods.create("ll-ct", K, delta_rel=7.0)
+    for epoch in (2, 3):
+        method.begin_epoch(epoch)
+        whole = (features_NDHW, *global_batch(epoch, "ll-ct")[1:])
+        features_BDHW, labels_BK, ids_B = share_of(rank, sizes, whole)
+        # A rank without images runs one and drops its logits, to join DDP's collectives.
+        inputs = features_BDHW if len(features_BDHW) else torch.zeros(1, 4, 3, 3)
+        loss, _ = method.loss(model(inputs)[: len(features_BDHW)], labels_BK, ids_B)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return next(model.parameters()).detach().numpy(), loss.item()
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes"), [(w, sizes) for w in (2, 4) for sizes in SHARES[w]]
+)
+def test_ddp_trains_as_one_process(world_size: int, sizes: list[int]) -> None:
+    weights, loss = train_ddp(0, [14])
+    found = run_ranks(train_ddp, world_size, sizes)
+    assert np.mean([value for _, value in found]) == pytest.approx(loss, rel=1e-5)
+    for own, _ in found:
+        np.testing.assert_allclose(own, weights, rtol=1e-4, atol=1e-6)
 
 
 def collectives(rank: int) -> dict[str, Any]:
