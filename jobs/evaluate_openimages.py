@@ -15,13 +15,15 @@ def main() -> None:
     """Parse, connect, evaluate, print the table, leave it in MLflow."""
     with one_line_errors():
         config = tyro.cli(EvaluateConfig, description=__doc__)
-        from pipeline import cluster, evaluation, report, tracking, train
+        from pipeline import cluster, evaluation, record, tracking, train
 
         cluster.connect()
         checkpoint = train.best_checkpoint(config.checkpoint)
         found = evaluation.run(config, checkpoint)
-        run_id = evaluation.record(found, config, checkpoint)
-        print(report.terminal_table(found.summaries))
+        intervals = record.intervals_of(found, config)
+        told = record.tell(found, config, intervals)
+        run_id = record.record(found, config, checkpoint, intervals)
+        print(told)
         print(f"checkpoint  {checkpoint}  (epoch {found.meta.epoch})")
         print(f"MLflow      {tracking.browse_command()}  (run {run_id})")
 

@@ -212,6 +212,10 @@ class EvaluateConfig:
     """Parallel workers; default: one per GPU, else one per two CPUs."""
     experiment: str | None = None
     """MLflow experiment; default: the training run's."""
+    intervals: int = 0
+    """Bootstrap replicates for 95 % intervals (200 is usual); 0 leaves them out."""
+    against: str | None = None
+    """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:

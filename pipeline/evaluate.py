@@ -83,11 +83,17 @@ def per_class(scores: Scores, num_classes: int, rule: str = "boostlu") -> dict[s
 
 
 def summaries(
-    scores: Scores, ap_by_name: dict[str, np.ndarray], classes: ClassTable
+    scores: Scores,
+    ap_by_name: dict[str, np.ndarray],
+    classes: ClassTable,
+    rule: str = "boostlu",
 ) -> dict[str, Summary]:
     """Group and overall mAP for each of `per_class`'s results."""
     supports = scores.supports(len(classes))
-    return {name: summarize(ap_K, classes.groups_K, *supports) for name, ap_K in ap_by_name.items()}
+    return {
+        name: summarize(ap_K, classes.groups_K, *supports, rule=rule)
+        for name, ap_K in ap_by_name.items()
+    }
 
 
 def gather(scores: Scores) -> Scores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,10 +10,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline import checkpoint, cluster, evaluate, publish, storage, tracking
+from pipeline import checkpoint, cluster, evaluate, storage
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import Scores
-from pipeline.explain import ExplainedImage, explain
 from pipeline.loader import LabelJoin, Loader
 from pipeline.metrics import Summary
 from sharding.classes import ClassTable
@@ -72,61 +70,10 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
     return Evaluation(
         scores=scores,
         ap_by_name=ap_by_name,
-        summaries=evaluate.summaries(scores, ap_by_name, dataset.classes),
+        summaries=evaluate.summaries(scores, ap_by_name, dataset.classes, config.rule),
         classes=dataset.classes,
         meta=meta,
     )
-
-
-def record(found: Evaluation, config: EvaluateConfig, checkpoint_directory: str) -> str:
-    """Leave an evaluation in MLflow, as a child of the run that trained; return its run id."""
-    dataset = Dataset.open(config.dataset)
-    labels, version = dataset.label_version(config.labels)
-    file = version.splits[config.split]
-    run_id = tracking.open_run(
-        experiment=config.experiment or found.meta.train_config.experiment,
-        name=f"{config.split} {labels} epoch {found.meta.epoch}",
-        key=f"{checkpoint_directory}:{config.split}:{labels}:{config.rule}",
-        resume=False,
-        params=dataclasses.asdict(config),
-        tags={"dataset_digest": dataset.digest, "checkpoint": checkpoint_directory},
-        config=dataclasses.asdict(config),
-        inputs=[(config.split, str(dataset.directory / file.path), file.sha256)],
-        parent=found.meta.mlflow_run_id or None,
-    )
-    with tempfile.TemporaryDirectory() as directory:
-        tracker = tracking.Tracker(tracking.tracking_uri(), run_id, f"{directory}/spool.jsonl")
-        publish.evaluation(
-            tracker,
-            classes=found.classes,
-            scores=found.scores,
-            ap_by_name=found.ap_by_name,
-            summaries=found.summaries,
-            prefix=config.split,
-            step=found.meta.images_seen,
-            folder="eval",
-        )
-        publish.maps(
-            tracker,
-            _explained(config, checkpoint_directory),
-            found.classes,
-            found.meta.train_config.model.alpha_infer,
-            found.meta.images_seen,
-        )
-        unsent = tracker.flush()
-    tracking.close_run(run_id, "FAILED" if unsent else "FINISHED")
-    return run_id
-
-
-def _explained(config: EvaluateConfig, checkpoint_directory: str) -> list[ExplainedImage]:
-    model, meta = checkpoint.load_model(checkpoint_directory)
-    dataset = Dataset.open(config.dataset)
-    loader = Loader.of_split(
-        dataset, config.split, batch_size=8, image_size=meta.train_config.data.image_size
-    )
-    table = dataset.labels(config.split, config.labels)
-    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=torch.device("cpu"))
-    return list(explain(model, loader, join))
 
 
 def _score_part(

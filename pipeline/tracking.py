@@ -25,6 +25,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
@@ -100,6 +101,22 @@ def open_run(
 def close_run(run_id: str, status: str) -> None:
     """Mark a run FINISHED, FAILED or KILLED; never raises."""
     _attempt(lambda: _client().set_terminated(run_id, status))
+
+
+def download(run_id: str, path: str, directory: str) -> str:
+    """Fetch an artifact of a run into ``directory``; return its local path.
+
+    Raises:
+        InputError: there is no such run or artifact.
+    """
+    try:
+        return str(_client().download_artifacts(run_id, path, directory))
+    except Exception as error:  # every store raises its own kinds
+        raise InputError(
+            f"run {run_id!r} has no {path} ({str(error).splitlines()[0][:120]})",
+            file=tracking_uri(),
+            fix="name an evaluation's run id, or a scores.parquet",
+        ) from None
 
 
 class Tracker:
