@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LIBC = ctypes.CDLL(None)
 _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
 
@@ -18,7 +18,9 @@ def interleaved(
     variants: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
     """CPU milliseconds of each variant, one run of each per round after one warm-up round."""
-    _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # where glibc's own adaptation ends up
+    # Where glibc's own adaptation ends up when large blocks come and go.
+    _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
+    _LIBC.mallopt(_M_TRIM_THRESHOLD, 1 << 26)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for round_number in range(rounds + 1):
         for name, run in variants.items():

@@ -63,9 +63,9 @@ class IndexedTar:
     A sample is a key and its components; the index has one line for each, as `wds2idx` v1.2 has.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, hashed: bool = True) -> None:
         self._descriptor = descriptor
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256() if hashed else None
         self._lines: list[str] = []
         self.size = 0
 
@@ -101,16 +101,17 @@ class IndexedTar:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything written."""
-        return self._digest.hexdigest()
+        """Hash of everything written, empty where none was asked for."""
+        return self._digest.hexdigest() if self._digest else ""
 
     def index(self) -> bytes:
         """The DALI index: a header line, then offset, size and name of every component."""
         return "\n".join([f"v1.2 {len(self._lines)}", *self._lines, ""]).encode()
 
     def _write(self, parts: Sequence[Buffer]) -> None:
-        for part in parts:
-            self._digest.update(part)
+        if self._digest is not None:
+            for part in parts:
+                self._digest.update(part)
         total = sum(map(len, parts))
         written = os.writev(self._descriptor, parts)
         self.size += total

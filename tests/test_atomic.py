@@ -19,9 +19,14 @@ def test_a_file_appears_whole_in_a_new_directory(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(failure), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise failure
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        write_half()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

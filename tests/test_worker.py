@@ -21,7 +21,7 @@ OPTIONS = {
     "role": ("expected_num_pos=2.0",),
     "role-li": ("expected_num_pos=2.0",),
     "em-apl": ("warmup_epochs=1", f"total_epochs={EPOCHS}"),
-    **{name: ("delta_rel=1.0",) for name in ("ll-r", "ll-ct", "ll-cp")},
+    **dict.fromkeys(("ll-r", "ll-ct", "ll-cp"), ("delta_rel=1.0",)),
 }
 
 
