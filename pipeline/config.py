@@ -23,9 +23,9 @@ class ModelConfig:
     """The network: backbone, 1x1 convolution (CAM), BoostLU, spatial mean."""
 
     backbone: str = "resnet50"
-    """A torchvision ResNet: resnet18, resnet34, resnet50, resnet101 or resnet152."""
+    """A torchvision network (resnet50, convnext_tiny, ...), or timm/<name>."""
     weights: str | None = None
-    """A torchvision weights name (IMAGENET1K_V1), a state-dict file, or none: from scratch."""
+    """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", a file, or none."""
     alpha_train: float = 5.0
     """BoostLU slope for positive attribution scores in training; 1 turns it off."""
     alpha_infer: float = 5.0
