@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipeline.graph import Augmentation, Crop
 from pipeline.schedule import Schedule
 from sharding.errors import InputError
 
@@ -56,11 +57,37 @@ class DataConfig:
     """Samples in a reader's shuffle buffer; the order of tars is reshuffled every epoch as well."""
     flip: bool = True
     """Mirror training images at random."""
+    crop: Crop = "squash"
+    """Of training images: squash the whole image, or take a random-resized part of it."""
+    smallest_crop: float = 0.25
+    """Share of the area that the smallest random-resized part has."""
+    rand_augment: int = 0
+    """Magnitude (1 to 30) of RandAugment's two operations per training image; 0: none."""
+    cutout: float = 0.0
+    """Side of Cutout's grey square as a share of the image's; 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "shuffle_buffer"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}", fix="pass a positive number")
+        if not 0 < self.smallest_crop <= 1 or not 0 <= self.cutout < 1:
+            raise InputError(
+                f"smallest crop {self.smallest_crop:g}, cutout {self.cutout:g}",
+                fix="both are shares of the image, below 1",
+            )
+        if not 0 <= self.rand_augment <= 30:
+            raise InputError(f"RandAugment magnitude {self.rand_augment}", fix="pass 0 to 30")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What the loader does to training images."""
+        return Augmentation(
+            crop=self.crop,
+            smallest=self.smallest_crop,
+            flip=self.flip,
+            rand_augment=self.rand_augment,
+            cutout=self.cutout,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,19 @@
-"""Shards to batches: one DALI graph for CPU and GPU, and the labels joined by image id.
+"""Shards to batches on one rank, and the labels joined by image id.
 
 An epoch is a pure function of (seed, epoch, rank, world size): the order of the tars, the
-shuffle buffer's draws and the flips all derive from it, so a resumed run sees what the
-uninterrupted one would have seen. Images leave DALI as uint8 and are normalised on the training
-device: a quarter of the bytes to move.
+shuffle buffer's draws and the augmentation all derive from it, so a resumed run sees what the
+uninterrupted one would have seen. Within an epoch DALI's own checkpoints say where a reader
+stands. Images leave DALI as uint8 and are normalised on the training device: a quarter of the
+bytes to move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import dataclasses
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline import graph, unreadable
 from sharding.errors import InputError
 from sharding.labels import UNOBSERVED, LabelTable, Observed, parse_image_ids
 from sharding.manifest import Dataset
 
-_READER = "shards"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +82,11 @@ class Loader:
         counts: images per tar.
         batch_size: images per step on this rank.
         image_size: output side in pixels (squashed, bilinear with antialiasing as in torchvision).
-        train: shuffle and flip; otherwise manifest order, no augmentation.
-        flip: mirror at random when training.
+        train: shuffle and augment; otherwise manifest order and whole images.
+        augmentation: of training images.
         device_id: CUDA device of this rank, or None to decode on the CPU.
         threads: decoding threads.
+        unreadable: per tar, members that cannot be decoded: left out of the batches.
     """
 
     tars: Sequence[Path]
@@ -89,13 +95,14 @@ class Loader:
     batch_size: int
     image_size: int
     train: bool = False
-    flip: bool = True
+    augmentation: graph.Augmentation = field(default_factory=graph.Augmentation)
     shuffle_buffer: int = 1024
     rank: int = 0
     world_size: int = 1
     seed: int = 0
     device_id: int | None = None
     threads: int = 1
+    unreadable: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of_split(cls, dataset: Dataset, split: str, **options: Any) -> Loader:
@@ -123,77 +130,113 @@ class Loader:
             samples=sum(self.counts), world_size=self.world_size, batch_size=self.batch_size
         )
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> Epoch:
         """The batches of epoch ``number``: `EpochPlan.steps` of them, each sample exactly once.
 
         The pipeline is built anew: with indexes at hand this takes milliseconds per thousand
-        samples, and it leaves no state behind that a resumed run would have to restore.
+        samples, and it leaves no state behind that a run resumed between epochs would need.
+
+        Args:
+            number: counted from 1.
+            done: batches that an interrupted epoch already took.
+            position: `Epoch.position` after them.
         """
-        from nvidia.dali.plugin.base_iterator import LastBatchPolicy
-        from nvidia.dali.plugin.pytorch import DALIGenericIterator
+        return Epoch(self, number, done, position)
 
-        iterator = DALIGenericIterator(
-            self._pipeline(number),
-            ["images", "source"],
-            reader_name=_READER,
-            # With padded reads PARTIAL cuts exactly the padding: no sample twice, none missing.
-            last_batch_policy=LastBatchPolicy.PARTIAL,
-            auto_reset=False,
-        )
-        for _ in range(self.plan.steps):
-            (outputs,) = next(iterator)
-            image_ids_B = _image_ids(outputs["source"].cpu().numpy())
-            yield Batch(images_BHWC=outputs["images"], image_ids_B=image_ids_B)
-
-    def _pipeline(self, epoch: int) -> Any:
-        from nvidia.dali import fn, pipeline_def, types
-
+    def reading(self, epoch: int) -> graph.Reading:
+        """This rank's share of an epoch."""
         order = np.arange(len(self.tars))
-        draws = np.random.SeedSequence([self.seed, epoch])
         if self.train:
             # The same permutation on every rank: the ranks cut one common list into ranges.
+            draws = np.random.SeedSequence([self.seed, epoch])
             order = np.random.default_rng(draws).permutation(order)
-        tars, indexes = ([str(paths[int(i)]) for i in order] for paths in (self.tars, self.indexes))
-        rank_seed = int(np.random.SeedSequence([self.seed, epoch, self.rank]).generate_state(1)[0])
-        gpu = self.device_id is not None
-
-        @pipeline_def(
+        # Equal seeds would give every rank the same flips.
+        draws = np.random.SeedSequence([self.seed, epoch, self.rank])
+        return graph.Reading(
+            tars=[str(self.tars[int(i)]) for i in order],
+            indexes=[str(self._index(int(i))) for i in order],
+            rank=self.rank,
+            world_size=self.world_size,
             batch_size=self.batch_size,
-            num_threads=self.threads,
-            device_id=self.device_id,
-            seed=rank_seed & 0x7FFFFFFF,  # equal seeds would give every rank the same flips
-            prefetch_queue_depth=2,
+            shuffle_buffer=self.shuffle_buffer if self.train else 0,
+            seed=int(draws.generate_state(1)[0]) & 0x7FFFFFFF,
         )
-        def graph() -> tuple[Any, Any]:
-            encoded = fn.readers.webdataset(
-                name=_READER,
-                paths=tars,
-                index_paths=indexes,
-                ext=["jpg"],
-                missing_component_behavior="error",
-                shard_id=self.rank,
-                num_shards=self.world_size,
-                pad_last_batch=True,
-                random_shuffle=self.train,
-                initial_fill=self.shuffle_buffer,
-            )
-            source = fn.get_property(encoded, key="source_info")
-            images = fn.decoders.image(
-                encoded, device="mixed" if gpu else "cpu", output_type=types.RGB
-            )
-            images = fn.resize(
-                images,
-                size=[self.image_size, self.image_size],
-                interp_type=types.INTERP_LINEAR,
-                antialias=True,  # as torchvision and PIL do, so that serving sees equal pixels
-            )
-            if self.train and self.flip:
-                images = fn.flip(images, horizontal=fn.random.coin_flip(probability=0.5))
-            return images, fn.pad(source, fill_value=0)
 
-        pipe = graph()
-        pipe.build()
-        return pipe
+    def without(self, found: Sequence[tuple[str, str]]) -> Loader:
+        """The same loader, leaving out these (tar, member) as well."""
+        members = defaultdict(set, {tar: set(names) for tar, names in self.unreadable.items()})
+        for tar, member in found:
+            members[Path(tar)].add(member)
+        frozen = {tar: frozenset(names) for tar, names in members.items()}
+        return dataclasses.replace(self, unreadable=frozen)
+
+    def _index(self, number: int) -> Path:
+        bad = self.unreadable.get(Path(self.tars[number]))
+        index = self.indexes[number]
+        return unreadable.redirected(index, bad) if bad else index
+
+
+class Epoch(Iterator[Batch]):
+    """The batches of one epoch on one rank; see `Loader.epoch`.
+
+    Attributes:
+        loader: the loader, as it should be used from now on: without what proved unreadable.
+    """
+
+    def __init__(self, loader: Loader, number: int, done: int, position: bytes | None) -> None:
+        self.loader, self._number, self._done, self._position = loader, number, done, position
+        self._open()
+
+    def __next__(self) -> Batch:
+        if self._done >= self.loader.plan.steps:
+            raise StopIteration
+        try:
+            (outputs,) = next(self._iterator)
+        except RuntimeError as error:
+            self._leave_out_what_is_unreadable(error)
+            return next(self)
+        self._position = self._iterator.checkpoints()[0]
+        self._done += 1
+        names = graph.source_names(outputs["source"].cpu().numpy())
+        return self._batch(outputs["images"], names)
+
+    def position(self) -> bytes | None:
+        """What `Loader.epoch` needs to go on after the last batch taken (some hundred bytes)."""
+        return self._position
+
+    def _open(self) -> None:
+        loader = self.loader
+        self._reading = loader.reading(self._number)
+        self._iterator = graph.batches(
+            self._reading,
+            loader.image_size,
+            loader.augmentation if loader.train else graph.WHOLE,
+            device_id=loader.device_id,
+            threads=loader.threads,
+            position=self._position,
+        )
+
+    def _batch(self, images_BHWC: torch.Tensor, names: list[str]) -> Batch:
+        parts = [name.rsplit(":", 2) for name in names]
+        if self.loader.unreadable:
+            bad = self.loader.unreadable
+            kept = [i for i, (tar, _, m) in enumerate(parts) if m not in bad.get(Path(tar), ())]
+            images_BHWC, parts = images_BHWC[kept], [parts[i] for i in kept]
+        image_ids_B = parse_image_ids([member.partition(".")[0] for _, _, member in parts])
+        return Batch(images_BHWC=images_BHWC, image_ids_B=image_ids_B)
+
+    def _leave_out_what_is_unreadable(self, error: RuntimeError) -> None:
+        found = unreadable.find(self._reading, self._done, self.loader.device_id)
+        if not found:
+            raise error
+        for tar, member in found:
+            _log.warning(
+                "%s in %s cannot be decoded; left out. Fix: jobs/verify_dataset.py --repair",
+                member,
+                tar,
+            )
+        self.loader = self.loader.without(found)
+        self._open()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,9 +266,3 @@ class LabelJoin:
         states_E = torch.from_numpy(entries.states_E)
         labels_BK.view(-1)[flat_E.to(self.device)] = states_E.to(self.device)
         return labels_BK
-
-
-def _image_ids(source_BL: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    # source_info reads "path.tar:offset:0123456789abcdef.jpg", zero-padded to a common length.
-    names = (bytes(row).rstrip(b"\0").rsplit(b":", 1)[-1].decode() for row in source_BL)
-    return parse_image_ids([name.partition(".")[0] for name in names])

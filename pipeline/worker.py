@@ -66,7 +66,7 @@ class Worker:
             dataset,
             "train",
             train=True,
-            flip=config.data.flip,
+            augmentation=config.data.augmentation,
             shuffle_buffer=config.data.shuffle_buffer,
             seed=config.seed,
             **options,

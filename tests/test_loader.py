@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline import unreadable
+from pipeline.graph import WHOLE, Augmentation
 from pipeline.loader import EpochPlan, LabelJoin, Loader
 from sharding.errors import InputError
 from sharding.labels import UNOBSERVED, format_image_ids
@@ -128,9 +131,106 @@ def test_labels_are_joined_by_id(squares: Path) -> None:
 
 
 def test_a_missing_tar_is_named(squares: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = shutil.copytree(squares, tmp_path / "broken")
     (broken / "images/train-000001.tar").unlink()
     with pytest.raises(InputError, match=r"train-000001\.tar.*verify_dataset"):
         loader(broken)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(crop="random-resized"),
+        Augmentation(rand_augment=15),
+        Augmentation(cutout=0.4),
+    ],
+    ids=["flip", "crop", "rand-augment", "cutout"],
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_epoch_goes_on_where_it_was_left(
+    squares: Path, augmentation: Augmentation, rank: int
+) -> None:
+    one = loader(squares, augmentation=augmentation, rank=rank, world_size=2)
+    epoch = one.epoch(3)
+    for _ in range(4):
+        next(epoch)
+    position = epoch.position()
+    rest, again = list(epoch), list(one.epoch(3, done=4, position=position))
+    assert len(rest) == len(again) == one.plan.steps - 4
+    for ours, theirs in zip(again, rest, strict=True):
+        assert np.array_equal(ours.image_ids_B, theirs.image_ids_B)
+        assert torch.equal(ours.images_BHWC, theirs.images_BHWC)
+
+
+def test_augmentation_changes_training_images_alone(squares: Path) -> None:
+    def pixels(**options: object) -> torch.Tensor:
+        batches = loader(squares, shuffle_buffer=1, **options).epoch(1)
+        return torch.cat([batch.images_BHWC.clone() for batch in batches])
+
+    plain = pixels(augmentation=WHOLE)
+    for augmentation in (
+        Augmentation(crop="random-resized", flip=False),
+        Augmentation(rand_augment=15, flip=False),
+        Augmentation(cutout=0.4, flip=False),
+    ):
+        changed = (pixels(augmentation=augmentation) != plain).flatten(1).any(1)
+        assert changed.float().mean() > 0.7
+        assert torch.equal(
+            pixels(augmentation=augmentation, train=False), pixels(augmentation=WHOLE, train=False)
+        )
+
+
+def spoil(dataset: Path, members: int) -> set[str]:
+    """Overwrite images of the second training tar with zeros; their names."""
+    tar, spoilt = dataset / "images/train-000001.tar", set()
+    lines = tar.with_suffix(".idx").read_text().splitlines()[1:]
+    with tar.open("r+b") as file:
+        for line in lines[2 : 2 + members]:
+            _, offset, size, name = line.split(" ")[:4]
+            file.seek(int(offset))
+            file.write(bytes(int(size)))
+            spoilt.add(name)
+    return spoilt
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_an_image_gone_bad_is_named_and_left_out(
+    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, world_size: int
+) -> None:
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    names = spoil(broken, 3)
+    for rank in range(world_size):
+        whole = loader(squares, rank=rank, world_size=world_size)
+        epoch = loader(broken, rank=rank, world_size=world_size).epoch(1)
+        ours, theirs = list(epoch), list(whole.epoch(1))
+        assert len(ours) == len(theirs)
+        for batch, expected in zip(ours, theirs, strict=True):
+            ids = format_image_ids(expected.image_ids_B)
+            kept = [i for i, image_id in enumerate(ids) if f"{image_id}.jpg" not in names]
+            assert format_image_ids(batch.image_ids_B) == [ids[i] for i in kept]
+            assert torch.equal(batch.images_BHWC, expected.images_BHWC[kept])
+        caplog.clear()
+        again = [key for batch in epoch.loader.epoch(1) for key in batch.image_ids_B.tolist()]
+        assert again == [key for batch in ours for key in batch.image_ids_B.tolist()]
+        assert not caplog.records
+
+
+def test_the_warning_names_image_and_fix(
+    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    (name,) = spoil(broken, 1)
+    list(loader(broken).epoch(1))
+    (record,) = caplog.records
+    assert name in record.getMessage()
+    assert str(broken / "images/train-000001.tar") in record.getMessage()
+    assert "--repair" in record.getMessage()
+
+
+def test_a_tar_without_any_good_image_is_refused(squares: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    index = broken / "images/train-000001.idx"
+    members = {line.split(" ")[3] for line in index.read_text().splitlines()[1:]}
+    with pytest.raises(InputError, match=r"train-000001\.tar.*--repair"):
+        unreadable.redirected(index, members)

@@ -1,0 +1,211 @@
+"""The DALI graphs: one for training and evaluation on CPU and GPU, and two that look for damage.
+
+The package's only importer of DALI, lazily: configurations and labels do without it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+READER = "shards"
+Crop = Literal["squash", "random-resized"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Which samples a reader gives, and in which order.
+
+    Attributes:
+        tars, indexes: paths, in reading order.
+        rank, world_size: the reader gives the rank's contiguous share.
+        batch_size: samples per batch.
+        shuffle_buffer: samples drawn from at random; 0 keeps the order.
+        seed: of the draws here and in the augmentation.
+    """
+
+    tars: Sequence[str]
+    indexes: Sequence[str]
+    rank: int
+    world_size: int
+    batch_size: int
+    shuffle_buffer: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What may happen to the pixels of a training image.
+
+    Attributes:
+        crop: "squash" resizes the whole image; "random-resized" a random part of it.
+        smallest: share of the image's area that the smallest random part has.
+        flip: mirror at random.
+        rand_augment: magnitude (1 to 30) of two random operations per image; 0 for none.
+        cutout: side of a grey square at a random place, as a share of the image's; 0 for none.
+    """
+
+    crop: Crop = "squash"
+    smallest: float = 0.25
+    flip: bool = True
+    rand_augment: int = 0
+    cutout: float = 0.0
+
+
+WHOLE = Augmentation(flip=False)
+
+
+def batches(
+    reading: Reading,
+    size: int,
+    augmentation: Augmentation = WHOLE,
+    *,
+    device_id: int | None,
+    threads: int,
+    position: bytes | None = None,
+) -> Any:
+    """DALI's iterator over ``images`` uint8 (B, H, W, 3) and ``source``; see `source_names`.
+
+    Args:
+        reading: which samples.
+        size: both output sides, in pixels.
+        augmentation: by default none.
+        device_id: CUDA device that decodes, or None for the CPU.
+        threads: decoding threads.
+        position: DALI's checkpoint of an iterator with the same arguments.
+    """
+    from nvidia.dali import fn, pipeline_def, types
+
+    device = "cpu" if device_id is None else "mixed"
+
+    @pipeline_def(
+        batch_size=reading.batch_size,
+        num_threads=threads,
+        device_id=device_id,
+        seed=reading.seed,
+        prefetch_queue_depth=2,
+        enable_conditionals=augmentation.rand_augment > 0,
+        enable_checkpointing=True,
+        checkpoint=position,
+    )
+    def graph() -> tuple[Any, Any]:
+        encoded, source = _read(reading)
+        if augmentation.crop == "random-resized":
+            images = fn.decoders.image_random_crop(
+                encoded,
+                device=device,
+                output_type=types.RGB,
+                random_area=[augmentation.smallest, 1.0],
+            )
+        else:
+            images = fn.decoders.image(encoded, device=device, output_type=types.RGB)
+        images = fn.resize(
+            images,
+            size=[size, size],
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,  # as torchvision and PIL do, so that serving sees equal pixels
+        )
+        return _augment(images, size, augmentation), source
+
+    return _iterator(graph(), ["images", "source"])
+
+
+def encoded(reading: Reading) -> Iterator[tuple[list[str], list[npt.NDArray[np.uint8]]]]:
+    """The same samples in the same order without decoding: (names, JPEG bytes) per batch."""
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=reading.batch_size, num_threads=1, device_id=None, seed=reading.seed)
+    def graph() -> tuple[Any, Any, Any]:
+        data, source = _read(reading)
+        return fn.pad(data, fill_value=0), data.shape(), source
+
+    for (outputs,) in _iterator(graph(), ["data", "size", "source"]):
+        rows = zip(outputs["data"].numpy(), outputs["size"].numpy(), strict=True)
+        yield source_names(outputs["source"].numpy()), [row[: int(n[0])] for row, n in rows]
+
+
+def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
+    """Whether the decoder of `batches` takes these bytes."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    device = "cpu" if device_id is None else "mixed"
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
+    def graph() -> Any:
+        source = fn.external_source(source=lambda: [data], batch=True)
+        return fn.decoders.image(source, device=device, output_type=types.RGB)
+
+    pipe = graph()
+    try:
+        pipe.build()
+        pipe.run()
+    except RuntimeError:
+        return False
+    return True
+
+
+def source_names(source_BL: npt.NDArray[np.uint8]) -> list[str]:
+    """Where each sample is from: "path.tar:offset:0123456789abcdef.jpg"."""
+    return [bytes(row).rstrip(b"\0").decode() for row in source_BL]
+
+
+def _read(reading: Reading) -> tuple[Any, Any]:
+    from nvidia.dali import fn
+
+    data = fn.readers.webdataset(
+        name=READER,
+        paths=list(reading.tars),
+        index_paths=list(reading.indexes),
+        ext=["jpg"],
+        missing_component_behavior="error",
+        shard_id=reading.rank,
+        num_shards=reading.world_size,
+        pad_last_batch=True,
+        random_shuffle=reading.shuffle_buffer > 0,
+        initial_fill=max(1, reading.shuffle_buffer),
+        seed=reading.seed,
+    )
+    return data, fn.pad(fn.get_property(data, key="source_info"), fill_value=0)
+
+
+def _augment(images: Any, size: int, augmentation: Augmentation) -> Any:
+    from nvidia.dali import fn
+
+    if augmentation.flip:
+        images = fn.flip(images, horizontal=fn.random.coin_flip(probability=0.5))
+    if augmentation.rand_augment:
+        from nvidia.dali.auto_aug.rand_augment import rand_augment
+
+        with warnings.catch_warnings():
+            # DALI's own code uses names that DALI deprecates.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            images = rand_augment(
+                images, n=2, m=augmentation.rand_augment, shape=[size, size], fill_value=128
+            )
+    if augmentation.cutout:
+        side = int(augmentation.cutout * size)
+        corner = fn.random.uniform(range=[-side / 2, size - side / 2], shape=2)
+        images = fn.erase(
+            images, anchor=corner, shape=[side, side], axis_names="HW", fill_value=128
+        )
+    return images
+
+
+def _iterator(pipe: Any, names: list[str]) -> Any:
+    from nvidia.dali.plugin.base_iterator import LastBatchPolicy
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator
+
+    pipe.build()
+    return DALIGenericIterator(
+        pipe,
+        names,
+        reader_name=READER,
+        # With padded reads PARTIAL cuts exactly the padding: no sample twice, none missing.
+        last_batch_policy=LastBatchPolicy.PARTIAL,
+        auto_reset=False,
+    )
