@@ -5,7 +5,6 @@ The package's only importer of DALI, lazily: configurations and labels do withou
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -181,12 +180,9 @@ def _augment(images: Any, size: int, augmentation: Augmentation) -> Any:
     if augmentation.rand_augment:
         from nvidia.dali.auto_aug.rand_augment import rand_augment
 
-        with warnings.catch_warnings():
-            # DALI's own code uses names that DALI deprecates.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            images = rand_augment(
-                images, n=2, m=augmentation.rand_augment, shape=[size, size], fill_value=128
-            )
+        images = rand_augment(
+            images, n=2, m=augmentation.rand_augment, shape=[size, size], fill_value=128
+        )
     if augmentation.cutout:
         side = int(augmentation.cutout * size)
         corner = fn.random.uniform(range=[-side / 2, size - side / 2], shape=2)
