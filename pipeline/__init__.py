@@ -3,3 +3,21 @@
 Shape suffixes used throughout: B batch, C image channels, D feature channels, K classes,
 H W space, N samples, E annotated entries.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.predictor import load as load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: whoever imports a module of this package need not wait for torch.
+    if name == "load":
+        from pipeline.predictor import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

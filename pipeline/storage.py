@@ -25,13 +25,20 @@ def exists(location: str) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
-def read_json(location: str) -> Any | None:
-    """The value stored at ``location``, or None where there is nothing."""
-    if not exists(location):
-        return None
+def read_bytes(location: str) -> bytes:
+    """What is stored at ``location``.
+
+    Raises:
+        OSError: there is nothing, or no way to read it.
+    """
     filesystem, path = _open(location)
     with filesystem.open_input_stream(path) as stream:
-        return json.loads(stream.read())
+        return stream.read()
+
+
+def read_json(location: str) -> Any | None:
+    """The value stored at ``location``, or None where there is nothing."""
+    return json.loads(read_bytes(location)) if exists(location) else None
 
 
 def write_json(location: str, value: Any) -> None:

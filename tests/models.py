@@ -1,0 +1,46 @@
+"""Small untrained checkpoints, for tests of what uses a model rather than of what makes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline import checkpoint
+from pipeline import model as models
+from pipeline.config import DataConfig, ModelConfig, TrainConfig
+from sharding.manifest import Dataset
+
+SIZE = 64
+
+
+def write_checkpoint(directory: Path, dataset: Path, *, seed: int = 0, run_id: str = "") -> Path:
+    """A ResNet-18 for the classes of ``dataset``, seeing 64 x 64 pixels."""
+    opened = Dataset.open(dataset)
+    config = TrainConfig(
+        dataset=str(dataset),
+        model=ModelConfig(backbone="resnet18"),
+        data=DataConfig(image_size=SIZE),
+    )
+    torch.manual_seed(seed)
+    model = models.build(config.model, len(opened.classes)).eval()
+    directory.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(
+        directory,
+        scored=model,
+        training={},
+        meta=checkpoint.Meta(
+            config=config.to_dict(),
+            epoch=1,
+            images_seen=96,
+            world_size=1,
+            classes_sha256=opened.classes.sha256,
+            mids=list(opened.classes.mids),
+            names=list(opened.classes.names),
+            dataset=str(dataset),
+            dataset_digest=opened.digest,
+            labels="first",
+            mlflow_run_id=run_id,
+        ),
+    )
+    return directory
