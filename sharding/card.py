@@ -6,13 +6,12 @@ from pathlib import Path
 
 from sharding.atomic import replacing
 from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.importers.terms import TERMS
 from sharding.manifest import SPLITS, LabelVersion, Manifest
 
 FILE = "README.md"
 
 _TERMS = """\
-## Terms
-
 Annotations of Open Images are licensed by Google LLC under CC BY 4.0. The images are listed there
 as CC BY 2.0; Google makes no warranty of that, so verify the licence of an image before you use
 it. Licence, author and landing page of each image stand in the image list of its dump
@@ -52,9 +51,16 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         "## Class groups",
         _groups(classes),
         _READING,
-        _TERMS,
+        "## Terms",
+        TERMS.get(_imported_from(manifest) or "", _TERMS),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _imported_from(manifest: Manifest) -> str | None:
+    """The release of an imported collection; None for a dataset made of Open Images."""
+    releases = (version.release for version in manifest.labels.values())
+    return next((release for release in releases if release in TERMS), None)
 
 
 def _header(manifest: Manifest) -> str:
@@ -63,8 +69,9 @@ def _header(manifest: Manifest) -> str:
         for split in SPLITS
         if any(shard.split == split for shard in manifest.shards)
     )
+    licence = "cc-by-4.0" if _imported_from(manifest) is None else "other"
     return (
-        "---\nlicense: cc-by-4.0\ntask_categories:\n- image-classification\ntags:\n"
+        f"---\nlicense: {licence}\ntask_categories:\n- image-classification\ntags:\n"
         "- multi-label\n- partial-labels\n- webdataset\nconfigs:\n- config_name: default\n"
         f"  data_files:\n{files}\n---"
     )
@@ -91,18 +98,19 @@ def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
         rows.append(
             f"| {split} | {file.images:,} | {file.positives:,} | {file.negatives:,} | {missing:,} |"
         )
-    rows += ["", "Read from files of these SHA-256:", ""]
+    if version.sources:
+        rows += ["", "Read from files of these SHA-256:", ""]
     rows += [f"- `{file}` `{digest}`" for file, digest in sorted(version.sources.items())]
     return "\n".join(rows)
 
 
 def _groups(classes: ClassTable) -> str:
-    counts_K = classes.positives_K + classes.negatives_K
+    counts_K = classes.grouped_counts_K
+    counted = "human-verified annotations" if classes.group_by == "annotations" else "positives"
     rows = [
-        "Classes in ascending order of human-verified annotations in the training dump, cut in "
-        "five:",
+        f"Classes in ascending order of {counted} in the training dump, cut in five:",
         "",
-        "| group | classes | annotations per class | positive | negative |",
+        f"| group | classes | {classes.group_by} per class | positive | negative |",
         "|---|---|---|---|---|",
     ]
     for group in range(1, NUM_GROUPS + 1):

@@ -76,6 +76,19 @@ class ClassTable:
         return len(self.mids)
 
     @property
+    def group_by(self) -> GroupBy:
+        """The counts that the groups follow; "positives" unless they follow the annotations."""
+        by_annotations_K = assign_groups(self.positives_K + self.negatives_K)
+        return "annotations" if np.array_equal(self.groups_K, by_annotations_K) else "positives"
+
+    @property
+    def grouped_counts_K(self) -> npt.NDArray[np.int64]:
+        """The counts that the groups were cut by (int64)."""
+        if self.group_by == "positives":
+            return self.positives_K
+        return self.positives_K + self.negatives_K
+
+    @property
     def sha256(self) -> str:
         """Hash of the ordered MIDs: the identity of the class list everywhere."""
         return hashlib.sha256("\n".join(self.mids).encode()).hexdigest()

@@ -139,6 +139,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
             "plan": job.digest,
             TAR_LABELS: job.labels.name,
             "classes_file_sha256": sha256_of(directory / "classes.parquet"),
+            **job.write_extras(directory),
         },
     )
     write_card(directory, manifest, job.classes)

@@ -87,6 +87,10 @@ class Job:
                     strict=self.options.strict,
                 )
 
+    def write_extras(self, directory: Path) -> Mapping[str, str]:
+        """Write what this kind of job has beside the rest; what ``created_by`` says of it."""
+        return {}
+
 
 def prepare(options: ShardOptions) -> Job:
     """Read the dump and plan the shards.
@@ -114,7 +118,7 @@ def prepare(options: ShardOptions) -> Job:
         classes=_classes(mids, names, labels, options),
         labels=NewLabels(name=dump.name, release=dump.release, policy=record, splits=labels),
         source=source,
-        plans={split: _plan(split, found, options) for split, found in labels.items()},
+        plans={split: plan_shards(split, found, options) for split, found in labels.items()},
     )
 
 
@@ -145,7 +149,8 @@ def _classes(
     )
 
 
-def _plan(split: str, labels: SplitLabels, options: ShardOptions) -> tuple[ShardPlan, ...]:
+def plan_shards(split: str, labels: SplitLabels, options: ShardOptions) -> tuple[ShardPlan, ...]:
+    """The shards of a split, bounded and balanced as the options ask for."""
     image_ids_N = labels.table.image_ids_N
     num_shards = choose_num_shards(
         image_ids_N,

@@ -165,10 +165,10 @@ def summarise(
 
 def groups_line(classes: ClassTable) -> str:
     """The range of training annotations of a class in each group."""
-    counts_K = classes.positives_K + classes.negatives_K
+    counts_K = classes.grouped_counts_K
     parts = []
     for group in range(1, NUM_GROUPS + 1):
         members = counts_K[classes.groups_K == group]
         if len(members):
             parts.append(f"{group}: {np.min(members):,}-{np.max(members):,}")
-    return f"{len(classes):,} classes by annotations " + ", ".join(parts)
+    return f"{len(classes):,} classes by {classes.group_by} " + ", ".join(parts)

@@ -21,6 +21,7 @@ from sharding.card import FILE as CARD_FILE
 from sharding.card import card
 from sharding.commit import INFO_FILE, WANTED_FILE, info
 from sharding.errors import InputError
+from sharding.importers.names import FILE as NAMES_FILE
 from sharding.labels import POSITIVE
 from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
 from sharding.quarantine import FILE as QUARANTINE_FILE
@@ -77,6 +78,7 @@ def verify(dataset: Dataset, parallel: ParallelCheck, *, quick: bool = False) ->
         for split, file in version.splits.items():
             found += _labels(dataset, name, split, file)
     found += _classes(dataset)
+    found += _names(dataset)
     found += _quarantine(dataset)
     found += _derived(dataset)
     found += _orphans(dataset)
@@ -169,6 +171,16 @@ def _classes(dataset: Dataset) -> Iterator[Problem]:
         )
 
 
+def _names(dataset: Dataset) -> Iterator[Problem]:
+    """The file names of an imported collection; other datasets have none."""
+    known = dataset.manifest.created_by.get("names_file_sha256")
+    path = dataset.directory / NAMES_FILE
+    if known is not None and not (path.is_file() and sha256_of(path) == known):
+        what = "its content has changed" if path.is_file() else "missing"
+        fix = "restore it from a copy, or from an import into a new directory"
+        yield Problem(path=NAMES_FILE, what=what, fix=fix, kind="classes")
+
+
 def _quarantine(dataset: Dataset) -> Iterator[Problem]:
     problem = partial(Problem, path=QUARANTINE_FILE, fix=_REPAIR, kind="quarantine")
     try:
@@ -195,6 +207,8 @@ def _derived(dataset: Dataset) -> Iterator[Problem]:
 
 def _orphans(dataset: Dataset) -> Iterator[Problem]:
     named = {FILE, "classes.parquet", QUARANTINE_FILE, INFO_FILE, CARD_FILE}
+    if "names_file_sha256" in dataset.manifest.created_by:
+        named.add(NAMES_FILE)
     for shard in dataset.manifest.shards:
         named |= {shard.path, shard.index, str(Path(shard.path).with_suffix(".json"))}
     for name, version in dataset.manifest.labels.items():

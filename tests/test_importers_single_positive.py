@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.methods.single_positive import observe, split
+from sharding.importers.single_positive import observe, split
 
 
 @pytest.mark.shared

@@ -1,0 +1,89 @@
+"""What a foreign collection is once it is read, whatever its files looked like.
+
+Shapes: N images of a part, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.badrows import BadRow
+from sharding.errors import InputError
+
+if TYPE_CHECKING:
+    from sharding.importers.options import ImportOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One official part of a collection, its images in the order of the official list.
+
+    The order matters: the draws of single positives and of the validation images follow it.
+
+    Attributes:
+        names: N paths relative to the collection's image folder, with forward slashes.
+        labels_NK: int8 tri-state labels.
+        report: counts of what was read and left out.
+        bad_rows: rows that label nothing, the first of them.
+    """
+
+    names: tuple[str, ...]
+    labels_NK: npt.NDArray[np.int8]
+    report: Mapping[str, int] = field(default_factory=dict)
+    bad_rows: tuple[BadRow, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """A collection as published.
+
+    Attributes:
+        release: of the label version: "voc2012", "coco2014", ...
+        keys: K class keys of the shape of a MID, so that exports and re-sharding take them.
+        class_names: K display names.
+        images: folder that image names are relative to.
+        parts: by split; "train" is the official training set, from which validation is drawn
+            where the collection has none.
+        sources: sha256 of every file read, by path relative to the source.
+        policy: what was decided on reading, for the manifest.
+        unsplit: everything is in "train" because nothing says what is for testing.
+    """
+
+    release: str
+    keys: tuple[str, ...]
+    class_names: tuple[str, ...]
+    images: Path
+    parts: Mapping[str, Part]
+    sources: Mapping[str, str]
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    unsplit: bool = False
+
+
+class Reader(Protocol):
+    """Reads a format; one function per module of this package."""
+
+    def __call__(self, options: ImportOptions) -> Collection:
+        """The collection below ``options.source``.
+
+        Raises:
+            InputError: a file is missing or is not of the format; under ``--strict`` a bad row.
+        """
+        ...
+
+
+def existing(candidates: list[Path], what: str, fix: str) -> Path:
+    """The first of several places that is there.
+
+    Raises:
+        InputError: none is.
+    """
+    for path in candidates:
+        if path.exists():
+            return path
+    raise InputError(f"{what} is missing", file=candidates[0], fix=fix)

@@ -1,0 +1,180 @@
+"""From a collection to a sharding job: ids for names, splits, labels, groups, plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sharding.annotations import SplitLabels
+from sharding.classes import ClassTable
+from sharding.commit import NewLabels
+from sharding.errors import InputError
+from sharding.ids import format_image_ids, parse_image_ids
+from sharding.importers.collection import Collection, Part, Reader
+from sharding.importers.names import FILE as NAMES_FILE
+from sharding.importers.names import Names, image_id_of
+from sharding.importers.options import ImportOptions
+from sharding.importers.source import NamedSource
+from sharding.importers.splits import (
+    complete_outside_training,
+    with_single_positives,
+    with_test,
+    with_validation,
+)
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
+from sharding.prepare import Job, plan_shards
+from sharding.tasks import ShardTask
+
+READERS = {
+    "voc": "sharding.importers.voc:read_voc",
+    "coco": "sharding.importers.coco:read_coco",
+    "nuswide": "sharding.importers.nuswide:read_nuswide",
+    "cub": "sharding.importers.cub:read_cub",
+    "csv": "sharding.importers.table:read_table",
+}
+COMPLETE, PARTIAL = "complete", "partial"
+"""Names of the label version as published: every class of every image is known, or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportJob(Job):
+    """A sharding job whose images go by names of their own.
+
+    Attributes:
+        names: of all images.
+        single_positive: the further label version, if it is wanted.
+    """
+
+    names: Names
+    single_positive: NewLabels | None = None
+
+    def tasks(self) -> Iterator[ShardTask]:
+        """One task per shard, with the names of its own images only."""
+        assert isinstance(self.source, NamedSource)
+        for task in super().tasks():
+            image_ids = format_image_ids(task.plan.image_ids_N)
+            yield dataclasses.replace(task, source=self.source.only(image_ids))
+
+    def write_extras(self, directory: Path) -> Mapping[str, str]:
+        """Write `names.parquet`."""
+        return {"names_file_sha256": self.names.write(directory / NAMES_FILE)}
+
+
+def read_collection(options: ImportOptions) -> Collection:
+    """Read the collection in the format that the options name.
+
+    Raises:
+        InputError: it is not there, or is not of this format.
+    """
+    if not options.source.is_dir():
+        raise InputError("folder is missing", file=options.source, fix="check --source")
+    module, _, name = READERS[options.format].partition(":")
+    reader: Reader = getattr(importlib.import_module(module), name)
+    return reader(options)
+
+
+def prepare_import(options: ImportOptions) -> ImportJob:
+    """Read a collection and plan its shards.
+
+    Raises:
+        InputError: anything about the input that a user can mend.
+    """
+    official = with_test(read_collection(options), options)
+    collection = with_validation(official, options)
+    names = Names.of({split: part.names for split, part in collection.parts.items()})
+    known = all(bool((part.labels_NK != UNOBSERVED).all()) for part in official.parts.values())
+    labels = _new_labels(COMPLETE if known else PARTIAL, collection)
+    shard_options = options.shard_options()
+    return ImportJob(
+        options=shard_options,
+        classes=_classes(official, options),
+        labels=labels,
+        source=NamedSource.of(collection.images, names),
+        plans={s: plan_shards(s, found, shard_options) for s, found in labels.splits.items()},
+        names=names,
+        single_positive=_single_positive(official, collection, options),
+    )
+
+
+def _single_positive(
+    official: Collection, collection: Collection, options: ImportOptions
+) -> NewLabels | None:
+    if not options.single_positive:
+        return None
+    single = with_validation(with_single_positives(official, options.seed), options)
+    parts = complete_outside_training(single.parts, collection.parts)
+    # Files read and rows set aside are in the account of the version as published.
+    parts = {split: dataclasses.replace(part, bad_rows=()) for split, part in parts.items()}
+    return _new_labels(
+        f"single-positive-{options.seed}", dataclasses.replace(single, parts=parts, sources={})
+    )
+
+
+def _new_labels(name: str, collection: Collection) -> NewLabels:
+    return NewLabels(
+        name=name,
+        release=collection.release,
+        policy=collection.policy,
+        splits={
+            split: _split_labels(part, collection.sources)
+            for split, part in collection.parts.items()
+            if part.names
+        },
+    )
+
+
+def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
+    table = label_table(part)
+    positives_K, negatives_K = table.count_per_class(part.labels_NK.shape[1])
+    report = {
+        "images": len(table),
+        "images_without_labels": int(np.count_nonzero(np.diff(table.offsets_N1) == 0)),
+        "positives": int(positives_K.sum()),
+        "negatives": int(negatives_K.sum()),
+        **part.report,
+    }
+    return SplitLabels(
+        table=table,
+        report=report,
+        unknown_mids={},
+        bad_rows=part.bad_rows,
+        sources=sources,
+        human_positives_K=positives_K,
+        human_negatives_K=negatives_K,
+    )
+
+
+def label_table(part: Part) -> LabelTable:
+    """The labels of a part by image id, sparse."""
+    image_ids_N = parse_image_ids([image_id_of(name) for name in part.names])
+    order_N = np.argsort(image_ids_N)
+    labels_NK = part.labels_NK[order_N]
+    found = [np.nonzero(labels_NK == state) for state in (POSITIVE, NEGATIVE)]
+    rows_E, classes_E = (np.concatenate(both) for both in zip(*found, strict=True))
+    states_E = np.repeat(np.array([POSITIVE, NEGATIVE], np.int8), [len(r) for r, _ in found])
+    sorted_E = np.argsort(rows_E, kind="stable")  # keeps positives before negatives
+    lengths_N = np.bincount(rows_E, minlength=len(labels_NK))
+    return LabelTable(
+        image_ids_N=image_ids_N[order_N],
+        offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
+        classes_E=classes_E[sorted_E].astype(np.uint16),
+        states_E=states_E[sorted_E],
+        shards=[""] * len(labels_NK),
+    )
+
+
+def _classes(official: Collection, options: ImportOptions) -> ClassTable:
+    """Counts and groups come from the whole official training set, before validation is drawn."""
+    labels_NK = official.parts["train"].labels_NK
+    return ClassTable.build(
+        official.keys,
+        official.class_names,
+        np.count_nonzero(labels_NK == POSITIVE, axis=0),
+        np.count_nonzero(labels_NK == NEGATIVE, axis=0),
+        group_by=options.group_by,
+    )

@@ -1,0 +1,71 @@
+"""The import job: the shard job on a foreign collection, then its single-positive labels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sharding import unfinished
+from sharding.atomic import sweep
+from sharding.commit import NewLabels, arrange, members_in
+from sharding.convert import convert
+from sharding.errors import InputError
+from sharding.extend import ParallelMap
+from sharding.importers.prepare import ImportJob
+from sharding.labels import LabelTable
+from sharding.manifest import Dataset
+from sharding.reshard import add_labels
+from sharding.summary import Summary, summarise
+from sharding.verify import sha256_of
+
+
+def import_collection(job: ImportJob, parallel: ParallelMap) -> Summary:
+    """Write what is not there yet; a killed import is finished by repeating it.
+
+    Raises:
+        InputError: as `sharding.convert.convert`.
+    """
+    summary = convert(job, parallel)
+    new = job.single_positive
+    if new is None:
+        return summary
+    with unfinished.holding(job.output):
+        dataset = Dataset.open(job.output)
+        if not _is_current(dataset, new):
+            sweep(job.output)
+            add_labels(dataset, new, None, parallel, make_default=True)
+    return summarise(
+        job.output,
+        Dataset.open(job.output).manifest,
+        seconds=summary.seconds,
+        continued=summary.continued,
+        how=summary.how,
+    )
+
+
+def _is_current(dataset: Dataset, new: NewLabels) -> bool:
+    """Whether the dataset has these labels, whole, for all images that it holds, as default."""
+    version = dataset.manifest.labels.get(new.name)
+    if version is None or dataset.manifest.default_labels != new.name:
+        return False
+    members = members_in(dataset)
+    for split, labels in new.splits.items():
+        file = version.splits[split]
+        path = dataset.directory / file.path
+        if not path.is_file() or sha256_of(path) != file.sha256:
+            return False
+        at_hand = [part for part in members if part.shard.split == split]
+        try:
+            if not _equal(dataset.labels(split, new.name), arrange(labels.table, at_hand)):
+                return False
+        except InputError:
+            return False
+    return True
+
+
+def _equal(first: LabelTable, second: LabelTable) -> bool:
+    return (
+        np.array_equal(first.image_ids_N, second.image_ids_N)
+        and np.array_equal(first.offsets_N1, second.offsets_N1)
+        and np.array_equal(first.classes_E, second.classes_E)
+        and np.array_equal(first.states_E, second.states_E)
+    )

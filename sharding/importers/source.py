@@ -1,0 +1,64 @@
+"""Images that go by another name than their id: read from where the collection has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from sharding.images import BadImage
+from sharding.importers.names import Names
+from sharding.sources import MISSING, Reader
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSource:
+    """A folder of images with a name for every id.
+
+    Attributes:
+        directory: of the images.
+        names: path below it by id.
+    """
+
+    directory: str
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, directory: Path, names: Names) -> NamedSource:
+        """All images of a collection."""
+        together = {k: v for part in names.by_split.values() for k, v in part.items()}
+        return cls(directory=str(directory.resolve()), names=together)
+
+    def only(self, image_ids: Sequence[str]) -> NamedSource:
+        """The same for a few images: small enough to travel with each task."""
+        return NamedSource(
+            directory=self.directory, names={key: self.names[key] for key in image_ids}
+        )
+
+    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+        """A reader of the images named."""
+        return _NamedReader(Path(self.directory), self.names)
+
+    def name(self, split: str, image_id: str) -> str:
+        """Path below the directory."""
+        return self.names.get(image_id, image_id)
+
+
+class _NamedReader:
+    def __init__(self, directory: Path, names: Mapping[str, str]) -> None:
+        self._directory, self._names = directory, names
+
+    def read(self, image_id: str) -> bytes:
+        try:
+            return (self._directory / self._names[image_id]).read_bytes()
+        except (KeyError, FileNotFoundError, NotADirectoryError):
+            raise BadImage(MISSING) from None
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
