@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 from sharding.labels import POSITIVE
 
-_CHUNK = 1 << 16
-# Factors of one product: each lies between 1 and 2, and a float64 holds up to 2 ** 1023.
+_CHUNK = 1 << 17
+# Factors of one product: each is at least 1/2, and a float64 holds 2 ** -1022.
 _FACTORS = 512
 
 
@@ -39,8 +39,38 @@ def positions_of(mask_N: torch.Tensor) -> torch.Tensor:
     """Ascending int64 positions of what is true in a flat mask."""
     if mask_N.device.type != "cpu":
         return torch.nonzero(mask_N)[:, 0]
-    # Three times faster on the host than torch.nonzero.
-    return torch.from_numpy(np.flatnonzero(mask_N.numpy()))
+    return torch.from_numpy(_flatnonzero(mask_N.numpy()))
+
+
+def positions_equal(values_N: torch.Tensor, value: int) -> torch.Tensor:
+    """Ascending int64 positions of what equals a value."""
+    if values_N.device.type != "cpu":
+        return torch.nonzero(values_N == value)[:, 0]
+    # numpy compares several times faster than torch on the host.
+    return torch.from_numpy(_flatnonzero(values_N.numpy() == value))
+
+
+def positions_from(
+    logits_N: torch.Tensor, bound: float, labels_N: torch.Tensor, state: int
+) -> torch.Tensor:
+    """Ascending int64 positions of logits of at least ``bound`` with a label of that state."""
+    if logits_N.device.type != "cpu":
+        return torch.nonzero((logits_N >= bound) & (labels_N == state))[:, 0]
+    mask_N = logits_N.numpy() >= np.float32(bound)
+    mask_N &= labels_N.numpy() == state
+    return torch.from_numpy(_flatnonzero(mask_N))
+
+
+def _flatnonzero(mask_N: np.ndarray) -> np.ndarray:
+    """Positions on the host, many times faster than torch.nonzero.
+
+    Up to a tenth of hits numpy jumps from one to the next, which a processor cannot foresee;
+    beyond, it steps through all without a branch. Hits put at the end make it do so earlier.
+    """
+    hits, N = np.count_nonzero(mask_N), len(mask_N)
+    if not 0.02 < hits / max(N, 1) <= 0.1:
+        return np.flatnonzero(mask_N)
+    return np.flatnonzero(np.concatenate([mask_N, np.ones(N // 8, bool)]))[:hits]
 
 
 def modified_bce_sum(
@@ -58,7 +88,7 @@ def modified_bce_sum(
         corrected: int64 flat positions whose target becomes 1.
         rejected: int64 flat positions that contribute nothing.
     """
-    positives = positions_of((labels == POSITIVE).view(-1))
+    positives = positions_equal(labels.reshape(-1), POSITIVE)
     if corrected is not None:
         positives = torch.cat([positives, corrected])
     return _ModifiedBce.apply(logits, positives, rejected)
@@ -91,21 +121,22 @@ class _ModifiedBce(torch.autograd.Function):
 def _softplus_sum(logits_N: torch.Tensor) -> torch.Tensor:
     """Sum of log(1 + exp(x)), 0-dim float64.
 
-    On the host one logarithm of a product replaces 512 calls of log1p, whose speed varies tenfold
+    On the host: log(1 + exp(x)) = max(x, 0) - log(1 - sigmoid(-|x|)), and one logarithm of a
+    product replaces 512 of them. Sigmoid is fast everywhere; the speed of log1p varies tenfold
     between machines.
     """
     if logits_N.device.type != "cpu":
         return F.softplus(logits_N).sum(dtype=torch.float64)
     total = 0.0
     width = -(-min(len(logits_N), _CHUNK) // _FACTORS)
-    terms = torch.zeros(width * _FACTORS)
+    terms, factors = torch.zeros(width * _FACTORS), np.empty((_FACTORS, width))
     for chunk in logits_N.split(_CHUNK):
-        n = len(chunk)
-        part = terms[:n]
+        part = terms[: len(chunk)]
         torch.clamp(chunk, min=0, out=part)
-        total += float(part.sum(dtype=torch.float64))
-        torch.abs(chunk, out=part).neg_().exp_()
-        terms[n:] = 0
-        factors = np.add(terms.view(_FACTORS, width).numpy(), 1, dtype=np.float64)
-        total += float(np.log(np.multiply.reduce(factors, axis=0)).sum())
+        total += float(part.sum())
+        torch.abs(chunk, out=part).neg_().sigmoid_()
+        terms[len(chunk) :] = 0
+        # In float64: the small terms of confident predictions are most of a trained model's loss.
+        np.subtract(1, terms.view(_FACTORS, width).numpy(), out=factors)
+        total -= float(np.log(np.multiply.reduce(factors, axis=0)).sum())
     return torch.tensor(total, dtype=torch.float64)

@@ -64,8 +64,12 @@ class _LargeLoss(BaseMethod):
             loss = modified_bce_sum(logits_BK, labels_BK) / entries
             return self.ranks.share(loss), nothing_modified(labels_BK)
         selected_M, mask_BK = select_largest(logits_BK, labels_BK, k, self.ranks)
+        self.remember(selected_M, sample_ids_B)
         loss = self.modified_sum(logits_BK, labels_BK, selected_M) / entries
         return self.ranks.share(loss), mask_BK
+
+    def remember(self, selected_M: torch.Tensor, sample_ids_B: torch.Tensor | None) -> None:
+        """Take note of the flat positions selected; nothing by default."""
 
     def modified_sum(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_M: torch.Tensor
@@ -114,9 +118,13 @@ class LargeLossCorrectPermanent(_LargeLoss):
         """LL-Ct on corrected labels; remembers what it selects."""
         ids_B = require_ids(sample_ids_B, "ll-cp")
         labels_BK = self.overlay.apply(labels_BK, ids_B, POSITIVE)
-        loss, mask_BK = super().compute(logits_BK, labels_BK, ids_B)
-        self.overlay.add(ids_B, mask_BK)
-        return loss, mask_BK
+        return super().compute(logits_BK, labels_BK, ids_B)
+
+    def remember(self, selected_M: torch.Tensor, sample_ids_B: torch.Tensor | None) -> None:
+        """Correct them from the next epoch on."""
+        rows_M = torch.div(selected_M, self.num_classes, rounding_mode="floor")
+        ids_M = require_ids(sample_ids_B, "ll-cp")[rows_M.cpu()]
+        self.overlay.add_entries(ids_M, selected_M - rows_M * self.num_classes)
 
     def end_epoch(self) -> None:
         """Merge the corrections of all ranks."""
@@ -133,3 +141,11 @@ class LargeLossCorrectPermanent(_LargeLoss):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the corrections."""
         self.overlay.load_state_dict(state)
+
+    def pending_state(self) -> dict[str, Any]:
+        """The corrections of this rank that wait for the epoch's end."""
+        return {"corrections": self.overlay.pending()}
+
+    def load_pending_state(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self.overlay.set_pending(state["corrections"])

@@ -44,22 +44,35 @@ class Overlay:
     ) -> None:
         """Remember the entries set in ``mask_BK``; they count from the next `merge` on."""
         rows_M, classes_M = torch.nonzero(mask_BK, as_tuple=True)
-        if not len(rows_M):
+        values_M = None if values_BK is None else values_BK[rows_M, classes_M]
+        self.add_entries(sample_ids_B.cpu()[rows_M.cpu()], classes_M, values_M)
+
+    def add_entries(
+        self, ids_M: torch.Tensor, classes_M: torch.Tensor, values_M: torch.Tensor | None = None
+    ) -> None:
+        """Remember entries by image id and class; they count from the next `merge` on."""
+        if not len(ids_M):
             return
-        values_M = torch.full_like(rows_M, torch.nan, dtype=torch.float32)
-        if values_BK is not None:
-            values_M = values_BK[rows_M, classes_M].float()
-        ids_M = sample_ids_B.cpu()[rows_M.cpu()]
-        columns = (ids_M, classes_M.to(torch.int32), values_M)
+        if values_M is None:
+            values_M = torch.full((len(ids_M),), torch.nan)
+        columns = (ids_M, classes_M.to(torch.int32), values_M.float())
         self._pending.append(tuple(column.cpu() for column in columns))
 
     def discard_pending(self) -> None:
         """Forget what was added since the last merge."""
         self._pending.clear()
 
+    def pending(self) -> tuple[torch.Tensor, ...]:
+        """What this rank added since the last merge: ids, classes and values."""
+        return tuple(torch.cat(parts) for parts in zip(_NONE, *self._pending, strict=True))
+
+    def set_pending(self, columns: tuple[torch.Tensor, ...]) -> None:
+        """Have this rank's `pending` be exactly so."""
+        self._pending = [tuple(columns)]
+
     def merge(self, ranks: Ranks) -> None:
         """Take in what all ranks added; afterwards the overlay is equal on all of them."""
-        columns = [torch.cat(parts) for parts in zip(_NONE, *self._pending, strict=True)]
+        columns = self.pending()
         self._pending.clear()
         self.extend(*(ranks.concatenate(column).numpy() for column in columns))
 

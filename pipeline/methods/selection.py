@@ -14,7 +14,12 @@ import math
 import numpy as np
 import torch
 
-from pipeline.methods.bce import negative_losses, positions_of
+from pipeline.methods.bce import (
+    negative_losses,
+    positions_equal,
+    positions_from,
+    positions_of,
+)
 from pipeline.methods.ranks import Ranks, largest
 from sharding.labels import UNOBSERVED
 
@@ -98,9 +103,8 @@ def _guess(logits_N: torch.Tensor, k: int) -> float:
 
 def _unobserved_from(logits_N: torch.Tensor, labels_N: torch.Tensor, bound: float) -> torch.Tensor:
     if bound == -math.inf:
-        return positions_of(labels_N == UNOBSERVED)
-    found = positions_of(logits_N >= bound)
-    return _where(found, labels_N.index_select(0, found) == UNOBSERVED)
+        return positions_equal(labels_N, UNOBSERVED)
+    return positions_from(logits_N, bound, labels_N, UNOBSERVED)
 
 
 def _where(positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
