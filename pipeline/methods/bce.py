@@ -134,7 +134,7 @@ def _softplus_sum(logits_N: torch.Tensor) -> torch.Tensor:
         part = terms[: len(chunk)]
         torch.clamp(chunk, min=0, out=part)
         total += float(part.sum())
-        torch.abs(chunk, out=part).neg_().sigmoid_()
+        torch.sub(chunk, part, alpha=2, out=part).sigmoid_()  # of x - 2 max(x, 0) = -|x|
         terms[len(chunk) :] = 0
         # In float64: the small terms of confident predictions are most of a trained model's loss.
         np.subtract(1, terms.view(_FACTORS, width).numpy(), out=factors)

@@ -140,6 +140,14 @@ class CnnRnn(BaseMethod):
         self._owned.load_state_dict(state["recurrence"])
         self.frequency_K = state["frequency"].clone()
 
+    def pending_state(self) -> dict[str, Any]:
+        """This rank's label counts of the running epoch."""
+        return {"frequency": self._pending_K}
+
+    def load_pending_state(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self._pending_K = state["frequency"].clone()
+
     def _sequences(self, labels_BK: torch.Tensor) -> torch.Tensor:
         """int64 (B, T): positives, most frequent first, then -1; T at least 1."""
         order_K = torch.argsort(self.frequency_K, descending=True, stable=True).to(labels_BK.device)

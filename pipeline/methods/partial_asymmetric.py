@@ -163,6 +163,14 @@ class PartialAsymmetricLoss(BaseMethod):
         self._images = float(state["prior_images"])
         self._forget_pending()
 
+    def pending_state(self) -> dict[str, Any]:
+        """This rank's sums of the running epoch."""
+        return {"sum": self._pending_K.cpu(), "images": self._pending_count.cpu()}
+
+    def load_pending_state(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self._pending_K, self._pending_count = state["sum"], state["images"]
+
     def _remember(self, p_BK: torch.Tensor) -> None:
         self._pending_K = self._pending_K.to(p_BK.device) + p_BK.sum(0, dtype=torch.float64)
         self._pending_count = self._pending_count.to(p_BK.device) + len(p_BK)

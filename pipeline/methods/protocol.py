@@ -61,6 +61,12 @@ class Method(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`, whatever world size wrote it."""
 
+    def pending_state(self) -> dict[str, Any]:
+        """What this rank alone gathered since `begin_epoch`, which `end_epoch` would merge."""
+
+    def load_pending_state(self, state: dict[str, Any]) -> None:
+        """Restore `pending_state`, on the same rank of the same world size."""
+
 
 @runtime_checkable
 class WatchesHead(Protocol):
@@ -129,6 +135,13 @@ class BaseMethod:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def pending_state(self) -> dict[str, Any]:
+        """Nothing gathered."""
+        return {}
+
+    def load_pending_state(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
 
 
