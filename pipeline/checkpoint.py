@@ -2,6 +2,8 @@
 
 A checkpoint is a directory: `model.pt` (weights, all that inference needs), `training.pt`
 (trained weights, optimizer, method state) and `meta.json` (configuration, class list, provenance).
+One written within an epoch also has `rank-N.pt` of every worker: where its reader stands, its
+random state, and what its method gathered.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class Meta:
     Attributes:
         config: the run's configuration (`TrainConfig.to_dict`).
         epoch: epochs finished.
+        step, epoch_images: steps done of the next epoch, and their images; 0 between epochs.
         images_seen: training images consumed so far over all workers.
         world_size: workers that wrote it.
         classes_sha256, mids, names: the class list the head was trained for, in index order.
@@ -48,6 +51,8 @@ class Meta:
     dataset: str
     dataset_digest: str
     labels: str
+    step: int = 0
+    epoch_images: int = 0
     mlflow_run_id: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -91,6 +96,16 @@ def save(
     torch.save(dict(training), path / "training.pt")
     raw = {"format": FORMAT, **dataclasses.asdict(meta)}
     (path / "meta.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+def save_rank(directory: str | Path, rank: int, state: Mapping[str, Any]) -> None:
+    """Write what one worker alone knows within an epoch."""
+    torch.save(dict(state), Path(directory) / f"rank-{rank}.pt")
+
+
+def load_rank(directory: str | Path, rank: int) -> dict[str, Any]:
+    """What `save_rank` got."""
+    return _load(Path(directory) / f"rank-{rank}.pt")
 
 
 def read_meta(directory: str | Path) -> Meta:

@@ -16,7 +16,16 @@ from sharding.errors import InputError
 
 # Fields that may differ between the first command and the one that resumes it: they change how
 # far or where the run goes, not what it computes.
-RESUMABLE = frozenset({"epochs", "workers", "cpus_per_worker", "keep_checkpoints", "experiment"})
+RESUMABLE = frozenset(
+    {
+        "epochs",
+        "workers",
+        "cpus_per_worker",
+        "keep_checkpoints",
+        "checkpoint_every",
+        "experiment",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +168,8 @@ class TrainConfig:
     """Stop each epoch after this many steps (for a quick look)."""
     keep_checkpoints: int = 2
     """Best checkpoints kept, by validation mAP; the latest is always kept too."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints within an epoch; by default there is one at each epoch's end."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -169,6 +180,10 @@ class TrainConfig:
             raise InputError(
                 f"batch size {self.data.batch_size} does not divide over {self.workers} workers",
                 fix="make --batch-size, which counts all workers, a multiple of --workers",
+            )
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise InputError(
+                f"a checkpoint every {self.checkpoint_every} steps", fix="pass 1 or more"
             )
         parse_options(self.method_options)
 

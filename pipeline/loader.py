@@ -200,8 +200,10 @@ class Epoch(Iterator[Batch]):
         names = graph.source_names(outputs["source"].cpu().numpy())
         return self._batch(outputs["images"], names)
 
-    def position(self) -> bytes | None:
+    def position(self) -> bytes:
         """What `Loader.epoch` needs to go on after the last batch taken (some hundred bytes)."""
+        if self._position is None:
+            raise ValueError("no batch was taken yet")
         return self._position
 
     def _open(self) -> None:

@@ -44,6 +44,10 @@ def train_epoch(
     every: int,
     on_stats: Callable[[StepStats], None],
     on_step: Callable[[StepResult], None] = lambda result: None,
+    done: int = 0,
+    images: int = 0,
+    pause_every: int | None = None,
+    on_pause: Callable[[int], None] = lambda done: None,
     max_steps: int | None = None,
     begun: float = 0.0,
     per_step: float = 0.0,
@@ -52,10 +56,13 @@ def train_epoch(
 
     Args:
         step: makes updates of batches.
-        batches: this rank's share of the epoch.
+        batches: this rank's share of the epoch, or what is left of it.
         every: steps between statistics.
         on_stats: receives averages over all ranks.
         on_step: receives every step's result on this rank.
+        done, images: steps and images (of all ranks) that an interrupted epoch already had.
+        pause_every: steps between calls of ``on_pause``.
+        on_pause: told the steps done, after their statistics.
         max_steps: stop after so many.
         begun, per_step: progress of the whole training at the epoch's start, and what a step adds.
 
@@ -63,9 +70,8 @@ def train_epoch(
         NonFiniteLoss: on all ranks together, so that none waits for another.
     """
     step.model.train()
-    meter = _Meter(step.join.device)
+    meter = _Meter(step.join.device, images)
     iterator = iter(batches)
-    done = 0
     while max_steps is None or done < max_steps:
         waited = time.perf_counter()
         batch = next(iterator, None)
@@ -76,8 +82,12 @@ def train_epoch(
         on_step(result)
         meter.add(result)
         done += 1
-        if done % every == 0:
+        pausing = pause_every is not None and done % pause_every == 0
+        if done % every == 0 or pausing:
             on_stats(meter.read(done))
+        if pausing:
+            on_pause(done)
+            meter.reset()  # a pause is not the loop's time
     if meter.steps:
         on_stats(meter.read(done))
 
@@ -85,10 +95,10 @@ def train_epoch(
 class _Meter:
     """Sums on the device; one all-reduce when read, none per step."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, images: int) -> None:
         self._device = device
-        self._images = 0.0
-        self._reset()
+        self._images = float(images)
+        self.reset()
 
     def add(self, result: StepResult) -> None:
         self.steps += 1
@@ -116,10 +126,10 @@ class _Meter:
             images_per_second=images / elapsed,
             wait_fraction=self.waited / elapsed,
         )
-        self._reset()
+        self.reset()
         return stats
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
         self.steps, self.waited, self._started = 0, 0.0, time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
         self._counts = torch.zeros(2, dtype=torch.int64)  # known on the host: no device sync

@@ -20,8 +20,9 @@ from pipeline import model as models
 from pipeline.config import TrainConfig, differences, parse_options
 from pipeline.loader import Loader
 from pipeline.loop import NonFiniteLoss
+from pipeline.validation import SCORE, VALIDATION
 from pipeline.watch import shown
-from pipeline.worker import SCORE, VALIDATION, Worker
+from pipeline.worker import WITHIN_EPOCH, Worker
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
@@ -178,14 +179,21 @@ def train_loop(settings: dict[str, Any]) -> None:
         worker.begin(model, directory)
     with contextlib.suppress(NonFiniteLoss):
         for epoch in range(worker.epoch + 1, config.epochs + 1):
-            worker.train(epoch)
-            metrics = worker.validate()
-            with tempfile.TemporaryDirectory() as directory:
-                saved = None
-                if worker.rank == 0:
-                    worker.save(directory, metrics)
-                    saved = ray.train.Checkpoint.from_directory(directory)
-                ray.train.report(metrics, checkpoint=saved)
+            worker.train(epoch, on_pause=lambda: _report(worker, {SCORE: WITHIN_EPOCH}))
+            _report(worker, worker.validate())
+
+
+def _report(worker: Worker, metrics: dict[str, float]) -> None:
+    """Hand a checkpoint to Ray, which uploads it while training goes on."""
+    import ray.train
+
+    saved = None
+    if worker.has_part_of_checkpoint:
+        directory = tempfile.mkdtemp(prefix="checkpoint-")  # Ray removes it after the upload
+        worker.save(directory, metrics)
+        saved = ray.train.Checkpoint.from_directory(directory)
+    mode = ray.train.CheckpointUploadMode.ASYNC
+    ray.train.report(metrics, checkpoint=saved, checkpoint_upload_mode=mode)
 
 
 def _check(config: TrainConfig, dataset: Dataset) -> None:

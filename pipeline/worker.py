@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
+import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 
-from pipeline import checkpoint, cluster, evaluate, methods, publish
+from pipeline import checkpoint, cluster, methods
 from pipeline import model as models
 from pipeline.config import TrainConfig, parse_options
-from pipeline.explain import explain
-from pipeline.loader import LabelJoin, Loader
+from pipeline.loader import Epoch, LabelJoin, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
+from pipeline.position import Position
 from pipeline.step import TrainStep
+from pipeline.validation import Validator
 from sharding.manifest import Dataset
 
-SCORE = "score"
-VALIDATION = "validation"
-TEST = "test"
+_log = logging.getLogger(__name__)
+# Below every score, so that such a checkpoint is kept only while it is the latest.
+WITHIN_EPOCH = -2.0
 
 
 class Worker:
@@ -42,6 +43,7 @@ class Worker:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.tracker, self.run_id = tracker, run_id
         self.epoch, self.images_seen = 0, 0
+        self.position: Position | None = None
         K = len(dataset.classes)
         models.seed_everything(config.seed)
         self.model = models.build(config.model, K).to(device)
@@ -74,7 +76,15 @@ class Worker:
         self.join = LabelJoin(
             table=dataset.labels("train", config.labels), num_classes=K, device=device
         )
-        self.validation = _validation(dataset, config, options, device)
+        self.validator = Validator(
+            config=config,
+            dataset=dataset,
+            device=device,
+            threads=threads,
+            tracker=tracker,
+            rank=rank,
+            world_size=world_size,
+        )
 
     @property
     def scored(self) -> models.CamNet:
@@ -101,31 +111,64 @@ class Worker:
         state = checkpoint.load_training(latest)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if meta.step:  # before its state: an epoch may begin with a change of it
+            self.method.begin_epoch(meta.epoch + 1)
         self.method.load_state_dict(state["method"])
         self.step.load_state_dict(state["step"])
         self.epoch, self.images_seen = meta.epoch, meta.images_seen
+        if meta.step and meta.world_size == self.world_size:
+            state = checkpoint.load_rank(latest, self.rank)
+            self.position = Position.from_state_dict(state)
+        elif meta.step:
+            self.images_seen -= meta.epoch_images
+            if self.rank == 0:
+                _log.warning(
+                    "epoch %d was left at step %d by %d workers; %d begin it again",
+                    meta.epoch + 1,
+                    meta.step,
+                    meta.world_size,
+                    self.world_size,
+                )
 
-    def train(self, epoch: int) -> None:
-        """One epoch; a loss that is not finite is told to the driver and raised."""
+    def train(self, epoch: int, on_pause: Callable[[], None] = lambda: None) -> None:
+        """One epoch, or the rest of it; ``on_pause`` is called where it may be saved on the way.
+
+        A loss that is not finite is told to the driver and raised.
+        """
         plan = self.loader.plan
         steps = min(plan.steps, self.config.max_steps or plan.steps)
-        # Reseeding makes whatever is random in the model a function of (seed, epoch, rank),
-        # so that a resumed epoch draws what the uninterrupted one drew.
-        models.seed_everything(self.config.seed + 1000 * epoch + self.rank)
-        self.method.begin_epoch(epoch)
-        begun_at = self.images_seen
+        done, images = (self.position.step, self.position.images) if self.position else (0, 0)
+        begun_at = self.images_seen - images
+        batches = self._enter(epoch)
 
         def on_stats(stats: StepStats) -> None:
-            self.images_seen = begun_at + stats.images
+            nonlocal images
+            images = stats.images
+            self.images_seen = begun_at + images
             if self.rank == 0:
                 self._log_step(stats, epoch, steps)
+
+        def pause(done: int) -> None:
+            if done < steps:
+                self.position = Position.now(
+                    step=done,
+                    images=images,
+                    reader=batches.position(),
+                    method=self.method,
+                    device=self.device,
+                )
+                on_pause()
 
         try:
             train_epoch(
                 step=self.step,
-                batches=self.loader.epoch(epoch),
+                batches=batches,
                 every=max(1, min(50, steps // 10)),
                 on_stats=on_stats,
+                done=done,
+                images=images,
+                pause_every=self.config.checkpoint_every,
+                on_pause=pause,
                 max_steps=self.config.max_steps,
                 begun=(epoch - 1) / self.config.epochs,
                 per_step=1 / (steps * self.config.epochs),
@@ -134,10 +177,21 @@ class Worker:
             if self.rank == 0:
                 cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
             raise
+        self.loader, self.position = batches.loader, None
         self.method.end_epoch()
         for _ in range(self.method.passes_wanted()):
             self._pass_over_training_images()
         self.epoch = epoch
+
+    def _enter(self, epoch: int) -> Epoch:
+        if self.position is None:
+            # Reseeding makes whatever is random in the model a function of (seed, epoch, rank),
+            # so that a resumed epoch draws what the uninterrupted one drew.
+            models.seed_everything(self.config.seed + 1000 * epoch + self.rank)
+            self.method.begin_epoch(epoch)
+            return self.loader.epoch(epoch)
+        self.position.restore(self.method, self.device)
+        return self.loader.epoch(epoch, done=self.position.step, position=self.position.reader)
 
     @torch.no_grad()
     def _pass_over_training_images(self) -> None:
@@ -153,33 +207,27 @@ class Worker:
         self.method.end_pass()
 
     def validate(self) -> dict[str, float]:
-        """Metrics of this epoch, equal on every rank; the score alone without a split for it."""
-        if self.validation is None:
-            return {"epoch": float(self.epoch), SCORE: float(self.epoch)}
-        loader, join = self.validation
-        label, steps = f"validate {self.epoch}/{self.config.epochs}", loader.plan.steps
-        done = itertools.count(1)
-        scores = evaluate.gather(
-            evaluate.score(
-                self.scored, loader, join, lambda _: self._show(label, next(done), steps)
-            )
-        )
-        K = len(self.dataset.classes)
-        ap_by_name = evaluate.per_class(scores, K)
-        found = evaluate.summaries(scores, ap_by_name, self.dataset.classes)
-        metrics = publish.metrics_of(found, "val")
-        if self.rank == 0:
-            self._publish(scores, ap_by_name, found)
-        best = metrics["val/mAP/all"]
-        return metrics | {"epoch": float(self.epoch), SCORE: -1.0 if math.isnan(best) else best}
+        """Metrics of this epoch, equal on every rank."""
+        return self.validator(self.scored, epoch=self.epoch, images_seen=self.images_seen)
+
+    @property
+    def has_part_of_checkpoint(self) -> bool:
+        """Whether `save` writes anything: everybody within an epoch, the first rank always."""
+        return self.rank == 0 or self.position is not None
 
     def save(self, directory: str, metrics: dict[str, float]) -> None:
-        """Write this epoch's checkpoint."""
+        """Write this worker's part of a checkpoint: of the epoch, or within it."""
+        if self.position is not None:
+            checkpoint.save_rank(directory, self.rank, self.position.state_dict())
+        if self.rank:
+            return
         classes = self.dataset.classes
         meta = checkpoint.Meta(
             config=self.config.to_dict(),
             epoch=self.epoch,
             images_seen=self.images_seen,
+            step=self.position.step if self.position else 0,
+            epoch_images=self.position.images if self.position else 0,
             world_size=self.world_size,
             classes_sha256=classes.sha256,
             mids=list(classes.mids),
@@ -202,38 +250,6 @@ class Worker:
             meta=meta,
         )
 
-    def _publish(
-        self, scores: evaluate.Scores, ap_by_name: dict[str, Any], found: dict[str, Any]
-    ) -> None:
-        classes, step = self.dataset.classes, self.images_seen
-        publish.evaluation(
-            self.tracker,
-            classes=classes,
-            scores=scores,
-            ap_by_name=ap_by_name,
-            summaries=found,
-            prefix="val",
-            step=step,
-            folder=f"eval/epoch_{self.epoch:03d}",
-        )
-        loader, join = self._pictured()
-        explained = explain(self.scored, loader, join)
-        publish.maps(self.tracker, explained, classes, self.scored.head.alpha_infer, step)
-
-    def _pictured(self) -> tuple[Loader, LabelJoin]:
-        """A few test images (validation images where there is no test split), same every epoch."""
-        _, version = self.dataset.label_version(self.config.labels)
-        split = TEST if TEST in version.splits else VALIDATION
-        table = self.dataset.labels(split, self.config.labels)
-        loader = Loader.of_split(
-            self.dataset,
-            split,
-            batch_size=8,
-            image_size=self.config.data.image_size,
-            device_id=self.loader.device_id,
-        )
-        return loader, dataclasses.replace(self.join, table=table)
-
     def _log_step(self, stats: StepStats, epoch: int, steps: int) -> None:
         values = {
             "train/loss": stats.loss,
@@ -250,14 +266,3 @@ class Worker:
     def _show(self, label: str, step: int, steps: int, note: str = "") -> None:
         if self.rank == 0:
             self.tracker.progress(label=label, step=step, steps=steps, note=note)
-
-
-def _validation(
-    dataset: Dataset, config: TrainConfig, options: dict[str, Any], device: torch.device
-) -> tuple[Loader, LabelJoin] | None:
-    _, version = dataset.label_version(config.labels)
-    if VALIDATION not in version.splits:
-        return None
-    table = dataset.labels(VALIDATION, config.labels)
-    loader = Loader.of_split(dataset, VALIDATION, **options)
-    return loader, LabelJoin(table=table, num_classes=len(dataset.classes), device=device)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,17 @@ class Runs:
     def __init__(self, home: Home, dataset: Path) -> None:
         self.home, self.dataset = home, dataset
 
-    def command(self, name: str) -> list[str]:
+    def command(self, name: str, *more: str) -> list[str]:
         return [
             *("--preset", "demo", "--dataset", str(self.dataset), "--name", name),
-            *("--epochs", str(EPOCHS), "--image-size", "96"),
+            *("--epochs", str(EPOCHS), "--image-size", "96", *more),
         ]
 
-    def start(self, name: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def start(self, name: str, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
         log = self.home.directory / f"{name}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "train_openimages.py", *self.command(name)],
+                [sys.executable, "train_openimages.py", *self.command(name, *more)],
                 cwd=self.home.directory,
                 env=self.home.environment,
                 stdout=stream,
@@ -45,6 +46,12 @@ class Runs:
                 start_new_session=True,
             )
         return process, log
+
+    def positions(self, name: str) -> list[tuple[int, int]]:
+        """(epochs finished, steps of the next) of the checkpoints that are wholly there."""
+        found = (self.home.directory / "runs" / name).glob("checkpoint_2*/meta.json")
+        metas = [checkpoint.read_meta(path.parent) for path in found]
+        return [(meta.epoch, meta.step) for meta in metas]
 
     def last(self, name: str) -> tuple[checkpoint.Meta, dict[str, Any], dict[str, Any]]:
         found = (self.home.directory / "runs" / name).glob("checkpoint_2*")
@@ -60,9 +67,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Runs:
     return runs
 
 
-def wait_for(log: Path, text: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(arrived: Callable[[], bool], log: Path, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 240
-    while text not in log.read_text(errors="replace"):
+    while not arrived():
         assert process.poll() is None, log.read_text(errors="replace")[-4000:]
         assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
         time.sleep(0.2)
@@ -96,12 +103,13 @@ def assert_one_curve(runs: Runs, name: str) -> None:
         assert steps[-1] == EPOCHS * 96
 
 
-def test_driver_killed(runs: Runs) -> None:
-    process, log = runs.start("driver-killed")
-    wait_for(log, f"epoch 2/{EPOCHS}", process)
+def test_driver_killed_within_an_epoch(runs: Runs) -> None:
+    often = ("--checkpoint-every", "1")
+    process, log = runs.start("driver-killed", *often)
+    wait_for(lambda: (1, 1) in runs.positions("driver-killed"), log, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    told = runs.home.run("train_openimages.py", *runs.command("driver-killed"))
+    told = runs.home.run("train_openimages.py", *runs.command("driver-killed", *often))
     assert f"epoch 1/{EPOCHS}" not in told
     assert_equal_to_undisturbed(runs, "driver-killed")
     assert_one_curve(runs, "driver-killed")
@@ -109,7 +117,7 @@ def test_driver_killed(runs: Runs) -> None:
 
 def test_worker_killed(runs: Runs) -> None:
     process, log = runs.start("worker-killed")
-    wait_for(log, f"epoch 1/{EPOCHS}", process)
+    wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
     workers = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)

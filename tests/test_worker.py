@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 
 from pipeline import checkpoint, methods
 from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from pipeline.worker import SCORE, Worker
+from pipeline.validation import SCORE
+from pipeline.worker import Worker
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
@@ -35,7 +37,7 @@ class Recorder:
         return lambda *arguments, **named: self.calls[name].append(arguments or named)
 
 
-def worker_for(squares: Path, method: str) -> Worker:
+def worker_for(squares: Path, method: str, **changes: Any) -> Worker:
     config = TrainConfig(
         dataset=str(squares),
         method=method,
@@ -43,6 +45,7 @@ def worker_for(squares: Path, method: str) -> Worker:
         model=ModelConfig(backbone="resnet18"),
         data=DataConfig(image_size=32, batch_size=32),
         optimizer=OptimizerConfig(learning_rate=1e-3, epochs=EPOCHS),
+        **changes,
     )
     return Worker(
         config=config,
@@ -76,6 +79,38 @@ def test_every_method_trains_and_goes_on_where_it_stopped(
     resumed.train(EPOCHS)
     ours, theirs = resumed.model.state_dict(), undisturbed.model.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("method", ["ll-cp", "p-asl", "cnn-rnn", "role-li", "imcl", "em-apl"])
+def test_it_goes_on_within_an_epoch(squares: Path, tmp_path: Path, method: str) -> None:
+    undisturbed = begin(worker_for(squares, method, checkpoint_every=2))
+    undisturbed.train(1)
+    undisturbed.train(2, on_pause=lambda: undisturbed.save(str(tmp_path), {SCORE: 0.0}))
+    assert checkpoint.read_meta(tmp_path).step == 2
+
+    resumed = begin(worker_for(squares, method, checkpoint_every=2), tmp_path)
+    assert (resumed.epoch, resumed.images_seen) == (1, 96 + 64)
+    resumed.train(2)
+    assert resumed.images_seen == 192
+    for worker in (undisturbed, resumed):
+        worker.train(EPOCHS)
+    ours, theirs = resumed.model.state_dict(), undisturbed.model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_another_number_of_workers_begins_the_epoch_again(
+    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = begin(worker_for(squares, "ll-cp", checkpoint_every=2))
+    first.train(1, on_pause=lambda: first.save(str(tmp_path), {SCORE: 0.0}))
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "world_size": 3}))
+
+    second = begin(worker_for(squares, "ll-cp", checkpoint_every=2), tmp_path)
+    assert "epoch 1 was left at step 2 by 3 workers; 1 begin it again" in caplog.text
+    assert (second.epoch, second.images_seen) == (0, 0)
+    second.train(1)
+    assert second.images_seen == 96
 
 
 def test_full_labels_are_refused_where_labels_are_partial(squares: Path) -> None:

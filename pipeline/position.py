@@ -1,0 +1,74 @@
+"""Where a rank stands within an epoch, so that it can go on there after a kill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.methods import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """One rank between two steps of an epoch.
+
+    Attributes:
+        step: steps done.
+        images: images consumed by them over all ranks.
+        reader: DALI's checkpoint (`pipeline.loader.Epoch.position`).
+        random: states of torch's generators: of the host, and of the GPU where there is one.
+        pending: what the method gathered on this rank.
+    """
+
+    step: int
+    images: int
+    reader: bytes
+    random: tuple[torch.Tensor, ...]
+    pending: dict[str, Any]
+
+    @classmethod
+    def now(
+        cls, *, step: int, images: int, reader: bytes, method: Method, device: torch.device
+    ) -> Position:
+        """The position of this process."""
+        random = [torch.get_rng_state()]
+        if device.type == "cuda":
+            random.append(torch.cuda.get_rng_state(device))
+        return cls(
+            step=step,
+            images=images,
+            reader=reader,
+            random=tuple(random),
+            pending=method.pending_state(),
+        )
+
+    def restore(self, method: Method, device: torch.device) -> None:
+        """Bring this process there, but for its reader."""
+        torch.set_rng_state(self.random[0])
+        if device.type == "cuda" and len(self.random) > 1:
+            torch.cuda.set_rng_state(self.random[1], device)
+        method.load_pending_state(self.pending)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain tensors, numbers and lists, which `torch.load` takes without trust."""
+        return {
+            "step": self.step,
+            "images": self.images,
+            "reader": torch.from_numpy(np.frombuffer(self.reader, np.uint8).copy()),
+            "random": list(self.random),
+            "pending": self.pending,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> Position:
+        """The inverse of `state_dict`."""
+        return cls(
+            step=state["step"],
+            images=state["images"],
+            reader=state["reader"].numpy().tobytes(),
+            random=tuple(state["random"]),
+            pending=state["pending"],
+        )

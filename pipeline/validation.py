@@ -1,0 +1,109 @@
+"""A network scored on the validation split, and what is left in MLflow about it.
+
+Used by the training workers together after an epoch, or by a task of its own while they go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+
+from pipeline import evaluate, publish
+from pipeline.config import TrainConfig
+from pipeline.explain import explain
+from pipeline.loader import LabelJoin, Loader
+from pipeline.model import CamNet
+from sharding.manifest import Dataset
+
+SCORE = "score"
+VALIDATION = "validation"
+TEST = "test"
+
+
+class Validator:
+    """One rank of a validation.
+
+    Args:
+        config: of the training run.
+        dataset: what it trains on.
+        device, threads: what to decode and compute with.
+        tracker: see `pipeline.tracking.Tracker`; the first rank alone talks to it.
+        rank, world_size: this rank's share of the images.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        threads: int,
+        tracker: Any,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.config, self.dataset, self.tracker, self.rank = config, dataset, tracker, rank
+        self._device = device
+        self._options = {
+            "image_size": config.data.image_size,
+            "device_id": device.index if device.type == "cuda" else None,
+            "threads": threads,
+        }
+        _, version = dataset.label_version(config.labels)
+        self._splits = version.splits
+        self._share: tuple[Loader, LabelJoin] | None = None
+        if VALIDATION in self._splits:
+            share = {"rank": rank, "world_size": world_size}
+            batch_size = config.data.batch_size // world_size
+            self._share = self._open(VALIDATION, batch_size=batch_size, **share)
+
+    def __call__(self, model: CamNet, *, epoch: int, images_seen: int) -> dict[str, float]:
+        """Metrics after an epoch, equal on every rank; the score alone without such a split."""
+        if self._share is None:
+            return {"epoch": float(epoch), SCORE: float(epoch)}
+        loader, join = self._share
+        done = itertools.count(1)
+        scores = evaluate.gather(
+            evaluate.score(
+                model, loader, join, lambda _: self._show(epoch, next(done), loader.plan.steps)
+            )
+        )
+        ap_by_name = evaluate.per_class(scores, len(self.dataset.classes))
+        found = evaluate.summaries(scores, ap_by_name, self.dataset.classes)
+        metrics = publish.metrics_of(found, "val")
+        if self.rank == 0:
+            publish.evaluation(
+                self.tracker,
+                classes=self.dataset.classes,
+                scores=scores,
+                ap_by_name=ap_by_name,
+                summaries=found,
+                prefix="val",
+                step=images_seen,
+                folder=f"eval/epoch_{epoch:03d}",
+            )
+            self._picture(model, images_seen)
+        best = metrics["val/mAP/all"]
+        return metrics | {"epoch": float(epoch), SCORE: -1.0 if math.isnan(best) else best}
+
+    def _picture(self, model: CamNet, images_seen: int) -> None:
+        """Maps of a few test images (validation images without such a split), always the same."""
+        loader, join = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
+        explained = explain(model, loader, join)
+        publish.maps(
+            self.tracker, explained, self.dataset.classes, model.head.alpha_infer, images_seen
+        )
+
+    def _open(self, split: str, **options: Any) -> tuple[Loader, LabelJoin]:
+        table = self.dataset.labels(split, self.config.labels)
+        loader = Loader.of_split(self.dataset, split, **self._options, **options)
+        K = len(self.dataset.classes)
+        return loader, LabelJoin(table=table, num_classes=K, device=self._device)
+
+    def _show(self, epoch: int, step: int, steps: int) -> None:
+        if self.rank == 0:
+            label = f"validate {epoch}/{self.config.epochs}"
+            self.tracker.progress(label=label, step=step, steps=steps, note="")
