@@ -30,12 +30,15 @@ class Cams:
     boosted_NPHW: npt.NDArray[np.float32]
     alpha: float
 
-    def png(self, image: int, class_: int) -> bytes:
-        """The image, the raw map over it and the boosted one, as one picture."""
+    def png(self, image: int, class_: int | None = None) -> bytes:
+        """The image, the raw map over it and the boosted one; a row for each class, or for one."""
         from pipeline import figures  # matplotlib takes a second to import
 
-        cam = (self.names[class_], self.raw_NPHW[image, class_], self.boosted_NPHW[image, class_])
-        return figures.png(figures.cam_overlay(self.images_NHWC[image], [cam], alpha=self.alpha))
+        chosen = range(len(self.mids)) if class_ is None else [class_]
+        maps = [
+            (self.names[p], self.raw_NPHW[image, p], self.boosted_NPHW[image, p]) for p in chosen
+        ]
+        return figures.png(figures.cam_overlay(self.images_NHWC[image], maps, alpha=self.alpha))
 
     def save(self, directory: str | Path) -> list[Path]:
         """Write ``cams.npz`` and one ``<image>-<MID>.png`` per pair; return their paths."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pipeline
 import sharding
+from sharding.errors import InputError
 from sharding.progress import Progress
 
 Item = TypeVar("Item")
@@ -79,6 +81,22 @@ def resources() -> tuple[int, int]:
     return int(available.get("CPU", 1)), int(available.get("GPU", 0))
 
 
+def shares(workers: int | None) -> tuple[int, float, int]:
+    """(workers, GPUs per worker, CPUs per worker); by default a worker per GPU, or per two CPUs.
+
+    Raises:
+        InputError: the cluster has too little for that many workers.
+    """
+    cpus, gpus = resources()
+    count = workers or gpus or max(1, cpus // 2)
+    if count > (gpus or cpus):
+        raise InputError(
+            f"{count} workers, but the cluster has {gpus} GPUs and {cpus} CPUs",
+            fix="lower --workers",
+        )
+    return count, 1.0 if gpus else 0.0, max(1, cpus // count)
+
+
 def wait_for(reference: Any) -> Any:
     """The value of a Ray reference (an actor call's result)."""
     import ray
@@ -142,6 +160,41 @@ def run_tasks(
                 result = ray.get(reference)
                 progress.advance()
                 yield result
+
+
+def map_parts(
+    kind: type,
+    arguments: Mapping[str, Any],
+    items: Sequence[Any],
+    *,
+    workers: int,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    label: str = "parts",
+) -> Iterator[dict[str, Any]]:
+    """Call ``kind(**arguments)({"item": item})`` for every item with Ray Data's actor pool.
+
+    Each of ``workers`` actors makes its ``kind`` once, which is where a model is loaded; yields
+    the returned rows (dicts of plain values) as they come. An actor that dies is replaced and its
+    item done again; an exception of ``kind`` is raised here.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+    found = data.map(
+        kind,
+        fn_constructor_kwargs=dict(arguments),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    with Progress(len(items), label, unit="part") as progress:
+        for row in found.iter_rows():
+            progress.advance()
+            yield row
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result:

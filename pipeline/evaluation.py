@@ -16,7 +16,6 @@ from pipeline.evaluate import Scores
 from pipeline.loader import LabelJoin, Loader
 from pipeline.metrics import Summary
 from sharding.classes import ClassTable
-from sharding.errors import InputError
 from sharding.manifest import Dataset
 
 # Several parts per worker even out slow machines and make progress visible.
@@ -53,7 +52,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
     meta = checkpoint.read_meta(checkpoint_directory)
     meta.check_classes(dataset.classes, checkpoint_directory)
     dataset.labels(config.split, config.labels)
-    workers, gpus, cpus = _resources(config)
+    workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
     parts = min(workers * _PARTS_PER_WORKER, samples)
     work = partial(_score_part, config, checkpoint_directory, parts, cpus)
@@ -97,15 +96,3 @@ def _score_part(
     table = dataset.labels(config.split, config.labels)
     join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
     return evaluate.score(model.to(device), loader, join)
-
-
-def _resources(config: EvaluateConfig) -> tuple[int, float, int]:
-    """(workers, GPUs per worker, CPUs per worker)."""
-    total_cpus, total_gpus = cluster.resources()
-    workers = config.workers or total_gpus or max(1, total_cpus // 2)
-    if workers > (total_gpus or total_cpus):
-        raise InputError(
-            f"{workers} workers, but the cluster has {total_gpus} GPUs and {total_cpus} CPUs",
-            fix="lower --workers",
-        )
-    return workers, 1.0 if total_gpus else 0.0, max(1, total_cpus // workers)

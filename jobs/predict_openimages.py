@@ -1,0 +1,28 @@
+"""Predict the labels of a dataset, a folder or a list of URLs, to Parquet.
+
+python jobs/predict_openimages.py --checkpoint runs/NAME --images DIR --output predictions
+python jobs/predict_openimages.py --checkpoint models:/NAME@best --urls urls.txt --output OUT
+ray submit ray_cluster.yaml jobs/predict_openimages.py -- --checkpoint ... --dataset ...
+"""
+
+from __future__ import annotations
+
+import tyro
+
+from pipeline.bulkplan import PredictConfig
+from sharding.errors import one_line_errors
+
+
+def main() -> None:
+    """Parse, connect, predict what is not predicted yet, say where it is."""
+    with one_line_errors():
+        config = tyro.cli(PredictConfig, description=__doc__)
+        from pipeline import bulk, cluster
+
+        told = bulk.predict(config, cluster.connect)
+        print(f"{told['images']:,} images, {told['errors']:,} of them unreadable (column error)")
+        print(f"predictions  {config.output}/part-*.parquet  ({told['files']} files)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Predict many images on a cluster: each part on some worker, to one Parquet file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline import bulkplan, checkpoint, cluster, locate, pixels
+from pipeline.bulkplan import Part, PredictConfig
+from pipeline.predictor import Label, Prediction, Predictor
+from sharding import atomic
+from sharding.errors import InputError
+
+# Per image: lists of its labels, best first, or why it could not be read.
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("class_index", pa.list_(pa.int32())),
+        ("mid", pa.list_(pa.string())),
+        ("name", pa.list_(pa.string())),
+        ("score", pa.list_(pa.float32())),
+        ("error", pa.string()),
+    ]
+)
+
+
+class PartPredictor:
+    """Holds the model of one worker; called with a part, it writes that part's file.
+
+    Args:
+        config: of the whole prediction.
+        checkpoint_directory: local to every worker.
+        threads: images decoded at a time.
+    """
+
+    def __init__(self, config: PredictConfig, checkpoint_directory: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.config, self.threads = config, threads
+        model, meta = checkpoint.load_model(checkpoint_directory)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor(model, meta, device=device)
+        self._metadata = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
+
+    def __call__(self, row: Mapping[str, Part]) -> dict[str, int]:
+        """Write the part's file; return how many images and errors it has."""
+        part = row["item"]
+        rows: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            sources = _sources(part)
+            while batch := list(itertools.islice(sources, self.config.batch_size)):
+                names, images = zip(*batch, strict=True)
+                read = list(pool.map(self._square, images))
+                rows += self._rows(part, names, read)
+        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(self._metadata))
+        with atomic.replacing(self.config.output / part.file) as temporary:
+            pq.write_table(table, temporary)
+        return {"images": len(rows), "errors": sum("error" in row for row in rows)}
+
+    def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
+        try:
+            return pixels.square(source, self.predictor.image_size)
+        except InputError as error:
+            return error
+
+    def _rows(
+        self,
+        part: Part,
+        names: Sequence[str],
+        read: Sequence[npt.NDArray[np.uint8] | InputError],
+    ) -> Iterator[dict[str, Any]]:
+        """One row per image, in order."""
+        good = [image for image in read if isinstance(image, np.ndarray)]
+        scores_BK = iter(self.predictor.scores(np.stack(good)) if good else ())
+        meta = self.predictor.meta
+        for name, image in zip(names, read, strict=True):
+            if isinstance(image, InputError):
+                yield {"image": name, "error": image.problem}
+                continue
+            found = Prediction(scores_K=next(scores_BK), mids=meta.mids, names=meta.names)
+            labels = _kept(found, self.config)
+            self._draw(part, name, image, labels)
+            yield {
+                "image": name,
+                "class_index": [label.index for label in labels],
+                "mid": [label.mid for label in labels],
+                "name": [label.name for label in labels],
+                "score": [label.score for label in labels],
+            }
+
+    def _draw(
+        self, part: Part, name: str, image_HWC: npt.NDArray[np.uint8], labels: Sequence[Label]
+    ) -> None:
+        best = [label.index for label in labels[: self.config.cams]]
+        if not best:
+            return
+        # Two folders may hold files of one name; the digest keeps their pictures apart.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        folder = self.config.output / "cams" / Path(part.file).stem
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{Path(name).stem[:80]}-{digest}.png"
+        path.write_bytes(self.predictor.cam([image_HWC], best).png(0))
+
+
+def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int]:
+    """Predict every part that has no file yet on the cluster; return the counts of all.
+
+    Args:
+        config: as the command says.
+        connect: joins the cluster; not called when everything is there already.
+
+    Raises:
+        InputError: no model, no images, or an output directory of another prediction.
+    """
+    config = dataclasses.replace(config, output=config.output.absolute())
+    directory = locate.checkpoint_directory(config.checkpoint)
+    digest = hashlib.sha256(Path(directory, "meta.json").read_bytes()).hexdigest()
+    listed = bulkplan.parts(config)
+    left = bulkplan.unfinished(config, digest, listed)
+    if left:
+        directory = _seen_everywhere(config, directory)
+        connect()
+        workers, gpus, cpus = cluster.shares(config.workers)
+        done = cluster.map_parts(
+            PartPredictor,
+            {"config": config, "checkpoint_directory": directory, "threads": cpus},
+            left,
+            workers=workers,
+            num_cpus=cpus,
+            num_gpus=gpus,
+            label="predict",
+        )
+        for _ in done:
+            pass
+    return finish(config, listed)
+
+
+def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
+    """Write `predictions.json`, last; return the counts in it."""
+    files = [config.output / part.file for part in parts]
+    errors = sum(len(pq.read_table(path, columns=["error"]).drop_null()) for path in files)
+    images = sum(pq.read_metadata(path).num_rows for path in files)
+    told = {"images": images, "errors": errors, "files": len(files)}
+    atomic.write_json(config.output / bulkplan.DONE, told)
+    return told
+
+
+def _seen_everywhere(config: PredictConfig, directory: str) -> str:
+    """The checkpoint, or a copy in the output where it was downloaded to this machine alone."""
+    if Path(config.checkpoint).exists():
+        return directory
+    copy = config.output / "checkpoint"
+    for name in ("meta.json", "model.pt"):
+        with atomic.replacing(copy / name) as temporary:
+            shutil.copyfile(Path(directory, name), temporary)
+    return str(copy)
+
+
+def _kept(found: Prediction, config: PredictConfig) -> list[Label]:
+    labels = found.top(config.top_k or len(found.mids))
+    return [label for label in labels if label.probability >= config.threshold]
+
+
+def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
+    """(name, image) of a part; an image of a shard is named by its id."""
+    if not part.tar:
+        yield from ((location, location) for location in part.locations)
+        return
+    with tarfile.open(part.tar) as tar:
+        for member in tar:
+            stem, _, suffix = member.name.rpartition(".")
+            content = tar.extractfile(member) if suffix == "jpg" else None
+            if content is not None:
+                yield stem, content.read()

@@ -1,0 +1,156 @@
+"""What a bulk prediction is: its options, its parts, and whether a directory holds this one.
+
+Free of torch, so that the job shows its help at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sharding import atomic
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+PLAN, DONE = "plan.json", "predictions.json"
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+# Options that change how, but not what, is predicted: a repeated command may change them.
+_FREE = {"batch_size", "workers", "output", "checkpoint"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predict the labels of many images; repeat the command to continue."""
+
+    checkpoint: str
+    """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
+    output: Path
+    """Directory that every worker sees, for part-*.parquet and, last, predictions.json."""
+    dataset: Path | None = None
+    """Predict a split of this dataset,"""
+    split: str = "test"
+    """namely this one;"""
+    images: Path | None = None
+    """or every image below this folder;"""
+    urls: Path | None = None
+    """or the URLs and paths in this text file, one a line."""
+    top_k: int = 10
+    """Labels kept per image, best first; 0 keeps all that pass the threshold."""
+    threshold: float = 0.0
+    """Least probability of a label that is kept."""
+    cams: int = 0
+    """Draw the activation maps of this many best labels per image (slow; in output/cams)."""
+    images_per_part: int = 1000
+    """Images per Parquet file where the input is a folder or a list; else a file per shard."""
+    batch_size: int = 32
+    """Images per forward pass."""
+    workers: int | None = None
+    """Parallel workers; default: one per GPU, else one per two CPUs."""
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.dataset, self.images, self.urls)) != 1:
+            raise InputError("what should be predicted?", fix="pass --dataset, --images or --urls")
+        if not 0 <= self.threshold < 1:
+            raise InputError(
+                f"threshold {self.threshold:g} is no probability", fix="pass a value in [0, 1)"
+            )
+        if min(self.top_k, self.cams) < 0 or min(self.images_per_part, self.batch_size) < 1:
+            raise InputError("an option is negative or zero", fix="pass positive numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The images of one Parquet file.
+
+    Attributes:
+        number: of the file.
+        tar: whose members are predicted, or "".
+        locations: paths and URLs that are predicted where there is no tar.
+    """
+
+    number: int
+    tar: str = ""
+    locations: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of its Parquet file."""
+        return f"part-{self.number:06d}.parquet"
+
+
+def parts(config: PredictConfig) -> list[Part]:
+    """All parts, the same for the same input.
+
+    Raises:
+        InputError: there is nothing to predict, or the split is absent.
+    """
+    if config.dataset is not None:
+        dataset = Dataset.open(config.dataset)
+        shards = dataset.shards(config.split)
+        tars = [str((dataset.directory / shard.path).absolute()) for shard in shards]
+        return [Part(number=number, tar=tar) for number, tar in enumerate(tars)]
+    locations = sorted(_files(config.images)) if config.images else _lines(config.urls)
+    if not locations:
+        raise InputError("no images", file=config.images or config.urls, fix="pass another source")
+    chunks = _batched(locations, config.images_per_part)
+    return [Part(number=number, locations=chunk) for number, chunk in enumerate(chunks)]
+
+
+def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]) -> list[Part]:
+    """Claim the output directory; return the parts whose files are not there yet.
+
+    Raises:
+        InputError: the directory holds predictions of another model, input or option.
+    """
+    told = _identity(config, checkpoint_sha256, parts)
+    path = config.output / PLAN
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in told if before.get(key) != told[key]]
+        if changed:
+            raise InputError(
+                f"holds predictions with another {' and '.join(changed)}",
+                file=config.output,
+                fix="choose another --output, or remove that directory",
+            )
+    atomic.write_json(path, told)
+    return [part for part in parts if not (config.output / part.file).is_file()]
+
+
+def _identity(
+    config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]
+) -> dict[str, Any]:
+    options = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    listed = hashlib.sha256(json.dumps([asdict(part) for part in parts]).encode()).hexdigest()
+    return {
+        **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
+        "checkpoint_sha256": checkpoint_sha256,
+        "images_sha256": listed,
+    }
+
+
+def _files(folder: Path) -> Iterator[str]:
+    if not folder.is_dir():
+        raise InputError("no such folder", file=folder, fix="pass a folder of images")
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in _SUFFIXES:
+            yield str(path.absolute())
+
+
+def _lines(file: Path | None) -> list[str]:
+    try:
+        lines = (file or Path()).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"no list of URLs ({error})", file=file, fix="pass a text file") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _batched(items: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    waiting = iter(items)
+    while batch := tuple(itertools.islice(waiting, size)):
+        yield batch
