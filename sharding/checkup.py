@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharding import unfinished
+from sharding.importers.source import open_images
 from sharding.manifest import Dataset
 from sharding.options import VerifyOptions
 from sharding.repair import repair
-from sharding.sources import open_source
 from sharding.verify import Problem, verify
 
 _SMALL = 2_000_000_000
@@ -64,7 +64,7 @@ def checkup(options: VerifyOptions, parallel: ParallelMap) -> Checkup:
         found = verify(dataset, check_all, quick=options.quick)
         left = found
         if options.repair and found:
-            source = None if options.images is None else open_source(options.images)
+            source = None if options.images is None else open_images(dataset, options.images)
             dataset = repair(dataset, found, source, parallel)
             left = verify(dataset, map, quick=True)
         return Checkup(dataset=dataset, found=tuple(found), left=tuple(left))

@@ -160,5 +160,5 @@ def _nothing_usable(
         f"none of the {sum(len(task.plan) for task in tasks)} labelled images could be used "
         f"(the first: {outcomes[0].failures[0].reason})",
         file=job.options.images,
-        fix="give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump",
+        fix=job.images_fix,
     )

@@ -87,6 +87,11 @@ class Job:
                     strict=self.options.strict,
                 )
 
+    @property
+    def images_fix(self) -> str:
+        """What to do where no image was found."""
+        return "give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump"
+
     def write_extras(self, directory: Path) -> Mapping[str, str]:
         """Write what this kind of job has beside the rest; what ``created_by`` says of it."""
         return {}

@@ -23,13 +23,14 @@ from sharding.extend import (
     without_pixels,
 )
 from sharding.ids import format_image_ids
+from sharding.importers.source import open_images
 from sharding.manifest import FILE, Dataset
 from sharding.options import ReshardOptions
 from sharding.publish import merged_failures, publish
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
 from sharding.relabel import class_diff, diff_report, open_dump, read_labels
-from sharding.sources import Source, open_source
+from sharding.sources import Source
 from sharding.summary import Resharded
 
 DIFF_FILE = "diff.json"
@@ -50,7 +51,7 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
         dump = open_dump(options)
         new = read_labels(dataset, dump, options)
         _refuse_other_content(dataset, new)
-        source = None if options.images is None else open_source(options.images)
+        source = None if options.images is None else open_images(dataset, options.images)
         wanted, added = add_labels(dataset, new, source, parallel, options.make_default)
         against, labelled = dataset.manifest.default_labels, Dataset.open(options.dataset)
         diff: Mapping[str, Any] = {}

@@ -5,6 +5,8 @@ Shapes: N images of a part, K classes.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +66,14 @@ class Collection:
     policy: Mapping[str, Any] = field(default_factory=dict)
     unsplit: bool = False
 
+    def __post_init__(self) -> None:
+        if len(self.keys) > np.iinfo(np.uint16).max:
+            raise InputError(
+                f"{len(self.keys):,} classes are too many", fix="give at most 65,535 classes"
+            )
+        if len(set(self.keys)) != len(self.keys):
+            raise InputError("two classes get the same key", fix="give each class once")
+
 
 class Reader(Protocol):
     """Reads a format; one function per module of this package."""
@@ -75,6 +85,12 @@ class Reader(Protocol):
             InputError: a file is missing or is not of the format; under ``--strict`` a bad row.
         """
         ...
+
+
+def class_key(prefix: str, name: str) -> str:
+    """A key of the shape of a MID: the name where it is plain, else its hash."""
+    plain = re.fullmatch(r"[0-9a-z_]+", name)
+    return f"/m/{prefix}_{name if plain else 'x' + hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def existing(candidates: list[Path], what: str, fix: str) -> Path:

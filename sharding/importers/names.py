@@ -12,14 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.atomic import replacing
 from sharding.errors import InputError
-from sharding.ids import LENGTH, format_image_ids
+from sharding.ids import LENGTH
 
 FILE = "names.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", "name")])
@@ -38,10 +36,10 @@ class Names:
 
     @classmethod
     def of(cls, names: Mapping[str, Iterable[str]]) -> Names:
-        """The ids of the names of every split.
+        """The ids of the names of every split, each of them there once.
 
         Raises:
-            InputError: a name is there twice, or two names have the same id.
+            InputError: two names have the same id.
         """
         known: dict[str, str] = {}
         by_split: dict[str, dict[str, str]] = {}
@@ -55,18 +53,8 @@ class Names:
                         f"{other!r} and {name!r} get the same id {image_id}",
                         fix="rename one of the two files",
                     )
-                if any(image_id in ids for ids in by_split.values()):
-                    raise InputError(
-                        f"{name!r} is listed twice",
-                        fix="remove one of the two; an image belongs to one split, once",
-                    )
                 by_split[split][image_id] = name
         return cls(by_split=by_split)
-
-    def of_ids(self, split: str, image_ids_N: npt.NDArray[np.uint64]) -> dict[str, str]:
-        """Name by id, of some images of a split."""
-        names = self.by_split[split]
-        return {image_id: names[image_id] for image_id in format_image_ids(image_ids_N)}
 
     def write(self, path: str | os.PathLike[str]) -> str:
         """Write `names.parquet` atomically, by split and id; return its sha256."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sharding.errors import InputError
 from sharding.importers.account import Account
-from sharding.importers.collection import Collection, Part, existing
+from sharding.importers.collection import Collection, Part, class_key, existing
 from sharding.importers.options import ImportOptions
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
@@ -35,7 +35,7 @@ def read_nuswide(options: ImportOptions) -> Collection:
     read = _papers_part if ours else _official_part
     return Collection(
         release="nuswide",
-        keys=tuple(f"/m/nuswide_{concept}" for concept in concepts),
+        keys=tuple(class_key("nuswide", concept) for concept in concepts),
         class_names=concepts,
         images=images,
         parts={split: read(source, split, concepts, account) for split in _PARTS},

@@ -22,6 +22,7 @@ from sharding.importers.options import ImportOptions
 from sharding.importers.source import NamedSource
 from sharding.importers.splits import (
     complete_outside_training,
+    listed_once,
     with_single_positives,
     with_test,
     with_validation,
@@ -52,6 +53,11 @@ class ImportJob(Job):
 
     names: Names
     single_positive: NewLabels | None = None
+
+    @property
+    def images_fix(self) -> str:
+        """What to do where no image was found."""
+        return "unpack the images where the collection's own archive puts them"
 
     def tasks(self) -> Iterator[ShardTask]:
         """One task per shard, with the names of its own images only."""
@@ -85,11 +91,11 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         InputError: anything about the input that a user can mend.
     """
     official = with_test(read_collection(options), options)
-    collection = with_validation(official, options)
+    collection = listed_once(with_validation(official, options), strict=options.strict)
     names = Names.of({split: part.names for split, part in collection.parts.items()})
     known = all(bool((part.labels_NK != UNOBSERVED).all()) for part in official.parts.values())
     labels = _new_labels(COMPLETE if known else PARTIAL, collection)
-    shard_options = options.shard_options()
+    shard_options = dataclasses.replace(options.shard_options(), images=str(collection.images))
     return ImportJob(
         options=shard_options,
         classes=_classes(official, options),
@@ -107,6 +113,7 @@ def _single_positive(
     if not options.single_positive:
         return None
     single = with_validation(with_single_positives(official, options.seed), options)
+    single = listed_once(single, strict=False)
     parts = complete_outside_training(single.parts, collection.parts)
     # Files read and rows set aside are in the account of the version as published.
     parts = {split: dataclasses.replace(part, bad_rows=()) for split, part in parts.items()}

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from sharding.errors import InputError
 from sharding.images import BadImage
+from sharding.importers.names import FILE as NAMES_FILE
 from sharding.importers.names import Names
-from sharding.sources import MISSING, Reader
+from sharding.manifest import Dataset
+from sharding.sources import MISSING, Reader, Source, open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,21 @@ class NamedSource:
     def name(self, split: str, image_id: str) -> str:
         """Path below the directory."""
         return self.names.get(image_id, image_id)
+
+
+def open_images(dataset: Dataset, images: str) -> Source:
+    """The source of a dataset's images: by their own names where they were imported.
+
+    Raises:
+        InputError: it is missing, or nothing in it can be an image.
+    """
+    if not (dataset.directory / NAMES_FILE).is_file():
+        return open_source(images)
+    if not Path(images).is_dir():
+        raise InputError(
+            "image directory is missing", file=images, fix="check the path of --images"
+        )
+    return NamedSource.of(Path(images), Names.read(dataset.directory / NAMES_FILE))
 
 
 class _NamedReader:

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sharding.badrows import MOST_LISTED, BadRow
 from sharding.errors import InputError
 from sharding.importers.collection import Collection, Part
 from sharding.importers.options import ImportOptions
 from sharding.importers.single_positive import observe, split
+from sharding.manifest import SPLITS
 
 Rows = npt.NDArray[np.int64]
 
@@ -84,6 +86,50 @@ def complete_outside_training(
 ) -> dict[str, Part]:
     """Single positives for training; validation and test as published."""
     return {name: single[name] if name == "train" else part for name, part in complete.items()}
+
+
+def listed_once(collection: Collection, *, strict: bool) -> Collection:
+    """Each image in one split, once: what is for testing is in no other.
+
+    To be applied last: the published draws were made over lists as they are.
+
+    Raises:
+        InputError: an image is listed twice, and the import is strict.
+    """
+    seen: set[str] = set()
+    parts: dict[str, Part] = {}
+    for split_name in sorted(collection.parts, key=SPLITS.index, reverse=True):
+        part = collection.parts[split_name]
+        rows: list[int] = []
+        repeated: list[int] = []
+        for row, name in enumerate(part.names):
+            (repeated if name in seen else rows).append(row)
+            seen.add(name)
+        if repeated and strict:
+            raise InputError(
+                f"{part.names[repeated[0]]!r} is listed twice", fix="list it for one split, once"
+            )
+        if repeated:
+            part = _without_repeated(part, split_name, rows, repeated)
+        parts[split_name] = part
+    return replace(collection, parts={name: parts[name] for name in collection.parts})
+
+
+def _without_repeated(part: Part, split_name: str, rows: list[int], repeated: list[int]) -> Part:
+    bad_rows = tuple(
+        BadRow(
+            file=f"{split_name} images",
+            row=row + 1,
+            image_id=part.names[row],
+            reason=f"listed twice: {part.names[row]!r}",
+        )
+        for row in repeated[:MOST_LISTED]
+    )
+    return replace(
+        _take(part, np.array(rows, np.int64)),
+        report={**part.report, "listed_twice": len(repeated)},
+        bad_rows=part.bad_rows + bad_rows,
+    )
 
 
 def _take(part: Part, rows_M: Rows) -> Part:

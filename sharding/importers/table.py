@@ -7,10 +7,9 @@ unless the table has a column of negatives: then it is unobserved, as in Open Im
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from sharding.errors import InputError
 from sharding.importers.account import Account
-from sharding.importers.collection import Collection, Part, existing
+from sharding.importers.collection import Collection, Part, class_key, existing
 from sharding.importers.options import ImportOptions
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.vocabulary import is_mid
@@ -61,7 +60,8 @@ def read_table(options: ImportOptions) -> Collection:
     state = NEGATIVE if unlisted == "negative" else UNOBSERVED
     return Collection(
         release="csv",
-        keys=tuple(class_key(name) for name in names),
+        # A name that is a MID stays what it is: such a table fits other dumps of Open Images.
+        keys=tuple(n if is_mid(n.encode()) else class_key("csv", n) for n in names),
         class_names=names,
         images=source,
         parts={s: _part(s, rows[s], names, state, path, account) for s in _in_order(rows)},
@@ -69,14 +69,6 @@ def read_table(options: ImportOptions) -> Collection:
         policy={"unlisted": unlisted},
         unsplit=options.split_column not in header,
     )
-
-
-def class_key(name: str) -> str:
-    """A key of the shape of a MID: a MID itself, the name if it is plain, else its hash."""
-    if is_mid(name.encode()):
-        return name
-    plain = re.fullmatch(r"[0-9a-z_]+", name)
-    return f"/m/csv_{name if plain else 'x' + hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _in_order(rows: dict[str, _Rows]) -> list[str]:
@@ -101,7 +93,7 @@ def _read(
     has_split = options.split_column in header
     rows: dict[str, _Rows] = {}
     seen: dict[str, int] = {}
-    for cells in table:
+    for cells in _cells(table, path):
         line = table.line_num
         name, problem = _image(cells, options, seen, len(header))
         split = _split(cells.get(options.split_column)) if has_split else "train"
@@ -125,6 +117,15 @@ def _read(
     return rows, header
 
 
+def _cells(table: csv.DictReader[str], path: Path) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from table
+    except csv.Error as error:
+        raise InputError(
+            f"not a CSV ({error})", file=path, row=table.line_num, fix="save it as UTF-8 CSV"
+        ) from None
+
+
 def _image(
     cells: dict[str, str | None], options: ImportOptions, seen: dict[str, int], width: int
 ) -> tuple[str, str]:
@@ -133,7 +134,7 @@ def _image(
     name = PurePosixPath(text).as_posix()
     if None in cells or len(cells) != width or None in cells.values():
         return name, "another number of cells than the header has"
-    if not text or name.startswith("/") or ".." in PurePosixPath(name).parts:
+    if not text or "\0" in text or name.startswith("/") or ".." in PurePosixPath(name).parts:
         return name, f"not a path below the source: {text[:80]!r}"
     if name in seen:
         return name, f"listed before, on row {seen[name]}: {name[:80]!r}"
