@@ -1,0 +1,53 @@
+"""One running cluster of a head and two workers for all tests here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import hosts
+from tests.cluster.clusterfile import for_namespaces
+from tests.cluster.story import Cluster
+
+
+@pytest.fixture(scope="session")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, hosts.Host]]:
+    """A laptop that sees the checkout, and the machines of the on-premise file that do not."""
+    lacks = hosts.missing()
+    if lacks:
+        pytest.skip(f"the cluster test needs {', '.join(lacks)}")
+    provider = shipped()["provider"]
+    addresses = {
+        "laptop": f"{provider['head_ip'].rpartition('.')[0]}.5",
+        "head": provider["head_ip"],
+        **{f"worker{n}": address for n, address in enumerate(provider["worker_ips"], 1)},
+    }
+    directory = tmp_path_factory.mktemp("machines") / "disks"
+    with hosts.machines(directory, addresses, laptop="laptop") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster(machines: dict[str, hosts.Host]) -> Cluster:
+    """The cluster after `ray up`, with both workers, and a small dump on the shared directory."""
+    laptop = machines["laptop"]
+    file = laptop.disk / "root/cluster.yaml"
+    file.write_text(yaml.safe_dump(for_namespaces(shipped()), sort_keys=False))
+    laptop.run("ray get-auth-token --generate")
+    laptop.run(
+        f"python jobs/make_demo_dump.py --output {hosts.SHARED}/dump"
+        " --train 96 --validation 32 --test 32 --side 96"
+    )
+    laptop.run("ray up --yes --log-style pretty --log-color false ~/cluster.yaml")
+    started = Cluster(machines)
+    started.wait_for_nodes(3)
+    return started
+
+
+def shipped() -> dict:
+    """The cluster file of this repository."""
+    return yaml.safe_load((hosts.REPOSITORY / "ray_cluster_onprem.yaml").read_text())
