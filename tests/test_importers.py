@@ -18,11 +18,12 @@ from sharding.importers.names import FILE as NAMES_FILE
 from sharding.importers.names import Names, image_id_of
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import prepare_import
+from sharding.importers.published import comparison
 from sharding.importers.run import import_collection
 from sharding.importers.single_positive import observe, split
 from sharding.importers.source import NamedSource, open_images
 from sharding.labels import POSITIVE
-from sharding.manifest import Dataset
+from sharding.manifest import SPLITS, Dataset
 from sharding.quarantine import Quarantine
 from sharding.repair import repair
 from sharding.verify import verify
@@ -355,3 +356,36 @@ def test_annotations_of_unknown_images_are_set_aside(tmp_path: Path) -> None:
     dataset = bring_in(settings)
     assert present(dataset, "train") == EXPECTED["coco"]["train"]
     assert dataset.manifest.labels["complete"].report["train"]["bad_rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("counts", "lists", "told"),
+    [
+        (
+            (120_000, 30_000, 60_260),
+            "papers",
+            "the papers count 120,000 / 30,000 / 60,260, as here",
+        ),
+        ((119_999, 30_000, 60_260), "papers", "60,260, here it is 119,999 / 30,000 / 60,260"),
+        ((104_000, 26_000, 86_000), "official", "in lists of their own, not the official ones"),
+    ],
+)
+def test_the_papers_counts_are_told_beside_ours(
+    counts: tuple[int, ...], lists: str, told: str, tmp_path: Path
+) -> None:
+    manifest = bring_in(options("nuswide", tmp_path)).manifest
+    version = manifest.labels["complete"]
+    files = {
+        name: dataclasses.replace(version.splits[name], images=count)
+        for name, count in zip(SPLITS, counts, strict=True)
+    }
+    version = dataclasses.replace(version, splits=files, policy={**version.policy, "lists": lists})
+    found = comparison(dataclasses.replace(manifest, labels={"complete": version}))
+    assert found is not None
+    assert told in found
+
+
+def test_no_counts_are_told_where_the_split_is_another(tmp_path: Path) -> None:
+    for number, other in enumerate(({"split_seed": 3}, {"validation_share": 0.5})):
+        settings = options("voc", tmp_path, output=tmp_path / str(number), **other)
+        assert comparison(bring_in(settings).manifest) is None

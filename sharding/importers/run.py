@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from sharding import unfinished
@@ -11,6 +13,7 @@ from sharding.convert import convert
 from sharding.errors import InputError
 from sharding.extend import ParallelMap
 from sharding.importers.prepare import ImportJob
+from sharding.importers.published import comparison
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.reshard import add_labels
@@ -18,7 +21,18 @@ from sharding.summary import Summary, summarise
 from sharding.verify import sha256_of
 
 
-def import_collection(job: ImportJob, parallel: ParallelMap) -> Summary:
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A finished import: the dataset in numbers, and the papers' numbers beside them."""
+
+    summary: Summary
+
+    def __str__(self) -> str:
+        remark = comparison(self.summary.manifest)
+        return str(self.summary) if remark is None else f"{self.summary}\n  {'papers':<12} {remark}"
+
+
+def import_collection(job: ImportJob, parallel: ParallelMap) -> Imported:
     """Write what is not there yet; a killed import is finished by repeating it.
 
     Raises:
@@ -27,18 +41,20 @@ def import_collection(job: ImportJob, parallel: ParallelMap) -> Summary:
     summary = convert(job, parallel)
     new = job.single_positive
     if new is None:
-        return summary
+        return Imported(summary=summary)
     with unfinished.holding(job.output):
         dataset = Dataset.open(job.output)
         if not _is_current(dataset, new):
             sweep(job.output)
             add_labels(dataset, new, None, parallel, make_default=True)
-    return summarise(
-        job.output,
-        Dataset.open(job.output).manifest,
-        seconds=summary.seconds,
-        continued=summary.continued,
-        how=summary.how,
+    return Imported(
+        summary=summarise(
+            job.output,
+            Dataset.open(job.output).manifest,
+            seconds=summary.seconds,
+            continued=summary.continued,
+            how=summary.how,
+        )
     )
 
 
