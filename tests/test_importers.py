@@ -376,7 +376,7 @@ def test_the_papers_counts_are_told_beside_ours(
     manifest = bring_in(options("nuswide", tmp_path)).manifest
     version = manifest.labels["complete"]
     files = {
-        name: dataclasses.replace(version.splits[name], images=count)
+        name: dataclasses.replace(version.splits["train"], images=count)
         for name, count in zip(SPLITS, counts, strict=True)
     }
     version = dataclasses.replace(version, splits=files, policy={**version.policy, "lists": lists})
