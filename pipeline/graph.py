@@ -47,6 +47,7 @@ class Augmentation:
         flip: mirror at random.
         rand_augment: magnitude (1 to 30) of two random operations per image; 0 for none.
         cutout: side of a grey square at a random place, as a share of the image's; 0 for none.
+        antialias: filter before shrinking, as torchvision and PIL do; without, cheaper and rougher.
     """
 
     crop: Crop = "squash"
@@ -54,6 +55,7 @@ class Augmentation:
     flip: bool = True
     rand_augment: int = 0
     cutout: float = 0.0
+    antialias: bool = True
 
 
 WHOLE = Augmentation(flip=False)
@@ -107,7 +109,7 @@ def batches(
             images,
             size=[size, size],
             interp_type=types.INTERP_LINEAR,
-            antialias=True,  # as torchvision and PIL do, so that serving sees equal pixels
+            antialias=augmentation.antialias,
         )
         return _augment(images, size, augmentation), source
 

@@ -1,0 +1,134 @@
+"""Loaders of other projects, fed the same JPEGs, for `benchmarks/loader.py`.
+
+Each decodes with torchvision to float32, in this process and in random order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+
+from pipeline.model import MEAN, STD
+
+Make = Callable[[list[bytes], Path, str, int, int], Callable[[], Iterator[torch.Tensor]]]
+
+
+def litdata(
+    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """LitData: optimised chunks, StreamingDataset, PyTorch's DataLoader."""
+    from litdata import StreamingDataset
+    from litdata.streaming.writer import BinaryWriter
+
+    folder, decode = place / f"litdata-{task}", _decoder(task, size)
+    if not folder.exists():
+        folder.mkdir()
+        writer = BinaryWriter(str(folder), chunk_bytes=64 << 20)
+        for number, jpeg in enumerate(jpegs):
+            writer.add_item(number, {"jpg": jpeg})
+        writer.done()
+        writer.merge()
+    return lambda: _batches(StreamingDataset(str(folder), shuffle=True), decode, batch_size)
+
+
+def streaming(
+    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """MosaicML Streaming: MDS shards, StreamingDataset, PyTorch's DataLoader."""
+    from streaming import MDSWriter, StreamingDataset
+
+    folder, decode = place / f"streaming-{task}", _decoder(task, size)
+    if not folder.exists():
+        with MDSWriter(out=str(folder), columns={"jpg": "bytes"}) as writer:
+            for jpeg in jpegs:
+                writer.write({"jpg": jpeg})
+    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=batch_size)
+    return lambda: _batches(dataset, decode, batch_size)
+
+
+def ffcv(
+    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """FFCV: one beton file of JPEGs, its own decoder, crop and normalisation."""
+    import numpy as np
+    from ffcv.fields import BytesField, RGBImageField
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
+    from ffcv.transforms.random_resized_crop import RandomResizedCrop
+    from ffcv.writer import DatasetWriter
+
+    if task != "crop":
+        raise RuntimeError("ffcv has no plain resize: pass --tasks crop")
+    path = place / "ffcv.beton"
+    if not path.exists():
+        fields = {"image": RGBImageField(write_mode="jpg"), "id": BytesField()}
+        DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(_Decoded(jpegs))
+    pipeline = [
+        RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), size),
+        RandomHorizontalFlip(),
+        ToTensor(),
+        ToTorchImage(),
+        NormalizeImage(np.array(MEAN), np.array(STD), np.float32),
+    ]
+    loader = Loader(
+        str(path),
+        batch_size=batch_size,
+        num_workers=1,
+        order=OrderOption.RANDOM,
+        pipelines={"image": pipeline, "id": None},
+    )
+    return lambda: (batch[0] for batch in loader)
+
+
+PEERS: Mapping[str, tuple[str, Make]] = {
+    "LitData + torchvision": ("litdata", litdata),
+    "Streaming + torchvision": ("streaming", streaming),
+    "FFCV": ("ffcv", ffcv),
+}
+
+
+def _decoder(task: str, size: int) -> Callable[[dict[str, bytes]], torch.Tensor]:
+    if task == "crop":
+        cut: Any = v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)
+    else:
+        cut = v2.Resize([size, size], antialias=True)
+    mean, std = ([value / 255 for value in values] for values in (MEAN, STD))
+    steps = [cut, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
+    transform = v2.Compose([*steps, v2.Normalize(mean, std)])
+
+    def decode(sample: dict[str, bytes]) -> torch.Tensor:
+        raw = torch.frombuffer(bytearray(sample["jpg"]), dtype=torch.uint8)
+        return transform(decode_jpeg(raw, mode=ImageReadMode.RGB))
+
+    return decode
+
+
+def _batches(
+    dataset: Any, decode: Callable[[dict[str, bytes]], torch.Tensor], batch_size: int
+) -> Iterator[torch.Tensor]:
+    def collate(samples: list[dict[str, bytes]]) -> torch.Tensor:
+        return torch.stack([decode(sample) for sample in samples])
+
+    yield from torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+
+
+class _Decoded:
+    """What FFCV's writer reads: pixels and a number."""
+
+    def __init__(self, jpegs: list[bytes]) -> None:
+        self._jpegs = jpegs
+
+    def __len__(self) -> int:
+        return len(self._jpegs)
+
+    def __getitem__(self, number: int) -> tuple[Any, Any]:
+        import numpy as np
+
+        raw = torch.frombuffer(bytearray(self._jpegs[number]), dtype=torch.uint8)
+        pixels = decode_jpeg(raw, mode=ImageReadMode.RGB).permute(1, 2, 0).contiguous()
+        return pixels.numpy(), np.array([number], np.uint8)
