@@ -48,6 +48,11 @@ def test_every_node_agrees_on_authentication(name: str) -> None:
     assert "~/.ray/auth_token" in config["file_mounts"]
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_no_import_on_the_head_can_restart_the_workers(name: str) -> None:
+    assert not load(name).get("file_mounts_sync_continuously", False)
+
+
 def test_lock_has_exact_versions_and_no_address() -> None:
     lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
     packages = [line for line in lines if line and not line.startswith("#")]

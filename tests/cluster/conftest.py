@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -48,6 +47,6 @@ def cluster(machines: dict[str, hosts.Host]) -> Cluster:
     return started
 
 
-def shipped() -> dict:
+def shipped() -> dict[str, Any]:
     """The cluster file of this repository."""
     return yaml.safe_load((hosts.REPOSITORY / "ray_cluster_onprem.yaml").read_text())

@@ -86,9 +86,9 @@ class Host:
 
     def start(self, command: str) -> subprocess.Popen[str]:
         """Start a command in a login shell on this machine; its output is merged and piped."""
+        shell = ["bash", "--login", "-c", f"source ~/.bashrc; cd {REPOSITORY}; {command}"]
         return subprocess.Popen(
-            [*_inside(self.pid, "-m", "-u", "-i", "-n", "-p", "-r", "-w")]
-            + ["bash", "--login", "-c", f"source ~/.bashrc; cd {REPOSITORY}; {command}"],
+            [*_inside(self.pid, "-m", "-u", "-i", "-n", "-p", "-r", "-w"), *shell],
             env={"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -137,7 +137,9 @@ class Host:
 
 
 @contextlib.contextmanager
-def machines(directory: Path, addresses: Mapping[str, str], laptop: str) -> Iterator[dict[str, Host]]:
+def machines(
+    directory: Path, addresses: Mapping[str, str], laptop: str
+) -> Iterator[dict[str, Host]]:
     """Make machines, connected by a switch, that live until the block ends.
 
     Args:

@@ -52,6 +52,9 @@ class Cluster:
     def wait_for_nodes(self, count: int, seconds: float = 120) -> None:
         """Wait until that many nodes have joined."""
         deadline = time.monotonic() + seconds
-        while len(self.nodes()) < count:
+        names = ("head", "worker1", "worker2")
+        while sum(bool(self.machines[name].processes("raylet/raylet")) for name in names) < count:
             assert time.monotonic() < deadline, self.head.run("ray status", status=None)
-            time.sleep(1)
+            time.sleep(0.5)
+        while len(self.nodes()) < count:  # dearer: a Python process that connects to the cluster
+            assert time.monotonic() < deadline, self.head.run("ray status", status=None)
