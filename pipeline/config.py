@@ -258,6 +258,8 @@ class EvaluateConfig:
     """Bootstrap replicates for 95 % intervals (200 is usual); 0 leaves them out."""
     against: str | None = None
     """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
+    register: str | None = None
+    """Upload the model and make it the next version of this registered model; alias: best."""
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:

@@ -28,6 +28,9 @@ from pipeline.model import CamNet
 from pipeline.pixels import ImageLike
 from sharding.errors import InputError
 
+# Of a served model's answer, unless the request says otherwise.
+TOP_K, THRESHOLD = 5, 0.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
@@ -64,7 +67,7 @@ class Prediction:
     mids: Sequence[str]
     names: Sequence[str]
 
-    def top(self, k: int = 5) -> list[Label]:
+    def top(self, k: int = TOP_K) -> list[Label]:
         """The ``k`` highest-scored classes, best first; ties by index."""
         best = np.argsort(-self.scores_K, kind="stable")[:k]
         return [self._label(int(index)) for index in best]

@@ -30,6 +30,9 @@ class Sink(Protocol):
     def image(self, png: bytes, key: str, step: int) -> Any:
         """One image of a series."""
 
+    def tag(self, key: str, value: str) -> Any:
+        """A tag of the run."""
+
 
 def metrics_of(summaries: Mapping[str, Summary], prefix: str) -> dict[str, float]:
     """Flat metrics: ``<prefix>/mAP/...`` with BoostLU, ``<prefix>_no_boost/mAP/...`` without."""
@@ -60,7 +63,10 @@ def evaluation(
     )
     sink.table(table, f"{folder}/per_class_ap.json")
     sink.artifact(figures.png(figures.group_bars(summaries)), f"{folder}/group_map.png")
-    sink.artifact(report.markdown_table(summaries).encode(), f"{folder}/summary.md")
+    summary = report.markdown_table(summaries)
+    sink.artifact(summary.encode(), f"{folder}/summary.md")
+    # What the run's page shows first: the latest table.
+    sink.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}")
     return metrics
 
 

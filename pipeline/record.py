@@ -16,6 +16,7 @@ from pipeline import (
     curves,
     figures,
     publish,
+    registry,
     report,
     significance,
     targets,
@@ -88,8 +89,20 @@ def record(
         inputs=[(config.split, str(dataset.directory / file.path), file.sha256)],
         parent=found.meta.mlflow_run_id or None,
     )
+    model_id = None
+    if config.register:
+        owner = found.meta.mlflow_run_id
+        model_id = registry.log_model(
+            owner if tracking.knows(owner) else run_id, checkpoint_directory
+        )
     with tempfile.TemporaryDirectory() as directory:
-        tracker = tracking.Tracker(tracking.tracking_uri(), run_id, f"{directory}/spool.jsonl")
+        tracker = tracking.Tracker(
+            tracking.tracking_uri(),
+            run_id,
+            f"{directory}/spool.jsonl",
+            system=False,  # the work is done
+            model_id=model_id,
+        )
         _send(tracker, found, config, intervals)
         publish.maps(
             tracker,
@@ -99,6 +112,9 @@ def record(
             found.meta.images_seen,
         )
         unsent = tracker.flush()
+    if config.register and model_id:
+        metrics = publish.metrics_of(found.summaries, config.split)
+        registry.register(model_id, config.register, metrics, f"{config.split}/mAP/all", run_id)
     tracking.close_run(run_id, "FAILED" if unsent else "FINISHED")
     return run_id
 

@@ -18,32 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import trackingstore as store
+from pipeline.trackingstore import browse_command as browse_command
+from pipeline.trackingstore import tracking_uri as tracking_uri
 from sharding.errors import InputError
 
-# MLflow's own defaults would block for minutes on a dead server, and talk about its database.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
 
 Point = tuple[str, float, int]
-
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, else a sqlite file in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
-
-
-def browse_command() -> str:
-    """The shell command that opens the runs in a browser."""
-    uri = tracking_uri()
-    if uri.startswith("http"):
-        return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {uri}"
 
 
 def open_run(
@@ -75,17 +58,17 @@ def open_run(
     Raises:
         InputError: the tracking server does not answer; starting is the time to find out.
     """
-    client = _client()
+    client = store.client()
     try:
-        experiment_id = _experiment(client, experiment)
-        run_id = _find(client, experiment_id, key) if resume else None
+        experiment_id = store.experiment(client, experiment)
+        run_id = store.find(client, experiment_id, key) if resume else None
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
         all_tags = {**tags, **parents, "run_key": key, "mlflow.runName": name}
         run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
-        _describe(client, run_id, params, config, inputs)
+        store.describe(client, run_id, params, config, inputs)
         return run_id
     except InputError:
         raise
@@ -100,7 +83,15 @@ def open_run(
 
 def close_run(run_id: str, status: str) -> None:
     """Mark a run FINISHED, FAILED or KILLED; never raises."""
-    _attempt(lambda: _client().set_terminated(run_id, status))
+    _attempt(lambda: store.client().set_terminated(run_id, status))
+
+
+def knows(run_id: str) -> bool:
+    """Whether there is such a run here."""
+    try:
+        return bool(run_id) and bool(store.client().get_run(run_id))
+    except Exception:  # every store raises its own kinds
+        return False
 
 
 def download(run_id: str, path: str, directory: str) -> str:
@@ -110,7 +101,7 @@ def download(run_id: str, path: str, directory: str) -> str:
         InputError: there is no such run or artifact.
     """
     try:
-        return str(_client().download_artifacts(run_id, path, directory))
+        return str(store.client().download_artifacts(run_id, path, directory))
     except Exception as error:  # every store raises its own kinds
         raise InputError(
             f"run {run_id!r} has no {path} ({str(error).splitlines()[0][:120]})",
@@ -126,17 +117,29 @@ class Tracker:
         uri: MLflow tracking URI.
         run_id: the run.
         spool: file that holds points MLflow has not taken; replayed on start.
+        system: log CPU, memory, disk, network and GPUs of this machine while the run is open.
+        model_id: the LoggedModel that all points are about, if there is one.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: str) -> None:
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        spool: str,
+        system: bool = True,
+        model_id: str | None = None,
+    ) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = uri
-        self._client, self._run_id, self._spool = _client(), run_id, Path(spool)
+        self._client, self._run_id, self._spool = store.client(), run_id, Path(spool)
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
         self._last_step: dict[str, int] = {}
         self._state: dict[str, Any] = {}
         self._failure: str | None = None
         self._spooling, self._unsent = threading.Lock(), 0
         threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
+        self._model_id = model_id
+        if system:
+            self._queue.put(self._watch_system)
         self._replay()
 
     def log(self, points: Sequence[Point]) -> None:
@@ -155,6 +158,10 @@ class Tracker:
     def artifact(self, content: bytes, path: str) -> None:
         """Queue a file artifact."""
         self._queue.put(lambda: self._log_bytes(content, path))
+
+    def tag(self, key: str, value: str) -> None:
+        """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown."""
+        self._queue.put(lambda: self._client.set_tag(self._run_id, key, value))
 
     def image(self, png: bytes, key: str, step: int) -> None:
         """Queue an image of a series (MLflow shows a slider over steps)."""
@@ -192,7 +199,9 @@ class Tracker:
 
         now = int(time.time() * 1000)
         fresh = [point for point in points if point[2] > self._known_step(point[0])]
-        metrics = [Metric(key, value, now, step) for key, value, step in fresh]
+        metrics = [
+            Metric(key, value, now, step, model_id=self._model_id) for key, value, step in fresh
+        ]
         for begin in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[begin : begin + _BATCH])
         self._last_step.update({key: step for key, _, step in fresh})
@@ -200,6 +209,14 @@ class Tracker:
             self._unsent -= 1
             if not self._unsent:
                 self._spool.unlink(missing_ok=True)
+
+    def _watch_system(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # Its thread ends by itself once the run is closed.
+        SystemMetricsMonitor(
+            self._run_id, resume_logging=True, tracking_uri=store.tracking_uri()
+        ).start()
 
     def _known_step(self, key: str) -> int:
         # A resumed run repeats what came after its last checkpoint; those points are there.
@@ -234,14 +251,6 @@ class Tracker:
         self._client.log_image(self._run_id, image, key=key, step=step)
 
 
-def _client() -> Any:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=tracking_uri())
-
-
 def _attempt(action: Callable[[], Any]) -> bool:
     try:
         action()
@@ -249,51 +258,3 @@ def _attempt(action: Callable[[], Any]) -> bool:
         print(f"MLflow: {str(error).splitlines()[0][:200]}; will retry", flush=True)
         return False
     return True
-
-
-def _experiment(client: Any, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return found.experiment_id
-    uri = tracking_uri()
-    # Without this, sqlite runs keep artifacts in whatever directory created the experiment.
-    location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).as_uri()
-    return client.create_experiment(name, artifact_location=location)
-
-
-def _find(client: Any, experiment_id: str, key: str) -> str | None:
-    runs = client.search_runs(
-        [experiment_id],
-        filter_string=f"tags.run_key = '{key}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return runs[0].info.run_id if runs else None
-
-
-def _describe(
-    client: Any,
-    run_id: str,
-    params: Mapping[str, Any],
-    config: Mapping[str, Any],
-    inputs: Sequence[tuple[str, str, str]],
-) -> None:
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.sources import LocalArtifactDatasetSource
-    from mlflow.entities import DatasetInput, InputTag, Param
-
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-    client.log_dict(run_id, dict(config), "config.json")
-    datasets = [
-        DatasetInput(
-            MetaDataset(
-                LocalArtifactDatasetSource(path), name=Path(path).name, digest=digest[:36]
-            )._to_mlflow_entity(),
-            tags=[InputTag("mlflow.data.context", context)],
-        )
-        for context, path, digest in inputs
-    ]
-    if datasets:
-        client.log_inputs(run_id, datasets)

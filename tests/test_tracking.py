@@ -131,3 +131,26 @@ def test_an_unreachable_store_is_one_clear_error(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         open_run()
+
+
+def test_the_machine_is_watched_while_the_run_is_open(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    run_id = open_run()
+    tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    assert tracker.flush(30) == 0
+    deadline = time.monotonic() + 60
+    while not client().get_metric_history(run_id, "system/cpu_utilization_percentage"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    tracking.close_run(run_id, "FINISHED")
+
+
+def test_the_description_of_a_run_is_its_latest_table(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"), system=False)
+    for text in ("first", "second"):
+        tracker.tag("mlflow.note.content", text)
+    assert tracker.flush(30) == 0
+    assert client().get_run(run_id).data.tags["mlflow.note.content"] == "second"

@@ -1,0 +1,92 @@
+"""Where MLflow's runs are, and how a run is described: what `tracking` and `registry` share.
+
+Every function but `tracking_uri` and `browse_command` may raise whatever the backend raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# MLflow's own defaults would block for minutes on a dead server, and talk about its database.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI`, else a sqlite file in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+
+
+def browse_command() -> str:
+    """The shell command that opens the runs in a browser."""
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        return f"open {uri}"
+    return f"mlflow ui --backend-store-uri {uri}"
+
+
+def client() -> Any:
+    """MLflow's client of `tracking_uri`."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri())
+
+
+def experiment(client: Any, name: str) -> str:
+    """Id of an experiment, made if missing."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found.experiment_id
+    uri = tracking_uri()
+    # Without this, sqlite runs keep artifacts in whatever directory created the experiment.
+    location = None
+    if uri.startswith("sqlite:///"):
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).as_uri()
+    return client.create_experiment(name, artifact_location=location)
+
+
+def find(client: Any, experiment_id: str, key: str) -> str | None:
+    """The newest run with this key."""
+    runs = client.search_runs(
+        [experiment_id],
+        filter_string=f"tags.run_key = '{key}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return runs[0].info.run_id if runs else None
+
+
+def describe(
+    client: Any,
+    run_id: str,
+    params: Mapping[str, Any],
+    config: Mapping[str, Any],
+    inputs: Sequence[tuple[str, str, str]],
+) -> None:
+    """Log what a run starts from: flat parameters, `config.json`, and the tables it reads."""
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.data.sources import LocalArtifactDatasetSource
+    from mlflow.entities import DatasetInput, InputTag, Param
+
+    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    client.log_dict(run_id, dict(config), "config.json")
+    datasets = [
+        DatasetInput(
+            MetaDataset(
+                LocalArtifactDatasetSource(path), name=Path(path).name, digest=digest[:36]
+            )._to_mlflow_entity(),
+            tags=[InputTag("mlflow.data.context", context)],
+        )
+        for context, path, digest in inputs
+    ]
+    if datasets:
+        client.log_inputs(run_id, datasets)
