@@ -22,6 +22,7 @@ RESUMABLE = frozenset(
         "workers",
         "cpus_per_worker",
         "keep_checkpoints",
+        "candidates_per_epoch",
         "checkpoint_every",
         "experiment",
     }
@@ -170,6 +171,8 @@ class TrainConfig:
     """Best checkpoints kept, by validation mAP; the latest is always kept too."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; by default there is one at each epoch's end."""
+    candidates_per_epoch: int = 1000
+    """Unobserved entries of largest loss kept per epoch for the label audit; 0 keeps none."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -184,6 +187,10 @@ class TrainConfig:
         if self.checkpoint_every is not None and self.checkpoint_every < 1:
             raise InputError(
                 f"a checkpoint every {self.checkpoint_every} steps", fix="pass 1 or more"
+            )
+        if self.candidates_per_epoch < 0:
+            raise InputError(
+                f"{self.candidates_per_epoch} candidates per epoch", fix="pass 0 or more"
             )
         parse_options(self.method_options)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.collector import Collector
 from pipeline.methods import Method
 
 
@@ -21,6 +22,7 @@ class Position:
         reader: DALI's checkpoint (`pipeline.loader.Epoch.position`).
         random: states of torch's generators: of the host, and of the GPU where there is one.
         pending: what the method gathered on this rank.
+        candidates: what the label audit gathered on this rank.
     """
 
     step: int
@@ -28,10 +30,18 @@ class Position:
     reader: bytes
     random: tuple[torch.Tensor, ...]
     pending: dict[str, Any]
+    candidates: dict[str, Any]
 
     @classmethod
     def now(
-        cls, *, step: int, images: int, reader: bytes, method: Method, device: torch.device
+        cls,
+        *,
+        step: int,
+        images: int,
+        reader: bytes,
+        method: Method,
+        candidates: Collector,
+        device: torch.device,
     ) -> Position:
         """The position of this process."""
         random = [torch.get_rng_state()]
@@ -43,14 +53,16 @@ class Position:
             reader=reader,
             random=tuple(random),
             pending=method.pending_state(),
+            candidates=candidates.state_dict(),
         )
 
-    def restore(self, method: Method, device: torch.device) -> None:
+    def restore(self, method: Method, candidates: Collector, device: torch.device) -> None:
         """Bring this process there, but for its reader."""
         torch.set_rng_state(self.random[0])
         if device.type == "cuda" and len(self.random) > 1:
             torch.cuda.set_rng_state(self.random[1], device)
         method.load_pending_state(self.pending)
+        candidates.load_state_dict(self.candidates)
 
     def state_dict(self) -> dict[str, Any]:
         """As plain tensors, numbers and lists, which `torch.load` takes without trust."""
@@ -60,6 +72,7 @@ class Position:
             "reader": torch.from_numpy(np.frombuffer(self.reader, np.uint8).copy()),
             "random": list(self.random),
             "pending": self.pending,
+            "candidates": self.candidates,
         }
 
     @classmethod
@@ -71,4 +84,5 @@ class Position:
             reader=state["reader"].numpy().tobytes(),
             random=tuple(state["random"]),
             pending=state["pending"],
+            candidates=state.get("candidates", {}),
         )

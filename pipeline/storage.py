@@ -41,12 +41,23 @@ def read_json(location: str) -> Any | None:
     return json.loads(read_bytes(location)) if exists(location) else None
 
 
+def names_in(location: str) -> list[str]:
+    """Names of the files in a directory, sorted; none where there is no directory."""
+    filesystem, path = _open(location)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+
+
 def write_json(location: str, value: Any) -> None:
     """Store ``value``; a reader sees the old file or the new one, never a part."""
+    write_bytes(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_bytes(location: str, content: bytes) -> None:
+    """Store ``content``; a reader sees the old file or the new one, never a part."""
     filesystem, path = _open(location)
     parent, _, name = path.rpartition("/")
     filesystem.create_dir(parent, recursive=True)
-    content = (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
     if not isinstance(filesystem, fs.LocalFileSystem):
         with filesystem.open_output_stream(path) as stream:  # a bucket's put is atomic
             stream.write(content)

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import torch
 
-from pipeline import checkpoint, cluster, methods
+from pipeline import candidates, checkpoint, cluster, methods
 from pipeline import model as models
+from pipeline.collector import Collector
 from pipeline.config import TrainConfig, parse_options
 from pipeline.loader import Epoch, LabelJoin, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
@@ -76,6 +77,7 @@ class Worker:
         self.join = LabelJoin(
             table=dataset.labels("train", config.labels), num_classes=K, device=device
         )
+        self.collector = Collector(config.candidates_per_epoch, device)
         self.validator = Validator(
             config=config,
             dataset=dataset,
@@ -155,6 +157,7 @@ class Worker:
                     images=images,
                     reader=batches.position(),
                     method=self.method,
+                    candidates=self.collector,
                     device=self.device,
                 )
                 on_pause()
@@ -165,6 +168,7 @@ class Worker:
                 batches=batches,
                 every=max(1, min(50, steps // 10)),
                 on_stats=on_stats,
+                on_step=self.collector.add,
                 done=done,
                 images=images,
                 pause_every=self.config.checkpoint_every,
@@ -178,6 +182,7 @@ class Worker:
                 cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
             raise
         self.loader, self.position = batches.loader, None
+        self._write_candidates(epoch)
         self.method.end_epoch()
         for _ in range(self.method.passes_wanted()):
             self._pass_over_training_images()
@@ -189,9 +194,24 @@ class Worker:
             # so that a resumed epoch draws what the uninterrupted one drew.
             models.seed_everything(self.config.seed + 1000 * epoch + self.rank)
             self.method.begin_epoch(epoch)
+            self.collector.begin()
             return self.loader.epoch(epoch)
-        self.position.restore(self.method, self.device)
+        self.position.restore(self.method, self.collector, self.device)
         return self.loader.epoch(epoch, done=self.position.step, position=self.position.reader)
+
+    def _write_candidates(self, epoch: int) -> None:
+        """Leave the epoch's candidates in the run's directory and in MLflow."""
+        if not self.config.candidates_per_epoch:
+            return
+        found = self.collector.finish(
+            epoch=epoch,
+            method=self.config.method,
+            labels=self.dataset.label_version(self.config.labels)[0],
+            images_seen=self.images_seen,
+            overlay=getattr(self.method, "overlay", None),
+        )
+        if self.rank == 0:
+            candidates.publish(found, self.dataset.classes, self.config, self.tracker.artifact)
 
     @torch.no_grad()
     def _pass_over_training_images(self) -> None:

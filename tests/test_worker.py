@@ -38,6 +38,7 @@ class Recorder:
 
 
 def worker_for(squares: Path, method: str, **changes: Any) -> Worker:
+    changes = {"candidates_per_epoch": 0, **changes}  # they would go to the working directory
     config = TrainConfig(
         dataset=str(squares),
         method=method,
