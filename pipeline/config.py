@@ -265,6 +265,10 @@ class EvaluateConfig:
     """Bootstrap replicates for 95 % intervals (200 is usual); 0 leaves them out."""
     against: str | None = None
     """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
+    attribution: int = 200
+    """Images whose maps' scores are counted (the paper's analysis figure); 0 leaves it out."""
+    boxes: str | None = None
+    """CSV of boxes of the split (`annotations-human-bbox.csv`): adds the pointing game."""
     register: str | None = None
     """Upload the model and make it the next version of this registered model; alias: best."""
 

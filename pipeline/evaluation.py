@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline import checkpoint, cluster, evaluate, storage
+from pipeline import checkpoint, cluster, evaluate, mapstudy, storage
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import Scores
 from pipeline.loader import LabelJoin, Loader
+from pipeline.mapstudy import MapStudy
 from pipeline.metrics import Summary
 from sharding.classes import ClassTable
 from sharding.manifest import Dataset
@@ -32,6 +33,7 @@ class Evaluation:
         summaries: mAP per group and overall, under the same keys.
         classes: the class table used.
         meta: the checkpoint's.
+        maps: what the activation maps are like, where that was asked for.
     """
 
     scores: Scores
@@ -39,6 +41,7 @@ class Evaluation:
     summaries: Mapping[str, Summary]
     classes: ClassTable
     meta: checkpoint.Meta
+    maps: MapStudy | None = None
 
 
 def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
@@ -65,6 +68,9 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
         label=f"evaluate {config.split}",
     )
     scores = Scores.concatenate(list(found))
+    studied = (
+        mapstudy.run(config, checkpoint_directory) if config.attribution or config.boxes else None
+    )
     ap_by_name = evaluate.per_class(scores, len(dataset.classes), config.rule)
     return Evaluation(
         scores=scores,
@@ -72,6 +78,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
         summaries=evaluate.summaries(scores, ap_by_name, dataset.classes, config.rule),
         classes=dataset.classes,
         meta=meta,
+        maps=studied,
     )
 
 

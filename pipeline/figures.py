@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
+from pipeline.attribution import EDGES, Attributions
 from pipeline.metrics import Summary
 from sharding.classes import NUM_GROUPS
 
@@ -130,28 +131,26 @@ def precision_recall(
 
 
 def attribution_histogram(
-    values: Mapping[str, npt.NDArray[np.floating]],
+    found: Mapping[str, Attributions],
     title: str = "Attribution scores at verified positives",
 ) -> Figure:
-    """Distributions of map values (any shape) of two or more runs on common bins, log density.
+    """Distributions of the map values of one or more runs, on a logarithmic scale.
 
     The paper compares a model trained on partial with one trained on full labels: the shape is
     alike, the positive end is lower. Legend: how much lies above zero, and its mean.
     """
     figure = _figure(8.4, 5.0)
     axes = figure.add_subplot()
-    flat = {name: np.ravel(np.asarray(v, np.float64)) for name, v in values.items()}
     palette = (BLUE, ORANGE, GREEN, PURPLE, SKY)
-    bins = np.histogram_bin_edges(np.concatenate(list(flat.values())), 80).tolist()
-    for i, (name, scores) in enumerate(flat.items()):
-        positive = scores[scores > 0]
-        mean = f", mean {positive.mean():.2f}" if len(positive) else ""
-        label = f"{name}: {100 * len(positive) / max(1, len(scores)):.0f}% above zero{mean}"
+    for i, (name, scores) in enumerate(found.items()):
+        mean = f", mean {scores.mean_above_zero:.2f}" if scores.above_zero > 0 else ""
+        label = f"{name}: {100 * scores.above_zero:.0f}% above zero{mean}"
         colour = palette[i % len(palette)]
-        axes.hist(scores, bins, density=True, histtype="stepfilled", color=colour, alpha=0.22)
-        axes.hist(
-            scores, bins, density=True, histtype="step", color=colour, linewidth=2.2, label=label
-        )
+        axes.stairs(scores.density_H, EDGES, color=colour, alpha=0.22, fill=True)
+        axes.stairs(scores.density_H, EDGES, color=colour, linewidth=2.2, label=label)
+    filled = np.flatnonzero(sum(scores.counts_H for scores in found.values()))
+    if len(filled):
+        axes.set_xlim(EDGES[max(0, filled[0] - 2)], EDGES[min(len(EDGES) - 1, filled[-1] + 3)])
     axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (4, 4)))
     axes.set_yscale("log")
     axes.set_xlabel("attribution score", fontsize=13)

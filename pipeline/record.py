@@ -22,17 +22,20 @@ from pipeline import (
     targets,
     tracking,
 )
+from pipeline.attribution import Attributions
 from pipeline.bootstrap import Interval
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import BOOST_OFF, BOOST_ON
 from pipeline.evaluation import Evaluation
 from pipeline.explain import ExplainedImage, explain
 from pipeline.loader import LabelJoin, Loader
+from pipeline.mapstudy import MapStudy
 from pipeline.scorefile import ScoreFile
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
 SCORES = "eval/scores.parquet"
+ATTRIBUTION = "eval/attribution.json"
 # The papers' tables speak of this many trainable classes of Open Images V3.
 _V3_CLASSES = 5000
 
@@ -62,6 +65,10 @@ def intervals_of(found: Evaluation, config: EvaluateConfig) -> Intervals:
 def tell(found: Evaluation, config: EvaluateConfig, intervals: Intervals) -> str:
     """The table for the terminal: groups, intervals and a comparison where asked for."""
     told = report.terminal_table(found.summaries, intervals=intervals, published=_published(found))
+    if found.maps is not None:
+        game = found.maps.pointing_game(found.classes.groups_K)
+        if game:
+            told += f"\npointing game   {100 * game['all']:.1f} % of maps, mean over classes"
     if config.against is None:
         return told
     ours, theirs = score_file(found).judged(boosted=True), _other(config.against)
@@ -104,6 +111,8 @@ def record(
             model_id=model_id,
         )
         _send(tracker, found, config, intervals)
+        if found.maps is not None:
+            _send_maps(tracker, found, found.maps, config)
         publish.maps(
             tracker,
             _explained(config, checkpoint_directory),
@@ -160,6 +169,44 @@ def _send(
     curve = curves.by_group(judged, found.classes.groups_K, config.rule)
     chart = figures.precision_recall(curve, curves.LEVELS_L)
     tracker.artifact(figures.png(chart), "eval/precision_recall.png")
+
+
+def _send_maps(
+    tracker: tracking.Tracker, found: Evaluation, maps: MapStudy, config: EvaluateConfig
+) -> None:
+    """The distribution of attribution scores, beside the other run's if there is one."""
+    step = found.meta.images_seen
+    game = maps.pointing_game(found.classes.groups_K)
+    tracker.log(
+        [(f"{config.split}/pointing_game/{key}", value, step) for key, value in game.items()]
+    )
+    if not config.attribution:
+        return
+    name = found.meta.train_config.run_name
+    told = {"run": name, **maps.attributions.as_json()}
+    tracker.artifact(json.dumps(told).encode(), ATTRIBUTION)
+    shown = {name: maps.attributions, **_other_attributions(config.against, name)}
+    chart = figures.attribution_histogram(shown)
+    tracker.artifact(figures.png(chart), "eval/attribution.png")
+
+
+def _other_attributions(against: str | None, ours: str) -> dict[str, Attributions]:
+    """What the other evaluation counted, by the name of its run; empty if it counted none."""
+    if against is None:
+        return {}
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            beside = Path(against).with_name(Path(ATTRIBUTION).name)
+            path = (
+                beside
+                if Path(against).is_file()
+                else Path(tracking.download(against, ATTRIBUTION, directory))
+            )
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (InputError, OSError):
+            return {}
+    name = raw["run"] if raw["run"] != ours else f"{ours}, the other evaluation"
+    return {name: Attributions.from_json(raw, str(path))}
 
 
 def _published(found: Evaluation) -> tuple[targets.Published, ...]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline import figures
+from pipeline.attribution import Attributions
 from pipeline.metrics import Summary, summarize
 
 RNG = np.random.default_rng(0)
@@ -99,7 +100,8 @@ def test_precision_recall_names_each_line_with_its_map() -> None:
 
 def test_attribution_histogram_says_what_lies_above_zero() -> None:
     values = {"partial": np.array([[-1.0, -2.0], [1.0, 3.0]]), "full": np.array([-1.0, -3.0])}
-    figure = figures.attribution_histogram(values)
+    counted = {name: Attributions.of(scores) for name, scores in values.items()}
+    figure = figures.attribution_histogram(counted)
     texts = {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
     assert texts == {"partial: 50% above zero, mean 2.00", "full: 0% above zero"}
     assert figures.png(figure).startswith(b"\x89PNG")
