@@ -16,7 +16,8 @@ from sharding.options import ReshardOptions
 from sharding.overlay import overlay
 from sharding.releases import Dump
 
-_CORRECTION = "source ll-cp-correction"
+# Sources of exports that no human has seen.
+_OF_A_MODEL = ("source ll-cp-correction", "source large-loss")
 
 
 def open_dump(options: ReshardOptions) -> Dump:
@@ -89,10 +90,10 @@ def _over_base(
 ) -> dict[str, SplitLabels]:
     """Exports speak of a few entries; all else stays what the base says."""
     _, version = dataset.label_version(base)
-    corrections = sum(split.report[_CORRECTION] for split in exports.values())
-    if 0 < corrections < sum(split.report["rows"] for split in exports.values()):
+    unseen = sum(split.report[source] for split in exports.values() for source in _OF_A_MODEL)
+    if 0 < unseen < sum(split.report["rows"] for split in exports.values()):
         raise InputError(
-            "the export mixes LL-Cp corrections, which yield to humans, with labels that do not",
+            "the export mixes a model's labels, which yield to humans, with labels that do not",
             fix="re-shard the two one after the other",
         )
     splits = {}
@@ -109,6 +110,6 @@ def _over_base(
                 human_negatives_K=dataset.classes.negatives_K,
             )
             continue
-        laid = overlay(table, exports[split].table, patch_wins=not corrections)
+        laid = overlay(table, exports[split].table, patch_wins=not unseen)
         splits[split] = dataclasses.replace(exports[split], table=laid)
     return splits

@@ -17,14 +17,15 @@ import pyarrow as pa
 from sharding.conflicts import MACHINE_RANK
 
 # Rank of a source, most trusted first; the ties of `human` (V2's only source) do not matter. The
-# first and the last human one are our own exports: reviewed candidates, and LL-Cp's corrections,
-# which no human has seen and which therefore yield to every human.
+# first and the last two but machine are our own exports: reviewed candidates, and LL-Cp's
+# corrections and unreviewed candidates, which no human has seen and which yield to every human.
 SOURCES = {
     "reviewed": 0,
     "verification": 1,
     "human": 1,
     "crowdsource-verification": 2,
     "ll-cp-correction": 6,
+    "large-loss": 6,
     "machine": MACHINE_RANK,
 }
 

@@ -260,7 +260,10 @@ def _relabel(dataset: Path, annotations: Path, more: dict[str, Any]) -> None:
     relabel(dataset, annotations, **more)
 
 
-@pytest.mark.parametrize(("source", "wins"), [("reviewed", True), ("ll-cp-correction", False)])
+@pytest.mark.parametrize(
+    ("source", "wins"),
+    [("reviewed", True), ("ll-cp-correction", False), ("large-loss", False)],
+)
 def test_exports_are_laid_over_the_labels(dataset: Path, tmp_path: Path, source, wins) -> None:
     old = Dataset.open(dataset).labels("train")
     (key, index), state = next(item for item in states(old).items() if item[1] == 0)
@@ -282,7 +285,7 @@ def test_mixed_exports_are_refused(dataset: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     rows = [f"{'0' * 16},{s},{MIDS[0]},1" for s in ("reviewed", "ll-cp-correction")]
     (folder / "corrections.csv").write_text("\n".join((HEADER, *rows, "")))
-    with pytest.raises(InputError, match="mixes LL-Cp corrections"):
+    with pytest.raises(InputError, match="mixes a model.s labels"):
         relabel(dataset, folder.parent)
 
 
