@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 
 import pipeline
 import sharding
-from sharding.errors import InputError
+from pipeline import placement, preflight
 from sharding.progress import Progress
 
 Item = TypeVar("Item")
@@ -57,6 +58,9 @@ def connect(address: str | None = None, **options: Any) -> None:
 
     A shipped copy wins over an installed one, so every worker runs exactly the driver's code even
     where a node was set up with an older version.
+
+    Raises:
+        InputError: a node of the cluster cannot run the driver's job (see `pipeline.preflight`).
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -71,30 +75,31 @@ def connect(address: str | None = None, **options: Any) -> None:
         include_dashboard=False,
         **options,
     )
+    _check_nodes()
+
+
+def nodes() -> list[placement.Node]:
+    """What each living node of the cluster offers."""
+    import ray
+
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [placement.Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found]
 
 
 def resources() -> tuple[int, int]:
     """(CPUs, GPUs) of the whole cluster."""
-    import ray
-
-    available = ray.cluster_resources()
-    return int(available.get("CPU", 1)), int(available.get("GPU", 0))
+    found = nodes()
+    return sum(node.cpus for node in found), sum(node.gpus for node in found)
 
 
 def shares(workers: int | None) -> tuple[int, float, int]:
-    """(workers, GPUs per worker, CPUs per worker); by default a worker per GPU, or per two CPUs.
+    """(workers, GPUs per worker, CPUs per worker) on this cluster; see `placement.shares`."""
+    return placement.shares(nodes(), workers)
 
-    Raises:
-        InputError: the cluster has too little for that many workers.
-    """
-    cpus, gpus = resources()
-    count = workers or gpus or max(1, cpus // 2)
-    if count > (gpus or cpus):
-        raise InputError(
-            f"{count} workers, but the cluster has {gpus} GPUs and {cpus} CPUs",
-            fix="lower --workers",
-        )
-    return count, 1.0 if gpus else 0.0, max(1, cpus // count)
+
+def place(fewest: int, most: int, cpus_per_worker: int | None) -> tuple[bool, int]:
+    """(use GPUs, CPUs per worker) on this cluster; see `placement.place`."""
+    return placement.place(nodes(), fewest, most, cpus_per_worker)
 
 
 def wait_for(reference: Any) -> Any:
@@ -200,3 +205,29 @@ def map_parts(
 def _call(function: Callable[[Item], Result], item: Item) -> Result:
     # Ray decorates functions only; going through one lets callers pass partials and builtins.
     return function(item)
+
+
+def _node_facts() -> dict[str, str]:
+    return preflight.facts(code_hash())
+
+
+def _check_nodes(seconds: float = 60.0) -> None:
+    """Compare every node of a cluster with the driver, where there are several."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    present = [node for node in ray.nodes() if node["Alive"]]
+    if len(present) < 2:
+        return
+    asked = {}
+    for node in present:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(_node_facts).options(num_cpus=0, scheduling_strategy=there)
+        asked[node["NodeManagerAddress"]] = task.remote()
+    done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    answers: dict[str, dict[str, str] | None] = dict.fromkeys(asked)
+    for address, reference in asked.items():
+        if reference in done:
+            with contextlib.suppress(ray.exceptions.RayError):  # the node died meanwhile
+                answers[address] = ray.get(reference)
+    preflight.check(_node_facts(), answers)

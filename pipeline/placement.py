@@ -1,0 +1,81 @@
+"""How many workers fit on a cluster, each whole on one node, and how many CPUs each may have.
+
+Sums over the cluster are not enough: a worker of 4 CPUs fits on no node of two nodes with 2, and
+Ray would wait for ever for one that is large enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sharding.errors import InputError
+
+
+class Node(NamedTuple):
+    """What one node offers."""
+
+    cpus: int
+    gpus: int
+
+
+def capacity(nodes: Sequence[Node], cpus: int) -> int:
+    """Workers that fit with so many CPUs each, and one GPU each if there are any."""
+    with_gpus = any(node.gpus for node in nodes)
+    return sum(
+        min(node.cpus // cpus, node.gpus) if with_gpus else node.cpus // cpus for node in nodes
+    )
+
+
+def share(nodes: Sequence[Node], workers: int) -> int:
+    """The most CPUs that each of so many workers can have; 0 if the workers do not fit."""
+    for cpus in range(max((node.cpus for node in nodes), default=0), 0, -1):
+        if capacity(nodes, cpus) >= workers:
+            return cpus
+    return 0
+
+
+def usual(nodes: Sequence[Node]) -> int:
+    """Workers by default: one per GPU, else one per two CPUs of a node, and at least one."""
+    gpus = sum(node.gpus for node in nodes)
+    return gpus or max(1, sum(max(1, node.cpus // 2) for node in nodes if node.cpus))
+
+
+def shares(nodes: Sequence[Node], workers: int | None) -> tuple[int, float, int]:
+    """(workers, GPUs per worker, CPUs per worker); the `usual` number of workers by default.
+
+    Raises:
+        InputError: that many do not fit.
+    """
+    count = workers or usual(nodes)
+    cpus = share(nodes, count)
+    if not cpus:
+        raise _too_many(nodes, f"{count} workers do not fit", "lower --workers")
+    return count, 1.0 if any(node.gpus for node in nodes) else 0.0, cpus
+
+
+def place(
+    nodes: Sequence[Node], fewest: int, most: int, cpus_per_worker: int | None
+) -> tuple[bool, int]:
+    """(use GPUs, CPUs per worker) with which ``most`` workers fit, or as many as possible.
+
+    Raises:
+        InputError: not even ``fewest`` fit.
+    """
+    fitting = min(most, max(fewest, capacity(nodes, 1)))
+    cpus = cpus_per_worker or share(nodes, fitting)
+    if not cpus or capacity(nodes, cpus) < fewest:
+        raise _too_many(
+            nodes,
+            f"{fewest} workers of {cpus or 1} CPUs do not fit",
+            "lower --workers or --cpus-per-worker",
+        )
+    return any(node.gpus for node in nodes), cpus
+
+
+def _too_many(nodes: Sequence[Node], problem: str, fix: str) -> InputError:
+    offers = ", ".join(f"{node.cpus} CPUs {node.gpus} GPUs" for node in nodes)
+    return InputError(
+        f"{problem} on the nodes that have joined ({offers or 'none'})",
+        fix=f"{fix}, or wait until all nodes have joined (`ray status`)",
+    )
