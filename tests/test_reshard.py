@@ -285,7 +285,7 @@ def test_mixed_exports_are_refused(dataset: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     rows = [f"{'0' * 16},{s},{MIDS[0]},1" for s in ("reviewed", "ll-cp-correction")]
     (folder / "corrections.csv").write_text("\n".join((HEADER, *rows, "")))
-    with pytest.raises(InputError, match="mixes a model.s labels"):
+    with pytest.raises(InputError, match="mixes a model's labels"):
         relabel(dataset, folder.parent)
 
 
