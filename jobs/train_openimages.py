@@ -2,54 +2,62 @@
 
 python jobs/train_openimages.py --dataset DIR --method ll-r --method-options delta_rel=0.5
 ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
+python jobs/train_openimages.py --preset coco --method em-apl --print-config
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 
 import tyro
 
+from pipeline import presets, showconfig
 from pipeline.config import TrainConfig
-from pipeline.presets import PRESETS, preset
 from sharding.errors import one_line_errors
 
 
-def parse() -> tuple[TrainConfig, bool]:
-    """Flags over a preset's values, or over the defaults."""
+def parse(arguments: list[str]) -> tuple[TrainConfig, presets.Preset | None, str | None]:
+    """Flags over a preset's values, or over the defaults; what to print instead of training."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
-    first.add_argument("--print-config", action="store_true")
-    chosen, rest = first.parse_known_args()
-    start = preset(chosen.preset) if chosen.preset else tyro.MISSING_NONPROP
-    about = f"{__doc__}\n--preset {{{','.join(sorted(PRESETS))}}}, --print-config"
+    first.add_argument("--print-config", nargs="?", choices=("table", "json"), const="table")
+    chosen, rest = first.parse_known_args(arguments)
+    start = None
+    if chosen.preset:
+        # Read twice: the preset's values depend on the method.
+        first.add_argument("--method")
+        start = presets.preset(chosen.preset, first.parse_known_args(arguments)[0].method)
+    about = f"{__doc__}\n--preset {presets.SPELLING}\n--print-config [table|json]"
     config = tyro.cli(
         TrainConfig,
-        default=start,
+        default=start.config if start else tyro.MISSING_NONPROP,
         args=rest,
         description=about,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return config, chosen.print_config
+    return presets.merged(start, config) if start else config, start, chosen.print_config
 
 
 def main() -> None:
     """Parse, connect, train, say where everything is."""
     with one_line_errors():
-        config, only_print = parse()
-        if only_print:
-            print(json.dumps(config.to_dict(), indent=1))
+        config, start, shown = parse(sys.argv[1:])
+        if shown:
+            rows = showconfig.rows(config, start)
+            print(
+                showconfig.as_json(config, rows) if shown == "json" else showconfig.as_table(rows)
+            )
             return
         from pipeline import cluster, tracking
-        from pipeline.train import TrainingStopped, train
+        from pipeline.train import TrainingFailed, TrainingStopped, train
 
         cluster.connect()
         try:
             result = train(config)
-        except TrainingStopped as stopped:
-            sys.exit(f"error: {stopped}")
+        except (TrainingStopped, TrainingFailed) as ended:
+            print(f"error: {ended}", file=sys.stderr)
+            sys.exit(ended.exit_code)
         print(f"run              {result.directory}")
         print(f"best checkpoint  {result.best}")
         print(f"MLflow           {tracking.browse_command()}  (run {result.mlflow_run_id})")

@@ -24,6 +24,8 @@ RESUMABLE = frozenset(
         "keep_checkpoints",
         "candidates_per_epoch",
         "checkpoint_every",
+        "async_validation",
+        "profile",
         "experiment",
     }
 )
@@ -41,6 +43,10 @@ class ModelConfig:
     """BoostLU slope for positive attribution scores in training; 1 turns it off."""
     alpha_infer: float = 5.0
     """BoostLU slope in inference; 1 turns it off."""
+    dropout: float = 0.0
+    """Share of the feature channels dropped before the head in training."""
+    label_graph: int = 0
+    """Node size of a graph network over classes after the head (curriculum: 1024); 0: none."""
     sync_batchnorm: bool = False
     """Share batch-norm statistics between GPU workers."""
     compile: bool = False
@@ -53,6 +59,11 @@ class ModelConfig:
                     f"{name} is {getattr(self, name):g}; BoostLU amplifies, so it is at least 1",
                     fix=f"pass --{name.replace('_', '-')} 1 to turn BoostLU off",
                 )
+        if not 0 <= self.dropout < 1 or self.label_graph < 0:
+            raise InputError(
+                f"dropout {self.dropout:g}, label_graph {self.label_graph}",
+                fix="dropout is a share below 1, label_graph a size or 0",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +86,8 @@ class DataConfig:
     """Magnitude (1 to 30) of RandAugment's two operations per training image; 0: none."""
     cutout: float = 0.0
     """Side of Cutout's grey square as a share of the image's; 0: none."""
+    antialias: bool = True
+    """Filter before shrinking, as the paper's code does; off is cheaper, for training images."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "shuffle_buffer"):
@@ -97,6 +110,7 @@ class DataConfig:
             flip=self.flip,
             rand_augment=self.rand_augment,
             cutout=self.cutout,
+            antialias=self.antialias,
         )
 
 
@@ -171,6 +185,10 @@ class TrainConfig:
     """Best checkpoints kept, by validation mAP; the latest is always kept too."""
     checkpoint_every: int | None = None
     """Steps between checkpoints within an epoch; by default there is one at each epoch's end."""
+    profile: bool = False
+    """Trace a few steps of the first epoch on the first worker (profile/trace.json.gz)."""
+    async_validation: bool = False
+    """Validate in a task of its own while training goes on; it needs resources of one worker."""
     candidates_per_epoch: int = 1000
     """Unobserved entries of largest loss kept per epoch for the label audit; 0 keeps none."""
     model: ModelConfig = field(default_factory=ModelConfig)

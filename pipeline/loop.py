@@ -26,7 +26,8 @@ class StepStats:
         loss: mean of the global batches' losses.
         modified_fraction: share of label entries the method rejected or corrected.
         images_per_second: over all ranks.
-        wait_fraction: share of this rank's time spent waiting for the loader.
+        wait_fraction: share of the ranks' time spent waiting for the loader.
+        worst_wait_fraction: the same of the rank that waited longest, and all others for it.
     """
 
     step: int
@@ -35,6 +36,7 @@ class StepStats:
     modified_fraction: float
     images_per_second: float
     wait_fraction: float
+    worst_wait_fraction: float
 
 
 def train_epoch(
@@ -106,12 +108,14 @@ class _Meter:
         self._counts += torch.tensor([result.modified_BK.numel(), len(result.batch)])
 
     def read(self, step: int) -> StepStats:
-        sums = torch.cat([self._sums, self._counts.to(self._sums)])
+        waited = self._sums.new_tensor([self.waited])
+        sums = torch.cat([self._sums, self._counts.to(self._sums), waited])
         ranks = 1
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(waited, torch.distributed.ReduceOp.MAX)
             ranks = torch.distributed.get_world_size()
-        loss_sum, modified, entries, images = sums.tolist()
+        loss_sum, modified, entries, images, all_waited = sums.tolist()
         # Each rank's loss is scaled so that the mean over ranks is the global batch's loss.
         loss = loss_sum / ranks / self.steps
         if not torch.isfinite(torch.tensor(loss)):
@@ -124,7 +128,8 @@ class _Meter:
             loss=loss,
             modified_fraction=modified / max(entries, 1),
             images_per_second=images / elapsed,
-            wait_fraction=self.waited / elapsed,
+            wait_fraction=all_waited / ranks / elapsed,
+            worst_wait_fraction=float(waited) / elapsed,
         )
         self.reset()
         return stats

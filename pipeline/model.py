@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline import backbones
 from pipeline.config import ModelConfig
+from pipeline.graphhead import GraphHead
 from pipeline.head import CamHead
 
 # ImageNet statistics, in the 0..255 range that images leave the loader in.
@@ -21,26 +22,47 @@ class CamNet(nn.Module):
     Args:
         backbone: maps (B, 3, H, W) to features (B, D, h, w).
         head: the CAM head over D features.
+        dropout: share of the feature channels dropped before the head in training.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, backbone: nn.Module, head: CamHead) -> None:
+    def __init__(self, backbone: nn.Module, head: CamHead, dropout: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.dropout = nn.Dropout2d(dropout)
+        self._frozen = False
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """uint8 RGB images (B, H, W, 3) to fp32 logits (B, K)."""
-        return self.head(self.features(images_BHWC))
+        return self.head(self.dropout(self.features(images_BHWC)))
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Keep the backbone as it is, in evaluation mode, until told otherwise."""
+        self._frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> CamNet:
+        """Training or evaluation mode; a frozen backbone stays in the latter."""
+        super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
+        return self
 
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """uint8 RGB images (B, H, W, 3) to backbone features (B, D, h, w)."""
         # The permuted view of NHWC bytes already is channels_last: no copy, faster convolutions.
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).to(self.mean.dtype)
-        return self.backbone((images_BCHW - self.mean) / self.std)
+        normal_BCHW = images_BCHW.sub_(self.mean).div_(self.std)
+        if not self._frozen:
+            return self.backbone(normal_BCHW)
+        with torch.no_grad():
+            features_BDHW = self.backbone(normal_BCHW)
+        # DDP waits for a gradient of every parameter: these are 0.
+        return features_BDHW + 0 * sum(p.sum() for p in self.backbone.parameters())
 
 
 def build(config: ModelConfig, num_classes: int) -> CamNet:
@@ -50,17 +72,16 @@ def build(config: ModelConfig, num_classes: int) -> CamNet:
         InputError: unknown backbone or weights name, or a weights file that does not fit.
     """
     backbone, in_features = backbones.build(config.backbone, config.weights)
-    head = CamHead(
-        in_features,
-        num_classes,
-        alpha_train=config.alpha_train,
-        alpha_infer=config.alpha_infer,
-    )
+    slopes = config.alpha_train, config.alpha_infer
+    if config.label_graph:
+        head: CamHead = GraphHead(in_features, num_classes, *slopes, hidden=config.label_graph)
+    else:
+        head = CamHead(in_features, num_classes, *slopes)
     if config.compile:
         backbone.compile()
     # Not the head: its 1x1 weights have two equally valid strides, and DDP warns when the gradient
     # picks the other one.
-    return CamNet(backbone.to(memory_format=torch.channels_last), head)
+    return CamNet(backbone.to(memory_format=torch.channels_last), head, config.dropout)
 
 
 def parameter_groups(model: CamNet, learning_rate: float, head_multiplier: float) -> list[dict]:

@@ -1,65 +1,157 @@
-"""Named configurations.
+"""Named configurations: a data set's published protocol, with any method.
 
 Presets are functions, not files: `ray submit` uploads the job script alone, so everything it
-needs must travel inside the package. Flags override a preset.
+needs must travel inside the package. Flags override a preset, method options are added to its own.
+The values, each with its source, are in `pipeline.methods.presets` and `recipes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.config import (
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    parse_options,
+)
+from pipeline.provenance import Value
 from sharding.errors import InputError
 
+PAPERS = ("pascal", "coco", "nuswide", "cub", "openimages-v3")
+DEMO = "demo"
+PRESETS = (*PAPERS, DEMO)
+ABLATION_ROWS = 7
+SPELLING = f"{'|'.join(PRESETS)}, or {'|'.join(PAPERS)}-ablation-1..{ABLATION_ROWS}"
+_SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
+ALGORITHM = "algorithm"
+"""Told, but not a field: there is no other."""
 
-def paper_openimages_v3(dataset: str = "") -> TrainConfig:
-    """Open Images V3 as in the paper (CVPR 2023, section 4; Large Loss supplement).
 
-    ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A configuration, and where its values come from.
 
-    ResNet-101, 20 epochs, learning rate 2e-5, head x10, LL-R with delta_rel 0.01 % (grid of the
-    supplement: 0.005, 0.01); batch 288 and 224 px are inferred, not published.
+    Attributes:
+        config: complete but for the dataset directory.
+        values: by dotted name as in `TrainConfig.flat`; options as ``method_options.<name>``.
     """
-    return TrainConfig(
-        dataset=dataset,
-        method="ll-r",
-        method_options=("delta_rel=0.01",),
-        workers="4",
-        model=ModelConfig(backbone="resnet101", weights="IMAGENET1K_V1"),
-        data=DataConfig(image_size=224, batch_size=288),
-        optimizer=OptimizerConfig(learning_rate=2e-5, epochs=20),
-    )
+
+    config: TrainConfig
+    values: Mapping[str, Value]
 
 
-def demo(dataset: str = "demo/dataset") -> TrainConfig:
-    """A laptop without GPU: ResNet-18 from scratch on the procedural demo data, two workers.
+def preset(name: str, method: str | None = None) -> Preset:
+    """A data set's protocol with a method, by default ll-r.
 
-    make demo   (about ten minutes on two cores)
+        ray submit ray_cluster.yaml jobs/train_openimages.py -- \\
+            --preset openimages-v3 --method ll-cp --dataset DIR
+
+    Raises:
+        InputError: no such preset, no such method, or a method for a row of the ablation that has
+            another.
     """
-    return TrainConfig(
-        dataset=dataset,
-        experiment="demo",
-        method="ll-r",
-        method_options=("delta_rel=0.2",),
-        workers="2",
-        model=ModelConfig(backbone="resnet18"),
-        data=DataConfig(image_size=96, batch_size=32),
-        optimizer=OptimizerConfig(learning_rate=1e-3, head_multiplier=1.0, epochs=10),
+    base, _, row = name.partition("-ablation-")
+    if base not in PRESETS or (row and base == DEMO):
+        raise InputError(f"no preset {name!r}", fix=f"choose one of {SPELLING}")
+    # Here, because it takes torch: a job's help should not.
+    from pipeline.methods import presets as published
+
+    if row:
+        chosen = _ablation(row, method, base, published.ablation())
+    else:
+        chosen = {"method": Value(method or "ll-r", "ours", "unless --method says otherwise")}
+    own = chosen["method"].value
+    if base == DEMO:
+        options = published.preset("openimages-v3", own).options
+        return _assemble({**_DEMO, **chosen}, {**options, **_demo_options(own)})
+    found = published.preset(base, own)
+    return _assemble({**found.training, **chosen}, found.options)
+
+
+def _ablation(
+    row: str, method: str | None, base: str, rows: Sequence[tuple[float, float, str]]
+) -> dict[str, Value]:
+    """Method and slopes of BoostLU of a row of the paper's ablation, counted from 1."""
+    if row not in map(str, range(1, len(rows) + 1)):
+        raise InputError(f"no row {row!r} in the ablation", fix=f"pass 1 to {len(rows)}")
+    alpha_train, alpha_infer, own = rows[int(row) - 1]
+    if method not in (None, own):
+        raise InputError(
+            f"row {row} of the ablation is of method {own}, not {method}",
+            fix=f"leave out --method, or use --preset {base} with slopes of your own",
+        )
+    source = f"row {row} of the ablation"
+    return {
+        "method": Value(own, "paper", source),
+        "alpha_train": Value(alpha_train, "paper", source),
+        "alpha_infer": Value(alpha_infer, "paper", source),
+    }
+
+
+def merged(start: Preset, config: TrainConfig) -> TrainConfig:
+    """The configuration with the preset's method options beneath its own."""
+    if config.method_options == start.config.method_options:
+        return config
+    own = parse_options(start.config.method_options) | parse_options(config.method_options)
+    return dataclasses.replace(config, method_options=_written(own))
+
+
+def _assemble(training: Mapping[str, Value], options: Mapping[str, Value]) -> Preset:
+    sections: dict[str, dict[str, Any]] = {name: {} for name in ("", *_SECTIONS)}
+    values: dict[str, Value] = {}
+    for name, value in training.items():
+        section = _section(name)
+        values[f"{section}.{name}" if section else name] = value
+        if name != ALGORITHM:
+            sections[section][name] = value.value
+    values |= {f"method_options.{name}": value for name, value in options.items()}
+    config = TrainConfig(
+        **{"dataset": "", **sections[""]},
+        method_options=_written({name: value.value for name, value in options.items()}),
+        **{name: made(**sections[name]) for name, made in _SECTIONS.items()},
     )
+    return Preset(config=config, values=values)
 
 
-PRESETS: Mapping[str, Callable[[], TrainConfig]] = {
-    "openimages-v3": paper_openimages_v3,
-    "demo": demo,
+def _section(name: str) -> str:
+    """The part of the configuration that a value belongs to; "" for the top."""
+    for section, made in _SECTIONS.items():
+        if name in {field.name for field in dataclasses.fields(made)}:
+            return section
+    return "optimizer" if name == ALGORITHM else ""
+
+
+def _written(options: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in options.items())
+
+
+def _demo(value: Any) -> Value:
+    return Value(value, "ours", "for a laptop without GPU, ten minutes on two cores")
+
+
+# ResNet-18 from scratch on the procedural demo data, two workers (make demo).
+_DEMO = {
+    name: _demo(value)
+    for name, value in {
+        "dataset": "demo/dataset",
+        "experiment": "demo",
+        "workers": "2",
+        "backbone": "resnet18",
+        "image_size": 96,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "head_multiplier": 1.0,
+        "epochs": 10,
+    }.items()
 }
 
 
-def preset(name: str) -> TrainConfig:
-    """The preset of that name.
-
-    Raises:
-        InputError: there is none; the message lists those there are.
-    """
-    if name not in PRESETS:
-        raise InputError(f"no preset {name!r}", fix=f"choose one of {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]()
+def _demo_options(method: str) -> dict[str, Value]:
+    if method in ("ll-r", "ll-ct", "ll-cp"):
+        return {"delta_rel": _demo(0.2)}
+    return {"total_epochs": _demo(10)} if method == "em-apl" else {}

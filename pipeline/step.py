@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.config import OptimizerConfig
 from pipeline.loader import Batch, LabelJoin
-from pipeline.methods import Method
+from pipeline.methods import Method, Phase
+from pipeline.model import CamNet
 from pipeline.schedule import factor
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,9 +66,19 @@ class TrainStep:
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.join, self.config = join, config
+        self._phase = Phase()
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(join.device.type, enabled=config.precision == "fp16")
         self._ema = _moving_average(model, config)
+
+    def enter(self, phase: Phase, *, resumed: bool = False) -> None:
+        """Train from now on as the method's epoch wants; ``resumed`` is the epoch under way."""
+        self._phase = phase
+        inner = _unwrapped(self.model)
+        if isinstance(inner, CamNet):
+            inner.freeze_backbone(phase.backbone_frozen)
+        if phase.begins and not resumed:
+            self.optimizer.state.clear()
 
     @property
     def averaged(self) -> nn.Module | None:
@@ -76,9 +87,11 @@ class TrainStep:
 
     def __call__(self, batch: Batch, progress: float = 0.0) -> StepResult:
         """Take one step; ``progress`` is the share of the whole training that is done."""
-        rate = factor(progress, self.config.schedule, self.config.warmup)
+        rate = factor(progress, self.config.schedule, self.config.warmup) * self._phase.rate
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
+        if self._phase.backbone_frozen:  # the first group; weight decay would move it
+            self.optimizer.param_groups[0]["lr"] = 0.0
         self.optimizer.zero_grad(set_to_none=True)
         result = self._backward(batch)
         self._scaler.unscale_(self.optimizer)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +17,26 @@ from typing import Any
 
 import torch
 
-from pipeline import cluster, methods, storage, tracking
-from pipeline import model as models
-from pipeline.config import TrainConfig, differences, parse_options
-from pipeline.loader import Loader
+from pipeline import checkpoint, cluster, launch, methods, storage, tracking
+from pipeline.config import TrainConfig
 from pipeline.loop import NonFiniteLoss
-from pipeline.validation import SCORE, VALIDATION
+from pipeline.validation import SCORE, Validator
 from pipeline.watch import shown
-from pipeline.worker import WITHIN_EPOCH, Worker
+from pipeline.worker import UNSCORED, Worker
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
 
 class TrainingStopped(RuntimeError):
     """Training ended early by its own decision (a loss that is not finite)."""
+
+    exit_code = 3
+
+
+class TrainingFailed(RuntimeError):
+    """Workers or hosts died more often than Ray was told to start them again."""
+
+    exit_code = os.EX_TEMPFAIL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +62,7 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingStopped: the loss became NaN or infinite; the last checkpoint is kept.
+        TrainingFailed: too many workers or hosts died; the same call goes on from there.
     """
     from ray.train import (
         CheckpointConfig,
@@ -61,6 +70,8 @@ def train(config: TrainConfig) -> TrainResult:
         LoggingConfig,
         RunConfig,
         ScalingConfig,
+        TrainingFailedError,
+        ValidationConfig,
     )
     from ray.train.torch import TorchTrainer
 
@@ -70,13 +81,14 @@ def train(config: TrainConfig) -> TrainResult:
         config,
         dataset=storage.absolute(config.dataset),
         storage=storage.absolute(config.storage),
+        method_options=methods.with_absolute_paths(config.method_options),
     )
     dataset = Dataset.open(config.dataset)
-    _check(config, dataset)
-    use_gpu, cpus = _resources(config)
+    launch.check(config, dataset)
+    use_gpu, cpus = launch.resources(config)
     directory = storage.join(config.storage, config.run_name)
-    resumed = _claim(directory, config)
-    run_id = _open_run(config, dataset, directory, resumed)
+    resumed = launch.claim(directory, config)
+    run_id = launch.open_run(config, dataset, directory, resumed)
     tracker = cluster.start_actor(
         tracking.Tracker,
         tracking.tracking_uri(),
@@ -96,6 +108,12 @@ def train(config: TrainConfig) -> TrainResult:
             num_workers=high if low == high else (low, high),
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+        ),
+        validation_config=ValidationConfig(
+            functools.partial(
+                validate_checkpoint, config=config, tracker=tracker, threads=cpus, use_gpu=use_gpu
+            ),
+            ray_remote_kwargs={"num_cpus": cpus, "num_gpus": int(use_gpu)},
         ),
         run_config=RunConfig(
             name=config.run_name,
@@ -117,6 +135,8 @@ def train(config: TrainConfig) -> TrainResult:
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
         status = "FINISHED"
+    except TrainingFailedError as error:
+        raise _failure(error, directory) from error
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -179,12 +199,34 @@ def train_loop(settings: dict[str, Any]) -> None:
         worker.begin(model, directory)
     with contextlib.suppress(NonFiniteLoss):
         for epoch in range(worker.epoch + 1, config.epochs + 1):
-            worker.train(epoch, on_pause=lambda: _report(worker, {SCORE: WITHIN_EPOCH}))
-            _report(worker, worker.validate())
+            worker.train(epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}))
+            if config.async_validation:
+                _report(worker, {"epoch": float(epoch), SCORE: UNSCORED}, validate=True)
+            else:
+                _report(worker, worker.validate())
 
 
-def _report(worker: Worker, metrics: dict[str, float]) -> None:
-    """Hand a checkpoint to Ray, which uploads it while training goes on."""
+def validate_checkpoint(
+    saved: Any, *, config: TrainConfig, tracker: Any, threads: int, use_gpu: bool
+) -> dict[str, float]:
+    """Metrics of a checkpoint, computed by one task while training goes on."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+    with saved.as_directory() as directory:
+        model, meta = checkpoint.load_model(directory)
+    validator = Validator(
+        config=config,
+        dataset=Dataset.open(config.dataset),
+        device=device,
+        threads=threads,
+        tracker=tracker,
+        shown=False,
+    )
+    return validator(model.to(device), epoch=meta.epoch, images_seen=meta.images_seen)
+
+
+def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False) -> None:
+    """Hand a checkpoint to Ray, which uploads (and validates) it while training goes on."""
     import ray.train
 
     saved = None
@@ -192,81 +234,24 @@ def _report(worker: Worker, metrics: dict[str, float]) -> None:
         directory = tempfile.mkdtemp(prefix="checkpoint-")  # Ray removes it after the upload
         worker.save(directory, metrics)
         saved = ray.train.Checkpoint.from_directory(directory)
-    mode = ray.train.CheckpointUploadMode.ASYNC
-    ray.train.report(metrics, checkpoint=saved, checkpoint_upload_mode=mode)
-
-
-def _check(config: TrainConfig, dataset: Dataset) -> None:
-    """Fail here, on the driver, for whatever would fail on every worker."""
-    dataset.labels("train", config.labels)
-    Loader.of_split(dataset, "train", batch_size=1, image_size=1)
-    methods.create(config.method, len(dataset.classes), **parse_options(config.method_options))
-    models.build(config.model, 1)
-
-
-def _resources(config: TrainConfig) -> tuple[bool, int]:
-    """(use GPUs, CPUs per worker); Ray would wait for ever for what is not there."""
-    fewest, most = config.worker_range
-    total_cpus, total_gpus = cluster.resources()
-    cpus = config.cpus_per_worker or max(1, total_cpus // most)
-    needs = [("CPU", fewest * cpus, total_cpus)]
-    if total_gpus:
-        needs.append(("GPU", fewest, total_gpus))
-    for kind, need, present in needs:
-        if present < need:
-            raise InputError(
-                f"{fewest} workers need {need} {kind}s, the cluster has {present}",
-                fix="lower --workers or --cpus-per-worker, or add machines",
-            )
-    return total_gpus > 0, cpus
-
-
-def _claim(directory: str, config: TrainConfig) -> bool:
-    """Write the run's configuration, or check that it is the one already there.
-
-    Returns:
-        Whether the run existed.
-
-    Raises:
-        InputError: a run of this name with another configuration.
-    """
-    location = storage.join(directory, "config.json")
-    stored = storage.read_json(location)
-    if stored is not None:
-        changed = differences(TrainConfig.from_dict(stored), config)
-        if changed:
-            told = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-            raise InputError(
-                f"run {config.run_name!r} exists with another configuration ({told})",
-                file=location,
-                fix="repeat the first command to resume, or choose another --name",
-            )
-    storage.write_json(location, config.to_dict())
-    return stored is not None
-
-
-def _open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bool) -> str:
-    labels, version = dataset.label_version(config.labels)
-    return tracking.open_run(
-        experiment=config.experiment,
-        name=config.run_name,
-        key=directory,
-        resume=resumed,
-        params={**config.flat(), "labels": labels, "num_classes": len(dataset.classes)},
-        tags={
-            "code_hash": cluster.code_hash(),
-            "dataset_digest": dataset.digest,
-            "classes_sha256": dataset.classes.sha256,
-            "mlflow.source.name": "jobs/train_openimages.py",
-            "mlflow.source.type": "JOB",
-        },
-        config=config.to_dict(),
-        inputs=[
-            (split, str(dataset.directory / file.path), file.sha256)
-            for split, file in version.splits.items()
-            if split in ("train", VALIDATION)
-        ],
+    ray.train.report(
+        metrics,
+        checkpoint=saved,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        validation=validate and saved is not None,
     )
+
+
+def _failure(error: Exception, directory: str) -> Exception:
+    """What to tell of a failure that Ray gave up on: bad input, if that is what it was."""
+    causes = list(getattr(error, "worker_failures", {}).values())
+    for cause in causes:
+        while cause is not None:
+            if isinstance(cause, InputError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    reason = str(causes[0] if causes else error).strip().splitlines()[-1]
+    return TrainingFailed(f"{reason}; repeat the command to go on from {directory}")
 
 
 def _best(result: Any) -> str:

@@ -32,6 +32,7 @@ class Validator:
         device, threads: what to decode and compute with.
         tracker: see `pipeline.tracking.Tracker`; the first rank alone talks to it.
         rank, world_size: this rank's share of the images.
+        shown: whether to tell of the progress.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Validator:
         tracker: Any,
         rank: int = 0,
         world_size: int = 1,
+        shown: bool = True,
     ) -> None:
         self.config, self.dataset, self.tracker, self.rank = config, dataset, tracker, rank
+        self._shown = shown and rank == 0
         self._device = device
         self._options = {
             "image_size": config.data.image_size,
@@ -104,6 +107,6 @@ class Validator:
         return loader, LabelJoin(table=table, num_classes=K, device=self._device)
 
     def _show(self, epoch: int, step: int, steps: int) -> None:
-        if self.rank == 0:
+        if self._shown:
             label = f"validate {epoch}/{self.config.epochs}"
             self.tracker.progress(label=label, step=step, steps=steps, note="")

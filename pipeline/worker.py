@@ -9,20 +9,21 @@ from typing import Any, cast
 
 import torch
 
-from pipeline import candidates, checkpoint, cluster, methods
+from pipeline import candidates, checkpoint, cluster, methods, storage
 from pipeline import model as models
 from pipeline.collector import Collector
-from pipeline.config import TrainConfig, parse_options
+from pipeline.config import TrainConfig
 from pipeline.loader import Epoch, LabelJoin, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.position import Position
-from pipeline.step import TrainStep
+from pipeline.profiling import profiled
+from pipeline.step import StepResult, TrainStep
 from pipeline.validation import Validator
 from sharding.manifest import Dataset
 
 _log = logging.getLogger(__name__)
-# Below every score, so that such a checkpoint is kept only while it is the latest.
-WITHIN_EPOCH = -2.0
+# Below every score, so that a checkpoint within an epoch is kept only while it is the latest.
+UNSCORED = -2.0
 
 
 class Worker:
@@ -54,7 +55,10 @@ class Worker:
         self.optimizer = torch.optim.Adam(
             groups, weight_decay=config.optimizer.weight_decay, fused=device.type == "cuda"
         )
-        self.method = methods.create(config.method, K, **parse_options(config.method_options))
+        table = dataset.labels("train", config.labels)
+        self.method = methods.create_for(
+            config, mids=dataset.classes.mids, num_images=len(table.image_ids_N)
+        )
         if isinstance(self.method, methods.WatchesHead):
             self.method.attach(self.model.head)
         options = {
@@ -74,9 +78,7 @@ class Worker:
             seed=config.seed,
             **options,
         )
-        self.join = LabelJoin(
-            table=dataset.labels("train", config.labels), num_classes=K, device=device
-        )
+        self.join = LabelJoin(table=table, num_classes=K, device=device)
         self.collector = Collector(config.candidates_per_epoch, device)
         self.validator = Validator(
             config=config,
@@ -162,21 +164,28 @@ class Worker:
                 )
                 on_pause()
 
+        traced = self.config.profile and self.rank == 0 and epoch == 1
         try:
-            train_epoch(
-                step=self.step,
-                batches=batches,
-                every=max(1, min(50, steps // 10)),
-                on_stats=on_stats,
-                on_step=self.collector.add,
-                done=done,
-                images=images,
-                pause_every=self.config.checkpoint_every,
-                on_pause=pause,
-                max_steps=self.config.max_steps,
-                begun=(epoch - 1) / self.config.epochs,
-                per_step=1 / (steps * self.config.epochs),
-            )
+            with profiled(self._keep_trace if traced else None) as tick:
+
+                def on_step(result: StepResult) -> None:
+                    self.collector.add(result)
+                    tick()
+
+                train_epoch(
+                    step=self.step,
+                    batches=batches,
+                    every=max(1, min(50, steps // 10)),
+                    on_stats=on_stats,
+                    on_step=on_step,
+                    done=done,
+                    images=images,
+                    pause_every=self.config.checkpoint_every,
+                    on_pause=pause,
+                    max_steps=self.config.max_steps,
+                    begun=(epoch - 1) / self.config.epochs,
+                    per_step=1 / (steps * self.config.epochs),
+                )
         except NonFiniteLoss as error:
             if self.rank == 0:
                 cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
@@ -184,8 +193,9 @@ class Worker:
         self.loader, self.position = batches.loader, None
         self._write_candidates(epoch)
         self.method.end_epoch()
-        for _ in range(self.method.passes_wanted()):
-            self._pass_over_training_images()
+        passes = self.method.passes_wanted()
+        for _ in range(passes):
+            self._pass_over_training_images(dropout=passes > 1)
         self.epoch = epoch
 
     def _enter(self, epoch: int) -> Epoch:
@@ -195,9 +205,17 @@ class Worker:
             models.seed_everything(self.config.seed + 1000 * epoch + self.rank)
             self.method.begin_epoch(epoch)
             self.collector.begin()
+            self.step.enter(self.method.phase())
             return self.loader.epoch(epoch)
+        self.step.enter(self.method.phase(), resumed=True)
         self.position.restore(self.method, self.collector, self.device)
         return self.loader.epoch(epoch, done=self.position.step, position=self.position.reader)
+
+    def _keep_trace(self, trace: bytes) -> None:
+        path = "profile/trace.json.gz"
+        run = storage.join(self.config.storage, self.config.run_name)
+        storage.write_bytes(storage.join(run, path), trace)
+        self.tracker.artifact(trace, path)
 
     def _write_candidates(self, epoch: int) -> None:
         """Leave the epoch's candidates in the run's directory and in MLflow."""
@@ -214,9 +232,10 @@ class Worker:
             candidates.publish(found, self.dataset.classes, self.config, self.tracker.artifact)
 
     @torch.no_grad()
-    def _pass_over_training_images(self) -> None:
+    def _pass_over_training_images(self, *, dropout: bool) -> None:
         """Show the method what the network now says of every training image, each once."""
         self.model.eval()
+        self.model.dropout.train(dropout)
         loader = dataclasses.replace(self.loader, train=False)
         for number, batch in enumerate(loader.epoch(0), start=1):
             if len(batch):
@@ -277,10 +296,18 @@ class Worker:
             "train/images_per_second": stats.images_per_second,
             "train/lr": self.optimizer.param_groups[0]["lr"],
             "data/wait_fraction": stats.wait_fraction,
+            "data/wait_fraction_slowest_rank": stats.worst_wait_fraction,
         }
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            values["train/gpu_memory_gb"] = peak / 1e9
         self.tracker.log([(key, value, self.images_seen) for key, value in values.items()])
         self._show(
-            f"epoch {epoch}/{self.config.epochs}", stats.step, steps, f"loss {stats.loss:.4f}"
+            f"epoch {epoch}/{self.config.epochs}",
+            stats.step,
+            steps,
+            f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
+            f"{stats.worst_wait_fraction:.0%} waiting for data",
         )
 
     def _show(self, label: str, step: int, steps: int, note: str = "") -> None:

@@ -19,7 +19,7 @@ from sharding.errors import InputError
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_survive_the_round_trip(name: str) -> None:
-    config = preset(name)
+    config = preset(name).config
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
@@ -64,14 +64,14 @@ def test_options_parse_to_their_types() -> None:
 
 
 def test_default_name_follows_the_method() -> None:
-    config = preset("demo")
+    config = preset("demo").config
     other = dataclasses.replace(config, method="an")
     assert config.run_name != other.run_name
     assert dataclasses.replace(config, name="mine").run_name == "mine"
 
 
 def test_differences_ignore_what_a_resumed_run_may_change() -> None:
-    config = preset("demo")
+    config = preset("demo").config
     longer = dataclasses.replace(
         config, workers="1", optimizer=dataclasses.replace(config.optimizer, epochs=99)
     )

@@ -67,7 +67,7 @@ def test_two_workers_train_on_it(home: Home) -> None:
 
 
 def test_repeating_the_command_with_more_epochs_continues(home: Home) -> None:
-    told = train(home, "--epochs", "2")
+    told = train(home, "--epochs", "2", "--async-validation")
     assert "epoch 2/2" in told
     assert "epoch 1/2" not in told
 
@@ -82,8 +82,10 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
     told = home.run(
         "evaluate_openimages.py",
         *("--checkpoint", "runs/first", "--dataset", "dataset", "--split", "test"),
+        *("--boxes", "dump/ground_truth/test-boxes.csv", "--register", "shapes"),
     )
     assert "BoostLU on" in told
+    assert "pointing game" in told
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{home.directory / 'mlflow.db'}")
@@ -98,6 +100,12 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
     images = sum(shard.images for shard in shards)
     assert [point.step for point in history] == [images, 2 * images]
     assert "test/mAP/all" in evaluation.data.metrics
+    version = client.get_model_version_by_alias("shapes", "best")
+    model = client.get_logged_model(version.model_id)
+    assert model.source_run_id == training.info.run_id
+    linked = {metric.key: metric.value for metric in model.metrics}
+    assert linked["test/mAP/all"] == evaluation.data.metrics["test/mAP/all"]
+    assert 0 <= linked["test/pointing_game/all"] <= 1
     artifacts = {file.path for file in client.list_artifacts(training.info.run_id)}
     assert {"config.json", "eval", "images"} <= artifacts
 

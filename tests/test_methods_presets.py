@@ -8,7 +8,9 @@ import typing
 import pytest
 
 from pipeline import methods
-from pipeline.methods.presets import DATASETS, Provenance, ablation, preset
+from pipeline.methods.presets import ablation, preset
+from pipeline.methods.recipes import DATASETS
+from pipeline.provenance import Provenance
 from sharding.errors import InputError
 
 

@@ -95,7 +95,7 @@ def test_linear_init_has_two_phases() -> None:
     frozen = []
     for epoch in (1, 2, 3):
         method.begin_epoch(epoch)
-        frozen.append(method.backbone_frozen)
+        frozen.append(method.phase().backbone_frozen)
         if epoch < 3:
             method.loss(torch.randn(2, 3, requires_grad=True), labels_BK, ids_B)
             method.end_epoch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -37,14 +38,14 @@ class Recorder:
         return lambda *arguments, **named: self.calls[name].append(arguments or named)
 
 
-def worker_for(squares: Path, method: str, **changes: Any) -> Worker:
+def worker_for(squares: Path, method: str, batch: int = 32, **changes: Any) -> Worker:
     changes = {"candidates_per_epoch": 0, **changes}  # they would go to the working directory
     config = TrainConfig(
         dataset=str(squares),
         method=method,
         method_options=OPTIONS.get(method, ()),
         model=ModelConfig(backbone="resnet18"),
-        data=DataConfig(image_size=32, batch_size=32),
+        data=DataConfig(image_size=32, batch_size=batch),
         optimizer=OptimizerConfig(learning_rate=1e-3, epochs=EPOCHS),
         **changes,
     )
@@ -149,3 +150,14 @@ def test_a_checkpoint_is_enough_to_score(squares: Path, tmp_path: Path) -> None:
     assert meta.mlflow_run_id == "run"
     ours, theirs = model.state_dict(), worker.model.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_profile_is_a_trace_of_some_steps(squares: Path, tmp_path: Path) -> None:
+    worker = worker_for(squares, "an", profile=True, storage=str(tmp_path), batch=8)
+    begin(worker).train(1)
+    ((content, path),) = worker.tracker.calls["artifact"]
+    assert path == "profile/trace.json.gz"
+    assert (tmp_path / worker.config.run_name / path).read_bytes() == content
+    names = {event.get("name") for event in json.loads(gzip.decompress(content))["traceEvents"]}
+    assert {"ProfilerStep#3", "ProfilerStep#5", "aten::conv2d"} <= names
+    assert "ProfilerStep#6" not in names

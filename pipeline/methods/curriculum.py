@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.methods.overlay import Overlay
-from pipeline.methods.predictions import Predictions
+from pipeline.methods.predictions import Predictions, refuse_predictions
 from pipeline.methods.protocol import BaseMethod
 from pipeline.methods.ranks import Group
 from sharding.errors import InputError
@@ -51,6 +51,8 @@ class Curriculum(BaseMethod):
         top: share for strategy "top".
         passes: passes for strategy "uncertainty".
         variance: threshold for strategy "uncertainty".
+        num_images: images of the training set, to refuse at once what does not fit ("score" keeps
+            no predictions); 0 finds out on the way.
         group: process group of the global batch.
     """
 
@@ -70,6 +72,7 @@ class Curriculum(BaseMethod):
         top: float = 0.01,
         passes: int = 20,
         variance: float = 0.01,
+        num_images: int = 0,
         group: Group = None,
     ) -> None:
         super().__init__(num_classes, group=group)
@@ -83,6 +86,9 @@ class Curriculum(BaseMethod):
                 f"{known_rate:g}",
                 fix="keep relabel_every >= 0, passes >= 2, top and known_rate from 0 to 1",
             )
+        if relabel_every and strategy != "score":
+            kept = passes if strategy == "uncertainty" else 1
+            refuse_predictions(num_images * kept, num_classes)
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
         self.normalise, self.known_rate = normalise, known_rate
         self.relabel_every, self.strategy = relabel_every, strategy

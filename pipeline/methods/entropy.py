@@ -10,7 +10,7 @@ import torch
 
 from pipeline.methods.bce import negative_log
 from pipeline.methods.overlay import Overlay
-from pipeline.methods.predictions import Predictions
+from pipeline.methods.predictions import Predictions, refuse_predictions
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
 from pipeline.methods.ranks import Group
 from sharding.errors import InputError
@@ -81,6 +81,8 @@ class PseudoLabeling(EntropyMaximization):
         warmup_epochs: epochs before the first pseudo labels (VOC, COCO 5, NUS 4, CUB 3).
         total_epochs: epochs of the run.
         theta: share of the unobserved entries of a class labelled by the end.
+        num_images: images of the training set, to refuse at once what does not fit; 0 finds out
+            on the way.
         observed_negatives: as of `EntropyMaximization`.
         group: process group of the global batch.
     """
@@ -94,6 +96,7 @@ class PseudoLabeling(EntropyMaximization):
         warmup_epochs: int = 5,
         total_epochs: int = 10,
         theta: float = 0.9,
+        num_images: int = 0,
         observed_negatives: str = "unobserved",
         group: Group = None,
     ) -> None:
@@ -105,6 +108,7 @@ class PseudoLabeling(EntropyMaximization):
                 f"warmup_epochs {warmup_epochs} of {total_epochs}, theta {theta:g}, beta {beta:g}",
                 fix="keep 0 < warmup_epochs < total_epochs, 0 <= theta <= 1 and beta >= 0",
             )
+        refuse_predictions(num_images, num_classes)
         self.beta, self.theta = beta, theta
         self.warmup_epochs, self.total_epochs = warmup_epochs, total_epochs
         self.overlay = Overlay()

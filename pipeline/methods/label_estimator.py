@@ -35,7 +35,8 @@ class LabelEstimator:
     """Per entry: the logit and Adam's two moments."""
 
     def __init__(self, num_classes: int, *, learning_rate: float, seed: int) -> None:
-        self._num_classes, self._learning_rate, self._seed = num_classes, learning_rate, seed
+        self.learning_rate = learning_rate
+        self._num_classes, self._seed = num_classes, seed
         self._steps = 0
         self._row_by_id: dict[int, int] = {}
         # Logits and first and second moments.
@@ -87,7 +88,7 @@ class LabelEstimator:
         corrections = [1 - beta**self._steps for beta in _BETAS]
         divisor_NK = gradient_NK.copy_(square_NK).sqrt_().div_(math.sqrt(corrections[1]))
         divisor_NK.add_(_EPSILON)
-        logits_NK.addcdiv_(mean_NK, divisor_NK, value=-self._learning_rate / corrections[0])
+        logits_NK.addcdiv_(mean_NK, divisor_NK, value=-self.learning_rate / corrections[0])
 
     def hand_over(self) -> None:
         """Re-make the logits from clipped probabilities; Adam starts anew (Linear Init)."""

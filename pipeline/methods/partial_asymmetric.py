@@ -44,8 +44,8 @@ class PartialAsymmetricLoss(BaseMethod):
         clip: margin by which the probability of an absent class is lowered.
         likelihood_topk: unobserved entries ignored per image, taken over the whole batch.
         prior_threshold: classes with a prior above it are ignored where unobserved.
-        prior: one number per class, in class order; keyed by MID where it is stored
-            (`pipeline.methods.prior`).
+        prior: one number per class, in class order; a training takes a file of them or a
+            checkpoint of an earlier P-ASL run, both keyed by MID (`pipeline.methods.prior`).
         prior_epochs: epochs at the start that estimate the prior.
         group: process group of the global batch.
     """

@@ -13,6 +13,7 @@ from pipeline.methods.ranks import Ranks
 from sharding.errors import InputError
 
 _LIMIT = 4 * 1024**3
+_BYTES = 5  # a fp32 logit and an int8 label
 
 
 def refuse_dense(num_images: int, num_classes: int, bytes_each: int, what: str) -> None:
@@ -31,6 +32,11 @@ def refuse_dense(num_images: int, num_classes: int, bytes_each: int, what: str) 
         )
 
 
+def refuse_predictions(num_images: int, num_classes: int) -> None:
+    """Refuse to keep the predictions of so many images."""
+    refuse_dense(num_images, num_classes, _BYTES, "predictions of the training set")
+
+
 class Predictions:
     """Logits and labels of the images seen by this rank in one pass."""
 
@@ -44,7 +50,7 @@ class Predictions:
     ) -> None:
         """Keep a batch, on the host."""
         self._count += len(logits_BK)
-        refuse_dense(self._count, self._num_classes, 5, "predictions of the training set")
+        refuse_predictions(self._count, self._num_classes)
         batch = (logits_BK.detach().float(), labels_BK, sample_ids_B)
         self._parts.append(tuple(part.cpu() for part in batch))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +23,31 @@ def write(path: str | os.PathLike[str], mids: Sequence[str], prior_K: torch.Tens
         pq.write_table(table, temporary)
 
 
+def find(location: str, mids: Sequence[str]) -> torch.Tensor:
+    """The priors that ``location`` holds: a file of them, or a checkpoint of a P-ASL run.
+
+    Raises:
+        InputError: neither, no epoch was finished, or a class is not in it.
+    """
+    if not (Path(location) / "meta.json").is_file():
+        return read(location, mids)
+    from pipeline import checkpoint  # brings the models
+
+    state = checkpoint.load_training(location)["method"]
+    if not float(state.get("prior_images", 0)):
+        raise InputError(
+            "a checkpoint without predicted priors",
+            file=location,
+            fix="pass one of a run of p-asl with --method-options mode=ignore",
+        )
+    prior_K = state["prior_sum"] / state["prior_images"]
+    return _arranged(
+        dict(zip(checkpoint.read_meta(location).mids, prior_K.tolist(), strict=True)),
+        mids,
+        location,
+    )
+
+
 def read(path: str | os.PathLike[str], mids: Sequence[str]) -> torch.Tensor:
     """The priors of the classes ``mids``, float64 (K,), whatever order the file has.
 
@@ -38,6 +64,12 @@ def read(path: str | os.PathLike[str], mids: Sequence[str]) -> torch.Tensor:
             f"not a file of priors ({reason})", file=path, fix="write it with prior.write"
         ) from None
     prior_by_mid = dict(zip(table["mid"].to_pylist(), table["prior"].to_pylist(), strict=True))
+    return _arranged(prior_by_mid, mids, path)
+
+
+def _arranged(
+    prior_by_mid: Mapping[str, float], mids: Sequence[str], path: str | os.PathLike[str]
+) -> torch.Tensor:
     missing = [mid for mid in mids if mid not in prior_by_mid]
     if missing:
         raise InputError(

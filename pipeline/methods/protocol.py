@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,21 @@ import torch
 from pipeline.head import CamHead
 from pipeline.methods.ranks import Group, Ranks
 from sharding.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """How the trainer trains in an epoch.
+
+    Attributes:
+        backbone_frozen: the head alone learns; the backbone stays in evaluation mode.
+        rate: what all learning rates are multiplied with.
+        begins: the optimizer forgets its state first.
+    """
+
+    backbone_frozen: bool = False
+    rate: float = 1.0
+    begins: bool = False
 
 
 class Method(Protocol):
@@ -21,6 +37,9 @@ class Method(Protocol):
 
     def begin_epoch(self, epoch: int) -> None:
         """Enter an epoch, counted from 1; schedules depend on nothing else."""
+
+    def phase(self) -> Phase:
+        """How to train in the epoch just begun."""
 
     def loss(
         self,
@@ -44,7 +63,7 @@ class Method(Protocol):
         """Passes over the training images, without gradient, asked for after `end_epoch`.
 
         The trainer then runs the model over its images that many times, gives each batch to
-        `observe` and calls `end_pass` after each pass.
+        `observe` and calls `end_pass` after each pass; several passes are made with dropout.
         """
 
     def observe(
@@ -114,6 +133,10 @@ class BaseMethod:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`loss` on fp32 logits of a checked shape."""
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+    def phase(self) -> Phase:
+        """The same in all epochs."""
+        return Phase()
 
     def end_epoch(self) -> None:
         """Nothing to merge."""

@@ -14,7 +14,7 @@ from pipeline.methods.assume_negative import ExpectedPositive
 from pipeline.methods.bce import negative_log
 from pipeline.methods.label_estimator import LabelEstimator
 from pipeline.methods.predictions import refuse_dense
-from pipeline.methods.protocol import nothing_modified, require_ids
+from pipeline.methods.protocol import Phase, nothing_modified, require_ids
 from pipeline.methods.ranks import Group
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
@@ -88,15 +88,16 @@ class Role(ExpectedPositive):
 class RoleLinearInit(Role):
     """ROLE + LI: a linear classifier on a frozen backbone first, then everything.
 
-    When the second phase begins, the estimator is re-made from its clipped probabilities and its
-    Adam starts anew. The reference goes on from the best epoch of the first phase, this from the
-    state it is given: load the best checkpoint to do the same.
+    When the second phase begins, the estimator is re-made from its clipped probabilities, and both
+    Adams start anew. Differences from the reference: it goes on from the best epoch of the first
+    phase, this from the last; its first phase reads features extracted once, this augments.
 
     Args:
         num_classes: K.
         expected_num_pos: mean number of positives per image.
         estimator_lr: the estimator's learning rate.
-        linear_epochs: epochs with the backbone frozen (`backbone_frozen`).
+        linear_epochs: epochs with the backbone frozen.
+        linear_rate: multiple of all learning rates in those epochs (COLE: 1e-3 against 1e-5).
         num_images: as of `Role`.
         seed: as of `Role`.
         group: process group of the global batch.
@@ -109,6 +110,7 @@ class RoleLinearInit(Role):
         expected_num_pos: float,
         estimator_lr: float = 1e-4,
         linear_epochs: int = 25,
+        linear_rate: float = 1.0,
         num_images: int = 0,
         seed: int = 0,
         group: Group = None,
@@ -121,20 +123,26 @@ class RoleLinearInit(Role):
             seed=seed,
             group=group,
         )
-        if linear_epochs < 1:
-            raise InputError(f"linear_epochs {linear_epochs}", fix="pass at least 1")
-        self.linear_epochs = linear_epochs
+        if linear_epochs < 1 or linear_rate <= 0:
+            raise InputError(
+                f"linear_epochs {linear_epochs}, linear_rate {linear_rate:g}",
+                fix="pass at least 1 epoch and a positive rate",
+            )
+        self.linear_epochs, self.linear_rate = linear_epochs, linear_rate
+        self._estimator_lr = estimator_lr
 
-    @property
-    def backbone_frozen(self) -> bool:
-        """Whether this epoch trains the head alone."""
-        return self.epoch <= self.linear_epochs
+    def phase(self) -> Phase:
+        """The head alone at first; then everything, with a fresh optimizer."""
+        if self.epoch <= self.linear_epochs:
+            return Phase(backbone_frozen=True, rate=self.linear_rate)
+        return Phase(begins=self.epoch == self.linear_epochs + 1)
 
     def begin_epoch(self, epoch: int) -> None:
         """Hand the estimator over when the second phase begins."""
         super().begin_epoch(epoch)
         if epoch == self.linear_epochs + 1:
             self.estimator.hand_over()
+        self.estimator.learning_rate = self._estimator_lr * self.phase().rate
 
 
 def _half(own_BK: torch.Tensor, other_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:

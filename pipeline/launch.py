@@ -1,0 +1,73 @@
+"""What the driver makes sure of before a worker starts: input, resources, the run's identity."""
+
+from __future__ import annotations
+
+from pipeline import cluster, methods, storage, tracking
+from pipeline import model as models
+from pipeline.config import TrainConfig, differences
+from pipeline.loader import Loader
+from pipeline.validation import VALIDATION
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+
+def check(config: TrainConfig, dataset: Dataset) -> None:
+    """Fail here, on the driver, for whatever would fail on every worker."""
+    table = dataset.labels("train", config.labels)
+    Loader.of_split(dataset, "train", batch_size=1, image_size=1)
+    methods.create_for(config, mids=dataset.classes.mids, num_images=len(table.image_ids_N))
+    models.build(config.model, 1)
+
+
+def resources(config: TrainConfig) -> tuple[bool, int]:
+    """(use GPUs, CPUs per worker); Ray would wait for ever for what is not there."""
+    return cluster.place(*config.worker_range, config.cpus_per_worker)
+
+
+def claim(directory: str, config: TrainConfig) -> bool:
+    """Write the run's configuration, or check that it is the one already there.
+
+    Returns:
+        Whether the run existed.
+
+    Raises:
+        InputError: a run of this name with another configuration.
+    """
+    location = storage.join(directory, "config.json")
+    stored = storage.read_json(location)
+    if stored is not None:
+        changed = differences(TrainConfig.from_dict(stored), config)
+        if changed:
+            told = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+            raise InputError(
+                f"run {config.run_name!r} exists with another configuration ({told})",
+                file=location,
+                fix="repeat the first command to resume, or choose another --name",
+            )
+    storage.write_json(location, config.to_dict())
+    return stored is not None
+
+
+def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bool) -> str:
+    """Start the MLflow run, or find it again; its id."""
+    labels, version = dataset.label_version(config.labels)
+    return tracking.open_run(
+        experiment=config.experiment,
+        name=config.run_name,
+        key=directory,
+        resume=resumed,
+        params={**config.flat(), "labels": labels, "num_classes": len(dataset.classes)},
+        tags={
+            "code_hash": cluster.code_hash(),
+            "dataset_digest": dataset.digest,
+            "classes_sha256": dataset.classes.sha256,
+            "mlflow.source.name": "jobs/train_openimages.py",
+            "mlflow.source.type": "JOB",
+        },
+        config=config.to_dict(),
+        inputs=[
+            (split, str(dataset.directory / file.path), file.sha256)
+            for split, file in version.splits.items()
+            if split in ("train", VALIDATION)
+        ],
+    )
