@@ -23,7 +23,7 @@ test: $(VENV)/installed ## run the test suite
 	@$(BIN)/python -m pytest
 
 test-cluster: $(VENV)/installed ## run the jobs on several hosts made of network namespaces (needs root)
-	@$(BIN)/python -m pytest -m cluster tests/cluster
+	@$(BIN)/python -m pytest -rs -m cluster tests/cluster
 
 check: $(VENV)/installed ## lint, format and types
 	@$(BIN)/ruff check .

@@ -41,9 +41,8 @@ def cluster(machines: dict[str, hosts.Host]) -> Cluster:
         f"python jobs/make_demo_dump.py --output {hosts.SHARED}/dump"
         " --train 96 --validation 32 --test 32 --side 96"
     )
-    laptop.run("ray up --yes --log-style pretty --log-color false ~/cluster.yaml")
     started = Cluster(machines)
-    started.wait_for_nodes(3)
+    started.up()
     return started
 
 

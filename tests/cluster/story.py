@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.hosts import SHARED, Host
@@ -18,11 +19,30 @@ TRAIN = (
 
 
 class Cluster:
-    """A running cluster, used from the laptop."""
+    """A cluster, used from the laptop.
+
+    Args:
+        machines: laptop, head and workers by name.
+    """
 
     def __init__(self, machines: Mapping[str, Host]) -> None:
         self.machines = machines
         self.laptop, self.head = machines["laptop"], machines["head"]
+
+    @property
+    def nodes_by_name(self) -> dict[str, Host]:
+        """The machines that Ray runs on."""
+        return {name: host for name, host in self.machines.items() if name != "laptop"}
+
+    @property
+    def shared(self) -> Path:
+        """The directory that all machines share, seen from outside."""
+        return self.head.disk.parent / "shared"
+
+    def up(self) -> None:
+        """`ray up`, and wait for the workers."""
+        self.laptop.run(f"ray up --yes {_RAY}")
+        self.wait_for_nodes(len(self.nodes_by_name))
 
     def submit(self, job: str, arguments: str, **options: Any) -> str:
         """`ray submit` a job; return what it printed."""
@@ -32,29 +52,42 @@ class Cluster:
         """`ray submit` a job without waiting for it."""
         return self.laptop.start(f"ray submit {_RAY} jobs/{job} -- {arguments}")
 
-    def execute(self, command: str, **options: Any) -> str:
-        """`ray exec` a command on the head."""
-        return self.laptop.run(f"ray exec {_RAY} '{command}'", **options)
+    def submit_ray_job(self, command: str) -> str:
+        """`ray job submit` through a forwarded dashboard port; return the job's log."""
+        return self.laptop.run(
+            "export RAY_AUTH_MODE=token; (ray dashboard ~/cluster.yaml > /tmp/dashboard.log 2>&1 &)"
+            "; until (: > /dev/tcp/localhost/8265) 2> /dev/null; do sleep 0.5; done; "
+            f"ray job submit --address http://localhost:8265 --working-dir jobs -- python {command}"
+        )
 
-    def down(self) -> str:
+    def down(self) -> None:
         """`ray down`."""
-        return self.laptop.run(f"ray down --yes {_RAY}")
+        self.laptop.run(f"ray down --yes {_RAY}")
 
-    def nodes(self) -> list[dict[str, Any]]:
-        """The living nodes, from Ray's State API on the head."""
-        return self.list("nodes", "state=ALIVE")
-
-    def list(self, kind: str, filters: str) -> list[dict[str, Any]]:
+    def list(self, kind: str, *filters: str) -> list[dict[str, Any]]:
         """Ask Ray's State API on the head."""
-        told = self.head.run(f"ray list {kind} --detail --format json --filter {filters}")
+        chosen = " ".join(f"--filter {filter}" for filter in filters)
+        told = self.head.run(f"ray list {kind} --detail --format json {chosen}")
         return json.loads(told[told.index("[") :])
 
-    def wait_for_nodes(self, count: int, seconds: float = 120) -> None:
+    def wait_for_nodes(self, count: int, seconds: float = 180) -> None:
         """Wait until that many nodes have joined."""
         deadline = time.monotonic() + seconds
-        names = ("head", "worker1", "worker2")
-        while sum(bool(self.machines[name].processes("raylet/raylet")) for name in names) < count:
+        while not all(host.processes("raylet/raylet") for host in self.nodes_by_name.values()):
             assert time.monotonic() < deadline, self.head.run("ray status", status=None)
             time.sleep(0.5)
-        while len(self.nodes()) < count:  # dearer: a Python process that connects to the cluster
+        # Dearer: a Python process that connects to the cluster.
+        while len(self.list("nodes", "state=ALIVE")) < count:
             assert time.monotonic() < deadline, self.head.run("ray status", status=None)
+
+    def wait_for_checkpoint(
+        self, run: str, training: subprocess.Popen[str], seconds: float = 240
+    ) -> None:
+        """Wait until Ray counts the first checkpoint of a training as its own."""
+        snapshot = self.shared / f"runs/{run}/checkpoint_manager_snapshot.json"
+        deadline = time.monotonic() + seconds
+        while not (snapshot.is_file() and "checkpoint_2" in snapshot.read_text()):
+            if training.poll() is not None or time.monotonic() > deadline:
+                training.kill()
+                raise AssertionError(f"no checkpoint of {run}: {training.communicate()[0]}")
+            time.sleep(0.2)
