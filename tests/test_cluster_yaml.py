@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster import hosts
+from tests.cluster.clusterfile import for_namespaces
+
 REPOSITORY = Path(__file__).parents[1]
 FILES = ["ray_cluster.yaml", "ray_cluster_onprem.yaml"]
 
@@ -51,6 +54,30 @@ def test_every_node_agrees_on_authentication(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_no_import_on_the_head_can_restart_the_workers(name: str) -> None:
     assert not load(name).get("file_mounts_sync_continuously", False)
+
+
+def test_the_cluster_test_changes_little_of_the_shipped_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    shipped = load("ray_cluster_onprem.yaml")
+    derived = for_namespaces(shipped)
+    validate_config(prepare_config(derived))
+    assert derived.keys() == shipped.keys()
+    changed = {key for key in shipped if shipped[key] != derived[key]}
+    commands = {"setup_commands", "head_start_ray_commands", "worker_start_ray_commands"}
+    assert changed == commands
+    installs = set(shipped["setup_commands"]) - set(derived["setup_commands"])
+    assert installs == {"pip install --requirement ~/openimages/requirements.lock"}
+
+
+def test_a_machine_that_cannot_be_several_says_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("shutil.which", lambda tool, path: None)
+    lacks = hosts.missing()
+    assert "sshd (package openssh-server)" in lacks
+    assert "root" in lacks
 
 
 def test_lock_has_exact_versions_and_no_address() -> None:
