@@ -48,6 +48,9 @@ class Core:
         logits_BK = self.logits_BK.requires_grad_()
         value = loss(logits_BK, self.labels_BK)
         value.backward()
+        if f"{key}_loss_f64" in self:  # the references in float64: what fp32 should come close to
+            exact = self[f"{key}_loss_f64"][at]
+            np.testing.assert_allclose(value.item(), exact, rtol=1e-5, atol=1e-9)
         np.testing.assert_allclose(value.item(), self[f"{key}_loss"][at], rtol=1e-5, atol=1e-9)
         assert logits_BK.grad is not None
         self.check_gradient(logits_BK.grad.numpy(), gradient or f"{key}_grad", at)

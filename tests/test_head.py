@@ -45,6 +45,13 @@ def test_equals_the_reference(shared: Path, layout: torch.memory_format) -> None
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.shared
+def test_alpha_one_equals_the_linear_head_of_the_reference(shared: Path) -> None:
+    golden = np.load(shared / "golden" / "boostlu_head.npz")
+    logits_BK = head_of(golden, 1.0)(torch.from_numpy(golden["boost_feat"])).detach()
+    np.testing.assert_allclose(logits_BK, golden["boost_linear_head_logits"], rtol=1e-4, atol=1e-6)
+
+
 def make(alpha_train: float = 2.0, bias: bool = True) -> tuple[CamHead, torch.Tensor]:
     torch.manual_seed(0)
     head = CamHead(8, 11, alpha_train=alpha_train, alpha_infer=5.0, bias=bias)

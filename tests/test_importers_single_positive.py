@@ -30,6 +30,9 @@ def test_split_equals_the_reference(shared: Path) -> None:
     train, validation = split(60)
     np.testing.assert_array_equal(train, d["train_idx"])
     np.testing.assert_array_equal(validation, d["val_idx"])
+    # The reference subsamples then; at its default share of 1 that keeps everything.
+    np.testing.assert_array_equal(train, d["train_idx_after_ss"])
+    np.testing.assert_array_equal(validation, d["val_idx_after_ss"])
 
 
 def test_one_positive_is_kept_and_nothing_invented() -> None:

@@ -37,6 +37,11 @@ def test_the_variant_of_a_third_party_port(shared: Path, rate: str) -> None:
     (gradient_BK,) = torch.autograd.grad(loss, logits_BK)
     np.testing.assert_allclose(loss.item(), d[f"p{rate}_loss_mean"], rtol=1e-5)
     np.testing.assert_allclose(gradient_BK, d[f"p{rate}_grad_mean"], rtol=1e-4, atol=1e-6)
+    for b, expected in enumerate(d[f"p{rate}_loss_per_sample"]):
+        alone, _ = method.loss(logits_BK[b : b + 1], labels_BK[b : b + 1])
+        np.testing.assert_allclose(alone.item(), expected, rtol=1e-5)
+    factor = method.factor(torch.ones(1)) * 1  # of an image with one known entry
+    np.testing.assert_allclose(factor, d[f"p{rate}_norm_factor"], rtol=1e-6)
 
 
 LABELS_NK = torch.tensor([[1, -1, -1], [0, -1, -1], [-1, -1, -1], [-1, 1, -1]], dtype=torch.int8)

@@ -95,6 +95,8 @@ def test_pseudo_labels_equal_the_reference(shared: Path, world_size: int) -> Non
         for found_NK, expected_NK in zip(matrices, expected, strict=True):
             np.testing.assert_array_equal(found_NK < 0, expected_NK < 0)
             np.testing.assert_allclose(found_NK, expected_NK, rtol=1e-6)
+        per_pass = np.load(shared / "golden" / "apl_n40_c12.npz")["apl_neg_PL_num"]
+        np.testing.assert_array_equal((matrices[0] < 0).sum(0), per_pass)
 
 
 def test_passes_follow_the_warm_up() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import methods
+from pipeline.methods.bce import negative_losses
 from pipeline.methods.large_loss import clean_rate
 from tests.goldenvectors import CORES, Core
 
@@ -38,6 +39,34 @@ def test_equals_the_reference(shared: Path, core: str, key: str) -> None:
         golden.check(lambda x, y, m=method: m.loss(x, y, torch.arange(len(x)))[0], key, at)
         _, mask_BK = method.loss(golden.logits_BK, golden.labels_BK, torch.arange(B))
         np.testing.assert_array_equal(mask_BK.numpy(), golden.mask(key, scheme, epoch))
+        rate = clean_rate(method.epoch, method.delta_rel)
+        np.testing.assert_allclose(rate, golden[f"{key}_clean_rate"][at], rtol=1e-12)
+        if method.epoch > 1:
+            smallest = negative_losses(golden.logits_BK)[mask_BK].min()
+            assert smallest == np.float32(golden[f"{key}_threshold"][at])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("core", CORES[:2])
+def test_the_first_release_differs_in_what_it_keeps(shared: Path, core: str) -> None:
+    """Large Loss Matters: the same losses; its permanent set lacks the entries at the threshold."""
+    golden = Core.load(shared, core)
+    B, K = golden.logits_BK.shape
+    deltas = dict(zip(SCHEMES, 100 * golden["llbig_delta_rel"], strict=True))
+    # From the command line its comparison of names fails, and LL-Cp is LL-Ct.
+    ours = {"LL-R": "ll-r", "LL-Ct": "ll-ct", "LL-Cp is-True": "ll-cp", "LL-Cp argv": "ll-ct"}
+    for at in np.ndindex(golden["llm_loss"].shape):
+        variant, name = str(golden["llm_variants"][at[0]]), ours[str(golden["llm_variants"][at[0]])]
+        delta = deltas["ll-cp"] if variant == "LL-Cp argv" else deltas[name]
+        method: Any = methods.create(name, K, delta_rel=delta)
+        method.begin_epoch(int(golden["llm_epochs"][at[1]]))
+        golden.check(lambda x, y, m=method: m.loss(x, y, torch.arange(len(x)))[0], "llm", at)
+        _, mask_BK = method.loss(golden.logits_BK, golden.labels_BK, torch.arange(B))
+        losses_BK = negative_losses(golden.logits_BK)
+        if mask_BK.any():
+            mask_BK &= losses_BK > losses_BK[mask_BK].min()
+        theirs_BK = np.unpackbits(golden["llm_strict_gt_mask"][at], axis=-1, count=K).astype(bool)
+        np.testing.assert_array_equal(mask_BK.numpy(), theirs_BK)
 
 
 @pytest.mark.shared
@@ -61,15 +90,22 @@ def test_trajectory_equals_the_reference(shared: Path, name: str) -> None:
     labels_NK = torch.from_numpy(d["labels0"])
     for e, order_N in enumerate(torch.from_numpy(d["order"])):
         method.begin_epoch(e + 1)
+        assert clean_rate(e + 1, 2.0) == d[f"{key}_clean_rate"][e]
         for b, rows_B in enumerate(order_N.split(size)):
             logits_BK = torch.from_numpy(d["logits"][e])[rows_B]
             loss, mask_BK = method.loss(logits_BK, labels_NK[rows_B], rows_B * 1000 - 7)
             np.testing.assert_allclose(loss.item(), d[f"{key}_loss"][e, b], rtol=1e-5)
             assert mask_BK.sum() == d[f"{key}_n_modified"][e, b]
+            assert method.k(mask_BK.numel()) == d[f"{key}_k"][e, b]
         method.end_epoch()
         if name == "ll-cp":
             found_NK = method.overlay.apply(labels_NK, torch.arange(24) * 1000 - 7, 1)
             np.testing.assert_array_equal(found_NK.numpy(), d["llcp_labels_after_epoch"][e])
+            if e == 1:  # then the first release, which keeps one entry less per batch, parts
+                theirs_NK = d["llm_llcp_labels_after_epoch"][e] == 1
+                assert not (theirs_NK & (found_NK.numpy() != 1)).any()
+                assert (found_NK == 1).sum() - theirs_NK.sum() == len(order_N.split(size))
+                np.testing.assert_allclose(d["llm_llcp_loss"][:2], d["llcp_loss"][:2], rtol=1e-6)
 
 
 def literal(

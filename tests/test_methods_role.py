@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from pipeline import methods
+from pipeline.methods.role import terms
 from sharding.errors import InputError
 from tests.goldenvectors import CORES, Core
 
@@ -33,6 +34,21 @@ def test_loss_equals_the_reference(shared: Path, core: str) -> None:
     loss = fresh()._loss(golden.logits_BK, estimates_BK, golden.labels_BK == 1)
     (gradient_BK,) = torch.autograd.grad(loss, estimates_BK)
     golden.check_gradient(gradient_BK.numpy(), "role_grad_est_logits")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("core", CORES)
+def test_parts_of_the_loss_equal_the_reference(shared: Path, core: str) -> None:
+    golden = Core.load(shared, core)
+    B, K = golden.logits_BK.shape
+    p_BK = golden.logits_BK.sigmoid()
+    q_BK = torch.from_numpy(golden["role_est_logits"]).sigmoid()
+    terms_BK = terms(p_BK, q_BK, golden.labels_BK == 1)
+    golden.check_gradient(terms_BK.numpy(), "role_loss_matrix")
+    np.testing.assert_allclose(terms_BK.mean(), golden["role_main"], rtol=1e-5)
+    method: Any = methods.create("epr", K, expected_num_pos=float(golden["role_expected_num_pos"]))
+    regulariser = 0.5 * (method.regulariser(p_BK, B) + method.regulariser(q_BK, B))
+    np.testing.assert_allclose(regulariser, golden["role_reg"], rtol=1e-5)
 
 
 @pytest.mark.shared

@@ -79,10 +79,9 @@ class Role(ExpectedPositive):
     ) -> torch.Tensor:
         B = self.ranks.batch_size(logits_BK)
         p_BK, q_BK = torch.sigmoid(logits_BK), torch.sigmoid(estimates_BK)
-        total = _half(p_BK, q_BK.detach(), positive_BK) + _half(q_BK, p_BK.detach(), positive_BK)
-        regulariser = self.regulariser(p_BK, B) + self.regulariser(q_BK, B)
-        main = self.ranks.share(total / (B * self.num_classes))
-        return 0.5 * main + 0.5 * self.ranks.whole(regulariser)
+        regulariser = 0.5 * (self.regulariser(p_BK, B) + self.regulariser(q_BK, B))
+        main = terms(p_BK, q_BK, positive_BK).sum() / (B * self.num_classes)
+        return self.ranks.share(main) + self.ranks.whole(regulariser)
 
 
 class RoleLinearInit(Role):
@@ -145,8 +144,19 @@ class RoleLinearInit(Role):
         self.estimator.learning_rate = self._estimator_lr * self.phase().rate
 
 
+def terms(p_BK: torch.Tensor, q_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
+    """(B, K): what each entry adds to the loss, but for the regulariser.
+
+    Args:
+        p_BK: the classifier's probabilities.
+        q_BK: the estimator's.
+        positive_BK: bool, the observed positives.
+    """
+    classifier_BK = _half(p_BK, q_BK.detach(), positive_BK)
+    return 0.5 * (classifier_BK + _half(q_BK, p_BK.detach(), positive_BK))
+
+
 def _half(own_BK: torch.Tensor, other_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
-    """Sum over entries of the loss of one network, given the other's predictions."""
+    """(B, K): the loss of one network, given the other's predictions."""
     present_BK, absent_BK = negative_log(own_BK), negative_log(1 - own_BK)
-    terms_BK = positive_BK * present_BK + other_BK * present_BK + (1 - other_BK) * absent_BK
-    return terms_BK.sum()
+    return positive_BK * present_BK + other_BK * present_BK + (1 - other_BK) * absent_BK
