@@ -108,7 +108,7 @@ class PartPredictor:
             return
         # Two folders may hold files of one name; the digest keeps their pictures apart.
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        folder = self.config.output / "cams" / Path(part.file).stem
+        folder = self.config.output / bulkplan.CAMS / Path(part.file).stem
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{Path(name).stem[:80]}-{digest}.png"
         path.write_bytes(self.predictor.cam([image_HWC], best).png(0))
@@ -148,7 +148,7 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
 
 
 def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
-    """Write `predictions.json`, last; return the counts in it."""
+    """Write `_SUCCESS`, last; return the counts in it."""
     files = [config.output / part.file for part in parts]
     errors = sum(len(pq.read_table(path, columns=["error"]).drop_null()) for path in files)
     images = sum(pq.read_metadata(path).num_rows for path in files)
@@ -161,7 +161,7 @@ def _seen_everywhere(config: PredictConfig, directory: str) -> str:
     """The checkpoint, or a copy in the output where it was downloaded to this machine alone."""
     if Path(config.checkpoint).exists():
         return directory
-    copy = config.output / "checkpoint"
+    copy = config.output / bulkplan.CHECKPOINT
     for name in ("meta.json", "model.pt"):
         with atomic.replacing(copy / name) as temporary:
             shutil.copyfile(Path(directory, name), temporary)

@@ -17,7 +17,8 @@ from sharding import atomic
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
-PLAN, DONE = "plan.json", "predictions.json"
+# Readers of a directory of Parquet files pass over names that begin so.
+PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 # Options that change how, but not what, is predicted: a repeated command may change them.
 _FREE = {"batch_size", "workers", "output", "checkpoint"}
@@ -30,7 +31,7 @@ class PredictConfig:
     checkpoint: str
     """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
     output: Path
-    """Directory that every worker sees, for part-*.parquet and, last, predictions.json."""
+    """Directory that every worker sees, for part-*.parquet and, last, _SUCCESS."""
     dataset: Path | None = None
     """Predict a split of this dataset,"""
     split: str = "test"
@@ -44,7 +45,7 @@ class PredictConfig:
     threshold: float = 0.0
     """Least probability of a label that is kept."""
     cams: int = 0
-    """Draw the activation maps of this many best labels per image (slow; in output/cams)."""
+    """Draw the activation maps of this many best labels per image (slow; in output/_cams)."""
     images_per_part: int = 1000
     """Images per Parquet file where the input is a folder or a list; else a file per shard."""
     batch_size: int = 32

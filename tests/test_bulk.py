@@ -42,7 +42,7 @@ def test_a_shard_becomes_a_file_with_the_models_labels(
         best = found.top(3)
         assert rows[image_id]["mid"] == [label.mid for label in best]
         assert np.allclose(rows[image_id]["score"], [label.score for label in best], atol=1e-5)
-    assert len(list((tmp_path / "cams/part-000001").glob("*.png"))) == 8
+    assert len(list((tmp_path / "_cams/part-000001").glob("*.png"))) == 8
 
 
 def test_the_threshold_is_a_probability(squares: Path, saved: Path, tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_folder_on_two_workers_resumed(
     before = (config.output / listed[0].file).stat().st_mtime_ns
     told = bulk.predict(config, lambda: None)
     assert told == {"images": 25, "errors": 1, "files": 3}
-    assert json.loads((config.output / "predictions.json").read_text()) == told
+    assert json.loads((config.output / "_SUCCESS").read_text()) == told
     assert (config.output / listed[0].file).stat().st_mtime_ns == before
-    rows = [row for part in listed for row in pq.read_table(config.output / part.file).to_pylist()]
+    rows = pq.read_table(config.output).to_pylist()
     ids = format_image_ids(Dataset.open(squares).labels("test").image_ids_N)
     names = sorted(Path(row["image"]).stem for row in rows)
     assert names == sorted([*ids, "broken"])
