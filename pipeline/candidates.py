@@ -6,10 +6,13 @@ replaces its file.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,10 @@ from sharding.errors import InputError
 from sharding.labels import format_image_ids, parse_image_ids
 
 FOLDER = "candidates"
-KEPT, REJECTED, CORRECTED = DECISIONS = ("kept", "rejected", "corrected")
+# Of the rows of an annotation CSV; `sharding` knows it.
+SOURCE = "large-loss"
+Decision = Literal["kept", "rejected", "corrected"]
+KEPT, REJECTED, CORRECTED = DECISIONS = typing.get_args(Decision)
 _METADATA = b"audit"
 _LARGEST_ARTIFACT = 4 << 20
 # Takes an artifact's content and path, as `tracking.Tracker.artifact` does.
@@ -74,6 +80,27 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.image_ids_N)
+
+    def select(
+        self,
+        *,
+        top: int | None = None,
+        min_probability: float = 0.0,
+        min_loss: float = 0.0,
+        decisions: Sequence[str] = DECISIONS,
+    ) -> Candidates:
+        """Those that pass, of these the first ``top``."""
+        passes_N = (self.probabilities_N >= min_probability) & (self.losses_N >= min_loss)
+        passes_N &= np.isin(self.decisions_N, decisions)
+        kept = np.flatnonzero(passes_N)[:top]
+        columns = ("image_ids_N", "classes_N", "losses_N", "probabilities_N", "decisions_N")
+        return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
+
+    def to_csv(self, classes: ClassTable) -> str:
+        """Rows as of a V3 dump that call every candidate present; they yield to any human's."""
+        rows = zip(format_image_ids(self.image_ids_N), self.classes_N, strict=True)
+        lines = (f"{image_id},{SOURCE},{classes.mids[int(k)]},1\n" for image_id, k in rows)
+        return "".join(["ImageID,Source,LabelName,Confidence\n", *lines])
 
     def to_parquet(self, classes: ClassTable) -> bytes:
         """The content of a Parquet file (equal candidates, equal bytes)."""
@@ -129,6 +156,21 @@ def publish(found: Candidates, classes: ClassTable, config: TrainConfig, upload:
     storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
     if len(content) <= _LARGEST_ARTIFACT:
         upload(content, f"{FOLDER}/{name}")
+
+
+def of_epoch(found: Sequence[Candidates], epoch: int | None) -> Candidates:
+    """The candidates of an epoch, by default of the last.
+
+    Raises:
+        InputError: there are none; names those there are.
+    """
+    by_epoch = {candidates.epoch: candidates for candidates in found}
+    if epoch is not None and epoch not in by_epoch:
+        raise InputError(
+            f"no candidates of epoch {epoch}",
+            fix=f"pass --epoch {min(by_epoch)} to {max(by_epoch)}",
+        )
+    return found[-1] if epoch is None else by_epoch[epoch]
 
 
 def read_run(run: str) -> list[Candidates]:

@@ -102,6 +102,17 @@ def cam_overlay(
     return figure
 
 
+def cam_pictures(
+    image_HWC: npt.NDArray[np.uint8],
+    raw_HW: npt.NDArray[np.floating],
+    boosted_HW: npt.NDArray[np.floating],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Both maps over the image, bare uint8 pixels of its size; arguments as of `cam_overlay`."""
+    norm = _root_scale(raw_HW, boosted_HW)
+    raw_HWC, boosted_HWC = (_blend(image_HWC, cam, norm) for cam in (raw_HW, boosted_HW))
+    return (255 * raw_HWC).round().astype(np.uint8), (255 * boosted_HWC).round().astype(np.uint8)
+
+
 def precision_recall(
     curves: Mapping[str, npt.NDArray[np.float64]],
     levels_L: npt.NDArray[np.float64],
