@@ -64,7 +64,11 @@ def checkup(options: VerifyOptions, parallel: ParallelMap) -> Checkup:
         found = verify(dataset, check_all, quick=options.quick)
         left = found
         if options.repair and found:
-            source = None if options.images is None else open_images(dataset, options.images)
+            source = (
+                None
+                if options.images is None
+                else open_images(dataset, options.images, options.fetch)
+            )
             dataset = repair(dataset, found, source, parallel)
             left = verify(dataset, map, quick=True)
         return Checkup(dataset=dataset, found=tuple(found), left=tuple(left))

@@ -20,8 +20,8 @@ from sharding.commit import (
     quarantine_of,
     write_info,
 )
+from sharding.dispatch import ParallelMap, write_shards
 from sharding.errors import InputError
-from sharding.extend import ParallelMap
 from sharding.manifest import FILE, Dataset, Manifest
 from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
@@ -29,7 +29,6 @@ from sharding.reshard import add_labels
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
 from sharding.verify import sha256_of
-from sharding.writer import write_shard
 
 
 def convert(job: Job, parallel: ParallelMap) -> Summary:
@@ -61,7 +60,8 @@ def convert(job: Job, parallel: ParallelMap) -> Summary:
         if existing is not None and (not todo or _revised(existing, names, todo)):
             unfinished.end(job.output)
             return summarise(job.output, existing, seconds=None)
-        outcomes = sorted([*earlier, *parallel(write_shard, todo)], key=lambda done: done.name)
+        written = write_shards(todo, parallel, planned=tasks)
+        outcomes = sorted([*earlier, *written], key=lambda done: done.name)
         if not any(outcome.shard for outcome in outcomes):
             raise _nothing_usable(job, tasks, outcomes)
         sweep(job.output)  # of workers that were killed

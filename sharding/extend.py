@@ -7,13 +7,14 @@ moment the manifest names them; until then an interrupted job finds them by thei
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sharding.commit import Members
+from sharding.dispatch import ParallelMap, write_shards
 from sharding.images import Treatment
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
@@ -21,13 +22,8 @@ from sharding.plan import ShardPlan, choose_num_shards, plan_split
 from sharding.shardsource import ShardSource
 from sharding.sources import Source
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
-from sharding.writer import write_shard
 
 Ids = npt.NDArray[np.uint64]
-ParallelMap = Callable[
-    [Callable[[ShardTask], ShardOutcome], Sequence[ShardTask]], Iterable[ShardOutcome]
-]
-"""Applies a function to items on other processes; yields results in any order."""
 
 _IMAGE_FILE = re.compile(r"([a-z]+)-(\d{6})\.(?:tar|idx|json)")
 
@@ -91,7 +87,7 @@ def perform(
         if (outcome := finished(task)) is not None and not outcome.failures
     }
     todo = [task for name, task in by_name.items() if name not in done]
-    done.update((outcome.name, outcome) for outcome in parallel(write_shard, todo))
+    done.update((outcome.name, outcome) for outcome in write_shards(todo, parallel))
     for name in sorted(done):
         if done[name].shard is None:
             by_name[name].record.unlink(missing_ok=True)  # the next attempt takes this number

@@ -19,20 +19,17 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from sharding.encoded import BadImage as BadImage
+from sharding.encoded import Buffer as Buffer
 from sharding.errors import InputError
 from sharding.orientation import exif_orientation, turn, upright
 
-Buffer = bytes | bytearray | memoryview
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 80_000_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Up to here bicubic without antialiasing is as good as with it, and six times as fast.
 _NEARLY_THERE = 1.3
-
-
-class BadImage(Exception):
-    """The image cannot be used; ``str(error)`` is the reason, on one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

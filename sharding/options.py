@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from sharding.errors import InputError
+from sharding.fetching import Fetching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,8 @@ class ShardOptions:
     annotations: Path
     """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
     images: str
-    """Folder of images: <id>.jpg, or <split>/<id>.jpg."""
+    """Folder of <id>.jpg or <split>/<id>.jpg; tar archives of them (folder, file or glob); a URL of
+    either (s3, gs, http); "originals" for the URLs of the dump's image lists, or such a list."""
     output: Path
     """Directory of the dataset; repeating the command continues an unfinished one."""
     images_per_shard: int = 4096
@@ -49,6 +51,8 @@ class ShardOptions:
     """Stop at the first bad annotation row or image instead of setting it aside."""
     retry_failed: bool = False
     """Look again for images that were missing or bad; --images may name another place."""
+    fetch: Fetching = field(default_factory=Fetching)
+    """How to fetch images over a network."""
     workers: int | None = None
     """Shards written at once; all CPUs of the cluster by default."""
 
@@ -80,6 +84,8 @@ class ReshardOptions:
     """Folder of an annotation dump (V3 to V7) or of one of our own exports."""
     images: str | None = None
     """Where to look for labelled images that have no pixels yet; they get shards of their own."""
+    fetch: Fetching = field(default_factory=Fetching)
+    """How to fetch images over a network."""
     rewrite: bool = False
     """Write tars that carry the new labels beside the same JPEG bytes; the old ones are removed."""
     make_default: bool = False
@@ -112,5 +118,7 @@ class VerifyOptions:
     """Mend what is broken: indexes, label tables, derived files, and tars if --images is given."""
     images: str | None = None
     """Where the images are, for tars that have to be written again."""
+    fetch: Fetching = field(default_factory=Fetching)
+    """How to fetch images over a network."""
     workers: int | None = None
     """Shards checked at once; all CPUs of the cluster by default."""

@@ -111,7 +111,7 @@ def prepare(options: ShardOptions) -> Job:
             file=options.annotations,
             fix="run jobs/reshard_openimages.py with that dataset",
         )
-    source = open_source(options.images)
+    source = open_source(options.images, options.fetch, dump)
     policy = AnnotationPolicy(
         conflict=options.conflict, machine=options.machine, strict=options.strict
     )

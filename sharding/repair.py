@@ -19,8 +19,8 @@ import numpy as np
 from sharding.atomic import replacing, write_json
 from sharding.card import write_card
 from sharding.commit import TAR_LABELS, arrange, members_in, write_info, write_labels
+from sharding.dispatch import ParallelMap, write_shards
 from sharding.errors import InputError
-from sharding.extend import ParallelMap
 from sharding.images import Treatment
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset, LabelVersion, Manifest, ShardRecord
@@ -31,7 +31,6 @@ from sharding.shardsource import read_index
 from sharding.sources import Source
 from sharding.tasks import FOLDER, ShardTask
 from sharding.verify import Problem
-from sharding.writer import write_shard
 
 
 def repair(
@@ -87,7 +86,7 @@ def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelM
         old_records[task.plan.name] = _read_record(task.record)
         tasks.append(task)
     made = {}
-    for outcome in parallel(write_shard, tasks):
+    for outcome in write_shards(tasks, parallel):
         assert outcome.shard is not None, "a strict task has no failures"
         made[outcome.shard.path] = outcome.shard
         old = old_records[outcome.name]

@@ -13,9 +13,9 @@ from typing import Any
 from sharding import unfinished
 from sharding.atomic import sweep, write_json
 from sharding.commit import TAR_LABELS, NewLabels, members_in, members_of, quarantine_of
+from sharding.dispatch import ParallelMap
 from sharding.errors import InputError
 from sharding.extend import (
-    ParallelMap,
     perform,
     remove_superseded,
     tasks_for_images,
@@ -51,7 +51,11 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
         dump = open_dump(options)
         new = read_labels(dataset, dump, options)
         _refuse_other_content(dataset, new)
-        source = None if options.images is None else open_images(dataset, options.images)
+        source = (
+            None
+            if options.images is None
+            else open_images(dataset, options.images, options.fetch, dump)
+        )
         wanted, added = add_labels(dataset, new, source, parallel, options.make_default)
         against, labelled = dataset.manifest.default_labels, Dataset.open(options.dataset)
         diff: Mapping[str, Any] = {}

@@ -60,7 +60,7 @@ def read_rotations(files: Iterable[DumpFile]) -> Rotations:
     degrees: list[npt.NDArray[np.int16]] = [np.empty(0, np.int16)]
     for file in files:
         for batch in read_image_list(file, ("ImageID", "Rotation")):
-            ids.append(_keys(batch.column("ImageID"), file))
+            ids.append(keys_of(batch.column("ImageID"), file))
             degrees.append(_turns(batch.column("Rotation"), file))
     all_degrees = np.concatenate(degrees)
     known = all_degrees >= 0
@@ -100,7 +100,12 @@ def read_image_list(file: DumpFile, columns: Iterable[str]) -> Iterable[pa.Recor
         ) from None
 
 
-def _keys(column: pa.Array, file: DumpFile) -> npt.NDArray[np.uint64]:
+def keys_of(column: pa.Array, file: DumpFile) -> npt.NDArray[np.uint64]:
+    """Image ids of a list as uint64.
+
+    Raises:
+        InputError: one is malformed.
+    """
     keys, valid = parse_id_column(column)
     if not valid.all():
         bad = column[int(np.argmin(valid))].as_py()[:64].decode(errors="replace")

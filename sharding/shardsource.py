@@ -11,7 +11,7 @@ from typing import Self
 from sharding.errors import InputError
 from sharding.images import BadImage, Buffer
 from sharding.manifest import ShardRecord
-from sharding.sources import MISSING, Reader
+from sharding.sources import MISSING, Reader, Source
 
 
 def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -44,7 +44,7 @@ _REPAIR = "run jobs/verify_dataset.py --repair"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardSource:
+class ShardSource(Source):
     """The images of one tar of a dataset."""
 
     tar: str

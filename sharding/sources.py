@@ -1,21 +1,35 @@
 """Where the encoded images come from.
 
 A `Source` is small and travels to the workers; a `Reader` is opened there and serves one shard.
+Other sources than a directory have files of their own: `sharding.archives`, `sharding.remote`,
+`sharding.originals`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+import numpy as np
+import numpy.typing as npt
+
+from sharding.encoded import MISSING as MISSING
+from sharding.encoded import BadImage, Buffer
 from sharding.errors import InputError
-from sharding.images import BadImage, Buffer
+from sharding.fetching import Fetching
+from sharding.releases import Dump
 
-MISSING = "missing"
+ORIGINALS = "originals"
+"""Instead of a place: the URLs in the dump's own image lists."""
+
+AnyMap = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to items on other processes; yields results in any order."""
 
 
 class Reader(Protocol):
@@ -50,9 +64,25 @@ class Source(Protocol):
         """Where an image lies, for the quarantine table: relative to the source, or a URL."""
         ...
 
+    def staged(
+        self, image_ids_N: npt.NDArray[np.uint64], directory: Path, parallel: AnyMap
+    ) -> AbstractContextManager[Source]:
+        """What has to happen once before shards of these images can be written, and its undoing.
+
+        Args:
+            image_ids_N: all images of the job, also those of shards that are finished.
+            directory: of the dataset; below it is room for what is needed meanwhile.
+            parallel: spreads work over the cluster.
+        """
+        return contextlib.nullcontext(self)
+
+    def only(self, image_ids: Sequence[str]) -> Source:
+        """The same for a few images: small enough to travel with each task."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
-class DirectorySource:
+class DirectorySource(Source):
     """A directory of `<id>.jpg` or of `<split>/<id>.jpg`, or of both."""
 
     directory: str
@@ -137,10 +167,36 @@ def _holds_jpeg(folder: Path) -> bool:
         return any(entry.name.endswith(".jpg") for entry in entries)
 
 
-def open_source(images: str) -> Source:
-    """The source that ``--images`` names.
+def open_source(images: str, fetching: Fetching | None = None, dump: Dump | None = None) -> Source:
+    """The source that ``--images`` names: a directory, archives, a URL, or a list of URLs.
+
+    Args:
+        images: as the user named it.
+        fetching: how patiently, over a network.
+        dump: whose image lists `ORIGINALS` means.
 
     Raises:
         InputError: it is missing, or nothing in it can be an image.
     """
+    # Imported as needed: a directory wants neither an HTTP client nor a cloud's.
+    fetching = fetching or Fetching()
+    if images == ORIGINALS or images.endswith((".csv", ".csv.gz")):
+        from sharding.originals import OriginalsSource
+
+        if images != ORIGINALS:
+            return OriginalsSource.of_list(images, fetching)
+        if dump is None:
+            raise InputError(
+                "there is no dump here whose image lists name the originals",
+                fix="give --images the image list itself (images.csv)",
+            )
+        return OriginalsSource.of_dump(dump, fetching)
+    from sharding.archives import ArchiveSource, names_archives
+
+    if names_archives(images):
+        return ArchiveSource.open(images, fetching)
+    if "://" in images:
+        from sharding.remote import RemoteSource
+
+        return RemoteSource.open(images, fetching)
     return DirectorySource.open(images)

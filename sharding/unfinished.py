@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from sharding.atomic import sweep, write_json
 from sharding.errors import InputError
 
 FILE = "unfinished.json"
+STAGING = "staging"
+"""Folder of what a job needs meanwhile; a continued job finds it there."""
 
 
 @contextlib.contextmanager
 def holding(directory: Path) -> Iterator[None]:
     """Hold a directory against other jobs; it is released even by `kill -9`.
+
+    Once the work inside has succeeded, `STAGING` is removed.
 
     Raises:
         InputError: another job holds it, or it cannot be made.
@@ -37,6 +42,7 @@ def holding(directory: Path) -> Iterator[None]:
     try:
         _lock(descriptor, directory)
         yield
+        shutil.rmtree(directory / STAGING, ignore_errors=True)
     finally:
         os.close(descriptor)
 

@@ -29,7 +29,9 @@ from sharding.quarantine import Quarantine
 from sharding.shardsource import read_index
 from sharding.tasks import FOLDER
 
-OURS = re.compile(r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json)")
+OURS = re.compile(
+    r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json|staging/\w+\.\w+)"
+)
 """Paths that only our jobs write: orphans of these may be removed."""
 
 ParallelCheck = Callable[

@@ -10,8 +10,8 @@ from sharding import unfinished
 from sharding.atomic import sweep
 from sharding.commit import NewLabels, arrange, members_in
 from sharding.convert import convert
+from sharding.dispatch import ParallelMap
 from sharding.errors import InputError
-from sharding.extend import ParallelMap
 from sharding.importers.prepare import ImportJob
 from sharding.importers.published import comparison
 from sharding.labels import LabelTable

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Self
 
 from sharding.errors import InputError
+from sharding.fetching import Fetching
 from sharding.images import BadImage
 from sharding.importers.names import FILE as NAMES_FILE
 from sharding.importers.names import Names
 from sharding.manifest import Dataset
+from sharding.releases import Dump
 from sharding.sources import MISSING, Reader, Source, open_source
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedSource:
+class NamedSource(Source):
     """A folder of images with a name for every id.
 
     Attributes:
@@ -48,14 +50,22 @@ class NamedSource:
         return self.names.get(image_id, image_id)
 
 
-def open_images(dataset: Dataset, images: str) -> Source:
+def open_images(
+    dataset: Dataset, images: str, fetching: Fetching | None = None, dump: Dump | None = None
+) -> Source:
     """The source of a dataset's images: by their own names where they were imported.
+
+    Args:
+        dataset: that needs them.
+        images: as the user named their place.
+        fetching: how patiently, over a network.
+        dump: whose image lists "originals" means.
 
     Raises:
         InputError: it is missing, or nothing in it can be an image.
     """
     if not (dataset.directory / NAMES_FILE).is_file():
-        return open_source(images)
+        return open_source(images, fetching, dump)
     if not Path(images).is_dir():
         raise InputError(
             "image directory is missing", file=images, fix="check the path of --images"

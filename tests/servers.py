@@ -1,0 +1,126 @@
+"""Servers that fail on request: a web server of a few files, and S3 by moto behind a gate.
+
+``faults`` lists what happens to the next requests of a path, one entry each: an HTTP status, "hang"
+(no answer within the client's patience), "short" (the connection closes amid the body), or "close".
+Afterwards requests succeed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Fault = int | str
+HANG = 1.0
+
+
+class Web:
+    """Files by path, faults by path, and the paths that were asked for."""
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        self.files = files or {}
+        self.faults: dict[str, list[Fault]] = {}
+        self.asked: list[str] = []
+        self.together = self.most_together = 0
+        self.delay = 0.0
+        self.url = ""
+        self.lock = threading.Lock()
+
+    def fault(self, path: str) -> Fault | None:
+        with self.lock:
+            self.asked.append(path)
+            return self.faults[path].pop(0) if self.faults.get(path) else None
+
+
+@contextlib.contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[Web]:
+    """A web server on a port of its own, in a thread."""
+    web = Web(files)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            with web.lock:
+                web.together += 1
+                web.most_together = max(web.most_together, web.together)
+            try:
+                time.sleep(web.delay)
+                self._answer(body=True)
+            finally:
+                with web.lock:
+                    web.together -= 1
+
+        def _answer(self, body: bool) -> None:
+            path = self.path.lstrip("/")
+            fault = web.fault(path) if body else None
+            if fault == "hang":
+                time.sleep(HANG)
+            if fault in ("hang", "close"):
+                self.close_connection = True
+                return
+            content = web.files.get(path)
+            status = fault if isinstance(fault, int) else 200 if content is not None else 404
+            content = content if status == 200 and content is not None else b"sorry"
+            if status == 200 and (wanted := self.headers.get("Range")):
+                first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
+                content, status = content[first : last + 1], 206
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                short = fault == "short"
+                self.wfile.write(content[: len(content) // 2] if short else content)
+                self.close_connection = self.close_connection or short
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    web.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def s3() -> Iterator[Web]:
+    """A moto S3 server; ``faults`` are by path `bucket/key`, for GET requests."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    web, inner = Web(), DomainDispatcherApplication(create_backend_app)
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"].lstrip("/")
+        fault = web.fault(path) if environ["REQUEST_METHOD"] == "GET" else None
+        if fault == "hang":
+            time.sleep(HANG)
+        if isinstance(fault, int):
+            start(f"{fault} Sorry", [("Content-Type", "text/plain"), ("Content-Length", "5")])
+            return [b"sorry"]
+        body = inner(environ, start)
+        if fault == "short":
+            whole = b"".join(body)
+            return [whole[: len(whole) // 2]]
+        return body
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    web.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
