@@ -97,7 +97,7 @@ class Host:
             preexec_fn=_die_with_parent,
         )
 
-    def run(self, command: str, *, status: int | None = 0, timeout: float = 240) -> str:
+    def run(self, command: str, *, status: int | None = 0, timeout: float = 400) -> str:
         """Run a command to its end; return all it printed.
 
         Args:

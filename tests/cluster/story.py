@@ -81,7 +81,7 @@ class Cluster:
             assert time.monotonic() < deadline, self.head.run("ray status", status=None)
 
     def wait_for_checkpoint(
-        self, run: str, training: subprocess.Popen[str], seconds: float = 240
+        self, run: str, training: subprocess.Popen[str], seconds: float = 400
     ) -> None:
         """Wait until Ray counts the first checkpoint of a training as its own."""
         snapshot = self.shared / f"runs/{run}/checkpoint_manager_snapshot.json"

@@ -13,7 +13,7 @@ from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED
 from tests.cluster.story import TRAIN, Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 EPOCHS = 4
 
 
@@ -78,7 +78,7 @@ def test_a_host_that_is_lost_in_training_costs_no_point_of_the_curve(cluster: Cl
     )
     cluster.wait_for_checkpoint("second", submitted)
     assert cluster.machines["worker2"].kill("raylet/raylet")
-    told, _ = submitted.communicate(timeout=400)
+    told, _ = submitted.communicate(timeout=600)
     print(told)
     assert submitted.returncode == 0
     assert curve(cluster, "second") == expected_curve(cluster)
