@@ -1,0 +1,120 @@
+"""Methods that change how an epoch is trained, or the model, as the trainer runs them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.head import CamHead
+from pipeline.model import CamNet
+from pipeline.worker import Worker
+from sharding.manifest import Dataset
+from tests.distributed import run_ranks
+from tests.test_worker import Recorder
+
+
+def begun(squares: Path, method: str, *options: str, **network: Any) -> Worker:
+    config = TrainConfig(
+        dataset=str(squares),
+        method=method,
+        method_options=options,
+        candidates_per_epoch=0,
+        model=ModelConfig(backbone="resnet18", **network),
+        data=DataConfig(image_size=32, batch_size=32),
+        optimizer=OptimizerConfig(learning_rate=1e-3, epochs=2, head_multiplier=1.0),
+    )
+    worker = Worker(
+        config=config,
+        dataset=Dataset.open(squares),
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        threads=1,
+        tracker=Recorder(),
+        run_id="run",
+    )
+    worker.begin(worker.model, None)
+    return worker
+
+
+def weights_of(worker: Worker) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(worker.model.state_dict())
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Parts of the network, head or backbone, that are not what they were."""
+    return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+
+
+def test_linear_init_trains_the_head_alone_and_then_everything(squares: Path) -> None:
+    worker = begun(squares, "role-li", "expected_num_pos=2.0", "linear_epochs=1", "linear_rate=2.0")
+    start = weights_of(worker)
+    worker.train(1)
+    linear = weights_of(worker)
+    assert changed(start, linear) == {"head"}, "batch norm's statistics included"
+    assert worker.optimizer.param_groups[1]["lr"] == pytest.approx(
+        2 * worker.config.optimizer.learning_rate * worker.config.optimizer.head_multiplier
+    )
+    worker.train(2)
+    assert changed(linear, weights_of(worker)) == {"head", "backbone"}
+    steps = {int(state["step"]) for state in worker.optimizer.state.values()}
+    assert steps == {worker.loader.plan.steps}, "Adam starts anew"
+
+
+def test_curriculum_with_its_graph_trains_and_relabels(squares: Path) -> None:
+    options = ("relabel_every=1", "positive_threshold=0.0", "negative_threshold=0.0")
+    worker = begun(squares, "curriculum", *options, label_graph=16)
+    before = weights_of(worker)
+    worker.train(1)
+    moved = {
+        key for key, value in weights_of(worker).items() if not torch.equal(before[key], value)
+    }
+    assert "head.graph.message.weight" in moved
+    assert len(worker.method.overlay) > 0
+    metrics = worker.validate()
+    assert 0 <= metrics["val/mAP/all"] <= 1
+
+
+def test_dropout_is_on_in_the_passes_that_compare_predictions(
+    squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("relabel_every=1", "strategy=uncertainty", "passes=2", "variance=1e9")
+    worker = begun(squares, "curriculum", *options, dropout=0.5)
+    passes: list[torch.Tensor] = []
+    observe = worker.method.observe
+
+    def remembering(logits_BK: torch.Tensor, *more: torch.Tensor) -> None:
+        passes.append(logits_BK.clone())
+        observe(logits_BK, *more)
+
+    monkeypatch.setattr(worker.method, "observe", remembering)
+    worker.train(1)
+    half = len(passes) // 2
+    assert not torch.equal(torch.cat(passes[:half]), torch.cat(passes[half:]))
+    assert not worker.model.backbone.training, "all else as in inference"
+    assert len(worker.method.overlay) > 0
+
+
+def frozen_step(rank: int) -> tuple[float, float]:
+    """Largest gradients (backbone, head) of a second step under DDP."""
+    torch.manual_seed(0)
+    network = CamNet(torch.nn.Conv2d(3, 4, 3), CamHead(4, 3))
+    network.freeze_backbone(True)
+    model = torch.nn.parallel.DistributedDataParallel(network)
+    for _ in range(2):  # DDP complains of parameters without gradient in the second
+        model.zero_grad()
+        model(torch.randint(0, 255, (2, 8, 8, 3), dtype=torch.uint8)).sum().backward()
+    parts = (network.backbone, network.head)
+    backbone, head = (max(float(p.grad.abs().max()) for p in m.parameters()) for m in parts)
+    return backbone, head
+
+
+def test_a_frozen_backbone_leaves_no_rank_waiting() -> None:
+    for backbone, head in run_ranks(frozen_step, 2):
+        assert backbone == 0
+        assert head > 0
