@@ -55,7 +55,8 @@ class Collector:
             return
         logits_E, labels_E = result.logits_BK.reshape(-1), result.labels_BK.reshape(-1)
         modified_E = result.modified_BK.reshape(-1)
-        self._counts += torch.stack([(labels_E == UNOBSERVED).sum(), modified_E.sum()])
+        counted = (labels_E == UNOBSERVED, modified_E)
+        self._counts += torch.stack([torch.count_nonzero(mask_E) for mask_E in counted])
         if self._device.type == "cpu":
             places_F = positions_from(logits_E, self._bound, labels_E, UNOBSERVED)
         else:  # to list those that reach the bound would wait for the device
