@@ -18,7 +18,13 @@ from tests.test_methods_registry import REQUIRED
 K, EPOCHS = 12, 3
 # Shares differ in size, and one rank has nothing.
 SHARES = {1: [[14]], 2: [[9, 5], [14, 0]], 4: [[5, 0, 7, 2], [4, 4, 4, 2]]}
-SEVERAL = {"ll-r": 7.0, "ll-ct": 7.0, "ll-cp": 5.0}  # percent, so that many are selected
+# So that many are selected, and by the estimated prior too.
+SEVERAL: dict[str, dict[str, Any]] = {
+    "ll-r": {"delta_rel": 7.0},
+    "ll-ct": {"delta_rel": 7.0},
+    "ll-cp": {"delta_rel": 5.0},
+    "p-asl": {"prior_epochs": 1, "prior_threshold": 0.52, "likelihood_topk": 1},
+}
 
 
 def global_batch(epoch: int, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -35,15 +41,17 @@ def share_of(rank: int, sizes: list[int], tensors: Any) -> list[torch.Tensor]:
     return [tensor[first : first + sizes[rank]] for tensor in tensors]
 
 
-def train(rank: int, sizes: list[int], name: str) -> dict[str, Any]:
-    """A few epochs of one step each; everything a method gives."""
-    options = REQUIRED.get(name, {})
-    if name in SEVERAL:
-        options = {"delta_rel": SEVERAL[name]}
+def train(
+    rank: int, sizes: list[int], name: str, state: Any = None, last: int = EPOCHS
+) -> dict[str, Any]:
+    """A few epochs of one step each, the last alone from a state; everything a method gives."""
+    options = SEVERAL.get(name, REQUIRED.get(name, {}))
     torch.manual_seed(0)
     method = methods.create(name, K, **options)
     losses, masks, gradients = [], [], []
-    for epoch in range(1, EPOCHS + 1):
+    if state is not None:
+        method.load_state_dict(state)
+    for epoch in range(1 if state is None else last, last + 1):
         method.begin_epoch(epoch)
         logits_BK, labels_BK, ids_B = share_of(rank, sizes, global_batch(epoch, name))
         logits_BK.requires_grad_()
@@ -53,8 +61,13 @@ def train(rank: int, sizes: list[int], name: str) -> dict[str, Any]:
         losses.append(loss.item())
         masks.append(mask_BK.numpy())
         gradients.append(logits_BK.grad.numpy())
-    state = dict(leaves_of(method.state_dict()))
-    return {"losses": losses, "masks": masks, "gradients": gradients, "state": state}
+    return {
+        "losses": losses,
+        "masks": masks,
+        "gradients": gradients,
+        "state": dict(leaves_of(method.state_dict())),
+        "states": method.state_dict(),
+    }
 
 
 def leaves_of(state: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:
@@ -159,3 +172,33 @@ def test_a_rank_that_raises_is_told() -> None:
 
     with pytest.raises(AssertionError, match=r"rank 1 raised(.|\n)*no luck"):
         run_ranks(fail, 2)
+
+
+def go_on(rank: int, sizes: list[int], states: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """One more epoch from states that another world size wrote."""
+    return {name: train(rank, sizes, name, state) for name, state in states.items()}
+
+
+def states_after(rank: int, sizes: list[int]) -> dict[str, Any]:
+    return {name: train(rank, sizes, name, last=EPOCHS - 1)["states"] for name in methods.names()}
+
+
+def test_state_goes_on_at_another_world_size() -> None:
+    alone = train_all(0, [14])
+    (written, *_) = run_ranks(states_after, 4, SHARES[4][0])
+    for world_size, sizes in ((1, [14]), (2, SHARES[2][0])):
+        if world_size == 1:
+            ranks = [go_on(0, sizes, written)]
+        else:
+            ranks = run_ranks(go_on, world_size, sizes, written)
+        for name, expected in alone.items():
+            found = [result[name] for result in ranks]
+            np.testing.assert_allclose(
+                np.mean([r["losses"] for r in found]), expected["losses"][-1], rtol=1e-4
+            )
+            mask_BK = np.concatenate([r["masks"][0] for r in found])
+            np.testing.assert_array_equal(mask_BK, expected["masks"][-1], err_msg=name)
+            gradient_BK = np.concatenate([r["gradients"][0] for r in found]) / world_size
+            np.testing.assert_allclose(
+                gradient_BK, expected["gradients"][-1], rtol=1e-3, atol=1e-6, err_msg=name
+            )
