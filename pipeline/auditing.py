@@ -46,7 +46,9 @@ class AuditConfig:
     sheet: bool = True
     """Write the review sheet as well; it takes a forward pass per image."""
     checkpoint: str | None = None
-    """Whose activation maps the sheet shows; default: the run's best."""
+    """Whose activation maps or corrections; default: the run's best."""
+    corrections: bool = False
+    """Write what ll-cp corrected for good, all of it, to train.csv instead of candidates."""
     truth: str | None = None
     """Labels known in full: a label version, a dump, or a folder like the demo's ground_truth."""
     log: bool = False
@@ -64,6 +66,8 @@ def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> 
         InputError: the run, the dataset, the epoch or the truth is not there, or do not match.
     """
     location = storage.absolute(config.run)
+    if config.corrections:
+        return _export_corrections(config, location)
     epochs = candidates.read_run(location)
     dataset = _dataset(config, location)
     told = []
@@ -75,7 +79,7 @@ def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> 
         min_loss=config.min_loss,
         decisions=config.decisions,
     )
-    name = f"{location.rstrip('/').rpartition('/')[2]}-epoch-{found.epoch:03d}"
+    name = f"{_name_of(location)}-epoch-{found.epoch:03d}"
     output = config.output or Path(f"export-{name}")
     with replacing(output / f"{SPLIT}.csv") as temporary:
         temporary.write_text(found.to_csv(dataset.classes), encoding="utf-8")
@@ -86,6 +90,21 @@ def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> 
         command = _write_sheet(sheet, found, name, checkpoint, dataset, read_images)
         told += [f"to review   {sheet}  (open it in a browser)", f"then        {command}"]
     return "\n".join(told)
+
+
+def _export_corrections(config: AuditConfig, location: str) -> str:
+    from pipeline import corrections, locate
+
+    directory = locate.checkpoint_directory(config.checkpoint or location)
+    text, count = corrections.to_csv(directory, _dataset(config, location).classes)
+    output = config.output or Path(f"export-{_name_of(location)}-corrections")
+    with replacing(output / f"{SPLIT}.csv") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return f"corrections  {output / f'{SPLIT}.csv'}  ({count:,})"
+
+
+def _name_of(location: str) -> str:
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def _dataset(config: AuditConfig, location: str) -> Dataset:
