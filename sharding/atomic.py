@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import errno
 import json
 import os
 import secrets
@@ -10,7 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sharding.errors import InputError
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
 _TEMPORARY = ".tmp."
+_WAITING: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
+    "files that appear together", default=None
+)
 
 
 @contextlib.contextmanager
@@ -20,19 +29,50 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     The file is fsynced before the rename and its directory after it, so that a power cut leaves
     the old file or the new one. On an exception the temporary file is removed and ``path`` is
     untouched. Missing parent directories are created.
+
+    Raises:
+        InputError: the disk is full.
     """
     final = Path(path)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f"{final.name}{_TEMPORARY}{secrets.token_hex(4)}")
+    waiting = _WAITING.get()
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, final)
-        _fsync_directory(final.parent)
-    except BaseException:
+        if waiting is not None:
+            waiting.append((temporary, final))
+        else:
+            _appear(temporary, final)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise InputError(
+                f"cannot be written ({os.strerror(error.errno)})",
+                file=final,
+                fix="free some space, then repeat the command: what is finished is kept",
+            ) from None
         raise
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What `replacing` writes inside appears at the end, in the order written, or not at all.
+
+    A disk that fills up amid several files then leaves all of them as they were. Inside, what was
+    written cannot be read back yet.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    token = _WAITING.set(waiting)
+    try:
+        yield
+        while waiting:
+            _appear(*waiting.pop(0))
+    finally:
+        _WAITING.reset(token)
+        for temporary, _ in waiting:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -52,6 +92,11 @@ def sweep(directory: str | os.PathLike[str]) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def _appear(temporary: Path, final: Path) -> None:
+    os.replace(temporary, final)
+    _fsync_directory(final.parent)
 
 
 def _fsync_directory(directory: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sharding.atomic import together
 from sharding.card import write_card
 from sharding.commit import (
     Members,
@@ -38,21 +39,22 @@ def publish(
     """
     directory, manifest = dataset.directory, dataset.manifest
     shards = tuple(sorted((part.shard for part in members), key=lambda shard: shard.path))
-    version = label_version(directory, new, members)
-    others = {name: old for name, old in manifest.labels.items() if name != new.name}
-    if shards != manifest.shards:
-        others = {name: _rearranged(dataset, name, members) for name in others}
-    quarantine.write(directory / QUARANTINE_FILE)
-    write_info(directory, manifest.name, shards)
-    changed: Manifest = dataclasses.replace(
-        manifest,
-        labels={**others, new.name: version},
-        shards=shards,
-        quarantined=len(quarantine),
-        **changes,
-    )
-    write_card(directory, changed, dataset.classes)
-    changed.write(directory)
+    with together():
+        version = label_version(directory, new, members)
+        others = {name: old for name, old in manifest.labels.items() if name != new.name}
+        if shards != manifest.shards:
+            others = {name: _rearranged(dataset, name, members) for name in others}
+        quarantine.write(directory / QUARANTINE_FILE)
+        write_info(directory, manifest.name, shards)
+        changed: Manifest = dataclasses.replace(
+            manifest,
+            labels={**others, new.name: version},
+            shards=shards,
+            quarantined=len(quarantine),
+            **changes,
+        )
+        write_card(directory, changed, dataset.classes)
+        changed.write(directory)
 
 
 def _rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections import Counter
@@ -16,8 +15,6 @@ from sharding.labels import POSITIVE, LabelTable
 from sharding.manifest import ShardRecord
 from sharding.tasks import FOLDER, Failure, ShardOutcome, ShardTask
 from sharding.ustar import IndexedTar
-
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class _NothingToWrite(Exception):
@@ -35,11 +32,11 @@ def write_shard(task: ShardTask) -> ShardOutcome:
         write_json(task.record, outcome.to_json())
         return outcome
     except OSError as error:
-        fix = "free some space" if error.errno in _NO_ROOM else "make it writable on every worker"
         raise InputError(
             f"cannot be written ({error.strerror})",
             file=task.tar,
-            fix=f"{fix}, then repeat the command: finished shards are kept",
+            fix="make it writable on every worker, then repeat the command: "
+            "finished shards are kept",
         ) from None
 
 
@@ -62,14 +59,15 @@ def _write(task: ShardTask) -> ShardOutcome:
     how: Counter[str] = Counter()
     shard = None
     try:
-        with replacing(task.tar) as tar, replacing(task.index) as index:
+        with replacing(task.tar) as tar:
             with open(tar, "wb", buffering=0) as stream:
                 archive = IndexedTar(stream.fileno())
                 _add_images(task, archive, failures, how)
                 if not archive.samples:
                     raise _NothingToWrite
                 archive.finish()
-            index.write_bytes(archive.index())
+            with replacing(task.index) as index:
+                index.write_bytes(archive.index())
         shard = _record(task, archive)
     except _NothingToWrite:
         pass
