@@ -13,6 +13,11 @@ from tests.cluster.clusterfile import for_namespaces
 from tests.cluster.story import Cluster
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Only `-m cluster` runs these: `-m "not ray"` replaces the default that leaves them out."""
+    return True if "cluster" not in config.option.markexpr else None
+
+
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, hosts.Host]]:
     """A laptop that sees the checkout, and the machines of the on-premise file that do not."""
