@@ -78,6 +78,11 @@ class ArchiveSource(Source):
             raise InputError("no archive is there", file=images, fix="check the path of --images")
         return cls(archives=tuple(map(os.path.abspath, found)), fetching=fetching)
 
+    @property
+    def at_random(self) -> bool:
+        """Whether all archives are plain files."""
+        return all(_in_place(archive) for archive in self.archives)
+
     @contextlib.contextmanager
     def staged(self, image_ids_N: Ids, directory: Path, parallel: AnyMap) -> Iterator[Source]:
         """List plain archives, spool the others."""
@@ -111,11 +116,6 @@ class StagingTask:
     wanted_N: Ids
     fetching: Fetching
 
-    @property
-    def in_place(self) -> bool:
-        """Whether the archive itself can be read at random."""
-        return self.archive.endswith(".tar") and "://" not in self.archive
-
 
 def stage(task: StagingTask) -> PackedImages:
     """List an archive or spool it; runs on a worker.
@@ -125,7 +125,7 @@ def stage(task: StagingTask) -> PackedImages:
     """
     with _damage_as_input_error(task.archive):
         length = _length(task)
-        if task.in_place:
+        if _in_place(task.archive):
             with open(task.archive, "rb") as stream:
                 tar = TarStream(stream, seekable=True, length=length)
                 rows = [
@@ -138,6 +138,11 @@ def stage(task: StagingTask) -> PackedImages:
         if not spool.with_suffix(".npz").is_file():
             _spool(task, spool, length)
         return PackedImages.load(spool, task.archive)
+
+
+def _in_place(archive: str) -> bool:
+    """Whether the archive itself can be read at random."""
+    return archive.endswith(".tar") and "://" not in archive
 
 
 def _spool(task: StagingTask, spool: Path, length: int) -> None:

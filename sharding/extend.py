@@ -6,6 +6,7 @@ moment the manifest names them; until then an interrupted job finds them by thei
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from sharding.images import Treatment
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.plan import ShardPlan, choose_num_shards, plan_split
+from sharding.rotation import Rotations, turns
 from sharding.shardsource import ShardSource
 from sharding.sources import Source
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
@@ -40,7 +42,7 @@ def tasks_for_images(
     dataset: Dataset, wanted: Mapping[str, Ids], tables: Mapping[str, LabelTable], source: Source
 ) -> list[ShardTask]:
     """Shards for images that have none, bounded and treated as the dataset's others are."""
-    manifest = dataset.manifest
+    manifest, rotations = dataset.manifest, Rotations.of_dataset(dataset.directory)
     tasks = []
     for split, ids_N in wanted.items():
         if not len(ids_N):
@@ -54,7 +56,13 @@ def tasks_for_images(
             first=next_number(dataset, split),
         )
         treatment = Treatment.of_record(manifest.treatment)
-        tasks += [_task(dataset, plan, tables[split], source, treatment) for plan in plans]
+        tasks += [
+            dataclasses.replace(
+                _task(dataset, plan, tables[split], source, treatment),
+                degrees_N=turns(rotations, plan.image_ids_N),
+            )
+            for plan in plans
+        ]
     return tasks
 
 

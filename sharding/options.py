@@ -23,10 +23,14 @@ class ShardOptions:
     """Directory of the dataset; repeating the command continues an unfinished one."""
     images_per_shard: int = 4096
     """Most images in a shard."""
+    shard_bytes: int | None = None
+    """Bytes of a shard, about; takes the place of --images-per-shard, by the size of a sample."""
     shorter_side: int | None = None
     """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
     quality: int | None = None
     """JPEG quality of what is encoded anew: 90 when shrinking, else 95 by default."""
+    rotations: Path | None = None
+    """Image list of V4 or later, or a folder of such: its Rotation column turns images upright."""
     max_pixels: int = 80_000_000
     """Images of more pixels are set aside before they are decoded."""
     trust_images: bool = False
@@ -57,7 +61,7 @@ class ShardOptions:
     """Shards written at once; all CPUs of the cluster by default."""
 
     def __post_init__(self) -> None:
-        for name in ("images_per_shard", "ranks", "workers", "max_pixels"):
+        for name in ("images_per_shard", "shard_bytes", "ranks", "workers", "max_pixels"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,10 @@ from sharding.images import Treatment
 from sharding.options import ShardOptions
 from sharding.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
 from sharding.releases import Dump
+from sharding.rotation import FILE as ROTATIONS_FILE
+from sharding.rotation import Rotations, read_rotation_lists, turns
+from sharding.sizing import KEY as SHARD_BYTES
+from sharding.sizing import images_for_bytes
 from sharding.sources import Source, open_source
 from sharding.tasks import FORMAT, ShardTask
 
@@ -33,6 +38,7 @@ class Job:
         labels: of all images of the dump.
         source: where the images come from.
         plans: shards by split.
+        rotations: of images that have to be turned; None where no list was given.
     """
 
     options: ShardOptions
@@ -40,6 +46,7 @@ class Job:
     labels: NewLabels
     source: Source
     plans: Mapping[str, tuple[ShardPlan, ...]]
+    rotations: Rotations | None = None
 
     @property
     def output(self) -> Path:
@@ -55,7 +62,7 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """What decides the content of the dataset, apart from the images themselves."""
         splits = self.labels.splits.values()
-        return {
+        identity: dict[str, Any] = {
             "format": FORMAT,
             "labels": self.labels.name,
             "annotations": {name: sha for split in splits for name, sha in split.sources.items()},
@@ -67,6 +74,11 @@ class Job:
             "shards": {split: len(plans) for split, plans in self.plans.items()},
             "treatment": dict(self.treatment.record()),
         }
+        if self.rotations is not None:
+            identity["rotations"] = self.rotations.sha256
+        if self.options.shard_bytes is not None:
+            identity[SHARD_BYTES] = self.options.shard_bytes
+        return identity
 
     @property
     def digest(self) -> str:
@@ -84,6 +96,7 @@ class Job:
                     source=self.source,
                     treatment=self.treatment,
                     output=str(self.output.resolve()),
+                    degrees_N=turns(self.rotations, plan.image_ids_N),
                     strict=self.options.strict,
                 )
 
@@ -94,7 +107,12 @@ class Job:
 
     def write_extras(self, directory: Path) -> Mapping[str, str]:
         """Write what this kind of job has beside the rest; what ``created_by`` says of it."""
-        return {}
+        extras = {}
+        if self.rotations is not None:
+            extras["rotations_file_sha256"] = self.rotations.write(directory / ROTATIONS_FILE)
+        if self.options.shard_bytes is not None:
+            extras[SHARD_BYTES] = str(self.options.shard_bytes)
+        return extras
 
 
 def prepare(options: ShardOptions) -> Job:
@@ -118,13 +136,33 @@ def prepare(options: ShardOptions) -> Job:
     record = {key: value for key, value in policy.record().items() if key != "strict"}
     mids, names = zip(*read_classes(dump), strict=True)
     labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
+    options = _sized(options, labels, source)
     return Job(
         options=options,
         classes=_classes(mids, names, labels, options),
         labels=NewLabels(name=dump.name, release=dump.release, policy=record, splits=labels),
         source=source,
         plans={split: plan_shards(split, found, options) for split, found in labels.items()},
+        rotations=None if options.rotations is None else read_rotation_lists(options.rotations),
     )
+
+
+def _sized(
+    options: ShardOptions, labels: Mapping[str, SplitLabels], source: Source
+) -> ShardOptions:
+    """With the number of images that makes a shard of the bytes asked for."""
+    if options.shard_bytes is None:
+        return options
+    split, largest = max(labels.items(), key=lambda item: len(item[1].table))
+    number = images_for_bytes(
+        options.shard_bytes,
+        split,
+        largest.table.image_ids_N,
+        source,
+        _treatment(options),
+        options.output,
+    )
+    return dataclasses.replace(options, images_per_shard=number)
 
 
 def _treatment(options: ShardOptions) -> Treatment:

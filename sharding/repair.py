@@ -27,6 +27,7 @@ from sharding.manifest import Dataset, LabelVersion, Manifest, ShardRecord
 from sharding.plan import ShardPlan
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Entry, Quarantine
+from sharding.rotation import Rotations, turns
 from sharding.shardsource import read_index
 from sharding.sources import Source
 from sharding.tasks import FOLDER, ShardTask
@@ -65,6 +66,7 @@ _KINDS = ("tar", "index", "labels", "quarantine", "derived", "orphan")
 def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelMap) -> Manifest:
     """Write tars again from the images; one that comes out different replaces its hash."""
     carried = dataset.manifest.created_by.get(TAR_LABELS, dataset.manifest.default_labels)
+    rotations = Rotations.of_dataset(dataset.directory)
     tasks, old_records = [], {}
     for shard in dataset.manifest.shards:
         if shard.path not in paths:
@@ -81,6 +83,7 @@ def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelM
             source=source,
             treatment=Treatment.of_record(dataset.manifest.treatment),
             output=str(dataset.directory.resolve()),
+            degrees_N=turns(rotations, table.image_ids_N[rows_M]),
             strict=True,  # an image that is in the dataset must not get lost in its repair
         )
         old_records[task.plan.name] = _read_record(task.record)

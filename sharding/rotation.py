@@ -5,17 +5,24 @@ Image ids and pixels are the same in every release, so that V4's list serves V3'
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as csv
+import pyarrow.parquet as pq
 
-from sharding.dumpfiles import DumpFile
+from sharding.atomic import replacing
+from sharding.dumpfiles import DumpFile, list_files
 from sharding.errors import InputError
-from sharding.ids import parse_id_column
+from sharding.ids import format_id_column, parse_id_column
+
+FILE = "rotations.parquet"
+SCHEMA = pa.schema([("image_id", pa.string()), ("degrees", pa.int16())])
 
 _DEGREES = {
     b"": -1,
@@ -39,6 +46,44 @@ class Rotations:
     degrees_N: npt.NDArray[np.int16]
     unknown: int = 0
 
+    @property
+    def sha256(self) -> str:
+        """Hash of ids and turns."""
+        return hashlib.sha256(self.image_ids_N.tobytes() + self.degrees_N.tobytes()).hexdigest()
+
+    def turned(self) -> Rotations:
+        """Those that have to be turned at all, one image in forty."""
+        chosen_N = self.degrees_N > 0
+        return Rotations(image_ids_N=self.image_ids_N[chosen_N], degrees_N=self.degrees_N[chosen_N])
+
+    def write(self, path: Path) -> str:
+        """Write a Parquet file atomically; return its sha256."""
+        columns = [format_id_column(self.image_ids_N), pa.array(self.degrees_N)]
+        with replacing(path) as temporary:
+            pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
+            return hashlib.sha256(temporary.read_bytes()).hexdigest()
+
+    @classmethod
+    def of_dataset(cls, directory: Path) -> Rotations | None:
+        """What a dataset's images were turned by, None where it knows nothing of it.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = directory / FILE
+        if not path.is_file():
+            return None
+        try:
+            table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
+            raise InputError(
+                f"not a table of rotations ({str(error).splitlines()[0]})",
+                file=path,
+                fix="restore the file, or shard again with --rotations",
+            ) from None
+        ids_N, _ = parse_id_column(table["image_id"].combine_chunks())
+        return cls(image_ids_N=ids_N, degrees_N=table["degrees"].to_numpy())
+
     def of(self, image_ids_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
         """Degrees of each image, -1 where unknown."""
         if not len(self.image_ids_N):
@@ -48,6 +93,31 @@ class Rotations:
         return np.where(self.image_ids_N[slots] == image_ids_B, self.degrees_N[slots], -1).astype(
             np.int16
         )
+
+
+def turns(
+    rotations: Rotations | None, image_ids_M: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int16] | None:
+    """Degrees of some images as a shard task has them; None where nothing is known of any."""
+    return None if rotations is None else rotations.of(image_ids_M)
+
+
+def read_rotation_lists(path: Path) -> Rotations:
+    """The images to be turned, from an image list, or from those of a folder named for rotation.
+
+    Raises:
+        InputError: there is none, or as `read_rotations`.
+    """
+    files = [f for rare in (False, True) for f in list_files(path, rarely_read=rare)]
+    if path.is_dir():
+        files = [file for file in files if "rotation" in file.name]
+    if not files:
+        raise InputError(
+            "no image list with rotations is there (...-with-rotation.csv of V4 or later)",
+            file=path,
+            fix="check --rotations",
+        )
+    return read_rotations(dict.fromkeys(files)).turned()
 
 
 def read_rotations(files: Iterable[DumpFile]) -> Rotations:

@@ -64,6 +64,11 @@ class Source(Protocol):
         """Where an image lies, for the quarantine table: relative to the source, or a URL."""
         ...
 
+    @property
+    def at_random(self) -> bool:
+        """Whether a few images can be read without reading all."""
+        return True
+
     def staged(
         self, image_ids_N: npt.NDArray[np.uint64], directory: Path, parallel: AnyMap
     ) -> AbstractContextManager[Source]:

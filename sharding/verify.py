@@ -26,6 +26,7 @@ from sharding.labels import POSITIVE
 from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
+from sharding.rotation import FILE as ROTATIONS_FILE
 from sharding.shardsource import read_index
 from sharding.tasks import FOLDER
 
@@ -211,6 +212,8 @@ def _orphans(dataset: Dataset) -> Iterator[Problem]:
     named = {FILE, "classes.parquet", QUARANTINE_FILE, INFO_FILE, CARD_FILE}
     if "names_file_sha256" in dataset.manifest.created_by:
         named.add(NAMES_FILE)
+    if "rotations_file_sha256" in dataset.manifest.created_by:
+        named.add(ROTATIONS_FILE)
     for shard in dataset.manifest.shards:
         named |= {shard.path, shard.index, str(Path(shard.path).with_suffix(".json"))}
     for name, version in dataset.manifest.labels.items():

@@ -85,20 +85,24 @@ def test_killed_while_writing_it_ends_in_the_same_bytes(
     output = f"{kill.__name__}/dataset"
     rng = random.Random(kill.__name__)
     kills = int(os.environ.get("OI_KILLS", "1"))
-    for number in range(kills):
+    for attempt in range(3 * kills):
         driver = start(home, output)
-        wait_for_shards(home.directory / output, 1 + number * 20 // kills, driver)
+        wait_for_shards(home.directory / output, rng.randrange(1, 20), driver)
         time.sleep(rng.random() / 5)
-        kill(driver)
-        if kill is kill_driver:
-            assert driver.wait() == -signal.SIGKILL
-            continue
-        assert driver.wait(timeout=200) == 0
-        assert tree(home.directory / output) == undisturbed
-        shutil.rmtree(home.directory / output)
+        early = driver.poll() is None
+        if early:
+            kill(driver)
+        status = driver.wait(timeout=200)
+        kills -= early and status == (-signal.SIGKILL if kill is kill_driver else 0)
+        if status == 0:
+            assert tree(home.directory / output) == undisturbed, f"attempt {attempt}"
+            shutil.rmtree(home.directory / output)
+        if not kills:
+            break
+    assert not kills, "the job was always faster than the kill"
     if kill is kill_driver:
         told = home.run("shard_openimages.py", *ARGUMENTS, *SHRINK, "--output", output)
-        assert "shards were finished before" in told
+        assert "finished before" in told or "already finished" in told
         assert tree(home.directory / output) == undisturbed
 
 

@@ -1,9 +1,19 @@
+import dataclasses
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from sharding.checkup import checkup
+from sharding.convert import convert
 from sharding.dumpfiles import DumpFile
 from sharding.errors import InputError
+from sharding.options import ShardOptions, VerifyOptions
+from sharding.prepare import prepare
 from sharding.rotation import read_image_list, read_rotations
+from sharding.shardsource import read_index
+from tests.photos import image_ids, tree, write_photo_dump
 
 COLUMNS = "ImageID,Subset,OriginalURL,Title,Rotation"
 
@@ -58,3 +68,60 @@ def test_v3_lists_have_no_rotation_but_their_other_columns_are_read(shared):
     batches = list(read_image_list(file, ["ImageID", "OriginalMD5"]))
     assert sum(len(batch) for batch in batches) == 1000
     assert all(len(md5.as_py()) == 24 for batch in batches for md5 in batch.column("OriginalMD5"))
+
+
+def test_a_dataset_is_turned_upright_and_stays_so_when_mended(tmp_path):
+    dump, images = write_photo_dump(tmp_path / "in")
+    turned, late, *_ = image_ids(images, "train")
+    lists = tmp_path / "2018_04"
+    lists.mkdir()
+    rows = [f"{turned},train,u,t,90.0", f"{late},train,u,t,270.0", f"{'e' * 16},train,u,t,0.0"]
+    text = "\n".join([COLUMNS, *rows]) + "\n"
+    (lists / "train-images-with-labels-with-rotation.csv").write_text(text)
+    (lists / "unrelated.csv").write_text("a,b\n1,2\n")
+    later = (images / f"train/{late}.jpg").rename(tmp_path / "late.jpg")
+    options = ShardOptions(
+        annotations=dump, images=str(images), output=tmp_path / "out", rotations=lists
+    )
+    convert(prepare(options), map)
+    assert decoded(tmp_path / "out", turned) == (96, 96)
+    original = np.asarray(Image.open(images / f"train/{turned}.jpg"), np.int16)
+    content = np.asarray(Image.open(io.BytesIO(jpeg(tmp_path / "out", turned))), np.int16)
+    assert np.abs(content - np.rot90(original)).mean() < 4
+
+    later.rename(images / f"train/{late}.jpg")
+    convert(prepare(dataclasses.replace(options, retry_failed=True)), map)
+    original = np.asarray(Image.open(images / f"train/{late}.jpg"), np.int16)
+    content = np.asarray(Image.open(io.BytesIO(jpeg(tmp_path / "out", late))), np.int16)
+    assert np.abs(content - np.rot90(original, 3)).mean() < 4
+
+    before = tree(tmp_path / "out")
+    for tar in (tmp_path / "out/images").glob("train-*.tar"):
+        tar.unlink()
+    mend = VerifyOptions(dataset=tmp_path / "out", repair=True, images=str(images))
+    assert checkup(mend, map).well
+    assert tree(tmp_path / "out") == before
+
+
+def test_rotations_are_part_of_what_a_dataset_is(tmp_path):
+    dump, images = write_photo_dump(tmp_path / "in")
+    file = written(tmp_path, f"{image_ids(images, 'train')[0]},train,u,t,90.0")
+    options = ShardOptions(annotations=dump, images=str(images), output=tmp_path / "out")
+    convert(prepare(options), map)
+    with pytest.raises(InputError, match="finished dataset of other labels or options"):
+        convert(prepare(dataclasses.replace(options, rotations=file.path)), map)
+    with pytest.raises(InputError, match="no image list with rotations"):
+        prepare(dataclasses.replace(options, rotations=images))
+
+
+def jpeg(dataset, image_id: str) -> bytes:
+    for tar in sorted((dataset / "images").glob("train-*.tar")):
+        index = read_index(tar.with_suffix(".idx"))
+        if image_id in index:
+            offset, size = index[image_id]["jpg"]
+            return tar.read_bytes()[offset : offset + size]
+    raise AssertionError(f"{image_id} is in no tar")
+
+
+def decoded(dataset, image_id: str) -> tuple[int, int]:
+    return Image.open(io.BytesIO(jpeg(dataset, image_id))).size
