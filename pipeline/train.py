@@ -119,7 +119,8 @@ def train(config: TrainConfig) -> TrainResult:
             name=config.run_name,
             storage_path=config.storage,
             logging_config=LoggingConfig(log_level="WARNING"),
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=3),
+            # Each minute without a lost host's replacement is a failure of the controller.
+            failure_config=FailureConfig(max_failures=3, controller_failure_limit=30),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.keep_checkpoints,
                 checkpoint_score_attribute=SCORE,

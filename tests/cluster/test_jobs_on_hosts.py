@@ -13,8 +13,8 @@ from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED
 from tests.cluster.story import TRAIN, Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
-EPOCHS = 4
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+EPOCHS = 3
 
 
 def curve(cluster: Cluster, name: str) -> tuple[int, list[int]]:
