@@ -110,6 +110,21 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
     assert {"config.json", "eval", "images"} <= artifacts
 
 
+def test_its_label_candidates_are_judged_and_exported(home: Home) -> None:
+    told = home.run(
+        "export_candidates.py",
+        *("--run", "runs/first", "--truth", "dump/ground_truth", "--top", "5"),
+    )
+    assert "base rate" in told
+    folder = home.directory / "export-first-epoch-002"
+    assert len((folder / "train.csv").read_text().splitlines()) == 6
+    assert (folder / "sheet.html").read_text().count("<article") == 5
+    told = home.run(
+        "reshard_openimages.py", "--dataset", "dataset", "--annotations", "export-first-epoch-002"
+    )
+    assert "5 added" in told
+
+
 def test_a_dataset_without_manifest_is_one_line(home: Home) -> None:
     (home.directory / "empty").mkdir(exist_ok=True)
     told = home.run("train_openimages.py", "--dataset", "empty", "--name", "x", status=2)
