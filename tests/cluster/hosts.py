@@ -203,7 +203,10 @@ def _install(disk: Path, addresses: Mapping[str, str], key: Path, has_private_ke
 
 @contextlib.contextmanager
 def _namespace(
-    kinds: Sequence[str], command: Sequence[str], environment: Mapping[str, str], output: int = -3
+    kinds: Sequence[str],
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: int = subprocess.DEVNULL,
 ) -> Iterator[int]:
     """Run a command in new namespaces until the block ends; yields its process id."""
     process = subprocess.Popen(
