@@ -26,7 +26,7 @@ PAPERS = ("pascal", "coco", "nuswide", "cub", "openimages-v3")
 DEMO = "demo"
 PRESETS = (*PAPERS, DEMO)
 ABLATION_ROWS = 7
-SPELLING = f"{'|'.join(PRESETS)}, or {'|'.join(PAPERS)}-ablation-1..{ABLATION_ROWS}"
+SPELLING = f"{'|'.join(PRESETS)}, or a paper's with -ablation-1 to -{ABLATION_ROWS} behind it"
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
 ALGORITHM = "algorithm"
 """Told, but not a field: there is no other."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +37,9 @@ def rows(config: TrainConfig, start: Preset | None) -> list[Row]:
     Args:
         config: what will run.
         start: the preset it began from, if any.
+
+    Raises:
+        InputError: an option that the method does not have, or one that it misses.
     """
     from pipeline import methods  # takes torch: a job's help should not
 
@@ -45,8 +47,9 @@ def rows(config: TrainConfig, start: Preset | None) -> list[Row]:
     origins = {} if start is None else start.values
     values = {name: value for name, value in config.flat().items() if name != _OPTIONS}
     given = parse_options(config.method_options)
+    methods.check_options(config.method, given)
     for option, default in methods.options_of(config.method).items():
-        if option != "group" and (option in given or default is not inspect.Parameter.empty):
+        if option != "group":
             defaults[f"{_OPTIONS}.{option}"] = default
             values[f"{_OPTIONS}.{option}"] = given.get(option, default)
     values |= {name: origin.value for name, origin in origins.items() if name not in values}

@@ -143,6 +143,13 @@ def test_without_a_preset_there_are_defaults_and_flags(job: ModuleType) -> None:
     assert flags == {"dataset", "method", "method_options.delta_rel"}
 
 
+def test_an_option_that_is_not_there_is_told_before_training(job: ModuleType) -> None:
+    with pytest.raises(InputError, match="no option deltarel"):
+        parsed(job, "--preset coco --method-options deltarel=1")
+    with pytest.raises(InputError, match="needs delta_rel"):
+        parsed(job, "--dataset d --method ll-ct")
+
+
 def test_what_is_printed_is_what_runs(job: ModuleType, capsys: pytest.CaptureFixture) -> None:
     command = "--preset openimages-v3 --dataset d --print-config"
     _, _, form = job.parse(command.split())

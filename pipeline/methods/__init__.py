@@ -2,12 +2,13 @@
 
 from pipeline.methods.binding import create_for, with_absolute_paths
 from pipeline.methods.protocol import Method, Phase, WatchesHead
-from pipeline.methods.registry import create, names, options_of
+from pipeline.methods.registry import check_options, create, names, options_of
 
 __all__ = [
     "Method",
     "Phase",
     "WatchesHead",
+    "check_options",
     "create",
     "create_for",
     "names",

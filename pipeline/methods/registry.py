@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.methods.assume_negative import (
@@ -69,17 +70,11 @@ def options_of(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def create(name: str, num_classes: int, **options: Any) -> Method:
-    """Make a method by name.
-
-    Args:
-        name: one of `names`.
-        num_classes: K.
-        options: named as in the papers; ``group`` is the process group of the global batch.
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, misses, or that are of another type.
 
     Raises:
-        InputError: unknown method or option (the message lists the valid ones), or a value out
-            of range.
+        InputError: naming the method's options.
     """
     valid = options_of(name)
     unknown = sorted(set(options) - set(valid))
@@ -97,6 +92,22 @@ def create(name: str, num_classes: int, **options: Any) -> Method:
     hints = typing.get_type_hints(method.__init__)
     for option, value in options.items():
         _check_type(name, option, value, hints[option])
+
+
+def create(name: str, num_classes: int, **options: Any) -> Method:
+    """Make a method by name.
+
+    Args:
+        name: one of `names`.
+        num_classes: K.
+        options: named as in the papers; ``group`` is the process group of the global batch.
+
+    Raises:
+        InputError: unknown method or option (the message lists the valid ones), or a value out
+            of range.
+    """
+    check_options(name, options)
+    method: Any = _METHODS[name]
     return method(num_classes, **options)
 
 
