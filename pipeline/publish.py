@@ -37,7 +37,9 @@ class Sink(Protocol):
 def metrics_of(summaries: Mapping[str, Summary], prefix: str) -> dict[str, float]:
     """Flat metrics: ``<prefix>/mAP/...`` with BoostLU, ``<prefix>_no_boost/mAP/...`` without."""
     boosted = summaries[BOOST_ON].as_metrics(prefix)
-    return boosted | summaries[BOOST_OFF].as_metrics(f"{prefix}_no_boost")
+    raw = summaries[BOOST_OFF].as_metrics(f"{prefix}_no_boost")
+    # The boost changes no count: the same charts twice would only be in the way.
+    return boosted | {key: value for key, value in raw.items() if "/mAP/" in key}
 
 
 def evaluation(

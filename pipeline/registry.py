@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import re
 import shutil
 import tempfile
 import warnings
@@ -28,7 +29,7 @@ _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "tor
 _PICTURE_SIDE = 64
 
 
-def log_model(run_id: str, checkpoint_directory: str, name: str = "model") -> str:
+def log_model(run_id: str, checkpoint_directory: str) -> str:
     """Upload a checkpoint as the run's LoggedModel that `mlflow models serve` can run.
 
     The run's metrics of the checkpoint's step (images seen) are linked to it.
@@ -48,7 +49,8 @@ def log_model(run_id: str, checkpoint_directory: str, name: str = "model") -> st
         client = store.client()
         model = client.create_logged_model(
             client.get_run(run_id).info.experiment_id,
-            name=name,
+            # MLflow allows neither dots nor slashes here.
+            name=re.sub(r"[^\w-]", "-", f"{meta.train_config.run_name}-epoch-{meta.epoch}"),
             source_run_id=run_id,
             params=_params(meta),
             tags={"classes_sha256": meta.classes_sha256, "dataset_digest": meta.dataset_digest},
@@ -71,19 +73,15 @@ def register(
         compared_by: the metric that decides; versions without it lose.
         run_id: the evaluation that judged the model.
     """
+    import mlflow
     from mlflow.entities import LoggedModelInput
 
     with _one_line():
         client = store.client()
-        _make_registered(client, name)
+        mlflow.set_tracking_uri(store.tracking_uri())
         value = metrics.get(compared_by)
-        version = client.create_model_version(
-            name,
-            source=f"models:/{model_id}",
-            run_id=run_id,
-            model_id=model_id,
-            tags={} if value is None else {compared_by: f"{value:.6f}"},
-        ).version
+        tags = {} if value is None else {compared_by: f"{value:.6f}"}
+        version = mlflow.register_model(f"models:/{model_id}", name, tags=tags).version
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
         best = _score_of(client, name, compared_by)
         if best is None or (value is not None and value >= best):
@@ -202,15 +200,6 @@ def _example() -> Any:
 def _requirements(backbone: str) -> list[str]:
     names = [*_REQUIREMENTS, *(["timm"] if backbone.startswith("timm/") else [])]
     return [f"{name}=={metadata.version(name)}" for name in names]
-
-
-def _make_registered(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name)
 
 
 def _score_of(client: Any, name: str, metric: str) -> float | None:

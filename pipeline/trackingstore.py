@@ -77,12 +77,14 @@ def describe(
     from mlflow.data.sources import LocalArtifactDatasetSource
     from mlflow.entities import DatasetInput, InputTag, Param
 
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    # Without those that say nothing: MLflow repeats all of them above every image it shows.
+    told = {key: str(value) for key, value in params.items() if value is not None}
+    client.log_batch(run_id, params=[Param(key, value) for key, value in told.items()])
     client.log_dict(run_id, dict(config), "config.json")
     datasets = [
         DatasetInput(
             MetaDataset(
-                LocalArtifactDatasetSource(path), name=Path(path).name, digest=digest[:36]
+                LocalArtifactDatasetSource(path), name=_name_of(path), digest=digest[:36]
             )._to_mlflow_entity(),
             tags=[InputTag("mlflow.data.context", context)],
         )
@@ -90,3 +92,9 @@ def describe(
     ]
     if datasets:
         client.log_inputs(run_id, datasets)
+
+
+def _name_of(path: str) -> str:
+    """``dataset/2017_11/train`` of ``.../dataset/labels/2017_11/train.parquet``."""
+    table = Path(path)
+    return "/".join([*(part for part in table.parts[-4:-1] if part != "labels"), table.stem])

@@ -55,6 +55,7 @@ def test_the_model_has_the_metrics_of_its_checkpoint(logged: tuple[str, str]) ->
     assert model.source_run_id == run_id
     assert {(m.key, m.value, m.step) for m in model.metrics} == {("val/mAP/all", 0.5, 96)}
     assert model.params["alpha"] == "5"
+    assert model.name == "ll-r-boostlu-5-5-resnet18-seed0-epoch-1"
     # Linking repeats no point of the training's curve.
     assert len(client.get_metric_history(run_id, "val/mAP/all")) == 2
 
@@ -117,6 +118,9 @@ def test_the_alias_stays_with_the_best_version(logged: tuple[str, str]) -> None:
         registry.register(model_id, "birds", {METRIC: value}, METRIC, run_id)
         found.append(int(best()))
     assert found == [1, 2, 2]
+    # The model's own page leads to its versions.
+    tags = trackingstore.client().get_logged_model(model_id).tags
+    assert {entry["name"] for entry in json.loads(tags["mlflow.modelVersions"])} == {"birds"}
 
 
 def test_models_are_loaded_by_any_of_their_names(
