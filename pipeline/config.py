@@ -26,6 +26,8 @@ RESUMABLE = frozenset(
         "checkpoint_every",
         "async_validation",
         "profile",
+        "cache",
+        "cache_gb",
         "experiment",
     }
 )
@@ -160,13 +162,17 @@ class TrainConfig:
     """One training run. The same configuration and name continue the same run."""
 
     dataset: str
-    """Dataset directory (made by jobs/shard_openimages.py), visible from every worker."""
+    """Dataset directory (made by jobs/shard_openimages.py) that every worker sees, or a URL."""
     name: str = ""
     """Run name; by default made from method, BoostLU, backbone and seed."""
     storage: str = "runs"
     """Where runs are kept: a directory that every worker sees, or a bucket URL."""
     experiment: str = "openimages-v3"
     """MLflow experiment."""
+    cache: str = "~/.cache/openimages-boostlu"
+    """Where a dataset from a bucket is copied to, on each node's own disk."""
+    cache_gb: float = 500.0
+    """Bound of that directory; what was not used for longest makes room."""
     labels: str | None = None
     """Label version (annotation dump); by default the dataset's own."""
     method: str = "ll-r"

@@ -16,8 +16,8 @@ from pipeline.evaluate import Scores
 from pipeline.loader import LabelJoin, Loader
 from pipeline.mapstudy import MapStudy
 from pipeline.metrics import Summary
+from pipeline.staging import open_dataset
 from sharding.classes import ClassTable
-from sharding.manifest import Dataset
 
 # Several parts per worker even out slow machines and make progress visible.
 _PARTS_PER_WORKER = 4
@@ -51,7 +51,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
         InputError: checkpoint, dataset or split is missing or they do not fit each other.
     """
     config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
-    dataset = Dataset.open(config.dataset)
+    dataset = open_dataset(config.dataset)
     meta = checkpoint.read_meta(checkpoint_directory)
     meta.check_classes(dataset.classes, checkpoint_directory)
     dataset.labels(config.split, config.labels)
@@ -88,7 +88,7 @@ def _score_part(
     """Score one part of the split; runs in a Ray task."""
     torch.set_num_threads(threads)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    dataset = Dataset.open(config.dataset)
+    dataset = open_dataset(config.dataset)
     model, meta = checkpoint.load_model(checkpoint_directory)
     loader = Loader.of_split(
         dataset,

@@ -14,7 +14,8 @@ from sharding.manifest import Dataset
 def check(config: TrainConfig, dataset: Dataset) -> None:
     """Fail here, on the driver, for whatever would fail on every worker."""
     table = dataset.labels("train", config.labels)
-    Loader.of_split(dataset, "train", batch_size=1, image_size=1)
+    if "://" not in config.dataset:  # the workers copy the images of a URL themselves
+        Loader.of_split(dataset, "train", batch_size=1, image_size=1)
     methods.create_for(config, mids=dataset.classes.mids, num_images=len(table.image_ids_N))
     models.build(config.model, 1)
 
@@ -66,7 +67,7 @@ def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: boo
         },
         config=config.to_dict(),
         inputs=[
-            (split, str(dataset.directory / file.path), file.sha256)
+            (split, storage.join(config.dataset, file.path), file.sha256)
             for split, file in version.splits.items()
             if split in ("train", VALIDATION)
         ],

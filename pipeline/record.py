@@ -31,8 +31,8 @@ from pipeline.explain import ExplainedImage, explain
 from pipeline.loader import LabelJoin, Loader
 from pipeline.mapstudy import MapStudy
 from pipeline.scorefile import ScoreFile
+from pipeline.staging import open_dataset
 from sharding.errors import InputError
-from sharding.manifest import Dataset
 
 SCORES = "eval/scores.parquet"
 ATTRIBUTION = "eval/attribution.json"
@@ -82,7 +82,7 @@ def record(
     found: Evaluation, config: EvaluateConfig, checkpoint_directory: str, intervals: Intervals
 ) -> str:
     """Leave an evaluation in MLflow, as a child of the run that trained; return its run id."""
-    dataset = Dataset.open(config.dataset)
+    dataset = open_dataset(config.dataset)
     labels, version = dataset.label_version(config.labels)
     file = version.splits[config.split]
     run_id = tracking.open_run(
@@ -235,7 +235,7 @@ def _written(write: Callable[[Path], None]) -> bytes:
 
 def _explained(config: EvaluateConfig, checkpoint_directory: str) -> list[ExplainedImage]:
     model, meta = checkpoint.load_model(checkpoint_directory)
-    dataset = Dataset.open(config.dataset)
+    dataset = open_dataset(config.dataset)
     loader = Loader.of_split(
         dataset, config.split, batch_size=8, image_size=meta.train_config.data.image_size
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ def read_bytes(location: str) -> bytes:
     filesystem, path = _open(location)
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
+
+
+def stream(location: str, size: int = 8 << 20) -> Iterator[bytes]:
+    """What is stored at ``location``, in parts of ``size`` bytes."""
+    filesystem, path = _open(location)
+    with filesystem.open_input_stream(path) as source:
+        while part := source.read(size):
+            yield part
 
 
 def read_json(location: str) -> Any | None:

@@ -20,11 +20,11 @@ import torch
 from pipeline import checkpoint, cluster, launch, methods, storage, tracking
 from pipeline.config import TrainConfig
 from pipeline.loop import NonFiniteLoss
+from pipeline.staging import Cache, open_dataset
 from pipeline.validation import SCORE, Validator
 from pipeline.watch import shown
 from pipeline.worker import UNSCORED, Worker
 from sharding.errors import InputError
-from sharding.manifest import Dataset
 
 
 class TrainingStopped(RuntimeError):
@@ -83,7 +83,7 @@ def train(config: TrainConfig) -> TrainResult:
         storage=storage.absolute(config.storage),
         method_options=methods.with_absolute_paths(config.method_options),
     )
-    dataset = Dataset.open(config.dataset)
+    dataset = open_dataset(config.dataset, _cache(config), tars=False)
     launch.check(config, dataset)
     use_gpu, cpus = launch.resources(config)
     directory = storage.join(config.storage, config.run_name)
@@ -184,7 +184,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     worker = Worker(
         config=config,
-        dataset=Dataset.open(config.dataset),
+        dataset=open_dataset(config.dataset, _cache(config)),
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=ray.train.torch.get_device(),
@@ -217,7 +217,7 @@ def validate_checkpoint(
         model, meta = checkpoint.load_model(directory)
     validator = Validator(
         config=config,
-        dataset=Dataset.open(config.dataset),
+        dataset=open_dataset(config.dataset, _cache(config)),
         device=device,
         threads=threads,
         tracker=tracker,
@@ -241,6 +241,10 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
         validation=validate and saved is not None,
     )
+
+
+def _cache(config: TrainConfig) -> Cache:
+    return Cache(directory=Path(config.cache), most_bytes=int(config.cache_gb * 1e9))
 
 
 def _failure(error: Exception, directory: str) -> Exception:

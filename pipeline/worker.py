@@ -271,7 +271,7 @@ class Worker:
             classes_sha256=classes.sha256,
             mids=list(classes.mids),
             names=list(classes.names),
-            dataset=str(self.dataset.directory),
+            dataset=self.config.dataset,
             dataset_digest=self.dataset.digest,
             labels=self.dataset.label_version(self.config.labels)[0],
             mlflow_run_id=self.run_id,

@@ -6,6 +6,7 @@ cannot hide each other. A class is a coloured square at a random place on noise.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -58,8 +59,8 @@ def write_dataset(directory: Path, *, num_classes: int = 8, seed: int = 0) -> Pa
                     split=split,
                     images=size,
                     bytes=(directory / tar).stat().st_size,
-                    sha256="",
-                    index_sha256="",
+                    sha256=_sha256(directory / tar),
+                    index_sha256=_sha256((directory / tar).with_suffix(".idx")),
                 )
             )
         table = LabelTable.from_lists(ids, positives, negatives, owners)
@@ -100,6 +101,10 @@ def _picture(present: list[int], rng: np.random.Generator) -> bytes:
     out = io.BytesIO()
     Image.fromarray(image_HWC).save(out, "JPEG", quality=90)
     return out.getvalue()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_tar(path: Path, members: Mapping[str, bytes]) -> None:
