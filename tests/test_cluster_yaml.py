@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster import hosts
 from tests.cluster.clusterfile import for_namespaces
+from tests.cluster.namespaces import missing
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = ["ray_cluster.yaml", "ray_cluster_onprem.yaml"]
@@ -75,7 +75,7 @@ def test_a_machine_that_cannot_be_several_says_what_it_lacks(
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr("shutil.which", lambda tool, path: None)
-    lacks = hosts.missing()
+    lacks = missing()
     assert "sshd (package openssh-server)" in lacks
     assert "root" in lacks
 

@@ -10,6 +10,7 @@ import yaml
 
 from tests.cluster import hosts
 from tests.cluster.clusterfile import for_namespaces
+from tests.cluster.namespaces import missing
 from tests.cluster.story import Cluster
 
 
@@ -21,7 +22,7 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, hosts.Host]]:
     """A laptop that sees the checkout, and the machines of the on-premise file that do not."""
-    lacks = hosts.missing()
+    lacks = missing()
     if lacks:
         pytest.skip(f"the cluster test needs {', '.join(lacks)}")
     provider = shipped()["provider"]

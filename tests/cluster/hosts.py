@@ -11,29 +11,29 @@ every Ray process it can see.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.cluster.namespaces import (
+    PATH,
+    die_with_parent,
+    execute,
+    in_network,
+    inside,
+    namespace,
+    plug,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 BOOT = Path(__file__).with_name("boot.sh")
 SHARED = "/mnt/shared"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_TOOLS = {
-    "sshd": "openssh-server",
-    "ssh-keygen": "openssh-client",
-    "rsync": "rsync",
-    "ip": "iproute2",
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-}
 _SSHD = """\
 HostKey /mnt/disk/etc/host_key
 AuthorizedKeysFile /root/.ssh/authorized_keys
@@ -48,24 +48,6 @@ Subsystem sftp internal-sftp
 """
 # Without it torch's rendezvous waits 10 s for each reverse look-up that no server answers.
 _NSSWITCH = "passwd: files\ngroup: files\nshadow: files\nhosts: files\n"
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
-
-
-def missing() -> list[str]:
-    """What this machine lacks to be several; empty if nothing."""
-    lacks = [
-        f"{tool} (package {package})"
-        for tool, package in _TOOLS.items()
-        if shutil.which(tool, path=_PATH) is None
-    ]
-    if os.geteuid() != 0:
-        lacks.append("root")
-    elif subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True).returncode:
-        lacks.append("the right to make namespaces (CAP_SYS_ADMIN, CAP_NET_ADMIN)")
-    if sys.prefix == sys.base_prefix:
-        lacks.append("a virtual environment")
-    return lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +70,13 @@ class Host:
         """Start a command in a login shell on this machine; its output is merged and piped."""
         shell = ["bash", "--login", "-c", f"source ~/.bashrc; cd {REPOSITORY}; {command}"]
         return subprocess.Popen(
-            [*_inside(self.pid, "-m", "-u", "-i", "-n", "-p", "-r", "-w"), *shell],
-            env={"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root"},
+            [*inside(self.pid, "-m", "-u", "-i", "-n", "-p", "-r", "-w"), *shell],
+            env={"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     def run(self, command: str, *, status: int | None = 0, timeout: float = 400) -> str:
@@ -152,12 +134,12 @@ def machines(
     """
     (directory / "shared").mkdir(parents=True)
     key = directory / "key"
-    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
+    execute("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     gateway = f"{next(iter(addresses.values())).rpartition('.')[0]}.1"
     with contextlib.ExitStack() as stack:
-        switch = stack.enter_context(_namespace(["--net"], ["sleep", "infinity"], {}))
-        _in_network(switch, "link add br0 type bridge", f"addr add {gateway}/24 dev br0")
-        _in_network(switch, "link set br0 up", "link set lo up")
+        switch = stack.enter_context(namespace(["--net"], ["sleep", "infinity"], {}))
+        in_network(switch, "link add br0 type bridge", f"addr add {gateway}/24 dev br0")
+        in_network(switch, "link set br0 up", "link set lo up")
         hosts = {}
         for name, address in addresses.items():
             disk = directory / name
@@ -174,9 +156,9 @@ def machines(
             kinds = ["--net", "--mount", "--uts", "--ipc", "--pid", "--mount-proc"]
             with open(disk / "console.log", "w") as console:
                 pid = stack.enter_context(
-                    _namespace(kinds, ["bash", str(BOOT)], environment, console.fileno())
+                    namespace(kinds, ["bash", str(BOOT)], environment, console.fileno())
                 )
-            _plug(switch, pid, len(hosts), address, gateway)
+            plug(switch, pid, len(hosts), address, gateway)
             hosts[name] = Host(name=name, address=address, disk=disk, pid=pid)
         for host in hosts.values():
             _wait_for_ssh(switch, host)
@@ -194,91 +176,20 @@ def _install(disk: Path, addresses: Mapping[str, str], key: Path, has_private_ke
     if has_private_key:
         shutil.copy(key, home / ".ssh/id_ed25519")
     (home / ".bashrc").write_text(f'export PATH="{sys.prefix}/bin:$PATH"\n')
-    _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(etc / "host_key"))
+    execute("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(etc / "host_key"))
     names = "".join(f"{address} {name}\n" for name, address in addresses.items())
     (etc / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
     (etc / "nsswitch.conf").write_text(_NSSWITCH)
     (etc / "sshd_config").write_text(_SSHD)
 
 
-@contextlib.contextmanager
-def _namespace(
-    kinds: Sequence[str],
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    output: int = subprocess.DEVNULL,
-) -> Iterator[int]:
-    """Run a command in new namespaces until the block ends; yields its process id."""
-    process = subprocess.Popen(
-        ["unshare", *kinds, "--fork", "--kill-child", *command],
-        env={"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8", **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-    )
-    try:
-        yield _child(process.pid)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _child(pid: int) -> int:
-    """The process that `unshare` forks once its namespaces are there."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if children:
-            return int(children[0])
-        time.sleep(0.02)
-    raise RuntimeError("unshare started nothing")
-
-
-def _plug(switch: int, host: int, number: int, address: str, gateway: str) -> None:
-    """Connect a machine to the switch and give it its address."""
-    _in_network(
-        switch,
-        f"link add port{number} type veth peer name eth0 netns {host}",
-        f"link set port{number} master br0 up",
-    )
-    # With a default route Ray finds out by itself which address is its own.
-    _in_network(
-        host,
-        f"addr add {address}/24 dev eth0",
-        "link set eth0 up",
-        "link set lo up",
-        f"route add default via {gateway}",
-    )
-
-
 def _wait_for_ssh(switch: int, host: Host) -> None:
     knock = f"exec 3<>/dev/tcp/{host.address}/22 && head -c 3 <&3"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        answer = subprocess.run([*_inside(switch, "-n"), "bash", "-c", knock], capture_output=True)
+        answer = subprocess.run([*inside(switch, "-n"), "bash", "-c", knock], capture_output=True)
         if answer.stdout == b"SSH":
             return
         time.sleep(0.1)
     console = (host.disk / "console.log").read_text()
     raise RuntimeError(f"{host.name} does not answer on port 22: {console}")
-
-
-def _in_network(pid: int, *commands: str) -> None:
-    for command in commands:
-        _run(*_inside(pid, "-n"), "ip", *command.split())
-
-
-def _inside(pid: int, *namespaces: str) -> list[str]:
-    return ["nsenter", "--target", str(pid), *namespaces]
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, env={"PATH": _PATH}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
