@@ -9,8 +9,10 @@
 Interleaved rounds, median of the per-round ratios. Photographs are crops of scikit-learn's two
 sample pictures with grain, or those of ``--images DIR``.
 
-    python benchmarks/shards.py keep --count 300 --rounds 7
-    python benchmarks/shards.py shrink --count 100 --rounds 5
+Run by `sharding.py`:
+
+    python benchmarks/sharding.py keep --count 300 --rounds 7 --work /dev/shm
+    python benchmarks/sharding.py shrink --count 100 --rounds 5 --img2dataset i2d/bin/python
 """
 
 from __future__ import annotations
@@ -21,29 +23,26 @@ import json
 import os
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-import simplejpeg
 import webdataset
+from peer_img2dataset import cpu_seconds_per_image
 from photographs import photographs
-from PIL import Image
+from shrinking import QUALITY, SIDE, by_opencv, by_pillow, by_us, floor_of, psnr
 from timing import interleaved, ratio
 
-from sharding.images import Treatment, treat
+from sharding.images import Treatment
 from sharding.labels import LabelTable, parse_image_ids
 from sharding.plan import ShardPlan
 from sharding.sources import DirectorySource
 from sharding.tasks import ShardTask
 from sharding.ustar import IndexedTar
 from sharding.writer import write_shard
-
-SIDE, QUALITY = 256, 90
-Pixels = npt.NDArray[np.uint8]
 
 
 class Bench:
@@ -120,57 +119,6 @@ class Bench:
         return run
 
 
-def size_for(height: int, width: int) -> tuple[int, int]:
-    """(width, height) with the shorter side at `SIDE`."""
-    scale = SIDE / min(height, width)
-    return round(width * scale), round(height * scale)
-
-
-def by_opencv(data: bytes) -> bytes:
-    """Full decode, INTER_AREA, encode: img2dataset's core."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    small = cv2.resize(image, size_for(*image.shape[:2]), interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-
-
-def by_pillow(data: bytes) -> bytes:
-    """Full decode, Lanczos, encode: most projects' preparation script."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    out = io.BytesIO()
-    small = image.resize(size_for(image.height, image.width), Image.Resampling.LANCZOS)
-    small.save(out, "JPEG", quality=QUALITY)
-    return out.getvalue()
-
-
-def by_us(data: bytes) -> bytes:
-    """What the shard job does to one image."""
-    return bytes(treat(data, Treatment(shorter_side=SIDE, quality=QUALITY)).data)
-
-
-def floor_of(images: list[bytes]) -> Callable[[], None]:
-    """Entropy-decode the original and encode the small picture: no codec avoids these two."""
-    small = [simplejpeg.decode_jpeg(by_opencv(data), "RGB") for data in images]
-
-    def run() -> None:
-        for data, pixels in zip(images, small, strict=True):
-            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
-            simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", "420")
-
-    return run
-
-
-def psnr(shrink: Callable[[bytes], bytes], images: list[bytes]) -> float:
-    """Mean PSNR in dB against Pillow's full Lanczos resize, before that is encoded."""
-    values = []
-    for data in images:
-        image = Image.open(io.BytesIO(data)).convert("RGB")
-        wanted = image.resize(size_for(image.height, image.width), Image.Resampling.LANCZOS)
-        result = Image.open(io.BytesIO(shrink(data)))
-        error = np.asarray(result, np.float64) - np.asarray(wanted, np.float64)
-        values.append(10 * np.log10(255**2 / np.mean(error**2)))
-    return float(np.mean(values))
-
-
 def table(times: dict[str, list[float]], base: str, count: int, extra: dict[str, str]) -> str:
     """A Markdown table of images per CPU second, and the ratio to a base."""
     lines = [f"| variant | images per CPU second | x {base} |  |", "|---|---|---|---|"]
@@ -181,7 +129,7 @@ def table(times: dict[str, list[float]], base: str, count: int, extra: dict[str,
     return "\n".join(lines)
 
 
-def keep(bench: Bench, rounds: int) -> None:
+def keep(bench: Bench, options: argparse.Namespace) -> None:
     """Print the table of keep-bytes sharding."""
     trusting = Treatment(check=False)
     times = interleaved(
@@ -193,14 +141,14 @@ def keep(bench: Bench, rounds: int) -> None:
             "ours: shard task with full decode check": bench.ours(Treatment()),
             "limit: sendfile, no headers": bench.sendfile,
         },
-        rounds,
+        options.rounds,
     )
     print(table(times, "webdataset TarWriter", len(bench.ids), {}))
     limit = ratio(times["limit: sendfile, no headers"], times["ours: tar, index"])
     print(f"\nours (tar, index) reaches {limit:.2f} of sendfile")
 
 
-def shrink(bench: Bench, rounds: int) -> None:
+def shrink(bench: Bench, options: argparse.Namespace) -> None:
     """Print the table of sharding to a shorter side."""
     cv2.setNumThreads(1)
     images = [Path(path).read_bytes() for path in bench.paths]
@@ -212,7 +160,7 @@ def shrink(bench: Bench, rounds: int) -> None:
             ours: bench.ours(Treatment(shorter_side=SIDE, quality=QUALITY)),
             "limit: entropy decode + encode": floor_of(images),
         },
-        rounds,
+        options.rounds,
     )
     sample = images[:40]
     quality = {
@@ -223,6 +171,25 @@ def shrink(bench: Bench, rounds: int) -> None:
     print(table(times, "OpenCV area loop", len(bench.ids), quality))
     limit = ratio(times["limit: entropy decode + encode"], times[ours])
     print(f"\nours reaches {limit:.2f} of the limit")
+    if options.img2dataset is not None:
+        against_img2dataset(bench, options)
+
+
+def against_img2dataset(bench: Bench, options: argparse.Namespace) -> None:
+    """Print the ratio to img2dataset, in the interpreter that has it."""
+    task = bench.ours(Treatment(shorter_side=SIDE, quality=QUALITY))
+    ratios, rates = [], []
+    for _ in range(options.rounds):
+        begun = time.process_time()
+        task()
+        ours = (time.process_time() - begun) / len(bench.ids)
+        theirs = cpu_seconds_per_image(options.img2dataset, bench.paths, SIDE, QUALITY)
+        ratios.append(theirs / ours)
+        rates.append(1 / theirs)
+    print(
+        f"img2dataset: {np.median(rates):.0f} images per CPU second beyond its start; "
+        f"ours is {np.median(ratios):.2f} times that"
+    )
 
 
 def main() -> None:
@@ -232,6 +199,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="images")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=Path, help="folder of <id>.jpg to use instead")
+    parser.add_argument("--img2dataset", type=Path, help="a Python that has img2dataset")
     parser.add_argument("--work", type=Path, help="where to write; a RAM disk shows the writer")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.work) as name:
@@ -247,11 +215,8 @@ def main() -> None:
         size = sum(os.path.getsize(path) for path in bench.paths) / len(ids) / 1e3
         for what in [options.what] if options.what else list(MEASURES):
             print(f"### {what}: {len(ids)} images of {size:.0f} KB, {options.rounds} rounds\n")
-            MEASURES[what](bench, options.rounds)
+            MEASURES[what](bench, options)
             print()
 
 
-MEASURES: dict[str, Callable[[Bench, int], Any]] = {"keep": keep, "shrink": shrink}
-
-if __name__ == "__main__":
-    main()
+MEASURES: dict[str, Callable[[Bench, argparse.Namespace], Any]] = {"keep": keep, "shrink": shrink}
