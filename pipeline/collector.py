@@ -57,10 +57,7 @@ class Collector:
         modified_E = result.modified_BK.reshape(-1)
         counted = (labels_E == UNOBSERVED, modified_E)
         self._counts += torch.stack([torch.count_nonzero(mask_E) for mask_E in counted])
-        if self._device.type == "cpu":
-            places_F = positions_from(logits_E, self._bound, labels_E, UNOBSERVED)
-        else:  # to list those that reach the bound would wait for the device
-            places_F = torch.arange(len(logits_E), device=self._device)
+        places_F = self._places(logits_E, labels_E)
         ids_B = torch.from_numpy(result.batch.image_ids_B.view(np.int64)).to(self._device)
         K = result.logits_BK.shape[1]
         ids_F, classes_F = ids_B[places_F // K], places_F % K
@@ -68,6 +65,13 @@ class Collector:
         keys_F = torch.where(labels_E[places_F] == UNOBSERVED, keys_F, _NONE)
         new = (keys_F, ids_F, classes_F.to(torch.int32), modified_E[places_F])
         self._keep_largest(tuple(torch.cat(pair) for pair in zip(self._columns, new, strict=True)))
+
+    def _places(self, logits_E: torch.Tensor, labels_E: torch.Tensor) -> torch.Tensor:
+        """Flat positions that may be candidates."""
+        if self._device.type == "cpu":
+            return positions_from(logits_E, self._bound, labels_E, UNOBSERVED)
+        # To list those that reach the bound would wait for the device.
+        return torch.arange(len(logits_E), device=self._device)
 
     def _keep_largest(self, columns: tuple[torch.Tensor, ...]) -> None:
         keys = columns[0]

@@ -54,7 +54,7 @@ def write_sheet(
             mid=classes.mids[int(k)],
             name=classes.names[int(k)],
             facts=[
-                ("probability", f"{found.probabilities_N[n]:.3f}"),
+                ("probability", _percent(found.probabilities_N[n])),
                 ("loss", f"{found.losses_N[n]:.2f}"),
                 ("training", f"{found.decisions_N[n]} ({found.method}, epoch {found.epoch})"),
                 *_known(observed, found.image_ids_N[n : n + 1], classes),
@@ -98,6 +98,11 @@ def _pictures(
                     (f"BoostLU (α = {cams.alpha:g}), score {boosted}", _uri(boosted_HWC)),
                 ],
             )
+
+
+def _percent(probability: float) -> str:
+    # Rounding would call a great many certain.
+    return "above 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
 
 
 def _known(

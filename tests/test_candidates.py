@@ -11,6 +11,7 @@ import torch
 
 from pipeline import candidates
 from pipeline.candidates import CORRECTED, DECISIONS, KEPT, Candidates
+from pipeline.collector import Collector
 from pipeline.validation import SCORE
 from pipeline.worker import Worker
 from sharding.errors import InputError
@@ -102,6 +103,16 @@ def test_corrections_for_good_stay_corrected(squares: Path, tmp_path: Path) -> N
     ]
     assert len(entries[0]) == 9
     assert entries[0] < entries[1]
+
+
+def test_complete_labels_leave_none(squares: Path) -> None:
+    none = Collector(5, torch.device("cpu")).finish(
+        epoch=1, method="full", labels="first", images_seen=96
+    )
+    content = none.to_parquet(Dataset.open(squares).classes)
+    found = Candidates.from_parquet(content, "epoch-001.parquet")
+    assert (len(found), found.unobserved, found.method) == (0, 0, "full")
+    assert found.select(top=3).to_csv(Dataset.open(squares).classes).count("\n") == 1
 
 
 def test_negative_numbers_are_refused() -> None:

@@ -104,6 +104,21 @@ def test_they_do_not_depend_on_the_ranks(world: int, spread: float) -> None:
             assert np.array_equal(ours, other)
 
 
+def test_devices_that_must_not_be_waited_for_find_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = [step_of(3, range(n, n + 8)) for n in (0, 8, 16)]
+    expected = collect(12, steps)
+    # There every entry of a step is looked at.
+    everything = lambda self, logits_E, labels_E: torch.arange(len(logits_E))  # noqa: E731
+    monkeypatch.setattr(Collector, "_places", everything)
+    found = collect(12, steps)
+    assert np.array_equal(found.image_ids_N, expected.image_ids_N)
+    assert np.array_equal(found.classes_N, expected.classes_N)
+    few = collect(1000, steps)
+    assert len(few) == few.unobserved, "observed entries are never candidates"
+
+
 def test_they_survive_a_pause() -> None:
     steps = [step_of(1, range(n, n + 8)) for n in (0, 8, 16)]
     first = Collector(10, torch.device("cpu"))
