@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from pipeline.candidates import CORRECTED, KEPT, REJECTED, Candidates
-from pipeline.methods.bce import positions_from
 from pipeline.methods.overlay import Overlay
 from pipeline.methods.ranks import Ranks
 from pipeline.step import StepResult
@@ -69,7 +68,9 @@ class Collector:
     def _places(self, logits_E: torch.Tensor, labels_E: torch.Tensor) -> torch.Tensor:
         """Flat positions that may be candidates."""
         if self._device.type == "cpu":
-            return positions_from(logits_E, self._bound, labels_E, UNOBSERVED)
+            mask_E = logits_E.numpy() >= np.float32(self._bound)
+            mask_E &= labels_E.numpy() == UNOBSERVED
+            return torch.from_numpy(np.flatnonzero(mask_E))
         # To list those that reach the bound would wait for the device.
         return torch.arange(len(logits_E), device=self._device)
 
