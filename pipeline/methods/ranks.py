@@ -30,8 +30,11 @@ class Ranks:
 
     def batch_size(self, logits_BK: torch.Tensor) -> int:
         """Rows of the global batch; at least 1, so that an empty one has loss 0, not NaN."""
-        B = torch.tensor(len(logits_BK))
-        return max(1, int(B if self.world_size == 1 else self.sum(B)))
+        return max(1, self.count(len(logits_BK)))
+
+    def count(self, local: int) -> int:
+        """Sum of a number over ranks."""
+        return local if self.world_size == 1 else int(self.sum(torch.tensor(local)))
 
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, without gradient."""

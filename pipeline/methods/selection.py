@@ -5,21 +5,20 @@ loss lies at the k-th largest unobserved logit -- in exact arithmetic. In floats
 step function of the logit, so entries within rounding error of the k-th logit are compared by
 their losses, in the arithmetic of the reference; those above need no comparison. Ties at the
 threshold are all selected.
+
+On the host all this is done on numpy arrays, which compare, index and partition several times
+faster than tensors there; the code is the same for both.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.methods.bce import (
-    negative_losses,
-    positions_equal,
-    positions_from,
-    positions_of,
-)
+from pipeline.methods.bce import flat_positions, native, negative_losses
 from pipeline.methods.ranks import Ranks, largest
 from sharding.labels import UNOBSERVED
 
@@ -27,6 +26,7 @@ from sharding.labels import UNOBSERVED
 # would be a cache miss.
 _RUN, _STRIDE = 64, 389
 _EPSILON = float(np.finfo(np.float32).eps)
+Array = Any  # as `native` gives it
 
 
 def select_largest(
@@ -45,21 +45,20 @@ def select_largest(
         k: at least 1, equal on all ranks.
         ranks: who shares the batch.
     """
-    logits_N, labels_N = logits_BK.detach().reshape(-1), labels_BK.reshape(-1)
+    logits_N, labels_N = native(logits_BK.detach().reshape(-1)), native(labels_BK.reshape(-1))
     found, bound = _most_likely(logits_N, labels_N, k)
-    low, high = _doubt(float(ranks.kth_largest(logits_N.index_select(0, found), k)))
+    low, high = _doubt(_kth_largest(logits_N[found], k, ranks))
     if low < bound:
         found = _unobserved_from(logits_N, labels_N, low)
-    logits_F = logits_N.index_select(0, found)
-    above = _where(found, logits_F > high)
-    in_doubt = _where(found, (logits_F >= low) & (logits_F <= high))
-    losses = negative_losses(logits_N[in_doubt])
-    left = k - int(ranks.sum(torch.tensor(len(above), device=logits_N.device)))
-    threshold = ranks.kth_largest(losses, max(left, 1))
-    selected = torch.cat([above, in_doubt[(losses >= threshold) & (losses > 0)]])
-    mask_BK = torch.zeros(labels_BK.shape, dtype=torch.bool, device=labels_BK.device)
-    mask_BK.view(-1).index_fill_(0, selected, True)
-    return selected, mask_BK
+    logits_F = logits_N[found]
+    surely_F = logits_F > high
+    above = found[flat_positions(surely_F)]
+    in_doubt = found[flat_positions((logits_F >= low) & ~surely_F)]
+    losses = negative_losses(torch.as_tensor(logits_N[in_doubt]))
+    threshold = ranks.kth_largest(losses, max(k - ranks.count(len(above)), 1))
+    chosen = native((losses >= threshold) & (losses > 0))
+    selected = torch.cat([torch.as_tensor(part) for part in (above, in_doubt[chosen])])
+    return selected, _mask(selected, labels_BK)
 
 
 def unobserved_top(
@@ -69,20 +68,25 @@ def unobserved_top(
 
     All unobserved entries where there are fewer than k; ties at the threshold are all in.
     """
-    logits_N, labels_N = logits_BK.detach().reshape(-1), labels_BK.reshape(-1)
-    mask_BK = torch.zeros(labels_BK.shape, dtype=torch.bool, device=labels_BK.device)
     if k < 1:
-        return mask_BK
+        return torch.zeros_like(labels_BK, dtype=torch.bool)
+    logits_N, labels_N = native(logits_BK.detach().reshape(-1)), native(labels_BK.reshape(-1))
     found, _ = _most_likely(logits_N, labels_N, k)
-    logits_F = logits_N.index_select(0, found)
-    chosen = _where(found, logits_F >= ranks.kth_largest(logits_F, k))
-    mask_BK.view(-1).index_fill_(0, chosen, True)
-    return mask_BK
+    logits_F = logits_N[found]
+    chosen = found[logits_F >= _kth_largest(logits_F, k, ranks)]
+    return _mask(torch.as_tensor(chosen), labels_BK)
 
 
-def _most_likely(
-    logits_N: torch.Tensor, labels_N: torch.Tensor, k: int
-) -> tuple[torch.Tensor, float]:
+def _mask(positions: torch.Tensor, like_BK: torch.Tensor) -> torch.Tensor:
+    mask_N = torch.zeros(like_BK.numel(), dtype=torch.bool, device=like_BK.device)
+    return mask_N.index_fill_(0, positions, True).view(like_BK.shape)
+
+
+def _kth_largest(values: Array, k: int, ranks: Ranks) -> float:
+    return float(ranks.kth_largest(torch.as_tensor(values), k))
+
+
+def _most_likely(logits_N: Array, labels_N: Array, k: int) -> tuple[Array, float]:
     """(positions, bound): all unobserved entries with a logit of at least ``bound``.
 
     They are k or more, or all there are.
@@ -95,24 +99,23 @@ def _most_likely(
     return found, bound
 
 
-def _guess(logits_N: torch.Tensor, k: int) -> float:
+def _guess(logits_N: Array, k: int) -> float:
     """A logit that somewhat more than k entries reach, read off a sample (Floyd and Rivest)."""
     runs = len(logits_N) // (_RUN * _STRIDE)
-    sample = logits_N[: runs * _RUN * _STRIDE].view(runs, _STRIDE, _RUN)[:, 0].flatten()
+    sample = logits_N[: runs * _RUN * _STRIDE].reshape(runs, _STRIDE, _RUN)[:, 0].reshape(-1)
     expected = k / _STRIDE
     # Well above: a guess that is too high costs a search through everything.
     rank = int(1.1 * expected + 4 * math.sqrt(expected)) + 8
-    return float(largest(sample, rank).min()) if rank <= len(sample) else -math.inf
+    if rank > len(sample):
+        return -math.inf
+    return float(largest(torch.as_tensor(sample), rank).min())
 
 
-def _unobserved_from(logits_N: torch.Tensor, labels_N: torch.Tensor, bound: float) -> torch.Tensor:
+def _unobserved_from(logits_N: Array, labels_N: Array, bound: float) -> Array:
     if bound == -math.inf:
-        return positions_equal(labels_N, UNOBSERVED)
-    return positions_from(logits_N, bound, labels_N, UNOBSERVED)
-
-
-def _where(positions: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return positions.index_select(0, positions_of(mask))
+        return flat_positions(labels_N == UNOBSERVED)
+    found = flat_positions(logits_N >= bound)
+    return found[labels_N[found] == UNOBSERVED]
 
 
 def _doubt(logit: float) -> tuple[float, float]:
