@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from sharding.labels import POSITIVE
 
 _CHUNK = 1 << 17
+_FEW = 1 << 14  # below, preparing the buffers costs more than they save
 # Factors of one product: each is at least 1/2, and a float64 holds 2 ** -1022.
 _FACTORS = 512
 
@@ -128,7 +129,7 @@ def _softplus_sum(logits_N: torch.Tensor) -> torch.Tensor:
     product replaces 512 of them. Sigmoid is fast everywhere; the speed of log1p varies tenfold
     between machines.
     """
-    if logits_N.device.type != "cpu":
+    if logits_N.device.type != "cpu" or len(logits_N) < _FEW:
         return F.softplus(logits_N).sum(dtype=torch.float64)
     total = 0.0
     width = -(-min(len(logits_N), _CHUNK) // _FACTORS)
