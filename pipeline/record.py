@@ -91,7 +91,12 @@ def record(
         key=f"{checkpoint_directory}:{config.split}:{labels}:{config.rule}",
         resume=False,
         params=dataclasses.asdict(config),
-        tags={"dataset_digest": dataset.digest, "checkpoint": checkpoint_directory},
+        tags={
+            "dataset_digest": dataset.digest,
+            "checkpoint": checkpoint_directory,
+            "mlflow.source.name": "jobs/evaluate_openimages.py",
+            "mlflow.source.type": "JOB",
+        },
         config=dataclasses.asdict(config),
         inputs=[(config.split, str(dataset.directory / file.path), file.sha256)],
         parent=found.meta.mlflow_run_id or None,

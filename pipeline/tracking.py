@@ -66,7 +66,7 @@ def open_run(
             client.update_run(run_id, status="RUNNING")
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
-        all_tags = {**tags, **parents, "run_key": key, "mlflow.runName": name}
+        all_tags = {**store.code_tags(), **tags, **parents, "run_key": key, "mlflow.runName": name}
         run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
         store.describe(client, run_id, params, config, inputs)
         return run_id

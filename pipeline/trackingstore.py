@@ -6,6 +6,7 @@ Every function but `tracking_uri` and `browse_command` may raise whatever the ba
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,22 @@ def client() -> Any:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=tracking_uri())
+
+
+def code_tags() -> dict[str, str]:
+    """Commit of a checkout and whether it was changed since; empty where there is no git."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        commit, changed = (
+            subprocess.run([*git, *asked], capture_output=True, text=True, timeout=10, check=True)
+            for asked in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {
+        "mlflow.source.git.commit": commit.stdout.strip(),
+        "git_dirty": str(bool(changed.stdout.strip())).lower(),
+    }
 
 
 def experiment(client: Any, name: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import tracking
+from pipeline import tracking, trackingstore
 from sharding.errors import InputError
 
 
@@ -54,6 +55,22 @@ def test_run_carries_parameters_config_and_dataset(store: str) -> None:
     assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 36
     assert run.inputs.dataset_inputs[0].tags[0].value == "train"
     assert [file.path for file in client().list_artifacts(run.info.run_id)] == ["config.json"]
+
+
+def test_run_names_the_commit_it_ran_from(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = trackingstore.code_tags()
+    assert found.items() <= client().get_run(open_run()).data.tags.items()
+    if (Path(__file__).parents[1] / ".git").exists():
+        assert re.fullmatch("[0-9a-f]{40}", found["mlflow.source.git.commit"])
+        assert found["git_dirty"] in ("true", "false")
+    # A head node that got the packages by rsync has no repository, and may have no git.
+    monkeypatch.setenv("PATH", "")
+    assert trackingstore.code_tags() == {}
+
+
+def test_parameters_that_say_nothing_are_left_out(store: str) -> None:
+    run_id = open_run(params={"method": "an", "clip_norm": None, "warmup": 0.0})
+    assert client().get_run(run_id).data.params == {"method": "an", "warmup": "0.0"}
 
 
 def test_points_of_a_repeated_stretch_are_logged_once(store: str, tmp_path: Path) -> None:
