@@ -49,7 +49,7 @@ class Boxes:
         try:
             table = csv.read_csv(file, convert_options=options)
             ids_N = parse_image_ids(table["ImageID"].to_pylist())
-        except (OSError, pa.ArrowException, ValueError) as error:
+        except (InputError, OSError, pa.ArrowException, ValueError) as error:
             raise InputError(
                 f"no table of boxes ({str(error).splitlines()[0]})",
                 file=file,

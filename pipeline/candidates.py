@@ -138,7 +138,7 @@ class Candidates:
                 probabilities_N=table["probability"].to_numpy(),
                 decisions_N=np.array(table["decision"].to_pylist(), np.str_),
             )
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (InputError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0][:120]
             raise InputError(
                 f"not an epoch's candidates ({reason})",

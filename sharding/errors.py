@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """The user's input is wrong; ``str(error)`` is one line a user can act on.
+
+    Not a ValueError: tyro would swallow it, and its fix, where it comes from an option.
 
     Args:
         problem: what is wrong, with the offending value.

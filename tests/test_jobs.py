@@ -72,6 +72,14 @@ def test_repeating_the_command_with_more_epochs_continues(home: Home) -> None:
     assert "epoch 1/2" not in told
 
 
+def test_an_option_that_does_not_fit_is_one_line_with_its_fix(home: Home) -> None:
+    told = train(home, "--batch-size", "31", status=2)
+    assert told.strip() == (
+        "error: batch size 31 does not divide over 2 workers. "
+        "Fix: make --batch-size, which counts all workers, a multiple of --workers"
+    )
+
+
 def test_another_configuration_under_the_same_name_is_refused(home: Home) -> None:
     told = train(home, "--seed", "5", status=2)
     assert "seed was 0, is 5" in told
