@@ -22,7 +22,9 @@ def check(config: TrainConfig, dataset: Dataset) -> None:
 
 def resources(config: TrainConfig) -> tuple[bool, int]:
     """(use GPUs, CPUs per worker); Ray would wait for ever for what is not there."""
-    return cluster.place(*config.worker_range, config.cpus_per_worker)
+    fewest, most = config.worker_range
+    # Room for the task that validates meanwhile, where there is any.
+    return cluster.place(fewest, most + config.async_validation, config.cpus_per_worker)
 
 
 def claim(directory: str, config: TrainConfig) -> bool:
