@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +198,34 @@ def test_s3_says_what_is_missing_and_what_failed(bucket, inputs) -> None:
         assert bytes(reader.read(second)) == (inputs[1] / f"train/{second}.jpg").read_bytes()
         with pytest.raises(BadImage, match=f"^{MISSING}$"):
             reader.read("f" * 16)
+
+
+def test_archives_of_a_bucket_are_found_by_a_pattern(bucket, inputs, from_directory, tmp_path):
+    import boto3
+
+    client = boto3.client("s3", region_name="us-east-1")
+    for split in ("train", "validation", "test"):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            for path in sorted((inputs[1] / split).iterdir()):
+                archive.add(path, arcname=f"{split}/{path.name}")
+        client.put_object(Bucket="photos", Key=f"tar/{split}_0.tar.gz", Body=packed.getvalue())
+    client.put_object(Bucket="photos", Key="tar/notes.txt", Body=b"none of this")
+    bucket.faults = {"photos/tar/train_0.tar.gz": [500, "short"]}
+    shard(inputs[0], "s3://photos/tar/*.tar.gz", tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+    with pytest.raises(InputError, match="no archive is there"):
+        open_source("s3://photos/tar/*.tar", FAST)
+
+
+def test_other_schemes_are_served_by_fsspec() -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe({f"/place/train/{ID}.jpg": b"remembered"})
+    source = open_source("memory://place", FAST)
+    assert read(source, ID) == [b"remembered"]
+    with pytest.raises(BadImage, match=f"^{MISSING}$"):
+        read(source, "f" * 16)
 
 
 def test_readers_leave_no_thread_behind(web) -> None:
