@@ -109,7 +109,9 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
     assert [point.step for point in history] == [images, 2 * images]
     assert "test/mAP/all" in evaluation.data.metrics
     version = client.get_model_version_by_alias("shapes", "best")
-    model = client.get_logged_model(version.model_id)
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    (entry,) = json.loads(model.tags["mlflow.modelVersions"])
+    assert (entry["name"], str(entry["version"])) == ("shapes", str(version.version))
     assert model.source_run_id == training.info.run_id
     linked = {metric.key: metric.value for metric in model.metrics}
     assert linked["test/mAP/all"] == evaluation.data.metrics["test/mAP/all"]
