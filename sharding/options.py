@@ -67,6 +67,13 @@ class ShardOptions:
                 raise InputError(
                     f"--{name.replace('_', '-')} is {value}", fix="give a positive number"
                 )
+        if self.output.parts[:1] and self.output.parts[0].endswith(":"):
+            # pathlib has already made "s3:/bucket" of it, which would be a local directory.
+            raise InputError(
+                "--output is a URL, and a dataset is written to a file system",
+                file=str(self.output),
+                fix="write it where every worker can, then copy it there, dataset.json last",
+            )
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"--seed is {self.seed}", fix="give a number from 0 to 2^63 - 1")
 

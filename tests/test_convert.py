@@ -226,6 +226,11 @@ def test_a_foreign_directory_is_not_written_to(inputs, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tmp.txt"]
 
 
+def test_a_url_is_no_output(inputs) -> None:
+    with pytest.raises(InputError, match=r"--output is a URL.*dataset\.json last"):
+        options(inputs, Path("s3://bucket/dataset"))
+
+
 def test_two_jobs_do_not_write_at_once(inputs, tmp_path: Path) -> None:
     def busy(function: Any, items: Sequence[ShardTask]) -> Iterator[Any]:
         with pytest.raises(InputError, match="another job is writing"):
