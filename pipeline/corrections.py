@@ -1,8 +1,13 @@
-"""LL-Cp's corrections of a checkpoint as an annotation CSV, to be laid over the labels."""
+"""LL-Cp's corrections: a table in every checkpoint, and a CSV to be laid over the labels."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 
 from pipeline import checkpoint
 from pipeline.methods.overlay import Overlay
@@ -13,6 +18,24 @@ from sharding.labels import format_image_ids
 METHOD = "ll-cp"
 # Of the rows; `sharding` knows it and lets such labels yield to any human's.
 SOURCE = "ll-cp-correction"
+FILE = "corrections.parquet"
+
+
+def write(directory: str, entries: tuple[torch.Tensor, torch.Tensor], classes: ClassTable) -> None:
+    """Write `FILE` into a checkpoint, for anything that reads Parquet.
+
+    Args:
+        directory: of the checkpoint.
+        entries: (image ids int64, classes int64), as of `LargeLossCorrectPermanent.corrections`.
+        classes: of the dataset.
+    """
+    ids_M, classes_M = (column.numpy() for column in entries)
+    columns = {
+        "image_id": pa.array(format_image_ids(ids_M.view(np.uint64)), pa.string()),
+        "class": pa.array(classes_M.astype(np.uint16)),
+        "mid": pa.array([classes.mids[k] for k in classes_M], pa.string()),
+    }
+    pq.write_table(pa.table(columns), Path(directory) / FILE)
 
 
 def to_csv(directory: str, classes: ClassTable) -> tuple[str, int]:

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import torch
 
-from pipeline import candidates, checkpoint, cluster, methods, storage
+from pipeline import candidates, checkpoint, cluster, corrections, methods, storage
 from pipeline import model as models
 from pipeline.collector import Collector
 from pipeline.config import TrainConfig
 from pipeline.loader import Epoch, LabelJoin, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
+from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.position import Position
 from pipeline.profiling import profiled
 from pipeline.step import StepResult, TrainStep
@@ -288,6 +289,8 @@ class Worker:
             },
             meta=meta,
         )
+        if isinstance(self.method, LargeLossCorrectPermanent):
+            corrections.write(directory, self.method.corrections(), classes)
 
     def _log_step(self, stats: StepStats, epoch: int, steps: int) -> None:
         values = {

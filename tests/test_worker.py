@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfi
 from pipeline.validation import SCORE
 from pipeline.worker import Worker
 from sharding.errors import InputError
+from sharding.labels import format_image_ids
 from sharding.manifest import Dataset
 
 EPOCHS = 3
@@ -150,6 +153,19 @@ def test_a_checkpoint_is_enough_to_score(squares: Path, tmp_path: Path) -> None:
     assert meta.mlflow_run_id == "run"
     ours, theirs = model.state_dict(), worker.model.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_corrections_are_a_table_in_the_checkpoint(squares: Path, tmp_path: Path) -> None:
+    worker = begin(worker_for(squares, "ll-cp"))
+    for epoch in (1, 2):
+        worker.train(epoch)
+    worker.save(str(tmp_path), {SCORE: 0.0})
+    table = pq.read_table(tmp_path / "corrections.parquet").to_pydict()
+    ids_M, classes_M = worker.method.corrections()
+    assert len(table["mid"]) == len(ids_M) > 0
+    assert table["image_id"] == format_image_ids(ids_M.numpy().view(np.uint64))
+    assert table["class"] == classes_M.tolist()
+    assert table["mid"] == [worker.dataset.classes.mids[k] for k in classes_M]
 
 
 def test_a_profile_is_a_trace_of_some_steps(squares: Path, tmp_path: Path) -> None:
