@@ -9,6 +9,7 @@ random state, and what its method gathered.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from pipeline import model as models
+from pipeline import storage
 from pipeline.config import TrainConfig
 from sharding.classes import ClassTable
 from sharding.errors import InputError
@@ -105,28 +107,31 @@ def save_rank(directory: str | Path, rank: int, state: Mapping[str, Any]) -> Non
 
 def load_rank(directory: str | Path, rank: int) -> dict[str, Any]:
     """What `save_rank` got."""
-    return _load(Path(directory) / f"rank-{rank}.pt")
+    return _load(storage.join(str(directory), f"rank-{rank}.pt"))
 
 
 def read_meta(directory: str | Path) -> Meta:
     """Read `meta.json`.
 
+    Args:
+        directory: a local checkpoint or the URL of one, as for all functions that read.
+
     Raises:
         InputError: the directory is not a checkpoint.
     """
-    path = Path(directory) / "meta.json"
+    path = storage.join(str(directory), "meta.json")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(storage.read_bytes(path))
         if raw.pop("format") != FORMAT:
             raise InputError(f"checkpoint is not of format {FORMAT}", file=path, fix="train again")
         return Meta(**raw)
     except FileNotFoundError:
         raise InputError(
             "not a checkpoint: meta.json is missing",
-            file=path.parent,
+            file=directory,
             fix="pass a checkpoint directory or the run directory that holds several",
         ) from None
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"meta.json is damaged ({error})", file=path, fix="use another checkpoint of the run"
         ) from None
@@ -134,12 +139,12 @@ def read_meta(directory: str | Path) -> Meta:
 
 def load_weights(directory: str | Path, model: models.CamNet) -> None:
     """Load `model.pt` into a network of the same configuration."""
-    model.load_state_dict(_load(Path(directory) / "model.pt"))
+    model.load_state_dict(_load(storage.join(str(directory), "model.pt")))
 
 
 def load_training(directory: str | Path) -> dict[str, Any]:
     """What `save` got as ``training``."""
-    return _load(Path(directory) / "training.pt")
+    return _load(storage.join(str(directory), "training.pt"))
 
 
 def load_model(directory: str | Path) -> tuple[models.CamNet, Meta]:
@@ -152,9 +157,10 @@ def load_model(directory: str | Path) -> tuple[models.CamNet, Meta]:
     return model.eval(), meta
 
 
-def _load(path: Path) -> Any:
+def _load(path: str) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        file = io.BytesIO(storage.read_bytes(path)) if "://" in path else path
+        return torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(
             "checkpoint file is missing", file=path, fix="use another checkpoint of the run"

@@ -148,7 +148,7 @@ def train(config: TrainConfig) -> TrainResult:
         tracking.close_run(run_id, status)
     return TrainResult(
         directory=directory,
-        best=_best(result),
+        best=_best(result, directory),
         metrics=dict(result.metrics or {}),
         mlflow_run_id=run_id,
     )
@@ -171,7 +171,7 @@ def best_checkpoint(location: str) -> str:
             file=location,
             fix="pass runs/<name>, or one of the checkpoint_* directories in it",
         )
-    return _best(Result.from_path(path))
+    return _best(Result.from_path(path), path)
 
 
 def train_loop(settings: dict[str, Any]) -> None:
@@ -259,8 +259,8 @@ def _failure(error: Exception, directory: str) -> Exception:
     return TrainingFailed(f"{reason}; repeat the command to go on from {directory}")
 
 
-def _best(result: Any) -> str:
+def _best(result: Any, directory: str) -> str:
     best = result.get_best_checkpoint(SCORE, "max") or result.checkpoint
     if best is None:
-        raise InputError("the run has no checkpoint yet", file=str(result.path), fix="train first")
-    return str(best.path)
+        raise InputError("the run has no checkpoint yet", file=directory, fix="train first")
+    return storage.join(directory, Path(best.path).name)  # Ray's own path has lost the scheme

@@ -96,3 +96,12 @@ def test_a_damaged_checkpoint_is_one_clear_error(
 
 def test_meta_is_plain_json(saved: tuple[Path, Any, Any]) -> None:
     assert json.loads((saved[0] / "meta.json").read_text())["epoch"] == 3
+
+
+def test_a_checkpoint_is_read_from_a_url_too(
+    saved: tuple[Path, models.CamNet, torch.optim.Adam],
+) -> None:
+    directory, model, _ = saved
+    assert checkpoint.read_meta(directory.as_uri()) == checkpoint.read_meta(directory)
+    loaded, _ = checkpoint.load_model(directory.as_uri())
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
