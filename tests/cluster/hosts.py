@@ -36,7 +36,7 @@ BOOT = Path(__file__).with_name("boot.sh")
 SHARED = "/mnt/shared"
 _SSHD = """\
 HostKey /mnt/disk/etc/host_key
-AuthorizedKeysFile /root/.ssh/authorized_keys
+AuthorizedKeysFile .ssh/authorized_keys
 PasswordAuthentication no
 UsePAM no
 UseDNS no
