@@ -62,22 +62,19 @@ class Worker:
         )
         if isinstance(self.method, methods.WatchesHead):
             self.method.attach(self.model.head)
-        options = {
-            "batch_size": config.data.batch_size // world_size,
-            "image_size": config.data.image_size,
-            "rank": rank,
-            "world_size": world_size,
-            "device_id": device.index if device.type == "cuda" else None,
-            "threads": threads,
-        }
         self.loader = Loader.of_split(
             dataset,
             "train",
             train=True,
+            batch_size=config.data.batch_size // world_size,
+            image_size=config.data.image_size,
             augmentation=config.data.augmentation,
             shuffle_buffer=config.data.shuffle_buffer,
             seed=config.seed,
-            **options,
+            rank=rank,
+            world_size=world_size,
+            device_id=device.index if device.type == "cuda" else None,
+            threads=threads,
         )
         self.join = LabelJoin(table=table, num_classes=K, device=device)
         self.collector = Collector(config.candidates_per_epoch, device)
