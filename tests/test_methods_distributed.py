@@ -156,13 +156,28 @@ def collectives(rank: int) -> dict[str, Any]:
     return {
         "joined": ranks.concatenate(own.view(-1, 1)).flatten().tolist(),
         "kth": [ranks.kth_largest(own.float(), k).item() for k in (1, 4, 6, 7)],
+        "of_floats": [ranks.kth_largest(awkward_floats()[rank::4], k).item() for k in PLACES],
     }
+
+
+PLACES = (1, 2, 3, 50, 400, 401, 402, 500, 1999)
+
+
+def awkward_floats() -> torch.Tensor:
+    """Ties, both zeros, denormals, neighbours that differ in the last bit, infinities."""
+    values = torch.randn(1600, generator=torch.Generator().manual_seed(0)) * 1e-3 - 4
+    steps = torch.arange(100, dtype=torch.int32)
+    neighbours = (torch.tensor(7.5).view(torch.int32) + steps).view(torch.float32)
+    special = torch.tensor([0.0, -0.0, 1e-42, -1e-42, torch.inf, -torch.inf]).repeat(50)
+    return torch.cat([values, neighbours, special])
 
 
 def test_collectives_take_shares_of_any_length() -> None:
     for found in run_ranks(collectives, 4):
         assert found["joined"] == [10, 20, 21, 30, 31, 32]
         assert found["kth"] == [32, 21, 10, -float("inf")]
+        descending = awkward_floats().sort(descending=True).values
+        assert found["of_floats"] == [descending[k - 1].item() for k in PLACES]
 
 
 def test_a_rank_that_raises_is_told() -> None:

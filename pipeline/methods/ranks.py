@@ -11,6 +11,9 @@ import torch
 import torch.distributed as dist
 
 Group = dist.ProcessGroup | None
+# (shift, values) of the three digits of a 32-bit code, the most significant first.
+_DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
+_SIGN = 0x80000000
 
 
 class Ranks:
@@ -60,18 +63,29 @@ class Ranks:
     def kth_largest(self, values: torch.Tensor, k: int) -> torch.Tensor:
         """The k-th largest value over all ranks (0-dim), -inf where there are fewer than k.
 
+        Several ranks find it digit by digit, from counts: three sums of 16 KiB, however large k is
+        and however many ranks there are.
+
         Args:
-            values: this rank's values, any number of them; only its top k travel.
+            values: fp32, this rank's values, any number of them.
             k: at least 1, equal on all ranks.
         """
-        top = largest(values, k)
-        if self.world_size > 1:
-            padded = values.new_full((k,), -torch.inf, device=self._device())
-            padded[: len(top)] = top
-            gathered = padded.new_empty(self.world_size * k)
-            dist.all_gather_into_tensor(gathered, padded, group=self._group)
-            top = largest(gathered.to(values.device), k)
-        return top.min() if len(top) == k else values.new_tensor(-torch.inf)
+        if self.world_size == 1:
+            top = largest(values, k)
+            return top.min() if len(top) == k else values.new_tensor(-torch.inf)
+        codes, found, missing = _ordered_codes(values), 0, k
+        for shift, digits in _DIGITS:
+            digits_M = (codes >> shift) & (digits - 1)
+            counts = self.sum(torch.bincount(digits_M, minlength=digits))
+            reached = counts.flip(0).cumsum(0)
+            if reached[-1] < missing:
+                return values.new_tensor(-torch.inf)
+            place = int((reached < missing).sum())  # digits that lie wholly above the k-th value
+            missing -= int(reached[place - 1]) if place else 0
+            digit = digits - 1 - place
+            codes = codes[digits_M == digit]
+            found |= digit << shift
+        return _from_code(found).to(values.device)
 
     def concatenate(self, local: torch.Tensor) -> torch.Tensor:
         """The ranks' tensors joined along the first dimension, in rank order, on every rank."""
@@ -104,3 +118,15 @@ def largest(values: torch.Tensor, k: int) -> torch.Tensor:
         return torch.topk(values, k, sorted=False)[0]
     # numpy's partition is many times faster than torch.topk on the host.
     return torch.from_numpy(np.partition(values.numpy(), len(values) - k)[len(values) - k :])
+
+
+def _ordered_codes(values: torch.Tensor) -> torch.Tensor:
+    """Integers in [0, 2**32) that compare as the floats do, int64."""
+    bits = values.detach().float().view(torch.int32).long()
+    return torch.where(bits < 0, ~bits, bits + _SIGN)
+
+
+def _from_code(code: int) -> torch.Tensor:
+    """The float of a code."""
+    bits = code - _SIGN if code >= _SIGN else ~code
+    return torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)

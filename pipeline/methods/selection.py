@@ -37,7 +37,7 @@ def select_largest(
     Selected is what is unobserved, has a loss above 0 and is at least as large as the k-th
     largest loss of the unobserved entries over all ranks. Where fewer than k are unobserved, all
     of them with a loss above 0: observed labels are never selected (the reference would modify
-    every entry then). Each rank sends k logits, then as many losses as are in doubt.
+    every entry then). Ranks exchange counts, not logits or losses (`Ranks.kth_largest`).
 
     Args:
         logits_BK: fp32.
