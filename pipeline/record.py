@@ -15,6 +15,7 @@ from pipeline import (
     checkpoint,
     curves,
     figures,
+    loggedmodel,
     publish,
     registry,
     report,
@@ -101,12 +102,11 @@ def record(
         inputs=[(config.split, str(dataset.directory / file.path), file.sha256)],
         parent=found.meta.mlflow_run_id or None,
     )
-    model_id = None
+    owner = found.meta.mlflow_run_id if tracking.knows(found.meta.mlflow_run_id) else run_id
     if config.register:
-        owner = found.meta.mlflow_run_id
-        model_id = registry.log_model(
-            owner if tracking.knows(owner) else run_id, checkpoint_directory
-        )
+        model_id: str | None = loggedmodel.log_model(owner, checkpoint_directory, copy=True)
+    else:  # the training may have left one
+        model_id = loggedmodel.find(owner, checkpoint_directory)
     with tempfile.TemporaryDirectory() as directory:
         tracker = tracking.Tracker(
             tracking.tracking_uri(),

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlflow
 
-from pipeline import checkpoint
+from pipeline import checkpoint, locate
 from pipeline.predictor import THRESHOLD, TOP_K, Predictor
 from sharding.errors import InputError
 
@@ -28,8 +28,9 @@ class Served(mlflow.pyfunc.PythonModel):
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the checkpoint among the model's artifacts."""
-        self.predictor = Predictor(*checkpoint.load_model(context.artifacts["checkpoint"]))
+        """Load the checkpoint among the model's artifacts, or the one that they name."""
+        directory = locate.followed(context.artifacts["checkpoint"])
+        self.predictor = Predictor(*checkpoint.load_model(directory))
 
     def predict(
         self, context: Any, model_input: Any, params: dict[str, Any] | None = None

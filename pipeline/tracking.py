@@ -199,8 +199,11 @@ class Tracker:
 
         now = int(time.time() * 1000)
         fresh = [point for point in points if point[2] > self._known_step(point[0])]
+        # MLflow keeps what a point was measured on for a model's points alone.
+        datasets = store.datasets_of(self._client.get_run(self._run_id)) if self._model_id else {}
         metrics = [
-            Metric(key, value, now, step, model_id=self._model_id) for key, value, step in fresh
+            Metric(key, value, now, step, model_id=self._model_id, **store.about(key, datasets))
+            for key, value, step in fresh
         ]
         for begin in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[begin : begin + _BATCH])

@@ -6,6 +6,7 @@ Every function but `tracking_uri` and `browse_command` may raise whatever the ba
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+# Which of a run's data sets its metrics of a prefix are about.
+_CONTEXTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 def tracking_uri() -> str:
@@ -40,6 +43,16 @@ def client() -> Any:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=tracking_uri())
+
+
+def everywhere() -> Any:
+    """The same client, and `tracking_uri` for those functions of MLflow that take none."""
+    import mlflow
+
+    made = client()
+    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_registry_uri(tracking_uri())
+    return made
 
 
 def code_tags() -> dict[str, str]:
@@ -109,6 +122,24 @@ def describe(
     ]
     if datasets:
         client.log_inputs(run_id, datasets)
+
+
+def datasets_of(run: Any) -> dict[str, tuple[str, str]]:
+    """(name, digest) of what a run read, by context: train, validation, test."""
+    found = {}
+    for read in run.inputs.dataset_inputs if run.inputs else ():
+        context = {tag.key: tag.value for tag in read.tags}.get("mlflow.data.context", "")
+        found[context] = (read.dataset.name, read.dataset.digest)
+    return found
+
+
+def about(key: str, datasets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """The data set that a metric was measured on, as `mlflow.entities.Metric` takes it."""
+    context = _CONTEXTS.get(re.split("[/_]", key)[0], "")
+    if context not in datasets:
+        return {}
+    name, digest = datasets[context]
+    return {"dataset_name": name, "dataset_digest": digest}
 
 
 def _name_of(path: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, cluster, launch, methods, storage, tracking
+from pipeline import checkpoint, cluster, launch, loggedmodel, methods, storage, tracking
 from pipeline.config import TrainConfig
 from pipeline.loop import NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
@@ -146,9 +146,11 @@ def train(config: TrainConfig) -> TrainResult:
         if unsent:
             print(f"MLflow has not taken {unsent} items; repeat the command to replay them")
         tracking.close_run(run_id, status)
+    best = _best(result, directory)
+    loggedmodel.log_best(run_id, best, config.log_model)
     return TrainResult(
         directory=directory,
-        best=_best(result, directory),
+        best=best,
         metrics=dict(result.metrics or {}),
         mlflow_run_id=run_id,
     )

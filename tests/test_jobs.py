@@ -109,11 +109,13 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
     assert [point.step for point in history] == [images, 2 * images]
     assert "test/mAP/all" in evaluation.data.metrics
     version = client.get_model_version_by_alias("shapes", "best")
-    (model,) = client.search_logged_models([experiment.experiment_id])
+    models = client.search_logged_models([experiment.experiment_id])
+    assert {model.source_run_id for model in models} == {training.info.run_id}
+    (model,) = (model for model in models if model.tags["weights"] == "copied")
     (entry,) = json.loads(model.tags["mlflow.modelVersions"])
     assert (entry["name"], str(entry["version"])) == ("shapes", str(version.version))
-    assert model.source_run_id == training.info.run_id
     linked = {metric.key: metric.value for metric in model.metrics}
+    assert linked["val/mAP/all"] in [point.value for point in history]
     assert linked["test/mAP/all"] == evaluation.data.metrics["test/mAP/all"]
     assert 0 <= linked["test/pointing_game/all"] <= 1
     artifacts = {file.path for file in client.list_artifacts(training.info.run_id)}

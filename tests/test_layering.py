@@ -13,7 +13,10 @@ SOURCES = sorted([*REPOSITORY.glob("sharding/**/*.py"), *REPOSITORY.glob("pipeli
 FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress"}
 
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.
-MLFLOW = {f"pipeline/{name}.py" for name in ("tracking", "trackingstore", "registry", "served")}
+MLFLOW = {
+    f"pipeline/{name}.py"
+    for name in ("tracking", "trackingstore", "loggedmodel", "registry", "served")
+}
 
 
 def imports(path: Path) -> Iterator[str]:

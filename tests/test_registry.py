@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline import registry, tracking, trackingstore
+from pipeline import loggedmodel, registry, tracking, trackingstore
 from sharding.errors import InputError
 from tests.models import write_checkpoint
 from tests.test_predictor import jpegs
@@ -45,7 +45,7 @@ def logged(store: str, saved: Path) -> tuple[str, str]:
     tracker = tracking.Tracker(store, run_id, str(saved.parent / "spool"), system=False)
     tracker.log([("val/mAP/all", 0.25, 48), ("val/mAP/all", 0.5, 96)])
     assert tracker.flush(30) == 0
-    return run_id, registry.log_model(run_id, str(saved))
+    return run_id, loggedmodel.log_model(run_id, str(saved), copy=True)
 
 
 def test_the_model_has_the_metrics_of_its_checkpoint(logged: tuple[str, str]) -> None:
@@ -98,7 +98,7 @@ def test_bad_requests_are_told_apart_from_faults(logged: tuple[str, str]) -> Non
     import mlflow
     import pandas as pd
 
-    model = mlflow.pyfunc.load_model(f"models:/{logged[1]}")
+    model = mlflow.pyfunc.load_model(registry.download(f"models:/{logged[1]}"))
     for text, told in (("%%%", "not base64"), ("bm9uZQ==", "unknown format")):
         with pytest.raises(mlflow.MlflowException, match=told) as caught:
             model.predict(pd.DataFrame({"image": [text]}))
