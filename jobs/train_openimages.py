@@ -50,12 +50,12 @@ def main() -> None:
             )
             return
         from pipeline import cluster, tracking
-        from pipeline.train import TrainingFailed, TrainingStopped, train
+        from pipeline.train import TrainingFailed, TrainingInterrupted, TrainingStopped, train
 
         cluster.connect()
         try:
             result = train(config)
-        except (TrainingStopped, TrainingFailed) as ended:
+        except (TrainingStopped, TrainingFailed, TrainingInterrupted) as ended:
             print(f"error: {ended}", file=sys.stderr)
             sys.exit(ended.exit_code)
         print(f"run              {result.directory}")

@@ -24,7 +24,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print of a worker appears twice
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # without a dashboard it only logs errors
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": (
         "Failed to query Ray Train Controller actor state|Reporting training result"
@@ -75,6 +74,8 @@ def connect(address: str | None = None, **options: Any) -> None:
         include_dashboard=False,
         **options,
     )
+    # One process more for every training, of no use where there is only this machine.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))
     _check_nodes()
 
 
@@ -107,6 +108,13 @@ def wait_for(reference: Any) -> Any:
     import ray
 
     return ray.get(reference)
+
+
+def is_there(reference: Any) -> bool:
+    """Whether `wait_for` would return at once."""
+    import ray
+
+    return bool(ray.wait([reference], timeout=0)[0])
 
 
 class Detached:

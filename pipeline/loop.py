@@ -16,6 +16,10 @@ class NonFiniteLoss(RuntimeError):
     """The loss is NaN or infinite; raised on every rank at the same step."""
 
 
+class LeftEarly(RuntimeError):
+    """Notice was given; raised on every rank at the same step, which has been saved."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepStats:
     """Averages since the last statistics, over all ranks.
@@ -50,6 +54,7 @@ def train_epoch(
     images: int = 0,
     pause_every: int | None = None,
     on_pause: Callable[[int], None] = lambda done: None,
+    leaving: Callable[[int], bool] = lambda done: False,
     max_steps: int | None = None,
     begun: float = 0.0,
     per_step: float = 0.0,
@@ -65,11 +70,13 @@ def train_epoch(
         done, images: steps and images (of all ranks) that an interrupted epoch already had.
         pause_every: steps between calls of ``on_pause``.
         on_pause: told the steps done, after their statistics.
+        leaving: asked after every step, with the steps done: True on all ranks pauses and leaves.
         max_steps: stop after so many.
         begun, per_step: progress of the whole training at the epoch's start, and what a step adds.
 
     Raises:
         NonFiniteLoss: on all ranks together, so that none waits for another.
+        LeftEarly: because of ``leaving``.
     """
     step.model.train()
     meter = _Meter(step.join.device, images)
@@ -84,12 +91,15 @@ def train_epoch(
         on_step(result)
         meter.add(result)
         done += 1
-        pausing = pause_every is not None and done % pause_every == 0
+        left = leaving(done)
+        pausing = left or (pause_every is not None and done % pause_every == 0)
         if done % every == 0 or pausing:
             on_stats(meter.read(done))
         if pausing:
             on_pause(done)
             meter.reset()  # a pause is not the loop's time
+        if left:
+            raise LeftEarly(f"left at step {done}")
     if meter.steps:
         on_stats(meter.read(done))
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, cluster, launch, loggedmodel, methods, storage, tracking
+from pipeline import checkpoint, cluster, launch, loggedmodel, methods, notice, storage, tracking
 from pipeline.config import TrainConfig
-from pipeline.loop import NonFiniteLoss
+from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
 from pipeline.validation import SCORE, Validator
 from pipeline.watch import shown
@@ -35,6 +35,12 @@ class TrainingStopped(RuntimeError):
 
 class TrainingFailed(RuntimeError):
     """Workers or hosts died more often than Ray was told to start them again."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
+class TrainingInterrupted(RuntimeError):
+    """SIGTERM ended training after a checkpoint of its last step."""
 
     exit_code = os.EX_TEMPFAIL
 
@@ -63,6 +69,7 @@ def train(config: TrainConfig) -> TrainResult:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingStopped: the loss became NaN or infinite; the last checkpoint is kept.
         TrainingFailed: too many workers or hosts died; the same call goes on from there.
+        TrainingInterrupted: the process got SIGTERM; likewise.
     """
     from ray.train import (
         CheckpointConfig,
@@ -130,15 +137,21 @@ def train(config: TrainConfig) -> TrainResult:
     )
     status = "FAILED"
     try:
-        with shown(tracker):
+        with shown(tracker), notice.heeding_sigterm(tracker.leave):
             result = trainer.fit()
+            while result.return_value == notice.PREEMPTED:
+                print("a node is to be taken away: saved, going on without it", flush=True)
+                result = trainer.fit()
         reason = cluster.wait_for(tracker.state())[1]
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
+        if result.return_value == notice.STOPPED:
+            status = "KILLED"
+            raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")
         status = "FINISHED"
     except TrainingFailedError as error:
         raise _failure(error, directory) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
@@ -176,8 +189,12 @@ def best_checkpoint(location: str) -> str:
     return _best(Result.from_path(path), path)
 
 
-def train_loop(settings: dict[str, Any]) -> None:
-    """What every worker runs; ``settings`` as made by `train`."""
+def train_loop(settings: dict[str, Any]) -> str | None:
+    """What every worker runs; ``settings`` as made by `train`.
+
+    Returns:
+        Why it left early (`pipeline.notice`), if it did.
+    """
     import ray.train
     import ray.train.torch
 
@@ -200,13 +217,22 @@ def train_loop(settings: dict[str, Any]) -> None:
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else contextlib.nullcontext() as directory:
         worker.begin(model, directory)
-    with contextlib.suppress(NonFiniteLoss):
+    noticed = notice.Notice(
+        rank=worker.rank,
+        device=worker.device,
+        stopping=notice.Question(worker.tracker.leaving),
+        drained=lambda: ray.train.get_preemption_info() is not None,
+    )
+    with contextlib.suppress(NonFiniteLoss, LeftEarly):
         for epoch in range(worker.epoch + 1, config.epochs + 1):
-            worker.train(epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}))
+            worker.train(
+                epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
+            )
             if config.async_validation:
                 _report(worker, {"epoch": float(epoch), SCORE: UNSCORED}, validate=True)
             else:
                 _report(worker, worker.validate())
+    return noticed.reason
 
 
 def validate_checkpoint(

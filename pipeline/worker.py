@@ -132,10 +132,22 @@ class Worker:
                     self.world_size,
                 )
 
-    def train(self, epoch: int, on_pause: Callable[[], None] = lambda: None) -> None:
-        """One epoch, or the rest of it; ``on_pause`` is called where it may be saved on the way.
+    def train(
+        self,
+        epoch: int,
+        on_pause: Callable[[], None] = lambda: None,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """One epoch, or the rest of it.
 
-        A loss that is not finite is told to the driver and raised.
+        Args:
+            epoch: counted from 1.
+            on_pause: called where the epoch may be saved on the way.
+            leaving: asked on all ranks after every step but the last; True there saves and leaves.
+
+        Raises:
+            NonFiniteLoss: after it was told to the driver.
+            LeftEarly: because of ``leaving``.
         """
         plan = self.loader.plan
         steps = min(plan.steps, self.config.max_steps or plan.steps)
@@ -180,6 +192,7 @@ class Worker:
                     images=images,
                     pause_every=self.config.checkpoint_every,
                     on_pause=pause,
+                    leaving=lambda done: done < steps and leaving(),
                     max_steps=self.config.max_steps,
                     begun=(epoch - 1) / self.config.epochs,
                     per_step=1 / (steps * self.config.epochs),

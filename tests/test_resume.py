@@ -1,4 +1,4 @@
-"""Kill -9 the driver, or a worker, in the middle: the same command ends in the same weights."""
+"""Killed or told to end in the middle: the same command ends in the same weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 from pipeline import checkpoint
 from tests.home import Home
@@ -88,14 +90,17 @@ def assert_equal_to_undisturbed(runs: Runs, name: str) -> None:
         assert torch.equal(moments[key]["exp_avg_sq"], state["exp_avg_sq"])
 
 
-def assert_one_curve(runs: Runs, name: str) -> None:
-    from mlflow.tracking import MlflowClient
-
+def tracked(runs: Runs, name: str) -> tuple[MlflowClient, list[Run]]:
     client = MlflowClient(f"sqlite:///{runs.home.directory / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("demo")
     found = client.search_runs(
         [experiment.experiment_id], filter_string=f"attributes.run_name = '{name}'"
     )
+    return client, list(found)
+
+
+def assert_one_curve(runs: Runs, name: str) -> None:
+    client, found = tracked(runs, name)
     assert [run.info.status for run in found] == ["FINISHED"]
     for key in ("train/loss", "val/mAP/all"):
         steps = [point.step for point in client.get_metric_history(found[0].info.run_id, key)]
@@ -128,3 +133,17 @@ def test_worker_killed(runs: Runs) -> None:
     assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
     assert_equal_to_undisturbed(runs, "worker-killed")
     assert_one_curve(runs, "worker-killed")
+
+
+def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
+    process, log = runs.start("told")
+    wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
+    process.terminate()
+    assert process.wait(240) == os.EX_TEMPFAIL, log.read_text(errors="replace")[-4000:]
+    assert "repeat the command to go on" in log.read_text(errors="replace").splitlines()[-1]
+    # No checkpoint within an epoch was asked for but by the signal.
+    assert any(step for _, step in runs.positions("told"))
+    assert [run.info.status for run in tracked(runs, "told")[1]] == ["KILLED"]
+    runs.home.run("train_openimages.py", *runs.command("told"))
+    assert_equal_to_undisturbed(runs, "told")
+    assert_one_curve(runs, "told")
