@@ -1,11 +1,12 @@
 """Turn an annotation dump and its images into a dataset; repeat the command to continue it.
 
 python jobs/shard_openimages.py --annotations DUMP --images JPEGS --output DATASET
-ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --shorter-side 512
+ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --output s3://bucket/name
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,9 +21,8 @@ def main() -> None:
     with one_line_errors():
         options = tyro.cli(ShardOptions, description=__doc__)
         from sharding.convert import convert
+        from sharding.desk import at_desk
         from sharding.prepare import prepare
-
-        job = prepare(options)
 
         def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
             if not tasks:
@@ -34,7 +34,10 @@ def main() -> None:
                 function, tasks, max_in_flight=options.workers, label="sharding"
             )
 
-        print(convert(job, parallel))
+        with at_desk(options.output, options.fetch, options.scratch) as desk:
+            here = dataclasses.replace(options, output=str(desk.directory))
+            told = convert(prepare(here), desk.through(parallel))
+        print(desk.named(str(told)))
 
 
 if __name__ == "__main__":

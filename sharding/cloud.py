@@ -21,24 +21,31 @@ from sharding.fetching import LARGEST_IMAGE, Fetching, Passing, patiently
 
 _ANONYMOUS = "anonymous@"
 _REFUSED = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
+_ABSENT = "NO_SUCH_BUCKET"
 
 
-def file_system(scheme: str, bucket: str, fetching: Fetching) -> fs.FileSystem:
+def file_system(scheme: str, bucket: str, fetching: Fetching, attempts: int = 1) -> fs.FileSystem:
     """The file system of a scheme, with the time limits asked for where it knows any.
+
+    Args:
+        scheme: of the URL.
+        bucket: that it names.
+        fetching: how patiently.
+        attempts: of the client itself at each request; pauses between whole objects are ours.
 
     Raises:
         InputError: the scheme is unknown, or its package is not installed.
     """
     anonymous = bucket.startswith(_ANONYMOUS)
     if scheme == "s3":
-        return _s3(bucket.removeprefix(_ANONYMOUS), anonymous, fetching)
+        return _s3(bucket.removeprefix(_ANONYMOUS), anonymous, fetching, attempts)
     if scheme in ("gs", "gcs"):
         limit = datetime.timedelta(seconds=fetching.timeout)
         return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=limit)
     return _by_fsspec(scheme)
 
 
-def _s3(bucket: str, anonymous: bool, fetching: Fetching) -> fs.FileSystem:
+def _s3(bucket: str, anonymous: bool, fetching: Fetching, attempts: int) -> fs.FileSystem:
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     own_server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if region is None and own_server is None:
@@ -57,8 +64,8 @@ def _s3(bucket: str, anonymous: bool, fetching: Fetching) -> fs.FileSystem:
         endpoint_override=own_server,
         request_timeout=fetching.timeout,
         connect_timeout=fetching.timeout,
-        # One attempt here: the pauses between attempts are ours.
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        allow_delayed_open=True,  # a small object is one request instead of three
     )
 
 
@@ -83,7 +90,7 @@ class CloudTransport:
 
     def read(self, url: str) -> Buffer:
         """A whole object."""
-        with _Sorted(), self._files.open_input_file(path_of(url)) as stream:
+        with Sorted(), self._files.open_input_file(path_of(url)) as stream:
             if stream.size() > LARGEST_IMAGE:
                 raise BadImage(f"more than {LARGEST_IMAGE:,} bytes")
             data: bytes = stream.read()
@@ -93,7 +100,7 @@ class CloudTransport:
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
         """Some bytes of an object."""
-        with _Sorted(), self._files.open_input_file(path_of(url)) as stream:
+        with Sorted(), self._files.open_input_file(path_of(url)) as stream:
             data: bytes = stream.read_at(min(length, stream.size() - offset), offset)
             if len(data) != min(length, stream.size() - offset):
                 raise Passing(f"{len(data):,} of {length:,} bytes came")
@@ -101,7 +108,7 @@ class CloudTransport:
 
     def size(self, url: str) -> int:
         """Bytes of an object."""
-        with _Sorted():
+        with Sorted():
             info = self._files.get_file_info(path_of(url))
             if info.type != fs.FileType.File:
                 raise BadImage(MISSING)
@@ -121,7 +128,7 @@ def matching(url: str, fetching: Fetching) -> list[str]:
     files = file_system(parts.scheme, parts.netloc, fetching)
 
     def listed() -> list[str]:
-        with _Sorted():
+        with Sorted():
             found = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
             return sorted(info.base_name for info in found if info.is_file)
 
@@ -137,7 +144,7 @@ def path_of(url: str) -> str:
     return url.partition("://")[2].removeprefix(_ANONYMOUS)
 
 
-class _Sorted:
+class Sorted:
     """Sorts the errors of a file system into gone, refused and passing."""
 
     def __enter__(self) -> None:
@@ -146,6 +153,8 @@ class _Sorted:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, FileNotFoundError):
             raise BadImage(MISSING) from None
+        if isinstance(error, OSError) and _ABSENT in str(error):
+            raise BadImage("there is no such bucket") from None
         if isinstance(error, PermissionError) or (
             isinstance(error, OSError) and any(word in str(error) for word in _REFUSED)
         ):

@@ -22,13 +22,13 @@ from sharding.commit import (
 )
 from sharding.dispatch import ParallelMap, write_shards
 from sharding.errors import InputError
+from sharding.files import sha256_of
 from sharding.manifest import FILE, Dataset, Manifest
 from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.reshard import add_labels
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
-from sharding.verify import sha256_of
 
 
 def convert(job: Job, parallel: ParallelMap) -> Summary:

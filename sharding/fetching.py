@@ -60,8 +60,13 @@ class GaveUp(BadImage):
     """Every attempt failed in a way that may pass: the next run may have more luck."""
 
 
-def patiently(fetch: Callable[[], Result], fetching: Fetching) -> Result:
+def patiently(fetch: Callable[[], Result], fetching: Fetching, done: str = "fetched") -> Result:
     """Call ``fetch`` until it does not raise `Passing`.
+
+    Args:
+        fetch: one attempt.
+        fetching: how often, and with which pauses.
+        done: what it did not do, for the message.
 
     Raises:
         GaveUp: it did so every time.
@@ -72,7 +77,7 @@ def patiently(fetch: Callable[[], Result], fetching: Fetching) -> Result:
             return fetch()
         except Passing as failure:
             if attempt >= fetching.tries:
-                raise GaveUp(f"not fetched in {attempt} tries: {failure}") from None
+                raise GaveUp(f"not {done} in {attempt} tries: {failure}") from None
             # Random: workers that failed together must not come back together.
             pause = fetching.pause(attempt) * random.uniform(0.5, 1.0)
             time.sleep(max(pause, min(failure.wait, LONGEST_WAIT)))

@@ -19,8 +19,12 @@ class ShardOptions:
     images: str
     """Folder of <id>.jpg or <split>/<id>.jpg; tar archives of them (folder, file or glob); a URL of
     either (s3, gs, http); "originals" for the URLs of the dump's image lists, or such a list."""
-    output: Path
-    """Directory of the dataset; repeating the command continues an unfinished one."""
+    output: str
+    """Directory of the dataset, or a URL (s3, gs); repeating the command continues an unfinished
+    one."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the output is a URL, by default the system's
+    temporary directory; one that all workers reach where archives have to be unpacked."""
     images_per_shard: int = 4096
     """Most images in a shard."""
     shard_bytes: int | None = None
@@ -67,13 +71,6 @@ class ShardOptions:
                 raise InputError(
                     f"--{name.replace('_', '-')} is {value}", fix="give a positive number"
                 )
-        if self.output.parts[:1] and self.output.parts[0].endswith(":"):
-            # pathlib has already made "s3:/bucket" of it, which would be a local directory.
-            raise InputError(
-                "--output is a URL, and a dataset is written to a file system",
-                file=str(self.output),
-                fix="write it where every worker can, then copy it there, dataset.json last",
-            )
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"--seed is {self.seed}", fix="give a number from 0 to 2^63 - 1")
 

@@ -51,7 +51,7 @@ class Job:
     @property
     def output(self) -> Path:
         """Directory of the dataset."""
-        return self.options.output
+        return Path(self.options.output)
 
     @property
     def treatment(self) -> Treatment:
@@ -160,7 +160,7 @@ def _sized(
         largest.table.image_ids_N,
         source,
         _treatment(options),
-        options.output,
+        Path(options.output),
     )
     return dataclasses.replace(options, images_per_shard=number)
 

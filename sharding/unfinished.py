@@ -32,6 +32,11 @@ def holding(directory: Path) -> Iterator[None]:
     Raises:
         InputError: another job holds it, or it cannot be made.
     """
+    if directory.parts[:1] and directory.parts[0].endswith(":"):
+        # pathlib has made "s3:/bucket" of it, which would be a local directory.
+        raise InputError(
+            "a URL is no directory", file=directory, fix="go through sharding.desk, as the jobs do"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory, os.O_RDONLY)

@@ -6,7 +6,6 @@ and how to mend it; `sharding.repair` mends what can be.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from sharding.card import FILE as CARD_FILE
 from sharding.card import card
 from sharding.commit import INFO_FILE, WANTED_FILE, info
 from sharding.errors import InputError
+from sharding.files import Files, LocalFiles, sha256_of
 from sharding.importers.names import FILE as NAMES_FILE
 from sharding.labels import POSITIVE
 from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
@@ -38,7 +38,6 @@ OURS = re.compile(
 ParallelCheck = Callable[
     [Callable[[ShardRecord], "list[Problem]"], Sequence[ShardRecord]], Iterable["list[Problem]"]
 ]
-_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -65,15 +64,23 @@ _REPAIR = "repeat this command with --repair"
 _WITH_IMAGES = "repeat this command with --repair --images and the folder of the images"
 
 
-def verify(dataset: Dataset, parallel: ParallelCheck, *, quick: bool = False) -> list[Problem]:
+def verify(
+    dataset: Dataset,
+    parallel: ParallelCheck,
+    *,
+    quick: bool = False,
+    files: Files | None = None,
+) -> list[Problem]:
     """Everything that is wrong with a dataset, sorted by path.
 
     Args:
         dataset: opened, so that manifest and class list are known to fit each other.
         parallel: maps the check of a shard over all of them.
         quick: compare sizes instead of hashes of the tars.
+        files: where tars and indexes are looked at, if that is not the dataset's directory.
     """
-    check = partial(check_shard, dataset.directory, quick=quick)
+    files = files or LocalFiles(directory=dataset.directory)
+    check = partial(check_shard, files, quick=quick)
     found: list[Problem] = []
     for problems in parallel(check, dataset.manifest.shards):
         found += problems
@@ -88,33 +95,24 @@ def verify(dataset: Dataset, parallel: ParallelCheck, *, quick: bool = False) ->
     return sorted(found)
 
 
-def check_shard(directory: Path, shard: ShardRecord, *, quick: bool) -> list[Problem]:
+def check_shard(files: Files, shard: ShardRecord, *, quick: bool) -> list[Problem]:
     """What is wrong with one tar and its index; runs on a worker."""
-    tar, index = directory / shard.path, directory / shard.index
     problems = []
-    if not tar.is_file():
+    size = files.size(shard.path)
+    if size is None:
         problems.append(Problem(path=shard.path, what="missing", fix=_WITH_IMAGES, kind="tar"))
-    elif tar.stat().st_size != shard.bytes:
-        what = f"{tar.stat().st_size:,} bytes, not {shard.bytes:,}"
+    elif size != shard.bytes:
+        what = f"{size:,} bytes, not {shard.bytes:,}"
         problems.append(Problem(path=shard.path, what=what, fix=_WITH_IMAGES, kind="tar"))
-    elif not quick and sha256_of(tar) != shard.sha256:
+    elif not quick and files.sha256(shard.path) != shard.sha256:
         what = "its content has changed (SHA-256 differs)"
         problems.append(Problem(path=shard.path, what=what, fix=_WITH_IMAGES, kind="tar"))
-    if not index.is_file():
+    if files.size(shard.index) is None:
         problems.append(Problem(path=shard.index, what="missing", fix=_REPAIR, kind="index"))
-    elif sha256_of(index) != shard.index_sha256:
+    elif files.sha256(shard.index) != shard.index_sha256:
         what = "its content has changed; DALI would read wrong bytes"
         problems.append(Problem(path=shard.index, what=what, fix=_REPAIR, kind="index"))
     return problems
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as stream:
-        while block := stream.read(_CHUNK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _labels(dataset: Dataset, name: str, split: str, file: LabelFile) -> Iterator[Problem]:

@@ -96,7 +96,9 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
 
 @contextlib.contextmanager
 def s3() -> Iterator[Web]:
-    """A moto S3 server; ``faults`` are by path `bucket/key`, for GET requests."""
+    """A moto S3 server; ``faults`` are by path `bucket/key` for GET requests, by `PUT bucket/key`
+    for single puts and by `POST bucket/key` for the first and last request of puts in parts.
+    """
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -104,7 +106,9 @@ def s3() -> Iterator[Web]:
 
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"].lstrip("/")
-        fault = web.fault(path) if environ["REQUEST_METHOD"] == "GET" else None
+        method = environ["REQUEST_METHOD"]
+        asked = path if method == "GET" else f"{method} {path}"
+        fault = None if method == "HEAD" else web.fault(asked)
         if fault == "hang":
             time.sleep(HANG)
         if isinstance(fault, int):

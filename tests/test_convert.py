@@ -226,9 +226,10 @@ def test_a_foreign_directory_is_not_written_to(inputs, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tmp.txt"]
 
 
-def test_a_url_is_no_output(inputs) -> None:
-    with pytest.raises(InputError, match=r"--output is a URL.*dataset\.json last"):
-        options(inputs, Path("s3://bucket/dataset"))
+def test_a_url_without_a_desk_makes_no_directory(inputs) -> None:
+    with pytest.raises(InputError, match="a URL is no directory"):
+        shard(inputs, Path("s3://bucket/dataset"))
+    assert not Path("s3:").exists()
 
 
 def test_two_jobs_do_not_write_at_once(inputs, tmp_path: Path) -> None:

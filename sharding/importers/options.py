@@ -20,8 +20,12 @@ class ImportOptions:
     """Layout of the source."""
     source: Path
     """Folder of the unpacked collection."""
-    output: Path
-    """Directory of the dataset; repeating the command continues an unfinished one."""
+    output: str
+    """Directory of the dataset, or a URL (s3, gs); repeating the command continues an unfinished
+    one."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the output is a URL, by default the system's
+    temporary directory."""
     single_positive: bool = False
     """Also make labels of one positive per training image, and train on them by default."""
     seed: int = 1200

@@ -12,13 +12,13 @@ from sharding.commit import NewLabels, arrange, members_in
 from sharding.convert import convert
 from sharding.dispatch import ParallelMap
 from sharding.errors import InputError
+from sharding.files import sha256_of
 from sharding.importers.prepare import ImportJob
 from sharding.importers.published import comparison
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.reshard import add_labels
 from sharding.summary import Summary, summarise
-from sharding.verify import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
