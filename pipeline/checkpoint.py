@@ -81,7 +81,7 @@ class Meta:
 def save(
     directory: str | Path,
     *,
-    scored: models.CamNet,
+    scored: Mapping[str, torch.Tensor],
     training: Mapping[str, Any],
     meta: Meta,
 ) -> None:
@@ -89,12 +89,12 @@ def save(
 
     Args:
         directory: where to.
-        scored: the network that inference should use (a moving average where there is one).
+        scored: weights that inference should use (a moving average's where there is one).
         training: state dicts of what is trained: "model", "optimizer", "method", "step".
         meta: everything else.
     """
     path = Path(directory)
-    torch.save(scored.state_dict(), path / "model.pt")
+    torch.save(scored, path / "model.pt")
     torch.save(dict(training), path / "training.pt")
     raw = {"format": FORMAT, **dataclasses.asdict(meta)}
     (path / "meta.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ RESUMABLE = frozenset(
     {
         "epochs",
         "workers",
+        "parallel",
         "cpus_per_worker",
         "keep_checkpoints",
         "candidates_per_epoch",
@@ -182,6 +183,8 @@ class TrainConfig:
     """Options of the method as name=value, for example delta_rel=0.5."""
     workers: str = "1"
     """Training processes, one per GPU where there are any; 1:4 is elastic."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Each worker holds the whole network (ddp), or a part of it (fsdp: large backbones)."""
     cpus_per_worker: int | None = None
     """Threads of a worker (decoding, and the model without a GPU); default: an even share."""
     seed: int = 0

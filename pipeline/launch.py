@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline import cluster, methods, storage, tracking
+from pipeline import cluster, methods, parallel, storage, tracking
 from pipeline import model as models
 from pipeline.config import TrainConfig, differences
 from pipeline.loader import Loader
@@ -16,7 +16,8 @@ def check(config: TrainConfig, dataset: Dataset) -> None:
     table = dataset.labels("train", config.labels)
     if "://" not in config.dataset:  # the workers copy the images of a URL themselves
         Loader.of_split(dataset, "train", batch_size=1, image_size=1)
-    methods.create_for(config, mids=dataset.classes.mids, num_images=len(table.image_ids_N))
+    mids, images = dataset.classes.mids, len(table.image_ids_N)
+    parallel.check(config.parallel, methods.create_for(config, mids=mids, num_images=images))
     models.build(config.model, 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipeline import backbones
 from pipeline.config import ModelConfig
@@ -61,8 +62,10 @@ class CamNet(nn.Module):
             return self.backbone(normal_BCHW)
         with torch.no_grad():
             features_BDHW = self.backbone(normal_BCHW)
-        # DDP waits for a gradient of every parameter: these are 0.
-        return features_BDHW + 0 * sum(p.sum() for p in self.backbone.parameters())
+        # DDP waits for a gradient of every parameter: these are 0. FSDP does not, and its shards
+        # are no part of this sum.
+        whole = [p for p in self.backbone.parameters() if not isinstance(p, DTensor)]
+        return features_BDHW + 0 * sum(p.sum() for p in whole)
 
 
 def build(config: ModelConfig, num_classes: int) -> CamNet:

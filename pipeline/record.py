@@ -112,7 +112,6 @@ def record(
             tracking.tracking_uri(),
             run_id,
             f"{directory}/spool.jsonl",
-            system=False,  # the work is done
             model_id=model_id,
         )
         _send(tracker, found, config, intervals)

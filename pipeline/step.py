@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pipeline import parallel
 from pipeline.config import OptimizerConfig
 from pipeline.loader import Batch, LabelJoin
 from pipeline.methods import Method, Phase
@@ -48,11 +49,12 @@ class TrainStep:
     """Turns batches into updates.
 
     Args:
-        model: maps uint8 images (B, H, W, 3) to logits (B, K); possibly wrapped for DDP.
+        model: maps uint8 images (B, H, W, 3) to logits (B, K); wrapped for DDP, or cut by FSDP.
         method: the loss.
         optimizer: its groups' learning rates are the base rates of the schedule.
         join: labels by image id, on the training device.
-        config: precision, micro-batches, clipping, schedule, moving average.
+        config: precision, micro-batches, clipping, schedule.
+        averaged: of `moving_average`, made before the model was wrapped or cut; None for none.
     """
 
     def __init__(
@@ -63,13 +65,14 @@ class TrainStep:
         optimizer: torch.optim.Optimizer,
         join: LabelJoin,
         config: OptimizerConfig,
+        averaged: AveragedModel | None = None,
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
         self.join, self.config = join, config
         self._phase = Phase()
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(join.device.type, enabled=config.precision == "fp16")
-        self._ema = _moving_average(model, config)
+        self.averaged = averaged
 
     def enter(self, phase: Phase, *, resumed: bool = False) -> None:
         """Train from now on as the method's epoch wants; ``resumed`` is the epoch under way."""
@@ -79,11 +82,6 @@ class TrainStep:
             inner.freeze_backbone(phase.backbone_frozen)
         if phase.begins and not resumed:
             self.optimizer.state.clear()
-
-    @property
-    def averaged(self) -> nn.Module | None:
-        """The moving average of the model, without its DDP wrapper; None where it is off."""
-        return None if self._ema is None else self._ema.module
 
     def __call__(self, batch: Batch, progress: float = 0.0) -> StepResult:
         """Take one step; ``progress`` is the share of the whole training that is done."""
@@ -99,20 +97,20 @@ class TrainStep:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        if self._ema is not None:
-            self._ema.update_parameters(_unwrapped(self.model))
+        if self.averaged is not None:
+            self.averaged.update_parameters(_unwrapped(self.model))
         return result
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the weights and the optimizer's state."""
-        averaged = None if self._ema is None else self._ema.state_dict()
+        averaged = None if self.averaged is None else self.averaged.state_dict()
         return {"scaler": self._scaler.state_dict(), "averaged": averaged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict`."""
         self._scaler.load_state_dict(state["scaler"])
-        if self._ema is not None:
-            self._ema.load_state_dict(state["averaged"])
+        if self.averaged is not None:
+            parallel.load(self.averaged, state["averaged"])
 
     def _backward(self, batch: Batch) -> StepResult:
         labels_BK = self.join.dense(batch.image_ids_B)
@@ -143,8 +141,7 @@ class TrainStep:
         begin = 0
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            silent = getattr(self.model, "no_sync", contextlib.nullcontext)
-            with contextlib.nullcontext() if last else silent():
+            with contextlib.nullcontext() if last else parallel.unsynchronised(self.model):
                 gradient_BK = logits_BK.grad[begin : begin + len(part)]
                 self._forward(part).backward(gradient_BK)
             begin += len(part)
@@ -161,6 +158,19 @@ class TrainStep:
         with mixed:
             logits_BK = self.model(images_BHWC)
         return logits_BK[:B].float()
+
+
+def moving_average(network: nn.Module, decay: float | None) -> AveragedModel | None:
+    """A copy that follows ``network`` in every step, or None without a decay."""
+    if decay is None:
+        return None
+    follow: Any = get_ema_multi_avg_fn(decay)
+
+    def average(averages: Any, currents: Any, count: Any) -> None:
+        # Shards and whole buffers do not mix in one call.
+        follow(*([parallel.local(t) for t in tensors] for tensors in (averages, currents)), count)
+
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def _split(batch: Batch, count: int) -> Iterator[Batch]:
@@ -185,13 +195,6 @@ def _frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-
-
-def _moving_average(model: nn.Module, config: OptimizerConfig) -> AveragedModel | None:
-    if config.ema_decay is None:
-        return None
-    average = get_ema_multi_avg_fn(config.ema_decay)
-    return AveragedModel(_unwrapped(model), multi_avg_fn=average, use_buffers=True)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

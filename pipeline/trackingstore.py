@@ -1,6 +1,6 @@
 """Where MLflow's runs are, and how a run is described: what `tracking` and `registry` share.
 
-Every function but `tracking_uri` and `browse_command` may raise whatever the backend raises.
+Functions that take a client may raise whatever its backend raises.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,16 @@ def about(key: str, datasets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         return {}
     name, digest = datasets[context]
     return {"dataset_name": name, "dataset_digest": digest}
+
+
+def attempt(action: Callable[[], Any]) -> bool:
+    """Whether ``action`` went through; says why if not, never raises."""
+    try:
+        action()
+    except Exception as error:  # training must survive whatever a tracking server does
+        print(f"MLflow: {str(error).splitlines()[0][:200]}; will retry", flush=True)
+        return False
+    return True
 
 
 def _name_of(path: str) -> str:

@@ -17,7 +17,17 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, cluster, launch, loggedmodel, methods, notice, storage, tracking
+from pipeline import (
+    checkpoint,
+    cluster,
+    launch,
+    loggedmodel,
+    machine,
+    methods,
+    notice,
+    storage,
+    tracking,
+)
 from pipeline.config import TrainConfig
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
@@ -211,9 +221,9 @@ def train_loop(settings: dict[str, Any]) -> str | None:
         tracker=settings["tracker"],
         run_id=settings["run_id"],
     )
-    if config.model.sync_batchnorm and worker.device.type == "cuda":
-        worker.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(worker.model)
-    model = ray.train.torch.prepare_model(worker.model)
+    model: torch.nn.Module = worker.model
+    if config.parallel == "ddp":  # Ray leaves fully_shard to us
+        model = ray.train.torch.prepare_model(model)
     latest = ray.train.get_checkpoint()
     with latest.as_directory() if latest else contextlib.nullcontext() as directory:
         worker.begin(model, directory)
@@ -223,7 +233,10 @@ def train_loop(settings: dict[str, Any]) -> str | None:
         stopping=notice.Question(worker.tracker.leaving),
         drained=lambda: ray.train.get_preemption_info() is not None,
     )
-    with contextlib.suppress(NonFiniteLoss, LeftEarly):
+    watched = machine.watched(
+        worker.tracker.machine, context.get_node_rank(), context.get_local_rank()
+    )
+    with watched, contextlib.suppress(NonFiniteLoss, LeftEarly):
         for epoch in range(worker.epoch + 1, config.epochs + 1):
             worker.train(
                 epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
@@ -258,11 +271,10 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
     """Hand a checkpoint to Ray, which uploads (and validates) it while training goes on."""
     import ray.train
 
-    saved = None
-    if worker.has_part_of_checkpoint:
-        directory = tempfile.mkdtemp(prefix="checkpoint-")  # Ray removes it after the upload
-        worker.save(directory, metrics)
-        saved = ray.train.Checkpoint.from_directory(directory)
+    # Ray removes the directory after the upload.
+    directory = tempfile.mkdtemp(prefix="checkpoint-") if worker.has_part_of_checkpoint else None
+    worker.save(directory, metrics)
+    saved = ray.train.Checkpoint.from_directory(directory) if directory else None
     ray.train.report(
         metrics,
         checkpoint=saved,

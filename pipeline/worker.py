@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from pipeline import candidates, checkpoint, cluster, corrections, methods, storage
+from pipeline import candidates, checkpoint, cluster, corrections, methods, parallel, storage
 from pipeline import model as models
 from pipeline.collector import Collector
 from pipeline.config import TrainConfig
@@ -18,7 +18,7 @@ from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.position import Position
 from pipeline.profiling import profiled
-from pipeline.step import StepResult, TrainStep
+from pipeline.step import StepResult, TrainStep, moving_average
 from pipeline.validation import Validator
 from sharding.manifest import Dataset
 
@@ -50,6 +50,13 @@ class Worker:
         K = len(dataset.classes)
         models.seed_everything(config.seed)
         self.model = models.build(config.model, K).to(device)
+        if config.model.sync_batchnorm and device.type == "cuda":
+            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.averaged = moving_average(self.model, config.optimizer.ema_decay)
+        if config.parallel == "fsdp":
+            parallel.shard(self.model, device)
+            if self.averaged is not None:
+                parallel.shard(self.scored, device)
         groups = models.parameter_groups(
             self.model, config.optimizer.learning_rate, config.optimizer.head_multiplier
         )
@@ -91,13 +98,12 @@ class Worker:
     @property
     def scored(self) -> models.CamNet:
         """The network that is validated and kept: the moving average where there is one."""
-        averaged = self.step.averaged
-        return self.model if averaged is None else cast(models.CamNet, averaged)
+        return self.model if self.averaged is None else cast(models.CamNet, self.averaged.module)
 
     def begin(self, model: torch.nn.Module, latest: str | None) -> None:
         """Train ``model`` (this worker's network, wrapped for DDP), from a checkpoint if any.
 
-        The checkpoint may have been written by any number of workers.
+        The checkpoint may have been written by any number of workers, under DDP or FSDP.
         """
         self.step = TrainStep(
             model=model,
@@ -105,14 +111,15 @@ class Worker:
             optimizer=self.optimizer,
             join=self.join,
             config=self.config.optimizer,
+            averaged=self.averaged,
         )
         if latest is None:
             return
         meta = checkpoint.read_meta(latest)
         meta.check_classes(self.dataset.classes, latest)
         state = checkpoint.load_training(latest)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        parallel.load(self.model, state["model"])
+        parallel.load_optimizer(self.optimizer, state["optimizer"])
         if meta.step:  # before its state: an epoch may begin with a change of it
             self.method.begin_epoch(meta.epoch + 1)
         self.method.load_state_dict(state["method"])
@@ -245,31 +252,43 @@ class Worker:
     @torch.no_grad()
     def _pass_over_training_images(self, *, dropout: bool) -> None:
         """Show the method what the network now says of every training image, each once."""
-        self.model.eval()
-        self.model.dropout.train(dropout)
+        model = self._runnable(self.model).eval()
+        model.dropout.train(dropout)
         loader = dataclasses.replace(self.loader, train=False)
         for number, batch in enumerate(loader.epoch(0), start=1):
             if len(batch):
                 ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
-                logits_BK = self.model(batch.images_BHWC).float()
+                logits_BK = model(batch.images_BHWC).float()
                 self.method.observe(logits_BK, self.join.dense(batch.image_ids_B), ids_B)
             self._show("relabel", number, loader.plan.steps)
         self.method.end_pass()
 
     def validate(self) -> dict[str, float]:
         """Metrics of this epoch, equal on every rank."""
-        return self.validator(self.scored, epoch=self.epoch, images_seen=self.images_seen)
+        network = self._runnable(self.scored)
+        return self.validator(network, epoch=self.epoch, images_seen=self.images_seen)
+
+    def _runnable(self, network: models.CamNet) -> models.CamNet:
+        return parallel.runnable(network, self.config.model, len(self.dataset.classes))
 
     @property
     def has_part_of_checkpoint(self) -> bool:
         """Whether `save` writes anything: everybody within an epoch, the first rank always."""
         return self.rank == 0 or self.position is not None
 
-    def save(self, directory: str, metrics: dict[str, float]) -> None:
-        """Write this worker's part of a checkpoint: of the epoch, or within it."""
-        if self.position is not None:
+    def save(self, directory: str | None, metrics: dict[str, float]) -> None:
+        """Write this worker's part of a checkpoint: of the epoch, or within it.
+
+        Every worker calls it, with a directory where it has a part: all give their shards.
+        """
+        if self.position is not None and directory is not None:
             checkpoint.save_rank(directory, self.rank, self.position.state_dict())
-        if self.rank:
+        first = self.rank == 0
+        scored = parallel.whole(self.scored.state_dict(), keep=first)
+        model = parallel.whole(self.model.state_dict(), keep=first)
+        optimizer = parallel.whole(self.optimizer.state_dict(), keep=first)
+        step = parallel.whole(self.step.state_dict(), keep=first)
+        if self.rank or directory is None:
             return
         classes = self.dataset.classes
         meta = checkpoint.Meta(
@@ -288,17 +307,9 @@ class Worker:
             mlflow_run_id=self.run_id,
             metrics=metrics,
         )
-        checkpoint.save(
-            directory,
-            scored=self.scored,
-            training={
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "method": self.method.state_dict(),
-                "step": self.step.state_dict(),
-            },
-            meta=meta,
-        )
+        method = self.method.state_dict()
+        training = {"model": model, "optimizer": optimizer, "method": method, "step": step}
+        checkpoint.save(directory, scored=scored, training=training, meta=meta)
         if isinstance(self.method, LargeLossCorrectPermanent):
             corrections.write(directory, self.method.corrections(), classes)
 

@@ -27,7 +27,7 @@ def write_checkpoint(directory: Path, dataset: Path, *, seed: int = 0, run_id: s
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint.save(
         directory,
-        scored=model,
+        scored=model.state_dict(),
         training={},
         meta=checkpoint.Meta(
             config=config.to_dict(),

@@ -45,7 +45,7 @@ def saved(squares: Path, tmp_path: Path) -> tuple[Path, models.CamNet, torch.opt
     optimizer.step()
     checkpoint.save(
         tmp_path,
-        scored=model,
+        scored=model.state_dict(),
         training={
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),

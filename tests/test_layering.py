@@ -15,7 +15,7 @@ FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress"
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.
 MLFLOW = {
     f"pipeline/{name}.py"
-    for name in ("tracking", "trackingstore", "loggedmodel", "registry", "served")
+    for name in ("tracking", "tracker", "trackingstore", "loggedmodel", "registry", "served")
 }
 
 

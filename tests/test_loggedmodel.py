@@ -38,7 +38,7 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         config={},
         inputs=[("validation", "/set/labels/first/validation.parquet", DIGEST)],
     )
-    tracker = tracking.Tracker(uri, run_id, str(tmp_path / "spool"), system=False)
+    tracker = tracking.Tracker(uri, run_id, str(tmp_path / "spool"))
     tracker.log([("val/mAP/all", 0.25, 48), ("val/mAP/all", 0.5, 96), ("train/loss", 2.0, 96)])
     assert tracker.flush(30) == 0
     return run_id

@@ -68,7 +68,9 @@ def write_checkpoint(folder: Path, method: Any, mids: list[str]) -> None:
     )
     folder.mkdir()
     model = models.build(ModelConfig(backbone="resnet18"), len(mids))
-    checkpoint.save(folder, scored=model, training={"method": method.state_dict()}, meta=meta)
+    checkpoint.save(
+        folder, scored=model.state_dict(), training={"method": method.state_dict()}, meta=meta
+    )
 
 
 def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def logged(store: str, saved: Path) -> tuple[str, str]:
     run_id = tracking.open_run(
         experiment="tests", name="a", key=str(saved), resume=False, params={}, tags={}, config={}
     )
-    tracker = tracking.Tracker(store, run_id, str(saved.parent / "spool"), system=False)
+    tracker = tracking.Tracker(store, run_id, str(saved.parent / "spool"))
     tracker.log([("val/mAP/all", 0.25, 48), ("val/mAP/all", 0.5, 96)])
     assert tracker.flush(30) == 0
     return run_id, loggedmodel.log_model(run_id, str(saved), copy=True)

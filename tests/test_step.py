@@ -14,7 +14,7 @@ from pipeline import model as models
 from pipeline.config import ModelConfig, OptimizerConfig
 from pipeline.loader import Batch, LabelJoin
 from pipeline.schedule import factor
-from pipeline.step import TrainStep
+from pipeline.step import TrainStep, moving_average
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
@@ -44,12 +44,14 @@ def step_of(network: models.CamNet, join: LabelJoin, **options: object) -> Train
     model = copy.deepcopy(network).train()
     method = methods.create("ll-ct", K, delta_rel=5.0)
     method.begin_epoch(3)
+    config = OptimizerConfig(**options)  # type: ignore[arg-type]
     return TrainStep(
         model=model,
         method=method,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
         join=join,
-        config=OptimizerConfig(**options),  # type: ignore[arg-type]
+        config=config,
+        averaged=moving_average(model, config.ema_decay),
     )
 
 
@@ -126,14 +128,15 @@ def test_the_moving_average_follows_and_is_restored(
     step = step_of(network, join, ema_decay=0.5)
     name = "head.classifier.weight"
     for size in (4, 6):
-        expected = step.averaged.state_dict()[name].clone()
+        expected = step.averaged.module.state_dict()[name].clone()
         step(batch_of(join, size))
     # The first update copies; from then on it is the mean of average and weights.
     expected = 0.5 * expected + 0.5 * step.model.state_dict()[name]
-    torch.testing.assert_close(step.averaged.state_dict()[name], expected)
+    torch.testing.assert_close(step.averaged.module.state_dict()[name], expected)
     other = step_of(network, join, ema_decay=0.5)
     other.load_state_dict(step.state_dict())
-    assert torch.equal(other.averaged.state_dict()[name], step.averaged.state_dict()[name])
+    found = other.averaged.module.state_dict()[name]
+    assert torch.equal(found, step.averaged.module.state_dict()[name])
     assert step_of(network, join).averaged is None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import tracking, trackingstore
+from pipeline import tracker, tracking, trackingstore
 from sharding.errors import InputError
 
 
@@ -76,9 +76,9 @@ def test_parameters_that_say_nothing_are_left_out(store: str) -> None:
 def test_points_of_a_repeated_stretch_are_logged_once(store: str, tmp_path: Path) -> None:
     run_id = open_run()
     for steps in ([10, 20, 30], [20, 30, 40]):  # killed after 30, resumed from a checkpoint at 10
-        tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
-        tracker.log([("train/loss", 1.0 / step, step) for step in steps])
-        assert tracker.flush(30) == 0
+        writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+        writer.log([("train/loss", 1.0 / step, step) for step in steps])
+        assert writer.flush(30) == 0
     history = client().get_metric_history(run_id, "train/loss")
     assert [metric.step for metric in history] == [10, 20, 30, 40]
 
@@ -91,11 +91,11 @@ def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
     png = io.BytesIO()
     Image.new("RGB", (8, 8)).save(png, "PNG")
     run_id = open_run()
-    tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
-    tracker.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
-    tracker.artifact(b"hello", "plots/note.txt")
-    tracker.image(png.getvalue(), "cam", 3)
-    assert tracker.flush(60) == 0
+    writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    writer.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
+    writer.artifact(b"hello", "plots/note.txt")
+    writer.image(png.getvalue(), "cam", 3)
+    assert writer.flush(60) == 0
     names = {
         file.path
         for folder in ("eval", "plots", "images")
@@ -108,25 +108,25 @@ def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
 def test_a_dead_server_neither_blocks_nor_loses_points(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(tracker, "_RETRY_SECONDS", 0.01)
     run_id = open_run()
     spool = tmp_path / "spool.jsonl"
-    tracker = tracking.Tracker(store, run_id, str(spool))
-    alive = tracker._client
+    writer = tracking.Tracker(store, run_id, str(spool))
+    alive = writer._client
 
     class Dead:
         def __getattr__(self, name: str) -> Any:
             raise ConnectionError("nobody there")
 
-    tracker._client = Dead()
+    writer._client = Dead()
     started = time.monotonic()
     for step in range(100):
-        tracker.log([("train/loss", 1.0, step)])
+        writer.log([("train/loss", 1.0, step)])
     assert time.monotonic() - started < 5
-    assert tracker.flush(0.1) > 0
+    assert writer.flush(0.1) > 0
     assert len(spool.read_text().splitlines()) == 100
-    tracker._client = alive
-    assert tracker.flush(30) == 0
+    writer._client = alive
+    assert writer.flush(30) == 0
     assert len(client().get_metric_history(run_id, "train/loss")) == 100
     assert not spool.exists()
 
@@ -150,24 +150,24 @@ def test_an_unreachable_store_is_one_clear_error(
         open_run()
 
 
-def test_the_machine_is_watched_while_the_run_is_open(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+def test_machines_report_under_their_names(store: str, tmp_path: Path) -> None:
     run_id = open_run()
-    tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
-    assert tracker.flush(30) == 0
-    deadline = time.monotonic() + 60
-    while not client().get_metric_history(run_id, "system/cpu_utilization_percentage"):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    tracking.close_run(run_id, "FINISHED")
+    began = client().get_run(run_id).info.start_time / 1000
+    writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    for node in ("node0", "node1"):
+        writer.machine(node, {"cpu_utilization_percentage": 12.5})
+    assert writer.flush(30) == 0
+    for node in ("node0", "node1"):
+        key = f"system/{node}/cpu_utilization_percentage"
+        (point,) = client().get_metric_history(run_id, key)
+        assert point.value == 12.5
+        assert abs(point.step - (time.time() - began)) < 60  # seconds since the run began
 
 
 def test_the_description_of_a_run_is_its_latest_table(store: str, tmp_path: Path) -> None:
     run_id = open_run()
-    tracker = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"), system=False)
+    writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
     for text in ("first", "second"):
-        tracker.tag("mlflow.note.content", text)
-    assert tracker.flush(30) == 0
+        writer.tag("mlflow.note.content", text)
+    assert writer.flush(30) == 0
     assert client().get_run(run_id).data.tags["mlflow.note.content"] == "second"

@@ -1,0 +1,177 @@
+"""The one writer of a run in MLflow, at arm's length: it cannot stop or slow training.
+
+A `Tracker` actor on the driver's machine is the only writer, so the default sqlite file needs no
+server even when the workers sit on other hosts. Workers hand it points and artifacts without
+waiting. What MLflow does not take is kept, retried, and spooled to disk to be replayed when the
+same run goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import trackingstore as store
+
+_RETRY_SECONDS = 15.0
+_BATCH = 1000  # MLflow's limit of metrics per call
+
+Point = tuple[str, float, int]
+
+
+class Tracker:
+    """The one writer of a run; made a Ray actor by the driver.
+
+    Args:
+        uri: MLflow tracking URI.
+        run_id: the run.
+        spool: file that holds points MLflow has not taken; replayed on start.
+        model_id: the LoggedModel that all points are about, if there is one.
+    """
+
+    def __init__(self, uri: str, run_id: str, spool: str, model_id: str | None = None) -> None:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        self._client, self._run_id, self._spool = store.client(), run_id, Path(spool)
+        self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._last_step: dict[str, int] = {}
+        self._state: dict[str, Any] = {}
+        self._failure: str | None = None
+        self._began = 0.0
+        self._leaving = False
+        self._spooling, self._unsent = threading.Lock(), 0
+        threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
+        self._model_id = model_id
+        self._replay()
+
+    def log(self, points: Sequence[Point]) -> None:
+        """Queue metric points (name, value, images seen)."""
+        with self._spooling:
+            self._unsent += 1
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._spool, "a", encoding="utf-8") as spool:
+                spool.write(json.dumps(list(points)) + "\n")
+        self._queue.put(lambda: self._send(points))
+
+    def machine(self, node: str, values: Mapping[str, float]) -> None:
+        """Queue numbers of one machine, which MLflow shows under "System metrics"."""
+        now = time.time()
+        self._queue.put(lambda: self._send_machine(node, values, now))
+
+    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
+        """Queue a table artifact, shown by MLflow's table view."""
+        self._queue.put(lambda: self._log_table(columns, path))
+
+    def artifact(self, content: bytes, path: str) -> None:
+        """Queue a file artifact."""
+        self._queue.put(lambda: self._log_bytes(content, path))
+
+    def tag(self, key: str, value: str) -> None:
+        """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown."""
+        self._queue.put(lambda: self._client.set_tag(self._run_id, key, value))
+
+    def image(self, png: bytes, key: str, step: int) -> None:
+        """Queue an image of a series (MLflow shows a slider over steps)."""
+        self._queue.put(lambda: self._log_image(png, key, step))
+
+    def progress(self, **state: Any) -> None:
+        """Remember where training is; the driver polls `state`."""
+        self._state = state
+
+    def fail(self, reason: str) -> None:
+        """Remember why training stopped by its own decision."""
+        self._failure = reason
+
+    def leave(self) -> None:
+        """Remember that the run is to save and end."""
+        self._leaving = True
+
+    def leaving(self) -> bool:
+        """Whether it is; workers poll it."""
+        return self._leaving
+
+    def state(self) -> tuple[dict[str, Any], str | None]:
+        """(latest progress, reason of failure)."""
+        return self._state, self._failure
+
+    def flush(self, timeout: float = 60.0) -> int:
+        """Wait until everything queued was sent; return how many items were not."""
+        deadline = time.monotonic() + timeout
+        while self._queue.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._queue.unfinished_tasks
+
+    def _drain(self) -> None:
+        while True:
+            send = self._queue.get()
+            while not store.attempt(send):
+                # Order is kept: later points wait behind the one that failed.
+                time.sleep(_RETRY_SECONDS)
+            self._queue.task_done()
+
+    def _send(self, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        fresh = [point for point in points if point[2] > self._known_step(point[0])]
+        # MLflow keeps what a point was measured on for a model's points alone.
+        datasets = store.datasets_of(self._client.get_run(self._run_id)) if self._model_id else {}
+        metrics = [
+            Metric(key, value, now, step, model_id=self._model_id, **store.about(key, datasets))
+            for key, value, step in fresh
+        ]
+        for begin in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._run_id, metrics=metrics[begin : begin + _BATCH])
+        self._last_step.update({key: step for key, _, step in fresh})
+        with self._spooling:
+            self._unsent -= 1
+            if not self._unsent:
+                self._spool.unlink(missing_ok=True)
+
+    def _send_machine(self, node: str, values: Mapping[str, float], at: float) -> None:
+        from mlflow.entities import Metric
+
+        # Seconds since the run began: they go on where a resumed training does.
+        self._began = self._began or self._client.get_run(self._run_id).info.start_time / 1000
+        step, now = round(at - self._began), round(at * 1000)
+        metrics = [
+            Metric(f"system/{node}/{name}", value, now, step) for name, value in values.items()
+        ]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _known_step(self, key: str) -> int:
+        # A resumed run repeats what came after its last checkpoint; those points are there.
+        if key not in self._last_step:
+            history = self._client.get_metric_history(self._run_id, key)
+            self._last_step[key] = max((metric.step for metric in history), default=-1)
+        return self._last_step[key]
+
+    def _replay(self) -> None:
+        if self._spool.is_file():
+            lines = self._spool.read_text(encoding="utf-8").splitlines()
+            self._spool.unlink()
+            self.log(
+                [(key, value, step) for line in lines for key, value, step in json.loads(line)]
+            )
+
+    def _log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
+        self._client.log_table(self._run_id, data=dict(columns), artifact_file=path)
+
+    def _log_bytes(self, content: bytes, path: str) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / Path(path).name
+            file.write_bytes(content)
+            self._client.log_artifact(self._run_id, str(file), str(Path(path).parent))
+
+    def _log_image(self, png: bytes, key: str, step: int) -> None:
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(png)).convert("RGB")
+        self._client.log_image(self._run_id, image, key=key, step=step)
