@@ -6,6 +6,7 @@ ray submit ray_cluster.yaml jobs/import_dataset.py -- --format coco --source ...
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,10 +20,9 @@ def main() -> None:
     """Parse, read, write shards as Ray tasks, say what there is now."""
     with one_line_errors():
         options = tyro.cli(ImportOptions, description=__doc__)
+        from sharding.desk import at_desk
         from sharding.importers.prepare import prepare_import
         from sharding.importers.run import import_collection
-
-        job = prepare_import(options)
 
         def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
             if not tasks:
@@ -34,7 +34,10 @@ def main() -> None:
                 function, tasks, max_in_flight=options.workers, label="importing"
             )
 
-        print(import_collection(job, parallel))
+        with at_desk(options.output, scratch=options.scratch) as desk:
+            here = dataclasses.replace(options, output=str(desk.directory))
+            told = import_collection(prepare_import(here), desk.through(parallel))
+        print(desk.named(str(told)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annota
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ def main() -> None:
     """Parse, write labels here and shards, where any are needed, as Ray tasks."""
     with one_line_errors():
         options = tyro.cli(ReshardOptions, description=__doc__)
+        from sharding.desk import at_desk
         from sharding.reshard import reshard
 
         def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
@@ -31,7 +33,10 @@ def main() -> None:
                 function, tasks, max_in_flight=options.workers, label="writing shards"
             )
 
-        print(reshard(options, parallel))
+        with at_desk(options.dataset, options.fetch, options.scratch) as desk:
+            here = dataclasses.replace(options, dataset=str(desk.directory))
+            told = reshard(here, desk.through(parallel))
+        print(desk.named(str(told)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Check a dataset against its manifest: hashes, indexes, labels, counts, orphans.
 
-python jobs/verify_dataset.py --dataset DATASET
+python jobs/verify_dataset.py --dataset DATASET_OR_URL
 python jobs/verify_dataset.py --dataset DATASET --repair --images JPEGS
 """
 
@@ -20,6 +20,7 @@ def main() -> None:
     with one_line_errors():
         options = tyro.cli(VerifyOptions, description=__doc__)
         from sharding.checkup import checkup
+        from sharding.desk import at_desk
 
         def parallel(function: Any, items: Sequence[Any]) -> Iterator[Any]:
             if not items:
@@ -31,8 +32,9 @@ def main() -> None:
                 function, items, max_in_flight=options.workers, label="checking shards"
             )
 
-        result = checkup(options, parallel)
-        print(result)
+        with at_desk(options.dataset, options.fetch, options.scratch, indexes=True) as desk:
+            result = checkup(options, parallel, desk)
+        print(desk.named(str(result)))
         raise SystemExit(0 if result.well else 1)
 
 

@@ -81,7 +81,7 @@ class ArchiveSource(Source):
     @property
     def at_random(self) -> bool:
         """Whether all archives are plain files."""
-        return all(_in_place(archive) for archive in self.archives)
+        return all(in_place(archive) for archive in self.archives)
 
     @contextlib.contextmanager
     def staged(self, image_ids_N: Ids, directory: Path, parallel: AnyMap) -> Iterator[Source]:
@@ -125,7 +125,7 @@ def stage(task: StagingTask) -> PackedImages:
     """
     with _damage_as_input_error(task.archive):
         length = _length(task)
-        if _in_place(task.archive):
+        if in_place(task.archive):
             with open(task.archive, "rb") as stream:
                 tar = TarStream(stream, seekable=True, length=length)
                 rows = [
@@ -140,7 +140,7 @@ def stage(task: StagingTask) -> PackedImages:
         return PackedImages.load(spool, task.archive)
 
 
-def _in_place(archive: str) -> bool:
+def in_place(archive: str) -> bool:
     """Whether the archive itself can be read at random."""
     return archive.endswith(".tar") and "://" not in archive
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sharding import unfinished
+from sharding.desk import Desk
 from sharding.importers.source import open_images
 from sharding.manifest import Dataset
 from sharding.options import VerifyOptions
-from sharding.repair import repair
+from sharding.repair import read_whole, repair
 from sharding.verify import Problem, verify
 
 _SMALL = 2_000_000_000
@@ -49,19 +51,25 @@ class Checkup:
         return "\n".join(lines)
 
 
-def checkup(options: VerifyOptions, parallel: ParallelMap) -> Checkup:
+def checkup(options: VerifyOptions, parallel: ParallelMap, desk: Desk | None = None) -> Checkup:
     """Verify a dataset, and mend it where the options say so.
+
+    Args:
+        options: whose dataset is a directory, the desk's if there is one.
+        parallel: spreads work over the cluster.
+        desk: where the dataset is worked on, with whole indexes, if it is in a bucket.
 
     Raises:
         InputError: there is no dataset, its class list is not the manifest's, or an image needed
             for a repair cannot be used.
     """
-    Dataset.open(options.dataset)  # before a mistyped directory would be made
-    with unfinished.holding(options.dataset):
-        dataset = Dataset.open(options.dataset)
+    desk = desk or Desk(Path(options.dataset))
+    Dataset.open(desk.directory)  # before a mistyped directory would be made
+    with unfinished.holding(desk.directory):
+        dataset = Dataset.open(desk.directory)
         small = sum(shard.bytes for shard in dataset.manifest.shards) < _SMALL
         check_all: ParallelMap = map if small or options.quick else parallel
-        found = verify(dataset, check_all, quick=options.quick)
+        found = verify(dataset, check_all, hashed=() if options.quick else None, files=desk.files)
         left = found
         if options.repair and found:
             source = (
@@ -69,6 +77,9 @@ def checkup(options: VerifyOptions, parallel: ParallelMap) -> Checkup:
                 if options.images is None
                 else open_images(dataset, options.images, options.fetch)
             )
-            dataset = repair(dataset, found, source, parallel)
-            left = verify(dataset, map, quick=True)
+            desk.fill(read_whole(dataset, found))
+            dataset = repair(dataset, found, source, desk.through(parallel))
+            desk.push()
+            suspects = {problem.path for problem in found if problem.kind == "tar"}
+            left = verify(dataset, check_all, hashed=suspects, files=desk.files)
         return Checkup(dataset=dataset, found=tuple(found), left=tuple(left))

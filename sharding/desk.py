@@ -15,7 +15,6 @@ of the same command put equal bytes.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import re
@@ -29,13 +28,14 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sharding import unfinished
+from sharding.archives import StagingTask, in_place
 from sharding.atomic import write_json
 from sharding.bucket import Bucket
+from sharding.delivery import deliver
 from sharding.errors import InputError
 from sharding.fetching import Fetching
 from sharding.files import Files, LocalFiles, sha256_of
 from sharding.manifest import FILE, Manifest
-from sharding.shardsource import ShardSource
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask
 
 AnyMap = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -61,6 +61,9 @@ class Desk:
 
     def fill(self, paths: Iterable[str]) -> None:
         """Make hollow files whole."""
+
+    def push(self) -> None:
+        """Make what was written and removed so far count in the place that it stands for."""
 
 
 @contextlib.contextmanager
@@ -93,9 +96,10 @@ def at_desk(
     bucket = Bucket(url=os.fspath(location).rstrip("/"), fetching=fetching or Fetching())
     mark = hashlib.sha256(bucket.url.encode()).hexdigest()[:16]
     root = Path(scratch or tempfile.gettempdir()) / f"openimages-{os.getuid()}-{mark}"
-    desk = _BucketDesk(root / bucket.url.rpartition("/")[2], bucket, shared=scratch is not None)
+    name = bucket.url.rpartition("/")[2]
+    desk = _BucketDesk(root / name, bucket, shared=scratch is not None, indexes=indexes)
     with desk.naming(), unfinished.holding(root):
-        desk.check_out(indexes=indexes)
+        desk.check_out()
         try:
             yield desk
         except InputError:
@@ -109,10 +113,10 @@ def at_desk(
 class _BucketDesk(Desk):
     """A desk proper; ``shared`` says whether workers on other machines reach it."""
 
-    def __init__(self, directory: Path, bucket: Bucket, *, shared: bool) -> None:
+    def __init__(self, directory: Path, bucket: Bucket, *, shared: bool, indexes: bool) -> None:
         super().__init__(directory)
         self.files: Bucket = bucket
-        self._shared = shared
+        self._shared, self._indexes = shared, indexes
         self._known: dict[str, tuple[int, int]] = {}
 
     def named(self, text: str) -> str:
@@ -134,7 +138,7 @@ class _BucketDesk(Desk):
                 fix=None if cause.fix is None else self.named(cause.fix),
             ) from None
 
-    def check_out(self, *, indexes: bool) -> None:
+    def check_out(self) -> None:
         """Lay out what the bucket holds; of a place that holds no dataset, its top names only."""
         top = self.files.names()
         ours = not {FILE, unfinished.FILE}.isdisjoint(top)
@@ -144,7 +148,7 @@ class _BucketDesk(Desk):
         for path in sizes.keys() - set(whole):
             self._hollow(path, sizes[path])
         self._fetch(whole)
-        if indexes or self._torn():
+        if self._indexes or self._torn():
             self.fill(path for path in sizes if _INDEX.fullmatch(path))
         self._known = self._stamps()
 
@@ -155,7 +159,7 @@ class _BucketDesk(Desk):
         self._known.update((path, now[path]) for path in paths)
 
     def push(self) -> None:
-        """Put what has changed, the manifest last; then remove what was removed."""
+        """Put what has changed, the manifest last; remove what was removed after that."""
         now = self._stamps()
         changed = [path for path, stamp in now.items() if self._known.get(path) != stamp]
         for path in sorted(changed, key=lambda path: (path == FILE, path)):
@@ -174,14 +178,26 @@ class _BucketDesk(Desk):
 
         def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
             if not items or not isinstance(items[0], ShardTask):
+                self._refuse_private_spools(items)
                 yield from parallel(function, items)
                 return
             self.push()  # a record in the bucket must find there what it is a record of
-            for outcome in parallel(partial(_deliver, function, self.files), items):
+            for outcome in parallel(partial(deliver, function, self.files), items):
                 self._note(outcome)
                 yield outcome
 
         return mapped
+
+    def _refuse_private_spools(self, items: Sequence[Any]) -> None:
+        """Workers that unpack an archive leave the images at the desk, for all workers."""
+        for item in items:
+            if isinstance(item, StagingTask) and not self._shared and not in_place(item.archive):
+                raise InputError(
+                    "this archive is unpacked before the shards are written, "
+                    "and there is no directory of the output where every worker finds it",
+                    file=item.archive,
+                    fix="give --scratch a directory that all workers reach, or name plain tars",
+                )
 
     def _note(self, outcome: ShardOutcome) -> None:
         """A worker has put a shard into the bucket: the same on the desk."""
@@ -191,6 +207,8 @@ class _BucketDesk(Desk):
         if outcome.shard is not None:
             self._hollow(outcome.shard.path, outcome.shard.bytes)
             self._hollow(outcome.shard.index, 0)
+            if self._indexes:
+                self._fetch([outcome.shard.index])
             paths += [outcome.shard.path, outcome.shard.index]
         self._known.update((path, self._stamp(self.directory / path)) for path in paths)
 
@@ -251,27 +269,3 @@ class _BucketDesk(Desk):
     def _stamp(path: Path) -> tuple[int, int]:
         status = path.stat()
         return status.st_ino, status.st_mtime_ns
-
-
-def _deliver(
-    write: Callable[[ShardTask], ShardOutcome], bucket: Bucket, task: ShardTask
-) -> ShardOutcome:
-    """Write a shard on this machine's disk, then put it; runs on a worker."""
-    with tempfile.TemporaryDirectory(prefix="openimages-shard-") as folder:
-        source = _brought(task.source, bucket, Path(folder))
-        here = dataclasses.replace(task, output=folder, source=source)
-        outcome = write(here)
-        files = [here.record] if outcome.shard is None else [here.tar, here.index, here.record]
-        for file in files:
-            bucket.put(f"{FOLDER}/{file.name}", file)
-        return outcome
-
-
-def _brought(source: Any, bucket: Bucket, folder: Path) -> Any:
-    """A tar of the dataset itself is brought to this machine before it is read."""
-    if not isinstance(source, ShardSource):
-        return source
-    tar = folder / "from" / Path(source.tar).name
-    for file in (tar, tar.with_suffix(".idx")):
-        bucket.fetch(f"{FOLDER}/{file.name}", file)
-    return ShardSource(tar=str(tar))

@@ -86,8 +86,11 @@ class ShardOptions:
 class ReshardOptions:
     """Options of `jobs/reshard_openimages.py`; field docs are its help."""
 
-    dataset: Path
-    """Directory of a finished dataset."""
+    dataset: str
+    """Directory of a finished dataset, or its URL (s3, gs)."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the dataset is at a URL, by default the system's
+    temporary directory."""
     annotations: Path
     """Folder of an annotation dump (V3 to V7) or of one of our own exports."""
     images: str | None = None
@@ -118,8 +121,11 @@ class ReshardOptions:
 class VerifyOptions:
     """Options of `jobs/verify_dataset.py`; field docs are its help."""
 
-    dataset: Path
-    """Directory of a finished dataset."""
+    dataset: str
+    """Directory of a finished dataset, or its URL (s3, gs)."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the dataset is at a URL, by default the system's
+    temporary directory."""
     quick: bool = False
     """Compare the tars' sizes instead of their hashes."""
     repair: bool = False

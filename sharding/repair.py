@@ -60,6 +60,19 @@ def repair(
     return Dataset.open(dataset.directory)
 
 
+def read_whole(dataset: Dataset, problems: Sequence[Problem]) -> set[str]:
+    """The tars that mending reads: those of broken indexes, and of labels that the tars carry."""
+    paths = {problem.path for problem in problems}
+    version = dataset.manifest.labels.get(dataset.manifest.created_by.get(TAR_LABELS, ""))
+    files = version.splits if version is not None else {}
+    lost = {split for split, file in files.items() if file.path in paths}
+    return {
+        shard.path
+        for shard in dataset.manifest.shards
+        if (shard.index in paths or shard.split in lost) and shard.path not in paths
+    }
+
+
 _KINDS = ("tar", "index", "labels", "quarantine", "derived", "orphan")
 
 

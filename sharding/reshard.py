@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sharding import unfinished
@@ -43,9 +44,10 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
         InputError: anything about dump, dataset or images that a user can mend.
     """
     started = time.monotonic()
-    Dataset.open(options.dataset)  # before a mistyped directory would be made
-    with unfinished.holding(options.dataset):
-        dataset = Dataset.open(options.dataset)
+    directory = Path(options.dataset)
+    Dataset.open(directory)  # before a mistyped one would be made
+    with unfinished.holding(directory):
+        dataset = Dataset.open(directory)
         sweep(dataset.directory)
         remove_superseded(dataset)
         dump = open_dump(options)
@@ -57,7 +59,7 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
             else open_images(dataset, options.images, options.fetch, dump)
         )
         wanted, added = add_labels(dataset, new, source, parallel, options.make_default)
-        against, labelled = dataset.manifest.default_labels, Dataset.open(options.dataset)
+        against, labelled = dataset.manifest.default_labels, Dataset.open(directory)
         diff: Mapping[str, Any] = {}
         if against != new.name:
             classes = class_diff(dataset, dump)
@@ -65,7 +67,7 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
             write_json(dataset.directory / f"labels/{new.name}/{DIFF_FILE}", diff)
         rewritten = _rewrite(labelled, new, parallel) if options.rewrite else 0
         return Resharded(
-            dataset=Dataset.open(options.dataset),
+            dataset=Dataset.open(directory),
             name=new.name,
             diff=diff,
             wanted=wanted,

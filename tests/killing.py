@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 _CHANGES = ("writev", "write", "replace", "fsync", "unlink", "mkdir")
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["sharding.convert", "sharding.prepare", "sharding.reshard"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["sharding.convert", "sharding.prepare", "sharding.reshard"])
 
 
 def run_until(event: int, function: Callable[..., Any], *arguments: Any) -> bool:
@@ -22,7 +22,7 @@ def run_until(event: int, function: Callable[..., Any], *arguments: Any) -> bool
 
     Returns whether it died; False means that it ended before so many events.
     """
-    process = _FORKS.Process(target=_run, args=(event, function, arguments))
+    process = FORKS.Process(target=_run, args=(event, function, arguments))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL), f"exit code {process.exitcode}"
