@@ -4,8 +4,12 @@ Random-resized crops of 224 px with flips (``crop``) or the paper's squash to 44
 from photographs of 1024 x 768 or with a shorter side of 256. All in this process, one thread,
 interleaved rounds, medians of the per-round ratios. Peers are measured where they are installed:
 
-    pip install --target peers litdata mosaicml-streaming    # ffcv: its source build, if at all
+    pip install --target peers litdata mosaicml-streaming
     PYTHONPATH=peers python benchmarks/loader.py --count 512 --rounds 7
+
+FFCV's own setup looks for an OpenCV and a compiler of its time. By hand, in its source directory, with
+libopencv-dev and libturbojpeg0-dev: compile libffcv/libffcv.cpp into the shared library _libffcv
+(opencv_core, opencv_imgproc, turbojpeg, pthread) beside the package ffcv, and install numba.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any, Literal
 import torch
 import tyro
 import webdataset
-from peers import PEERS
+from peers import PEERS, NotMeasured
 from photographs import photographs
 from PIL import Image
 from timing import interleaved, ratio
@@ -186,7 +190,10 @@ def _table(shard: Shard, label: str, task: Task, options: Options, place: Path) 
         if importlib.util.find_spec(module) is None:
             print(f"{peer}: {module} is not installed, left out")
             continue
-        variants[f"{peer}, float32"] = make(shard.jpegs, place, task, size, BATCH)
+        try:
+            variants[peer] = make(shard.jpegs, place, task, size, BATCH)
+        except NotMeasured as reason:
+            print(f"{peer}: {reason}, left out")
     times = interleaved(
         {key: _drain(make, shard) for key, make in variants.items()}, options.rounds
     )

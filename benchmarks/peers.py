@@ -1,6 +1,6 @@
 """Loaders of other projects, fed the same JPEGs, for `benchmarks/loader.py`.
 
-Each decodes with torchvision to float32, in this process and in random order.
+LitData and Streaming decode with torchvision; all in this process and in random order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from torchvision.transforms import v2
 from pipeline.model import MEAN, STD
 
 Make = Callable[[list[bytes], Path, str, int, int], Callable[[], Iterator[torch.Tensor]]]
+
+
+class NotMeasured(Exception):
+    """A peer that cannot do a task."""
 
 
 def litdata(
@@ -55,40 +59,53 @@ def ffcv(
     jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
 ) -> Callable[[], Iterator[torch.Tensor]]:
     """FFCV: one beton file of JPEGs, its own decoder, crop and normalisation."""
+    return _ffcv(jpegs, place, task, size, batch_size, normalised=True)
+
+
+def ffcv_uint8(
+    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """FFCV without its normalisation."""
+    return _ffcv(jpegs, place, task, size, batch_size, normalised=False)
+
+
+def _ffcv(
+    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int, *, normalised: bool
+) -> Callable[[], Iterator[torch.Tensor]]:
     import numpy as np
     from ffcv.fields import BytesField, RGBImageField
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
-    from ffcv.transforms.random_resized_crop import RandomResizedCrop
     from ffcv.writer import DatasetWriter
 
     if task != "crop":
-        raise RuntimeError("ffcv has no plain resize: pass --tasks crop")
+        raise NotMeasured("has no plain resize")
     path = place / "ffcv.beton"
     if not path.exists():
         fields = {"image": RGBImageField(write_mode="jpg"), "id": BytesField()}
         DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(_Decoded(jpegs))
-    pipeline = [
-        RandomResizedCrop((0.25, 1.0), (3 / 4, 4 / 3), size),
+    pipeline: list[Any] = [
+        RandomResizedCropRGBImageDecoder((size, size), (0.25, 1.0), (3 / 4, 4 / 3)),
         RandomHorizontalFlip(),
-        ToTensor(),
-        ToTorchImage(),
-        NormalizeImage(np.array(MEAN), np.array(STD), np.float32),
     ]
+    if normalised:
+        pipeline.append(NormalizeImage(np.array(MEAN), np.array(STD), np.float32))
     loader = Loader(
         str(path),
         batch_size=batch_size,
         num_workers=1,
         order=OrderOption.RANDOM,
-        pipelines={"image": pipeline, "id": None},
+        pipelines={"image": [*pipeline, ToTensor(), ToTorchImage()], "id": None},
     )
     return lambda: (batch[0] for batch in loader)
 
 
 PEERS: Mapping[str, tuple[str, Make]] = {
-    "LitData + torchvision": ("litdata", litdata),
-    "Streaming + torchvision": ("streaming", streaming),
-    "FFCV": ("ffcv", ffcv),
+    "LitData + torchvision, float32": ("litdata", litdata),
+    "Streaming + torchvision, float32": ("streaming", streaming),
+    "FFCV, uint8": ("ffcv", ffcv_uint8),
+    "FFCV, float32": ("ffcv", ffcv),
 }
 
 

@@ -50,9 +50,12 @@ class Runs:
         return process, log
 
     def positions(self, name: str) -> list[tuple[int, int]]:
-        """(epochs finished, steps of the next) of the checkpoints that are wholly there."""
-        found = (self.home.directory / "runs" / name).glob("checkpoint_2*/meta.json")
-        metas = [checkpoint.read_meta(path.parent) for path in found]
+        """(epochs finished, steps of the next) of the checkpoints that Ray has taken note of."""
+        directory = self.home.directory / "runs" / name
+        snapshot = directory / "checkpoint_manager_snapshot.json"
+        noted = snapshot.read_text() if snapshot.is_file() else ""
+        found = [path.parent for path in directory.glob("checkpoint_2*/meta.json")]
+        metas = [checkpoint.read_meta(path) for path in found if path.name in noted]
         return [(meta.epoch, meta.step) for meta in metas]
 
     def last(self, name: str) -> tuple[checkpoint.Meta, dict[str, Any], dict[str, Any]]:
