@@ -7,9 +7,9 @@ interleaved rounds, medians of the per-round ratios. Peers are measured where th
     pip install --target peers litdata mosaicml-streaming
     PYTHONPATH=peers python benchmarks/loader.py --count 512 --rounds 7
 
-FFCV's own setup looks for an OpenCV and a compiler of its time. By hand, in its source directory, with
-libopencv-dev and libturbojpeg0-dev: compile libffcv/libffcv.cpp into the shared library _libffcv
-(opencv_core, opencv_imgproc, turbojpeg, pthread) beside the package ffcv, and install numba.
+FFCV's own setup looks for an OpenCV and a compiler of its time. By hand, in its source directory
+and with libopencv-dev and libturbojpeg0-dev: compile libffcv/libffcv.cpp into the shared library
+_libffcv (opencv_core, opencv_imgproc, turbojpeg, pthread) beside the package, and install numba.
 """
 
 from __future__ import annotations
