@@ -59,8 +59,11 @@ class Runs:
         return [(meta.epoch, meta.step) for meta in metas]
 
     def last(self, name: str) -> tuple[checkpoint.Meta, dict[str, Any], dict[str, Any]]:
-        found = (self.home.directory / "runs" / name).glob("checkpoint_2*")
-        directory = max(found, key=lambda path: checkpoint.read_meta(path).epoch)
+        # An upload that a kill cut short may lie beside them.
+        found = (self.home.directory / "runs" / name).glob("checkpoint_2*/meta.json")
+        directory = max(
+            (path.parent for path in found), key=lambda path: checkpoint.read_meta(path).epoch
+        )
         weights = torch.load(directory / "model.pt", weights_only=True)
         return checkpoint.read_meta(directory), weights, checkpoint.load_training(directory)
 
