@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.graph import Augmentation, Crop
-from pipeline.schedule import Schedule
+from pipeline.configparts import DataConfig as DataConfig
+from pipeline.configparts import ModelConfig as ModelConfig
+from pipeline.configparts import OptimizerConfig as OptimizerConfig
+from pipeline.methodoptions import parse_options as parse_options
 from sharding.errors import InputError
 
 # Fields that may differ between the first command and the one that resumes it: they change how
@@ -33,130 +35,6 @@ RESUMABLE = frozenset(
         "experiment",
     }
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network: backbone, 1x1 convolution (CAM), BoostLU, spatial mean."""
-
-    backbone: str = "resnet50"
-    """A torchvision network (resnet50, convnext_tiny, ...), or timm/<name>."""
-    weights: str | None = None
-    """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", a file, or none."""
-    alpha_train: float = 5.0
-    """BoostLU slope for positive attribution scores in training; 1 turns it off."""
-    alpha_infer: float = 5.0
-    """BoostLU slope in inference; 1 turns it off."""
-    dropout: float = 0.0
-    """Share of the feature channels dropped before the head in training."""
-    label_graph: int = 0
-    """Node size of a graph network over classes after the head (curriculum: 1024); 0: none."""
-    sync_batchnorm: bool = False
-    """Share batch-norm statistics between GPU workers."""
-    compile: bool = False
-    """Compile the backbone (pays off on long GPU runs)."""
-
-    def __post_init__(self) -> None:
-        for name in ("alpha_train", "alpha_infer"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} is {getattr(self, name):g}; BoostLU amplifies, so it is at least 1",
-                    fix=f"pass --{name.replace('_', '-')} 1 to turn BoostLU off",
-                )
-        if not 0 <= self.dropout < 1 or self.label_graph < 0:
-            raise InputError(
-                f"dropout {self.dropout:g}, label_graph {self.label_graph}",
-                fix="dropout is a share below 1, label_graph a size or 0",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """How images become batches."""
-
-    image_size: int = 448
-    """Both sides, in pixels; images are squashed to it as in the paper's protocol."""
-    batch_size: int = 16
-    """Images per step over all workers and accumulated micro-batches."""
-    shuffle_buffer: int = 1024
-    """Samples in a reader's shuffle buffer; the order of tars is reshuffled every epoch as well."""
-    flip: bool = True
-    """Mirror training images at random."""
-    crop: Crop = "squash"
-    """Of training images: squash the whole image, or take a random-resized part of it."""
-    smallest_crop: float = 0.25
-    """Share of the area that the smallest random-resized part has."""
-    rand_augment: int = 0
-    """Magnitude (1 to 30) of RandAugment's two operations per training image; 0: none."""
-    cutout: float = 0.0
-    """Side of Cutout's grey square as a share of the image's; 0: none."""
-    antialias: bool = True
-    """Filter before shrinking, as the paper's code does; off is cheaper, for training images."""
-
-    def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "shuffle_buffer"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}", fix="pass a positive number")
-        if not 0 < self.smallest_crop <= 1 or not 0 <= self.cutout < 1:
-            raise InputError(
-                f"smallest crop {self.smallest_crop:g}, cutout {self.cutout:g}",
-                fix="both are shares of the image, below 1",
-            )
-        if not 0 <= self.rand_augment <= 30:
-            raise InputError(f"RandAugment magnitude {self.rand_augment}", fix="pass 0 to 30")
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """What the loader does to training images."""
-        return Augmentation(
-            crop=self.crop,
-            smallest=self.smallest_crop,
-            flip=self.flip,
-            rand_augment=self.rand_augment,
-            cutout=self.cutout,
-            antialias=self.antialias,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
-    """Adam as in the paper's code: no weight decay, no schedule, the head ten times faster."""
-
-    learning_rate: float = 1e-5
-    """Of the backbone."""
-    head_multiplier: float = 10.0
-    """The head's learning rate as a multiple of the backbone's."""
-    weight_decay: float = 0.0
-    """Adam's L2 penalty."""
-    epochs: int = 10
-    """Passes over the training split."""
-    schedule: Schedule = "constant"
-    """Course of the learning rate: constant (the paper's), cosine or one-cycle."""
-    warmup: float = 0.0
-    """Share of the training during which the learning rate rises."""
-    clip_norm: float | None = None
-    """Largest gradient norm."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of forward and backward; losses and scores are fp32 always."""
-    micro_batches: int = 1
-    """Parts a worker's batch is computed in to save memory; masks and loss do not depend on it."""
-    ema_decay: float | None = None
-    """Decay of a moving average of the weights, which is then what is validated and kept."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1 or self.micro_batches < 1:
-            raise InputError(
-                f"warm-up {self.warmup:g}, {self.micro_batches} micro-batches",
-                fix="warm-up is a share below 1, micro-batches at least 1",
-            )
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise InputError(f"ema decay {self.ema_decay:g}", fix="pass a value in (0, 1)")
-        if self.learning_rate <= 0 or self.head_multiplier <= 0 or self.epochs < 1:
-            raise InputError(
-                f"learning rate {self.learning_rate:g} x {self.head_multiplier:g}, "
-                f"{self.epochs} epochs",
-                fix="pass positive values",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,21 +181,6 @@ class EvaluateConfig:
     """Upload the model and make it the next version of this registered model; alias: best."""
 
 
-def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """Turn ("delta_rel=0.5", "detach=true") into keyword arguments.
-
-    Raises:
-        InputError: an option is not of the form name=value.
-    """
-    parsed: dict[str, Any] = {}
-    for option in options:
-        name, equals, text = option.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError(f"method option {option!r} is not name=value", fix="write name=value")
-        parsed[name] = _literal(text)
-    return parsed
-
-
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Leaves that differ, but for those a resumed run may change (`RESUMABLE`)."""
     before, after = old.flat(), new.flat()
@@ -336,14 +199,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat
-
-
-def _literal(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
