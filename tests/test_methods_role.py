@@ -118,3 +118,28 @@ def test_linear_init_has_two_phases() -> None:
     assert frozen == [True, True, False]
     assert method.state_dict()["steps"] == 0, "Adam starts anew"
     assert not method.state_dict()["matrices"][1:].any()
+
+
+def test_an_epoch_that_begins_again_hands_over_once() -> None:
+    """Another number of workers resumes an interrupted epoch at its beginning."""
+    options = {"expected_num_pos": 1.0, "linear_epochs": 1, "estimator_lr": 0.1}
+    labels_BK, ids_B = torch.full((2, 3), -1, dtype=torch.int8), torch.tensor([1, 2])
+    first: Any = methods.create("role-li", 3, **options)
+    for epoch in (1, 2):
+        first.begin_epoch(epoch)
+        first.loss(torch.randn(2, 3, requires_grad=True), labels_BK, ids_B)
+        assert first.phase().begins == (epoch == 2)
+    state = first.state_dict()
+    assert state["steps"] == 1
+
+    resumed: Any = methods.create("role-li", 3, **options)
+    resumed.load_state_dict(state)
+    resumed.begin_epoch(2)
+    assert not resumed.phase().begins, "the network's Adam is not cleared again"
+    for key in ("matrices", "steps"):
+        torch.testing.assert_close(resumed.state_dict()[key], state[key], rtol=0, atol=0)
+    # Of a checkpoint between the two phases it has yet to be done.
+    resumed.load_state_dict({**state, "handed_over": torch.tensor(False)})
+    resumed.begin_epoch(2)
+    assert resumed.phase().begins
+    assert resumed.state_dict()["steps"] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ from tests.distributed import run_ranks
 from tests.test_worker import Recorder
 
 
-def begun(squares: Path, method: str, *options: str, **network: Any) -> Worker:
+def begun(
+    squares: Path,
+    method: str,
+    *options: str,
+    checkpoint_every: int | None = None,
+    **network: Any,
+) -> Worker:
     config = TrainConfig(
         dataset=str(squares),
         method=method,
         method_options=options,
         candidates_per_epoch=0,
+        checkpoint_every=checkpoint_every,
         model=ModelConfig(backbone="resnet18", **network),
         data=DataConfig(image_size=32, batch_size=32),
         optimizer=OptimizerConfig(learning_rate=1e-3, epochs=2, head_multiplier=1.0),
@@ -64,6 +72,36 @@ def test_linear_init_trains_the_head_alone_and_then_everything(squares: Path) ->
     assert changed(linear, weights_of(worker)) == {"head", "backbone"}
     steps = {int(state["step"]) for state in worker.optimizer.state.values()}
     assert steps == {worker.loader.plan.steps}, "Adam starts anew"
+
+
+def test_linear_init_begins_its_second_phase_once(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left within that phase's first epoch, which other workers begin again."""
+    options = ("expected_num_pos=2.0", "linear_epochs=1")
+
+    def made() -> Worker:
+        return begun(squares, "role-li", *options, checkpoint_every=2)
+
+    def leave() -> None:
+        first.save(str(tmp_path), {})
+        raise KeyboardInterrupt
+
+    first = made()
+    first.train(1)
+    with pytest.raises(KeyboardInterrupt):
+        first.train(2, on_pause=leave)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "world_size": 3}))
+
+    second = made()
+    second.begin(second.model, str(tmp_path))
+    handed: list[int] = []
+    monkeypatch.setattr(second.method.estimator, "hand_over", lambda: handed.append(1))
+    second.train(2)
+    assert not handed
+    steps = {int(state["step"]) for state in second.optimizer.state.values()}
+    assert steps == {2 + second.loader.plan.steps}, "Adam goes on"
 
 
 def test_curriculum_with_its_graph_trains_and_relabels(squares: Path) -> None:

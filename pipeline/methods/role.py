@@ -129,19 +129,34 @@ class RoleLinearInit(Role):
             )
         self.linear_epochs, self.linear_rate = linear_epochs, linear_rate
         self._estimator_lr = estimator_lr
+        self._handed_over = self._hands_over = False
 
     def phase(self) -> Phase:
         """The head alone at first; then everything, with a fresh optimizer."""
         if self.epoch <= self.linear_epochs:
             return Phase(backbone_frozen=True, rate=self.linear_rate)
-        return Phase(begins=self.epoch == self.linear_epochs + 1)
+        return Phase(begins=self._hands_over)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Hand the estimator over when the second phase begins."""
+        """Hand the estimator over when the second phase begins.
+
+        Only once: an interrupted epoch may begin again from state that has been handed over.
+        """
         super().begin_epoch(epoch)
-        if epoch == self.linear_epochs + 1:
+        self._hands_over = epoch > self.linear_epochs and not self._handed_over
+        if self._hands_over:
             self.estimator.hand_over()
+            self._handed_over = True
         self.estimator.learning_rate = self._estimator_lr * self.phase().rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimator, and whether the second phase has begun."""
+        return super().state_dict() | {"handed_over": torch.tensor(self._handed_over)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore both."""
+        super().load_state_dict(state)
+        self._handed_over = bool(state["handed_over"])
 
 
 def terms(p_BK: torch.Tensor, q_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
