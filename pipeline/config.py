@@ -175,6 +175,8 @@ class EvaluateConfig:
     """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
     attribution: int = 200
     """Images whose maps' scores are counted (the paper's analysis figure); 0 leaves it out."""
+    beam: int = 0
+    """Of a cnn-rnn run: label sequences kept per image (2 is usual); 0 scores the image alone."""
     boxes: str | None = None
     """CSV of boxes of the split (`annotations-human-bbox.csv`): adds the pointing game."""
     register: str | None = None

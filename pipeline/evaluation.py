@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from pipeline import checkpoint, cluster, evaluate, mapstudy, storage
+from pipeline import beamhead, checkpoint, cluster, evaluate, mapstudy, storage
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import Scores
 from pipeline.loader import LabelJoin, Loader
@@ -54,6 +54,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
     dataset = open_dataset(config.dataset)
     meta = checkpoint.read_meta(checkpoint_directory)
     meta.check_classes(dataset.classes, checkpoint_directory)
+    beamhead.check(meta, checkpoint_directory, config.beam)
     dataset.labels(config.split, config.labels)
     workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
@@ -90,6 +91,7 @@ def _score_part(
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     dataset = open_dataset(config.dataset)
     model, meta = checkpoint.load_model(checkpoint_directory)
+    model = beamhead.attach(model, meta, checkpoint_directory, config.beam)
     loader = Loader.of_split(
         dataset,
         config.split,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.head import CamHead
 from pipeline.methods.label_graph import LabelGraph
+from pipeline.refinedhead import RefinedHead
 
 
-class GraphHead(CamHead):
-    """`CamHead`, then `LabelGraph`; the maps stay those of the classes themselves.
-
-    Every score needs the logits of all classes, so pairs cost as much as the whole.
+class GraphHead(RefinedHead):
+    """`CamHead`, then `LabelGraph`.
 
     Args:
         in_features: feature channels D.
@@ -33,23 +31,6 @@ class GraphHead(CamHead):
         super().__init__(in_features, num_classes, alpha_train, alpha_infer)
         self.graph = LabelGraph(hidden)
 
-    def forward(self, features_BDHW: torch.Tensor) -> torch.Tensor:
-        """fp32 refined logits (B, K)."""
-        return self._refined(super().forward(features_BDHW))
-
-    def both(self, features_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 refined logits (B, K) without and with the boost of evaluation."""
-        raw_BK, boosted_BK = super().both(features_BDHW)
-        return self._refined(raw_BK), self._refined(boosted_BK)
-
-    def pair_scores(
-        self, features_BDHW: torch.Tensor, rows_E: torch.Tensor, classes_E: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 refined logits (E,) of the pairs (row, class), without and with the boost."""
-        raw_BK, boosted_BK = self.both(features_BDHW)
-        return raw_BK[rows_E, classes_E], boosted_BK[rows_E, classes_E]
-
-    def _refined(self, logits_BK: torch.Tensor) -> torch.Tensor:
-        # In fp32: logits rounded to bf16 would tie.
-        with torch.autocast(logits_BK.device.type, enabled=False):
-            return self.graph(logits_BK)
+    def refined(self, logits_BK: torch.Tensor) -> torch.Tensor:
+        """fp32 logits (B, K) after the messages between classes."""
+        return self.graph(logits_BK)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline import checkpoint, locate, pixels
+from pipeline import beamhead, checkpoint, locate, pixels
 from pipeline.cams import Cams
 from pipeline.head import boostlu
 from pipeline.model import CamNet
@@ -191,18 +191,21 @@ class Predictor:
                 yield np.stack(list(pool.map(pixels.square, batch, sizes)))
 
 
-def load(uri: str, *, device: str | None = None, **options: int) -> Predictor:
+def load(uri: str, *, device: str | None = None, beam: int = 0, **options: int) -> Predictor:
     """The model at ``uri``, ready to predict.
 
     Args:
         uri: a run directory (its best checkpoint is taken), a checkpoint directory, or MLflow's
             ``runs:/<run id>``, ``models:/<name>@<alias>``, ``models:/<name>/<version>``.
         device: by default the first GPU, else the CPU.
+        beam: of a cnn-rnn run, label sequences kept per image; 0 scores the image alone.
         options: ``batch_size`` and ``threads`` of `Predictor`.
 
     Raises:
-        InputError: there is no model.
+        InputError: there is no model, or it has no sequences to search.
     """
-    model, meta = checkpoint.load_model(locate.checkpoint_directory(uri))
+    directory = locate.checkpoint_directory(uri)
+    model, meta = checkpoint.load_model(directory)
+    model = beamhead.attach(model, meta, directory, beam)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(model, meta, device=chosen, **options)

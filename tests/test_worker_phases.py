@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.config import DataConfig, EvaluateConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.evaluate import Scores
+from pipeline.evaluation import _score_part
 from pipeline.head import CamHead
 from pipeline.model import CamNet
 from pipeline.worker import Worker
@@ -102,6 +105,23 @@ def test_linear_init_begins_its_second_phase_once(
     assert not handed
     steps = {int(state["step"]) for state in second.optimizer.state.values()}
     assert steps == {2 + second.loader.plan.steps}, "Adam goes on"
+
+
+def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) -> None:
+    worker = begun(squares, "cnn-rnn", "hidden=8")
+    worker.train(1)
+    worker.save(str(tmp_path), {})
+
+    def scored(beam: int) -> Scores:
+        config = EvaluateConfig(
+            checkpoint=str(tmp_path), dataset=str(squares), split="validation", beam=beam
+        )
+        return _score_part(config, str(tmp_path), 1, 1, 0)
+
+    alone, searched = scored(0), scored(2)
+    assert len(alone.raw_E) == len(searched.raw_E) > 0
+    assert not np.allclose(alone.boosted_E, searched.boosted_E)
+    assert np.isfinite(searched.boosted_E).all()
 
 
 def test_curriculum_with_its_graph_trains_and_relabels(squares: Path) -> None:

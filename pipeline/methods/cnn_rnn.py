@@ -18,24 +18,9 @@ from torch.func import functional_call
 from pipeline.methods.owned import OwnedParameters
 from pipeline.methods.protocol import BaseMethod, nothing_modified
 from pipeline.methods.ranks import Group
+from pipeline.methods.recurrence import Recurrence
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
-
-
-class _Recurrence(torch.nn.Module):
-    """What the labels so far add to the logits of the next: (B, T) labels to (B, T, K)."""
-
-    def __init__(self, num_classes: int, embedding: int, hidden: int) -> None:
-        super().__init__()
-        # The last row stands for the start of a sequence.
-        self.embed = torch.nn.Embedding(num_classes + 1, embedding)
-        self.lstm = torch.nn.LSTM(embedding, hidden, batch_first=True)
-        self.project = torch.nn.Linear(hidden, embedding)
-
-    def forward(self, previous_BT: torch.Tensor) -> torch.Tensor:
-        states_BTH, _ = self.lstm(self.embed(previous_BT))
-        # Labels are scored by their own embeddings, as in the paper.
-        return torch.tanh(self.project(states_BTH)) @ self.embed.weight[:-1].T
 
 
 class CnnRnn(BaseMethod):
@@ -43,7 +28,9 @@ class CnnRnn(BaseMethod):
 
     Labels are ordered by their number of positives in all completed epochs, by class index in
     the first. Only observed positives train it. The recurrent part belongs to the method and
-    learns inside `loss`; `scores` does the beam search.
+    learns inside `loss`. Training and its validation score an image by its own part of the logits;
+    the paper's prediction, a beam search over sequences, is an option of scoring
+    (`pipeline.beamhead`).
 
     Args:
         num_classes: K.
@@ -76,7 +63,7 @@ class CnnRnn(BaseMethod):
         self.max_labels = max_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._module = _Recurrence(num_classes, embedding, hidden)
+            self._module = Recurrence(num_classes, embedding, hidden)
         self._owned = OwnedParameters(
             dict(self._module.named_parameters()), learning_rate=learning_rate
         )
@@ -95,7 +82,9 @@ class CnnRnn(BaseMethod):
         self._pending_K += (labels_BK == POSITIVE).sum(0).cpu()
         labels_BT = self._sequences(labels_BK)
         leaves = self._owned.leaves(logits_BK.device)
-        scores_BTK = logits_BK[:, None] + self._recur(leaves, labels_BT[:, :-1])
+        scores_BTK = logits_BK[:, None] + functional_call(
+            self._module, leaves, (labels_BT[:, :-1],)
+        )
         total = F.cross_entropy(
             scores_BTK.flatten(0, 1), labels_BT.flatten(), ignore_index=-1, reduction="sum"
         )
@@ -105,26 +94,10 @@ class CnnRnn(BaseMethod):
             self._owned.step(loss, leaves, self.ranks)
         return loss, nothing_modified(labels_BK)
 
-    @torch.no_grad()
-    def scores(self, logits_BK: torch.Tensor, beam: int = 2) -> torch.Tensor:
-        """fp32 (B, K): the largest probability of each class at any step of any path kept."""
-        B, K = logits_BK.shape
-        leaves = self._owned.leaves(logits_BK.device)
-        best_BK = torch.zeros(B, K, device=logits_BK.device)
-        paths_BWT = torch.zeros(B, 1, 0, dtype=torch.int64, device=logits_BK.device)
-        weights_BW = torch.zeros(B, 1, device=logits_BK.device)
-        for _ in range(min(self.max_labels, K)):
-            W = paths_BWT.shape[1]
-            steps_BWK = self._recur(leaves, paths_BWT.flatten(0, 1))[:, -1].view(B, W, K)
-            log_BWK = torch.log_softmax(logits_BK[:, None].float() + steps_BWK, 2)
-            best_BK = torch.maximum(best_BK, log_BWK.exp().amax(1))
-            # A path names a label once.
-            log_BWK.scatter_(2, paths_BWT, -torch.inf)
-            joint_BX = (weights_BW[:, :, None] + log_BWK).flatten(1)
-            weights_BW, places_BW = joint_BX.topk(min(beam, joint_BX.shape[1]), dim=1)
-            kept_BWT = paths_BWT.take_along_dim((places_BW // K)[:, :, None], 1)
-            paths_BWT = torch.cat([kept_BWT, (places_BW % K)[:, :, None]], 2)
-        return best_BK
+    def recurrence(self) -> Recurrence:
+        """The recurrent part as it is now, for `recurrence.search`."""
+        self._module.load_state_dict(self._owned.state_dict()["tensors"])
+        return self._module
 
     def end_epoch(self) -> None:
         """Count the positives of all ranks."""
@@ -157,11 +130,3 @@ class CnnRnn(BaseMethod):
         # Stable: positives to the front, in the order of frequency.
         places_BT = torch.argsort(positive_BK.int(), dim=1, descending=True, stable=True)[:, :T]
         return torch.where(positive_BK.take_along_dim(places_BT, 1), order_K[places_BT], -1)
-
-    def _recur(self, leaves: dict[str, torch.Tensor], previous_BT: torch.Tensor) -> torch.Tensor:
-        start_B1 = previous_BT.new_full((len(previous_BT), 1), self.num_classes)
-        # What follows the end of a sequence is ignored by the loss: any label will do.
-        inputs_BT = torch.cat([start_B1, previous_BT.clamp(min=0)], 1)
-        if not len(inputs_BT):
-            return torch.zeros(0, inputs_BT.shape[1], self.num_classes, device=inputs_BT.device)
-        return functional_call(self._module, leaves, (inputs_BT,))
