@@ -18,12 +18,14 @@ from tests.test_methods_registry import REQUIRED
 K, EPOCHS = 12, 3
 # Shares differ in size, and one rank has nothing.
 SHARES = {1: [[14]], 2: [[9, 5], [14, 0]], 4: [[5, 0, 7, 2], [4, 4, 4, 2]]}
-# So that many are selected, and by the estimated prior too.
+# So that many are selected, by the estimated prior too, and many labels added by the passes.
 SEVERAL: dict[str, dict[str, Any]] = {
     "ll-r": {"delta_rel": 7.0},
     "ll-ct": {"delta_rel": 7.0},
     "ll-cp": {"delta_rel": 5.0},
     "p-asl": {"prior_epochs": 1, "prior_threshold": 0.52, "likelihood_topk": 1},
+    "curriculum": {"relabel_every": 1, "positive_threshold": 3.0, "negative_threshold": -3.0},
+    "em-apl": {"warmup_epochs": 1, "total_epochs": 4},
 }
 
 
@@ -58,6 +60,9 @@ def train(
         loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B)
         loss.backward()
         method.end_epoch()
+        for _ in range(method.passes_wanted()):
+            method.observe(logits_BK.detach(), labels_BK, ids_B)
+            method.end_pass()
         losses.append(loss.item())
         masks.append(mask_BK.numpy())
         gradients.append(logits_BK.grad.numpy())

@@ -110,8 +110,11 @@ def test_trajectory_equals_the_reference(shared: Path, name: str) -> None:
 
 def literal(
     logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, reject: bool
-) -> tuple[float, torch.Tensor]:
-    """The paper's formula, entry by entry, with the guard on observed and zero losses."""
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """The paper's formula, entry by entry, with the guard on observed and zero losses.
+
+    Loss, mask, and the gradient of the logits.
+    """
     B, K = logits_BK.shape
     losses = {}
     for b in range(B):
@@ -123,6 +126,7 @@ def literal(
     ranked = sorted(losses.values(), reverse=True)
     threshold = -math.inf if k > len(ranked) else (ranked[k - 1] if k else math.inf)
     mask_BK, total = torch.zeros(B, K, dtype=torch.bool), 0.0
+    gradient_BK = torch.zeros(B, K)
     for b in range(B):
         for c in range(K):
             x, target = logits_BK[b, c].double(), float(labels_BK[b, c] == 1)
@@ -133,7 +137,8 @@ def literal(
                     continue
                 target = 1.0
             total += F.softplus(-x if target else x).item()
-    return total / (B * K), mask_BK
+            gradient_BK[b, c] = (torch.sigmoid(x) - target) / (B * K)
+    return total / (B * K), mask_BK, gradient_BK
 
 
 @st.composite
@@ -149,9 +154,11 @@ def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
         )
     )
     logits = draw(st.lists(values, min_size=B * K, max_size=B * K))
-    states = draw(st.sampled_from([[-1], [0, 1], [-1, 0, 1]]))
-    labels = draw(st.lists(st.sampled_from(states), min_size=B * K, max_size=B * K))
-    return torch.tensor(logits).view(B, K), torch.tensor(labels, dtype=torch.int8).view(B, K)
+    rows = []
+    for _ in range(B):  # rows without and rows full of observations
+        states = draw(st.sampled_from([[-1], [0, 1], [-1, 0, 1]]))
+        rows.append(draw(st.lists(st.sampled_from(states), min_size=K, max_size=K)))
+    return torch.tensor(logits).view(B, K), torch.tensor(rows, dtype=torch.int8)
 
 
 @settings(max_examples=200, deadline=None)
@@ -163,12 +170,15 @@ def test_equals_the_literal_formula(
     method: Any = methods.create(name, logits_BK.shape[1], delta_rel=rate)
     method.begin_epoch(2)
     ids_B = torch.arange(len(logits_BK))
+    logits_BK.requires_grad_()
     loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B)
-    expected, expected_BK = literal(
-        logits_BK, labels_BK, method.k(logits_BK.numel()), name == "ll-r"
+    (gradient_BK,) = torch.autograd.grad(loss, logits_BK)
+    expected, expected_BK, slope_BK = literal(
+        logits_BK.detach(), labels_BK, method.k(logits_BK.numel()), name == "ll-r"
     )
     torch.testing.assert_close(mask_BK, expected_BK, rtol=0, atol=0)
     assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    torch.testing.assert_close(gradient_BK, slope_BK, rtol=1e-5, atol=1e-7)
 
 
 def test_rejected_entries_have_no_gradient() -> None:

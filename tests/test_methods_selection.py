@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pipeline.methods.ranks import Ranks
 from pipeline.methods.selection import select_largest
+from tests.distributed import run_ranks
 
-B, K = 64, 5000
+B, K = 32, 5000
 REGIMES: dict[str, Any] = {
     "trained": lambda g: torch.randn(B, K, generator=g) * 2 - 5,
     "early": lambda g: torch.randn(B, K, generator=g) * 0.3 - 1,
@@ -35,6 +37,12 @@ def make_labels(generator: torch.Generator) -> torch.Tensor:
     return labels_BK
 
 
+def make_batch(regime: str, rounded: bool, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits_BK = REGIMES[regime](generator)
+    return logits_BK.bfloat16().float() if rounded else logits_BK, make_labels(generator)
+
+
 def reference_mask(logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int) -> torch.Tensor:
     """The reference's arithmetic, with the guard that leaves observed and zero entries alone."""
     zeros_BK, unobserved_BK = torch.zeros_like(logits_BK), labels_BK == -1
@@ -47,11 +55,8 @@ def reference_mask(logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int) -> 
 @pytest.mark.parametrize("rounded", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_selects_what_the_reference_selects(regime: str, rounded: bool) -> None:
-    for seed, k in itertools.product(range(4), (1, 32, 1600, 14_400, B * K)):
-        generator = torch.Generator().manual_seed(seed)
-        logits_BK = REGIMES[regime](generator)
-        logits_BK = logits_BK.bfloat16().float() if rounded else logits_BK
-        labels_BK = make_labels(generator)
+    for seed, k in itertools.product(range(12), (1, 32, 1600, 7200, B * K)):
+        logits_BK, labels_BK = make_batch(regime, rounded, seed)
         selected, mask_BK = select_largest(logits_BK, labels_BK, k, Ranks())
         expected_BK = reference_mask(logits_BK, labels_BK, k)
         differences = int((mask_BK != expected_BK).sum())
@@ -61,11 +66,33 @@ def test_selects_what_the_reference_selects(regime: str, rounded: bool) -> None:
 
 def test_ranking_by_logit_alone_is_not_exact() -> None:
     """The stress above can fail: the obvious shortcut differs in thousands of entries."""
-    generator = torch.Generator().manual_seed(0)
-    logits_BK, labels_BK = REGIMES["nearly constant"](generator), make_labels(generator)
+    logits_BK, labels_BK = make_batch("nearly constant", False, 0)
     candidates_BK = logits_BK.masked_fill(labels_BK != -1, -torch.inf)
-    shortcut_BK = candidates_BK >= torch.topk(candidates_BK.flatten(), 14_400).values[-1]
-    assert (shortcut_BK != reference_mask(logits_BK, labels_BK, 14_400)).sum() > 100
+    shortcut_BK = candidates_BK >= torch.topk(candidates_BK.flatten(), 7200).values[-1]
+    assert (shortcut_BK != reference_mask(logits_BK, labels_BK, 7200)).sum() > 1000
+
+
+CASES = [(r, rounded, k) for r in REGIMES for rounded in (False, True) for k in (32, 7200)]
+
+
+def masks_of_share(rank: int, sizes: list[int]) -> list[np.ndarray]:
+    """This rank's mask of every case."""
+    own = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    found = []
+    for regime, rounded, k in CASES:
+        logits_BK, labels_BK = make_batch(regime, rounded, 1)
+        _, mask_BK = select_largest(logits_BK[own], labels_BK[own], k, Ranks())
+        found.append(mask_BK.numpy())
+    return found
+
+
+@pytest.mark.parametrize("sizes", [[20, 12], [1, 0, 19, 12]], ids=len)
+def test_ranks_together_select_what_the_reference_selects(sizes: list[int]) -> None:
+    found = run_ranks(masks_of_share, len(sizes), sizes)
+    for case, (regime, rounded, k) in enumerate(CASES):
+        mask_BK = np.concatenate([masks[case] for masks in found])
+        expected_BK = reference_mask(*make_batch(regime, rounded, 1), k)
+        np.testing.assert_array_equal(mask_BK, expected_BK, err_msg=f"{CASES[case]}")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
