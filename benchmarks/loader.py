@@ -1,8 +1,10 @@
 """Our loader against a bare DALI pipeline and against what others train from: CPU time per image.
 
 Random-resized crops of 224 px with flips (``crop``) or the paper's squash to 448 px (``squash``),
-from photographs of 1024 x 768 or with a shorter side of 256. All in this process, one thread,
-interleaved rounds, medians of the per-round ratios. Peers are measured where they are installed:
+from photographs of 1024 x 768 or with a shorter side of 256. Each loader as it is used, with two
+workers: threads of DALI's and FFCV's, processes of torch's DataLoader, whose batches come through
+shared memory (`--workers 0`: all in this process, one thread). Interleaved rounds, medians of the
+per-round ratios. Peers are measured where they are installed:
 
     pip install --target peers litdata mosaicml-streaming
     PYTHONPATH=peers python benchmarks/loader.py --count 512 --rounds 7
@@ -16,16 +18,19 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for all, as our workers have it
+
 import torch
 import tyro
 import webdataset
-from peers import PEERS, NotMeasured
+from peers import PEERS, NotMeasured, Order
 from photographs import photographs
 from PIL import Image
 from timing import interleaved, ratio
@@ -34,12 +39,10 @@ from torchvision.transforms import v2
 
 from pipeline.graph import Augmentation, Crop
 from pipeline.loader import Loader
-from pipeline.model import MEAN, STD
+from pipeline.model import MEAN, STD, normalised
 from sharding.ustar import IndexedTar
 
 BATCH = 64
-MEAN_CHW = torch.tensor(MEAN).view(3, 1, 1)
-STD_CHW = torch.tensor(STD).view(3, 1, 1)
 Task = Literal["crop", "squash"]
 
 
@@ -49,8 +52,10 @@ class Options:
 
     count: int = 512
     """Photographs."""
-    repeat: int = 4
-    """Times each is in the tar: at its end DALI has decoded two batches that nobody takes."""
+    tars: int = 4
+    """Of all photographs each: at the end of an epoch DALI has decoded two batches for nobody."""
+    workers: int = 2
+    """Threads or processes of each loader; 0: all in this process, one thread."""
     rounds: int = 7
     """Interleaved rounds."""
     tasks: tuple[Task, ...] = ("crop", "squash")
@@ -58,35 +63,48 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One tar of JPEGs with its index."""
+class Work:
+    """Tars with their indexes, and what is to become of the JPEGs in them."""
 
-    tar: Path
-    index: Path
+    tars: list[Path]
     jpegs: list[bytes]
+    task: Task
+    workers: int
 
     @classmethod
-    def of(cls, folder: Path, jpegs: list[bytes]) -> Shard:
-        """Write it."""
-        tar, index = folder / "train-000000.tar", folder / "train-000000.idx"
-        with tar.open("wb") as file:
-            archive = IndexedTar(file.fileno())
-            for number, jpeg in enumerate(jpegs):
-                archive.add(f"{number:016x}", [("jpg", jpeg), ("json", b"{}")])
-            archive.finish()
-        index.write_bytes(archive.index())
-        return cls(tar=tar, index=index, jpegs=jpegs)
+    def of(cls, folder: Path, jpegs: list[bytes], task: Task, options: Options) -> Work:
+        """Write the tars where they are not there yet."""
+        tars = [folder / f"train-{number:06}.tar" for number in range(options.tars)]
+        for tar in tars:
+            with tar.open("wb") as file:
+                archive = IndexedTar(file.fileno())
+                for number, jpeg in enumerate(jpegs):
+                    archive.add(f"{number:016x}", [("jpg", jpeg), ("json", b"{}")])
+                archive.finish()
+            tar.with_suffix(".idx").write_bytes(archive.index())
+        return cls(tars=tars, jpegs=jpegs * options.tars, task=task, workers=options.workers)
+
+    @property
+    def indexes(self) -> list[Path]:
+        """DALI's, of the tars."""
+        return [tar.with_suffix(".idx") for tar in self.tars]
+
+    @property
+    def size(self) -> int:
+        """Pixels of both sides of what comes out."""
+        return 224 if self.task == "crop" else 448
 
 
-def ours(shard: Shard, task: Task, size: int, *, antialias: bool = True) -> Iterator[torch.Tensor]:
+def ours(work: Work, *, antialias: bool = True) -> Iterator[torch.Tensor]:
     """Batches of our loader, uint8 (B, H, W, 3)."""
-    crop: Crop = "random-resized" if task == "crop" else "squash"
+    crop: Crop = "random-resized" if work.task == "crop" else "squash"
     loader = Loader(
-        tars=[shard.tar],
-        indexes=[shard.index],
-        counts=[len(shard.jpegs)],
+        tars=work.tars,
+        indexes=work.indexes,
+        counts=[len(work.jpegs) // len(work.tars)] * len(work.tars),
         batch_size=BATCH,
-        image_size=size,
+        image_size=work.size,
+        threads=work.workers or 1,
         train=True,
         augmentation=Augmentation(crop=crop, antialias=antialias),
         shuffle_buffer=256,
@@ -94,27 +112,27 @@ def ours(shard: Shard, task: Task, size: int, *, antialias: bool = True) -> Iter
     return (batch.images_BHWC for batch in loader.epoch(1))
 
 
-def bare_dali(shard: Shard, task: Task, size: int) -> Iterator[torch.Tensor]:
+def bare_dali(work: Work) -> Iterator[torch.Tensor]:
     """The same pixels from a pipeline as DALI's documentation has it: no ids, no checkpoints."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-    @pipeline_def(batch_size=BATCH, num_threads=1, device_id=None, seed=1)
+    @pipeline_def(batch_size=BATCH, num_threads=work.workers or 1, device_id=None, seed=1)
     def graph() -> Any:
         encoded = fn.readers.webdataset(
             name="r",
-            paths=[str(shard.tar)],
-            index_paths=[str(shard.index)],
+            paths=[str(tar) for tar in work.tars],
+            index_paths=[str(index) for index in work.indexes],
             ext=["jpg"],
             random_shuffle=True,
             initial_fill=256,
             pad_last_batch=True,
         )
-        if task == "crop":
+        if work.task == "crop":
             images = fn.decoders.image_random_crop(encoded, random_area=[0.25, 1.0])
         else:
             images = fn.decoders.image(encoded)
-        images = fn.resize(images, size=[size, size], interp_type=types.INTERP_LINEAR)
+        images = fn.resize(images, size=[work.size, work.size], interp_type=types.INTERP_LINEAR)
         return fn.flip(images, horizontal=fn.random.coin_flip())
 
     pipe = graph()
@@ -123,25 +141,25 @@ def bare_dali(shard: Shard, task: Task, size: int) -> Iterator[torch.Tensor]:
         yield outputs["images"]
 
 
-def torchvision_webdataset(
-    shard: Shard, task: Task, size: int, dtype: torch.dtype
-) -> Iterator[torch.Tensor]:
+def torchvision_webdataset(work: Work, dtype: torch.dtype) -> Iterator[torch.Tensor]:
     """webdataset with torchvision's decoder and transforms; (B, 3, H, W)."""
-    if task == "crop":
-        cut: Any = v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)
+    if work.task == "crop":
+        cut: Any = v2.RandomResizedCrop(work.size, scale=(0.25, 1.0), antialias=True)
     else:
-        cut = v2.Resize([size, size], antialias=True)
-    transform = v2.Compose([cut, v2.RandomHorizontalFlip(), *normalised(dtype)])
+        cut = v2.Resize([work.size, work.size], antialias=True)
+    transform = v2.Compose([cut, v2.RandomHorizontalFlip(), *to_dtype(dtype)])
 
     def decode(jpeg: bytes) -> torch.Tensor:
         raw = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
         return transform(decode_jpeg(raw, mode=ImageReadMode.RGB))
 
-    images = webdataset.WebDataset(str(shard.tar), shardshuffle=False).shuffle(256)
-    yield from images.to_tuple("jpg").map_tuple(decode).batched(BATCH, collation_fn=_stack)
+    names = [str(tar) for tar in work.tars]
+    images = webdataset.WebDataset(names, shardshuffle=len(names)).shuffle(256)
+    batches = images.to_tuple("jpg").map_tuple(decode).batched(BATCH, collation_fn=_stack)
+    yield from webdataset.WebLoader(batches, batch_size=None, num_workers=work.workers)
 
 
-def normalised(dtype: torch.dtype) -> list[Any]:
+def to_dtype(dtype: torch.dtype) -> list[Any]:
     """What torchvision adds for float32 output."""
     if dtype == torch.uint8:
         return []
@@ -151,8 +169,8 @@ def normalised(dtype: torch.dtype) -> list[Any]:
 
 def to_float(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """What our network does first, wherever it runs."""
-    for images_BHWC in batches:
-        yield images_BHWC.permute(0, 3, 1, 2).to(torch.float32).sub_(MEAN_CHW).div_(STD_CHW)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    return (normalised(images_BHWC, mean, std) for images_BHWC in batches)
 
 
 def main(options: Options) -> None:
@@ -165,51 +183,42 @@ def main(options: Options) -> None:
         for label, jpegs in (("1024 x 768", full), ("shorter side 256", [*map(_shrunk, full)])):
             place = folder / label.replace(" ", "")
             place.mkdir()
-            shard = Shard.of(place, jpegs * options.repeat)
             for task in options.tasks:
-                _table(shard, label, task, options, place)
+                _table(Work.of(place, jpegs, task, options), label, options.rounds)
 
 
-def _table(shard: Shard, label: str, task: Task, options: Options, place: Path) -> None:
-    size = 224 if task == "crop" else 448
+def _table(work: Work, label: str, rounds: int) -> None:
     variants: dict[str, Callable[[], Iterator[torch.Tensor]]] = {
-        "ours, uint8": lambda: ours(shard, task, size),
-        "bare DALI, uint8": lambda: bare_dali(shard, task, size),
-        "webdataset + torchvision, uint8": lambda: torchvision_webdataset(
-            shard, task, size, torch.uint8
-        ),
-        "ours, float32": lambda: to_float(ours(shard, task, size)),
-        "ours without antialiasing, float32": lambda: to_float(
-            ours(shard, task, size, antialias=False)
-        ),
-        "webdataset + torchvision, float32": lambda: torchvision_webdataset(
-            shard, task, size, torch.float32
-        ),
+        "ours, uint8": lambda: ours(work),
+        "bare DALI, uint8": lambda: bare_dali(work),
+        "webdataset + torchvision, uint8": lambda: torchvision_webdataset(work, torch.uint8),
+        "ours, float32": lambda: to_float(ours(work)),
+        "ours without antialiasing, float32": lambda: to_float(ours(work, antialias=False)),
+        "webdataset + torchvision, float32": lambda: torchvision_webdataset(work, torch.float32),
     }
     for peer, (module, make) in PEERS.items():
         if importlib.util.find_spec(module) is None:
             print(f"{peer}: {module} is not installed, left out")
             continue
         try:
-            variants[peer] = make(shard.jpegs, place, task, size, BATCH)
+            order = Order(task=work.task, size=work.size, batch=BATCH, workers=work.workers)
+            variants[peer] = make(work.jpegs, work.tars[0].parent, order)
         except NotMeasured as reason:
             print(f"{peer}: {reason}, left out")
-    times = interleaved(
-        {key: _drain(make, shard) for key, make in variants.items()}, options.rounds
-    )
-    print(f"\n### {task} to {size} px from {label}\n")
+    times = interleaved({key: _drain(make, work) for key, make in variants.items()}, rounds)
+    print(f"\n### {work.task} to {work.size} px from {label}\n")
     print("| loader | CPU ms per image | ours is faster by |\n|---|---|---|")
     for key, measured in times.items():
         mine = times[f"ours, {key.rsplit(', ', 1)[1]}"]
-        each = sorted(measured)[len(measured) // 2] / len(shard.jpegs)
+        each = sorted(measured)[len(measured) // 2] / len(work.jpegs)
         print(f"| {key} | {each:.2f} | {ratio(measured, mine):.2f} |")
 
 
-def _drain(make: Callable[[], Iterator[torch.Tensor]], shard: Shard) -> Callable[[], None]:
+def _drain(make: Callable[[], Iterator[torch.Tensor]], work: Work) -> Callable[[], None]:
     def run() -> None:
         seen = sum(len(batch) for batch in make())
-        if seen < len(shard.jpegs):
-            raise RuntimeError(f"{seen} of {len(shard.jpegs)} images")
+        if seen < len(work.jpegs):
+            raise RuntimeError(f"{seen} of {len(work.jpegs)} images")
 
     return run
 

@@ -1,13 +1,14 @@
 """Loaders of other projects, fed the same JPEGs, for `benchmarks/loader.py`.
 
-LitData and Streaming decode with torchvision; all in this process and in random order.
+LitData and Streaming decode with torchvision; all in random order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
@@ -15,21 +16,30 @@ from torchvision.transforms import v2
 
 from pipeline.model import MEAN, STD
 
-Make = Callable[[list[bytes], Path, str, int, int], Callable[[], Iterator[torch.Tensor]]]
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is asked of every peer."""
+
+    task: Literal["crop", "squash"]
+    size: int
+    batch: int
+    workers: int
+
+
+Make = Callable[[list[bytes], Path, Order], Callable[[], Iterator[torch.Tensor]]]
 
 
 class NotMeasured(Exception):
     """A peer that cannot do a task."""
 
 
-def litdata(
-    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
-) -> Callable[[], Iterator[torch.Tensor]]:
+def litdata(jpegs: list[bytes], place: Path, order: Order) -> Callable[[], Iterator[torch.Tensor]]:
     """LitData: optimised chunks, StreamingDataset, PyTorch's DataLoader."""
     from litdata import StreamingDataset
     from litdata.streaming.writer import BinaryWriter
 
-    folder, decode = place / f"litdata-{task}", _decoder(task, size)
+    folder, decode = place / "litdata", _decoder(order)
     if not folder.exists():
         folder.mkdir()
         writer = BinaryWriter(str(folder), chunk_bytes=64 << 20)
@@ -37,40 +47,38 @@ def litdata(
             writer.add_item(number, {"jpg": jpeg})
         writer.done()
         writer.merge()
-    return lambda: _batches(StreamingDataset(str(folder), shuffle=True), decode, batch_size)
+    return lambda: _batches(StreamingDataset(str(folder), shuffle=True), decode, order)
 
 
 def streaming(
-    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
+    jpegs: list[bytes], place: Path, order: Order
 ) -> Callable[[], Iterator[torch.Tensor]]:
     """MosaicML Streaming: MDS shards, StreamingDataset, PyTorch's DataLoader."""
     from streaming import MDSWriter, StreamingDataset
 
-    folder, decode = place / f"streaming-{task}", _decoder(task, size)
+    folder, decode = place / "streaming", _decoder(order)
     if not folder.exists():
         with MDSWriter(out=str(folder), columns={"jpg": "bytes"}) as writer:
             for jpeg in jpegs:
                 writer.write({"jpg": jpeg})
-    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=batch_size)
-    return lambda: _batches(dataset, decode, batch_size)
+    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=order.batch)
+    return lambda: _batches(dataset, decode, order)
 
 
-def ffcv(
-    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
-) -> Callable[[], Iterator[torch.Tensor]]:
+def ffcv(jpegs: list[bytes], place: Path, order: Order) -> Callable[[], Iterator[torch.Tensor]]:
     """FFCV: one beton file of JPEGs, its own decoder, crop and normalisation."""
-    return _ffcv(jpegs, place, task, size, batch_size, normalised=True)
+    return _ffcv(jpegs, place, order, normalised=True)
 
 
 def ffcv_uint8(
-    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int
+    jpegs: list[bytes], place: Path, order: Order
 ) -> Callable[[], Iterator[torch.Tensor]]:
     """FFCV without its normalisation."""
-    return _ffcv(jpegs, place, task, size, batch_size, normalised=False)
+    return _ffcv(jpegs, place, order, normalised=False)
 
 
 def _ffcv(
-    jpegs: list[bytes], place: Path, task: str, size: int, batch_size: int, *, normalised: bool
+    jpegs: list[bytes], place: Path, order: Order, *, normalised: bool
 ) -> Callable[[], Iterator[torch.Tensor]]:
     import numpy as np
     from ffcv.fields import BytesField, RGBImageField
@@ -79,22 +87,22 @@ def _ffcv(
     from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
     from ffcv.writer import DatasetWriter
 
-    if task != "crop":
+    if order.task != "crop":
         raise NotMeasured("has no plain resize")
     path = place / "ffcv.beton"
     if not path.exists():
         fields = {"image": RGBImageField(write_mode="jpg"), "id": BytesField()}
         DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(_Decoded(jpegs))
     pipeline: list[Any] = [
-        RandomResizedCropRGBImageDecoder((size, size), (0.25, 1.0), (3 / 4, 4 / 3)),
+        RandomResizedCropRGBImageDecoder((order.size, order.size), (0.25, 1.0), (3 / 4, 4 / 3)),
         RandomHorizontalFlip(),
     ]
     if normalised:
         pipeline.append(NormalizeImage(np.array(MEAN), np.array(STD), np.float32))
     loader = Loader(
         str(path),
-        batch_size=batch_size,
-        num_workers=1,
+        batch_size=order.batch,
+        num_workers=order.workers or 1,
         order=OrderOption.RANDOM,
         pipelines={"image": [*pipeline, ToTensor(), ToTorchImage()], "id": None},
     )
@@ -109,11 +117,11 @@ PEERS: Mapping[str, tuple[str, Make]] = {
 }
 
 
-def _decoder(task: str, size: int) -> Callable[[dict[str, bytes]], torch.Tensor]:
-    if task == "crop":
-        cut: Any = v2.RandomResizedCrop(size, scale=(0.25, 1.0), antialias=True)
+def _decoder(order: Order) -> Callable[[dict[str, bytes]], torch.Tensor]:
+    if order.task == "crop":
+        cut: Any = v2.RandomResizedCrop(order.size, scale=(0.25, 1.0), antialias=True)
     else:
-        cut = v2.Resize([size, size], antialias=True)
+        cut = v2.Resize([order.size, order.size], antialias=True)
     mean, std = ([value / 255 for value in values] for values in (MEAN, STD))
     steps = [cut, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
     transform = v2.Compose([*steps, v2.Normalize(mean, std)])
@@ -126,12 +134,14 @@ def _decoder(task: str, size: int) -> Callable[[dict[str, bytes]], torch.Tensor]
 
 
 def _batches(
-    dataset: Any, decode: Callable[[dict[str, bytes]], torch.Tensor], batch_size: int
+    dataset: Any, decode: Callable[[dict[str, bytes]], torch.Tensor], order: Order
 ) -> Iterator[torch.Tensor]:
     def collate(samples: list[dict[str, bytes]]) -> torch.Tensor:
         return torch.stack([decode(sample) for sample in samples])
 
-    yield from torch.utils.data.DataLoader(dataset, batch_size=batch_size, collate_fn=collate)
+    yield from torch.utils.data.DataLoader(
+        dataset, batch_size=order.batch, num_workers=order.workers, collate_fn=collate
+    )
 
 
 class _Decoded:
