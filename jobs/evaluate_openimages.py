@@ -1,6 +1,6 @@
 """Score a checkpoint on a split: mAP per class group, BoostLU off and on.
 
-python jobs/evaluate_openimages.py --checkpoint runs/NAME --dataset DIR --split test
+$ python jobs/evaluate_openimages.py --checkpoint runs/NAME --dataset DIR --split test
 """
 
 from __future__ import annotations

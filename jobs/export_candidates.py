@@ -1,7 +1,7 @@
 """Label candidates of a run: an annotation CSV, a sheet to review, a table against full labels.
 
-python jobs/export_candidates.py --run runs/NAME
-python jobs/export_candidates.py --run runs/demo --truth demo/dump/ground_truth
+$ python jobs/export_candidates.py --run runs/NAME
+$ python jobs/export_candidates.py --run runs/demo --truth demo/dump/ground_truth
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write a checkpoint as safetensors, torch.export and ONNX; each is checked against it.
 
-python jobs/export_model.py --checkpoint runs/NAME --output exported
+$ python jobs/export_model.py --checkpoint runs/NAME --output exported
 """
 
 from __future__ import annotations

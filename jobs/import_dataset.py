@@ -1,7 +1,7 @@
 """Bring VOC, COCO, NUS-WIDE, CUB or an image,labels CSV into the dataset layout of this project.
 
-python jobs/import_dataset.py --format voc --source DIR --output DATASET --single-positive
-ray submit ray_cluster.yaml jobs/import_dataset.py -- --format coco --source ... --output ...
+$ python jobs/import_dataset.py --format voc --source DIR --output DATASET --single-positive
+$ ray submit ray_cluster.yaml jobs/import_dataset.py -- --format coco --source ... --output ...
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw a demo collection: procedural photographs and a partial dump in Open Images V3's layout.
 
-python jobs/make_demo_dump.py --output demo/dump
+$ python jobs/make_demo_dump.py --output demo/dump
 """
 
 from __future__ import annotations

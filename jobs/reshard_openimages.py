@@ -1,7 +1,7 @@
 """Lay a new annotation dump, or an export of ours, over a dataset; its images stay as they are.
 
-python jobs/reshard_openimages.py --dataset DATASET --annotations DUMP
-ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations ... --rewrite
+$ python jobs/reshard_openimages.py --dataset DATASET --annotations DUMP
+$ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations DUMP
 """
 
 from __future__ import annotations

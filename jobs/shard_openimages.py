@@ -1,7 +1,7 @@
 """Turn an annotation dump and its images into a dataset; repeat the command to continue it.
 
-python jobs/shard_openimages.py --annotations DUMP --images JPEGS --output DATASET
-ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --output s3://bucket/name
+$ python jobs/shard_openimages.py --annotations DUMP --images JPEGS --output DATASET
+$ ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --output s3://bucket/x
 """
 
 from __future__ import annotations

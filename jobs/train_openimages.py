@@ -1,8 +1,8 @@
 """Train a CAM + BoostLU network on a dataset; repeat the command to resume.
 
-python jobs/train_openimages.py --dataset DIR --method ll-r --method-options delta_rel=0.5
-ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
-python jobs/train_openimages.py --preset coco --method em-apl --print-config
+$ python jobs/train_openimages.py --dataset DIR --method ll-r --method-options delta_rel=0.5
+$ ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
+$ python jobs/train_openimages.py --preset coco --method em-apl --print-config
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Check a dataset against its manifest: hashes, indexes, labels, counts, orphans.
 
-python jobs/verify_dataset.py --dataset DATASET_OR_URL
-python jobs/verify_dataset.py --dataset DATASET --repair --images JPEGS
+$ python jobs/verify_dataset.py --dataset DATASET_OR_URL
+$ python jobs/verify_dataset.py --dataset DATASET --repair --images JPEGS
 """
 
 from __future__ import annotations

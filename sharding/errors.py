@@ -51,10 +51,14 @@ def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
 
-    Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped.
+    Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped. A
+    reader that has seen enough (``... --help | head``) is no error.
     """
     try:
         yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        raise SystemExit(0) from None
     except InputError as error:
         cause = getattr(error, "cause", error)
         print(f"error: {cause}", file=sys.stderr)
