@@ -15,10 +15,10 @@ def main() -> None:
     """Parse, connect, evaluate, print the table, leave it in MLflow."""
     with one_line_errors():
         config = tyro.cli(EvaluateConfig, description=__doc__)
-        from pipeline import cluster, evaluation, record, tracking, train
+        from pipeline import bestcheckpoint, cluster, evaluation, record, tracking
 
         cluster.connect()
-        checkpoint = train.best_checkpoint(config.checkpoint)
+        checkpoint = bestcheckpoint.of_run(config.checkpoint)
         found = evaluation.run(config, checkpoint)
         intervals = record.intervals_of(found, config)
         told = record.tell(found, config, intervals)

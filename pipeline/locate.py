@@ -53,8 +53,8 @@ def followed(directory: str) -> str:
 
 
 def _best_of_run(location: str) -> str:
-    from pipeline import train  # brings Ray, which takes seconds
+    from pipeline import bestcheckpoint  # brings Ray, which takes seconds
 
     # Ray says at length that it found the run that we asked for.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    return train.best_checkpoint(location)
+    return bestcheckpoint.of_run(location)

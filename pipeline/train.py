@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pipeline import (
+    bestcheckpoint,
     checkpoint,
     cluster,
     launch,
@@ -169,7 +170,7 @@ def train(config: TrainConfig) -> TrainResult:
         if unsent:
             print(f"MLflow has not taken {unsent} items; repeat the command to replay them")
         tracking.close_run(run_id, status)
-    best = _best(result, directory)
+    best = bestcheckpoint.of_result(result, directory)
     loggedmodel.log_best(run_id, best, config.log_model)
     return TrainResult(
         directory=directory,
@@ -177,26 +178,6 @@ def train(config: TrainConfig) -> TrainResult:
         metrics=dict(result.metrics or {}),
         mlflow_run_id=run_id,
     )
-
-
-def best_checkpoint(location: str) -> str:
-    """The checkpoint a user means: a checkpoint directory itself, or a run's best one.
-
-    Raises:
-        InputError: neither.
-    """
-    from ray.train import Result
-
-    path = storage.absolute(location)
-    if storage.exists(storage.join(path, "meta.json")):
-        return path
-    if not storage.exists(storage.join(path, "checkpoint_manager_snapshot.json")):
-        raise InputError(
-            "neither a checkpoint nor a run that has one",
-            file=location,
-            fix="pass runs/<name>, or one of the checkpoint_* directories in it",
-        )
-    return _best(Result.from_path(path), path)
 
 
 def train_loop(settings: dict[str, Any]) -> str | None:
@@ -297,10 +278,3 @@ def _failure(error: Exception, directory: str) -> Exception:
             cause = getattr(cause, "cause", None) or cause.__cause__
     reason = str(causes[0] if causes else error).strip().splitlines()[-1]
     return TrainingFailed(f"{reason}; repeat the command to go on from {directory}")
-
-
-def _best(result: Any, directory: str) -> str:
-    best = result.get_best_checkpoint(SCORE, "max") or result.checkpoint
-    if best is None:
-        raise InputError("the run has no checkpoint yet", file=directory, fix="train first")
-    return storage.join(directory, Path(best.path).name)  # Ray's own path has lost the scheme

@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted([*REPOSITORY.glob("sharding/**/*.py"), *REPOSITORY.glob("pipeline/**/*.py")])
 FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress"}
 
+RAY_TRAIN = {"pipeline/train.py", "pipeline/bestcheckpoint.py"}
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.
 MLFLOW = {
     f"pipeline/{name}.py"
@@ -44,8 +45,8 @@ def test_heavy_libraries_stay_in_their_module(path: Path) -> None:
         "torchvision": name_of(path) == "pipeline/backbones.py",
         "timm": name_of(path) == "pipeline/backbones.py",
         "mlflow": name_of(path) in MLFLOW,
-        "ray": name_of(path) in ("pipeline/cluster.py", "pipeline/train.py"),
-        "ray.train": name_of(path) == "pipeline/train.py",
+        "ray": name_of(path) in {"pipeline/cluster.py", *RAY_TRAIN},
+        "ray.train": name_of(path) in RAY_TRAIN,
         "nvidia.dali": name_of(path) == "pipeline/graph.py",
         "jobs": False,
     }
