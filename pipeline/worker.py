@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from pipeline import candidates, checkpoint, cluster, corrections, methods, parallel, storage
+from pipeline import candidates, checkpoint, cluster, corrections, methods
 from pipeline import model as models
 from pipeline.collector import Collector
 from pipeline.config import TrainConfig
@@ -18,7 +18,9 @@ from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.position import Position
 from pipeline.profiling import profiled
-from pipeline.step import StepResult, TrainStep, moving_average
+from pipeline.step import StepResult, TrainStep
+from pipeline.telling import Teller
+from pipeline.trained import Trained
 from pipeline.validation import Validator
 from sharding.manifest import Dataset
 
@@ -28,7 +30,7 @@ UNSCORED = -2.0
 
 
 class Worker:
-    """One rank's model, data and position; `train`, `validate`, `save`, `restore`."""
+    """One rank's model, data and position; `begin`, `train`, `validate`, `save`."""
 
     def __init__(
         self,
@@ -49,20 +51,9 @@ class Worker:
         self.position: Position | None = None
         K = len(dataset.classes)
         models.seed_everything(config.seed)
-        self.model = models.build(config.model, K).to(device)
-        if config.model.sync_batchnorm and device.type == "cuda":
-            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.averaged = moving_average(self.model, config.optimizer.ema_decay)
-        if config.parallel == "fsdp":
-            parallel.shard(self.model, device)
-            if self.averaged is not None:
-                parallel.shard(self.scored, device)
-        groups = models.parameter_groups(
-            self.model, config.optimizer.learning_rate, config.optimizer.head_multiplier
-        )
-        self.optimizer = torch.optim.Adam(
-            groups, weight_decay=config.optimizer.weight_decay, fused=device.type == "cuda"
-        )
+        self.trained = Trained(config, K, device)
+        self.model, self.optimizer = self.trained.model, self.trained.optimizer
+        self.teller = Teller(config, rank, tracker, device)
         table = dataset.labels("train", config.labels)
         self.method = methods.create_for(
             config, mids=dataset.classes.mids, num_images=len(table.image_ids_N)
@@ -95,11 +86,6 @@ class Worker:
             world_size=world_size,
         )
 
-    @property
-    def scored(self) -> models.CamNet:
-        """The network that is validated and kept: the moving average where there is one."""
-        return self.model if self.averaged is None else cast(models.CamNet, self.averaged.module)
-
     def begin(self, model: torch.nn.Module, latest: str | None) -> None:
         """Train ``model`` (this worker's network, wrapped for DDP), from a checkpoint if any.
 
@@ -111,15 +97,14 @@ class Worker:
             optimizer=self.optimizer,
             join=self.join,
             config=self.config.optimizer,
-            averaged=self.averaged,
+            averaged=self.trained.averaged,
         )
         if latest is None:
             return
         meta = checkpoint.read_meta(latest)
         meta.check_classes(self.dataset.classes, latest)
         state = checkpoint.load_training(latest)
-        parallel.load(self.model, state["model"])
-        parallel.load_optimizer(self.optimizer, state["optimizer"])
+        self.trained.load(state)
         if meta.step:  # before its state: an epoch may begin with a change of it
             self.method.begin_epoch(meta.epoch + 1)
         self.method.load_state_dict(state["method"])
@@ -166,8 +151,10 @@ class Worker:
             nonlocal images
             images = stats.images
             self.images_seen = begun_at + images
-            if self.rank == 0:
-                self._log_step(stats, epoch, steps)
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.teller.step(
+                stats, epoch=epoch, steps=steps, rate=rate, images_seen=self.images_seen
+            )
 
         def pause(done: int) -> None:
             if done < steps:
@@ -183,7 +170,7 @@ class Worker:
 
         traced = self.config.profile and self.rank == 0 and epoch == 1
         try:
-            with profiled(self._keep_trace if traced else None) as tick:
+            with profiled(self.teller.trace if traced else None) as tick:
 
                 def on_step(result: StepResult) -> None:
                     self.collector.add(result)
@@ -229,12 +216,6 @@ class Worker:
         self.position.restore(self.method, self.collector, self.device)
         return self.loader.epoch(epoch, done=self.position.step, position=self.position.reader)
 
-    def _keep_trace(self, trace: bytes) -> None:
-        path = "profile/trace.json.gz"
-        run = storage.join(self.config.storage, self.config.run_name)
-        storage.write_bytes(storage.join(run, path), trace)
-        self.tracker.artifact(trace, path)
-
     def _write_candidates(self, epoch: int) -> None:
         """Leave the epoch's candidates in the run's directory and in MLflow."""
         if not self.config.candidates_per_epoch:
@@ -252,7 +233,7 @@ class Worker:
     @torch.no_grad()
     def _pass_over_training_images(self, *, dropout: bool) -> None:
         """Show the method what the network now says of every training image, each once."""
-        model = self._runnable(self.model).eval()
+        model = self.trained.runnable(self.model).eval()
         model.dropout.train(dropout)
         loader = dataclasses.replace(self.loader, train=False)
         for number, batch in enumerate(loader.epoch(0), start=1):
@@ -260,16 +241,13 @@ class Worker:
                 ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
                 logits_BK = model(batch.images_BHWC).float()
                 self.method.observe(logits_BK, self.join.dense(batch.image_ids_B), ids_B)
-            self._show("relabel", number, loader.plan.steps)
+            self.teller.progress("relabel", number, loader.plan.steps)
         self.method.end_pass()
 
     def validate(self) -> dict[str, float]:
         """Metrics of this epoch, equal on every rank."""
-        network = self._runnable(self.scored)
+        network = self.trained.runnable(self.trained.scored)
         return self.validator(network, epoch=self.epoch, images_seen=self.images_seen)
-
-    def _runnable(self, network: models.CamNet) -> models.CamNet:
-        return parallel.runnable(network, self.config.model, len(self.dataset.classes))
 
     @property
     def has_part_of_checkpoint(self) -> bool:
@@ -283,11 +261,7 @@ class Worker:
         """
         if self.position is not None and directory is not None:
             checkpoint.save_rank(directory, self.rank, self.position.state_dict())
-        first = self.rank == 0
-        scored = parallel.whole(self.scored.state_dict(), keep=first)
-        model = parallel.whole(self.model.state_dict(), keep=first)
-        optimizer = parallel.whole(self.optimizer.state_dict(), keep=first)
-        step = parallel.whole(self.step.state_dict(), keep=first)
+        scored, training = self.trained.gathered(self.step, keep=self.rank == 0)
         if self.rank or directory is None:
             return
         classes = self.dataset.classes
@@ -307,33 +281,7 @@ class Worker:
             mlflow_run_id=self.run_id,
             metrics=metrics,
         )
-        method = self.method.state_dict()
-        training = {"model": model, "optimizer": optimizer, "method": method, "step": step}
+        training["method"] = self.method.state_dict()
         checkpoint.save(directory, scored=scored, training=training, meta=meta)
         if isinstance(self.method, LargeLossCorrectPermanent):
             corrections.write(directory, self.method.corrections(), classes)
-
-    def _log_step(self, stats: StepStats, epoch: int, steps: int) -> None:
-        values = {
-            "train/loss": stats.loss,
-            "train/modified_fraction": stats.modified_fraction,
-            "train/images_per_second": stats.images_per_second,
-            "train/lr": self.optimizer.param_groups[0]["lr"],
-            "data/wait_fraction": stats.wait_fraction,
-            "data/wait_fraction_slowest_rank": stats.worst_wait_fraction,
-        }
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-            values["train/gpu_memory_gb"] = peak / 1e9
-        self.tracker.log([(key, value, self.images_seen) for key, value in values.items()])
-        self._show(
-            f"epoch {epoch}/{self.config.epochs}",
-            stats.step,
-            steps,
-            f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
-            f"{stats.worst_wait_fraction:.0%} waiting for data",
-        )
-
-    def _show(self, label: str, step: int, steps: int, note: str = "") -> None:
-        if self.rank == 0:
-            self.tracker.progress(label=label, step=step, steps=steps, note=note)

@@ -157,7 +157,7 @@ def test_a_checkpoint_of_shards_is_like_any_other(squares: Path, tmp_path: Path)
     assert {float(state["step"]) for state in moments.values()} == {3.0}
     model, meta = checkpoint.load_model(tmp_path / "whole")
     assert meta.world_size == 2
-    ours, theirs = model.state_dict(), alone.scored.state_dict()
+    ours, theirs = model.state_dict(), alone.trained.scored.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     alone.train(2)
 

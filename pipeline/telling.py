@@ -1,0 +1,72 @@
+"""What a training says on the way: points in MLflow, and where it is for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline import storage
+from pipeline.config import TrainConfig
+from pipeline.loop import StepStats
+
+
+class Teller:
+    """The first rank speaks for all; the others' calls do nothing.
+
+    Args:
+        config: of the run.
+        rank: of this process.
+        tracker: handle of the run's `pipeline.tracker.Tracker`.
+        device: whose memory is reported, if it is a GPU.
+    """
+
+    def __init__(self, config: TrainConfig, rank: int, tracker: Any, device: torch.device) -> None:
+        self._config, self._first, self._tracker = config, rank == 0, tracker
+        self._device = device
+
+    def step(
+        self, stats: StepStats, *, epoch: int, steps: int, rate: float, images_seen: int
+    ) -> None:
+        """Numbers of the steps since the last call.
+
+        Args:
+            stats: over all ranks.
+            epoch: counted from 1.
+            steps: of the epoch.
+            rate: the backbone's learning rate.
+            images_seen: since the run began; MLflow's step.
+        """
+        if not self._first:
+            return
+        values = {
+            "train/loss": stats.loss,
+            "train/modified_fraction": stats.modified_fraction,
+            "train/images_per_second": stats.images_per_second,
+            "train/lr": rate,
+            "data/wait_fraction": stats.wait_fraction,
+            "data/wait_fraction_slowest_rank": stats.worst_wait_fraction,
+        }
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            values["train/gpu_memory_gb"] = peak / 1e9
+        self._tracker.log([(key, value, images_seen) for key, value in values.items()])
+        self.progress(
+            f"epoch {epoch}/{self._config.epochs}",
+            stats.step,
+            steps,
+            f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
+            f"{stats.worst_wait_fraction:.0%} waiting for data",
+        )
+
+    def progress(self, label: str, step: int, steps: int, note: str = "") -> None:
+        """Where training is."""
+        if self._first:
+            self._tracker.progress(label=label, step=step, steps=steps, note=note)
+
+    def trace(self, trace: bytes) -> None:
+        """A profiler's trace, for the run's directory and for MLflow."""
+        path = "profile/trace.json.gz"
+        run = storage.join(self._config.storage, self._config.run_name)
+        storage.write_bytes(storage.join(run, path), trace)
+        self._tracker.artifact(trace, path)
