@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.methods.ranks import Ranks
-from pipeline.methods.selection import select_largest
+from pipeline.methods.selection import mask_of, select_largest
 from tests.distributed import run_ranks
 
 B, K = 32, 5000
@@ -57,7 +57,8 @@ def reference_mask(logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int) -> 
 def test_selects_what_the_reference_selects(regime: str, rounded: bool) -> None:
     for seed, k in itertools.product(range(12), (1, 32, 1600, 7200, B * K)):
         logits_BK, labels_BK = make_batch(regime, rounded, seed)
-        selected, mask_BK = select_largest(logits_BK, labels_BK, k, Ranks())
+        selected = select_largest(logits_BK, labels_BK, k, Ranks())
+        mask_BK = mask_of(selected, labels_BK)
         expected_BK = reference_mask(logits_BK, labels_BK, k)
         differences = int((mask_BK != expected_BK).sum())
         assert differences == 0, f"seed {seed}, k {k}: {differences} entries differ"
@@ -81,8 +82,8 @@ def masks_of_share(rank: int, sizes: list[int]) -> list[np.ndarray]:
     found = []
     for regime, rounded, k in CASES:
         logits_BK, labels_BK = make_batch(regime, rounded, 1)
-        _, mask_BK = select_largest(logits_BK[own], labels_BK[own], k, Ranks())
-        found.append(mask_BK.numpy())
+        selected = select_largest(logits_BK[own], labels_BK[own], k, Ranks())
+        found.append(mask_of(selected, labels_BK[own]).numpy())
     return found
 
 

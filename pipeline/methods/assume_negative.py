@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from pipeline.methods.bce import modified_bce_sum, negative_log, positions_of
+from pipeline.methods.bce import modified_bce_sum, negative_log
+from pipeline.methods.positions import native, positions_of
 from pipeline.methods.protocol import BaseMethod, nothing_modified
 from pipeline.methods.ranks import Group
 from sharding.errors import InputError
@@ -86,7 +87,7 @@ class IgnoreUnobserved(BaseMethod):
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of the observed entries."""
-        entries_E = positions_of((labels_BK != UNOBSERVED).flatten())
+        entries_E = positions_of(native(labels_BK.flatten()) != UNOBSERVED)
         labels_E = labels_BK.flatten()[entries_E]
         total = modified_bce_sum(logits_BK.flatten()[entries_E], labels_E)
         if self.normalise == "entries":

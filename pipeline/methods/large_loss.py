@@ -16,7 +16,7 @@ from pipeline.methods.bce import modified_bce_sum
 from pipeline.methods.overlay import Overlay
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
 from pipeline.methods.ranks import Group
-from pipeline.methods.selection import select_largest
+from pipeline.methods.selection import mask_of, select_largest
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
@@ -63,10 +63,10 @@ class _LargeLoss(BaseMethod):
         if k == 0:
             loss = modified_bce_sum(logits_BK, labels_BK) / entries
             return self.ranks.share(loss), nothing_modified(labels_BK)
-        selected_M, mask_BK = select_largest(logits_BK, labels_BK, k, self.ranks)
+        selected_M = select_largest(logits_BK, labels_BK, k, self.ranks)
         self.remember(selected_M, sample_ids_B)
         loss = self.modified_sum(logits_BK, labels_BK, selected_M) / entries
-        return self.ranks.share(loss), mask_BK
+        return self.ranks.share(loss), mask_of(selected_M, labels_BK)
 
     def remember(self, selected_M: torch.Tensor, sample_ids_B: torch.Tensor | None) -> None:
         """Take note of the flat positions selected; nothing by default."""

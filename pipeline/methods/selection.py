@@ -13,26 +13,25 @@ faster than tensors there; the code is the same for both.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.methods.bce import flat_positions, native, negative_losses
+from pipeline.methods.bce import negative_losses
+from pipeline.methods.positions import Array, flat_positions, native
 from pipeline.methods.ranks import Ranks, largest
 from sharding.labels import UNOBSERVED
 
 # Of the sample that guesses where the k-th logit lies: runs of neighbours, because far apart each
 # would be a cache miss.
-_RUN, _STRIDE = 64, 389
+_RUN, _STRIDE = 64, 97
 _EPSILON = float(np.finfo(np.float32).eps)
-Array = Any  # as `native` gives it
 
 
 def select_largest(
     logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(flat positions int64, bool mask (B, K)) of this rank's selected entries.
+) -> torch.Tensor:
+    """Flat int64 positions of this rank's selected entries.
 
     Selected is what is unobserved, has a loss above 0 and is at least as large as the k-th
     largest loss of the unobserved entries over all ranks. Where fewer than k are unobserved, all
@@ -57,8 +56,7 @@ def select_largest(
     losses = negative_losses(torch.as_tensor(logits_N[in_doubt]))
     threshold = ranks.kth_largest(losses, max(k - ranks.count(len(above)), 1))
     chosen = native((losses >= threshold) & (losses > 0))
-    selected = torch.cat([torch.as_tensor(part) for part in (above, in_doubt[chosen])])
-    return selected, _mask(selected, labels_BK)
+    return torch.cat([torch.as_tensor(part) for part in (above, in_doubt[chosen])])
 
 
 def unobserved_top(
@@ -74,10 +72,11 @@ def unobserved_top(
     found, _ = _most_likely(logits_N, labels_N, k)
     logits_F = logits_N[found]
     chosen = found[logits_F >= _kth_largest(logits_F, k, ranks)]
-    return _mask(torch.as_tensor(chosen), labels_BK)
+    return mask_of(torch.as_tensor(chosen), labels_BK)
 
 
-def _mask(positions: torch.Tensor, like_BK: torch.Tensor) -> torch.Tensor:
+def mask_of(positions: torch.Tensor, like_BK: torch.Tensor) -> torch.Tensor:
+    """bool (B, K), true at flat int64 positions."""
     mask_N = torch.zeros(like_BK.numel(), dtype=torch.bool, device=like_BK.device)
     return mask_N.index_fill_(0, positions, True).view(like_BK.shape)
 

@@ -1,0 +1,39 @@
+"""Positions of what is true in a mask, as fast as the host can.
+
+On the host numpy compares, indexes and partitions several times faster than torch does there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+Array = Any
+"""As `native` gives it: a numpy array on the host, a tensor elsewhere."""
+
+
+def native(values: torch.Tensor) -> Array:
+    """The same memory as a numpy array on the host, the tensor itself elsewhere."""
+    return values.numpy() if values.device.type == "cpu" else values
+
+
+def positions_of(mask_N: Array) -> torch.Tensor:
+    """Ascending int64 positions of what is true, as a tensor."""
+    return torch.as_tensor(flat_positions(mask_N))
+
+
+def flat_positions(mask_N: Array) -> Array:
+    """Ascending int64 positions of what is true, of the kind of the mask.
+
+    numpy's is many times faster than torch.nonzero. Up to a tenth of hits it jumps from one to the
+    next, which a processor cannot foresee; beyond, it steps through all without a branch. Hits put
+    at the end make it do so earlier.
+    """
+    if isinstance(mask_N, torch.Tensor):
+        return torch.nonzero(mask_N)[:, 0]
+    hits, N = np.count_nonzero(mask_N), len(mask_N)
+    if not 0.02 < hits / max(N, 1) <= 0.1:
+        return np.flatnonzero(mask_N)
+    return np.flatnonzero(np.concatenate([mask_N, np.ones(N // 8, bool)]))[:hits]
