@@ -46,10 +46,11 @@ def test_thresholds_alone_need_no_matrix() -> None:
     made("curriculum", *options, num_images=OPEN_IMAGES, classes=5000)
 
 
-def test_a_prior_comes_from_a_file_by_mid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_prior_comes_from_a_file_by_mid(tmp_path: Path, scheme: str) -> None:
     path = tmp_path / "prior.parquet"
     prior.write(path, MIDS[::-1], torch.tensor([0.3, 0.2, 0.1]))
-    method = made("p-asl", f"prior={path}")
+    method = made("p-asl", f"prior={scheme}{path}")
     torch.testing.assert_close(method.prior(), torch.tensor([0.1, 0.2, 0.3]).double())
 
 
@@ -80,7 +81,8 @@ def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:
     first.loss(logits_BK, torch.full((2, 3), -1, dtype=torch.int8))
     first.end_epoch()
     write_checkpoint(tmp_path / "run", first, ["/m/c", "/m/a", "/m/b"])
-    second = made("p-asl", f"prior={tmp_path / 'run'}", "prior_threshold=0.6", "likelihood_topk=0")
+    run = f"file://{tmp_path / 'run'}"
+    second = made("p-asl", f"prior={run}", "prior_threshold=0.6", "likelihood_topk=0")
     expected_K = logits_BK.sigmoid().double().mean(0)[[1, 2, 0]]
     torch.testing.assert_close(second.prior(), expected_K)
     _, mask_BK = second.loss(logits_BK, torch.full((2, 3), -1, dtype=torch.int8))

@@ -153,14 +153,23 @@ class PseudoLabeling(EntropyMaximization):
         free_NK = (labels_NK == UNOBSERVED) | ((labels_NK == NEGATIVE) & (not self.uses_negatives))
         if self.initially_unobserved_K is None:
             self.initially_unobserved_K = free_NK.sum(0)
-        rows_M, classes_M, _ = self.overlay.find(torch.from_numpy(ids_N))
-        free_NK[rows_M.numpy(), classes_M.numpy()] = False
+        labelled_rows, labelled_classes, _ = self.overlay.find(torch.from_numpy(ids_N))
+        free_NK[labelled_rows.numpy(), labelled_classes.numpy()] = False
+        rows_M, classes_M = self._least_likely(p_NK, free_NK, self.initially_unobserved_K)
+        self.overlay.extend(ids_N[rows_M], classes_M, p_NK[rows_M, classes_M])
+
+    def _least_likely(
+        self, p_NK: np.ndarray, free_NK: np.ndarray, initially_K: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(rows_M, classes_M) of each class's free entries of smallest probability."""
         steps = self.total_epochs - self.warmup_epochs
-        for c in range(self.num_classes):
-            count = int(self.theta * self.initially_unobserved_K[c] / steps)
-            rows = np.flatnonzero(free_NK[:, c])
-            chosen = rows[np.argsort(p_NK[rows, c], kind="stable")[:count]]
-            self.overlay.extend(ids_N[chosen], np.full(len(chosen), c), p_NK[chosen, c])
+        chosen = []
+        for k, initially in enumerate(initially_K):
+            rows = np.flatnonzero(free_NK[:, k])
+            order = np.argsort(p_NK[rows, k], kind="stable")
+            chosen.append(rows[order[: int(self.theta * initially / steps)]])
+        classes_M = np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
+        return np.concatenate(chosen), classes_M
 
     def state_dict(self) -> dict[str, Any]:
         """The pseudo labels and the initial counts."""

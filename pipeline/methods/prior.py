@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pipeline import storage
 from sharding.atomic import replacing
 from sharding.errors import InputError
 
@@ -24,12 +25,12 @@ def write(path: str | os.PathLike[str], mids: Sequence[str], prior_K: torch.Tens
 
 
 def find(location: str, mids: Sequence[str]) -> torch.Tensor:
-    """The priors that ``location`` holds: a file of them, or a checkpoint of a P-ASL run.
+    """The priors at ``location`` (a path or URL): a file of them, or a checkpoint of a P-ASL run.
 
     Raises:
         InputError: neither, no epoch was finished, or a class is not in it.
     """
-    if not (Path(location) / "meta.json").is_file():
+    if not storage.exists(storage.join(location, "meta.json")):
         return read(location, mids)
     from pipeline import checkpoint  # brings the models
 
@@ -55,7 +56,8 @@ def read(path: str | os.PathLike[str], mids: Sequence[str]) -> torch.Tensor:
         InputError: no such file, not a file of priors, or a class is not in it.
     """
     try:
-        table = pq.read_table(path, columns=["mid", "prior"])
+        content = storage.read_bytes(storage.absolute(os.fspath(path)))
+        table = pq.read_table(io.BytesIO(content), columns=["mid", "prior"])
     except FileNotFoundError:
         raise InputError("no such file", file=path, fix="estimate a prior in mode ignore") from None
     except (pa.ArrowInvalid, OSError) as error:
