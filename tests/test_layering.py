@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted([*REPOSITORY.glob("sharding/**/*.py"), *REPOSITORY.glob("pipeline/**/*.py")])
 FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress"}
 
-RAY_TRAIN = {"pipeline/train.py", "pipeline/bestcheckpoint.py"}
+RAY_TRAIN = {f"pipeline/{name}.py" for name in ("train", "trainloop", "bestcheckpoint")}
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.
 MLFLOW = {
     f"pipeline/{name}.py"

@@ -1,0 +1,106 @@
+"""Distributed training on Ray Train, as every worker sees it, and the validation beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import checkpoint, machine, notice
+from pipeline.config import TrainConfig
+from pipeline.loop import LeftEarly, NonFiniteLoss
+from pipeline.staging import Cache, open_dataset
+from pipeline.validation import SCORE, Validator
+from pipeline.worker import UNSCORED, Worker
+
+
+def train_loop(settings: dict[str, Any]) -> str | None:
+    """What every worker runs; ``settings`` as made by `train`.
+
+    Returns:
+        Why it left early (`pipeline.notice`), if it did.
+    """
+    import ray.train
+    import ray.train.torch
+
+    config = TrainConfig.from_dict(settings["config"])
+    torch.set_num_threads(settings["threads"])
+    context = ray.train.get_context()
+    worker = Worker(
+        config=config,
+        dataset=open_dataset(config.dataset, cache_of(config)),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        threads=settings["threads"],
+        tracker=settings["tracker"],
+        run_id=settings["run_id"],
+    )
+    model: torch.nn.Module = worker.model
+    if config.parallel == "ddp":  # Ray leaves fully_shard to us
+        model = ray.train.torch.prepare_model(model)
+    latest = ray.train.get_checkpoint()
+    with latest.as_directory() if latest else contextlib.nullcontext() as directory:
+        worker.begin(model, directory)
+    noticed = notice.Notice(
+        rank=worker.rank,
+        device=worker.device,
+        stopping=notice.Question(worker.tracker.leaving),
+        drained=lambda: ray.train.get_preemption_info() is not None,
+    )
+    watched = machine.watched(
+        worker.tracker.machine, context.get_node_rank(), context.get_local_rank()
+    )
+    with watched, contextlib.suppress(NonFiniteLoss, LeftEarly):
+        for epoch in range(worker.epoch + 1, config.epochs + 1):
+            worker.train(
+                epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
+            )
+            if config.async_validation:
+                _report(worker, {"epoch": float(epoch), SCORE: UNSCORED}, validate=True)
+            else:
+                _report(worker, worker.validate())
+    return noticed.reason
+
+
+def validate_checkpoint(
+    saved: Any, *, config: TrainConfig, tracker: Any, threads: int, use_gpu: bool
+) -> dict[str, float]:
+    """Metrics of a checkpoint, computed by one task while training goes on."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+    with saved.as_directory() as directory:
+        model, meta = checkpoint.load_model(directory)
+    validator = Validator(
+        config=config,
+        dataset=open_dataset(config.dataset, cache_of(config)),
+        device=device,
+        threads=threads,
+        tracker=tracker,
+        shown=False,
+    )
+    return validator(model.to(device), epoch=meta.epoch, images_seen=meta.images_seen)
+
+
+def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False) -> None:
+    """Hand a checkpoint to Ray, which uploads (and validates) it while training goes on."""
+    import ray.train
+
+    # Ray removes the directory after the upload.
+    directory = tempfile.mkdtemp(prefix="checkpoint-") if worker.has_part_of_checkpoint else None
+    worker.save(directory, metrics)
+    saved = ray.train.Checkpoint.from_directory(directory) if directory else None
+    ray.train.report(
+        metrics,
+        checkpoint=saved,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        validation=validate and saved is not None,
+    )
+
+
+def cache_of(config: TrainConfig) -> Cache:
+    """Where a dataset from a bucket is copied to on this node."""
+    return Cache(directory=Path(config.cache), most_bytes=int(config.cache_gb * 1e9))
