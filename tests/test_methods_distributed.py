@@ -27,6 +27,8 @@ SEVERAL: dict[str, dict[str, Any]] = {
     "curriculum": {"relabel_every": 1, "positive_threshold": 3.0, "negative_threshold": -3.0},
     "em-apl": {"warmup_epochs": 1, "total_epochs": 4},
 }
+# What is divided by is a matter of all ranks, too.
+OTHERS: dict[str, dict[str, Any]] = {"iu": {"normalise": "observed"}}
 
 
 def global_batch(epoch: int, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -47,7 +49,7 @@ def train(
     rank: int, sizes: list[int], name: str, state: Any = None, last: int = EPOCHS
 ) -> dict[str, Any]:
     """A few epochs of one step each, the last alone from a state; everything a method gives."""
-    options = SEVERAL.get(name, REQUIRED.get(name, {}))
+    options = (REQUIRED | SEVERAL | OTHERS).get(name, {})
     torch.manual_seed(0)
     method = methods.create(name, K, **options)
     losses, masks, gradients = [], [], []
