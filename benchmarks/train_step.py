@@ -20,7 +20,8 @@ from timing import interleaved, ratio
 from pipeline import methods
 from pipeline import model as models
 from pipeline.config import ModelConfig, OptimizerConfig
-from pipeline.loader import Batch, LabelJoin
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Batch
 from pipeline.loop import train_epoch
 from pipeline.step import TrainStep
 from sharding.labels import LabelTable

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.loader import Batch, LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Batch, Loader
 from pipeline.metrics import Summary, average_precision, summarize
 from pipeline.model import CamNet
 from sharding.classes import ClassTable

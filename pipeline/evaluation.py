@@ -13,7 +13,8 @@ import torch
 from pipeline import beamhead, checkpoint, cluster, evaluate, mapstudy, storage
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import Scores
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.mapstudy import MapStudy
 from pipeline.metrics import Summary
 from pipeline.staging import open_dataset

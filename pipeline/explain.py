@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from pipeline.head import boostlu
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.model import CamNet
 from sharding.labels import POSITIVE, format_image_ids
 

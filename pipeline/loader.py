@@ -1,4 +1,4 @@
-"""Shards to batches on one rank, and the labels joined by image id.
+"""Shards to batches on one rank.
 
 An epoch is a pure function of (seed, epoch, rank, world size): the order of the tars, the
 shuffle buffer's draws and the augmentation all derive from it, so a resumed run sees what the
@@ -22,44 +22,12 @@ import numpy.typing as npt
 import torch
 
 from pipeline import graph, unreadable
+from pipeline.epochplan import EpochPlan
 from sharding.errors import InputError
-from sharding.labels import UNOBSERVED, LabelTable, Observed, parse_image_ids
+from sharding.labels import parse_image_ids
 from sharding.manifest import Dataset
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochPlan:
-    """Who reads how much in one epoch: every sample once over all ranks, equal step counts.
-
-    Attributes:
-        samples: of the whole split.
-        world_size: number of ranks.
-        batch_size: images per rank and step.
-    """
-
-    samples: int
-    world_size: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if self.samples < self.world_size:
-            raise InputError(
-                f"{self.samples} images cannot be split over {self.world_size} workers",
-                fix="use fewer workers",
-            )
-
-    def samples_of(self, rank: int) -> int:
-        """Images that ``rank`` reads: contiguous ranges whose sizes differ by at most one."""
-        begin = self.samples * rank // self.world_size
-        return self.samples * (rank + 1) // self.world_size - begin
-
-    @property
-    def steps(self) -> int:
-        """Steps of every rank; a rank's last batch may be smaller than the others', or empty."""
-        largest = max(self.samples_of(rank) for rank in range(self.world_size))
-        return -(-largest // self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,32 +207,3 @@ class Epoch(Iterator[Batch]):
             )
         self.loader = self.loader.without(found)
         self._open()
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelJoin:
-    """Labels of a batch, looked up by image id and densified on the training device.
-
-    Attributes:
-        table: the label version trained or evaluated on.
-        num_classes: K.
-        device: where `dense` puts its result.
-    """
-
-    table: LabelTable
-    num_classes: int
-    device: torch.device
-
-    def observed(self, image_ids_B: npt.NDArray[np.uint64]) -> Observed:
-        """Observed entries of the batch, sparse, on the host."""
-        return self.table.observed(self.table.rows_of(image_ids_B))
-
-    def dense(self, image_ids_B: npt.NDArray[np.uint64]) -> torch.Tensor:
-        """int8 (B, K) in {+1, 0, -1}; only the observed entries cross to the device."""
-        entries = self.observed(image_ids_B)
-        shape = (len(image_ids_B), self.num_classes)
-        labels_BK = torch.full(shape, UNOBSERVED, dtype=torch.int8, device=self.device)
-        flat_E = torch.from_numpy(entries.rows_E * self.num_classes + entries.classes_E)
-        states_E = torch.from_numpy(entries.states_E)
-        labels_BK.view(-1)[flat_E.to(self.device)] = states_E.to(self.device)
-        return labels_BK

@@ -16,7 +16,8 @@ from pipeline import checkpoint, cluster, storage
 from pipeline.attribution import NONE, Attributions
 from pipeline.boxes import Boxes, points_inside
 from pipeline.config import EvaluateConfig
-from pipeline.loader import Batch, LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Batch, Loader
 from pipeline.model import CamNet
 from sharding.classes import NUM_GROUPS
 from sharding.labels import POSITIVE

@@ -29,7 +29,8 @@ from pipeline.config import EvaluateConfig
 from pipeline.evaluate import BOOST_OFF, BOOST_ON
 from pipeline.evaluation import Evaluation
 from pipeline.explain import ExplainedImage, explain
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.mapstudy import MapStudy
 from pipeline.scorefile import ScoreFile
 from pipeline.staging import open_dataset

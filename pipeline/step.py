@@ -18,7 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import parallel
 from pipeline.config import OptimizerConfig
-from pipeline.loader import Batch, LabelJoin
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Batch
 from pipeline.methods import Method, Phase
 from pipeline.model import CamNet
 from pipeline.schedule import factor

@@ -14,7 +14,8 @@ import torch
 from pipeline import evaluate, publish
 from pipeline.config import TrainConfig
 from pipeline.explain import explain
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.model import CamNet
 from sharding.manifest import Dataset
 

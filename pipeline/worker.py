@@ -13,7 +13,8 @@ from pipeline import candidates, checkpoint, cluster, corrections, methods
 from pipeline import model as models
 from pipeline.collector import Collector
 from pipeline.config import TrainConfig
-from pipeline.loader import Epoch, LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Epoch, Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.position import Position

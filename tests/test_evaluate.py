@@ -11,7 +11,8 @@ import torch
 from pipeline import evaluate
 from pipeline import model as models
 from pipeline.config import ModelConfig
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from sharding.labels import format_image_ids
 from sharding.manifest import Dataset
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from sharding.importers.names import image_id_of
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import prepare_import

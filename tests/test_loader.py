@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import unreadable
+from pipeline.epochplan import EpochPlan
 from pipeline.graph import WHOLE, Augmentation
-from pipeline.loader import EpochPlan, LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from sharding.errors import InputError
 from sharding.labels import UNOBSERVED, format_image_ids
 from sharding.manifest import Dataset

@@ -11,7 +11,8 @@ from torch import nn
 from pipeline import methods
 from pipeline.config import OptimizerConfig
 from pipeline.head import CamHead
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.model import CamNet
 from pipeline.step import TrainStep

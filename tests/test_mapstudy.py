@@ -11,7 +11,8 @@ import torch
 from pipeline import checkpoint, mapstudy
 from pipeline.attribution import Attributions
 from pipeline.boxes import Boxes
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.mapstudy import MapStudy
 from sharding.labels import POSITIVE
 from sharding.manifest import Dataset

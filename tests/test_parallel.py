@@ -13,7 +13,8 @@ from pipeline import checkpoint, methods, parallel
 from pipeline import model as models
 from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from pipeline.head import CamHead
-from pipeline.loader import Batch, LabelJoin
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Batch
 from pipeline.step import TrainStep, moving_average
 from pipeline.validation import SCORE
 from pipeline.worker import Worker

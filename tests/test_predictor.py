@@ -15,7 +15,8 @@ from PIL import Image
 
 import pipeline
 from pipeline import checkpoint, evaluate
-from pipeline.loader import LabelJoin, Loader
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Loader
 from pipeline.predictor import Prediction, Predictor
 from sharding.errors import InputError
 from sharding.labels import format_image_ids

@@ -12,7 +12,8 @@ import torch
 from pipeline import methods
 from pipeline import model as models
 from pipeline.config import ModelConfig, OptimizerConfig
-from pipeline.loader import Batch, LabelJoin
+from pipeline.labeljoin import LabelJoin
+from pipeline.loader import Batch
 from pipeline.schedule import factor
 from pipeline.step import TrainStep, moving_average
 from sharding.errors import InputError
