@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.methods import bce
+from pipeline.methods import bce, positions
 from pipeline.methods.bce import modified_bce_sum
 
 REGIMES: dict[str, Any] = {
@@ -34,12 +34,15 @@ def batch(regime: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.
     return logits_BK, labels_BK.view(70, 101), corrected, rejected
 
 
-@pytest.mark.parametrize("chunk", [640, 1 << 17])
+@pytest.mark.parametrize("where", ["host", "host, in chunks", "GPU's code"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_sum_and_gradient_equal_those_of_float64(
-    regime: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+    regime: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bce, "_CHUNK", chunk)
+    if where == "GPU's code":
+        monkeypatch.setattr(positions, "on_host", lambda values: False)
+    elif where != "host":
+        monkeypatch.setattr(bce, "_CHUNK", 640)
     logits_BK, labels_BK, corrected, rejected = batch(regime)
     total = modified_bce_sum(logits_BK, labels_BK, corrected=corrected, rejected=rejected)
     (gradient_BK,) = torch.autograd.grad(total, logits_BK)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.methods import positions
 from pipeline.methods.ranks import Ranks
 from pipeline.methods.selection import mask_of, select_largest
 from tests.distributed import run_ranks
@@ -63,6 +64,16 @@ def test_selects_what_the_reference_selects(regime: str, rounded: bool) -> None:
         differences = int((mask_BK != expected_BK).sum())
         assert differences == 0, f"seed {seed}, k {k}: {differences} entries differ"
         assert sorted(selected.tolist()) == expected_BK.flatten().nonzero()[:, 0].tolist()
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_code_for_a_gpu_selects_the_same(regime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tensors' own, and runs on the host as well."""
+    monkeypatch.setattr(positions, "on_host", lambda values: False)
+    logits_BK, labels_BK = make_batch(regime, True, 5)
+    for k in (32, 7200):
+        mask_BK = mask_of(select_largest(logits_BK, labels_BK, k, Ranks()), labels_BK)
+        assert torch.equal(mask_BK, reference_mask(logits_BK, labels_BK, k))
 
 
 def test_ranking_by_logit_alone_is_not_exact() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.methods import positions
 from pipeline.methods.positions import flat_positions, native, positions_of
 from sharding.labels import POSITIVE
 
@@ -102,7 +103,7 @@ def _absent_sum(probabilities_N: torch.Tensor, logits_N: torch.Tensor) -> torch.
         probabilities_N: sigmoid of the logits, or 0 where an entry does not count.
         logits_N: fp32.
     """
-    if logits_N.device.type != "cpu":
+    if not positions.on_host(logits_N):
         losses_N = F.softplus(logits_N).masked_fill_(probabilities_N == 0, 0)
         return losses_N.sum(dtype=torch.float64)
     total = 0.0

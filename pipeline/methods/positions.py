@@ -14,9 +14,14 @@ Array = Any
 """As `native` gives it: a numpy array on the host, a tensor elsewhere."""
 
 
+def on_host(values: torch.Tensor) -> bool:
+    """Whether numpy can work on the memory of a tensor."""
+    return values.device.type == "cpu"
+
+
 def native(values: torch.Tensor) -> Array:
     """The same memory as a numpy array on the host, the tensor itself elsewhere."""
-    return values.numpy() if values.device.type == "cpu" else values
+    return values.numpy() if on_host(values) else values
 
 
 def positions_of(mask_N: Array) -> torch.Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from pipeline.methods import positions
+
 Group = dist.ProcessGroup | None
 # (shift, values) of the three digits of a 32-bit code, the most significant first.
 _DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
@@ -114,7 +116,7 @@ def largest(values: torch.Tensor, k: int) -> torch.Tensor:
     """The k largest values in any order, or all there are."""
     if len(values) <= k:
         return values
-    if values.device.type != "cpu":
+    if not positions.on_host(values):
         return torch.topk(values, k, sorted=False)[0]
     # numpy's partition is many times faster than torch.topk on the host.
     return torch.from_numpy(np.partition(values.numpy(), len(values) - k)[len(values) - k :])
