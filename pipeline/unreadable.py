@@ -8,8 +8,9 @@ order and reader positions stay as they are, and the loader drops the row.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 from pipeline import graph
@@ -33,8 +34,11 @@ def find(reading: graph.Reading, done: int, device_id: int | None) -> list[tuple
     return found
 
 
-def redirected(index: Path, members: Collection[str]) -> Path:
+@functools.cache
+def redirected(index: Path, members: frozenset[str]) -> Path:
     """A copy of a DALI index whose entries of ``members`` lead to the bytes of another image.
+
+    The copy lasts as long as this process.
 
     Raises:
         InputError: no other image is left.
@@ -52,7 +56,13 @@ def redirected(index: Path, members: Collection[str]) -> Path:
     for row in rows:
         if row[3] in members:
             row[1:3] = good[0][1:3]
-    handle, name = tempfile.mkstemp(prefix=f"{index.stem}-", suffix=".idx")
-    with open(handle, "w") as file:
-        file.write("\n".join([header, *(" ".join(row) for row in rows), ""]))
-    return Path(name)
+    text = "\n".join([header, *(" ".join(row) for row in rows), ""])
+    mark = hashlib.sha256(f"{index}\n{text}".encode()).hexdigest()[:16]
+    copy = Path(_folder().name, f"{index.stem}-{mark}.idx")
+    copy.write_text(text)
+    return copy
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="openimages-indexes-")

@@ -235,4 +235,4 @@ def test_a_tar_without_any_good_image_is_refused(squares: Path, tmp_path: Path) 
     index = broken / "images/train-000001.idx"
     members = {line.split(" ")[3] for line in index.read_text().splitlines()[1:]}
     with pytest.raises(InputError, match=r"train-000001\.tar.*--repair"):
-        unreadable.redirected(index, members)
+        unreadable.redirected(index, frozenset(members))
