@@ -42,7 +42,8 @@ class PartialAsymmetricLoss(BaseMethod):
         alpha_neg: of observed negatives.
         alpha_unann: of unobserved entries.
         clip: margin by which the probability of an absent class is lowered.
-        likelihood_topk: unobserved entries ignored per image, taken over the whole batch.
+        likelihood_topk: unobserved entries ignored per image, taken over the whole batch: exactly
+            so many, also where probabilities tie (the reference leaves to chance which of those).
         prior_threshold: classes with a prior above it are ignored where unobserved.
         prior: one number per class, in class order; a training takes a file of them or a
             checkpoint of an earlier P-ASL run, both keyed by MID (`pipeline.methods.prior`).
@@ -125,7 +126,8 @@ class PartialAsymmetricLoss(BaseMethod):
         if self.mode == "ignore" or estimating:
             return observed_BK.float(), nothing_BK
         k = self.likelihood_topk * self.ranks.batch_size(logits_BK)
-        ignored_BK = unobserved_top(logits_BK, labels_BK, k, self.ranks)
+        absence_BK = shifted_absence(torch.sigmoid(logits_BK), self.clip)
+        ignored_BK = unobserved_top(-absence_BK, labels_BK, k, self.ranks)
         prior_K = self.prior()
         if prior_K is not None:
             ignored_BK |= ~observed_BK & (prior_K > self.prior_threshold).to(logits_BK.device)

@@ -41,6 +41,13 @@ class Ranks:
         """Sum of a number over ranks."""
         return local if self.world_size == 1 else int(self.sum(torch.tensor(local)))
 
+    def count_before(self, local: int) -> int:
+        """Sum of a number over the ranks that come before this one."""
+        if self.world_size == 1:
+            return 0
+        counts = self.concatenate(torch.tensor([local]))
+        return int(counts[: dist.get_rank(self._group)].sum())
+
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, without gradient."""
         total = local.detach().clone()

@@ -60,19 +60,29 @@ def select_largest(
 
 
 def unobserved_top(
-    logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
+    values_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
 ) -> torch.Tensor:
-    """bool mask (B, K): unobserved entries whose logit reaches the k-th largest over all ranks.
+    """bool mask (B, K) of this rank's share of the k unobserved entries with the largest values.
 
-    All unobserved entries where there are fewer than k; ties at the threshold are all in.
+    All unobserved entries where there are fewer than k. Of entries tied at the limit those are
+    taken that come first in the global batch.
+
+    Args:
+        values_BK: fp32.
+        labels_BK: int8 in {+1, 0, -1}.
+        k: at least 0, equal on all ranks.
+        ranks: who shares the batch.
     """
     if k < 1:
         return torch.zeros_like(labels_BK, dtype=torch.bool)
-    logits_N, labels_N = native(logits_BK.detach().reshape(-1)), native(labels_BK.reshape(-1))
-    found, _ = _most_likely(logits_N, labels_N, k)
-    logits_F = logits_N[found]
-    chosen = found[logits_F >= _kth_largest(logits_F, k, ranks)]
-    return mask_of(torch.as_tensor(chosen), labels_BK)
+    values_N, labels_N = native(values_BK.detach().reshape(-1)), native(labels_BK.reshape(-1))
+    found, _ = _most_likely(values_N, labels_N, k)
+    values_F = values_N[found]
+    limit = _kth_largest(values_F, k, ranks)
+    above, tied = found[values_F > limit], found[values_F == limit]
+    missing = k - ranks.count(len(above)) - ranks.count_before(len(tied))
+    chosen = (torch.as_tensor(part) for part in (above, tied[: max(missing, 0)]))
+    return mask_of(torch.cat(list(chosen)), labels_BK)
 
 
 def mask_of(positions: torch.Tensor, like_BK: torch.Tensor) -> torch.Tensor:
