@@ -6,11 +6,15 @@ python benchmarks/evaluator.py --rounds 9 --dense-classes 5000   # the dense row
 Every round runs every variant once; a ratio is the median of the rounds' ratios of CPU time.
 Scikit-learn on dense masks and torchmetrics run on the first --dense-classes classes and are
 scaled to all of them: both go class by class. The torchmetrics row needs that package installed.
+Where numpy sorts with AVX-512, the comparison with its sort is repeated without.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +41,8 @@ class Options:
     slow_rounds: int = 3
     """Rounds of what takes seconds."""
     seed: int = 0
+    sort_only: bool = False
+    """Compare with numpy's sort alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +158,16 @@ def main(options: Options) -> None:
     keys = np.random.default_rng(1).permutation(
         (classes.astype(np.uint64) << np.uint64(33)) + scores.view(np.uint32)
     )
-    dense = densify(entries, options)
     fast: dict[str, Callable[[], object]] = {
         "ours": ours,
         "ours, 8-bit scores (ties)": ours_tied,
         "one bare np.sort of the keys": lambda: np.sort(keys),
     }
+    if options.sort_only:
+        times = interleaved(fast, options.rounds)
+        print(f"{ratio(times['ours'], times['one bare np.sort of the keys']):.2f}")
+        return
+    dense = densify(entries, options)
     slow: dict[str, Callable[[], object]] = {
         "ours": ours,
         "scikit-learn per class, pre-split": lambda: per_class(split),
@@ -177,8 +187,26 @@ def main(options: Options) -> None:
     whole = K / options.dense_classes
     print_rows(slow_times, {name: whole for name in slow if name.endswith("dense")})
     print(f"\nours / bare sort: {bare:.2f}")
+    if wide := wide_instructions():
+        print(f"ours / bare sort, both without AVX-512: {without(wide)}")
     print(f"largest difference from scikit-learn: {error:.1e}, with ties {error_tied:.1e}")
     print(f"peak memory beyond the inputs: {peak_megabytes(ours):.0f} MB")
+
+
+def wide_instructions() -> str:
+    """Numpy's names of the AVX-512 instructions that it uses here."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    names = (name for name in __cpu_dispatch__ if name == "X86_V4" or name.startswith("AVX512"))
+    return " ".join(name for name in names if __cpu_features__.get(name))
+
+
+def without(features: str) -> str:
+    """What this script says with ``--sort-only`` where numpy may not use the features named."""
+    environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": features}
+    command = [sys.executable, *sys.argv, "--sort-only"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return told.stdout.strip()
 
 
 def print_rows(times: dict[str, list[float]], scale: dict[str, float]) -> None:
