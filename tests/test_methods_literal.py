@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -182,3 +183,51 @@ def test_observed_labels_are_never_modified(batch: Batch, name: str, epoch: int)
     if name == "ll-cp":
         corrected_BK = method.overlay.apply(labels_BK, ids_B, 1)
         assert torch.equal(corrected_BK != labels_BK, mask_BK)
+
+
+def literal_half(own: tuple[float, float], other: float, positive: bool) -> float:
+    """ROLE's loss of one network at one entry, of its (p, 1 - p) and the other's probability."""
+    p, absent = own
+    return positive * nl(p) + other * nl(p) + (1 - other) * nl(absent)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=batches(), seed=st.integers(0, 99))
+def test_role_equals_the_literal_formula(batch: Batch, seed: int) -> None:
+    logits_BK, labels_BK = batch
+    B, K = logits_BK.shape
+    method: Any = methods.create("role", K, expected_num_pos=1.5)
+    estimates_BK = torch.randn(B, K, generator=torch.Generator().manual_seed(seed)) * 20
+    method.estimator.set_rows(torch.arange(B), estimates_BK)
+    loss, _ = method.loss(logits_BK, labels_BK, torch.arange(B))
+    classifier, estimator = entries(batch), entries((estimates_BK, labels_BK))
+    main = sum(
+        literal_half(f[1:3], g[1], f[3] == 1) + literal_half(g[1:3], f[1], f[3] == 1)
+        for f, g in zip(classifier, estimator, strict=True)
+    )
+    regularisers = sum(
+        (sum(e[1] for e in flat) / B - 1.5) ** 2 / K**2 for flat in (classifier, estimator)
+    )
+    expected = 0.5 * main / (B * K) + 0.5 * regularisers
+    assert loss.item() == pytest.approx(expected, rel=2e-5, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batch=batches(), soft=st.floats(0, 1, width=32), every=st.integers(1, 3))
+def test_pseudo_labels_enter_as_the_literal_formula_says(
+    batch: Batch, soft: float, every: int
+) -> None:
+    logits_BK, labels_BK = batch
+    B, K = logits_BK.shape
+    method: Any = methods.create("em-apl", K, alpha=0.1, beta=0.7)
+    flat = entries(batch)
+    labelled = [i for i, e in enumerate(flat) if e[3] == -1][::every]
+    places = np.array(labelled, np.int64)
+    method.overlay.extend(places // K, places % K, np.full(len(places), soft, np.float32))
+    loss, mask_BK = method.loss(logits_BK, labels_BK, torch.arange(B))
+    assert torch.nonzero(mask_BK.flatten())[:, 0].tolist() == labelled
+    expected = sum(
+        0.7 * (soft * nl(e[1]) + (1 - soft) * nl(e[2])) if i in labelled else em(e)
+        for i, e in enumerate(flat)
+    )
+    assert loss.item() == pytest.approx(expected / (B * K), rel=2e-5, abs=1e-6)
