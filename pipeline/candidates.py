@@ -97,10 +97,8 @@ class Candidates:
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
     def to_csv(self, classes: ClassTable) -> str:
-        """Rows as of a V3 dump that call every candidate present; they yield to any human's."""
-        rows = zip(format_image_ids(self.image_ids_N), self.classes_N, strict=True)
-        lines = (f"{image_id},{SOURCE},{classes.mids[int(k)]},1\n" for image_id, k in rows)
-        return "".join(["ImageID,Source,LabelName,Confidence\n", *lines])
+        """Annotations that call every candidate present; they yield to any human's."""
+        return annotation_csv(self.image_ids_N, self.classes_N, SOURCE, classes)
 
     def to_parquet(self, classes: ClassTable) -> bytes:
         """The content of a Parquet file (equal candidates, equal bytes)."""
@@ -145,6 +143,24 @@ class Candidates:
                 file=location,
                 fix="pass a run directory; its candidates/ hold one Parquet file per epoch",
             ) from None
+
+
+def annotation_csv(
+    image_ids_M: npt.NDArray[np.uint64],
+    classes_M: npt.NDArray[np.integer],
+    source: str,
+    classes: ClassTable,
+) -> str:
+    """CSV rows as of a V3 dump that call every entry present.
+
+    Args:
+        image_ids_M, classes_M: the entries.
+        source: who says so; `sharding` knows which sources yield to others.
+        classes: whose indices they are.
+    """
+    rows = zip(format_image_ids(image_ids_M), classes_M, strict=True)
+    lines = (f"{image_id},{source},{classes.mids[int(k)]},1\n" for image_id, k in rows)
+    return "".join(["ImageID,Source,LabelName,Confidence\n", *lines])
 
 
 _ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline import checkpoint
+from pipeline.candidates import annotation_csv
 from pipeline.methods.overlay import Overlay
 from sharding.classes import ClassTable
 from sharding.errors import InputError
@@ -39,7 +40,7 @@ def write(directory: str, entries: tuple[torch.Tensor, torch.Tensor], classes: C
 
 
 def to_csv(directory: str, classes: ClassTable) -> tuple[str, int]:
-    """(rows as of a V3 dump that call every corrected entry present, how many they are).
+    """(annotations that call every corrected entry present, how many they are).
 
     Args:
         directory: a local checkpoint.
@@ -59,6 +60,4 @@ def to_csv(directory: str, classes: ClassTable) -> tuple[str, int]:
     overlay = Overlay()
     overlay.load_state_dict(checkpoint.load_training(directory)["method"])
     ids_M, classes_M = (column.numpy() for column in overlay.entries())
-    ids = format_image_ids(ids_M.view(np.uint64))
-    lines = (f"{i},{SOURCE},{classes.mids[k]},1\n" for i, k in zip(ids, classes_M, strict=True))
-    return "".join(["ImageID,Source,LabelName,Confidence\n", *lines]), len(ids)
+    return annotation_csv(ids_M.view(np.uint64), classes_M, SOURCE, classes), len(ids_M)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,10 @@ from sharding.atomic import replacing
 from sharding.classes import ClassTable
 from sharding.labels import NEGATIVE, POSITIVE, LabelTable, format_image_ids
 
+Entry = tuple[str, int]
+"""(image id, class index)."""
+Pictures = list[tuple[str, str]]
+"""(caption, data URI) of each."""
 _SIDE = 320  # pixels of the longer side of a picture: about 10 kB each
 _QUALITY = 85
 
@@ -48,24 +52,7 @@ def write_sheet(
         images: (id, encoded image) of every candidate's image, in any order.
     """
     pictures = dict(_pictures(found, model, images))
-    rows = [
-        Row(
-            image_id=image_id,
-            mid=classes.mids[int(k)],
-            name=classes.names[int(k)],
-            facts=[
-                ("probability", _percent(found.probabilities_N[n])),
-                ("loss", f"{found.losses_N[n]:.2f}"),
-                ("training", f"{found.decisions_N[n]} ({found.method}, epoch {found.epoch})"),
-                *_known(observed, found.image_ids_N[n : n + 1], classes),
-                ("image", image_id),
-            ],
-            pictures=pictures[image_id, int(k)],
-        )
-        for n, (image_id, k) in enumerate(
-            zip(format_image_ids(found.image_ids_N), found.classes_N, strict=True)
-        )
-    ]
+    rows = list(_rows(found, classes, observed, pictures))
     note = (
         f"Maps of the checkpoint after epoch {model.meta.epoch}: "
         "orange speaks for the class, blue against it."
@@ -74,10 +61,34 @@ def write_sheet(
         temporary.write_text(reviewpage.page(title, note, file, rows, command), encoding="utf-8")
 
 
+def _rows(
+    found: Candidates,
+    classes: ClassTable,
+    observed: LabelTable,
+    pictures: Mapping[Entry, Pictures],
+) -> Iterator[Row]:
+    """What the page shows of each candidate."""
+    entries = zip(format_image_ids(found.image_ids_N), found.classes_N.tolist(), strict=True)
+    for n, (image_id, k) in enumerate(entries):
+        yield Row(
+            image_id=image_id,
+            mid=classes.mids[k],
+            name=classes.names[k],
+            facts=[
+                ("probability", _percent(found.probabilities_N[n])),
+                ("loss", f"{found.losses_N[n]:.2f}"),
+                ("training", f"{found.decisions_N[n]} ({found.method}, epoch {found.epoch})"),
+                *_known(observed, found.image_ids_N[n : n + 1], classes),
+                ("image", image_id),
+            ],
+            pictures=pictures[image_id, k],
+        )
+
+
 def _pictures(
     found: Candidates, model: Predictor, images: Iterable[tuple[str, bytes]]
-) -> Iterator[tuple[tuple[str, int], list[tuple[str, str]]]]:
-    """((image id, class), (caption, data URI) of the photograph and its two maps)."""
+) -> Iterator[tuple[Entry, Pictures]]:
+    """The photograph and its two maps, of every candidate."""
     wanted = defaultdict(list)
     for image_id, k in zip(format_image_ids(found.image_ids_N), found.classes_N, strict=True):
         wanted[image_id].append(int(k))
