@@ -15,6 +15,7 @@ import tyro
 from pipeline import presets, showconfig
 from pipeline.config import TrainConfig
 from sharding.errors import one_line_errors
+from sharding.structured import complain
 
 
 def parse(arguments: list[str]) -> tuple[TrainConfig, presets.Preset | None, str | None]:
@@ -56,7 +57,7 @@ def main() -> None:
         try:
             result = train(config)
         except (TrainingStopped, TrainingFailed, TrainingInterrupted) as ended:
-            print(f"error: {ended}", file=sys.stderr)
+            complain(str(ended))
             sys.exit(ended.exit_code)
         print(f"run              {result.directory}")
         print(f"best checkpoint  {result.best}")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pipeline
 import sharding
 from pipeline import placement, preflight
+from sharding import structured
 from sharding.progress import Progress
 
 Item = TypeVar("Item")
@@ -77,6 +78,7 @@ def connect(address: str | None = None, **options: Any) -> None:
             "env_vars": _MEMORY,
         },
         logging_level="ERROR",
+        logging_config=ray.LoggingConfig(encoding="JSON") if structured.wanted() else None,
         include_dashboard=False,
         **options,
     )

@@ -24,6 +24,7 @@ from pipeline import checkpoint, locate, storage
 from pipeline import trackingstore as store
 from pipeline.predictor import THRESHOLD, TOP_K
 from sharding.errors import InputError
+from sharding.structured import tell
 
 # A served model brings its own copy of our code.
 PACKAGES = (pipeline, sharding)
@@ -45,7 +46,7 @@ def log_best(run_id: str, checkpoint_directory: str, how: str) -> None:
     try:
         log_model(run_id, checkpoint_directory, copy=how == "copy")
     except InputError as error:  # the training itself is done and kept
-        print(f"MLflow: {error}", flush=True)
+        tell(f"MLflow: {error}", "WARNING")
 
 
 def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:

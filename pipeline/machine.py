@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from sharding.structured import tell
+
 SECONDS = 10.0
 
 
@@ -116,5 +118,5 @@ def _watch(
         try:
             send(node, machine.read())
         except Exception as error:  # a training must survive its thermometer
-            print(f"no more numbers of this machine: {error}", flush=True)
+            tell(f"no more numbers of this machine: {error}", "WARNING")
             return

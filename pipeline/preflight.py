@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sharding.errors import InputError
+from sharding.structured import tell
 
 # What computes or what two processes must speak alike; the rest of the lock follows from these.
 PACKAGES = (
@@ -77,7 +78,7 @@ def check(driver: Mapping[str, str], answers: Mapping[str, Mapping[str, str] | N
     found = compare(driver, {node: told for node, told in answers.items() if told is not None})
     silent = [f"node {node} does not answer" for node, told in answers.items() if told is None]
     for line in [*silent, *(difference.line for difference in found)]:
-        print(f"preflight: {line}", flush=True)
+        tell(f"preflight: {line}", "WARNING")
     broken = [difference.node for difference in found if difference.fatal]
     if broken:
         raise InputError(

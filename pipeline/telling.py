@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,12 +58,22 @@ class Teller:
             steps,
             f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
             f"{stats.worst_wait_fraction:.0%} waiting for data",
+            values,
         )
 
-    def progress(self, label: str, step: int, steps: int, note: str = "") -> None:
-        """Where training is."""
+    def progress(
+        self,
+        label: str,
+        step: int,
+        steps: int,
+        note: str = "",
+        numbers: Mapping[str, float] | None = None,
+    ) -> None:
+        """Where training is; ``note`` for people and ``numbers`` for programs say how it goes."""
         if self._first:
-            self._tracker.progress(label=label, step=step, steps=steps, note=note)
+            self._tracker.progress(
+                label=label, step=step, steps=steps, note=note, numbers=numbers or {}
+            )
 
     def trace(self, trace: bytes) -> None:
         """A profiler's trace, for the run's directory and for MLflow."""

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sharding.structured import tell
+
 # MLflow's own defaults would block for minutes on a dead server, and talk about its database.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -147,7 +149,7 @@ def attempt(action: Callable[[], Any]) -> bool:
     try:
         action()
     except Exception as error:  # training must survive whatever a tracking server does
-        print(f"MLflow: {str(error).splitlines()[0][:200]}; will retry", flush=True)
+        tell(f"MLflow: {str(error).splitlines()[0][:200]}; will retry", "WARNING")
         return False
     return True
 

@@ -30,6 +30,7 @@ from pipeline.trainloop import cache_of, train_loop, validate_checkpoint
 from pipeline.validation import SCORE
 from pipeline.watch import shown
 from sharding.errors import InputError
+from sharding.structured import tell
 
 
 class TrainingStopped(RuntimeError):
@@ -104,7 +105,7 @@ def train(config: TrainConfig) -> TrainResult:
         with shown(tracker), notice.heeding_sigterm(tracker.leave):
             result = trainer.fit()
             while result.return_value == notice.PREEMPTED:
-                print("a node is to be taken away: saved, going on without it", flush=True)
+                tell("a node is to be taken away: saved, going on without it", "WARNING")
                 result = trainer.fit()
         reason = cluster.wait_for(tracker.state())[1]
         if reason:
@@ -121,7 +122,9 @@ def train(config: TrainConfig) -> TrainResult:
     finally:
         unsent = cluster.wait_for(tracker.flush())
         if unsent:
-            print(f"MLflow has not taken {unsent} items; repeat the command to replay them")
+            tell(
+                f"MLflow has not taken {unsent} items; repeat the command to replay them", "WARNING"
+            )
         tracking.close_run(run_id, status)
     best = bestcheckpoint.of_result(result, directory)
     loggedmodel.log_best(run_id, best, config.log_model)

@@ -110,4 +110,4 @@ class Validator:
     def _show(self, epoch: int, step: int, steps: int) -> None:
         if self._shown:
             label = f"validate {epoch}/{self.config.epochs}"
-            self.tracker.progress(label=label, step=step, steps=steps, note="")
+            self.tracker.progress(label=label, step=step, steps=steps, note="", numbers={})

@@ -35,4 +35,4 @@ def _watch(tracker: Any, done: threading.Event) -> None:
                 bars.close()
                 bar = bars.enter_context(Progress(state["steps"], state["label"], unit="step"))
             if state["step"] > bar.done:
-                bar.advance(state["step"] - bar.done, note=state["note"])
+                bar.advance(state["step"] - bar.done, state["note"], state["numbers"])

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from sharding import structured
+
 
 class InputError(Exception):
     """The user's input is wrong; ``str(error)`` is one line a user can act on.
@@ -38,6 +40,13 @@ class InputError(Exception):
         fix = "" if self.fix is None else f". Fix: {self.fix}"
         return f"{place}{self.problem}{fix}"
 
+    @property
+    def fields(self) -> dict[str, str | int]:
+        """Of file, row and fix those that are known."""
+        file = None if self.file is None else os.fspath(self.file)
+        found = {"file": file, "row": self.row, "fix": self.fix}
+        return {name: value for name, value in found.items() if value is not None}
+
     def __reduce__(self) -> tuple[object, ...]:
         # Ray pickles exceptions on their way back from a task; keep the keyword fields.
         return _rebuild, (self.problem, self.file, self.row, self.fix)
@@ -61,5 +70,5 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(0) from None
     except InputError as error:
         cause = getattr(error, "cause", error)
-        print(f"error: {cause}", file=sys.stderr)
+        structured.complain(str(cause), **cause.fields)
         raise SystemExit(2) from None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
+
+from sharding import structured
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -17,25 +20,35 @@ class Progress:
 
     On a terminal this is one tqdm bar on stderr. Elsewhere (a log file, `ray submit` through a
     pipe) it prints a line at most every five seconds and one at the end, because redrawn bars
-    make logs unreadable.
+    make logs unreadable; as a JSON object where the environment wants it (`structured`).
     """
 
     def __init__(self, total: int, label: str, unit: str = "it") -> None:
         self.total, self.label, self.unit = total, label, unit
-        self.done, self.note, self._shown = 0, "", -1
+        self.done, self._shown = 0, -1
+        self._note, self._numbers = "", dict[str, float]()
         self._started = self._printed = time.monotonic()
         self._bar = (
             tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, leave=True)
-            if sys.stderr.isatty()
+            if sys.stderr.isatty() and not structured.wanted()
             else None
         )
 
-    def advance(self, units: int = 1, note: str = "") -> None:
-        """Count ``units`` as done; ``note`` (for example a loss) is shown beside the count."""
+    def advance(
+        self, units: int = 1, note: str = "", numbers: Mapping[str, float] | None = None
+    ) -> None:
+        """Count ``units`` as done.
+
+        Args:
+            units: since the last call.
+            note: shown beside the count, for people.
+            numbers: the same for programs.
+        """
         self.done += units
-        self.note = note or self.note
+        self._note = note or self._note
+        self._numbers |= numbers or {}
         if self._bar is not None:
-            self._bar.set_postfix_str(self.note, refresh=False)
+            self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update(units)
         elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             self._line()
@@ -59,7 +72,19 @@ class Progress:
         elapsed = max(self._printed - self._started, 1e-9)
         rate = self.done / elapsed
         left = (self.total - self.done) / rate if rate else float("nan")
-        note = f", {self.note}" if self.note else ""
+        if structured.wanted():
+            structured.log(
+                "INFO",
+                self.label,
+                done=self.done,
+                total=self.total,
+                unit=self.unit,
+                per_second=rate,
+                seconds_left=left,
+                **self._numbers,
+            )
+            return
+        note = f", {self._note}" if self._note else ""
         remaining = "" if self.done >= self.total else f", {left:.0f} s left"
         print(
             f"{self.label}: {self.done}/{self.total} {self.unit}, "

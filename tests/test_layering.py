@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted([*REPOSITORY.glob("sharding/**/*.py"), *REPOSITORY.glob("pipeline/**/*.py")])
-FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress"}
+FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress", "structured"}
 
 RAY_TRAIN = {f"pipeline/{name}.py" for name in ("train", "trainloop", "bestcheckpoint")}
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.
