@@ -17,8 +17,9 @@ REGIMES: dict[str, Any] = {
     "broad": lambda g: torch.randn(70, 101, generator=g) * 5,
     "saturated": lambda g: torch.randn(70, 101, generator=g) * 60,
     "all certain": lambda g: torch.full((70, 101), 30.0),
+    "all unlikely": lambda g: torch.full((70, 101), -12.34),
     "all impossible": lambda g: torch.full((70, 101), -90.0),
-    "at the bound": lambda g: 3.89 + 0.01 * torch.randn(70, 101, generator=g),
+    "at the bound": lambda g: 5.29 + 0.01 * torch.randn(70, 101, generator=g),
 }
 
 
@@ -55,8 +56,16 @@ def test_sum_and_gradient_equal_those_of_float64(
         exact_BK.flatten(), target_N, counts_N, reduction="sum"
     )
     (slope_BK,) = torch.autograd.grad(expected, exact_BK)
-    assert total.item() == pytest.approx(expected.item(), rel=3e-7)
+    assert total.item() == pytest.approx(expected.item(), rel=5e-7)
     torch.testing.assert_close(gradient_BK.double(), slope_BK, rtol=1e-6, atol=1e-15)
+
+
+def test_a_single_logit_is_as_exact() -> None:
+    labels_11 = torch.full((1, 1), -1, dtype=torch.int8)
+    for x in torch.linspace(-60, 60, 1201).tolist():
+        total = modified_bce_sum(torch.tensor([[x]]), labels_11).item()
+        exact = F.softplus(torch.tensor(x).double()).item()
+        assert total == pytest.approx(exact, rel=5e-6, abs=1e-15), x
 
 
 def test_a_second_backward_pass_gives_the_same() -> None:

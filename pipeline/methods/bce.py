@@ -18,10 +18,10 @@ from pipeline.methods.positions import flat_positions, native, positions_of
 from sharding.labels import POSITIVE
 
 _CHUNK = 1 << 17
-# Factors of one product. Each is at least 1/50, and a float64 holds 2 ** -1022.
+# Factors of one product. Each is at least 1/200, and a float64 holds 2 ** -1022.
 _FACTORS = 128
-# From here on, 1 - p of a float32 p is too coarse for a logarithm.
-_NEAR_1 = 0.98
+# Beyond, 1 - p of a float32 p is too coarse for a logarithm; here it costs up to 4e-6 of the loss.
+_NEAR_1 = 0.995
 
 
 def negative_log(probabilities: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
@@ -113,7 +113,8 @@ def _absent_sum(probabilities_N: torch.Tensor, logits_N: torch.Tensor) -> torch.
     for part, logits in chunks:
         # In float64: the small terms of confident predictions are most of a trained model's loss.
         filled = factors.reshape(-1)[: len(part)]
-        np.subtract(1, part.numpy(), out=filled)
+        np.copyto(filled, part.numpy())
+        np.subtract(1, filled, out=filled)
         factors.reshape(-1)[len(part) :] = 1
         if np.max(part.numpy(), initial=0) > _NEAR_1:
             near = flat_positions(part.numpy() > _NEAR_1)
