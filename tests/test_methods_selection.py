@@ -107,6 +107,13 @@ def test_ranks_together_select_what_the_reference_selects(sizes: list[int]) -> N
         np.testing.assert_array_equal(mask_BK, expected_BK, err_msg=f"{CASES[case]}")
 
 
+@pytest.mark.parametrize("share", [0, 1e-4, 2e-3, 3e-3, 0.03, 0.1, 0.5, 1])
+@pytest.mark.parametrize("N", [0, 1, 7, 8, 9, 4003, 100_000])
+def test_positions_are_those_of_what_is_true(N: int, share: float) -> None:
+    mask_N = np.random.default_rng(N).random(N) < share
+    np.testing.assert_array_equal(positions.flat_positions(mask_N), np.flatnonzero(mask_N))
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_logits_that_are_not_finite_do_not_stop_the_step(value: float) -> None:
     """The loss tells of them, on all ranks together; selection must not raise on one."""

@@ -86,9 +86,10 @@ def _sum_and_gradient(
     if rejected is not None:
         gradient_N.index_fill_(0, rejected, 0)
     gradient_N.index_fill_(0, positives, 0)
+    total = _absent_sum(gradient_N, logits_N)
     opposite_P = -logits_N.index_select(0, positives)
     absent_P = torch.sigmoid(opposite_P)
-    total = _absent_sum(gradient_N, logits_N) + _absent_sum(absent_P, opposite_P)
+    total += _absent_sum(absent_P, opposite_P)
     gradient_N.index_copy_(0, positives, absent_P.neg_())
     return total, gradient_N
 
