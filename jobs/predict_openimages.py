@@ -1,7 +1,7 @@
 """Predict the labels of a dataset, a folder or a list of URLs, to Parquet.
 
 $ python jobs/predict_openimages.py --checkpoint runs/NAME --images DIR --output predictions
-$ python jobs/predict_openimages.py --checkpoint models:/NAME@best --urls urls.txt --output OUT
+$ python jobs/predict_openimages.py --checkpoint models:/NAME@best --urls urls.txt --output s3://B/OUT
 $ ray submit ray_cluster.yaml jobs/predict_openimages.py -- --checkpoint ... --dataset ...
 """
 

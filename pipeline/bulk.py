@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import itertools
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline import bulkplan, checkpoint, cluster, locate, pixels
+from pipeline import bulkplan, checkpoint, cluster, locate, pixels, storage
 from pipeline.bulkplan import Part, PredictConfig
 from pipeline.predictor import Label, Prediction, Predictor
-from sharding import atomic
 from sharding.errors import InputError
 
 # Per image: lists of its labels, best first, or why it could not be read.
@@ -35,6 +34,7 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+_READS_AT_ONCE = 16
 
 
 class PartPredictor:
@@ -42,7 +42,7 @@ class PartPredictor:
 
     Args:
         config: of the whole prediction.
-        checkpoint_directory: local to every worker.
+        checkpoint_directory: path or URL that every worker sees.
         threads: images decoded at a time.
     """
 
@@ -65,8 +65,9 @@ class PartPredictor:
                 read = list(pool.map(self._square, images))
                 rows += self._rows(part, names, read)
         table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(self._metadata))
-        with atomic.replacing(self.config.output / part.file) as temporary:
-            pq.write_table(table, temporary)
+        file = io.BytesIO()
+        pq.write_table(table, file)
+        storage.write_bytes(storage.join(self.config.output, part.file), file.getvalue())
         return {"images": len(rows), "errors": sum("error" in row for row in rows)}
 
     def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
@@ -108,10 +109,9 @@ class PartPredictor:
             return
         # Two folders may hold files of one name; the digest keeps their pictures apart.
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        folder = self.config.output / bulkplan.CAMS / Path(part.file).stem
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{Path(name).stem[:80]}-{digest}.png"
-        path.write_bytes(self.predictor.cam([image_HWC], best).png(0))
+        picture = f"{Path(name).stem[:80]}-{digest}.png"
+        location = storage.join(self.config.output, bulkplan.CAMS, Path(part.file).stem, picture)
+        storage.write_bytes(location, self.predictor.cam([image_HWC], best).png(0))
 
 
 def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int]:
@@ -124,9 +124,9 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
     Raises:
         InputError: no model, no images, or an output directory of another prediction.
     """
-    config = dataclasses.replace(config, output=config.output.absolute())
+    config = dataclasses.replace(config, output=storage.absolute(config.output))
     directory = locate.checkpoint_directory(config.checkpoint)
-    digest = hashlib.sha256(Path(directory, "meta.json").read_bytes()).hexdigest()
+    digest = hashlib.sha256(storage.read_bytes(storage.join(directory, "meta.json"))).hexdigest()
     listed = bulkplan.parts(config)
     left = bulkplan.unfinished(config, digest, listed)
     if left:
@@ -149,23 +149,34 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
 
 def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
     """Write `_SUCCESS`, last; return the counts in it."""
-    files = [config.output / part.file for part in parts]
-    errors = sum(len(pq.read_table(path, columns=["error"]).drop_null()) for path in files)
-    images = sum(pq.read_metadata(path).num_rows for path in files)
-    told = {"images": images, "errors": errors, "files": len(files)}
-    atomic.write_json(config.output / bulkplan.DONE, told)
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        counts = list(pool.map(_counts, (storage.join(config.output, p.file) for p in parts)))
+    told = {
+        "images": sum(images for images, _ in counts),
+        "errors": sum(errors for _, errors in counts),
+        "files": len(counts),
+    }
+    storage.sweep(config.output)
+    storage.write_json(storage.join(config.output, bulkplan.DONE), told)
     return told
+
+
+def _counts(location: str) -> tuple[int, int]:
+    """(images, errors) of a finished part."""
+    with storage.opened(location) as file:
+        column = pq.read_table(file, columns=["error"])["error"]
+    return len(column), len(column) - column.null_count
 
 
 def _seen_everywhere(config: PredictConfig, directory: str) -> str:
     """The checkpoint, or a copy in the output where it was downloaded to this machine alone."""
-    if Path(config.checkpoint).exists():
+    if "://" in directory or Path(config.checkpoint).exists():
         return directory
-    copy = config.output / bulkplan.CHECKPOINT
+    copy = storage.join(config.output, bulkplan.CHECKPOINT)
     for name in ("meta.json", "model.pt"):
-        with atomic.replacing(copy / name) as temporary:
-            shutil.copyfile(Path(directory, name), temporary)
-    return str(copy)
+        content = storage.read_bytes(storage.join(directory, name))
+        storage.write_bytes(storage.join(copy, name), content)
+    return copy
 
 
 def _kept(found: Prediction, config: PredictConfig) -> list[Label]:
@@ -178,7 +189,8 @@ def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
     if not part.tar:
         yield from ((location, location) for location in part.locations)
         return
-    with tarfile.open(part.tar) as tar:
+    # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
+    with storage.opened(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
         for member in tar:
             stem, _, suffix = member.name.rpartition(".")
             content = tar.extractfile(member) if suffix == "jpg" else None

@@ -10,12 +10,11 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sharding import atomic
+from pipeline import staging, storage
 from sharding.errors import InputError
-from sharding.manifest import Dataset
 
 # Readers of a directory of Parquet files pass over names that begin so.
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
@@ -30,14 +29,15 @@ class PredictConfig:
 
     checkpoint: str
     """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
-    output: Path
-    """Directory that every worker sees, for part-*.parquet and, last, _SUCCESS."""
-    dataset: Path | None = None
-    """Predict a split of this dataset,"""
+    output: str
+    """Directory that every worker sees, or a bucket (s3://, gs://), for part-*.parquet and, last,
+    _SUCCESS."""
+    dataset: str | None = None
+    """Predict a split of this dataset (directory or URL),"""
     split: str = "test"
     """namely this one;"""
-    images: Path | None = None
-    """or every image below this folder;"""
+    images: str | None = None
+    """or every image below this folder or URL;"""
     urls: Path | None = None
     """or the URLs and paths in this text file, one a line."""
     top_k: int = 10
@@ -91,11 +91,11 @@ def parts(config: PredictConfig) -> list[Part]:
         InputError: there is nothing to predict, or the split is absent.
     """
     if config.dataset is not None:
-        dataset = Dataset.open(config.dataset)
-        shards = dataset.shards(config.split)
-        tars = [str((dataset.directory / shard.path).absolute()) for shard in shards]
+        location = storage.absolute(config.dataset)
+        shards = staging.open_dataset(location, tars=False).shards(config.split)
+        tars = [storage.join(location, shard.path) for shard in shards]
         return [Part(number=number, tar=tar) for number, tar in enumerate(tars)]
-    locations = sorted(_files(config.images)) if config.images else _lines(config.urls)
+    locations = _files(config.images) if config.images else _lines(config.urls)
     if not locations:
         raise InputError("no images", file=config.images or config.urls, fix="pass another source")
     chunks = _batched(locations, config.images_per_part)
@@ -109,9 +109,9 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
         InputError: the directory holds predictions of another model, input or option.
     """
     told = _identity(config, checkpoint_sha256, parts)
-    path = config.output / PLAN
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    path = storage.join(config.output, PLAN)
+    before = storage.read_json(path)
+    if before is not None:
         changed = [key for key in told if before.get(key) != told[key]]
         if changed:
             raise InputError(
@@ -119,8 +119,9 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
                 file=config.output,
                 fix="choose another --output, or remove that directory",
             )
-    atomic.write_json(path, told)
-    return [part for part in parts if not (config.output / part.file).is_file()]
+    storage.write_json(path, told)
+    there = set(storage.names_in(config.output))
+    return [part for part in parts if part.file not in there]
 
 
 def _identity(
@@ -135,12 +136,11 @@ def _identity(
     }
 
 
-def _files(folder: Path) -> Iterator[str]:
-    if not folder.is_dir():
+def _files(folder: str) -> list[str]:
+    found = storage.files_below(folder)
+    if not found and not storage.exists(folder):
         raise InputError("no such folder", file=folder, fix="pass a folder of images")
-    for path in folder.rglob("*"):
-        if path.suffix.lower() in _SUFFIXES:
-            yield str(path.absolute())
+    return [path for path in found if PurePosixPath(path).suffix.lower() in _SUFFIXES]
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import pyarrow as pa
 from pyarrow import fs
+
+from sharding import atomic
+from sharding.errors import InputError
+
+# Keys are taken as they are written, and need no directory.
+_BUCKETS = ("s3", "gs")
 
 
 def absolute(location: str) -> str:
@@ -57,27 +65,78 @@ def names_in(location: str) -> list[str]:
     return sorted(info.base_name for info in found if info.type == fs.FileType.File)
 
 
+def files_below(location: str) -> list[str]:
+    """All files in a directory and its subdirectories, sorted; none where there is no directory."""
+    filesystem, path = _open(location)
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
+    found = [i.path for i in filesystem.get_file_info(selector) if i.type == fs.FileType.File]
+    names = (file[len(path.rstrip("/")) + 1 :] for file in found)
+    return sorted(join(absolute(location), name) for name in names)
+
+
+def opened(location: str) -> BinaryIO:
+    """The file at ``location``, to be read at any position; close it.
+
+    Raises:
+        OSError: there is nothing, or no way to read it.
+    """
+    filesystem, path = _open(location)
+    return filesystem.open_input_file(path)
+
+
 def write_json(location: str, value: Any) -> None:
     """Store ``value``; a reader sees the old file or the new one, never a part."""
     write_bytes(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def write_bytes(location: str, content: bytes) -> None:
-    """Store ``content``; a reader sees the old file or the new one, never a part."""
+    """Store ``content``; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        InputError: the disk is full, or the bucket does not take it.
+    """
     filesystem, path = _open(location)
-    parent, _, name = path.rpartition("/")
-    filesystem.create_dir(parent, recursive=True)
-    if not isinstance(filesystem, fs.LocalFileSystem):
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with atomic.replacing(path) as temporary:
+            temporary.write_bytes(content)
+        return
+    try:
         with filesystem.open_output_stream(path) as stream:  # a bucket's put is atomic
             stream.write(content)
-        return
-    temporary = f"{parent}/.{name}.tmp"
-    with filesystem.open_output_stream(temporary) as stream:
-        stream.write(content)
-    filesystem.move(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({str(error).splitlines()[0][:200]})",
+            file=location,
+            fix="check the bucket's name and your credentials, then repeat the command",
+        ) from None
+
+
+def sweep(location: str) -> None:
+    """Remove what killed writers left in a directory; a bucket never shows it."""
+    filesystem, path = _open(location)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        atomic.sweep(path)
 
 
 def _open(location: str) -> tuple[fs.FileSystem, str]:
-    if "://" in location:
-        return fs.FileSystem.from_uri(location)
-    return fs.LocalFileSystem(), absolute(location)
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return fs.LocalFileSystem(), absolute(location)
+    try:
+        if scheme not in _BUCKETS or "?" in rest:
+            return fs.FileSystem.from_uri(location)
+        bucket, _, key = rest.partition("/")
+        filesystem, name = _client(f"{scheme}://{bucket}")
+        return filesystem, f"{name}/{key}".rstrip("/")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"no such place ({str(error).splitlines()[0][:200]})",
+            file=location,
+            fix="pass a path, s3://BUCKET/KEY or gs://BUCKET/KEY, and check your credentials",
+        ) from None
+
+
+@functools.lru_cache(maxsize=16)
+def _client(bucket: str) -> tuple[fs.FileSystem, str]:
+    """One client per bucket: each would ask where the bucket is, and connect, for every file."""
+    return fs.FileSystem.from_uri(bucket)

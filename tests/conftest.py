@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,15 @@ def ray_local() -> Iterator[None]:
     connect("local", num_cpus=4, object_store_memory=200 * 1024**2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def bucket() -> Iterator[Any]:
+    """An empty bucket on a server that is this test's own: a `tests.buckets.Bucket`."""
+    from tests.buckets import empty_bucket
+
+    with empty_bucket() as bucket:
+        yield bucket
 
 
 @pytest.fixture(scope="session")

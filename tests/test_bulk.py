@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import pipeline
-from pipeline import bulk, bulkplan
+from pipeline import bulk, bulkplan, cluster
 from pipeline.bulkplan import PredictConfig
+from sharding.errors import InputError
 from sharding.labels import format_image_ids
 from sharding.manifest import Dataset
+from tests.buckets import Bucket
 from tests.models import write_checkpoint
 from tests.test_predictor import jpegs
 
@@ -23,11 +28,24 @@ def saved(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("bulk") / "checkpoint", squares)
 
 
+def in_process(
+    kind: type, arguments: dict[str, Any], items: Sequence[Any], **_: Any
+) -> Iterator[dict[str, int]]:
+    """`cluster.map_parts` where the bucket is: the session's Ray workers do not know its server."""
+    worker = kind(**arguments)
+    return (worker({"item": item}) for item in items)
+
+
 def test_a_shard_becomes_a_file_with_the_models_labels(
     squares: Path, saved: Path, tmp_path: Path
 ) -> None:
     config = PredictConfig(
-        checkpoint=str(saved), output=tmp_path, dataset=squares, top_k=3, cams=1, batch_size=5
+        checkpoint=str(saved),
+        output=str(tmp_path),
+        dataset=str(squares),
+        top_k=3,
+        cams=1,
+        batch_size=5,
     )
     first, second = bulkplan.parts(config)
     predict = bulk.PartPredictor(config, str(saved), 1)
@@ -47,7 +65,7 @@ def test_a_shard_becomes_a_file_with_the_models_labels(
 
 def test_the_threshold_is_a_probability(squares: Path, saved: Path, tmp_path: Path) -> None:
     config = PredictConfig(
-        checkpoint=str(saved), output=tmp_path, dataset=squares, top_k=0, threshold=0.5
+        checkpoint=str(saved), output=str(tmp_path), dataset=str(squares), top_k=0, threshold=0.5
     )
     part = bulkplan.parts(config)[1]
     bulk.PartPredictor(config, str(saved), 1)({"item": part})
@@ -67,21 +85,22 @@ def test_a_folder_on_two_workers_resumed(
     (folder / "broken.jpg").write_bytes(b"none")
     config = PredictConfig(
         checkpoint=str(saved),
-        output=tmp_path / "out",
-        images=folder,
+        output=str(tmp_path / "out"),
+        images=str(folder),
         images_per_part=10,
         workers=2,
     )
+    output = Path(config.output)
     listed = bulkplan.parts(config)
     # One part is there already, as after a kill; it must be kept.
     bulkplan.unfinished(config, "", listed)
-    (config.output / bulkplan.PLAN).unlink()
+    (output / bulkplan.PLAN).unlink()
     bulk.PartPredictor(config, str(saved), 1)({"item": listed[0]})
-    before = (config.output / listed[0].file).stat().st_mtime_ns
+    before = (output / listed[0].file).stat().st_mtime_ns
     told = bulk.predict(config, lambda: None)
     assert told == {"images": 25, "errors": 1, "files": 3}
-    assert json.loads((config.output / "_SUCCESS").read_text()) == told
-    assert (config.output / listed[0].file).stat().st_mtime_ns == before
+    assert json.loads((output / "_SUCCESS").read_text()) == told
+    assert (output / listed[0].file).stat().st_mtime_ns == before
     rows = pq.read_table(config.output).to_pylist()
     ids = format_image_ids(Dataset.open(squares).labels("test").image_ids_N)
     names = sorted(Path(row["image"]).stem for row in rows)
@@ -90,3 +109,59 @@ def test_a_folder_on_two_workers_resumed(
     assert "unknown format" in bad["error"]
     assert bad["mid"] is None
     assert bulk.predict(config, lambda: pytest.fail("nothing was left to do")) == told
+
+
+def test_from_bucket_to_bucket_resumed(
+    squares: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "shares", lambda workers: (1, 0, 1))
+    monkeypatch.setattr(cluster, "map_parts", in_process)
+    bucket.put("in", squares)
+    bucket.put("model", write_checkpoint(tmp_path / "checkpoint", squares))
+    config = PredictConfig(
+        checkpoint=bucket.url("model"),
+        output=bucket.url("out"),
+        dataset=bucket.url("in"),
+        cams=1,
+        workers=1,
+    )
+    told = bulk.predict(config, lambda: None)
+    assert told == {"images": 24, "errors": 0, "files": 2}
+    found = bucket.objects("out")
+    assert json.loads(found["_SUCCESS"]) == told
+    assert len([name for name in found if name.startswith("_cams/part-000001/")]) == 8
+    on_disk = dataclasses.replace(config, dataset=str(squares), output=str(tmp_path / "out"))
+    part = bulkplan.parts(on_disk)[1]
+    bulk.PartPredictor(on_disk, config.checkpoint, 1)({"item": part})
+    assert found[part.file] == (tmp_path / "out" / part.file).read_bytes()
+    # As after a kill: what is there stays, what is missing is done.
+    bucket.remove(f"out/{part.file}", "out/_SUCCESS")
+    bucket.server.asked.clear()
+    assert bulk.predict(config, lambda: None) == told
+    assert bucket.objects("out")[part.file] == found[part.file]
+    assert not [
+        path for path in bucket.server.asked if path.startswith("PUT") and "-000000" in path
+    ]
+    with pytest.raises(InputError, match="another top_k"):
+        bulk.predict(dataclasses.replace(config, top_k=3), lambda: None)
+
+
+def test_images_of_a_bucket(bucket: Bucket, squares: Path, saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "below"
+    folder.mkdir(parents=True)
+    names = ("50% off.jpg", "b.jpg")
+    for name, content in zip(names, jpegs(squares).values(), strict=False):
+        (folder / name).write_bytes(content)
+    (folder / "notes.txt").touch()
+    bucket.put("in", folder.parent)
+    config = PredictConfig(checkpoint=str(saved), output=bucket.url("out"), images=bucket.url("in"))
+    (part,) = bulkplan.parts(config)
+    assert part.locations == tuple(bucket.url(f"in/below/{name}") for name in names)
+    told = bulk.PartPredictor(config, str(saved), 1)({"item": part})
+    assert told == {"images": 2, "errors": 0}
+
+
+def test_a_bucket_that_is_not_there_is_one_line(bucket: Bucket, squares: Path, saved: Path) -> None:
+    config = PredictConfig(checkpoint=str(saved), output="s3://nowhere/out", dataset=str(squares))
+    with pytest.raises(InputError, match=r"s3://nowhere/out/_plan.json: cannot be written"):
+        bulk.predict(config, lambda: pytest.fail("nothing can be written"))
