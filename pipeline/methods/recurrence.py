@@ -24,18 +24,21 @@ class Recurrence(torch.nn.Module):
         self.lstm = torch.nn.LSTM(embedding, hidden, batch_first=True)
         self.project = torch.nn.Linear(hidden, embedding)
 
-    def forward(self, previous_BT: torch.Tensor) -> torch.Tensor:
+    def forward(self, previous_BT: torch.Tensor, last: bool = False) -> torch.Tensor:
         """fp32 (B, T + 1, K): what is added before the first label, and after each.
 
         Args:
             previous_BT: int64 labels; what follows -1, the end of a sequence, has no meaning.
+            last: after the last label alone, (B, 1, K).
         """
         K = len(self.embed.weight) - 1
         start_B1 = previous_BT.new_full((len(previous_BT), 1), K)
         inputs_BT = torch.cat([start_B1, previous_BT.clamp(min=0)], 1)
         if not len(inputs_BT):
-            return self.embed.weight.new_zeros(0, inputs_BT.shape[1], K)
+            return self.embed.weight.new_zeros(0, 1 if last else inputs_BT.shape[1], K)
         states_BTH, _ = self.lstm(self.embed(inputs_BT))
+        if last:
+            states_BTH = states_BTH[:, -1:]
         # Labels are scored by their own embeddings, as in the paper.
         return torch.tanh(self.project(states_BTH)) @ self.embed.weight[:-1].T
 
@@ -60,7 +63,7 @@ def search(
     weights_BW = best_BK.new_zeros(B, 1)
     for _ in range(min(steps, K)):
         W = paths_BWT.shape[1]
-        steps_BWK = recurrence(paths_BWT.flatten(0, 1))[:, -1].view(B, W, K)
+        steps_BWK = recurrence(paths_BWT.flatten(0, 1), last=True).view(B, W, K)
         # float64: probabilities near 1 would tie.
         log_BWK = torch.log_softmax((logits_BK[:, None] + steps_BWK).double(), 2)
         log_BWK.scatter_(2, paths_BWT, -torch.inf)
