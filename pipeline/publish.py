@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from pipeline import figures, report
 from pipeline.evaluate import BOOST_OFF, BOOST_ON, Scores
 from pipeline.explain import ExplainedImage
 from pipeline.metrics import Summary
 from sharding.classes import ClassTable
+
+SHEETS = "cam"
+# MLflow hides a slider's pictures below the run's parameters until it is told otherwise.
+_MORE = (
+    f"Activation maps: a sheet per epoch among the artifacts, `{SHEETS}/`; over epochs as sliders "
+    "under Model metrics, `cam` (a chart's menu, Configure, Show run parameters off).\n"
+)
 
 
 class Sink(Protocol):
@@ -68,18 +77,49 @@ def evaluation(
     summary = report.markdown_table(summaries)
     sink.artifact(summary.encode(), f"{folder}/summary.md")
     # What the run's page shows first: the latest table.
-    sink.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}")
+    told = f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}"
+    sink.tag("mlflow.note.content", told)
     return metrics
 
 
 def maps(
-    sink: Sink, explained: Iterable[ExplainedImage], classes: ClassTable, alpha: float, step: int
+    sink: Sink,
+    explained: Iterable[ExplainedImage],
+    classes: ClassTable,
+    alpha: float,
+    step: int,
+    sheet: str,
 ) -> None:
-    """Send one picture per image: the raw map beside the boosted one, for each class."""
+    """Send one picture per image, the raw map beside the boosted one for each class, and all.
+
+    Args:
+        sink: where to.
+        explained: the images.
+        classes: of the model.
+        alpha: slope of BoostLU.
+        step: images seen.
+        sheet: name of the artifact, without suffix, that has all pictures, one below the other.
+    """
+    pictures = []
     for image in explained:
         figure = figures.cam_overlay(
             image.image_HWC,
             [(classes.names[e.class_index], e.raw_HW, e.boosted_HW) for e in image.explanations],
             alpha=alpha,
         )
-        sink.image(figures.png(figure), f"cam/{image.image_id}", step)
+        pictures.append(figures.png(figure))
+        sink.image(pictures[-1], f"cam/{image.image_id}", step)
+    if pictures:
+        sink.artifact(_below_each_other(pictures), f"{SHEETS}/{sheet}.png")
+
+
+def _below_each_other(pictures: Sequence[bytes]) -> bytes:
+    opened = [Image.open(io.BytesIO(png)).convert("RGB") for png in pictures]
+    size = (max(image.width for image in opened), sum(image.height for image in opened))
+    sheet, top = Image.new("RGB", size, "white"), 0
+    for image in opened:
+        sheet.paste(image, (0, top))
+        top += image.height
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()

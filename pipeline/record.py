@@ -124,6 +124,7 @@ def record(
             found.classes,
             found.meta.train_config.model.alpha_infer,
             found.meta.images_seen,
+            f"epoch_{found.meta.epoch:03d}",
         )
         unsent = tracker.flush()
     if config.register and model_id:

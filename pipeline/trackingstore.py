@@ -21,6 +21,8 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+# Without it MLflow shows an experiment's pages for language models, its own models not among them.
+_KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 # Which of a run's data sets its metrics of a prefix are about.
 _CONTEXTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
@@ -77,13 +79,15 @@ def experiment(client: Any, name: str) -> str:
     """Id of an experiment, made if missing."""
     found = client.get_experiment_by_name(name)
     if found is not None:
+        if _KIND not in found.tags:
+            client.set_experiment_tag(found.experiment_id, _KIND, _TRAINING)
         return found.experiment_id
     uri = tracking_uri()
     # Without this, sqlite runs keep artifacts in whatever directory created the experiment.
     location = None
     if uri.startswith("sqlite:///"):
         location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    return client.create_experiment(name, artifact_location=location, tags={_KIND: _TRAINING})
 
 
 def find(client: Any, experiment_id: str, key: str) -> str | None:

@@ -89,16 +89,21 @@ class Validator:
                 step=images_seen,
                 folder=f"eval/epoch_{epoch:03d}",
             )
-            self._picture(model, images_seen)
+            self._picture(model, epoch, images_seen)
         best = metrics["val/mAP/all"]
         return metrics | {"epoch": float(epoch), SCORE: -1.0 if math.isnan(best) else best}
 
-    def _picture(self, model: CamNet, images_seen: int) -> None:
+    def _picture(self, model: CamNet, epoch: int, images_seen: int) -> None:
         """Maps of a few test images (validation images without such a split), always the same."""
         loader, join = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
         explained = explain(model, loader, join)
         publish.maps(
-            self.tracker, explained, self.dataset.classes, model.head.alpha_infer, images_seen
+            self.tracker,
+            explained,
+            self.dataset.classes,
+            model.head.alpha_infer,
+            images_seen,
+            f"epoch_{epoch:03d}",
         )
 
     def _open(self, split: str, **options: Any) -> tuple[Loader, LabelJoin]:

@@ -57,6 +57,19 @@ def test_run_carries_parameters_config_and_dataset(store: str) -> None:
     assert [file.path for file in client().list_artifacts(run.info.run_id)] == ["config.json"]
 
 
+def test_an_experiment_opens_on_the_pages_for_training(store: str) -> None:
+    open_run()
+    experiment = client().get_experiment_by_name("tests")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    # One that somebody made by hand does so too, unless it has been told what it is.
+    for name, kind in (("bare", None), ("told", "genai_development")):
+        tags = {"mlflow.experimentKind": kind} if kind else {}
+        client().create_experiment(name, tags=tags)
+        open_run(experiment=name)
+        found = client().get_experiment_by_name(name).tags["mlflow.experimentKind"]
+        assert found == (kind or "custom_model_development")
+
+
 def test_run_names_the_commit_it_ran_from(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = trackingstore.code_tags()
     assert found.items() <= client().get_run(open_run()).data.tags.items()
