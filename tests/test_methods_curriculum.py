@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline import methods
+from pipeline.methods import predictions
 from sharding.errors import InputError
 from tests.distributed import run_ranks
 from tests.goldenvectors import CORES, Core
@@ -95,6 +96,21 @@ def test_labels_are_made_anew_each_time() -> None:
         method.observe(torch.full((1, 3), logit), LABELS_NK[2:3], IDS_N[2:3])
         method.end_pass()
     assert len(method.overlay) == 0
+
+
+def test_more_labels_than_fit_are_refused_with_the_arithmetic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nearly all entries of a large set are confidently absent."""
+    monkeypatch.setattr(predictions, "_LIMIT", 64)
+    options = {"relabel_every": 1, "positive_threshold": 9.0}
+    method: Any = methods.create("curriculum", 3, **options)
+    with pytest.raises(InputError, match=r"6 entries x 16 bytes .*negative_threshold=-inf"):
+        method.observe(torch.full((2, 3), -5.0), LABELS_NK[2:3].expand(2, 3), IDS_N[:2])
+    method = methods.create("curriculum", 3, **options, negative_threshold=-float("inf"))
+    for _ in range(3):
+        method.observe(torch.full((1, 3), 10.0), LABELS_NK[2:3], IDS_N[:1])
+        method.end_pass()
 
 
 def test_dropout_passes_that_disagree_add_nothing() -> None:

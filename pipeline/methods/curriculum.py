@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.methods.overlay import Overlay
-from pipeline.methods.predictions import Predictions, refuse_predictions
+from pipeline.methods.predictions import Predictions, refuse_added, refuse_predictions
 from pipeline.methods.protocol import BaseMethod
 from pipeline.methods.ranks import Group
 from sharding.errors import InputError
@@ -95,6 +95,7 @@ class Curriculum(BaseMethod):
         self.thresholds = (negative_threshold, positive_threshold)
         self.top, self.passes, self.variance = top, passes, variance
         self.overlay, self._fresh = Overlay(), Overlay()
+        self._added = 0  # by this rank in the running pass
         self._predictions = Predictions(num_classes)
         self._passed: list[np.ndarray] = []
 
@@ -139,6 +140,8 @@ class Curriculum(BaseMethod):
         states_BK[logits_BK < self.thresholds[0]] = NEGATIVE
         states_BK[logits_BK > self.thresholds[1]] = POSITIVE
         chosen_BK = (labels_BK == UNOBSERVED) & (states_BK != UNOBSERVED)
+        self._added += int(chosen_BK.sum())
+        refuse_added(self._added * self.ranks.world_size)
         self._fresh.add(sample_ids_B, chosen_BK, states_BK)
 
     def end_pass(self) -> None:
@@ -146,7 +149,7 @@ class Curriculum(BaseMethod):
         if self.strategy != "score" and not self._label_from_predictions():
             return
         self._fresh.merge(self.ranks)
-        self.overlay, self._fresh = self._fresh, Overlay()
+        self.overlay, self._fresh, self._added = self._fresh, Overlay(), 0
 
     def state_dict(self) -> dict[str, Any]:
         """The labels added."""

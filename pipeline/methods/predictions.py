@@ -14,6 +14,7 @@ from sharding.errors import InputError
 
 _LIMIT = 4 * 1024**3
 _BYTES = 5  # a fp32 logit and an int8 label
+_ENTRY_BYTES = 16  # of an overlay: image, class and value
 
 
 def refuse_dense(num_images: int, num_classes: int, bytes_each: int, what: str) -> None:
@@ -35,6 +36,22 @@ def refuse_dense(num_images: int, num_classes: int, bytes_each: int, what: str) 
 def refuse_predictions(num_images: int, num_classes: int) -> None:
     """Refuse to keep the predictions of so many images."""
     refuse_dense(num_images, num_classes, _BYTES, "predictions of the training set")
+
+
+def refuse_added(entries: int) -> None:
+    """Refuse more labels from predictions than fit, showing the arithmetic.
+
+    Raises:
+        InputError: they take more than 4 GiB on every worker.
+    """
+    needed = entries * _ENTRY_BYTES
+    if needed > _LIMIT:
+        raise InputError(
+            f"labels added from predictions: {entries:,} entries x {_ENTRY_BYTES} bytes = "
+            f"{needed / 1024**3:,.1f} GiB so far, and the limit is {_LIMIT / 1024**3:.0f} GiB",
+            fix="pass --method-options negative_threshold=-inf, which adds positives alone, or "
+            "thresholds further from 0",
+        )
 
 
 class Predictions:
