@@ -59,12 +59,16 @@ class Host:
         address: its IPv4 address.
         disk: what is its /root and /tmp, seen from outside.
         pid: its first process, seen from outside.
+        switch: process whose network is the switch's.
+        port: its cable there.
     """
 
     name: str
     address: str
     disk: Path
     pid: int
+    switch: int
+    port: str
 
     def start(self, command: str) -> subprocess.Popen[str]:
         """Start a command in a login shell on this machine; its output is merged and piped."""
@@ -98,6 +102,15 @@ class Host:
         print(f"--- {self.name}: {command}  ({time.monotonic() - began:.1f} s)\n{told}", flush=True)
         assert status is None or process.returncode == status, f"{process.returncode}: {told}"
         return told
+
+    @contextlib.contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """Without its cable until the block ends."""
+        in_network(self.switch, f"link set {self.port} down")
+        try:
+            yield
+        finally:
+            in_network(self.switch, f"link set {self.port} up")
 
     def processes(self, text: str) -> list[int]:
         """Processes of this machine, seen from outside, whose command line contains a text."""
@@ -158,8 +171,11 @@ def machines(
                 pid = stack.enter_context(
                     namespace(kinds, ["bash", str(BOOT)], environment, console.fileno())
                 )
-            plug(switch, pid, len(hosts), address, gateway)
-            hosts[name] = Host(name=name, address=address, disk=disk, pid=pid)
+            port = f"port{len(hosts)}"
+            plug(switch, pid, port, address, gateway)
+            hosts[name] = Host(
+                name=name, address=address, disk=disk, pid=pid, switch=switch, port=port
+            )
         for host in hosts.values():
             _wait_for_ssh(switch, host)
         yield hosts

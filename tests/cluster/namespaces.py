@@ -98,12 +98,12 @@ def _child(pid: int) -> int:
     raise RuntimeError("unshare started nothing")
 
 
-def plug(switch: int, host: int, number: int, address: str, gateway: str) -> None:
+def plug(switch: int, host: int, port: str, address: str, gateway: str) -> None:
     """Connect a machine to the switch and give it its address."""
     in_network(
         switch,
-        f"link add port{number} type veth peer name eth0 netns {host}",
-        f"link set port{number} master br0 up",
+        f"link add {port} type veth peer name eth0 netns {host}",
+        f"link set {port} master br0 up",
     )
     # With a default route Ray finds out by itself which address is its own.
     in_network(

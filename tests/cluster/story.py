@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow.tracking import MlflowClient
+
+from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED, Host
 
 _RAY = "--log-style pretty --log-color false ~/cluster.yaml"
@@ -69,6 +73,30 @@ class Cluster:
         chosen = " ".join(f"--filter {filter}" for filter in filters)
         told = self.head.run(f"ray list {kind} --detail --format json {chosen}")
         return json.loads(told[told.index("[") :])
+
+    def curve(self, name: str) -> tuple[int, list[int]]:
+        """(MLflow runs of that name, steps of its validation curve), from the head's own disk."""
+        client = MlflowClient(f"sqlite:///{self.head.disk / 'root' / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("demo")
+        runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+        history = client.get_metric_history(runs[0].info.run_id, "val/mAP/all")
+        assert runs[0].info.status == "FINISHED"
+        return len(runs), [point.step for point in history]
+
+    def expected_curve(self, epochs: int) -> tuple[int, list[int]]:
+        """One run; one point per epoch, at the number of images seen."""
+        shards = Dataset.open(self.shared / "dataset").shards("train")
+        images = sum(shard.images for shard in shards)
+        return 1, [epoch * images for epoch in range(1, epochs + 1)]
+
+    @contextlib.contextmanager
+    def read_only_storage(self) -> Iterator[None]:
+        """What all machines share takes no bytes until the block ends."""
+        for mode in ("ro", "rw"):
+            for host in self.nodes_by_name.values():
+                host.run(f"mount -o remount,bind,{mode} {SHARED}")
+            if mode == "ro":
+                yield
 
     def wait_for_nodes(self, count: int, seconds: float = 180) -> None:
         """Wait until that many nodes have joined."""

@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 
 import pytest
-from mlflow.tracking import MlflowClient
 
-from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED
 from tests.cluster.story import TRAIN, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 EPOCHS = 3
-
-
-def curve(cluster: Cluster, name: str) -> tuple[int, list[int]]:
-    """(MLflow runs of that name, steps of its validation curve), from the head's own disk."""
-    client = MlflowClient(f"sqlite:///{cluster.head.disk / 'root' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("demo")
-    runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
-    history = client.get_metric_history(runs[0].info.run_id, "val/mAP/all")
-    assert runs[0].info.status == "FINISHED"
-    return len(runs), [point.step for point in history]
-
-
-def expected_curve(cluster: Cluster) -> tuple[int, list[int]]:
-    """One run; one point per epoch, at the number of images seen."""
-    shards = Dataset.open(cluster.shared / "dataset").shards("train")
-    images = sum(shard.images for shard in shards)
-    return 1, [epoch * images for epoch in range(1, EPOCHS + 1)]
 
 
 def test_machines_have_the_code_from_the_mounts_alone(cluster: Cluster) -> None:
@@ -60,7 +40,7 @@ def test_training_whose_driver_is_killed_is_resumed_by_the_same_command(cluster:
     assert submitted.returncode != 0, told
     told = cluster.submit("train_openimages.py", arguments)
     assert "best checkpoint" in told
-    assert curve(cluster, "first") == expected_curve(cluster)
+    assert cluster.curve("first") == cluster.expected_curve(EPOCHS)
 
 
 def test_two_workers_were_on_two_hosts(cluster: Cluster) -> None:
@@ -81,7 +61,7 @@ def test_a_host_that_is_lost_in_training_costs_no_point_of_the_curve(cluster: Cl
     told, _ = submitted.communicate(timeout=600)
     print(told)
     assert submitted.returncode == 0
-    assert curve(cluster, "second") == expected_curve(cluster)
+    assert cluster.curve("second") == cluster.expected_curve(EPOCHS)
 
 
 def test_a_ray_job_evaluates_the_checkpoint(cluster: Cluster) -> None:
@@ -90,22 +70,3 @@ def test_a_ray_job_evaluates_the_checkpoint(cluster: Cluster) -> None:
     )
     assert "BoostLU on" in told
     assert "succeeded" in told
-
-
-def test_preflight_names_the_node_that_differs(cluster: Cluster) -> None:
-    cluster.wait_for_nodes(3)
-    other = cluster.machines["worker1"]
-    metadata = f"{sys.prefix}/lib/python*/site-packages/webdataset-*.dist-info/METADATA"
-    other.run(f"sed -i 's/^Version: .*/Version: 0.1/' {metadata}")
-    told = cluster.submit(
-        "evaluate_openimages.py",
-        f"--checkpoint {SHARED}/runs/first --dataset {SHARED}/dataset",
-        status=1,
-    )
-    assert f"preflight: node {other.address}: webdataset 0.1, driver " in told
-    assert f"error: the job cannot run on {other.address}: " in told
-
-
-def test_ray_down_ends_it(cluster: Cluster) -> None:
-    cluster.down()
-    assert not cluster.head.processes("raylet/raylet")
