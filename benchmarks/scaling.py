@@ -2,9 +2,10 @@
 
 Weak scaling: every rank takes the same number of images a step through the network under DDP
 (gloo), the global selection of Large Loss, and Adam, one thread each. With fewer cores than ranks
-the wall clock says nothing about a cluster, so the figures are CPU time per rank: a step's, and of
-it what the collectives of the selection take. Ranks that wait for the slowest burn no CPU;
-stragglers are not modelled here.
+the wall clock says nothing about a cluster, so the figures are CPU time per rank: a step's, what
+the sum of all gradients takes by itself, and what the collectives of the selection take. Images
+per second are those of ranks with a core each. Ranks that wait for the slowest burn no CPU;
+stragglers are not modelled here, and the sums go through the loopback interface.
 
     python benchmarks/scaling.py --ranks 1 2 3 4 --rounds 5
 
@@ -62,6 +63,7 @@ class Cost:
     """Of one rank and step: CPU milliseconds, and bytes handed to collectives for the masks."""
 
     step_ms: float
+    gradients_ms: float
     exchange_bytes: float
     exchange_ms: float
     calls: float
@@ -78,17 +80,24 @@ def main(options: Options) -> None:
         f"{options.backbone}, {options.image_size} px, {options.batch_size} images per rank, "
         f"K = {options.classes}: {4 * parameters / 1e6:.0f} MB of gradients per step\n"
     )
-    print("| ranks | CPU ms of a rank's step | over one rank | selection: sums, KB, CPU ms |")
-    print("|---:|---:|---:|---|")
+    print(
+        "| ranks | images/s | CPU ms of a rank's step | over one rank "
+        "| gradients: MB sent, CPU ms | selection: sums, KB, CPU ms |"
+    )
+    print("|---:|---:|---:|---:|---|---|")
     alone = rounds[options.ranks[0]]
     for ranks, found in rounds.items():
         over = statistics.median(
             each.step_ms / one.step_ms for each, one in zip(found, alone, strict=True)
         )
-        step_ms = statistics.median(each.step_ms for each in found)
-        exchange_ms = statistics.median(each.exchange_ms for each in found)
+        step_ms, gradients_ms, exchange_ms = (
+            statistics.median(getattr(each, part) for each in found)
+            for part in ("step_ms", "gradients_ms", "exchange_ms")
+        )
+        sent = 2 * (ranks - 1) / ranks * 4 * parameters  # a ring's
         print(
-            f"| {ranks} | {step_ms:.0f} | {over:.2f} | {found[0].calls:.0f}, "
+            f"| {ranks} | {1000 * ranks * options.batch_size / step_ms:.1f} | {step_ms:.0f} "
+            f"| {over:.2f} | {sent / 1e6:.0f}, {gradients_ms:.0f} | {found[0].calls:.0f}, "
             f"{found[0].exchange_bytes / 1e3:.1f}, {exchange_ms:.2f} |"
         )
 
@@ -108,12 +117,26 @@ def _measured(rank: int, options: Options) -> Cost:
     for batch in batches[1:]:
         step(batch)
     each = 1 / options.steps
+    step_ms = 1000 * (time.process_time() - begun) * each
+    found = dict(spent)
     return Cost(
-        step_ms=1000 * (time.process_time() - begun) * each,
-        exchange_bytes=spent["bytes"] * each,
-        exchange_ms=1000 * spent["seconds"] * each,
-        calls=spent["calls"] * each,
+        step_ms=step_ms,
+        gradients_ms=_sum_of_gradients(step.model, options.steps),
+        exchange_bytes=found["bytes"] * each,
+        exchange_ms=1000 * found["seconds"] * each,
+        calls=found["calls"] * each,
     )
+
+
+def _sum_of_gradients(model: torch.nn.Module, steps: int) -> float:
+    """CPU milliseconds of summing all gradients at once over the ranks, gloo's threads included."""
+    if dist.get_world_size() == 1:
+        return 0.0
+    gradients = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
+    begun = time.process_time()
+    for _ in range(steps):
+        dist.all_reduce(gradients)
+    return 1000 * (time.process_time() - begun) / steps
 
 
 def _watched_sums() -> dict[str, float]:

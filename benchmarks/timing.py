@@ -19,16 +19,19 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """CPU milliseconds of each variant, one run of each per round after one warm-up round.
 
-    Processes that a variant starts, and ends, count.
+    Processes that a variant starts, and ends, count. Rounds begin with another variant each, so
+    that none always finds the caches as the same one left them.
     """
     # Where glibc's own adaptation ends up when large blocks come and go.
     _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
     _LIBC.mallopt(_M_TRIM_THRESHOLD, 1 << 26)
     times: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
     for round_number in range(rounds + 1):
-        for name, run in variants.items():
+        first = round_number % len(names)
+        for name in names[first:] + names[:first]:
             begun = _cpu_seconds()
-            run()
+            variants[name]()
             if round_number:
                 times[name].append(1000 * (_cpu_seconds() - begun))
     return times
