@@ -36,10 +36,10 @@ from photographs import photographs
 from shrinking import QUALITY, SIDE, by_opencv, by_pillow, by_us, floor_of, psnr
 from timing import interleaved, ratio
 
+from sharding.directory import DirectorySource
 from sharding.images import Treatment
 from sharding.labels import LabelTable, parse_image_ids
 from sharding.plan import ShardPlan
-from sharding.sources import DirectorySource
 from sharding.tasks import ShardTask
 from sharding.ustar import IndexedTar
 from sharding.writer import write_shard

@@ -17,6 +17,7 @@ from sharding.classes import ClassTable
 from sharding.commit import NewLabels
 from sharding.errors import InputError
 from sharding.images import Treatment
+from sharding.opening import open_source
 from sharding.options import ShardOptions
 from sharding.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
 from sharding.releases import Dump
@@ -24,7 +25,7 @@ from sharding.rotation import FILE as ROTATIONS_FILE
 from sharding.rotation import Rotations, read_rotation_lists, turns
 from sharding.sizing import KEY as SHARD_BYTES
 from sharding.sizing import images_for_bytes
-from sharding.sources import Source, open_source
+from sharding.sources import Source
 from sharding.tasks import FORMAT, ShardTask
 
 

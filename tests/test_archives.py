@@ -15,10 +15,10 @@ from sharding.convert import convert
 from sharding.errors import InputError
 from sharding.fetching import Fetching
 from sharding.ids import parse_image_ids
+from sharding.opening import open_source
 from sharding.options import ShardOptions
 from sharding.prepare import prepare
 from sharding.quarantine import Quarantine
-from sharding.sources import open_source
 from sharding.tarstream import DamagedTar, TarStream
 from sharding.unfinished import STAGING
 from tests.killing import run_until

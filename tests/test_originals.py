@@ -12,11 +12,11 @@ import pytest
 from sharding.convert import convert
 from sharding.encoded import BadImage
 from sharding.errors import InputError
+from sharding.opening import open_source
 from sharding.options import ShardOptions
 from sharding.originals import check_original
 from sharding.prepare import prepare
 from sharding.quarantine import Quarantine
-from sharding.sources import open_source
 from tests.photos import encode, image_ids, photo, tree, write_photo_dump
 from tests.servers import Web, serving
 from tests.test_remote import FAST

@@ -14,11 +14,12 @@ from sharding.convert import convert
 from sharding.encoded import BadImage
 from sharding.errors import InputError
 from sharding.fetching import Fetching, GaveUp, Passing, patiently
+from sharding.opening import open_source
 from sharding.options import ShardOptions
 from sharding.prepare import prepare
 from sharding.quarantine import Quarantine
 from sharding.remote import SILENT, RemoteSource
-from sharding.sources import MISSING, open_source
+from sharding.sources import MISSING
 from sharding.summary import Summary
 from tests.photos import image_ids, tree, write_photo_dump
 from tests.servers import Web, s3, serving

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from sharding.directory import DirectorySource
 from sharding.errors import InputError
 from sharding.images import BadImage
-from sharding.sources import MISSING, DirectorySource, open_source
+from sharding.opening import open_source
+from sharding.sources import MISSING
 
 ID = "0123456789abcdef"
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sharding.directory import DirectorySource
 from sharding.errors import InputError
 from sharding.images import Treatment
 from sharding.labels import LabelTable, parse_image_ids
 from sharding.plan import ShardPlan
-from sharding.sources import DirectorySource
 from sharding.tasks import ShardTask, finished
 from sharding.writer import write_shard
 from tests.photos import broken_images, encode, photo, tree

@@ -13,8 +13,9 @@ from sharding.images import BadImage
 from sharding.importers.names import FILE as NAMES_FILE
 from sharding.importers.names import Names
 from sharding.manifest import Dataset
+from sharding.opening import open_source
 from sharding.releases import Dump
-from sharding.sources import MISSING, Reader, Source, open_source
+from sharding.sources import MISSING, Reader, Source
 
 
 @dataclass(frozen=True, kw_only=True)
