@@ -58,7 +58,7 @@ class Teller:
             steps,
             f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
             f"{stats.worst_wait_fraction:.0%} waiting for data",
-            values,
+            {"epoch": epoch, "step": stats.step, **values},
         )
 
     def progress(

@@ -1,0 +1,62 @@
+"""What training tells of a step: to MLflow by images seen, to the terminal by epoch and step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.config import OptimizerConfig, TrainConfig
+from pipeline.loop import StepStats
+from pipeline.telling import Teller
+
+
+class Told:
+    """A tracker that remembers."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[str, float, int]] = []
+        self.states: list[dict[str, Any]] = []
+
+    def log(self, points: list[tuple[str, float, int]]) -> None:
+        self.points += points
+
+    def progress(self, **state: Any) -> None:
+        self.states.append(state)
+
+
+STATS = StepStats(
+    step=20,
+    images=640,
+    loss=0.25,
+    modified_fraction=0.01,
+    images_per_second=90.0,
+    wait_fraction=0.05,
+    worst_wait_fraction=0.125,
+)
+
+
+def told_by(rank: int) -> Told:
+    told = Told()
+    config = TrainConfig(dataset="d", optimizer=OptimizerConfig(epochs=3))
+    teller = Teller(config, rank, told, torch.device("cpu"))
+    teller.step(STATS, epoch=2, steps=40, rate=0.1, images_seen=1920)
+    return told
+
+
+def test_a_step_for_programs_and_for_people() -> None:
+    told = told_by(rank=0)
+    (state,) = told.states
+    assert (state["label"], state["step"], state["steps"]) == ("epoch 2/3", 20, 40)
+    assert state["note"] == "loss 0.2500, 90 image/s, 12% waiting for data"
+    numbers = state["numbers"]
+    assert (numbers.pop("epoch"), numbers.pop("step")) == (2, 20)
+    assert numbers == {key: value for key, value, _ in told.points}
+    assert numbers["train/images_per_second"] == 90.0
+    assert numbers["data/wait_fraction_slowest_rank"] == 0.125
+    assert {images_seen for _, _, images_seen in told.points} == {1920}
+
+
+def test_other_ranks_say_nothing() -> None:
+    told = told_by(rank=1)
+    assert (told.points, told.states) == ([], [])
