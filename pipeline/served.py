@@ -14,6 +14,7 @@ import binascii
 from typing import Any
 
 import mlflow
+import pandas as pd
 
 from pipeline import checkpoint, locate
 from pipeline.predictor import THRESHOLD, TOP_K, Predictor
@@ -33,7 +34,7 @@ class Served(mlflow.pyfunc.PythonModel):
         self.predictor = Predictor(*checkpoint.load_model(directory))
 
     def predict(
-        self, context: Any, model_input: Any, params: dict[str, Any] | None = None
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """``{"labels": [{"mid", "name", "score", "probability"}, ...]}`` per image, best first."""
         chosen = {"top_k": TOP_K, "threshold": THRESHOLD, **(params or {})}

@@ -21,7 +21,7 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-# Without it MLflow shows an experiment's pages for language models, its own models not among them.
+# What MLflow's list of experiments says of one; otherwise each visitor is asked to choose.
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 # Which of a run's data sets its metrics of a prefix are about.
 _CONTEXTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}

@@ -57,7 +57,7 @@ def test_run_carries_parameters_config_and_dataset(store: str) -> None:
     assert [file.path for file in client().list_artifacts(run.info.run_id)] == ["config.json"]
 
 
-def test_an_experiment_opens_on_the_pages_for_training(store: str) -> None:
+def test_an_experiment_says_that_models_are_trained_in_it(store: str) -> None:
     open_run()
     experiment = client().get_experiment_by_name("tests")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
