@@ -123,11 +123,11 @@ class Host:
                     found.append(int(entry.name))
         return found
 
-    def kill(self, text: str) -> int:
-        """Send SIGKILL to `processes` with that text; return how many there were."""
+    def kill(self, text: str, number: int = signal.SIGKILL) -> int:
+        """Send a signal to `processes` with that text; return how many there were."""
         found = self.processes(text)
         for process in found:
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
         return len(found)
 
 

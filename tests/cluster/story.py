@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import subprocess
 import time
@@ -10,15 +11,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from mlflow.tracking import MlflowClient
 
+from pipeline import checkpoint
 from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED, Host
 
 _RAY = "--log-style pretty --log-color false ~/cluster.yaml"
+EPOCHS = 4
 TRAIN = (
     f"--preset demo --dataset {SHARED}/dataset --storage {SHARED}/runs --image-size 64 "
-    "--workers 2 --cpus-per-worker 2"
+    f"--workers 2 --cpus-per-worker 2 --epochs {EPOCHS}"
 )
 
 
@@ -74,13 +78,13 @@ class Cluster:
         told = self.head.run(f"ray list {kind} --detail --format json {chosen}")
         return json.loads(told[told.index("[") :])
 
-    def curve(self, name: str) -> tuple[int, list[int]]:
+    def curve(self, name: str, status: str = "FINISHED") -> tuple[int, list[int]]:
         """(MLflow runs of that name, steps of its validation curve), from the head's own disk."""
         client = MlflowClient(f"sqlite:///{self.head.disk / 'root' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("demo")
         runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
         history = client.get_metric_history(runs[0].info.run_id, "val/mAP/all")
-        assert runs[0].info.status == "FINISHED"
+        assert runs[0].info.status == status
         return len(runs), [point.step for point in history]
 
     def expected_curve(self, epochs: int) -> tuple[int, list[int]]:
@@ -88,6 +92,24 @@ class Cluster:
         shards = Dataset.open(self.shared / "dataset").shards("train")
         images = sum(shard.images for shard in shards)
         return 1, [epoch * images for epoch in range(1, epochs + 1)]
+
+    def checkpoints(self, name: str) -> list[tuple[checkpoint.Meta, Path]]:
+        """What is kept of a run, the latest last."""
+        found = []
+        for path in (self.shared / "runs" / name).glob("checkpoint_2*/meta.json"):
+            with contextlib.suppress(OSError, ValueError):  # it is being removed, or written
+                found.append((checkpoint.read_meta(path.parent), path.parent))
+        return sorted(found, key=lambda each: (each[0].epoch, each[0].step))
+
+    def weights(self, name: str, epochs: int) -> str:
+        """Hash of a run's weights after its last epoch."""
+        meta, directory = self.checkpoints(name)[-1]
+        assert (meta.epoch, meta.step) == (epochs, 0)
+        state = torch.load(directory / "model.pt", weights_only=True)
+        digest = hashlib.sha256()
+        for key in sorted(state):
+            digest.update(state[key].numpy().tobytes())
+        return digest.hexdigest()
 
     @contextlib.contextmanager
     def read_only_storage(self) -> Iterator[None]:
@@ -107,6 +129,17 @@ class Cluster:
         # Dearer: a Python process that connects to the cluster.
         while len(self.list("nodes", "state=ALIVE")) < count:
             assert time.monotonic() < deadline, self.head.run("ray status", status=None)
+
+    def wait_for_world(
+        self, run: str, size: int, training: subprocess.Popen[str], seconds: float = 600
+    ) -> None:
+        """Wait until the latest checkpoint of a training is one of that many workers."""
+        deadline = time.monotonic() + seconds
+        while [meta.world_size for meta, _ in self.checkpoints(run)][-1:] != [size]:
+            if training.poll() is not None or time.monotonic() > deadline:
+                training.kill()
+                raise AssertionError(f"never {size} workers: {training.communicate()[0]}")
+            time.sleep(0.5)
 
     def wait_for_checkpoint(
         self, run: str, training: subprocess.Popen[str], seconds: float = 400

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import defaultdict
 
 import pytest
 
 from tests.cluster.hosts import SHARED
-from tests.cluster.story import TRAIN, Cluster
+from tests.cluster.story import EPOCHS, TRAIN, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
-EPOCHS = 3
 
 
 def test_machines_have_the_code_from_the_mounts_alone(cluster: Cluster) -> None:
@@ -32,7 +32,7 @@ def test_the_dump_becomes_a_dataset(cluster: Cluster) -> None:
 
 
 def test_training_whose_driver_is_killed_is_resumed_by_the_same_command(cluster: Cluster) -> None:
-    arguments = f"{TRAIN} --name first --epochs {EPOCHS}"
+    arguments = f"{TRAIN} --name first"
     submitted = cluster.start_submit("train_openimages.py", arguments)
     cluster.wait_for_checkpoint("first", submitted)
     assert cluster.head.kill("train_openimages.py")
@@ -53,15 +53,26 @@ def test_two_workers_were_on_two_hosts(cluster: Cluster) -> None:
 
 
 def test_a_host_that_is_lost_in_training_costs_no_point_of_the_curve(cluster: Cluster) -> None:
-    submitted = cluster.start_submit(
-        "train_openimages.py", f"{TRAIN} --name second --epochs {EPOCHS}"
-    )
+    submitted = cluster.start_submit("train_openimages.py", f"{TRAIN} --name second")
     cluster.wait_for_checkpoint("second", submitted)
     assert cluster.machines["worker2"].kill("raylet/raylet")
     told, _ = submitted.communicate(timeout=600)
     print(told)
     assert submitted.returncode == 0
     assert cluster.curve("second") == cluster.expected_curve(EPOCHS)
+    assert cluster.weights("second", EPOCHS) == cluster.weights("first", EPOCHS)
+
+
+def test_a_driver_that_is_told_to_end_saves_its_step(cluster: Cluster) -> None:
+    arguments = f"{TRAIN} --name ended --checkpoint-every 1"
+    submitted = cluster.start_submit("train_openimages.py", arguments)
+    cluster.wait_for_checkpoint("ended", submitted)
+    assert cluster.head.kill("python /root/train_openimages.py", signal.SIGTERM) == 1
+    told, _ = submitted.communicate(timeout=200)
+    assert "error: SIGTERM; repeat the command to go on" in told
+    cluster.submit("train_openimages.py", arguments)
+    assert cluster.curve("ended") == cluster.expected_curve(EPOCHS)
+    assert cluster.weights("ended", EPOCHS) == cluster.weights("first", EPOCHS)
 
 
 def test_a_ray_job_evaluates_the_checkpoint(cluster: Cluster) -> None:
