@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from pipeline import storage
+from pipeline import registry, storage
 from sharding.errors import InputError
 
-# Inside an MLflow model made by `pipeline.loggedmodel`; the link stands for absent weights.
+# Inside an MLflow model made by `pipeline.modelfiles`; the link stands for absent weights.
 IN_MODEL = "artifacts/checkpoint"
 LINK = "link.json"
 
@@ -19,12 +19,8 @@ def checkpoint_directory(uri: str) -> str:
         InputError: there is none.
     """
     if uri.startswith("runs:/"):
-        from pipeline import registry
-
         return checkpoint_directory(registry.run_directory(uri))
     if uri.startswith("models:/"):
-        from pipeline import registry
-
         uri = registry.download(uri)
     location = storage.absolute(uri)
     if storage.exists(storage.join(location, "MLmodel")):

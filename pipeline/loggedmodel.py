@@ -6,31 +6,15 @@ are uploaded and nothing is loaded. A model that is registered has its weights w
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import io
-import json
 import re
 import tempfile
-import warnings
-from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pipeline
-import sharding
-from pipeline import checkpoint, locate, storage
+from pipeline import checkpoint, locate, modelfiles, storage
 from pipeline import trackingstore as store
-from pipeline.predictor import THRESHOLD, TOP_K
 from sharding.errors import InputError
 from sharding.structured import tell
-
-# A served model brings its own copy of our code.
-PACKAGES = (pipeline, sharding)
-# What a served model imports, by name on the package index.
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "torchvision")
-_PICTURE_SIDE = 64
 
 
 def log_best(run_id: str, checkpoint_directory: str, how: str) -> None:
@@ -68,7 +52,7 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
         InputError: the checkpoint is none, or MLflow does not take the model.
     """
     meta = checkpoint.read_meta(checkpoint_directory)
-    with one_line():
+    with store.one_line():
         client = store.client()
         model = _find(client, run_id, checkpoint_directory)
         if model is None:
@@ -81,29 +65,9 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
 
 def find(run_id: str, checkpoint_directory: str) -> str | None:
     """Id of the LoggedModel of a run's checkpoint, None where there is none."""
-    with one_line():
+    with store.one_line():
         model = _find(store.client(), run_id, checkpoint_directory)
     return None if model is None else str(model.model_id)
-
-
-@contextlib.contextmanager
-def one_line() -> Iterator[None]:
-    """Turn whatever MLflow raises into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # every backend raises its own kinds
-        raise InputError(
-            f"MLflow does not take the model ({first_line(error)})",
-            file=store.tracking_uri(),
-            fix="start the server, or set MLFLOW_TRACKING_URI",
-        ) from None
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in short."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _find(client: Any, run_id: str, checkpoint_directory: str) -> Any | None:
@@ -136,39 +100,11 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
         },
     )
     with tempfile.TemporaryDirectory() as scratch:
-        _save(Path(scratch, "model"), model, run_id, checkpoint_directory, meta)
+        modelfiles.save(Path(scratch, "model"), model, run_id, checkpoint_directory, meta)
         client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=meta.images_seen)])
     _link_metrics(client, run, model.model_id, meta.images_seen)
     return client.finalize_logged_model(model.model_id, "READY")
-
-
-def _save(
-    path: Path, model: Any, run_id: str, checkpoint_directory: str, meta: checkpoint.Meta
-) -> None:
-    import mlflow
-    from mlflow.models import Model
-
-    directory = path.parent / Path(locate.IN_MODEL).name
-    directory.mkdir()
-    link = json.dumps({"checkpoint": checkpoint_directory})
-    (directory / locate.LINK).write_text(link + "\n", encoding="utf-8")
-    with warnings.catch_warnings(record=True):  # MLflow would like another kind of signature
-        mlflow.pyfunc.save_model(
-            path,
-            mlflow_model=Model(
-                artifact_path=model.artifact_location,
-                model_uuid=model.model_id,
-                model_id=model.model_id,
-                run_id=run_id,
-            ),
-            python_model=str(Path(__file__).with_name("served.py")),
-            artifacts={directory.name: str(directory)},
-            code_paths=[str(Path(package.__file__ or "").parent) for package in PACKAGES],
-            signature=_signature(),
-            input_example=_example(),
-            pip_requirements=_requirements(meta.train_config.model.backbone),
-        )
 
 
 def _upload(client: Any, model_id: str, checkpoint_directory: str) -> None:
@@ -219,43 +155,3 @@ def _params(meta: checkpoint.Meta) -> dict[str, str]:
         "classes": len(meta.mids),
     }
     return {key: str(value) for key, value in told.items()}
-
-
-def _signature() -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
-
-    label = Object(
-        [
-            Property("mid", DataType.string),
-            Property("name", DataType.string),
-            Property("score", DataType.double),
-            Property("probability", DataType.double),
-        ]
-    )
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=Schema([ColSpec(Array(label), "labels")]),
-        params=ParamSchema(
-            [
-                ParamSpec("top_k", DataType.long, TOP_K),
-                ParamSpec("threshold", DataType.double, THRESHOLD),
-            ]
-        ),
-    )
-
-
-def _example() -> Any:
-    """A request that shows the shape of one: a grey ramp as JPEG."""
-    import pandas as pd
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize((_PICTURE_SIDE, _PICTURE_SIDE)).save(file, "JPEG")
-    return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
-
-
-def _requirements(backbone: str) -> list[str]:
-    names = [*_REQUIREMENTS, *(["timm"] if backbone.startswith("timm/") else [])]
-    return [f"{name}=={metadata.version(name)}" for name in names]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline import trackingstore as store
-from pipeline.loggedmodel import first_line, one_line
+from pipeline.trackingstore import first_line, one_line
 from sharding.errors import InputError
 
 BEST = "best"

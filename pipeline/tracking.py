@@ -57,9 +57,8 @@ def open_run(
     except InputError:
         raise
     except Exception as error:  # every backend raises its own kinds
-        reason = str(error).splitlines()[0][:200]
         raise InputError(
-            f"MLflow does not answer ({reason})",
+            f"MLflow does not answer ({store.first_line(error)})",
             file=tracking_uri(),
             fix="start the server, or set MLFLOW_TRACKING_URI",
         ) from None
@@ -88,7 +87,7 @@ def download(run_id: str, path: str, directory: str) -> str:
         return str(store.client().download_artifacts(run_id, path, directory))
     except Exception as error:  # every store raises its own kinds
         raise InputError(
-            f"run {run_id!r} has no {path} ({str(error).splitlines()[0][:120]})",
+            f"run {run_id!r} has no {path} ({store.first_line(error)})",
             file=tracking_uri(),
             fix="name an evaluation's run id, or a scores.parquet",
         ) from None

@@ -5,13 +5,15 @@ Functions that take a client may raise whatever its backend raises.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sharding.errors import InputError
 from sharding.structured import tell
 
 # MLflow's own defaults would block for minutes on a dead server, and talk about its database.
@@ -148,12 +150,32 @@ def about(key: str, datasets: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return {"dataset_name": name, "dataset_digest": digest}
 
 
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Turn whatever MLflow raises into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # every backend raises its own kinds
+        raise InputError(
+            f"MLflow does not take the model ({first_line(error)})",
+            file=tracking_uri(),
+            fix="start the server, or set MLFLOW_TRACKING_URI",
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in short."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+
+
 def attempt(action: Callable[[], Any]) -> bool:
     """Whether ``action`` went through; says why if not, never raises."""
     try:
         action()
     except Exception as error:  # training must survive whatever a tracking server does
-        tell(f"MLflow: {str(error).splitlines()[0][:200]}; will retry", "WARNING")
+        tell(f"MLflow: {first_line(error)}; will retry", "WARNING")
         return False
     return True
 

@@ -16,7 +16,15 @@ RAY_TRAIN = {f"pipeline/{name}.py" for name in ("train", "trainloop", "bestcheck
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.
 MLFLOW = {
     f"pipeline/{name}.py"
-    for name in ("tracking", "tracker", "trackingstore", "loggedmodel", "registry", "served")
+    for name in (
+        "tracking",
+        "tracker",
+        "trackingstore",
+        "loggedmodel",
+        "modelfiles",
+        "registry",
+        "served",
+    )
 }
 
 
