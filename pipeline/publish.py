@@ -20,7 +20,8 @@ SHEETS = "cam"
 # MLflow hides a slider's pictures below the run's parameters until it is told otherwise.
 _MORE = (
     f"Activation maps: a sheet per epoch among the artifacts, `{SHEETS}/`; over epochs as sliders "
-    "under Model metrics, `cam` (a chart's menu, Configure, Show run parameters off).\n"
+    "under Model metrics, `cam` (a chart's menu, Configure, Show run parameters off; then move the "
+    "slider, which starts before the first epoch).\n"
 )
 
 
