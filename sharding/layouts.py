@@ -37,13 +37,16 @@ class Layout:
     images: tuple[str, ...] = ()
 
 
+ALL_SPLITS_LIST = "image_ids_and_rotation.csv"
+"""The one image list that is not of a single split."""
+
 _V4_LABELS = "{split}-annotations-human-imagelabels.csv"
 _V4_MACHINE = "{split}-annotations-machine-imagelabels.csv"
 _V4_IMAGES = (
     "{split}-images-with-labels-with-rotation.csv",
     "{split}-images-with-rotation.csv",
     "{split}-images-boxable-with-rotation.csv",
-    "image_ids_and_rotation.csv",
+    ALL_SPLITS_LIST,
 )
 
 LAYOUTS = (

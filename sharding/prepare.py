@@ -16,6 +16,7 @@ from sharding.annotations import AnnotationPolicy, SplitLabels, read_classes, re
 from sharding.classes import ClassTable
 from sharding.commit import NewLabels
 from sharding.errors import InputError
+from sharding.imagelists import with_listed
 from sharding.images import Treatment
 from sharding.opening import open_source
 from sharding.options import ShardOptions
@@ -136,7 +137,10 @@ def prepare(options: ShardOptions) -> Job:
     )
     record = {key: value for key, value in policy.record().items() if key != "strict"}
     mids, names = zip(*read_classes(dump), strict=True)
-    labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
+    labels = {
+        split: with_listed(dump, split, read_split(dump, split, mids, policy))
+        for split in dump.splits
+    }
     options = _sized(options, labels, source)
     return Job(
         options=options,
