@@ -21,6 +21,9 @@ from sharding.convert import convert
 from sharding.desk import at_desk
 from sharding.errors import InputError
 from sharding.fetching import Fetching
+from sharding.importers.options import ImportOptions
+from sharding.importers.prepare import prepare_import
+from sharding.importers.run import import_collection
 from sharding.options import ReshardOptions, ShardOptions, VerifyOptions
 from sharding.prepare import prepare
 from sharding.reshard import reshard
@@ -145,6 +148,25 @@ def test_a_bucket_gets_the_bytes_that_a_directory_would(
     file = tmp_path / "place" / "tiny"
     shard(inputs, file.as_uri(), tmp_path)
     assert tree(file) == tree(on_disk)
+
+
+def test_an_import_goes_into_a_bucket_too(inputs, bucket, tmp_path: Path) -> None:
+    """Its single positives are a version of their own; another seed adds one more."""
+    names = image_ids(inputs[1], "train")
+    rows = [f"{one}.jpg,{('cat', 'cat|dog')[n % 2]}" for n, one in enumerate(names)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["image,labels", *rows]) + "\n")
+    settings: dict[str, Any] = {"format": "csv", "source": inputs[1] / "train", "table": table}
+    for seed in (1, 2):
+        for output in (str(tmp_path / "tiny"), URL):
+            options = ImportOptions(
+                **settings, output=output, single_positive=True, seed=seed, images_per_shard=10
+            )
+            with at_desk(output, FAST, tmp_path / "scratch") as desk:
+                here = dataclasses.replace(options, output=str(desk.directory))
+                told = import_collection(prepare_import(here), desk.through(map))
+            assert desk.named(str(told)).startswith(f"{output} is finished")
+        assert objects(bucket) == tree(tmp_path / "tiny")
 
 
 def test_a_bucket_that_stumbles_gets_the_same_bytes(

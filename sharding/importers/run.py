@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,20 +39,22 @@ def import_collection(job: ImportJob, parallel: ParallelMap) -> Imported:
     Raises:
         InputError: as `sharding.convert.convert`.
     """
+    started = time.monotonic()
     summary = convert(job, parallel)
     new = job.single_positive
     if new is None:
         return Imported(summary=summary)
     with unfinished.holding(job.output):
         dataset = Dataset.open(job.output)
-        if not _is_current(dataset, new):
+        current = _is_current(dataset, new)
+        if not current:
             sweep(job.output)
             add_labels(dataset, new, None, parallel, make_default=True)
     return Imported(
         summary=summarise(
             job.output,
             Dataset.open(job.output).manifest,
-            seconds=summary.seconds,
+            seconds=summary.seconds if current else time.monotonic() - started,
             continued=summary.continued,
             how=summary.how,
         )
