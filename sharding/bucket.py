@@ -99,7 +99,9 @@ class Bucket:
                 stream = self._files.open_output_stream(self._key(path))
                 while part := content.read(_CHUNK):
                     stream.write(part)
-                # Not by `with`: after a failure, closing would publish what came so far.
+                # Not by `with`, to see the error of the request. After one that failed nothing is
+                # published; a stream dropped for another reason (Ctrl-C) Arrow publishes as far
+                # as it came. Neither counts: records and manifest come later, with the size.
                 stream.close()
 
         self._carefully(path, "written", copied)
