@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
 from sharding.atomic import replacing
@@ -95,14 +96,11 @@ class Bucket:
         """Copy a file to an object, which appears whole."""
 
         def copied() -> None:
-            with source.open("rb") as content:
-                stream = self._files.open_output_stream(self._key(path))
-                while part := content.read(_CHUNK):
-                    stream.write(part)
-                # Not by `with`, to see the error of the request. After one that failed nothing is
-                # published; a stream dropped for another reason (Ctrl-C) Arrow publishes as far
-                # as it came. Neither counts: records and manifest come later, with the size.
-                stream.close()
+            stream = self._files.open_output_stream(self._key(path))
+            # In one call: Arrow completes an object that is let go of, so that whatever came
+            # between two would publish the first of them.
+            stream.write(_content(source))
+            stream.close()
 
         self._carefully(path, "written", copied)
 
@@ -149,6 +147,11 @@ class Bucket:
                 file=f"{self.url}/{path}".rstrip("/"),
                 fix=_READABLE if done == "read" else _WRITABLE,
             ) from None
+
+
+def _content(file: Path) -> pa.Buffer | bytes:
+    """A file's bytes, not read before they are used."""
+    return pa.memory_map(str(file)).read_buffer() if file.stat().st_size else b""
 
 
 @functools.lru_cache(maxsize=8)
