@@ -134,6 +134,7 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
         key for (points,) in calls["log"] for key, _, _ in points
     }
     assert {path for _, path in calls["artifact"]} == {
+        "cam/epoch_001.png",
         "eval/epoch_001/group_map.png",
         "eval/epoch_001/summary.md",
     }
