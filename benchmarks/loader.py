@@ -1,13 +1,15 @@
 """Our loader against a bare DALI pipeline and against what others train from: CPU time per image.
 
-Random-resized crops of 224 px with flips (``crop``) or the paper's squash to 448 px (``squash``),
-from photographs of 1024 x 768 or with a shorter side of 256. Each loader as it is used, with two
-workers: threads of DALI's and FFCV's, processes of torch's DataLoader, whose batches come through
-shared memory (`--workers 0`: all in this process, one thread). Interleaved rounds, medians of the
-per-round ratios. Peers are measured where they are installed:
+Random-resized crops of 224 px with flips (``crop``, of areas as torchvision draws them) or the
+paper's squash to 448 px (``squash``), from photographs of 1024 x 768 or with a shorter side of 256.
+Antialiasing is what a CPU spends most on in DALI after decoding: the rows without it are of
+`--no-antialias`. Each loader as it is used, with two workers: threads of DALI's and FFCV's,
+processes of torch's DataLoader, whose batches come through shared memory (`--workers 0`: all in
+this process, one thread). Interleaved rounds, medians of the per-round ratios. Peers are measured
+where they are installed:
 
     pip install --target peers litdata mosaicml-streaming
-    PYTHONPATH=peers python benchmarks/loader.py --count 512 --rounds 7
+    PYTHONPATH=peers python benchmarks/loader.py
 
 FFCV's own setup looks for an OpenCV and a compiler of its time. By hand, in its source directory
 and with libopencv-dev and libturbojpeg0-dev: compile libffcv/libffcv.cpp into the shared library
@@ -30,7 +32,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for all, as our workers ha
 import torch
 import tyro
 import webdataset
-from peers import PEERS, NotMeasured, Order
+from peers import PEERS, SMALLEST, NotMeasured, Order
 from photographs import photographs
 from PIL import Image
 from timing import interleaved, ratio
@@ -50,13 +52,14 @@ Task = Literal["crop", "squash"]
 class Options:
     """What to measure."""
 
-    count: int = 512
+    count: int = 256
     """Photographs."""
-    tars: int = 4
-    """Of all photographs each: at the end of an epoch DALI has decoded two batches for nobody."""
+    tars: int = 16
+    """Of all photographs each. Few make DALI look slow: when an epoch ends it has decoded two
+    batches for nobody."""
     workers: int = 2
     """Threads or processes of each loader; 0: all in this process, one thread."""
-    rounds: int = 7
+    rounds: int = 3
     """Interleaved rounds."""
     tasks: tuple[Task, ...] = ("crop", "squash")
     """crop: 224 px random-resized; squash: 448 px."""
@@ -106,7 +109,7 @@ def ours(work: Work, *, antialias: bool = True) -> Iterator[torch.Tensor]:
         image_size=work.size,
         threads=work.workers or 1,
         train=True,
-        augmentation=Augmentation(crop=crop, antialias=antialias),
+        augmentation=Augmentation(crop=crop, smallest=SMALLEST, antialias=antialias),
         shuffle_buffer=256,
     )
     return (batch.images_BHWC for batch in loader.epoch(1))
@@ -129,7 +132,7 @@ def bare_dali(work: Work) -> Iterator[torch.Tensor]:
             pad_last_batch=True,
         )
         if work.task == "crop":
-            images = fn.decoders.image_random_crop(encoded, random_area=[0.25, 1.0])
+            images = fn.decoders.image_random_crop(encoded, random_area=[SMALLEST, 1.0])
         else:
             images = fn.decoders.image(encoded)
         images = fn.resize(images, size=[work.size, work.size], interp_type=types.INTERP_LINEAR)
@@ -144,7 +147,7 @@ def bare_dali(work: Work) -> Iterator[torch.Tensor]:
 def torchvision_webdataset(work: Work, dtype: torch.dtype) -> Iterator[torch.Tensor]:
     """webdataset with torchvision's decoder and transforms; (B, 3, H, W)."""
     if work.task == "crop":
-        cut: Any = v2.RandomResizedCrop(work.size, scale=(0.25, 1.0), antialias=True)
+        cut: Any = v2.RandomResizedCrop(work.size, scale=(SMALLEST, 1.0), antialias=True)
     else:
         cut = v2.Resize([work.size, work.size], antialias=True)
     transform = v2.Compose([cut, v2.RandomHorizontalFlip(), *to_dtype(dtype)])
@@ -175,7 +178,6 @@ def to_float(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 def main(options: Options) -> None:
     """Measure and print one table per task and image size."""
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ids = photographs(folder, options.count)
@@ -190,6 +192,7 @@ def main(options: Options) -> None:
 def _table(work: Work, label: str, rounds: int) -> None:
     variants: dict[str, Callable[[], Iterator[torch.Tensor]]] = {
         "ours, uint8": lambda: ours(work),
+        "ours without antialiasing, uint8": lambda: ours(work, antialias=False),
         "bare DALI, uint8": lambda: bare_dali(work),
         "webdataset + torchvision, uint8": lambda: torchvision_webdataset(work, torch.uint8),
         "ours, float32": lambda: to_float(ours(work)),
@@ -216,6 +219,7 @@ def _table(work: Work, label: str, rounds: int) -> None:
 
 def _drain(make: Callable[[], Iterator[torch.Tensor]], work: Work) -> Callable[[], None]:
     def run() -> None:
+        torch.set_num_threads(1)  # FFCV's loader leaves as many as it has workers
         seen = sum(len(batch) for batch in make())
         if seen < len(work.jpegs):
             raise RuntimeError(f"{seen} of {len(work.jpegs)} images")

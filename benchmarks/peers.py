@@ -16,6 +16,9 @@ from torchvision.transforms import v2
 
 from pipeline.model import MEAN, STD
 
+SMALLEST = 0.08
+"""Share of an image that a random-resized crop has at least: torchvision's default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -94,7 +97,7 @@ def _ffcv(
         fields = {"image": RGBImageField(write_mode="jpg"), "id": BytesField()}
         DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(_Decoded(jpegs))
     pipeline: list[Any] = [
-        RandomResizedCropRGBImageDecoder((order.size, order.size), (0.25, 1.0), (3 / 4, 4 / 3)),
+        RandomResizedCropRGBImageDecoder((order.size, order.size), (SMALLEST, 1.0), (3 / 4, 4 / 3)),
         RandomHorizontalFlip(),
     ]
     if normalised:
@@ -119,7 +122,7 @@ PEERS: Mapping[str, tuple[str, Make]] = {
 
 def _decoder(order: Order) -> Callable[[dict[str, bytes]], torch.Tensor]:
     if order.task == "crop":
-        cut: Any = v2.RandomResizedCrop(order.size, scale=(0.25, 1.0), antialias=True)
+        cut: Any = v2.RandomResizedCrop(order.size, scale=(SMALLEST, 1.0), antialias=True)
     else:
         cut = v2.Resize([order.size, order.size], antialias=True)
     mean, std = ([value / 255 for value in values] for values in (MEAN, STD))

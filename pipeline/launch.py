@@ -52,6 +52,19 @@ def claim(directory: str, config: TrainConfig) -> bool:
     return stored is not None
 
 
+def write_again(directory: str, config: TrainConfig) -> None:
+    """Store the configuration once more, where it is.
+
+    Raises:
+        OSError: the storage takes nothing, or is an empty place, where a run would begin anew.
+        InputError: the disk is full, or the bucket does not take it.
+    """
+    location = storage.join(directory, "config.json")
+    if not storage.exists(location):
+        raise FileNotFoundError(location)
+    storage.write_json(location, config.to_dict())
+
+
 def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bool) -> str:
     """Start the MLflow run, or find it again; its id."""
     labels, version = dataset.label_version(config.labels)

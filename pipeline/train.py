@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline import (
     loggedmodel,
     methods,
     notice,
+    outage,
     storage,
     tracking,
 )
@@ -31,6 +33,9 @@ from pipeline.validation import SCORE
 from pipeline.watch import shown
 from sharding.errors import InputError
 from sharding.structured import tell
+
+# Of one call: a storage that only ever takes small files would be tried for ever.
+_MOST_OUTAGES = 10
 
 
 class TrainingStopped(RuntimeError):
@@ -103,10 +108,7 @@ def train(config: TrainConfig) -> TrainResult:
     status = "FAILED"
     try:
         with shown(tracker), notice.heeding_sigterm(tracker.leave):
-            result = trainer.fit()
-            while result.return_value == notice.PREEMPTED:
-                tell("a node is to be taken away: saved, going on without it", "WARNING")
-                result = trainer.fit()
+            result = _fit(trainer, lambda: launch.write_again(directory, config))
         reason = cluster.wait_for(tracker.state())[1]
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
@@ -134,6 +136,29 @@ def train(config: TrainConfig) -> TrainResult:
         metrics=dict(result.metrics or {}),
         mlflow_run_id=run_id,
     )
+
+
+def _fit(trainer: Any, write: Callable[[], object]) -> Any:
+    """Ray's result, whatever machines are taken away and however often the storage is gone.
+
+    Args:
+        trainer: Ray's.
+        write: writes a small file to the storage.
+    """
+    from ray.train import TrainingFailedError
+
+    outages = 0
+    while True:
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            outages += 1
+            if outages > _MOST_OUTAGES or not outage.waited_out(error, write):
+                raise
+            continue
+        if result.return_value != notice.PREEMPTED:
+            return result
+        tell("a node is to be taken away: saved, going on without it", "WARNING")
 
 
 def _trainer(config: TrainConfig, *, run_id: str, tracker: Any, use_gpu: bool, cpus: int) -> Any:
@@ -185,11 +210,9 @@ def _trainer(config: TrainConfig, *, run_id: str, tracker: Any, use_gpu: bool, c
 
 def _failure(error: Exception, directory: str) -> Exception:
     """What to tell of a failure that Ray gave up on: bad input, if that is what it was."""
-    causes = list(getattr(error, "worker_failures", {}).values())
-    for cause in causes:
-        while cause is not None:
-            if isinstance(cause, InputError):
-                return cause
-            cause = getattr(cause, "cause", None) or cause.__cause__
-    reason = str(causes[0] if causes else error).strip().splitlines()[-1]
+    for cause in outage.causes(error):
+        if isinstance(cause, InputError):
+            return cause
+    reasons = [*getattr(error, "worker_failures", {}).values(), error]
+    reason = str(reasons[0]).strip().splitlines()[-1]
     return TrainingFailed(f"{reason}; repeat the command to go on from {directory}")

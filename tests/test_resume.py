@@ -153,3 +153,19 @@ def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
     runs.home.run("train_openimages.py", *runs.command("told"))
     assert_equal_to_undisturbed(runs, "told")
     assert_one_curve(runs, "told")
+
+
+def test_a_storage_that_is_gone_for_a_while_is_waited_for(runs: Runs) -> None:
+    often = ("--checkpoint-every", "1")
+    process, log = runs.start("storage-gone", *often)
+    wait_for(lambda: (1, 1) in runs.positions("storage-gone"), log, process)
+    directory = runs.home.directory / "runs" / "storage-gone"
+    aside = directory.rename(directory.with_name("aside"))
+    directory.touch()  # nothing can be written below a file, whoever tries
+    wait_for(lambda: "the storage fails (" in log.read_text(errors="replace"), log, process)
+    directory.unlink()
+    aside.rename(directory)
+    assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
+    assert "the storage takes bytes again" in log.read_text(errors="replace")
+    assert_equal_to_undisturbed(runs, "storage-gone")
+    assert_one_curve(runs, "storage-gone")

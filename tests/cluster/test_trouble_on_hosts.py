@@ -23,9 +23,10 @@ def test_a_cable_and_a_storage_that_are_briefly_gone(cluster: Cluster) -> None:
         time.sleep(4)
     with cluster.read_only_storage():
         time.sleep(8)  # steps, each of which wants to leave a checkpoint
-    assert submitted.poll() is None
+        ended = submitted.poll()
     told, _ = submitted.communicate(timeout=600)
     print(told)
+    assert ended is None
     assert submitted.returncode == 0
     assert cluster.curve("brief") == cluster.expected_curve(EPOCHS)
     assert cluster.weights("brief", EPOCHS) == cluster.weights("first", EPOCHS)
@@ -50,19 +51,25 @@ def test_an_elastic_run_goes_on_without_a_machine_and_again_with_it(cluster: Clu
 
 def test_a_machine_that_is_to_be_taken_away_costs_no_step(cluster: Cluster) -> None:
     cluster.wait_for_nodes(3)
-    submitted = cluster.start_submit("train_openimages.py", f"{TRAIN} --name drained --workers 1:2")
+    submitted = cluster.start_submit(
+        "train_openimages.py", f"{TRAIN} --name drained --workers 1:2 --epochs 1000"
+    )
     cluster.wait_for_checkpoint("drained", submitted)
+    cluster.wait_for_world("drained", 2, submitted)
     addresses = {node["node_ip"]: node["node_id"] for node in cluster.list("nodes", "state=ALIVE")}
     node = addresses[cluster.machines["worker2"].address]
     cluster.head.run(
         f"ray drain-node --node-id {node} --reason DRAIN_NODE_REASON_PREEMPTION "
         "--reason-message test --deadline-remaining-seconds 300"
     )
-    told, _ = submitted.communicate(timeout=600)
+    cluster.wait_for_world("drained", 1, submitted)
+    assert cluster.head.kill("python /root/train_openimages.py", signal.SIGTERM) == 1
+    told, _ = submitted.communicate(timeout=200)
     print(told)
-    assert submitted.returncode == 0
-    assert "a node is to be taken away" in told
-    assert cluster.curve("drained") == cluster.expected_curve(EPOCHS)
+    assert "a node is to be taken away: saved, going on without it" in told
+    assert "SIGTERM; repeat the command to go on" in told
+    runs, steps = cluster.curve("drained", status="KILLED")
+    assert (runs, steps) == cluster.expected_curve(len(steps))
 
 
 def test_preflight_names_the_node_that_differs(cluster: Cluster) -> None:
