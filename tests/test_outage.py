@@ -37,12 +37,9 @@ class Storage:
 def test_causes_of_workers_controllers_and_chains() -> None:
     inner, middle, other = OSError("inner"), RuntimeError("middle"), ValueError("other")
     middle.__cause__ = inner
-    error = WorkersFailed(other, ControllerFailed(middle))
-    assert [each for each in causes(error) if not hasattr(each, "worker_failures")][-2:] == [
-        middle,
-        inner,
-    ]
-    assert other in list(causes(error))
+    controller = ControllerFailed(middle)
+    error = WorkersFailed(other, controller)
+    assert list(causes(error)) == [error, other, controller, middle, inner]
 
 
 @pytest.mark.parametrize("kind", [OSError, InputError])

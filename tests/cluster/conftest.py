@@ -52,6 +52,13 @@ def cluster(machines: dict[str, hosts.Host]) -> Cluster:
     return started
 
 
+@pytest.fixture(autouse=True)
+def no_job_is_left(cluster: Cluster) -> Iterator[None]:
+    """A test that fails leaves the cluster to the next one."""
+    yield
+    cluster.end_jobs()
+
+
 def shipped() -> dict[str, Any]:
     """The cluster file of this repository."""
     return yaml.safe_load((hosts.REPOSITORY / "ray_cluster_onprem.yaml").read_text())

@@ -15,6 +15,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from pipeline import checkpoint
+from sharding.errors import InputError
 from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED, Host
 
@@ -97,7 +98,7 @@ class Cluster:
         """What is kept of a run, the latest last."""
         found = []
         for path in (self.shared / "runs" / name).glob("checkpoint_2*/meta.json"):
-            with contextlib.suppress(OSError, ValueError):  # it is being removed, or written
+            with contextlib.suppress(OSError, InputError):  # it is being removed, or written
                 found.append((checkpoint.read_meta(path.parent), path.parent))
         return sorted(found, key=lambda each: (each[0].epoch, each[0].step))
 
@@ -137,8 +138,7 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while [meta.world_size for meta, _ in self.checkpoints(run)][-1:] != [size]:
             if training.poll() is not None or time.monotonic() > deadline:
-                training.kill()
-                raise AssertionError(f"never {size} workers: {training.communicate()[0]}")
+                raise AssertionError(f"never {size} workers: {self._ended(training)}")
             time.sleep(0.5)
 
     def wait_for_checkpoint(
@@ -149,6 +149,14 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while not (snapshot.is_file() and "checkpoint_2" in snapshot.read_text()):
             if training.poll() is not None or time.monotonic() > deadline:
-                training.kill()
-                raise AssertionError(f"no checkpoint of {run}: {training.communicate()[0]}")
+                raise AssertionError(f"no checkpoint of {run}: {self._ended(training)}")
             time.sleep(0.2)
+
+    def end_jobs(self) -> None:
+        """Kill the drivers that a failed test left behind: the next one needs their machines."""
+        self.head.kill("train_openimages.py")
+
+    def _ended(self, training: subprocess.Popen[str]) -> str:
+        """What a training told until it is made to end here."""
+        self.end_jobs()
+        return training.communicate(timeout=60)[0]
