@@ -63,4 +63,4 @@ def waited_out(
 
 
 def _line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1][:200]
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]

@@ -35,7 +35,7 @@ from sharding.errors import InputError
 from sharding.structured import tell
 
 # Of one call: a storage that only ever takes small files would be tried for ever.
-_MOST_OUTAGES = 10
+_MOST_OUTAGES = 3
 
 
 class TrainingStopped(RuntimeError):

@@ -57,6 +57,12 @@ def test_gives_up_after_its_patience() -> None:
     assert not waited_out(WorkersFailed(OSError("no")), storage.write, patience=0, every=0)
 
 
+def test_an_error_without_words_is_named(capsys) -> None:
+    assert waited_out(WorkersFailed(TimeoutError()), Storage(0).write)
+    told = capsys.readouterr()
+    assert "the storage fails (TimeoutError)" in told.out + told.err
+
+
 @pytest.mark.parametrize(
     "error", [WorkersFailed(ValueError("bug")), WorkersFailed(OSError("no"), InputError("bad"))]
 )
