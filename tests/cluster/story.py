@@ -141,6 +141,15 @@ class Cluster:
                 raise AssertionError(f"never {size} workers: {self._ended(training)}")
             time.sleep(0.5)
 
+    def wait_until_gone(
+        self, node: str, training: subprocess.Popen[str], seconds: float = 200
+    ) -> None:
+        """Wait until a drained node has ended, which it does as soon as a training left it."""
+        deadline = time.monotonic() + seconds
+        while any(each["node_id"] == node for each in self.list("nodes", "state=ALIVE")):
+            if training.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{node} is still there: {self._ended(training)}")
+
     def wait_for_checkpoint(
         self, run: str, training: subprocess.Popen[str], seconds: float = 400
     ) -> None:

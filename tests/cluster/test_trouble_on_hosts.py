@@ -62,7 +62,7 @@ def test_a_machine_that_is_to_be_taken_away_costs_no_step(cluster: Cluster) -> N
         f"ray drain-node --node-id {node} --reason DRAIN_NODE_REASON_PREEMPTION "
         "--reason-message test --deadline-remaining-seconds 300"
     )
-    cluster.wait_for_world("drained", 1, submitted)
+    cluster.wait_until_gone(node, submitted)
     assert cluster.head.kill("python /root/train_openimages.py", signal.SIGTERM) == 1
     told, _ = submitted.communicate(timeout=200)
     print(told)
