@@ -20,21 +20,14 @@ from pathlib import Path
 from typing import Literal
 
 import loader as loaders
-import numpy as np
+import loops
 import torch
-import torch.nn.functional as F
 import tyro
 from photographs import photographs
+from timing import interleaved, ratio
 
-from pipeline import methods
-from pipeline import model as models
 from pipeline.config import ModelConfig, OptimizerConfig
-from pipeline.graph import Augmentation
-from pipeline.labeljoin import LabelJoin
-from pipeline.loader import Batch, Loader
-from pipeline.loop import train_epoch
-from pipeline.step import TrainStep
-from sharding.labels import LabelTable
+from pipeline.loader import Batch
 
 DEVICE = torch.device("cuda", 0)
 
@@ -70,35 +63,23 @@ class Bench:
         self.options = options
         ids = photographs(folder, options.count)
         jpegs = [(folder / f"{image_id}.jpg").read_bytes() for image_id in ids]
-        sizes = loaders.Options(tars=options.tars)
+        sizes = loaders.Options(tars=options.tars, workers=options.threads)
         self.work = loaders.Work.of(folder, jpegs, "crop", sizes)
-        self.images = len(self.work.jpegs) // options.batch_size * options.batch_size
-        rng = np.random.default_rng(0)
-        lists = [sorted(rng.choice(options.classes, 6, replace=False).tolist()) for _ in jpegs]
-        table = LabelTable.from_lists(
-            image_ids=[f"{number:016x}" for number in range(len(jpegs))],
-            positives=[row[:3] for row in lists],
-            negatives=[row[3:] for row in lists],
-        )
-        self.join = LabelJoin(table=table, num_classes=options.classes, device=DEVICE)
+        self.steps = len(self.work.jpegs) // options.batch_size
         self._epochs = itertools.count(1)
         self.ready = list(itertools.islice(self.batches(0), 4))
-        self.step = self._step()
-        self.bare_model, self.bare_optimizer = self._network()
+        network = ModelConfig(backbone=options.backbone, compile=options.compile)
+        join = loops.labels(len(jpegs), options.classes, DEVICE)
+        config = OptimizerConfig(precision=options.precision)
+        self.train = loops.ours(network, "ll-r", join, config)
+        self.train_bare = loops.bare(network, self.ready, join, options.precision)
 
     def batches(self, device_id: int | None) -> Iterable[Batch]:
         """An epoch of our loader."""
-        return Loader(
-            tars=self.work.tars,
-            indexes=self.work.indexes,
-            counts=[self.options.count] * self.options.tars,
-            batch_size=self.options.batch_size,
-            image_size=224,
-            threads=self.options.threads,
-            train=True,
-            augmentation=Augmentation(crop="random-resized"),
-            device_id=device_id,
-        ).epoch(next(self._epochs))
+        loader = loaders.our_loader(
+            self.work, batch_size=self.options.batch_size, device_id=device_id
+        )
+        return loader.epoch(next(self._epochs))
 
     def loader(self, device_id: int | None) -> None:
         """The loader alone."""
@@ -108,8 +89,11 @@ class Bench:
 
     def network(self) -> None:
         """Our loop on batches that lie ready."""
-        steps = self.images // self.options.batch_size
-        self._train(itertools.islice(itertools.cycle(self.ready), steps))
+        self.train(itertools.islice(itertools.cycle(self.ready), self.steps))
+
+    def bare(self) -> None:
+        """The bare loop on batches that lie ready."""
+        self.train_bare(self.steps)
 
     def both(self, device_id: int | None) -> None:
         """Our loop on what our loader loads."""
@@ -119,40 +103,7 @@ class Bench:
                 Batch(images_BHWC=b.images_BHWC.to(DEVICE), image_ids_B=b.image_ids_B)
                 for b in batches
             )
-        self._train(batches)
-
-    def bare(self) -> None:
-        """What a paper's repository has, on batches that lie ready."""
-        mixed = torch.autocast("cuda", torch.bfloat16, enabled=self.options.precision == "bf16")
-        targets = [(self.join.dense(batch.image_ids_B) == 1).float() for batch in self.ready]
-        for number in range(self.images // self.options.batch_size):
-            images_BHWC = self.ready[number % len(self.ready)].images_BHWC
-            self.bare_optimizer.zero_grad(set_to_none=True)
-            with mixed:
-                logits_BK = self.bare_model(images_BHWC)
-            targets_BK = targets[number % len(targets)]
-            F.binary_cross_entropy_with_logits(logits_BK.float(), targets_BK).backward()
-            self.bare_optimizer.step()
-
-    def _train(self, batches: Iterable[Batch]) -> None:
-        train_epoch(step=self.step, batches=batches, every=10, on_stats=lambda stats: None)
-
-    def _network(self) -> tuple[models.CamNet, torch.optim.Optimizer]:
-        config = ModelConfig(backbone=self.options.backbone, compile=self.options.compile)
-        model = models.build(config, self.options.classes).to(DEVICE).train()
-        return model, torch.optim.Adam(models.parameter_groups(model, 1e-5, 10.0), fused=True)
-
-    def _step(self) -> TrainStep:
-        model, optimizer = self._network()
-        step = TrainStep(
-            model=model,
-            method=methods.create("ll-r", self.options.classes, delta_rel=0.2),
-            optimizer=optimizer,
-            join=self.join,
-            config=OptimizerConfig(precision=self.options.precision),
-        )
-        step.method.begin_epoch(2)  # the first in which Large Loss selects
-        return step
+        self.train(batches)
 
 
 def main(options: Options) -> None:
@@ -167,7 +118,7 @@ def main(options: Options) -> None:
             "both, decoding on the CPU": lambda: bench.both(None),
             "both, `mixed`": lambda: bench.both(0),
         }
-        seconds = _interleaved(runs, options.rounds)
+        times = interleaved(runs, options.rounds, _seconds)
     peak = torch.cuda.max_memory_allocated() / 1e9
     print(
         f"{torch.cuda.get_device_name(0)}, {options.threads} threads, {options.backbone}, "
@@ -175,30 +126,22 @@ def main(options: Options) -> None:
         f"{options.batch_size}, K = {options.classes}, torch's peak {peak:.1f} GB\n"
     )
     print("| | images/s | ms per step |\n|---|---|---|")
-    rates = {}
-    for label, each in seconds.items():
-        rates[label] = bench.images / statistics.median(each)
-        print(f"| {label} | {rates[label]:,.0f} | {1000 * options.batch_size / rates[label]:.1f} |")
-    slower = min(rates["loader alone, `mixed`"], rates["network alone, our loop with LL-R"])
-    print(f"\nboth, `mixed`: {rates['both, `mixed`'] / slower:.2f} of the slower of the two;")
-    over = (
-        rates["network alone, bare PyTorch with BCE"] / rates["network alone, our loop with LL-R"]
+    each = {label: statistics.median(measured) / bench.steps for label, measured in times.items()}
+    for label, step in each.items():
+        print(f"| {label} | {1000 * options.batch_size / step:,.0f} | {step:.1f} |")
+    bare, ours = (
+        "network alone, bare PyTorch with BCE",
+        "network alone, our loop with LL-R",
     )
-    print(f"our loop takes {over:.3f} of the bare loop's time")
+    slower = max(each["loader alone, `mixed`"], each[ours])
+    print(f"\nboth, `mixed`: {slower / each['both, `mixed`']:.2f} of the slower of the two;")
+    print(f"our loop takes {ratio(times[ours], times[bare]):.3f} of the bare loop's time")
 
 
-def _interleaved(runs: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Wall-clock seconds of each, after one warm-up round."""
-    seconds: dict[str, list[float]] = {label: [] for label in runs}
-    for number in range(rounds + 1):
-        for label, run in runs.items():
-            torch.cuda.synchronize()
-            begun = time.perf_counter()
-            run()
-            torch.cuda.synchronize()
-            if number:
-                seconds[label].append(time.perf_counter() - begun)
-    return seconds
+def _seconds() -> float:
+    """Now, once the GPU has done what it was given."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

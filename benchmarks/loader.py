@@ -98,21 +98,32 @@ class Work:
         return 224 if self.task == "crop" else 448
 
 
-def ours(work: Work, *, antialias: bool = True) -> Iterator[torch.Tensor]:
-    """Batches of our loader, uint8 (B, H, W, 3)."""
+def our_loader(
+    work: Work,
+    *,
+    antialias: bool = True,
+    batch_size: int = BATCH,
+    device_id: int | None = None,
+) -> Loader:
+    """Our loader of the tars, decoding on the CPU unless there is a device."""
     crop: Crop = "random-resized" if work.task == "crop" else "squash"
-    loader = Loader(
+    return Loader(
         tars=work.tars,
         indexes=work.indexes,
         counts=[len(work.jpegs) // len(work.tars)] * len(work.tars),
-        batch_size=BATCH,
+        batch_size=batch_size,
         image_size=work.size,
         threads=work.workers or 1,
         train=True,
         augmentation=Augmentation(crop=crop, smallest=SMALLEST, antialias=antialias),
         shuffle_buffer=256,
+        device_id=device_id,
     )
-    return (batch.images_BHWC for batch in loader.epoch(1))
+
+
+def ours(work: Work, *, antialias: bool = True) -> Iterator[torch.Tensor]:
+    """Batches of our loader, uint8 (B, H, W, 3)."""
+    return (batch.images_BHWC for batch in our_loader(work, antialias=antialias).epoch(1))
 
 
 def bare_dali(work: Work) -> Iterator[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Interleaved rounds of CPU time, and peak memory: what every comparison here is made of."""
+"""Interleaved rounds of time, and peak memory: what every comparison here is made of."""
 
 from __future__ import annotations
 
@@ -14,13 +14,26 @@ _LIBC = ctypes.CDLL(None)
 _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
 
 
-def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
-    """CPU milliseconds of each variant, one run of each per round after one warm-up round.
+def cpu_seconds() -> float:
+    """Spent so far by this process and by those it started that have ended."""
+    spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
-    Processes that a variant starts, and ends, count. Rounds begin with another variant each, so
-    that none always finds the caches as the same one left them.
+
+def interleaved(
+    variants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = cpu_seconds,
+) -> dict[str, list[float]]:
+    """Milliseconds of each variant, one run of each per round after one warm-up round.
+
+    Rounds begin with another variant each, so that none always finds the caches as the same one
+    left them.
+
+    Args:
+        variants: what to run, by name.
+        rounds: how often.
+        clock: seconds since some moment.
     """
     # Where glibc's own adaptation ends up when large blocks come and go.
     _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
@@ -30,10 +43,10 @@ def interleaved(
     for round_number in range(rounds + 1):
         first = round_number % len(names)
         for name in names[first:] + names[:first]:
-            begun = _cpu_seconds()
+            begun = cpu_seconds()
             variants[name]()
             if round_number:
-                times[name].append(1000 * (_cpu_seconds() - begun))
+                times[name].append(1000 * (cpu_seconds() - begun))
     return times
 
 
@@ -50,11 +63,6 @@ def peak_bytes(run: Callable[[], object]) -> int:
     which sets that back.
     """
     return int(statistics.median(_in_fork(run) for _ in range(5)))
-
-
-def _cpu_seconds() -> float:
-    spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
 def _in_fork(run: Callable[[], object]) -> int:

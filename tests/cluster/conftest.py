@@ -56,7 +56,7 @@ def cluster(machines: dict[str, hosts.Host]) -> Cluster:
 def no_job_is_left(cluster: Cluster) -> Iterator[None]:
     """A test that fails leaves the cluster to the next one."""
     yield
-    cluster.end_jobs()
+    cluster.kill_jobs()
 
 
 def shipped() -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.namespaces import (
+    HOME,
     PATH,
     die_with_parent,
     execute,
@@ -75,7 +76,7 @@ class Host:
         shell = ["bash", "--login", "-c", f"source ~/.bashrc; cd {REPOSITORY}; {command}"]
         return subprocess.Popen(
             [*inside(self.pid, "-m", "-u", "-i", "-n", "-p", "-r", "-w"), *shell],
-            env={"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "USER": "root"},
+            env={"PATH": PATH, "HOME": HOME, "LANG": "C.UTF-8", "USER": "root"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOME = "/root"
 _TOOLS = {
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",
@@ -73,7 +74,7 @@ def namespace(
     """Run a command in new namespaces until the block ends; yields its process id."""
     process = subprocess.Popen(
         ["unshare", *kinds, "--fork", "--kill-child", *command],
-        env={"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **environment},
+        env={"PATH": PATH, "HOME": HOME, "LANG": "C.UTF-8", **environment},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

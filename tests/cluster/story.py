@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from pipeline import checkpoint
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 from tests.cluster.hosts import SHARED, Host
+from tests.cluster.namespaces import HOME
 
 _RAY = "--log-style pretty --log-color false ~/cluster.yaml"
+_TRAINING = "train_openimages.py"
 EPOCHS = 4
 TRAIN = (
     f"--preset demo --dataset {SHARED}/dataset --storage {SHARED}/runs --image-size 64 "
@@ -121,51 +124,71 @@ class Cluster:
             if mode == "ro":
                 yield
 
-    def wait_for_nodes(self, count: int, seconds: float = 180) -> None:
+    def wait_for_nodes(self, count: int) -> None:
         """Wait until that many nodes have joined."""
-        deadline = time.monotonic() + seconds
-        while not all(host.processes("raylet/raylet") for host in self.nodes_by_name.values()):
-            assert time.monotonic() < deadline, self.head.run("ray status", status=None)
-            time.sleep(0.5)
-        # Dearer: a Python process that connects to the cluster.
-        while len(self.list("nodes", "state=ALIVE")) < count:
-            assert time.monotonic() < deadline, self.head.run("ray status", status=None)
+        nodes = self.nodes_by_name.values()
 
-    def wait_for_world(
-        self, run: str, size: int, training: subprocess.Popen[str], seconds: float = 600
-    ) -> None:
-        """Wait until the latest checkpoint of a training is one of that many workers."""
-        deadline = time.monotonic() + seconds
-        while [meta.world_size for meta, _ in self.checkpoints(run)][-1:] != [size]:
-            if training.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"never {size} workers: {self._ended(training)}")
-            time.sleep(0.5)
+        def joined() -> bool:
+            # The second is the dearer: a Python process that connects to the cluster.
+            return (
+                all(host.processes("raylet/raylet") for host in nodes)
+                and len(self.list("nodes", "state=ALIVE")) >= count
+            )
 
-    def wait_until_gone(
-        self, node: str, training: subprocess.Popen[str], seconds: float = 200
-    ) -> None:
-        """Wait until a drained node has ended, which it does as soon as a training left it."""
-        deadline = time.monotonic() + seconds
-        while any(each["node_id"] == node for each in self.list("nodes", "state=ALIVE")):
-            if training.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{node} is still there: {self._ended(training)}")
+        _wait(joined, 180, lambda: self.head.run("ray status", status=None))
 
-    def wait_for_checkpoint(
-        self, run: str, training: subprocess.Popen[str], seconds: float = 400
-    ) -> None:
+    def wait_for_checkpoint(self, run: str, training: subprocess.Popen[str]) -> None:
         """Wait until Ray counts the first checkpoint of a training as its own."""
         snapshot = self.shared / f"runs/{run}/checkpoint_manager_snapshot.json"
-        deadline = time.monotonic() + seconds
-        while not (snapshot.is_file() and "checkpoint_2" in snapshot.read_text()):
-            if training.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"no checkpoint of {run}: {self._ended(training)}")
-            time.sleep(0.2)
+        self._wait_for(
+            lambda: snapshot.is_file() and "checkpoint_2" in snapshot.read_text(), training, 400
+        )
 
-    def end_jobs(self) -> None:
-        """Kill the drivers that a failed test left behind: the next one needs their machines."""
-        self.head.kill("train_openimages.py")
+    def wait_for_world(self, run: str, size: int, training: subprocess.Popen[str]) -> None:
+        """Wait until the latest checkpoint of a training is one of that many workers."""
+        self._wait_for(
+            lambda: [meta.world_size for meta, _ in self.checkpoints(run)][-1:] == [size],
+            training,
+            600,
+        )
 
-    def _ended(self, training: subprocess.Popen[str]) -> str:
-        """What a training told until it is made to end here."""
-        self.end_jobs()
-        return training.communicate(timeout=60)[0]
+    def wait_until_gone(self, node: str, training: subprocess.Popen[str]) -> None:
+        """Wait until a drained node has ended, which it does as soon as a training left it."""
+        self._wait_for(
+            lambda: all(each["node_id"] != node for each in self.list("nodes", "state=ALIVE")),
+            training,
+            200,
+        )
+
+    def terminate_job(self) -> int:
+        """Ask the drivers of trainings to end, not their shells; return how many there were."""
+        return self.head.kill(f"python {HOME}/{_TRAINING}", signal.SIGTERM)
+
+    def kill_jobs(self) -> int:
+        """Kill what runs a training, its shell too; return how many processes there were."""
+        return self.head.kill(_TRAINING)
+
+    def _wait_for(
+        self, what: Callable[[], bool], training: subprocess.Popen[str], seconds: float
+    ) -> None:
+        """Wait for something that a training does as long as it runs."""
+
+        def told() -> str:
+            self.kill_jobs()
+            return training.communicate(timeout=60)[0]
+
+        _wait(what, seconds, told, lambda: training.poll() is not None)
+
+
+def _wait(
+    what: Callable[[], bool],
+    seconds: float,
+    told: Callable[[], str],
+    ended: Callable[[], bool] = lambda: False,
+) -> None:
+    """Wait for something; where it does not come, fail with what was told in the meantime."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        if ended() or time.monotonic() > deadline:
+            raise AssertionError(f"never came:\n{told()}")
+        time.sleep(0.2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections import defaultdict
 
 import pytest
@@ -35,7 +34,7 @@ def test_training_whose_driver_is_killed_is_resumed_by_the_same_command(cluster:
     arguments = f"{TRAIN} --name first"
     submitted = cluster.start_submit("train_openimages.py", arguments)
     cluster.wait_for_checkpoint("first", submitted)
-    assert cluster.head.kill("train_openimages.py")
+    assert cluster.kill_jobs()
     told, _ = submitted.communicate(timeout=60)
     assert submitted.returncode != 0, told
     told = cluster.submit("train_openimages.py", arguments)
@@ -67,7 +66,7 @@ def test_a_driver_that_is_told_to_end_saves_its_step(cluster: Cluster) -> None:
     arguments = f"{TRAIN} --name ended --checkpoint-every 1"
     submitted = cluster.start_submit("train_openimages.py", arguments)
     cluster.wait_for_checkpoint("ended", submitted)
-    assert cluster.head.kill("python /root/train_openimages.py", signal.SIGTERM) == 1
+    assert cluster.terminate_job() == 1
     told, _ = submitted.communicate(timeout=200)
     assert "error: SIGTERM; repeat the command to go on" in told
     cluster.submit("train_openimages.py", arguments)

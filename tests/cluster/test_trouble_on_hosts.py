@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 
@@ -42,7 +41,7 @@ def test_an_elastic_run_goes_on_without_a_machine_and_again_with_it(cluster: Clu
     with cluster.machines["worker2"].unplugged():
         cluster.wait_for_world("elastic", 1, submitted)
     cluster.wait_for_world("elastic", 2, submitted)
-    assert cluster.head.kill("python /root/train_openimages.py", signal.SIGTERM) == 1
+    assert cluster.terminate_job() == 1
     told, _ = submitted.communicate(timeout=200)
     assert "error: SIGTERM; repeat the command to go on" in told
     runs, steps = cluster.curve("elastic", status="KILLED")
@@ -63,7 +62,7 @@ def test_a_machine_that_is_to_be_taken_away_costs_no_step(cluster: Cluster) -> N
         "--reason-message test --deadline-remaining-seconds 300"
     )
     cluster.wait_until_gone(node, submitted)
-    assert cluster.head.kill("python /root/train_openimages.py", signal.SIGTERM) == 1
+    assert cluster.terminate_job() == 1
     told, _ = submitted.communicate(timeout=200)
     print(told)
     assert "a node is to be taken away: saved, going on without it" in told
