@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import storage
+from pipeline import snapshot, storage
 from pipeline.validation import SCORE
 from sharding.errors import InputError
 
@@ -14,14 +14,14 @@ def of_run(location: str) -> str:
     """The checkpoint a user means: a checkpoint directory itself, or a run's best one.
 
     Raises:
-        InputError: neither.
+        InputError: neither, or Ray's list of the run's checkpoints is damaged.
     """
     from ray.train import Result
 
     path = storage.absolute(location)
     if storage.exists(storage.join(path, "meta.json")):
         return path
-    if not storage.exists(storage.join(path, "checkpoint_manager_snapshot.json")):
+    if not snapshot.exists(path):
         raise InputError(
             "neither a checkpoint nor a run that has one",
             file=location,

@@ -60,9 +60,12 @@ def read_json(location: str) -> Any | None:
 
 def names_in(location: str) -> list[str]:
     """Names of the files in a directory, sorted; none where there is no directory."""
-    filesystem, path = _open(location)
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in found if info.type == fs.FileType.File)
+    return _names(location, fs.FileType.File)
+
+
+def directories_in(location: str) -> list[str]:
+    """Names of the directories in a directory, sorted; none where there is no directory."""
+    return _names(location, fs.FileType.Directory)
 
 
 def files_below(location: str) -> list[str]:
@@ -111,11 +114,27 @@ def write_bytes(location: str, content: bytes) -> None:
         ) from None
 
 
+def remove(location: str) -> None:
+    """Remove a directory and all that is in it.
+
+    Raises:
+        OSError: it is not there, or the storage does not let go of it.
+    """
+    filesystem, path = _open(location)
+    filesystem.delete_dir(path)
+
+
 def sweep(location: str) -> None:
     """Remove what killed writers left in a directory; a bucket never shows it."""
     filesystem, path = _open(location)
     if isinstance(filesystem, fs.LocalFileSystem):
         atomic.sweep(path)
+
+
+def _names(location: str, kind: fs.FileType) -> list[str]:
+    filesystem, path = _open(location)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == kind)
 
 
 def _open(location: str) -> tuple[fs.FileSystem, str]:

@@ -23,6 +23,7 @@ from pipeline import (
     methods,
     notice,
     outage,
+    snapshot,
     storage,
     tracking,
 )
@@ -108,7 +109,7 @@ def train(config: TrainConfig) -> TrainResult:
     status = "FAILED"
     try:
         with shown(tracker), notice.heeding_sigterm(tracker.leave):
-            result = _fit(trainer, lambda: launch.write_again(directory, config))
+            result = _fit(trainer, directory, lambda: launch.write_again(directory, config))
         reason = cluster.wait_for(tracker.state())[1]
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
@@ -138,17 +139,19 @@ def train(config: TrainConfig) -> TrainResult:
     )
 
 
-def _fit(trainer: Any, write: Callable[[], object]) -> Any:
+def _fit(trainer: Any, directory: str, write: Callable[[], object]) -> Any:
     """Ray's result, whatever machines are taken away and however often the storage is gone.
 
     Args:
         trainer: Ray's.
+        directory: the run's.
         write: writes a small file to the storage.
     """
     from ray.train import TrainingFailedError
 
     outages = 0
     while True:
+        snapshot.mend(directory)
         try:
             result = trainer.fit()
         except TrainingFailedError as error:

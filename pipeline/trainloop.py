@@ -13,8 +13,8 @@ from pipeline import checkpoint, machine, notice
 from pipeline.config import TrainConfig
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
-from pipeline.validation import SCORE, Validator
-from pipeline.worker import UNSCORED, Worker
+from pipeline.validation import SCORE, UNSCORED, Validator
+from pipeline.worker import Worker
 
 
 def train_loop(settings: dict[str, Any]) -> str | None:

@@ -20,6 +20,8 @@ from pipeline.model import CamNet
 from sharding.manifest import Dataset
 
 SCORE = "score"
+# Below every score, so that a checkpoint within an epoch is kept only while it is the latest.
+UNSCORED = -2.0
 VALIDATION = "validation"
 TEST = "test"
 

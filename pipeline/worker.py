@@ -26,8 +26,6 @@ from pipeline.validation import Validator
 from sharding.manifest import Dataset
 
 _log = logging.getLogger(__name__)
-# Below every score, so that a checkpoint within an epoch is kept only while it is the latest.
-UNSCORED = -2.0
 
 
 class Worker:

@@ -126,6 +126,25 @@ def test_driver_killed_within_an_epoch(runs: Runs) -> None:
     assert_one_curve(runs, "driver-killed")
 
 
+def test_driver_killed_while_ray_wrote_its_list_and_a_checkpoint(runs: Runs) -> None:
+    often = ("--checkpoint-every", "1")
+    process, log = runs.start("list-cut", *often)
+    wait_for(lambda: (1, 2) in runs.positions("list-cut"), log, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    directory = runs.home.directory / "runs" / "list-cut"
+    (directory / "checkpoint_manager_snapshot.json").write_bytes(b"")
+    half = directory / "checkpoint_2026-01-01_00-00-00.000000"
+    half.mkdir()
+    (half / "model.pt").write_bytes(b"PK")
+    told = runs.home.run("train_openimages.py", *runs.command("list-cut", *often))
+    assert "made anew" in told
+    assert f"epoch 1/{EPOCHS}" not in told
+    assert not half.exists()
+    assert_equal_to_undisturbed(runs, "list-cut")
+    assert_one_curve(runs, "list-cut")
+
+
 def test_worker_killed(runs: Runs) -> None:
     process, log = runs.start("worker-killed")
     wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
