@@ -1,9 +1,8 @@
 """Our loader against a bare DALI pipeline and against what others train from: CPU time per image.
 
 Random-resized crops of 224 px with flips (``crop``, of areas as torchvision draws them) or the
-paper's squash to 448 px (``squash``), from photographs of 1024 x 768 or with a shorter side of 256.
-Antialiasing is what a CPU spends most on in DALI after decoding: the rows without it are of
-`--no-antialias`. Each loader as it is used, with two workers: threads of DALI's and FFCV's,
+paper's squash to 448 px (``squash``), from photographs of 1024 x 768 or with a shorter side of 256,
+antialiased by all. Each loader as it is used, with two workers: threads of DALI's, ours and FFCV's,
 processes of torch's DataLoader, whose batches come through shared memory (`--workers 0`: all in
 this process, one thread). Interleaved rounds, medians of the per-round ratios. Peers are measured
 where they are installed:
@@ -101,7 +100,6 @@ class Work:
 def our_loader(
     work: Work,
     *,
-    antialias: bool = True,
     batch_size: int = BATCH,
     device_id: int | None = None,
 ) -> Loader:
@@ -115,15 +113,15 @@ def our_loader(
         image_size=work.size,
         threads=work.workers or 1,
         train=True,
-        augmentation=Augmentation(crop=crop, smallest=SMALLEST, antialias=antialias),
+        augmentation=Augmentation(crop=crop, smallest=SMALLEST),
         shuffle_buffer=256,
         device_id=device_id,
     )
 
 
-def ours(work: Work, *, antialias: bool = True) -> Iterator[torch.Tensor]:
+def ours(work: Work) -> Iterator[torch.Tensor]:
     """Batches of our loader, uint8 (B, H, W, 3)."""
-    return (batch.images_BHWC for batch in our_loader(work, antialias=antialias).epoch(1))
+    return (batch.images_BHWC for batch in our_loader(work).epoch(1))
 
 
 def bare_dali(work: Work) -> Iterator[torch.Tensor]:
@@ -203,11 +201,9 @@ def main(options: Options) -> None:
 def _table(work: Work, label: str, rounds: int) -> None:
     variants: dict[str, Callable[[], Iterator[torch.Tensor]]] = {
         "ours, uint8": lambda: ours(work),
-        "ours without antialiasing, uint8": lambda: ours(work, antialias=False),
         "bare DALI, uint8": lambda: bare_dali(work),
         "webdataset + torchvision, uint8": lambda: torchvision_webdataset(work, torch.uint8),
         "ours, float32": lambda: to_float(ours(work)),
-        "ours without antialiasing, float32": lambda: to_float(ours(work, antialias=False)),
         "webdataset + torchvision, float32": lambda: torchvision_webdataset(work, torch.float32),
     }
     for peer, (module, make) in PEERS.items():

@@ -68,8 +68,6 @@ class DataConfig:
     """Magnitude (1 to 30) of RandAugment's two operations per training image; 0: none."""
     cutout: float = 0.0
     """Side of Cutout's grey square as a share of the image's; 0: none."""
-    antialias: bool = True
-    """Filter before shrinking, as the paper's code does; off is cheaper, for training images."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "shuffle_buffer"):
@@ -92,7 +90,6 @@ class DataConfig:
             flip=self.flip,
             rand_augment=self.rand_augment,
             cutout=self.cutout,
-            antialias=self.antialias,
         )
 
 

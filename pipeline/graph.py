@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.resizing import Squash
+
 READER = "shards"
 Crop = Literal["squash", "random-resized"]
 
@@ -47,7 +49,6 @@ class Augmentation:
         flip: mirror at random.
         rand_augment: magnitude (1 to 30) of two random operations per image; 0 for none.
         cutout: side of a grey square at a random place, as a share of the image's; 0 for none.
-        antialias: filter before shrinking, as torchvision and PIL do; without, cheaper and rougher.
     """
 
     crop: Crop = "squash"
@@ -55,7 +56,6 @@ class Augmentation:
     flip: bool = True
     rand_augment: int = 0
     cutout: float = 0.0
-    antialias: bool = True
 
 
 WHOLE = Augmentation(flip=False)
@@ -105,12 +105,17 @@ def batches(
             )
         else:
             images = fn.decoders.image(encoded, device=device, output_type=types.RGB)
-        images = fn.resize(
-            images,
-            size=[size, size],
-            interp_type=types.INTERP_LINEAR,
-            antialias=augmentation.antialias,
-        )
+        if device_id is None:
+            images = fn.python_function(
+                images,
+                function=Squash(size, threads),
+                batch_processing=True,
+                output_layouts="HWC",
+            )
+        else:
+            images = fn.resize(
+                images, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True
+            )
         return _augment(images, size, augmentation), source
 
     return _iterator(graph(), ["images", "source"])

@@ -63,9 +63,8 @@ def test_scores_are_the_evaluations(squares: Path, saved: Path, model: Predictor
             )
         ]
     )
-    # DALI's and Pillow's resizing round differently; see `pipeline.pixels`.
-    spread = judged.boosted_E.max() - judged.boosted_E.min()
-    assert np.abs(ours_E - judged.boosted_E).max() < 0.005 * spread
+    # The same pixels in other batches: sums of other order.
+    np.testing.assert_allclose(ours_E, judged.boosted_E, rtol=1e-4, atol=1e-5)
 
 
 def test_every_kind_of_image_gives_the_same(
