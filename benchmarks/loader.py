@@ -1,11 +1,11 @@
 """Our loader against a bare DALI pipeline and against what others train from: CPU time per image.
 
 Random-resized crops of 224 px with flips (``crop``, of areas as torchvision draws them) or the
-paper's squash to 448 px (``squash``), from photographs of 1024 x 768 or with a shorter side of 256,
-antialiased by all. Each loader as it is used, with two workers: threads of DALI's, ours and FFCV's,
-processes of torch's DataLoader, whose batches come through shared memory (`--workers 0`: all in
-this process, one thread). Interleaved rounds, medians of the per-round ratios. Peers are measured
-where they are installed:
+paper's squash to 448 px (``squash``), from photographs of 1024 x 768 or with a shorter side of 256
+(`--sides 512` for another), antialiased by all. Each loader as it is used, with two workers:
+threads of DALI's, ours and FFCV's, processes of torch's DataLoader, whose batches come through
+shared memory (`--workers 0`: all in this process, one thread). Interleaved rounds, medians of the
+per-round ratios. Peers are measured where they are installed:
 
     pip install --target peers litdata mosaicml-streaming
     PYTHONPATH=peers python benchmarks/loader.py
@@ -62,6 +62,8 @@ class Options:
     """Interleaved rounds."""
     tasks: tuple[Task, ...] = ("crop", "squash")
     """crop: 224 px random-resized; squash: 448 px."""
+    sides: tuple[int, ...] = (768, 256)
+    """Shorter sides of the photographs; 768: as they are, 1024 x 768."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +193,11 @@ def main(options: Options) -> None:
         folder = Path(name)
         ids = photographs(folder, options.count)
         full = [(folder / f"{image_id}.jpg").read_bytes() for image_id in ids]
-        for label, jpegs in (("1024 x 768", full), ("shorter side 256", [*map(_shrunk, full)])):
-            place = folder / label.replace(" ", "")
+        for side in options.sides:
+            place = folder / str(side)
             place.mkdir()
+            jpegs = full if side == 768 else [_shrunk(jpeg, side) for jpeg in full]
+            label = "1024 x 768" if side == 768 else f"shorter side {side}"
             for task in options.tasks:
                 _table(Work.of(place, jpegs, task, options), label, options.rounds)
 
@@ -234,9 +238,9 @@ def _drain(make: Callable[[], Iterator[torch.Tensor]], work: Work) -> Callable[[
     return run
 
 
-def _shrunk(jpeg: bytes) -> bytes:
+def _shrunk(jpeg: bytes, side: int) -> bytes:
     image = Image.open(io.BytesIO(jpeg))
-    scale = 256 / min(image.size)
+    scale = side / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     buffer = io.BytesIO()
     image.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=90)

@@ -4,7 +4,7 @@ Nothing is measured here. The defaults are published peaks, and rates that the o
 measured on one machine; put in those of yours.
 
     python benchmarks/scale_model.py
-    python benchmarks/scale_model.py --node-gbit 100 --image-gflop 50 --decode-ms 0.9
+    python benchmarks/scale_model.py --node-gbit 100 --image-gflop 50 --decode-ms 0.44
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Rates:
     """Network of a node, one way."""
     selection_ms: float = 0.8
     """Eight sums of at most 16 KiB, each waited for: 0.1 ms a piece."""
-    decode_ms: float = 4.8
+    decode_ms: float = 1.9
     """CPU time per image of the loader, where the GPU does not decode (benchmarks/loader.py)."""
     image_bytes: float = 85_000
     """Of an image in the shards: shorter side 512."""
