@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.graph import Augmentation, Crop
+from pipeline.graph import HARDWARE_SHARE, Augmentation, Crop
 from pipeline.schedule import Schedule
 from sharding.errors import InputError
 
@@ -68,6 +68,8 @@ class DataConfig:
     """Magnitude (1 to 30) of RandAugment's two operations per training image; 0: none."""
     cutout: float = 0.0
     """Side of Cutout's grey square as a share of the image's; 0: none."""
+    hardware_share: float = HARDWARE_SHARE
+    """Of the training images that a GPU's own JPEG decoder takes, where it has one."""
 
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "shuffle_buffer"):
@@ -78,6 +80,8 @@ class DataConfig:
                 f"smallest crop {self.smallest_crop:g}, cutout {self.cutout:g}",
                 fix="both are shares of the image, below 1",
             )
+        if not 0 <= self.hardware_share <= 1:
+            raise InputError(f"hardware share {self.hardware_share:g}", fix="pass 0 to 1")
         if not 0 <= self.rand_augment <= 30:
             raise InputError(f"RandAugment magnitude {self.rand_augment}", fix="pass 0 to 30")
 

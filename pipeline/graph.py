@@ -15,6 +15,9 @@ import numpy.typing as npt
 from pipeline.resizing import Squash
 
 READER = "shards"
+HARDWARE_SHARE = 0.65
+# Of both sides of the pictures a hardware decoder has room for from the start: Open Images' copies.
+_HARDWARE_SIDE = 1024
 Crop = Literal["squash", "random-resized"]
 
 
@@ -68,6 +71,7 @@ def batches(
     *,
     device_id: int | None,
     threads: int,
+    hardware_share: float = HARDWARE_SHARE,
     position: bytes | None = None,
 ) -> Any:
     """DALI's iterator over ``images`` uint8 (B, H, W, 3) and ``source``; see `source_names`.
@@ -78,11 +82,12 @@ def batches(
         augmentation: by default none.
         device_id: CUDA device that decodes, or None for the CPU.
         threads: decoding threads.
+        hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
         position: DALI's checkpoint of an iterator with the same arguments.
     """
     from nvidia.dali import fn, pipeline_def, types
 
-    device = "cpu" if device_id is None else "mixed"
+    decoder = _decoder(device_id, hardware_share)
 
     @pipeline_def(
         batch_size=reading.batch_size,
@@ -99,12 +104,12 @@ def batches(
         if augmentation.crop == "random-resized":
             images = fn.decoders.image_random_crop(
                 encoded,
-                device=device,
                 output_type=types.RGB,
                 random_area=[augmentation.smallest, 1.0],
+                **decoder,
             )
         else:
-            images = fn.decoders.image(encoded, device=device, output_type=types.RGB)
+            images = fn.decoders.image(encoded, output_type=types.RGB, **decoder)
         if device_id is None:
             images = fn.python_function(
                 images,
@@ -139,12 +144,12 @@ def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
     """Whether the decoder of `batches` takes these bytes."""
     from nvidia.dali import fn, pipeline_def, types
 
-    device = "cpu" if device_id is None else "mixed"
+    decoder = _decoder(device_id, HARDWARE_SHARE)
 
     @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
     def graph() -> Any:
         source = fn.external_source(source=lambda: [data], batch=True)
-        return fn.decoders.image(source, device=device, output_type=types.RGB)
+        return fn.decoders.image(source, output_type=types.RGB, **decoder)
 
     pipe = graph()
     try:
@@ -158,6 +163,18 @@ def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
 def source_names(source_BL: npt.NDArray[np.uint8]) -> list[str]:
     """Where each sample is from: "path.tar:offset:0123456789abcdef.jpg"."""
     return [bytes(row).rstrip(b"\0").decode() for row in source_BL]
+
+
+def _decoder(device_id: int | None, hardware_share: float) -> dict[str, Any]:
+    """Where DALI decodes."""
+    if device_id is None:
+        return {"device": "cpu"}
+    return {
+        "device": "mixed",
+        "hw_decoder_load": hardware_share,
+        "preallocate_width_hint": _HARDWARE_SIDE,
+        "preallocate_height_hint": _HARDWARE_SIDE,
+    }
 
 
 def _read(reading: Reading) -> tuple[Any, Any]:

@@ -54,6 +54,7 @@ class Loader:
         augmentation: of training images.
         device_id: CUDA device of this rank, or None to decode on the CPU.
         threads: decoding threads.
+        hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
         unreadable: per tar, members that cannot be decoded: left out of the batches.
     """
 
@@ -70,6 +71,7 @@ class Loader:
     seed: int = 0
     device_id: int | None = None
     threads: int = 1
+    hardware_share: float = graph.HARDWARE_SHARE
     unreadable: Mapping[Path, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
@@ -183,6 +185,7 @@ class Epoch(Iterator[Batch]):
             loader.augmentation if loader.train else graph.WHOLE,
             device_id=loader.device_id,
             threads=loader.threads,
+            hardware_share=loader.hardware_share,
             position=self._position,
         )
 

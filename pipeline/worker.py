@@ -72,6 +72,7 @@ class Worker:
             world_size=world_size,
             device_id=device.index if device.type == "cuda" else None,
             threads=threads,
+            hardware_share=config.data.hardware_share,
         )
         self.join = LabelJoin(table=table, num_classes=K, device=device)
         self.collector = Collector(config.candidates_per_epoch, device)

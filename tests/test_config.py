@@ -47,6 +47,11 @@ def test_batch_must_divide_over_every_possible_number_of_workers() -> None:
         TrainConfig(dataset="d", workers="1:3")  # 16 over 3
 
 
+def test_a_share_beyond_one_is_refused() -> None:
+    with pytest.raises(InputError, match=r"hardware share 1\.2"):
+        DataConfig(hardware_share=1.2)
+
+
 def test_alpha_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="alpha_train"):
         ModelConfig(alpha_train=0.5)

@@ -30,10 +30,11 @@ def loader(dataset: Dataset, **options) -> Loader:
     return Loader.of_split(dataset, "train", batch_size=16, image_size=96, **options)
 
 
-def test_mixed_decoding_gives_the_pictures_of_the_cpu(squares: Path) -> None:
+@pytest.mark.parametrize("hardware_share", [0.0, 1.0])
+def test_mixed_decoding_gives_the_pictures_of_the_cpu(squares: Path, hardware_share: float) -> None:
     dataset = Dataset.open(squares)
-    pairs = zip(loader(dataset).epoch(1), loader(dataset, device_id=0).epoch(1), strict=True)
-    for on_cpu, on_gpu in pairs:
+    mixed = loader(dataset, device_id=0, hardware_share=hardware_share)
+    for on_cpu, on_gpu in zip(loader(dataset).epoch(1), mixed.epoch(1), strict=True):
         assert on_gpu.images_BHWC.device == GPU
         np.testing.assert_array_equal(on_cpu.image_ids_B, on_gpu.image_ids_B)
         apart = (on_cpu.images_BHWC.float() - on_gpu.images_BHWC.cpu().float()).abs()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline import unreadable
 from pipeline.epochplan import EpochPlan
-from pipeline.graph import WHOLE, Augmentation
+from pipeline.graph import WHOLE, Augmentation, Crop
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Loader
 from sharding.errors import InputError
@@ -117,6 +117,14 @@ def test_pixels_are_those_of_torchvision(squares: Path, size: int, threads: int)
             picture_CHW = F.pil_to_tensor(Image.open(io.BytesIO(file.read())).convert("RGB"))  # type: ignore[union-attr]
             expected_CHW = F.resize(picture_CHW, [size, size], antialias=True)
             assert torch.equal(image_HWC, expected_CHW.permute(1, 2, 0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/test_gpu.py runs it")
+@pytest.mark.parametrize("crop", ["squash", "random-resized"])
+def test_dali_knows_all_that_a_gpus_graph_asks_for(squares: Path, crop: Crop) -> None:
+    wanted = loader(squares, device_id=0, augmentation=Augmentation(crop=crop))
+    with pytest.raises(RuntimeError, match="CUDA is not available"):  # and nothing before that
+        wanted.epoch(1)
 
 
 def test_labels_are_joined_by_id(squares: Path) -> None:
