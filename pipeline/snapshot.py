@@ -8,9 +8,9 @@ killed would stay for ever: Ray removes nothing but what it has listed.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
-import zipfile
 from typing import Any
 
 from pipeline import checkpoint, storage
@@ -19,6 +19,7 @@ from sharding.errors import InputError
 from sharding.structured import tell
 
 _NAME = "checkpoint_manager_snapshot.json"
+_END_RECORD = 22
 # As Ray names them: a checkpoint that somebody copied or renamed is theirs.
 _CHECKPOINT = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+")
 
@@ -49,6 +50,9 @@ def mend(run: str) -> None:
 
     Args:
         run: directory, path or URL, of a run that may not have begun yet.
+
+    Raises:
+        OSError: the storage cannot be read.
     """
     location = storage.join(run, _NAME)
     if not storage.exists(location):
@@ -104,14 +108,18 @@ def _checkpoints(run: str) -> list[str]:
 
 
 def _is_whole(directory: str) -> bool:
-    """Whether an upload came to its end: every file of torch's has its own table at its end."""
+    """Whether an upload came to its end; a storage that cannot be read is no answer."""
     try:
         meta = checkpoint.read_meta(directory)
         ranks = range(meta.world_size if meta.step else 0)
-        for name in ("model.pt", "training.pt", *(f"rank-{rank}.pt" for rank in ranks)):
-            with storage.opened(storage.join(directory, name)) as file:
-                if not zipfile.is_zipfile(file):
-                    return False
-    except (OSError, InputError):
+        names = ("model.pt", "training.pt", *(f"rank-{rank}.pt" for rank in ranks))
+        return all(_has_its_end(storage.join(directory, name)) for name in names)
+    except (FileNotFoundError, InputError):
         return False
-    return True
+
+
+def _has_its_end(location: str) -> bool:
+    """Whether a file of torch's, a zip archive, ends in the record that is written last."""
+    with storage.opened(location) as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - _END_RECORD))
+        return file.read(_END_RECORD).startswith(b"PK\x05\x06")

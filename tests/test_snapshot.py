@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import bestcheckpoint, checkpoint, snapshot
+from pipeline import bestcheckpoint, checkpoint, snapshot, storage
 from sharding.errors import InputError
 
 LIST = "checkpoint_manager_snapshot.json"
@@ -94,6 +94,21 @@ def test_half_an_upload_is_not_made_a_checkpoint(run: Run, file: str, how: str) 
     snapshot.mend(str(run.directory))
     assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
     assert run.names == {whole.name}
+
+
+def test_nothing_is_removed_because_it_could_not_be_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = run.add(1, epoch=1, step=0, score=0.5)
+    run.list.write_text("")
+
+    def gone(location: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "opened", gone)
+    with pytest.raises(OSError, match="Input/output"):
+        snapshot.mend(str(run.directory))
+    assert run.names == {kept.name}
 
 
 def test_what_a_whole_list_does_not_have_is_removed(run: Run) -> None:
