@@ -202,17 +202,19 @@ def _observed(
             f"class ids {class_ids.shape}",
             fix="pass three flat arrays with one element per annotated entry",
         )
-    lowest, highest = _range(labels, "labels")
+    _check_integers(labels, "labels")
+    lowest, highest = labels.min(initial=NEGATIVE), labels.max(initial=NEGATIVE)
     if lowest < UNOBSERVED or highest > POSITIVE:
         raise InputError(
             f"labels range from {lowest} to {highest}",
             fix=f"encode positive {POSITIVE}, negative {NEGATIVE}, unobserved {UNOBSERVED}",
         )
-    lowest_id, highest_id = _range(class_ids, "class ids")
-    if lowest_id < 0 or highest_id >= num_classes:
+    _check_integers(class_ids, "class ids")
+    # Read as unsigned, a negative number is larger than any class: one pass finds both.
+    if class_ids.view(f"u{class_ids.dtype.itemsize}").max(initial=0) >= max(num_classes, 1):
         raise InputError(
-            f"class ids range from {lowest_id} to {highest_id}, but there are {num_classes} "
-            "classes",
+            f"class ids range from {class_ids.min()} to {class_ids.max()}, but there are "
+            f"{num_classes} classes",
             fix="score with the class list of the dataset",
         )
     if lowest == UNOBSERVED:
@@ -229,7 +231,6 @@ def _observed(
     return scores, labels.astype(np.int8, copy=False), class_ids
 
 
-def _range(values: npt.NDArray[np.integer], name: str) -> tuple[int, int]:
+def _check_integers(values: npt.NDArray[np.integer], name: str) -> None:
     if values.dtype.kind not in "iub":
         raise InputError(f"{name} are {values.dtype}, not integers", fix=f"pass {name} as integers")
-    return (int(values.min()), int(values.max())) if len(values) else (0, -1)

@@ -44,15 +44,14 @@ def keys(
     """One key per entry; input must be free of NaN and of labels besides 1 and 0."""
     comparable_E = scores_E if scores_E.dtype == np.float32 else _dense_ranks(scores_E)
     keys_E = np.empty(len(comparable_E), np.int64)
-    wide_B = np.empty(_BLOCK, np.int64)
+    wide_B, ordered_B = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.int32)
     for begin in range(0, len(keys_E), _BLOCK):
         part = slice(begin, begin + _BLOCK)
         chunk = keys_E[part]
-        wide = wide_B[: len(chunk)]
+        wide, ordered = wide_B[: len(chunk)], ordered_B[: len(chunk)]
+        np.left_shift(class_ids_E[part], 32, out=chunk, dtype=np.int64, casting="unsafe")
         # Copies before arithmetic: numpy adds equal types several times faster than mixed ones.
-        chunk[:] = class_ids_E[part]
-        chunk <<= 32
-        wide[:] = _ordered_integers(comparable_E[part])
+        wide[:] = _ordered_integers(comparable_E[part], ordered)
         chunk += wide
         chunk += chunk
         wide[:] = labels_E[part]
@@ -139,30 +138,41 @@ def _precision(
     ranks = starts[1:].astype(np.float64).repeat(counts)
     ranks -= places
     precision /= ranks
-    _share_ties(precision, keys.take(places))
+    _share_ties(precision, keys, places)
     return precision, bounds
 
 
-def _share_ties(precision: npt.NDArray[np.float64], keys: npt.NDArray[np.int64]) -> None:
+def _share_ties(
+    precision: npt.NDArray[np.float64], keys: npt.NDArray[np.int64], places: npt.NDArray[np.int64]
+) -> None:
     """Give equal scores the precision after all of them, as scikit-learn does (in place).
 
     Positives come first among equal scores, so in ascending order the first of a run of equal
     keys has the whole tie, negatives included, above it.
     """
-    tied = (keys[1:] == keys[:-1]).nonzero()[0] + 1
+    twins = keys[1:] == keys[:-1]
+    if not twins.any():
+        return
+    # Before a positive's twin is a positive, so the first positive of all has none.
+    tied = twins.take(places[1:] - 1).nonzero()[0] + 1
     if len(tied):
         runs = np.flatnonzero(np.diff(tied, prepend=-1) != 1)
         lengths = np.diff(runs, append=len(tied))
         precision[tied] = np.repeat(precision[tied[runs] - 1], lengths)
 
 
-def _ordered_integers(scores: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Integers that compare as the floats do, int32; ranks pass through."""
+def _ordered_integers(
+    scores: npt.NDArray[Any], out: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int32]:
+    """Integers that compare as the floats do, in ``out``; ranks pass through."""
     if scores.dtype == np.int32:
-        return scores.view(np.int32)
+        return scores
     # Adding zero makes -0.0 equal to 0.0 in its bits, too.
     bits = (scores + np.float32(0)).view(np.int32)
-    return bits ^ ((bits >> 31) & _SIGNIFICANT)
+    np.right_shift(bits, 31, out=out)
+    out &= _SIGNIFICANT
+    out ^= bits
+    return out
 
 
 def _dense_ranks(scores_E: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
