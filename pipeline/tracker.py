@@ -23,6 +23,8 @@ from pipeline import trackingstore as store
 
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
+# Which artifacts MLflow shows as tables; a longer tag it cuts, and what is cut is no JSON.
+_TABLES, _LONGEST_TAG = "mlflow.loggedArtifacts", 8000
 
 Point = tuple[str, float, int]
 
@@ -66,8 +68,15 @@ class Tracker:
         self._queue.put(lambda: self._send_machine(node, values, now))
 
     def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
-        """Queue a table artifact, shown by MLflow's table view."""
-        self._queue.put(lambda: self._log_table(columns, path))
+        """Queue a table artifact, shown by MLflow's table view.
+
+        Args:
+            columns: values as JSON has them, by name; all of one length.
+            path: of the artifact, ending in .json; what is there is replaced.
+        """
+        rows = list(zip(*columns.values(), strict=True))
+        content = json.dumps({"columns": list(columns), "data": rows}).encode()
+        self._queue.put(lambda: self._log_table(content, path))
 
     def artifact(self, content: bytes, path: str) -> None:
         """Queue a file artifact."""
@@ -78,7 +87,7 @@ class Tracker:
         self._queue.put(lambda: self._client.set_tag(self._run_id, key, value))
 
     def image(self, png: bytes, key: str, step: int) -> None:
-        """Queue an image of a series (MLflow shows a slider over steps)."""
+        """Queue an image of a series (MLflow shows a slider over steps), one for each step."""
         self._queue.put(lambda: self._log_image(png, key, step))
 
     def progress(self, **state: Any) -> None:
@@ -161,8 +170,15 @@ class Tracker:
                 [(key, value, step) for line in lines for key, value, step in json.loads(line)]
             )
 
-    def _log_table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
-        self._client.log_table(self._run_id, data=dict(columns), artifact_file=path)
+    def _log_table(self, content: bytes, path: str) -> None:
+        # MLflow's own `log_table` appends to a table that is there, as it is after a retry too.
+        self._log_bytes(content, path)
+        tag = self._client.get_run(self._run_id).data.tags.get(_TABLES, "[]")
+        entry = {"path": path, "type": "table"}
+        entries = [*(other for other in json.loads(tag) if other != entry), entry]
+        while len(json.dumps(entries)) > _LONGEST_TAG:
+            entries.pop(0)
+        self._client.set_tag(self._run_id, _TABLES, json.dumps(entries))
 
     def _log_bytes(self, content: bytes, path: str) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -173,5 +189,13 @@ class Tracker:
     def _log_image(self, png: bytes, key: str, step: int) -> None:
         from PIL import Image
 
+        if self._has_image(key, step):
+            return
         image = Image.open(io.BytesIO(png)).convert("RGB")
         self._client.log_image(self._run_id, image, key=key, step=step)
+
+    def _has_image(self, key: str, step: int) -> bool:
+        """Whether MLflow has an image's small copy, which it writes last."""
+        name = f"images/{key.replace('/', '~')}+step+{step}+"
+        there = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
+        return any(path.startswith(name) and path.endswith(".webp") for path in there)

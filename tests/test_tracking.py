@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline import tracker, tracking, trackingstore
 from sharding.errors import InputError
@@ -91,23 +94,73 @@ def test_points_of_a_repeated_stretch_are_logged_once(store: str, tmp_path: Path
     for steps in ([10, 20, 30], [20, 30, 40]):  # killed after 30, resumed from a checkpoint at 10
         writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
         writer.log([("train/loss", 1.0 / step, step) for step in steps])
-        assert writer.flush(30) == 0
+        for step in steps:
+            writer.table({"mid": ["/m/1", "/m/2"], "ap": [0.5, None]}, f"eval/{step}/ap.json")
+            writer.image(picture(), "cam/abc", step)
+        assert writer.flush(60) == 0
+    run = client().get_run(run_id)
     history = client().get_metric_history(run_id, "train/loss")
     assert [metric.step for metric in history] == [10, 20, 30, 40]
+    paths = [f"eval/{step}/ap.json" for step in (10, 20, 30, 40)]
+    for path in paths:
+        table = client().load_table(run.info.experiment_id, path, [run_id])
+        assert table["mid"].tolist() == ["/m/1", "/m/2"]
+        assert table["ap"].isna().tolist() == [False, True]
+    told = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert sorted(entry["path"] for entry in told) == paths
+    names = [Path(file.path).name for file in client().list_artifacts(run_id, "images")]
+    for kind in (".png", ".webp"):
+        shown = sorted(name.split("+")[:3] for name in names if name.endswith(kind))
+        assert shown == [["cam~abc", "step", str(step)] for step in (10, 20, 30, 40)]
+
+
+def test_a_table_sent_again_after_a_failure_is_there_once(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker, "_RETRY_SECONDS", 0.01)
+    run_id = open_run()
+    writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    set_tag, failures = writer._client.set_tag, iter([ConnectionError("gone amid the table")])
+
+    def failing_once(*arguments: Any) -> None:
+        for error in failures:
+            raise error
+        set_tag(*arguments)
+
+    monkeypatch.setattr(writer._client, "set_tag", failing_once)
+    writer.table({"mid": ["/m/1"]}, "eval/ap.json")
+    assert writer.flush(30) == 0
+    run = client().get_run(run_id)
+    assert len(client().load_table(run.info.experiment_id, "eval/ap.json", [run_id])) == 1
+
+
+def test_more_tables_than_a_tag_can_name_stop_nothing(store: str, tmp_path: Path) -> None:
+    before = [
+        {"path": f"eval/epoch_{epoch:03d}/per_class_ap.json", "type": "table"}
+        for epoch in range(1, 126)
+    ]
+    run_id = open_run(tags={"mlflow.loggedArtifacts": json.dumps(before)})
+    writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    for epoch in (126, 127, 128, 129):
+        writer.table({"ap": [0.5]}, f"eval/epoch_{epoch}/per_class_ap.json")
+    assert writer.flush(30) == 0
+    told = json.loads(client().get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert told[-1]["path"] == "eval/epoch_129/per_class_ap.json"
+    assert len(told) > 120
+
+
+def picture() -> bytes:
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    return png.getvalue()
 
 
 def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
-    import io
-
-    from PIL import Image
-
-    png = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(png, "PNG")
     run_id = open_run()
     writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
     writer.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
     writer.artifact(b"hello", "plots/note.txt")
-    writer.image(png.getvalue(), "cam", 3)
+    writer.image(picture(), "cam", 3)
     assert writer.flush(60) == 0
     names = {
         file.path
