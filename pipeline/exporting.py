@@ -1,8 +1,8 @@
 """A checkpoint as safetensors, torch.export and ONNX, each checked against the model itself.
 
-Normalisation, BoostLU and the spatial mean are inside the graphs: uint8 RGB pixels (B, S, S, 3)
-in, fp32 logits (B, K) out, any batch size. What is left to the caller, squashing to S x S, and
-the class list are recorded in every file and beside them.
+Normalisation and the whole head are inside the graphs: uint8 RGB pixels (B, S, S, 3) in, fp32
+logits (B, K) out, any batch size. What is left to the caller, squashing to S x S, and the class
+list are recorded in every file and beside them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from torch import nn
 
 from pipeline import checkpoint
 from pipeline import model as models
-from pipeline.head import boostlu
 from sharding.atomic import replacing
 from sharding.errors import InputError
 
@@ -33,23 +32,6 @@ Scorer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 # Of the largest logit of the check: fp32 sums in another order, and no more.
 TOLERANCE = 1e-4
 _INPUT, _OUTPUT = "images_BHWC", "logits_BK"
-
-
-class Exported(nn.Module):
-    """The network as one plain graph; it makes the maps that `CamHead` avoids to hold.
-
-    Args:
-        model: the network; its parameters are shared.
-    """
-
-    def __init__(self, model: models.CamNet) -> None:
-        super().__init__()
-        self.network = model
-
-    def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB pixels (B, S, S, 3) to fp32 logits (B, K)."""
-        cam_BKHW = self.network.head.cam(self.network.features(images_BHWC))
-        return boostlu(cam_BKHW, self.network.head.alpha_infer).mean((2, 3))
 
 
 def description(meta: checkpoint.Meta) -> dict[str, Any]:
@@ -147,7 +129,7 @@ def _safetensors_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
 
 def _write_pt2(model: models.CamNet, path: Path, told: Mapping[str, Any]) -> None:
     batch = {_INPUT: {0: torch.export.Dim("batch", min=1)}}
-    program = torch.export.export(Exported(model), (_example(told),), dynamic_shapes=batch)
+    program = torch.export.export(model, (_example(told),), dynamic_shapes=batch)
     torch.export.save(program, path, extra_files={"model.json": json.dumps(told)})
 
 
@@ -159,7 +141,7 @@ def _write_onnx(model: models.CamNet, path: Path, told: Mapping[str, Any]) -> No
     import onnxscript  # noqa: F401  (torch reports its absence less clearly)
 
     program = torch.onnx.export(
-        Exported(model),
+        model,
         (_example(told),),
         input_names=[_INPUT],
         output_names=[_OUTPUT],

@@ -3,7 +3,8 @@
 The mean of a boosted map is ``mean(x) + (alpha - 1) * mean(relu(x))``: the first term is a linear
 classifier on pooled features, and the second needs the maps of a few classes at a time. So no
 pass ever holds the maps (B, K, H, W), which at 5,000 classes outweigh everything else the head
-makes; the backward pass needs their signs alone, one byte each.
+makes; the backward pass needs their signs alone, one byte each. Only an exported graph does: it is
+to be plain.
 
 Shapes: B batch, D feature channels, K classes, H W space, S = H W, R = B S positions, E annotated
 (image, class) pairs.
@@ -62,6 +63,8 @@ class CamHead(nn.Module):
     def forward(self, features_BDHW: torch.Tensor) -> torch.Tensor:
         """fp32 logits (B, K)."""
         alpha = self.alpha_train if self.training else self.alpha_infer
+        if torch.compiler.is_exporting():
+            return boostlu(self.cam(features_BDHW), alpha).mean((2, 3))
         weight_KD, bias_K = self._parameters_as(features_BDHW)
         if alpha == 1:
             return _pooled_linear(features_BDHW, weight_KD, bias_K)

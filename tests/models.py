@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,14 @@ from sharding.manifest import Dataset
 SIZE = 64
 
 
-def write_checkpoint(directory: Path, dataset: Path, *, seed: int = 0, run_id: str = "") -> Path:
+def write_checkpoint(
+    directory: Path, dataset: Path, *, seed: int = 0, run_id: str = "", **model_options: Any
+) -> Path:
     """A ResNet-18 for the classes of ``dataset``, seeing 64 x 64 pixels."""
     opened = Dataset.open(dataset)
     config = TrainConfig(
         dataset=str(dataset),
-        model=ModelConfig(backbone="resnet18"),
+        model=ModelConfig(backbone="resnet18", **model_options),
         data=DataConfig(image_size=SIZE),
     )
     torch.manual_seed(seed)

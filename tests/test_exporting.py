@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from pipeline import checkpoint, exporting
+from pipeline.head import CamHead
 from sharding.errors import InputError
 from tests.models import SIZE, write_checkpoint
 
@@ -57,6 +58,21 @@ def test_graphs_score_as_the_checkpoint_boost_included(
     found = run(exported / f"model.{name}", images)
     assert np.abs(found - boosted.numpy()).max() < exporting.TOLERANCE * boosted.abs().max()
     assert np.abs(found - raw.numpy()).max() > 100 * exporting.TOLERANCE * boosted.abs().max()
+
+
+def test_what_a_head_does_to_its_logits_is_exported_with_it(squares: Path, tmp_path: Path) -> None:
+    saved = write_checkpoint(tmp_path / "checkpoint", squares, label_graph=4)
+    exporting.export(str(saved), tmp_path, ("safetensors", "pt2", "onnx"))
+    model, _ = checkpoint.load_model(saved)
+    with torch.inference_mode():
+        features = model.features(torch.from_numpy(IMAGES_BHWC))
+        plain, refined = CamHead.forward(model.head, features), model.head(features)
+    assert (plain - refined).abs().max() > 100 * exporting.TOLERANCE * refined.abs().max()
+    for found in (
+        run_pt2(tmp_path / "model.pt2", IMAGES_BHWC),
+        run_onnx(tmp_path / "model.onnx", IMAGES_BHWC),
+    ):
+        assert np.abs(found - refined.numpy()).max() < exporting.TOLERANCE
 
 
 def test_every_file_says_how_to_use_it(exported: Path, saved: Path) -> None:
