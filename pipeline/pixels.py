@@ -6,9 +6,11 @@ resizes with other roundings.
 
 from __future__ import annotations
 
+import http.client
 import io
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,8 @@ ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 _SECONDS = 30
 # Some servers refuse Python's own name.
 _AGENT = {"User-Agent": "openimages-boostlu"}
+# What may stand in a URL's path and query beside letters and digits; % begins what is quoted.
+_LEGAL = "%/?:@!$&'()*+,;=[]"
 
 
 def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
@@ -43,15 +47,22 @@ def read(location: str | Path) -> bytes:
     """
     url = str(location)
     try:
-        if url.startswith(("http://", "https://")):
-            request = urllib.request.Request(url, headers=_AGENT)
+        if url.lower().startswith(("http://", "https://")):
+            request = urllib.request.Request(_quoted(url), headers=_AGENT)
             with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
                 return answer.read()
         return storage.read_bytes(url)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise InputError(
             f"cannot be read ({_first_line(error)})", file=url, fix="check path or URL"
         ) from None
+
+
+def _quoted(url: str) -> str:
+    """The URL as a browser sends it; what is quoted already stays."""
+    parts = urlsplit(url)
+    path, query = (quote(part, safe=_LEGAL) for part in (parts.path, parts.query))
+    return parts._replace(path=path, query=query).geturl()
 
 
 def _opened(source: ImageLike) -> Image.Image:
@@ -62,13 +73,12 @@ def _opened(source: ImageLike) -> Image.Image:
                 fix="pass uint8 pixels (H, W, 3) or (H, W)",
             )
         return Image.fromarray(source).convert("RGB")
-    if isinstance(source, Image.Image):
-        return ImageOps.exif_transpose(source).convert("RGB")
     name = "image bytes" if isinstance(source, bytes) else str(source)
-    content = source if isinstance(source, bytes) else read(source)
+    found = read(source) if isinstance(source, (str, Path)) else source
     try:
-        return ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = Image.open(io.BytesIO(found)) if isinstance(found, bytes) else found
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as error:  # Pillow raises many kinds, for a broken EXIF still others
         known = not isinstance(error, UnidentifiedImageError)
         reason = _first_line(error) if known else "unknown format"
         raise InputError(

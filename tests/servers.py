@@ -1,7 +1,8 @@
 """Servers that fail on request: a web server of a few files, and S3 by moto behind a gate.
 
 ``faults`` lists what happens to the next requests of a path, one entry each: an HTTP status, "hang"
-(no answer within the client's patience), "short" (the connection closes amid the body), or "close".
+(no answer within the client's patience), "short" (the connection closes amid the body), "noise" (an
+answer that is no HTTP), or "close".
 Afterwards requests succeed.
 """
 
@@ -63,7 +64,9 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
             fault = web.fault(path) if body else None
             if fault == "hang":
                 time.sleep(HANG)
-            if fault in ("hang", "close"):
+            if fault == "noise":
+                self.wfile.write(b"what?\r\n")
+            if fault in ("hang", "noise", "close"):
                 self.close_connection = True
                 return
             content = web.files.get(path)

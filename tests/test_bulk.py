@@ -20,6 +20,7 @@ from sharding.labels import format_image_ids
 from sharding.manifest import Dataset
 from tests.buckets import Bucket
 from tests.models import write_checkpoint
+from tests.servers import serving
 from tests.test_predictor import jpegs
 
 
@@ -144,6 +145,26 @@ def test_from_bucket_to_bucket_resumed(
     ]
     with pytest.raises(InputError, match="another top_k"):
         bulk.predict(dataclasses.replace(config, top_k=3), lambda: None)
+
+
+def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path: Path) -> None:
+    names = ("caf%C3%A9.jpg", "a%20b.jpg", "c?d=%C3%A9", "short.jpg", "noise.jpg")
+    good, bad = ("café.jpg", "a b.jpg", "a%20b.jpg", "c?d=é"), names[3:]
+    with serving(dict.fromkeys(names, next(iter(jpegs(squares).values())))) as web:
+        web.faults = {name: [name.removesuffix(".jpg")] for name in bad}
+        urls = [*(f"{web.url}/{name}" for name in (*good, *bad)), "http://no host/e.jpg"]
+        (tmp_path / "urls.txt").write_text("\n".join(urls), encoding="utf-8")
+        config = PredictConfig(
+            checkpoint=str(saved), output=str(tmp_path / "out"), urls=tmp_path / "urls.txt"
+        )
+        (part,) = bulkplan.parts(config)
+        told = bulk.PartPredictor(config, str(saved), 1)({"item": part})
+    assert told == {"images": 7, "errors": 3}
+    rows = pq.read_table(tmp_path / "out" / part.file).to_pylist()
+    assert [row["image"] for row in rows] == urls
+    errors = [row["error"] for row in rows]
+    assert errors[:4] == [None] * 4
+    assert all("cannot be read" in error for error in errors[4:])
 
 
 def test_images_of_a_bucket(bucket: Bucket, squares: Path, saved: Path, tmp_path: Path) -> None:

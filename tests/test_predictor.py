@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
 import tarfile
@@ -137,6 +138,18 @@ def test_a_truncated_jpeg_is_refused(squares: Path, model: Predictor) -> None:
     content = next(iter(jpegs(squares).values()))
     with pytest.raises(InputError, match="truncated"):
         model.predict([content[: len(content) // 2]])
+
+
+def test_a_picture_with_broken_exif_is_refused(model: Predictor) -> None:
+    turned = struct.pack("<HHII", 0x0112, 3, 1, 6)
+    text_for_a_fraction = struct.pack("<HHI4s", 0x011A, 7, 4, b"none")
+    header = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
+    file = io.BytesIO()
+    exif = header + turned + text_for_a_fraction + bytes(4)
+    Image.new("RGB", (8, 8)).save(file, "JPEG", exif=exif)
+    for broken in (file.getvalue(), Image.open(file)):
+        with pytest.raises(InputError, match="not an image that can be decoded"):
+            model.predict([broken])
 
 
 def test_one_image_instead_of_a_list_is_refused(model: Predictor) -> None:
