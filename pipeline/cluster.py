@@ -87,6 +87,13 @@ def connect(address: str | None = None, **options: Any) -> None:
     _check_nodes()
 
 
+def job_id() -> str:
+    """Ray's id of this driver's job."""
+    import ray
+
+    return ray.get_runtime_context().get_job_id()
+
+
 def nodes() -> list[placement.Node]:
     """What each living node of the cluster offers."""
     import ray

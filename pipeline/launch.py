@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pipeline import cluster, methods, parallel, storage, tracking
+from pipeline import cluster, methods, parallel, preflight, snapshot, storage, tracking
 from pipeline import model as models
 from pipeline.config import TrainConfig, differences
 from pipeline.loader import Loader
 from pipeline.validation import VALIDATION
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+
+_DISTRIBUTION = "openimages-boostlu"
 
 
 def check(config: TrainConfig, dataset: Dataset) -> None:
@@ -68,6 +70,7 @@ def write_again(directory: str, config: TrainConfig) -> None:
 def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bool) -> str:
     """Start the MLflow run, or find it again; its id."""
     labels, version = dataset.label_version(config.labels)
+    checkpoint = snapshot.latest(directory) if resumed else None
     return tracking.open_run(
         experiment=config.experiment,
         name=config.run_name,
@@ -76,6 +79,10 @@ def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: boo
         params={**config.flat(), "labels": labels, "num_classes": len(dataset.classes)},
         tags={
             "code_hash": cluster.code_hash(),
+            "package_version": preflight.version(_DISTRIBUTION),
+            "ray_job_id": cluster.job_id(),
+            "world_size": config.workers,
+            **({"resumed_from": checkpoint} if checkpoint else {}),
             "dataset_digest": dataset.digest,
             "classes_sha256": dataset.classes.sha256,
             "mlflow.source.name": "jobs/train_openimages.py",

@@ -43,8 +43,16 @@ class Difference:
 def facts(code: str) -> dict[str, str]:
     """Versions of this process's Python and of `PACKAGES`, and the hash of the code it imports."""
     return {_PYTHON: platform.python_version(), _CODE: code} | {
-        package: _version(package) for package in PACKAGES
+        package: version(package) for package in PACKAGES
     }
+
+
+def version(package: str) -> str:
+    """Version of an installed package, or `ABSENT`."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ABSENT
 
 
 def compare(driver: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> list[Difference]:
@@ -92,10 +100,3 @@ def _breaks(name: str, ours: str, theirs: str) -> bool:
         return True
     parts = 2 if name == _PYTHON else 1
     return ours.split(".")[:parts] != theirs.split(".")[:parts]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ABSENT

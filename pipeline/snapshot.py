@@ -42,6 +42,15 @@ def exists(run: str) -> bool:
     return True
 
 
+def latest(run: str) -> str | None:
+    """Name of the checkpoint that the run would go on from; None where there is no saying."""
+    try:
+        state = json.loads(storage.read_bytes(storage.join(run, _NAME)))
+        return state["latest_checkpoint_result"]["checkpoint_dir_name"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def mend(run: str) -> None:
     """Make a damaged list anew; remove the checkpoints that the list does not have.
 

@@ -32,7 +32,8 @@ def open_run(
         name: run name.
         key: what identifies the training (its directory); looked up when ``resume``.
         resume: continue the newest run with this key, so that a resumed training is one curve.
-        params: flat parameters; tags: flat tags; config: logged as `config.json`.
+        params: flat parameters; config: logged as `config.json`.
+        tags: flat tags; a run that is continued gets them anew.
         inputs: (context, dataset path, digest) per split read.
         parent: run id of the parent run, for evaluations.
 
@@ -43,14 +44,18 @@ def open_run(
         InputError: the tracking server does not answer; starting is the time to find out.
     """
     client = store.client()
+    from mlflow.entities import RunTag  # after the client's settings
+
     try:
         experiment_id = store.experiment(client, experiment)
         run_id = store.find(client, experiment_id, key) if resume else None
+        tags = {**store.code_tags(), **tags}
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
-        all_tags = {**store.code_tags(), **tags, **parents, "run_key": key, "mlflow.runName": name}
+        all_tags = {**tags, **parents, "run_key": key, "mlflow.runName": name}
         run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
         store.describe(client, run_id, params, config, inputs)
         return run_id

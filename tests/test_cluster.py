@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pipeline import cluster, preflight
@@ -48,3 +50,7 @@ def test_every_node_that_differs_is_named(
 def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "check", lambda *_: pytest.fail("a local instance was asked"))
     cluster._check_nodes()
+
+
+def test_a_driver_knows_its_job(ray_local: None) -> None:
+    assert re.fullmatch("[0-9a-f]{8}", cluster.job_id())

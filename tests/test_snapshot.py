@@ -65,7 +65,9 @@ def test_a_list_that_was_cut_is_made_anew(run: Run, left: str, capsys) -> None:
     run.add(2, epoch=2, step=0, score=0.5)
     latest = run.add(3, epoch=2, step=4, score=-2.0)
     run.list.write_text(left)
+    assert snapshot.latest(str(run.directory)) is None
     snapshot.mend(str(run.directory))
+    assert snapshot.latest(str(run.directory)) == latest.name
     read = as_ray_reads_it(run)
     assert Path(read.checkpoint.path).name == latest.name
     assert len(read.best_checkpoints) == 3
