@@ -154,4 +154,4 @@ _DEMO = {
 def _demo_options(method: str) -> dict[str, Value]:
     if method in ("ll-r", "ll-ct", "ll-cp"):
         return {"delta_rel": _demo(0.2)}
-    return {"total_epochs": _demo(10)} if method == "em-apl" else {}
+    return {}

@@ -48,10 +48,12 @@ def rows(config: TrainConfig, start: Preset | None) -> list[Row]:
     values = {name: value for name, value in config.flat().items() if name != _OPTIONS}
     given = parse_options(config.method_options)
     methods.check_options(config.method, given)
+    followed = methods.options_for(config)
     for option, default in methods.options_of(config.method).items():
         if option != "group":
-            defaults[f"{_OPTIONS}.{option}"] = default
-            values[f"{_OPTIONS}.{option}"] = given.get(option, default)
+            value = followed.get(option, default)
+            defaults[f"{_OPTIONS}.{option}"] = default if option in given else value
+            values[f"{_OPTIONS}.{option}"] = value
     values |= {name: origin.value for name, origin in origins.items() if name not in values}
     found = []
     for name, value in sorted(values.items(), key=lambda item: _section(item[0])):

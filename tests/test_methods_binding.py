@@ -41,6 +41,22 @@ def test_open_images_is_refused_before_the_first_step(
     made(method, *options, num_images=5_717, classes=20)  # VOC
 
 
+def test_a_schedule_is_as_long_as_the_run_unless_it_is_set() -> None:
+    run = {"optimizer": OptimizerConfig(epochs=7)}
+    assert made("em-apl", **run).total_epochs == 7
+    assert made("em-apl", "total_epochs=6", **run).total_epochs == 6
+    with pytest.raises(InputError, match=r"warmup_epochs 7 of 7.*--epochs"):
+        made("em-apl", "warmup_epochs=7", **run)
+
+
+def test_a_prolonged_run_keeps_the_schedule_it_began_with() -> None:
+    begun, prolonged = (
+        made("em-apl", optimizer=OptimizerConfig(epochs=epochs)) for epochs in (7, 9)
+    )
+    prolonged.load_state_dict(begun.state_dict())
+    assert prolonged.total_epochs == 7
+
+
 def test_thresholds_alone_need_no_matrix() -> None:
     options = ("relabel_every=2", "strategy=score")
     made("curriculum", *options, num_images=OPEN_IMAGES, classes=5000)

@@ -57,8 +57,7 @@ def test_values_are_those_of_the_papers() -> None:
     config = presets.preset("cub", "em-apl").config
     assert (config.data.batch_size, config.optimizer.learning_rate) == (8, 1e-4)
     assert config.optimizer.head_multiplier == 1
-    options = parse_options(config.method_options)
-    assert options == {
+    assert methods.options_for(config) == {
         "alpha": 0.01,
         "beta": 0.4,
         "warmup_epochs": 3,
@@ -129,6 +128,7 @@ def test_flags_override_and_options_extend(job: ModuleType) -> None:
     told = {name: (row.value, row.provenance) for name, row in rows.items()}
     assert told["optimizer.epochs"] == (12, "flag")
     assert told["method_options.beta"] == (0.5, "flag")
+    assert told["method_options.total_epochs"] == (12, "default"), "the schedule follows the run"
     assert told["method_options.observed_negatives"] == ("cross-entropy", "flag")
     assert told["method_options.alpha"] == (0.1, "code")
     assert told["seed"] == (0, "default")

@@ -1,6 +1,6 @@
 """Training methods: one registry, one protocol, one file per family of losses."""
 
-from pipeline.methods.binding import create_for, with_absolute_paths
+from pipeline.methods.binding import create_for, options_for, with_absolute_paths
 from pipeline.methods.protocol import Method, Phase, WatchesHead
 from pipeline.methods.registry import check_options, create, names, options_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "create",
     "create_for",
     "names",
+    "options_for",
     "options_of",
     "with_absolute_paths",
 ]

@@ -13,6 +13,18 @@ from pipeline.methods.registry import create, options_of
 from sharding.errors import InputError
 
 
+def options_for(config: TrainConfig) -> dict[str, Any]:
+    """The options given, and those that follow from the rest of the configuration.
+
+    Raises:
+        InputError: unknown method, or an option that is not name=value.
+    """
+    options = parse_options(config.method_options)
+    if "total_epochs" in options_of(config.method):
+        options.setdefault("total_epochs", config.epochs)
+    return options
+
+
 def create_for(config: TrainConfig, *, mids: Sequence[str], num_images: int) -> Method:
     """The configured method, for a dataset.
 
@@ -29,7 +41,7 @@ def create_for(config: TrainConfig, *, mids: Sequence[str], num_images: int) -> 
         InputError: unknown option, a value out of range, a matrix that does not fit the memory, a
             prior of other classes, or a method that the configured model cannot serve.
     """
-    options = parse_options(config.method_options)
+    options = options_for(config)
     known = options_of(config.method)
     if "num_images" in known:
         options.setdefault("num_images", num_images)

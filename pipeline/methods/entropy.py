@@ -79,7 +79,7 @@ class PseudoLabeling(EntropyMaximization):
         alpha: weight of the entropy.
         beta: weight of the pseudo labels (VOC 0.02, COCO 0.9, NUS 0.2, CUB 0.4).
         warmup_epochs: epochs before the first pseudo labels (VOC, COCO 5, NUS 4, CUB 3).
-        total_epochs: epochs of the run.
+        total_epochs: epochs of the run; one that is prolonged keeps those it began with.
         theta: share of the unobserved entries of a class labelled by the end.
         num_images: images of the training set, to refuse at once what does not fit; 0 finds out
             on the way.
@@ -106,7 +106,8 @@ class PseudoLabeling(EntropyMaximization):
         if not 0 < warmup_epochs < total_epochs or not 0 <= theta <= 1 or beta < 0:
             raise InputError(
                 f"warmup_epochs {warmup_epochs} of {total_epochs}, theta {theta:g}, beta {beta:g}",
-                fix="keep 0 < warmup_epochs < total_epochs, 0 <= theta <= 1 and beta >= 0",
+                fix="keep 0 < warmup_epochs < total_epochs (if not set, --epochs), "
+                "0 <= theta <= 1 and beta >= 0",
             )
         refuse_predictions(num_images, num_classes)
         self.beta, self.theta = beta, theta
@@ -172,14 +173,15 @@ class PseudoLabeling(EntropyMaximization):
         return np.concatenate(chosen), classes_M
 
     def state_dict(self) -> dict[str, Any]:
-        """The pseudo labels and the initial counts."""
-        counts = {}
+        """The pseudo labels, the initial counts and the schedule."""
+        counts: dict[str, Any] = {"total_epochs": self.total_epochs}
         if self.initially_unobserved_K is not None:
             counts["initially_unobserved"] = torch.from_numpy(self.initially_unobserved_K)
         return self.overlay.state_dict() | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore all three."""
+        self.total_epochs = state["total_epochs"]
         self.overlay.load_state_dict(state)
         counts = state.get("initially_unobserved")
         self.initially_unobserved_K = None if counts is None else counts.numpy().copy()

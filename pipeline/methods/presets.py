@@ -105,19 +105,16 @@ def _entropy(dataset: str, method: str) -> dict[str, Value]:
         source = "no paper runs it here; COCO's values"
         values: tuple[Any, ...] = (0.1, 0.9, 5)
         alpha, beta, warmup = (Value(v, "unknown", source) for v in values)
-        total = Value(20, "unknown", "the epochs of the other methods")
     else:
         alpha = of(dataset, (0.2, 0.1, 0.1, 0.01), "code", "ACK")
         beta = of(dataset, (0.02, 0.9, 0.2, 0.4), "code", "ACK")
         warmup = of(dataset, (5, 5, 4, 3), "code", "ACK")
-        total = Value(10, "code", "ACK")
     if method == "em":
         return {"alpha": alpha}
     return {
         "alpha": alpha,
         "beta": beta,
         "warmup_epochs": warmup,
-        "total_epochs": total,
         "theta": Value(0.9, "code", "ACK"),
     }
 
