@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import errno
+import glob
 import json
 import os
 import secrets
@@ -92,6 +93,13 @@ def sweep(directory: str | os.PathLike[str]) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def sweep_beside(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed writer of exactly this file left; nothing else that looks alike."""
+    final = Path(path)
+    for leftover in final.parent.glob(f"{glob.escape(final.name)}{_TEMPORARY}{'[0-9a-f]' * 8}"):
+        leftover.unlink(missing_ok=True)
 
 
 def _appear(temporary: Path, final: Path) -> None:

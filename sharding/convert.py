@@ -154,6 +154,7 @@ def _nothing_usable(
     """Forget the run: most likely the images are elsewhere, and the next run must look again."""
     for task in tasks:
         task.record.unlink(missing_ok=True)
+    sweep(job.output)
     (job.output / FOLDER).rmdir()
     unfinished.end(job.output)
     return InputError(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sharding.atomic import sweep, write_json
+from sharding.atomic import sweep, sweep_beside, write_json
 from sharding.errors import InputError
 
 FILE = "unfinished.json"
@@ -65,6 +65,7 @@ def begin(directory: Path, identity: Mapping[str, Any]) -> None:
         _refuse_other(path, json.loads(path.read_text(encoding="utf-8")), identity)
         sweep(directory)
         return
+    sweep_beside(path)  # of a job killed before it could say anything
     strangers = sorted(entry.name for entry in directory.iterdir())
     if strangers:
         raise InputError(
@@ -76,7 +77,8 @@ def begin(directory: Path, identity: Mapping[str, Any]) -> None:
 
 
 def end(directory: Path) -> None:
-    """The manifest is written: nothing is unfinished any more."""
+    """Nothing is unfinished any more: the manifest is written, or all was taken back."""
+    shutil.rmtree(directory / STAGING, ignore_errors=True)
     (directory / FILE).unlink(missing_ok=True)
 
 

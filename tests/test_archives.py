@@ -137,6 +137,15 @@ def test_what_no_archive_holds_is_missing_and_can_be_retried(inputs, tmp_path) -
     assert not (tmp_path / "out" / STAGING).exists()
 
 
+def test_an_archive_of_other_images_leaves_the_output_free(inputs, from_directory, tmp_path) -> None:
+    with tarfile.open(tmp_path / "others.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo(f"{'f' * 16}.jpg"))
+    with pytest.raises(InputError, match="none of the 35 labelled images"):
+        shard(inputs[0], str(tmp_path / "others.tar.gz"), tmp_path / "out")
+    shard(inputs[0], str(inputs[1]), tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 @pytest.mark.parametrize("damage", ["cut", "patched", "noise"])
 def test_a_damaged_archive_is_one_line_and_the_job_can_go_on(

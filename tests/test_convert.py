@@ -126,9 +126,23 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
         kept_work += sum(after[name] == time for name, time in before.items())
         assert dataset_existed <= (before == after), "a finished dataset was touched"
         shutil.rmtree(output)
-        event += 7
+        event += 1 if event < 16 else 7  # the first ones settle whose directory it is
     assert event > 100
     assert kept_work > 50
+
+
+def test_killed_before_it_said_anything_the_directory_is_still_free(inputs, tmp_path) -> None:
+    (tmp_path / f"{UNFINISHED}.tmp.0123abcd").write_text('{"half of')
+    assert "24 images" in str(shard(inputs, tmp_path))
+    assert not list(tmp_path.glob("*.tmp.*"))
+
+
+@pytest.mark.parametrize("name", [f"{UNFINISHED}.tmp.notes", "dataset.json.tmp.0123abcd"])
+def test_what_only_resembles_a_leftover_is_a_stranger(inputs, tmp_path, name) -> None:
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(InputError, match="not empty"):
+        shard(inputs, tmp_path)
+    assert (tmp_path / name).read_text() == "years of work"
 
 
 def test_killed_again_and_again_it_still_finishes(
