@@ -22,7 +22,7 @@ from PIL import Image
 from sharding.encoded import BadImage as BadImage
 from sharding.encoded import Buffer as Buffer
 from sharding.errors import InputError
-from sharding.orientation import exif_orientation, turn, upright
+from sharding.orientation import exif_orientation, orientation_in, turn, upright
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -105,7 +105,7 @@ def treat(data: Buffer, treatment: Treatment, degrees: int = 0) -> Treated:
     _limit_pixels(width, height, treatment)
     orientation = exif_orientation(data)
     target = _target(height, width, treatment)
-    if colours == "CMYK":
+    if colours in ("CMYK", "YCCK"):
         _decode(data, "CMYK", 1, 1)  # Pillow, which converts it, is lenient
         return _converted(data, treatment, degrees)
     if target is not None:
@@ -178,7 +178,11 @@ def _resize(pixels_HWC: Pixels, height: int, width: int) -> Pixels:
 
 
 def _encode(pixels_HWC: Pixels, treatment: Treatment) -> bytes:
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels_HWC), treatment.quality, "RGB", "420")
+    pixels_HWC = np.ascontiguousarray(pixels_HWC)
+    try:
+        return simplejpeg.encode_jpeg(pixels_HWC, treatment.quality, "RGB", "420")
+    except ValueError as error:  # a side that no JPEG can have
+        raise BadImage(f"cannot be a JPEG: {_reason(error)}") from None
 
 
 def _converted(data: Buffer, treatment: Treatment, degrees: int) -> Treated:
@@ -190,7 +194,7 @@ def _converted(data: Buffer, treatment: Treatment, degrees: int) -> Treated:
                 _limit_pixels(*image.size, treatment)
                 kind = "CMYK" if image.mode == "CMYK" else str(image.format)
                 pixels_HWC = _to_rgb(image)
-                orientation = image.getexif().get(0x112, 1)  # loading a TIFF already turned it
+                orientation = orientation_in(image.getexif)  # loading a TIFF already turned it
     except BadImage:
         raise
     except Image.UnidentifiedImageError:

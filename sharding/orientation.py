@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -28,7 +31,8 @@ def exif_orientation(data: bytes | bytearray | memoryview) -> int:
             continue
         length = data[position + 2] << 8 | data[position + 3]
         if marker == 0xE1 and bytes(data[position + 4 : position + 10]) == _EXIF:
-            return _orientation(bytes(data[position + 4 : position + 2 + length]))
+            segment = bytes(data[position + 4 : position + 2 + length])
+            return orientation_in(functools.partial(_loaded, segment))
         position += 2 + length
     return 1
 
@@ -54,11 +58,16 @@ def turn(pixels_HWC: Pixels, orientation: int, degrees: int) -> Pixels:
     return pixels_HWC
 
 
-def _orientation(segment: bytes) -> int:
-    exif = Image.Exif()
+def orientation_in(read: Callable[[], Image.Exif]) -> int:
+    """Orientation in the EXIF block that ``read`` gives, 1..8; 1 where it makes no sense."""
     try:
-        exif.load(segment)
-        value = exif.get(_ORIENTATION, 1)
+        value = read().get(_ORIENTATION, 1)
     except Exception:  # a broken EXIF block is common and says nothing about the picture
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _loaded(segment: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(segment)
+    return exif

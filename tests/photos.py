@@ -32,11 +32,19 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return out.getvalue()
 
 
-def oriented(orientation: int) -> bytes:
-    """A JPEG whose EXIF says it is to be turned."""
+def oriented(orientation: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    """A picture whose EXIF says it is to be turned."""
     exif = Image.Exif()
     exif[0x112] = orientation
-    return encode(photo(), exif=exif, quality=90)
+    return encode(photo().convert(mode), kind, exif=exif, quality=90)
+
+
+def ycck() -> bytes:
+    """A JPEG of Adobe's transform 2: luminance, chrominance and black, inverted as CMYK is."""
+    ycc = Image.fromarray(255 - np.asarray(photo())).convert("YCbCr")
+    planes = [Image.fromarray(255 - np.asarray(plane)) for plane in ycc.split()]
+    data = encode(Image.merge("CMYK", [*planes, Image.new("L", ycc.size)]), quality=95)
+    return _patched(data, data.find(b"Adobe") + 11, b"\2")
 
 
 @functools.cache
@@ -52,9 +60,12 @@ def whole_images() -> Mapping[str, bytes]:
         "RGB components": encode(photo(), keep_rgb=True),
         "grayscale": encode(photo().convert("L")),
         "CMYK": encode(photo().convert("CMYK")),
+        "YCCK": ycck(),
         "one pixel": encode(photo().resize((1, 1))),
         "thin": encode(photo().resize((2000, 1))),
-        **{f"EXIF {number}": oriented(number) for number in (1, 3, 6, 8, 42)},
+        **{f"EXIF {number}": oriented(number) for number in (0, 1, 3, 6, 8, 42)},
+        "CMYK EXIF 0": oriented(0, mode="CMYK"),
+        "PNG EXIF 0": oriented(0, "PNG"),
         "PNG": encode(photo(), "PNG"),
         "PNG palette": encode(photo().convert("P"), "PNG"),
         "PNG alpha": encode(photo().convert("RGBA"), "PNG"),
@@ -95,6 +106,7 @@ def broken_images() -> Mapping[str, bytes]:
         "too many pixels": _patched(good, frame + 5, b"\xff\xdc\xff\xdc"),
         "lossless coding": _patched(good, frame + 1, b"\xc3"),
         "12 bits": _patched(good, frame + 4, b"\x0c"),
+        "longer than a JPEG can be": encode(Image.new("L", (70_000, 50)), "PNG"),
         "PNG cut off": encode(photo(), "PNG")[:2000],
         "GIF cut off": encode(photo().convert("P"), "GIF")[:500],
         "CMYK cut off": encode(photo().convert("CMYK"))[:-500],

@@ -180,12 +180,13 @@ def test_bad_images_are_quarantined_and_the_rest_is_kept(inputs, tmp_path: Path)
 def test_dali_reads_every_kind_of_accepted_image(inputs, tmp_path: Path) -> None:
     from pipeline.loader import Loader
 
-    images = shutil.copytree(inputs[1], tmp_path / "images")
-    for image_id, content in zip(image_ids(images, "train"), whole_images().values(), strict=False):
+    kinds = whole_images().values()
+    dump, images = write_photo_dump(tmp_path / "in", {"train": len(kinds)})
+    for image_id, content in zip(image_ids(images, "train"), kinds, strict=True):
         (images / f"train/{image_id}.jpg").write_bytes(content)
-    shard((inputs[0], images), tmp_path / "out")
+    shard((dump, images), tmp_path / "out")
     loader = Loader.of_split(Dataset.open(tmp_path / "out"), "train", batch_size=8, image_size=32)
-    assert sum(len(batch) for batch in loader.epoch(0)) == SPLIT_SIZES["train"]
+    assert sum(len(batch) for batch in loader.epoch(0)) == len(kinds)
 
 
 def test_shrunk_datasets_hold_shrunk_images(inputs, tmp_path: Path) -> None:
