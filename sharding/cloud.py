@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from sharding.encoded import MISSING, BadImage, Buffer
+from sharding.encoded import MISSING, BadImage, Buffer, limit_bytes
 from sharding.errors import InputError
-from sharding.fetching import LARGEST_IMAGE, Fetching, Passing, patiently
+from sharding.fetching import Fetching, Passing, patiently
 
 _ANONYMOUS = "anonymous@"
 _REFUSED = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
@@ -91,8 +91,7 @@ class CloudTransport:
     def read(self, url: str) -> Buffer:
         """A whole object."""
         with Sorted(), self._files.open_input_file(path_of(url)) as stream:
-            if stream.size() > LARGEST_IMAGE:
-                raise BadImage(f"more than {LARGEST_IMAGE:,} bytes")
+            limit_bytes(stream.size())
             data: bytes = stream.read()
             if len(data) != stream.size():
                 raise Passing(f"{len(data):,} of {stream.size():,} bytes came")

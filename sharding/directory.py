@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from sharding.encoded import BadImage, Buffer
+from sharding.encoded import BadImage, Buffer, ReadBuffer
 from sharding.errors import InputError
 from sharding.sources import MISSING, Reader, Source
 
@@ -54,8 +54,7 @@ class DirectorySource(Source):
 class _DirectoryReader:
     def __init__(self, *folders: str) -> None:
         self._folders = [folder for folder in folders if os.path.isdir(folder)]
-        # A fresh buffer per image would cost a page fault every 4 KiB.
-        self._buffer = memoryview(bytearray(1 << 20))
+        self._buffer = ReadBuffer()
 
     def read(self, image_id: str) -> Buffer:
         for folder in self._folders:
@@ -66,30 +65,18 @@ class _DirectoryReader:
             except OSError as error:
                 raise BadImage(f"cannot be opened: {error.strerror}") from None
             try:
-                return self._read(descriptor)
+                return self._buffer.read(descriptor, 0, os.fstat(descriptor).st_size)
             except OSError as error:
                 raise BadImage(f"cannot be read: {error.strerror}") from None
             finally:
                 os.close(descriptor)
         raise BadImage(MISSING)
 
-    def _read(self, descriptor: int) -> memoryview:
-        size = os.fstat(descriptor).st_size
-        if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(2 * size))
-        filled = 0
-        while filled < size:
-            count = os.readv(descriptor, [self._buffer[filled:size]])
-            if not count:
-                break
-            filled += count
-        return self._buffer[:filled]
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._buffer.release()
+        pass
 
 
 def _holds_jpeg(folder: Path) -> bool:

@@ -14,8 +14,6 @@ from sharding.errors import InputError
 Result = TypeVar("Result")
 
 LONGEST_WAIT = 60.0
-LARGEST_IMAGE = 1 << 28
-"""Bytes; the largest original of Open Images has 15 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)

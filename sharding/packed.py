@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.atomic import replacing
-from sharding.encoded import MISSING, BadImage, Buffer
+from sharding.encoded import MISSING, BadImage, Buffer, ReadBuffer
 from sharding.errors import InputError
 from sharding.ids import parse_image_ids
 from sharding.sources import Reader, Source
@@ -111,22 +111,17 @@ class _PackedReader:
     def __init__(self, images: PackedImages) -> None:
         self._images = images
         self._open: dict[int, int] = {}
-        self._buffer = memoryview(bytearray(1 << 20))
+        self._buffer = ReadBuffer()
 
     def read(self, image_id: str) -> Buffer:
         place = self._images.place(image_id)
         if place is None:
             raise BadImage(MISSING)
         number, offset, size = place
-        if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(2 * size))
-        filled = 0
-        while filled < size:
-            count = os.preadv(self._file(number), [self._buffer[filled:size]], offset + filled)
-            if not count:
-                raise BadImage("the archive is cut off")
-            filled += count
-        return self._buffer[:size]
+        data = self._buffer.read(self._file(number), offset, size)
+        if len(data) < size:
+            raise BadImage("the archive is cut off")
+        return data
 
     def _file(self, number: int) -> int:
         if number not in self._open:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from sharding.encoded import MISSING, BadImage, Buffer, ReadBuffer
 from sharding.errors import InputError
-from sharding.images import BadImage, Buffer
 from sharding.manifest import ShardRecord
-from sharding.sources import MISSING, Reader, Source
+from sharding.sources import Reader, Source
 
 
 def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
@@ -67,18 +67,17 @@ class _ShardReader:
     def __init__(self, tar: str, entries: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
         self._entries = entries
         self._file = open(tar, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
-        self._buffer = memoryview(bytearray(1 << 20))
+        self._buffer = ReadBuffer()
 
     def read(self, image_id: str) -> Buffer:
         entry = self._entries.get(image_id, {}).get("jpg")
         if entry is None:
             raise BadImage(MISSING)
         offset, size = entry
-        if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(2 * size))
-        if os.preadv(self._file.fileno(), [self._buffer[:size]], offset) != size:
+        data = self._buffer.read(self._file.fileno(), offset, size)
+        if len(data) < size:
             raise BadImage("the tar is cut off")
-        return self._buffer[:size]
+        return data
 
     def __enter__(self) -> Self:
         return self

@@ -12,8 +12,8 @@ import time
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from sharding.encoded import MISSING, BadImage, Buffer
-from sharding.fetching import LARGEST_IMAGE, Fetching, Passing
+from sharding.encoded import MISSING, BadImage, Buffer, limit_bytes
+from sharding.fetching import Fetching, Passing
 
 _CHUNK = 1 << 18
 _GONE = (404, 410)
@@ -104,8 +104,7 @@ class _HttpTransport:
                 data = bytearray()
                 for chunk in found.iter_content(_CHUNK):
                     data += chunk
-                    if len(data) > LARGEST_IMAGE:
-                        raise BadImage(f"more than {LARGEST_IMAGE:,} bytes")
+                    limit_bytes(len(data))
                     if time.monotonic() > deadline:
                         raise Passing(f"slower than {4 * self._limit:g} s")
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:

@@ -137,7 +137,7 @@ def test_what_no_archive_holds_is_missing_and_can_be_retried(inputs, tmp_path) -
     assert not (tmp_path / "out" / STAGING).exists()
 
 
-def test_an_archive_of_other_images_leaves_the_output_free(inputs, from_directory, tmp_path) -> None:
+def test_archives_of_other_images_leave_the_output_free(inputs, from_directory, tmp_path) -> None:
     with tarfile.open(tmp_path / "others.tar.gz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo(f"{'f' * 16}.jpg"))
     with pytest.raises(InputError, match="none of the 35 labelled images"):

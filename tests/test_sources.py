@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from sharding.directory import DirectorySource
+from sharding.encoded import LARGEST_IMAGE
 from sharding.errors import InputError
 from sharding.images import BadImage
+from sharding.importers.source import NamedSource
 from sharding.opening import open_source
+from sharding.packed import PackedImages
+from sharding.shardsource import ShardSource
 from sharding.sources import MISSING
 
 ID = "0123456789abcdef"
@@ -39,6 +43,27 @@ def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
         for number in range(len(sizes)):
             name = f"{number:016x}"
             assert bytes(reader.read(name)) == (tmp_path / f"{name}.jpg").read_bytes()
+
+
+def test_no_room_is_made_for_what_cannot_be_an_image(tmp_path: Path) -> None:
+    size = 8 << 40
+    path = tmp_path / f"{ID}.jpg"
+    path.touch()
+    try:
+        os.truncate(path, size)
+    except OSError:  # more than this file system can count
+        os.truncate(path, size := LARGEST_IMAGE + 1)
+    (tmp_path / f"{ID}.idx").write_text(f"v1.2 1\njpg 0 {size} {ID}.jpg\n")
+    packed = PackedImages.of(str(path), "all.tar", [(int(ID, 16), 0, size)])
+    named = NamedSource(directory=str(tmp_path), names={ID: path.name})
+    in_a_tar = ShardSource(tar=str(path.rename(path.with_suffix(".tar"))))
+    path.symlink_to(in_a_tar.tar)
+    for source in (DirectorySource.open(tmp_path), packed, named, in_a_tar):
+        with (
+            source.reader("train", [ID]) as reader,
+            pytest.raises(BadImage, match=f"more than {LARGEST_IMAGE:,} bytes"),
+        ):
+            reader.read(ID)
 
 
 def test_what_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:

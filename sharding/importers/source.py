@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from sharding.encoded import MISSING, BadImage, Buffer, ReadBuffer
 from sharding.errors import InputError
 from sharding.fetching import Fetching
-from sharding.images import BadImage
 from sharding.importers.names import FILE as NAMES_FILE
 from sharding.importers.names import Names
 from sharding.manifest import Dataset
 from sharding.opening import open_source
 from sharding.releases import Dump
-from sharding.sources import MISSING, Reader, Source
+from sharding.sources import Reader, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +78,12 @@ def open_images(
 class _NamedReader:
     def __init__(self, directory: Path, names: Mapping[str, str]) -> None:
         self._directory, self._names = directory, names
+        self._buffer = ReadBuffer()
 
-    def read(self, image_id: str) -> bytes:
+    def read(self, image_id: str) -> Buffer:
         try:
-            return (self._directory / self._names[image_id]).read_bytes()
+            with open(self._directory / self._names[image_id], "rb", buffering=0) as file:
+                return self._buffer.read(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         except (KeyError, FileNotFoundError, NotADirectoryError):
             raise BadImage(MISSING) from None
         except OSError as error:
