@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sharding.atomic import replacing
 from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.commit import GROUPS_OF
 from sharding.importers.terms import TERMS
 from sharding.manifest import SPLITS, LabelVersion, Manifest
 
@@ -49,7 +50,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         "## Labels",
         *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
         "## Class groups",
-        _groups(classes),
+        _groups(classes, manifest.created_by.get(GROUPS_OF, "training")),
         _READING,
         "## Terms",
         TERMS.get(_imported_from(manifest) or "", _TERMS),
@@ -104,11 +105,11 @@ def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
     return "\n".join(rows)
 
 
-def _groups(classes: ClassTable) -> str:
+def _groups(classes: ClassTable, splits: str) -> str:
     counts_K = classes.grouped_counts_K
     counted = "human-verified annotations" if classes.group_by == "annotations" else "positives"
     rows = [
-        f"Classes in ascending order of {counted} in the training dump, cut in five:",
+        f"Classes in ascending order of {counted} in the {splits} dump, cut in five:",
         "",
         f"| group | classes | {classes.group_by} per class | positive | negative |",
         "|---|---|---|---|---|",

@@ -26,6 +26,9 @@ WANTED_FILE = "wanted.txt"
 TAR_LABELS = "tar_labels"
 """Key in the manifest's ``created_by``: the label version that all tars carry."""
 
+GROUPS_OF = "groups_of"
+"""Key in ``created_by``: the splits that class groups were cut by, if that is not train."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewLabels:

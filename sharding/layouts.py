@@ -4,6 +4,8 @@ Source: the published file names (READMEV3 and the download pages of V4 to V7). 
 image-label files never changed, so a release is recognised by its names alone. V4 and V5 have the
 same names; only the folder they were published in (`2018_04`, `v5`) tells them apart. V6 re-issued
 the train labels only: its validation and test labels are V5's. V7 writes `val` for `validation`.
+Files named `-boxable` hold the labels of the 600 classes that have boxes; they are taken for a
+split whose whole labels are not there.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ ALL_SPLITS_LIST = "image_ids_and_rotation.csv"
 """The one image list that is not of a single split."""
 
 _V4_LABELS = "{split}-annotations-human-imagelabels.csv"
+_V4_BOXABLE = "{split}-annotations-human-imagelabels-boxable.csv"
+_V4_EITHER = "{split}-annotations-human-imagelabels(?:-boxable)?.csv"
 _V4_MACHINE = "{split}-annotations-machine-imagelabels.csv"
 _V4_IMAGES = (
     "{split}-images-with-labels-with-rotation.csv",
@@ -61,23 +65,23 @@ LAYOUTS = (
     Layout(
         release="v4",
         folder="2018_04",
-        human=(_V4_LABELS,),
-        marker=_V4_LABELS,
+        human=(_V4_LABELS, _V4_BOXABLE),
+        marker=_V4_EITHER,
         machine=(_V4_MACHINE,),
         images=_V4_IMAGES,
     ),
     Layout(
         release="v5",
         folder="v5",
-        human=(_V4_LABELS,),
-        marker=_V4_LABELS,
+        human=(_V4_LABELS, _V4_BOXABLE),
+        marker=_V4_EITHER,
         machine=(_V4_MACHINE,),
         images=_V4_IMAGES,
     ),
     Layout(
         release="v6",
         folder="v6|v5",
-        human=("oidv6-" + _V4_LABELS, _V4_LABELS),
+        human=("oidv6-" + _V4_LABELS, _V4_LABELS, _V4_BOXABLE),
         marker="oidv6-train-annotations-human-imagelabels.csv",
         machine=("oidv6-" + _V4_MACHINE, _V4_MACHINE),
         classes=("oidv6-classes-trainable.txt", "classes-trainable.txt"),
@@ -120,6 +124,11 @@ def readable(pattern: str, split: str) -> str:
 def at_home(layout: Layout, file: DumpFile) -> bool:
     """Whether the file lies in the folder that its release was published in."""
     return bool(re.search(f"(^|/)({layout.folder})/", file.location))
+
+
+def is_boxable(file: DumpFile) -> bool:
+    """Whether a file of labels is cut to the classes that have boxes."""
+    return file.name.endswith("-boxable.csv")
 
 
 def is_split_folder(name: str) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from sharding import structured
 from sharding.annotations import AnnotationPolicy, SplitLabels, read_classes, read_split
 from sharding.classes import ClassTable
-from sharding.commit import NewLabels
+from sharding.commit import GROUPS_OF, NewLabels
 from sharding.errors import InputError
 from sharding.imagelists import with_listed
 from sharding.images import Treatment
@@ -112,6 +113,8 @@ class Job:
         extras = {}
         if self.rotations is not None:
             extras["rotations_file_sha256"] = self.rotations.write(directory / ROTATIONS_FILE)
+        if "train" not in self.labels.splits:
+            extras[GROUPS_OF] = " and ".join(self.labels.splits)
         if self.options.shard_bytes is not None:
             extras[SHARD_BYTES] = str(self.options.shard_bytes)
         return extras
@@ -131,6 +134,10 @@ def prepare(options: ShardOptions) -> Job:
             file=options.annotations,
             fix="run jobs/reshard_openimages.py with that dataset",
         )
+    for remark in dump.remarks:
+        structured.tell(remark)
+    if "train" not in dump.splits:
+        structured.tell(f"note: no train labels; groups are cut by {' and '.join(dump.splits)}")
     source = open_source(options.images, options.fetch, dump)
     policy = AnnotationPolicy(
         conflict=options.conflict, machine=options.machine, strict=options.strict

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sharding import structured
 from sharding.annotations import AnnotationPolicy, SplitLabels, read_split
 from sharding.classlist import read_mids
 from sharding.commit import NewLabels
@@ -22,7 +23,10 @@ _OF_A_MODEL = ("source ll-cp-correction", "source large-loss")
 
 def open_dump(options: ReshardOptions) -> Dump:
     """The dump or export that the options name."""
-    return Dump.open(options.annotations, options.release, options.name)
+    dump = Dump.open(options.annotations, options.release, options.name)
+    for remark in dump.remarks:
+        structured.tell(remark)
+    return dump
 
 
 def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLabels:

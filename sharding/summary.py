@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.commit import GROUPS_OF
 from sharding.manifest import SPLITS, Dataset, Manifest
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
@@ -43,7 +44,7 @@ class Summary:
             first = f"{self.directory} is already finished; nothing was done."
         else:
             first = f"{self.directory} is finished, in {self.seconds:.1f} s."
-        rows = [*self._splits(), ("groups", groups_line(self.classes))]
+        rows = [*self._splits(), ("groups", self._groups())]
         if self.how:
             rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
         if self.continued:
@@ -66,6 +67,11 @@ class Summary:
                 )
             )
         return rows
+
+    def _groups(self) -> str:
+        counted = self.manifest.created_by.get(GROUPS_OF)
+        of = "" if counted is None else f", counted in {counted}: there are no train labels"
+        return f"{groups_line(self.classes)}{of}"
 
     def _quarantined(self) -> list[tuple[str, str]]:
         if not self.reasons:

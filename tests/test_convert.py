@@ -200,6 +200,16 @@ def test_shrunk_datasets_hold_shrunk_images(inputs, tmp_path: Path) -> None:
     )
 
 
+def test_a_dump_without_train_labels_says_what_cuts_the_groups(inputs, tmp_path, capsys) -> None:
+    dump = shutil.copytree(inputs[0], tmp_path / "dump")
+    shutil.rmtree(dump / "2017_11/train")
+    told = str(shard((dump, inputs[1]), tmp_path / "out"))
+    assert "no train labels; groups are cut by validation and test" in capsys.readouterr().out
+    assert "counted in validation and test: there are no train labels" in told
+    card = (tmp_path / "out/README.md").read_text()
+    assert "in the validation and test dump, cut in five" in card
+
+
 def test_strict_stops_at_the_first_bad_image(inputs, tmp_path: Path) -> None:
     images = shutil.copytree(inputs[1], tmp_path / "images")
     (bad,) = image_ids(images, "test")[:1]

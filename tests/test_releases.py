@@ -58,6 +58,38 @@ def test_v4_and_v5_are_told_apart_by_folder_or_by_the_user_never_by_guess(tmp_pa
     assert Dump.open(tmp_path, release="v4").name == "labels"
 
 
+def boxable(folder, split):
+    """Only the boxable variant of a split's V5 labels."""
+    whole = folder / LABELS["v5"][split]
+    return whole.rename(whole.with_name(f"{split}-annotations-human-imagelabels-boxable.csv"))
+
+
+def test_boxable_labels_stand_in_for_whole_ones_and_it_is_said(tmp_path):
+    write(tmp_path, "v5")
+    assert not Dump.open(tmp_path).remarks
+    cut = boxable(tmp_path, "train")
+    dump = Dump.open(tmp_path)
+    assert (dump.release, dump.splits) == ("v5", ("train", "validation", "test"))
+    assert dump.annotation_files("train")[0].path == cut
+    assert len(dump.remarks) == 1
+    assert f"only those of the classes that have boxes ({cut.name})" in dump.remarks[0]
+    for split in ("validation", "test"):
+        boxable(tmp_path, split)
+    assert len(Dump.open(tmp_path).remarks) == 3
+
+
+def test_whole_labels_are_better_than_boxable_ones(tmp_path):
+    write(tmp_path, "v6")
+    (tmp_path / "v5/train-annotations-human-imagelabels-boxable.csv").write_text("cut\n")
+    (tmp_path / "v5/test-annotations-human-imagelabels-boxable.csv").write_text("cut\n")
+    dump = Dump.open(tmp_path)
+    assert (dump.release, dump.remarks) == ("v6", ())
+    for split in ("validation", "test"):
+        boxable(tmp_path, split)
+    assert Dump.open(tmp_path).release == "v6"
+    assert len(Dump.open(tmp_path).remarks) == 2
+
+
 def test_two_releases_in_one_folder_need_a_choice(tmp_path):
     write(tmp_path, "v3")
     write(tmp_path, "v7")
