@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.atomic import replacing
+from sharding.directory import image_folders
 from sharding.encoded import BadImage
 from sharding.errors import InputError
 from sharding.fetching import Fetching
@@ -76,6 +77,13 @@ class ArchiveSource(Source):
         found = _in_directory(images) if directory else sorted(glob.glob(images))
         if not found:
             raise InputError("no archive is there", file=images, fix="check the path of --images")
+        if directory and (folders := image_folders(Path(images))):
+            raise InputError(
+                f"holds folders of images ({folders[0]}) and archives ({os.path.basename(found[0])}"
+                "): one kind is read",
+                file=images,
+                fix="unpack each archive into a folder there, then move it elsewhere",
+            )
         return cls(archives=tuple(map(os.path.abspath, found)), fetching=fetching)
 
     @property

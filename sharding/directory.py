@@ -10,14 +10,21 @@ from typing import Self
 
 from sharding.encoded import BadImage, Buffer, ReadBuffer
 from sharding.errors import InputError
+from sharding.layouts import SPLITS
 from sharding.sources import MISSING, Reader, Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class DirectorySource(Source):
-    """A directory of `<id>.jpg` or of `<split>/<id>.jpg`, or of both."""
+    """A directory of `<id>.jpg` or of `<split>/<id>.jpg`, or of both, or of other folders.
+
+    Attributes:
+        directory: whose own images, and those of the split's folder, come first.
+        others: folders in it that hold images too, such as `train_0` ... `train_f`.
+    """
 
     directory: str
+    others: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> DirectorySource:
@@ -31,24 +38,30 @@ class DirectorySource(Source):
             raise InputError(
                 "image directory is missing", file=root, fix="check the path of --images"
             )
-        folders = [root, *(root / split for split in ("train", "validation", "test"))]
-        if not any(_holds_jpeg(folder) for folder in folders):
+        folders = image_folders(root)
+        if not folders:
             raise InputError(
-                "holds no image: looked for <id>.jpg and <split>/<id>.jpg",
+                "holds no image: looked for <id>.jpg, there and one folder below",
                 file=root,
                 fix="give the folder of the downloaded images",
             )
-        return cls(directory=str(root.resolve()))
+        others = tuple(name for name in folders if name not in ("", *SPLITS))
+        return cls(directory=str(root.resolve()), others=others)
 
     def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
         """A reader that reuses one buffer for all images."""
-        return _DirectoryReader(os.path.join(self.directory, split), self.directory)
+        places = (os.path.join(self.directory, folder) for folder in self._folders(split))
+        return _DirectoryReader(*places)
 
     def name(self, split: str, image_id: str) -> str:
         """Path below the directory."""
-        nested = f"{split}/{image_id}.jpg"
-        in_split = os.path.exists(os.path.join(self.directory, nested))
-        return nested if in_split else f"{image_id}.jpg"
+        name = f"{image_id}.jpg"
+        names = (os.path.join(folder, name) for folder in self._folders(split))
+        there = (path for path in names if os.path.exists(os.path.join(self.directory, path)))
+        return next(there, name)
+
+    def _folders(self, split: str) -> tuple[str, ...]:
+        return (split, "", *self.others)
 
 
 class _DirectoryReader:
@@ -79,8 +92,16 @@ class _DirectoryReader:
         pass
 
 
+def image_folders(root: Path) -> list[str]:
+    """The folders that hold a `.jpg`: "" for ``root`` itself, names of those in it."""
+    with os.scandir(root) as entries:
+        below = sorted(entry.name for entry in entries if entry.is_dir())
+    return [name for name in ("", *below) if _holds_jpeg(root / name)]
+
+
 def _holds_jpeg(folder: Path) -> bool:
-    if not folder.is_dir():
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.endswith(".jpg") for entry in entries)
+    except PermissionError:  # the lost+found of a disk, for one
         return False
-    with os.scandir(folder) as entries:
-        return any(entry.name.endswith(".jpg") for entry in entries)

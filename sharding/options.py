@@ -17,8 +17,9 @@ class ShardOptions:
     annotations: Path
     """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
     images: str
-    """Folder of <id>.jpg or <split>/<id>.jpg; tar archives of them (folder, file or glob); a URL of
-    either (s3, gs, http); "originals" for the URLs of the dump's image lists, or such a list."""
+    """Folder of <id>.jpg or of such folders (train, train_0); tar archives of them (folder, file,
+    glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image lists, or
+    such a list."""
     output: str
     """Directory of the dataset, or a URL (s3, gs); repeating the command continues an unfinished
     one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -201,6 +202,18 @@ def test_copies_are_the_content_and_cuts_are_noticed() -> None:
     for length in (100, 512, 5000, 3_000_000 + 512):
         with pytest.raises(DamagedTar, match="cut off"):
             list(TarStream(io.BytesIO(whole[:length]), seekable=True, length=length))
+
+
+def test_folders_of_images_beside_archives_are_refused(inputs, tmp_path) -> None:
+    folder = pack(inputs[1], tmp_path / "packed", ".tar")
+    (folder / "notes").mkdir()
+    assert type(open_source(str(folder))).__name__ == "ArchiveSource"
+    shutil.copytree(inputs[1] / "validation", folder / "validation")
+    with pytest.raises(InputError, match=r"folders of images \(validation\) and archives \(test"):
+        open_source(str(folder))
+    for archive in folder.glob("*.tar"):
+        archive.unlink()
+    assert type(open_source(str(folder))).__name__ == "DirectorySource"
 
 
 def test_a_directory_of_images_and_an_archive_is_a_directory(inputs, tmp_path) -> None:

@@ -35,6 +35,20 @@ def test_both_layouts_are_found_and_the_split_wins(tmp_path: Path) -> None:
     assert source.name("train", ID) == f"train/{ID}.jpg"
 
 
+def test_folders_of_other_names_are_looked_into(tmp_path: Path) -> None:
+    other = "f" * 16
+    for folder, name in (("train_0", ID), ("train_f", other), ("test", ID), ("more/deep", ID)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{name}.jpg").write_bytes(folder.encode())
+    source = open_source(str(tmp_path))
+    with source.reader("train", [ID, other]) as reader:
+        assert bytes(reader.read(ID)) == b"train_0"
+        assert bytes(reader.read(other)) == b"train_f"
+    assert source.name("train", other) == f"train_f/{other}.jpg"
+    with source.reader("test", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"test"
+
+
 def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
     sizes = (10, 3_000_000, 0, 20)
     for number, size in enumerate(sizes):
