@@ -21,7 +21,7 @@ DEPTH = 4
 
 # An archive is listed by reading it through, seconds for a gigabyte, so those that are rarely asked
 # for wait until they are. Names as published: annotations_machine_2017_11, images_2017_11, ...
-_RARELY_READ = re.compile(r"(?:^|[_-])(?:machine|images|bbox)(?:[_.-]|$)")
+_RARELY_READ = re.compile(r"(?:^|[_-])(machine|images|bbox)(?:[_.-]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,9 @@ class DumpFile:
         try:
             yield
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, KeyError) as error:
+            reason, *_ = str(error).splitlines() or [type(error).__name__]
             raise InputError(
-                f"the archive is cut off or damaged ({error})",
+                f"the archive is cut off or damaged ({reason.rstrip(':')})",
                 file=str(self),
                 fix="download it again and compare its size and MD5 with the published ones",
             ) from None
@@ -96,12 +97,12 @@ class DumpFile:
             ) from None
 
 
-def list_files(root: Path, *, rarely_read: bool = False) -> tuple[DumpFile, ...]:
+def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile, ...]:
     """Every table under a dump's directory, to a depth of four, and inside its archives.
 
     ``root`` may also be a single archive or a single table. Archives whose first member is no
     table are passed over: they hold pictures. Archives that are named for machine labels, boxes
-    or image lists are listed when ``rarely_read`` is set, and no others then.
+    or image lists are listed when ``rarely_read`` is that word, and no others then.
 
     Raises:
         InputError: ``root`` does not exist, or an archive is damaged.
@@ -135,9 +136,10 @@ def _walk(root: Path) -> Iterator[Path]:
                 yield here / name
 
 
-def _members(file: DumpFile, rarely_read: bool) -> list[DumpFile]:
+def _members(file: DumpFile, rarely_read: str | None) -> list[DumpFile]:
     folder = file.location.rsplit("/", 1)[0]
-    if bool(_RARELY_READ.search(file.path.name)) != rarely_read:
+    rare = _RARELY_READ.search(file.path.name)
+    if (rare and rare[1]) != rarely_read:
         return []
     with file.damage_as_input_error(), tarfile.open(file.path) as archive:
         if not _is_table(next((entry.name for entry in archive if entry.isfile()), "")):

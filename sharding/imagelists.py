@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from sharding.annotations import SplitLabels
 from sharding.layouts import ALL_SPLITS_LIST
 from sharding.releases import Dump
-from sharding.rotation import keys_of, read_image_list
+from sharding.rotation import read_listed
 
 
 def with_listed(dump: Dump, split: str, labels: SplitLabels) -> SplitLabels:
@@ -30,10 +30,10 @@ def with_listed(dump: Dump, split: str, labels: SplitLabels) -> SplitLabels:
         return labels
     of_all = file.name.startswith(ALL_SPLITS_LIST)
     listed = without = 0
-    for batch in read_image_list(file, ("ImageID", "Subset") if of_all else ("ImageID",)):
+    for keys_B, batch in read_listed(file, ("Subset",) if of_all else ()):
+        rows_B = labels.table.rows_of(keys_B)
         if of_all:
-            batch = batch.filter(pc.equal(batch.column("Subset"), split.encode()))
-        rows_B = labels.table.rows_of(keys_of(batch.column("ImageID"), file))
+            rows_B = rows_B[np.asarray(pc.equal(batch.column("Subset"), split.encode()))]
         listed += len(rows_B)
         without += int(np.count_nonzero(rows_B < 0))
     report = {**labels.report, "listed": listed, "listed_without_rows": without}

@@ -25,12 +25,12 @@ from sharding.fetching import Fetching, patiently
 from sharding.ids import parse_image_ids
 from sharding.releases import Dump
 from sharding.remote import FetchingReader
-from sharding.rotation import keys_of, read_image_list
+from sharding.rotation import read_listed
 from sharding.sources import AnyMap, Reader, Source
 from sharding.transport import transport_of
 
 _SCHEMA = pa.schema([(name, pa.binary()) for name in ("url", "size", "md5")])
-COLUMNS = ("ImageID", "OriginalURL", "OriginalSize", "OriginalMD5")
+COLUMNS = ("OriginalURL", "OriginalSize", "OriginalMD5")
 Ids = npt.NDArray[np.uint64]
 
 
@@ -75,11 +75,10 @@ class OriginalsSource(Source):
         wanted_N = np.unique(image_ids_N)
         ids, parts = [np.empty(0, np.uint64)], [_SCHEMA.empty_table()]
         for file in self.files:
-            for batch in read_image_list(file, COLUMNS):
-                keys_B = keys_of(batch.column("ImageID"), file)
+            for keys_B, batch in read_listed(file, COLUMNS):
                 chosen_B = np.isin(keys_B, wanted_N)
                 ids.append(keys_B[chosen_B])
-                kept = pa.Table.from_batches([batch]).select(list(COLUMNS[1:]))
+                kept = pa.Table.from_batches([batch]).select(list(COLUMNS))
                 parts.append(kept.filter(pa.array(chosen_B)).rename_columns(_SCHEMA.names))
         listed_N, first = np.unique(np.concatenate(ids), return_index=True)
         table = pa.concat_tables(parts).take(pa.array(first)).combine_chunks()

@@ -117,7 +117,7 @@ class Dump:
             InputError: the dump has none.
         """
         patterns = self._layout.machine
-        found = self._find(patterns, self._all_files, split)
+        found = self._find(patterns, self._with_machine_labels, split)
         if found is None:
             raise InputError(
                 f"machine labels were asked for: looked for {_either(patterns, split)}",
@@ -128,15 +128,22 @@ class Dump:
 
     def images_file(self, split: str) -> DumpFile | None:
         """The image list (URLs, MD5, from V4 on rotation) of a split, None where there is none."""
-        return self._find(self._layout.images, self._all_files, split)
+        return self._find(self._layout.images, self._with_image_lists, split)
 
     @property
     def _layout(self) -> Layout:
         return next(layout for layout in LAYOUTS if layout.release == self.release)
 
     @functools.cached_property
-    def _all_files(self) -> tuple[DumpFile, ...]:
-        return tuple(dict.fromkeys((*self.files, *list_files(self.root, rarely_read=True))))
+    def _with_machine_labels(self) -> tuple[DumpFile, ...]:
+        return self._also("machine")
+
+    @functools.cached_property
+    def _with_image_lists(self) -> tuple[DumpFile, ...]:
+        return self._also("images")
+
+    def _also(self, rarely_read: str) -> tuple[DumpFile, ...]:
+        return tuple(dict.fromkeys((*self.files, *list_files(self.root, rarely_read=rarely_read))))
 
     def _required(self, role: str, what: str) -> DumpFile:
         patterns = getattr(self._layout, role)

@@ -6,7 +6,7 @@ Image ids and pixels are the same in every release, so that V4's list serves V3'
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def read_rotation_lists(path: Path) -> Rotations:
     Raises:
         InputError: there is none, or as `read_rotations`.
     """
-    files = [f for rare in (False, True) for f in list_files(path, rarely_read=rare)]
+    files = [f for rare in (None, "images") for f in list_files(path, rarely_read=rare)]
     if path.is_dir():
         files = [file for file in files if "rotation" in file.name]
     if not files:
@@ -129,8 +129,8 @@ def read_rotations(files: Iterable[DumpFile]) -> Rotations:
     ids: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
     degrees: list[npt.NDArray[np.int16]] = [np.empty(0, np.int16)]
     for file in files:
-        for batch in read_image_list(file, ("ImageID", "Rotation")):
-            ids.append(keys_of(batch.column("ImageID"), file))
+        for keys_B, batch in read_listed(file, ("Rotation",)):
+            ids.append(keys_B)
             degrees.append(_turns(batch.column("Rotation"), file))
     all_degrees = np.concatenate(degrees)
     known = all_degrees >= 0
@@ -142,49 +142,65 @@ def read_rotations(files: Iterable[DumpFile]) -> Rotations:
     )
 
 
-def read_image_list(file: DumpFile, columns: Iterable[str]) -> Iterable[pa.RecordBatch]:
+def read_listed(
+    file: DumpFile, columns: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Iterator[tuple[npt.NDArray[np.uint64], pa.RecordBatch]]:
+    """Image ids and further columns of an image list, block by block; as `read_image_list`.
+
+    Raises:
+        InputError: as there, or an image id is malformed.
+    """
+    row = 2  # the header is row 1
+    for batch in read_image_list(file, ("ImageID", *columns), optional):
+        keys_B, valid_B = parse_id_column(batch.column("ImageID"))
+        if not valid_B.all():
+            at = int(np.argmin(valid_B))
+            bad = batch.column("ImageID")[at].as_py()[:64].decode(errors="replace")
+            raise InputError(
+                f"image id {bad!r} is not 16 lowercase hex characters",
+                file=str(file),
+                row=row + at,
+                fix="download the image list again",
+            )
+        yield keys_B, batch
+        row += len(batch)
+
+
+def read_image_list(
+    file: DumpFile, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
     """The columns named of an image list, as binary, block by block; titles may hold anything.
+
+    Columns that are ``optional`` hold nulls where the list has none.
 
     Raises:
         InputError: the list is malformed or lacks a column.
     """
-    wanted = list(columns)
+    wanted = [*columns, *optional]
     try:
         with file.open() as stream:
-            yield from csv.open_csv(
+            for batch in csv.open_csv(
                 stream,
                 read_options=csv.ReadOptions(block_size=16 << 20),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
                     check_utf8=False,
                     include_columns=wanted,
+                    include_missing_columns=True,
                     column_types=dict.fromkeys(wanted, pa.binary()),
                     null_values=[],
                 ),
-            )
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+            ):
+                lacking = [name for name in columns if batch.column(name).null_count]
+                if lacking:
+                    raise pa.ArrowInvalid(f"there is no {lacking[0]}")
+                yield batch
+    except pa.ArrowInvalid as error:
         raise InputError(
-            f"not an image list with {', '.join(wanted)} ({str(error).splitlines()[0]})",
+            f"not an image list with {', '.join(columns)} ({str(error).splitlines()[0]})",
             file=str(file),
             fix="give an image list of V4 or later for rotations",
         ) from None
-
-
-def keys_of(column: pa.Array, file: DumpFile) -> npt.NDArray[np.uint64]:
-    """Image ids of a list as uint64.
-
-    Raises:
-        InputError: one is malformed.
-    """
-    keys, valid = parse_id_column(column)
-    if not valid.all():
-        bad = column[int(np.argmin(valid))].as_py()[:64].decode(errors="replace")
-        raise InputError(
-            f"image id {bad!r} is not 16 lowercase hex characters",
-            file=str(file),
-            fix="download the image list again",
-        )
-    return keys
 
 
 def _turns(column: pa.Array, file: DumpFile) -> npt.NDArray[np.int16]:

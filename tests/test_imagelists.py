@@ -43,8 +43,8 @@ def test_the_list_of_all_splits_counts_for_each_its_own(tmp_path: Path) -> None:
 
 def test_a_damaged_list_is_one_line(tmp_path: Path) -> None:
     dump = write_labels(tmp_path, ROWS, "v3")
-    (dump / "2017_11/train/images.csv").write_text("ImageID,Subset\n12,train\n")
-    with pytest.raises(InputError, match=r"'12' is not 16 lowercase hex"):
+    (dump / "2017_11/train/images.csv").write_text(f"ImageID,Subset\n{IDS[0]},train\n12,train\n")
+    with pytest.raises(InputError, match=r"images.csv, row 3: .*'12' is not 16 lowercase hex"):
         report(dump)
 
 

@@ -161,12 +161,28 @@ def test_archives_of_images_are_passed_over(tmp_path):
     assert Dump.open(tmp_path).splits == ("train", "validation", "test")
 
 
-def test_a_damaged_archive_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b"\x1f\x8b not gzip", b"noise" * 500])
+def test_a_damaged_archive_is_named_on_one_line(tmp_path, content):
     path = tmp_path / "annotations_human_2017_11.tar.gz"
-    path.write_bytes(b"\x1f\x8b not gzip")
+    path.write_bytes(content)
     with pytest.raises(InputError, match="damaged") as caught:
         Dump.open(tmp_path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_that_nobody_asks_for_are_not_opened(tmp_path):
+    write(tmp_path, "v3")
+    for name in ("annotations_machine_2017_11.tar.gz", "annotations_human_bbox_2017_11.tar.gz"):
+        (tmp_path / name).write_bytes(b"noise" * 500)
+    (tmp_path / "2017_11/train/images.csv").write_text("ImageID\n")
+    pack_tar_gz(tmp_path, tmp_path / "images_2017_11.tar.gz", ["2017_11/train/images.csv"])
+    (tmp_path / "2017_11/train/images.csv").unlink()
+    dump = Dump.open(tmp_path)
+    assert dump.images_file("train").member == "2017_11/train/images.csv"
+    assert dump.images_file("test") is None
+    with pytest.raises(InputError, match=r"annotations_machine.*damaged"):
+        dump.machine_file("train")
 
 
 def test_our_exports_are_a_release(tmp_path):
