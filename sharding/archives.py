@@ -223,13 +223,20 @@ def _listed(images: str, fetching: Fetching) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _damage_as_input_error(archive: str) -> Iterator[None]:
-    again = "download it again and compare its size and MD5 with the published ones"
     try:
         yield
     except (DamagedTar, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"the archive is damaged ({error})", file=archive, fix=again) from None
+        raise InputError(
+            f"the archive is damaged ({error})",
+            file=archive,
+            fix="download it again and compare its size and MD5 with the published ones",
+        ) from None
     except BadImage as bad:
-        raise InputError(f"the archive cannot be read ({bad})", file=archive, fix=again) from None
+        raise InputError(
+            f"the archive cannot be read ({bad})",
+            file=archive,
+            fix="check the URL, or download the archive and give its path",
+        ) from None
     except OSError as error:
         raise InputError(
             f"the archive cannot be spooled ({error.strerror or error})",

@@ -66,7 +66,14 @@ class ShardSource(Source):
 class _ShardReader:
     def __init__(self, tar: str, entries: Mapping[str, Mapping[str, tuple[int, int]]]) -> None:
         self._entries = entries
-        self._file = open(tar, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        try:
+            self._file = open(tar, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise InputError(
+                f"cannot be opened ({error.strerror})",
+                file=tar,
+                fix=f"{_REPAIR} --images and the folder of the images, then repeat the command",
+            ) from None
         self._buffer = ReadBuffer()
 
     def read(self, image_id: str) -> Buffer:

@@ -18,6 +18,7 @@ from sharding.fetching import Fetching, Passing
 _CHUNK = 1 << 18
 _GONE = (404, 410)
 _BUSY = (408, 425, 429)
+_NO_SUCH_METHOD = (405, 501)
 
 
 class Transport(Protocol):
@@ -91,8 +92,11 @@ class _HttpTransport:
             response = self._session.head(url, timeout=self._limit, allow_redirects=True)
         except requests.RequestException as error:
             raise Passing(_reason(error)) from None
+        length = response.headers.get("Content-Length")
+        if response.status_code in _NO_SUCH_METHOD or (response.ok and length is None):
+            raise BadImage("the server does not tell its size")
         _sort(response.status_code, response.headers.get("Retry-After"), 200)
-        return int(response.headers.get("Content-Length", -1))
+        return int(length or 0)
 
     def _get(self, url: str, headers: dict[str, str], wanted: int = 200) -> bytearray:
         import requests
@@ -121,6 +125,8 @@ def _sort(status: int, retry_after: str | None, wanted: int) -> None:
         return
     if status in _GONE:
         raise BadImage(MISSING)
+    if (status, wanted) == (200, 206):
+        raise BadImage("the server sends no parts of files")
     if status >= 500 or status in _BUSY:
         wait = float(retry_after) if retry_after and retry_after.isdigit() else 0.0
         raise Passing(f"HTTP status {status}", wait)

@@ -28,6 +28,7 @@ class Web:
         self.asked: list[str] = []
         self.together = self.most_together = 0
         self.delay = 0.0
+        self.lacks = ""  # "HEAD", "Range" or "Content-Length"
         self.url = ""
         self.lock = threading.Lock()
 
@@ -71,12 +72,15 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
                 return
             content = web.files.get(path)
             status = fault if isinstance(fault, int) else 200 if content is not None else 404
+            status = 405 if web.lacks == self.command else status
             content = content if status == 200 and content is not None else b"sorry"
-            if status == 200 and (wanted := self.headers.get("Range")):
+            wanted = self.headers.get("Range")
+            if status == 200 and wanted and web.lacks != "Range":
                 first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
                 content, status = content[first : last + 1], 206
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
+            if body or web.lacks != "Content-Length":
+                self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if body:
                 short = fault == "short"

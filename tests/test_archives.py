@@ -95,6 +95,27 @@ def test_archives_of_a_web_server_are_streamed_over_failures(
     assert tree(tmp_path / "out") == from_directory
 
 
+@pytest.mark.parametrize(
+    ("lacks", "reason"),
+    [
+        ("HEAD", "does not tell its size"),
+        ("Content-Length", "does not tell its size"),
+        ("Range", "sends no parts of files"),
+    ],
+)
+def test_a_server_too_simple_to_stream_from_is_told_apart_from_damage(lacks, reason, tmp_path):
+    with serving({"all.tar.gz": b"x" * 100}) as web:
+        web.lacks = lacks
+        task = StagingTask(
+            archive=f"{web.url}/all.tar.gz",
+            folder=str(tmp_path),
+            wanted_N=np.zeros(1, np.uint64),
+            fetching=FAST,
+        )
+        with pytest.raises(InputError, match=rf"all.tar.gz: .*{reason}.*download the archive"):
+            stage(task)
+
+
 def test_killed_while_spooling_it_ends_in_the_same_bytes(inputs, from_directory, tmp_path) -> None:
     folder = pack(inputs[1], tmp_path / "packed", ".tar.gz")
     died, event, spooled = True, 4, 0
