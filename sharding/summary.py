@@ -10,11 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from sharding.badrows import MOST_LISTED
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.commit import GROUPS_OF
+from sharding.fates import BROKEN, FATES, FIRST_BAD
 from sharding.manifest import SPLITS, Dataset, Manifest
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
+
+_UNUSED = {
+    "unknown_mid": "rows outside the class list",
+    "duplicates": "rows said before",
+    "conflicts": "classes of an image disputed",
+}
+"""What the report counts beside bad rows, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +58,7 @@ class Summary:
             rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
         if self.continued:
             rows.append(("continued", f"{self.continued:,} shards were finished before"))
-        rows += self._quarantined()
+        rows += [*self._unused(), *self._quarantined()]
         return _aligned(first, rows)
 
     def _splits(self) -> list[tuple[str, str]]:
@@ -72,6 +81,13 @@ class Summary:
         counted = self.manifest.created_by.get(GROUPS_OF)
         of = "" if counted is None else f", counted in {counted}: there are no train labels"
         return f"{groups_line(self.classes)}{of}"
+
+    def _unused(self) -> list[tuple[str, str]]:
+        """Rows of annotations that are in order and yet no label of their own."""
+        reports = self.manifest.labels[self.manifest.default_labels].report.values()
+        counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _UNUSED.items()}
+        told = ", ".join(f"{number:,} {text}" for text, number in counts.items() if number)
+        return [("no label", told)] if told else []
 
     def _quarantined(self) -> list[tuple[str, str]]:
         if not self.reasons:
@@ -158,11 +174,17 @@ def summarise(
     """Read back what the summary tells beside the manifest."""
     entries = Quarantine.read(directory / QUARANTINE_FILE).entries
     reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
+    reports = [part for version in manifest.labels.values() for part in version.report.values()]
+    for fate in (*FATES[FIRST_BAD:], BROKEN):  # of which the table lists the first only
+        reasons[fate] = sum(report.get(fate, 0) for report in reports)
+    default = manifest.labels[manifest.default_labels].report.values()
+    imported = (report.get("bad_rows", 0) for report in default)
+    reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)
     return Summary(
         directory=directory,
         manifest=manifest,
         classes=ClassTable.read(directory / "classes.parquet"),
-        reasons=dict(reasons.most_common()),
+        reasons=dict((+reasons).most_common()),
         seconds=seconds,
         continued=continued,
         how=how or {},

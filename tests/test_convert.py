@@ -177,6 +177,26 @@ def test_bad_images_are_quarantined_and_the_rest_is_kept(inputs, tmp_path: Path)
     assert int(dataset.classes.positives_K.sum() + dataset.classes.negatives_K.sum()) == 48
 
 
+def test_rows_are_told_by_their_number_however_few_are_listed(inputs, tmp_path: Path) -> None:
+    dump = shutil.copytree(inputs[0], tmp_path / "dump")
+    labels = dump / "2017_11/test/annotations-human.csv"
+    image_id = image_ids(inputs[1], "test")[0]
+    again, one, two = labels.read_text().splitlines()[1], "/m/0a", "/m/0elsewhere"
+    odd = [
+        *[f"{image_id},verification,{one},7"] * 2500,
+        *[f"{image_id},verification,{two},1"] * 3,
+        *[again] * 2,
+        f"{again[:-1]}{1 - int(again[-1])}",
+        *["xyz,verification"] * 4,
+    ]
+    labels.write_text("\n".join([labels.read_text().rstrip(), *odd]) + "\n")
+    told = str(shard((dump, inputs[1]), tmp_path / "out"))
+    assert "set aside    2,500 bad_confidence, 4 bad_columns (listed" in told
+    assert "3 rows outside the class list, 2 rows said before, 1 classes of an image" in told
+    assert len(Quarantine.read(tmp_path / "out/quarantine.parquet")) < 1100
+    assert "no label" not in str(shard(inputs, tmp_path / "clean"))
+
+
 def test_dali_reads_every_kind_of_accepted_image(inputs, tmp_path: Path) -> None:
     from pipeline.loader import Loader
 
