@@ -29,7 +29,8 @@ class ShardOptions:
     images_per_shard: int = 4096
     """Most images in a shard."""
     shard_bytes: int | None = None
-    """Bytes of a shard, about; takes the place of --images-per-shard, by the size of a sample."""
+    """Bytes that a shard should not exceed, by a sample of each split; takes the place of
+    --images-per-shard."""
     shorter_side: int | None = None
     """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
     quality: int | None = None

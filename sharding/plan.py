@@ -50,31 +50,20 @@ def shard_of(image_ids_N: Ids, *, seed: int, num_shards: int) -> npt.NDArray[np.
     return (mixed % np.uint64(num_shards)).astype(np.int64)
 
 
-def choose_num_shards(
-    image_ids_N: Ids,
-    *,
-    seed: int,
-    largest: int,
-    at_least: int = 1,
-    sizes_N: npt.NDArray[np.int64] | None = None,
-) -> int:
+def choose_num_shards(image_ids_N: Ids, *, seed: int, largest: int, at_least: int = 1) -> int:
     """The number of shards of which none exceeds ``largest``.
 
     Args:
         image_ids_N: distinct ids of a split.
         seed: placement seed.
-        largest: bound of a shard, in images, or in bytes where ``sizes_N`` is given. An image
-            that alone exceeds it is not counted.
+        largest: bound of a shard, in images.
         at_least: wanted for parallel reading, as far as `SMALLEST_SHARD` allows.
-        sizes_N: bytes of each image.
     """
-    weights_N = np.ones(len(image_ids_N), np.int64) if sizes_N is None else sizes_N
-    weights_N = np.where(weights_N > largest, 0, weights_N)
     wanted = min(at_least, len(image_ids_N) // SMALLEST_SHARD)
-    num_shards = max(1, wanted, -(-int(weights_N.sum()) // largest))
+    num_shards = max(1, wanted, -(-len(image_ids_N) // largest))
     while True:
         placed_N = shard_of(image_ids_N, seed=seed, num_shards=num_shards)
-        fullest = int(np.bincount(placed_N, weights_N, num_shards).max(initial=0))
+        fullest = int(np.bincount(placed_N, minlength=num_shards).max(initial=0))
         if fullest <= largest or num_shards >= 2 * len(image_ids_N):
             return num_shards
         # The fullest shard shrinks about as the mean does; one step is the least progress.

@@ -42,6 +42,7 @@ class Job:
         source: where the images come from.
         plans: shards by split.
         rotations: of images that have to be turned; None where no list was given.
+        most_images: in a shard of each split, where bytes bound the shards.
     """
 
     options: ShardOptions
@@ -50,6 +51,7 @@ class Job:
     source: Source
     plans: Mapping[str, tuple[ShardPlan, ...]]
     rotations: Rotations | None = None
+    most_images: Mapping[str, int] | None = None
 
     @property
     def output(self) -> Path:
@@ -79,8 +81,8 @@ class Job:
         }
         if self.rotations is not None:
             identity["rotations"] = self.rotations.sha256
-        if self.options.shard_bytes is not None:
-            identity[SHARD_BYTES] = self.options.shard_bytes
+        if self.most_images is not None:
+            identity[SHARD_BYTES] = self._shard_bytes
         return identity
 
     @property
@@ -115,9 +117,13 @@ class Job:
             extras["rotations_file_sha256"] = self.rotations.write(directory / ROTATIONS_FILE)
         if "train" not in self.labels.splits:
             extras[GROUPS_OF] = " and ".join(self.labels.splits)
-        if self.options.shard_bytes is not None:
-            extras[SHARD_BYTES] = str(self.options.shard_bytes)
+        if self.most_images is not None:
+            extras[SHARD_BYTES] = json.dumps(self._shard_bytes, sort_keys=True)
         return extras
+
+    @property
+    def _shard_bytes(self) -> dict[str, Any]:
+        return {"bytes": self.options.shard_bytes, "images": self.most_images}
 
 
 def prepare(options: ShardOptions) -> Job:
@@ -148,33 +154,32 @@ def prepare(options: ShardOptions) -> Job:
         split: with_listed(dump, split, read_split(dump, split, mids, policy))
         for split in dump.splits
     }
-    options = _sized(options, labels, source)
+    most_images = _most_images(options, labels, source)
+    if most_images is not None:
+        options = dataclasses.replace(options, images_per_shard=min(most_images.values()))
     return Job(
         options=options,
         classes=_classes(mids, names, labels, options),
         labels=NewLabels(name=dump.name, release=dump.release, policy=record, splits=labels),
         source=source,
-        plans={split: plan_shards(split, found, options) for split, found in labels.items()},
+        plans={
+            split: plan_shards(split, found, options, (most_images or {}).get(split))
+            for split, found in labels.items()
+        },
         rotations=None if options.rotations is None else read_rotation_lists(options.rotations),
+        most_images=most_images,
     )
 
 
-def _sized(
+def _most_images(
     options: ShardOptions, labels: Mapping[str, SplitLabels], source: Source
-) -> ShardOptions:
-    """With the number of images that makes a shard of the bytes asked for."""
+) -> dict[str, int] | None:
+    """The number of images, by split, that makes a shard of the bytes asked for."""
     if options.shard_bytes is None:
-        return options
-    split, largest = max(labels.items(), key=lambda item: len(item[1].table))
-    number = images_for_bytes(
-        options.shard_bytes,
-        split,
-        largest.table.image_ids_N,
-        source,
-        _treatment(options),
-        Path(options.output),
-    )
-    return dataclasses.replace(options, images_per_shard=number)
+        return None
+    image_ids = {split: found.table.image_ids_N for split, found in labels.items()}
+    treatment, output = _treatment(options), Path(options.output)
+    return images_for_bytes(options.shard_bytes, image_ids, source, treatment, output)
 
 
 def _treatment(options: ShardOptions) -> Treatment:
@@ -204,13 +209,18 @@ def _classes(
     )
 
 
-def plan_shards(split: str, labels: SplitLabels, options: ShardOptions) -> tuple[ShardPlan, ...]:
-    """The shards of a split, bounded and balanced as the options ask for."""
+def plan_shards(
+    split: str, labels: SplitLabels, options: ShardOptions, most_images: int | None = None
+) -> tuple[ShardPlan, ...]:
+    """The shards of a split, bounded and balanced as the options ask for.
+
+    ``most_images`` in a shard takes the place of the options' where it is given.
+    """
     image_ids_N = labels.table.image_ids_N
     num_shards = choose_num_shards(
         image_ids_N,
         seed=options.seed,
-        largest=options.images_per_shard,
+        largest=most_images or options.images_per_shard,
         at_least=SHARDS_PER_RANK * options.ranks,
     )
     return tuple(plan_split(split, image_ids_N, seed=options.seed, num_shards=num_shards))

@@ -71,23 +71,6 @@ def test_parallel_readers_get_shards_as_far_as_the_images_go(images, at_least, e
     assert choose_num_shards(keys, seed=0, largest=4096, at_least=at_least) == expected
 
 
-@pytest.mark.parametrize("bound", [20_000_000, 3_000_000])
-def test_a_bound_in_bytes_holds(bound) -> None:
-    rng = np.random.default_rng(0)
-    keys = rng.integers(0, 2**63, 2000).astype(np.uint64)
-    sizes = rng.integers(1000, 100_000, 2000)
-    num_shards = choose_num_shards(keys, seed=0, largest=bound, sizes_N=sizes)
-    owners = shard_of(keys, seed=0, num_shards=num_shards)
-    assert np.bincount(owners, sizes).max() <= bound
-    assert num_shards < 2 * sizes.sum() / bound + 1
-
-
-def test_an_image_larger_than_the_bound_does_not_multiply_shards() -> None:
-    keys, sizes = np.arange(100, dtype=np.uint64), np.full(100, 10)
-    sizes[7] = 10_000
-    assert choose_num_shards(keys, seed=0, largest=500, sizes_N=sizes) < 5
-
-
 def test_added_shards_continue_the_numbers() -> None:
     plans = plan_split("test", np.arange(5, dtype=np.uint64), seed=0, num_shards=1, first=12)
     assert [plan.name for plan in plans] == ["test-000012"]

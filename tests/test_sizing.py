@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sharding.convert import convert
@@ -36,6 +38,33 @@ def test_shards_are_about_as_large_as_asked_for(inputs, tmp_path) -> None:
     sizes = [shard.bytes for shard in Dataset.open(tmp_path / "out").shards("train")]
     assert max(sizes) <= BYTES
     assert sum(sizes) / len(sizes) > BYTES / 2
+
+
+def test_every_split_is_sized_by_its_own_images(inputs, tmp_path) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    for number, path in enumerate(sorted(images.rglob("*.jpg"))):
+        side = 40 + 97 * number % 160 if path.parent.name == "train" else 300
+        path.write_bytes(encode(photo(side, side, seed=number), quality=80))
+    shard((inputs[0], images), tmp_path / "out")
+    dataset = Dataset.open(tmp_path / "out")
+    sizes = {s: [shard.bytes for shard in dataset.shards(s)] for s in SIZES}
+    assert max(map(max, sizes.values())) <= BYTES
+    assert min(np.mean(found) for found in sizes.values()) > BYTES / 2
+    # What is added later fits in wherever it belongs.
+    numbers = json.loads(dataset.manifest.created_by["shard_bytes"])["images"]
+    assert dataset.manifest.images_per_shard == min(numbers.values()) < numbers["train"]
+
+
+def test_a_split_without_images_is_no_obstacle(inputs, tmp_path) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    shutil.rmtree(images / "test")
+    shard((inputs[0], images), tmp_path / "out")
+    assert Dataset.open(tmp_path / "out").manifest.quarantined == SIZES["test"]
+    shutil.rmtree(images)
+    (images / "train").mkdir(parents=True)
+    (images / f"train/{'f' * 16}.jpg").touch()
+    with pytest.raises(InputError, match="none of 240 sampled images could be used"):
+        shard((inputs[0], images), tmp_path / "none")
 
 
 def test_the_number_found_first_is_kept(inputs, tmp_path) -> None:
