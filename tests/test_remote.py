@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import io
 import tarfile
 import threading
@@ -9,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
+from sharding.cloud import file_system
 from sharding.convert import convert
+from sharding.desk import at_desk
 from sharding.encoded import BadImage
 from sharding.errors import InputError
 from sharding.fetching import Fetching, GaveUp, Passing, patiently
@@ -217,6 +222,53 @@ def test_archives_of_a_bucket_are_found_by_a_pattern(bucket, inputs, from_direct
     assert tree(tmp_path / "out") == from_directory
     with pytest.raises(InputError, match="no archive is there"):
         open_source("s3://photos/tar/*.tar", FAST)
+
+
+@pytest.fixture
+def google(monkeypatch) -> Iterator[list[dict[str, object]]]:
+    """Buckets in memory where Arrow's client for Google would ask its network; how it was made."""
+    import fsspec
+
+    asked: list[dict[str, object]] = []
+
+    def client(**options: object) -> fs.FileSystem:
+        asked.append(options)
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory")))
+
+    assert file_system("gs", "anonymous@photos", FAST).type_name == "gcs"
+    monkeypatch.setattr(fs, "GcsFileSystem", client)
+    yield asked
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_gs_is_served_by_arrows_client(google, inputs, from_directory, tmp_path) -> None:
+    import fsspec
+
+    buckets = fsspec.filesystem("memory")
+    for path in inputs[1].rglob("*.jpg"):
+        key = path.relative_to(inputs[1]).as_posix()
+        buckets.pipe(f"/photos/set/{key}", path.read_bytes())
+    (ours, *_) = image_ids(inputs[1], "train")
+    assert read(open_source("gs://anonymous@photos/set", FAST), ours)
+    buckets.mkdir("/datasets")
+    with at_desk("gs://datasets/tiny", FAST) as desk:
+        options = ShardOptions(
+            annotations=inputs[0],
+            images="gs://photos/set",
+            output=str(desk.directory),
+            images_per_shard=10,
+            dataset_name="tiny",
+            fetch=FAST,
+        )
+        convert(prepare(options), desk.through(map))
+    put = {
+        name.removeprefix("/datasets/tiny/"): hashlib.sha256(buckets.cat(name)).hexdigest()
+        for name in buckets.find("/datasets/tiny")
+    }
+    assert put == from_directory
+    limit = datetime.timedelta(seconds=FAST.timeout)
+    assert {options["retry_time_limit"] for options in google} == {limit}
+    assert [options["anonymous"] for options in google][:2] == [True, False]
 
 
 def test_other_schemes_are_served_by_fsspec() -> None:
