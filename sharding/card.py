@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from sharding.atomic import replacing
+from sharding.attribution import FILE as ATTRIBUTION_FILE
+from sharding.attribution import HASH as ATTRIBUTION_HASH
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.commit import GROUPS_OF
+from sharding.imagelists import LICENSE
 from sharding.importers.terms import TERMS
 from sharding.manifest import SPLITS, LabelVersion, Manifest
 
@@ -15,9 +19,15 @@ FILE = "README.md"
 _TERMS = """\
 Annotations of Open Images are licensed by Google LLC under CC BY 4.0. The images are listed there
 as CC BY 2.0; Google makes no warranty of that, so verify the licence of an image before you use
-it. Licence, author and landing page of each image stand in the image list of its dump
-(`License`, `Author`, `OriginalLandingURL`), joined by `ImageID`, which is the name of the image
-here: attribution is owed to those authors."""
+it."""
+_LISTED = """\
+Licence, author and landing page of each image stand in the image list of its dump (`License`,
+`Author`, `OriginalLandingURL`), joined by `ImageID`, which is the name of the image here:
+attribution is owed to those authors."""
+_ATTRIBUTED = f"""\
+Licence, author, title and landing page of each image that the annotations named when this dataset
+was made stand in `{ATTRIBUTION_FILE}`; those of images that came later in the image list of their
+dump. Attribution is owed to those authors."""
 
 _READING = """\
 ## Reading
@@ -53,9 +63,39 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         _groups(classes, manifest.created_by.get(GROUPS_OF, "training")),
         _READING,
         "## Terms",
-        TERMS.get(_imported_from(manifest) or "", _TERMS),
+        *_terms(manifest),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _terms(manifest: Manifest) -> list[str]:
+    imported = _imported_from(manifest)
+    if imported is not None:
+        return [TERMS[imported]]
+    attribution = _ATTRIBUTED if ATTRIBUTION_HASH in manifest.created_by else _LISTED
+    return [_TERMS, *_licences(manifest), attribution]
+
+
+def _licences(manifest: Manifest) -> Iterator[str]:
+    """Labelled images by licence and split, for the label versions that know."""
+    for name, version in sorted(manifest.labels.items()):
+        splits = [split for split in SPLITS if split in version.splits]
+        counts: dict[str, dict[str, int]] = {}
+        for split in splits:
+            for key, number in version.report.get(split, {}).items():
+                if key.startswith(LICENSE):
+                    counts.setdefault(key.removeprefix(LICENSE), {})[split] = number
+        if counts:
+            rows = [
+                f"Licences of the images that `{name}` labels, as its image lists say:",
+                "",
+                f"| licence | {' | '.join(splits)} |",
+                f"|---|{'---|' * len(splits)}",
+            ]
+            for licence, of_split in sorted(counts.items()):
+                numbers = " | ".join(f"{of_split.get(split, 0):,}" for split in splits)
+                rows.append(f"| {' '.join(licence.split()).replace('|', '/')} | {numbers} |")
+            yield "\n".join(rows)
 
 
 def _imported_from(manifest: Manifest) -> str | None:

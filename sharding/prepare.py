@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ import numpy as np
 
 from sharding import structured
 from sharding.annotations import AnnotationPolicy, SplitLabels, read_classes, read_split
+from sharding.attribution import FILE as ATTRIBUTION_FILE
+from sharding.attribution import HASH as ATTRIBUTION_HASH
+from sharding.attribution import write_attribution
 from sharding.classes import ClassTable
 from sharding.commit import GROUPS_OF, NewLabels
+from sharding.dumpfiles import DumpFile
 from sharding.errors import InputError
 from sharding.imagelists import with_listed
 from sharding.images import Treatment
@@ -42,6 +46,7 @@ class Job:
         source: where the images come from.
         plans: shards by split.
         rotations: of images that have to be turned; None where no list was given.
+        image_lists: of the dump, by split, as far as it has any.
         most_images: in a shard of each split, where bytes bound the shards.
     """
 
@@ -51,6 +56,7 @@ class Job:
     source: Source
     plans: Mapping[str, tuple[ShardPlan, ...]]
     rotations: Rotations | None = None
+    image_lists: Mapping[str, DumpFile] = field(default_factory=dict)
     most_images: Mapping[str, int] | None = None
 
     @property
@@ -115,6 +121,10 @@ class Job:
         extras = {}
         if self.rotations is not None:
             extras["rotations_file_sha256"] = self.rotations.write(directory / ROTATIONS_FILE)
+        tables = {split: found.table for split, found in self.labels.splits.items()}
+        attribution = write_attribution(directory / ATTRIBUTION_FILE, self.image_lists, tables)
+        if attribution is not None:
+            extras[ATTRIBUTION_HASH] = attribution
         if "train" not in self.labels.splits:
             extras[GROUPS_OF] = " and ".join(self.labels.splits)
         if self.most_images is not None:
@@ -167,6 +177,7 @@ def prepare(options: ShardOptions) -> Job:
             for split, found in labels.items()
         },
         rotations=None if options.rotations is None else read_rotation_lists(options.rotations),
+        image_lists={s: file for s in labels if (file := dump.images_file(s)) is not None},
         most_images=most_images,
     )
 
