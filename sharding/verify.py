@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from sharding.atomic import stable_json
+from sharding.attribution import FILE as ATTRIBUTION_FILE
+from sharding.attribution import HASH as ATTRIBUTION_HASH
 from sharding.card import FILE as CARD_FILE
 from sharding.card import card
 from sharding.commit import INFO_FILE, WANTED_FILE, info
@@ -34,6 +36,8 @@ OURS = re.compile(
     r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json|staging/\w+\.\w+)"
 )
 """Paths that only our jobs write: orphans of these may be removed."""
+
+_BESIDE = {"names_file_sha256": NAMES_FILE, ATTRIBUTION_HASH: ATTRIBUTION_FILE}
 
 ParallelCheck = Callable[
     [Callable[[ShardRecord], "list[Problem]"], Sequence[ShardRecord]], Iterable["list[Problem]"]
@@ -176,13 +180,13 @@ def _classes(dataset: Dataset) -> Iterator[Problem]:
 
 
 def _names(dataset: Dataset) -> Iterator[Problem]:
-    """The file names of an imported collection; other datasets have none."""
-    known = dataset.manifest.created_by.get("names_file_sha256")
-    path = dataset.directory / NAMES_FILE
-    if known is not None and not (path.is_file() and sha256_of(path) == known):
-        what = "its content has changed" if path.is_file() else "missing"
-        fix = "restore it from a copy, or from an import into a new directory"
-        yield Problem(path=NAMES_FILE, what=what, fix=fix, kind="classes")
+    """The file names of an imported collection, and who took the images of a dump."""
+    for key, name in _BESIDE.items():
+        known, path = dataset.manifest.created_by.get(key), dataset.directory / name
+        if known is not None and not (path.is_file() and sha256_of(path) == known):
+            what = "its content has changed" if path.is_file() else "missing"
+            fix = "restore it from a copy, or take it from the same command into a new directory"
+            yield Problem(path=name, what=what, fix=fix, kind="classes")
 
 
 def _quarantine(dataset: Dataset) -> Iterator[Problem]:
@@ -211,8 +215,7 @@ def _derived(dataset: Dataset) -> Iterator[Problem]:
 
 def _orphans(dataset: Dataset) -> Iterator[Problem]:
     named = {FILE, "classes.parquet", QUARANTINE_FILE, INFO_FILE, CARD_FILE}
-    if "names_file_sha256" in dataset.manifest.created_by:
-        named.add(NAMES_FILE)
+    named |= {name for key, name in _BESIDE.items() if key in dataset.manifest.created_by}
     if "rotations_file_sha256" in dataset.manifest.created_by:
         named.add(ROTATIONS_FILE)
     for shard in dataset.manifest.shards:
