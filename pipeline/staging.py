@@ -68,7 +68,10 @@ def open_dataset(location: str, cache: Cache | None = None, *, tars: bool = True
 
 
 def _fetch_metadata(location: str, folder: Path) -> None:
-    """Labels and classes first, then the manifest that names them."""
+    """Labels and classes first, then the manifest that names them.
+
+    Labels of images without pixels are for later sharding: nothing on a node reads them.
+    """
     try:
         content = storage.read_bytes(storage.join(location, FILE))
     except OSError as error:

@@ -11,18 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.annotations import SplitLabels
-from sharding.atomic import replacing, write_json
+from sharding.atomic import write_json
 from sharding.errors import InputError
-from sharding.ids import format_image_ids, parse_image_ids
+from sharding.ids import parse_image_ids
 from sharding.labels import POSITIVE, LabelTable
-from sharding.manifest import Dataset, LabelFile, LabelVersion, ShardRecord
+from sharding.manifest import Dataset, LabelFile, ShardRecord
 from sharding.quarantine import Entry, Quarantine
 from sharding.shardsource import read_index
 from sharding.tasks import ShardOutcome
 
 INFO_FILE = "_info.json"
-WANTED_FILE = "wanted.txt"
-"""One `<split>/<id>` a line, as the downloaders of Open Images take it; absent if empty."""
 TAR_LABELS = "tar_labels"
 """Key in the manifest's ``created_by``: the label version that all tars carry."""
 
@@ -116,7 +114,7 @@ def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
 
 
 def write_labels(directory: Path, name: str, split: str, arranged: LabelTable) -> LabelFile:
-    """Write the label table of a split in a label version."""
+    """Write a label table of a label version, under the name of its split."""
     path = f"labels/{name}/{split}.parquet"
     digest = arranged.write(directory / path)
     positives = int(np.count_nonzero(arranged.states_E == POSITIVE))
@@ -126,34 +124,6 @@ def write_labels(directory: Path, name: str, split: str, arranged: LabelTable) -
         positives=positives,
         negatives=len(arranged.states_E) - positives,
         sha256=digest,
-    )
-
-
-def label_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
-    """Write the tables of a label version, and the list of its images that have no pixels."""
-    files: dict[str, LabelFile] = {}
-    report: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    wanted: list[str] = []
-    for split, labels in new.splits.items():
-        at_hand = [part for part in members if part.shard.split == split]
-        arranged = arrange(labels.table, at_hand)
-        files[split] = write_labels(directory, new.name, split, arranged)
-        without_pixels = np.setdiff1d(labels.table.image_ids_N, arranged.image_ids_N)
-        wanted += [f"{split}/{image_id}\n" for image_id in format_image_ids(without_pixels)]
-        report[split] = {
-            **labels.report,
-            "images_without_pixels": len(without_pixels),
-            "unknown_mids": len(labels.unknown_mids),
-        }
-        sources.update(labels.sources)
-    _write_wanted(directory / f"labels/{new.name}/{WANTED_FILE}", wanted)
-    return LabelVersion(
-        release=new.release,
-        sources=sources,
-        policy=new.policy,
-        report=report,
-        splits=files,
     )
 
 
@@ -199,11 +169,3 @@ def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:
         for how, count in outcome.how.items():
             total[how] = total.get(how, 0) + count
     return dict(sorted(total.items()))
-
-
-def _write_wanted(path: Path, lines: Sequence[str]) -> None:
-    if not lines:
-        path.unlink(missing_ok=True)
-        return
-    with replacing(path) as temporary:
-        temporary.write_text("".join(lines), encoding="ascii")

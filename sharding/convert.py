@@ -15,7 +15,6 @@ from sharding.card import write_card
 from sharding.commit import (
     TAR_LABELS,
     count_how,
-    label_version,
     members_of,
     quarantine_of,
     write_info,
@@ -29,6 +28,7 @@ from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.reshard import add_labels
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
+from sharding.versions import label_version, remove_settled
 
 
 def convert(job: Job, parallel: ParallelMap) -> Summary:
@@ -144,6 +144,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
     )
     write_card(directory, manifest, job.classes)
     manifest.write(directory)
+    remove_settled(directory, manifest)
     unfinished.end(directory)
     return manifest
 

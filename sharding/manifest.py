@@ -40,13 +40,29 @@ class ShardRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """One label table: the labels of one split in one annotation dump."""
+    """One label table: the labels of one split in one annotation dump.
+
+    ``without_pixels`` is the table of the images that the dump labels and no tar holds; None
+    where there are none.
+    """
 
     path: str
     images: int
     positives: int
     negatives: int
     sha256: str
+    without_pixels: LabelFile | None = None
+
+    @property
+    def images_without_pixels(self) -> int:
+        """Number of images that the dump labels and no tar holds."""
+        return 0 if self.without_pixels is None else self.without_pixels.images
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> LabelFile:
+        """As the manifest has it."""
+        apart = record.get("without_pixels")
+        return cls(**{**record, "without_pixels": None if apart is None else cls(**apart)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,12 @@ class LabelVersion:
     policy: Mapping[str, Any]
     report: Mapping[str, Any]
     splits: Mapping[str, LabelFile]
+
+    @property
+    def files(self) -> list[LabelFile]:
+        """Every table, those of images without pixels too."""
+        over_shards = list(self.splits.values())
+        return over_shards + [file.without_pixels for file in over_shards if file.without_pixels]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +121,13 @@ class Manifest:
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `dataset.json` atomically; call it after everything it names is on disk."""
-        write_json(Path(directory) / FILE, {"format": FORMAT, **dataclasses.asdict(self)})
+        write_json(Path(directory) / FILE, {"format": FORMAT, **self.record()})
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it; what is None is left out, so that a new field changes no old digest."""
+        return dataclasses.asdict(
+            self, dict_factory=lambda pairs: {key: v for key, v in pairs if v is not None}
+        )
 
     @classmethod
     def read(cls, directory: str | os.PathLike[str]) -> Manifest:
@@ -140,7 +168,7 @@ class Manifest:
             name: LabelVersion(
                 **{
                     **version,
-                    "splits": {s: LabelFile(**f) for s, f in version["splits"].items()},
+                    "splits": {s: LabelFile.of_record(f) for s, f in version["splits"].items()},
                 }
             )
             for name, version in raw["labels"].items()
@@ -179,7 +207,7 @@ class Dataset:
     @property
     def digest(self) -> str:
         """Hash of the manifest: names this exact dataset in MLflow and in checkpoints."""
-        content = json.dumps(dataclasses.asdict(self.manifest), sort_keys=True)
+        content = json.dumps(self.manifest.record(), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def shards(self, split: str) -> list[ShardRecord]:

@@ -8,17 +8,11 @@ from typing import Any
 
 from sharding.atomic import together
 from sharding.card import write_card
-from sharding.commit import (
-    Members,
-    NewLabels,
-    arrange,
-    label_version,
-    write_info,
-    write_labels,
-)
-from sharding.manifest import Dataset, LabelVersion, Manifest
+from sharding.commit import Members, NewLabels, write_info
+from sharding.manifest import Dataset, Manifest
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
+from sharding.versions import label_version, rearranged, remove_settled
 
 
 def publish(
@@ -43,7 +37,7 @@ def publish(
         version = label_version(directory, new, members)
         others = {name: old for name, old in manifest.labels.items() if name != new.name}
         if shards != manifest.shards:
-            others = {name: _rearranged(dataset, name, members) for name in others}
+            others = {name: rearranged(dataset, name, members) for name in others}
         quarantine.write(directory / QUARANTINE_FILE)
         write_info(directory, manifest.name, shards)
         changed: Manifest = dataclasses.replace(
@@ -55,22 +49,7 @@ def publish(
         )
         write_card(directory, changed, dataset.classes)
         changed.write(directory)
-
-
-def _rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:
-    version = dataset.manifest.labels[name]
-    files = {
-        split: write_labels(
-            dataset.directory,
-            name,
-            split,
-            arrange(
-                dataset.labels(split, name), [part for part in members if part.shard.split == split]
-            ),
-        )
-        for split in version.splits
-    }
-    return dataclasses.replace(version, splits=files)
+    remove_settled(directory, changed)
 
 
 def merged_failures(

@@ -16,6 +16,7 @@ from sharding.manifest import Dataset
 from sharding.options import ReshardOptions
 from sharding.overlay import overlay
 from sharding.releases import Dump
+from sharding.versions import all_labels
 
 # Sources of exports that no human has seen.
 _OF_A_MODEL = ("source ll-cp-correction", "source large-loss")
@@ -102,7 +103,7 @@ def _over_base(
         )
     splits = {}
     for split in version.splits:
-        table = dataset.labels(split, base)
+        table = all_labels(dataset, split, base)
         if split not in exports:
             splits[split] = SplitLabels(
                 table=table,

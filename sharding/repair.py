@@ -161,7 +161,8 @@ def _labels(dataset: Dataset, paths: set[str]) -> Manifest:
             continue
         members = [part for part in members_in(dataset) if part.shard.split == split]
         table = labels_in_tars(dataset.directory, [part.shard for part in members])
-        files[split] = write_labels(dataset.directory, name, split, arrange(table, members))
+        made = write_labels(dataset.directory, name, split, arrange(table, members))
+        files[split] = dataclasses.replace(made, without_pixels=file.without_pixels)
     labels = {**manifest.labels, name: dataclasses.replace(version, splits=files)}
     return dataclasses.replace(manifest, labels=labels)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,20 +20,22 @@ from sharding.attribution import FILE as ATTRIBUTION_FILE
 from sharding.attribution import HASH as ATTRIBUTION_HASH
 from sharding.card import FILE as CARD_FILE
 from sharding.card import card
-from sharding.commit import INFO_FILE, WANTED_FILE, info
+from sharding.commit import INFO_FILE, info
 from sharding.errors import InputError
 from sharding.files import Files, LocalFiles, sha256_of
 from sharding.importers.names import FILE as NAMES_FILE
-from sharding.labels import POSITIVE
+from sharding.labels import POSITIVE, LabelTable
 from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
 from sharding.rotation import FILE as ROTATIONS_FILE
 from sharding.shardsource import read_index
 from sharding.tasks import FOLDER
+from sharding.versions import APART, WANTED_FILE, how_to_write_again
 
 OURS = re.compile(
-    r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json|staging/\w+\.\w+)"
+    r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json|staging/\w+\.\w+"
+    rf"|labels/[^/]+/[a-z]+{re.escape(APART)}\.parquet)"
 )
 """Paths that only our jobs write: orphans of these may be removed."""
 
@@ -123,31 +125,45 @@ def check_shard(
 
 
 def _labels(dataset: Dataset, name: str, split: str, file: LabelFile) -> Iterator[Problem]:
-    fix = f"{_REPAIR}, or run jobs/reshard_openimages.py --name {name} with its annotations"
-    problem = partial(Problem, path=file.path, fix=fix, kind="labels")
-    path = dataset.directory / file.path
-    if not path.is_file():
-        yield problem(what="missing")
-        return
-    if sha256_of(path) != file.sha256:
-        yield problem(what="its content has changed (SHA-256 differs)")
-        return
-    try:
-        table = dataset.labels(split, name)
-    except InputError as error:
-        yield problem(what=error.problem)
+    again = how_to_write_again(name)
+    problem = partial(Problem, path=file.path, fix=f"{_REPAIR}, or {again}", kind="labels")
+    table = yield from _table(dataset, file, problem)
+    if file.without_pixels is not None:
+        # Nothing else in the dataset tells these labels.
+        apart = partial(Problem, path=file.without_pixels.path, fix=again, kind="labels")
+        yield from _table(dataset, file.without_pixels, apart)
+    if table is None:
         return
     records = [shard for shard in dataset.manifest.shards if shard.split == split]
     expected = [shard.path for shard in records for _ in range(shard.images)]
     if list(table.shards) != expected:
         yield problem(what=f"its {len(table)} rows do not follow the {len(expected)} images")
+    yield from _members(dataset, split, table.image_ids_N.tolist(), records, file.path)
+
+
+def _table(
+    dataset: Dataset, file: LabelFile, problem: Callable[..., Problem]
+) -> Generator[Problem, None, LabelTable | None]:
+    """Whether a table is what the manifest says; returns it if it can be read."""
+    path = dataset.directory / file.path
+    if not path.is_file():
+        yield problem(what="missing")
+        return None
+    if sha256_of(path) != file.sha256:
+        yield problem(what="its content has changed (SHA-256 differs)")
+        return None
+    try:
+        table = LabelTable.read(path)
+    except InputError as error:
+        yield problem(what=error.problem)
+        return None
     positives = int(np.count_nonzero(table.states_E == POSITIVE))
     counts = (len(table), positives, len(table.states_E) - positives)
     if counts != (file.images, file.positives, file.negatives):
         yield problem(what=f"images and labels are {counts}, not as the manifest says")
     if len(table.classes_E) and int(table.classes_E.max()) >= len(dataset.classes):
         yield problem(what=f"class {table.classes_E.max()} of {len(dataset.classes)}")
-    yield from _members(dataset, split, table.image_ids_N.tolist(), records, file.path)
+    return table
 
 
 def _members(
@@ -221,7 +237,7 @@ def _orphans(dataset: Dataset) -> Iterator[Problem]:
     for shard in dataset.manifest.shards:
         named |= {shard.path, shard.index, str(Path(shard.path).with_suffix(".json"))}
     for name, version in dataset.manifest.labels.items():
-        named |= {file.path for file in version.splits.values()}
+        named |= {file.path for file in version.files}
         named |= {f"labels/{name}/{WANTED_FILE}", f"labels/{name}/diff.json"}
     for path in sorted(dataset.directory.rglob("*")):
         relative = path.relative_to(dataset.directory).as_posix()

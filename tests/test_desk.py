@@ -24,6 +24,7 @@ from sharding.fetching import Fetching
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import prepare_import
 from sharding.importers.run import import_collection
+from sharding.manifest import Dataset
 from sharding.options import ReshardOptions, ShardOptions, VerifyOptions
 from sharding.prepare import prepare
 from sharding.reshard import reshard
@@ -35,6 +36,7 @@ from tests.servers import Web, s3
 
 FAST = Fetching(tries=2, timeout=2.0, at_once=4, first_pause=0.01)
 URL = "s3://data/sets/tiny"
+VERSIONS = ("2017_11", "2018_04")
 AWS = {
     "AWS_ACCESS_KEY_ID": "id",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -291,14 +293,25 @@ def test_images_that_were_missing_are_found_later(inputs, bucket, tmp_path: Path
     lost = images / f"train/{image_ids(images, 'train')[0]}.jpg"
     content = lost.read_bytes()
     lost.unlink()
-    assert "1 missing" in shard((inputs[0], images), URL, tmp_path)
+    local, dump = tmp_path / "tiny", second_dump(inputs, tmp_path)
+    for place in (local, URL):
+        assert "1 missing" in shard((inputs[0], images), place, tmp_path)
+        relabel(place, tmp_path, dump)
     before = objects(bucket)
+    assert before == tree(local)
     lost.write_bytes(content)
-    assert "nothing" in shard((inputs[0], images), URL, tmp_path, retry_failed=True)
+    for place in (local, URL):
+        assert "nothing" in shard((inputs[0], images), place, tmp_path, retry_failed=True)
     after = objects(bucket)
+    assert after == tree(local)
     tars = {name for name in before if name.endswith(".tar")}
     assert {name: after[name] for name in tars} == {name: before[name] for name in tars}
     assert check(tmp_path)[0].well
+    # Of the two images without pixels one is left; the other's labels are where its pixels are.
+    first, second = (f"labels/{name}/train.without_pixels.parquet" for name in VERSIONS)
+    assert {first, second} <= before.keys()
+    assert {first, second} & after.keys() == {second}
+    assert Dataset.open(local).manifest.labels[VERSIONS[1]].splits["train"].positives == 24
 
 
 def test_images_of_no_use_leave_nothing_behind(inputs, bucket, tmp_path: Path) -> None:
@@ -380,7 +393,10 @@ def test_new_labels_put_no_image_byte(
         "README.md",
         "_info.json",
         "quarantine.parquet",
-        *(f"labels/2018_04/{name}" for name in ("train.parquet", "wanted.txt", "diff.json")),
+        "labels/2018_04/train.parquet",
+        "labels/2018_04/train.without_pixels.parquet",
+        "labels/2018_04/wanted.txt",
+        "labels/2018_04/diff.json",
     }
     diff = json.loads((local / "labels/2018_04/diff.json").read_text())
     assert diff["splits"]["train"]["images_without_pixels"] == 1

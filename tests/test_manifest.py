@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_a_manifest_survives_the_file_and_is_stable(dataset):
     assert (dataset / FILE).read_bytes() == before
     assert manifest.shards[0].images == 2
     assert manifest.labels["2017_11"].splits["train"].negatives == 1
+
+
+def test_what_an_older_manifest_lacks_is_none_and_changes_no_digest(dataset):
+    opened = Dataset.open(dataset)
+    version = opened.manifest.labels["2017_11"]
+    file = version.splits["train"]
+    assert (file.without_pixels, file.images_without_pixels) == (None, 0)
+    assert "without_pixels" not in (dataset / FILE).read_text()
+    apart = LabelFile(path="x", images=5, positives=4, negatives=3, sha256="ab" * 32)
+    splits = {"train": dataclasses.replace(file, without_pixels=apart)}
+    labels = {"2017_11": dataclasses.replace(version, splits=splits)}
+    dataclasses.replace(opened.manifest, labels=labels).write(dataset)
+    read = Dataset.open(dataset)
+    assert read.manifest.labels == labels
+    assert labels["2017_11"].files == [splits["train"], apart]
+    assert read.digest != opened.digest
 
 
 def test_a_dataset_gives_its_shards_and_labels(dataset):

@@ -95,6 +95,20 @@ def test_new_labels_cost_their_own_bytes(
     assert len(open_dataset(remote.as_uri(), cache).labels("train", "new").image_ids_N) == 96
 
 
+def test_labels_of_images_without_pixels_stay_where_they_are(remote: Path, cache: Cache) -> None:
+    manifest = json.loads((remote / "dataset.json").read_text())
+    (version,) = manifest["labels"].values()
+    train = version["splits"]["train"]
+    apart = train["path"].replace(".parquet", ".without_pixels.parquet")
+    train["without_pixels"] = {**train, "path": apart}
+    (remote / "dataset.json").write_text(json.dumps(manifest))
+    shutil.copy(remote / train["path"], remote / apart)
+    dataset = open_dataset(remote.as_uri(), cache)
+    assert dataset.digest == Dataset.open(remote).digest
+    assert len(dataset.labels("train")) == 96
+    assert not (dataset.directory / apart).exists()
+
+
 def _only_labels(stream):  # type: ignore[no-untyped-def]
     def checked(location: str):  # type: ignore[no-untyped-def]
         assert "/labels/new-" in location

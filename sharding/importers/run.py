@@ -69,9 +69,10 @@ def _is_current(dataset: Dataset, new: NewLabels) -> bool:
     members = members_in(dataset)
     for split, labels in new.splits.items():
         file = version.splits[split]
-        path = dataset.directory / file.path
-        if not path.is_file() or sha256_of(path) != file.sha256:
-            return False
+        for table in filter(None, (file, file.without_pixels)):
+            path = dataset.directory / table.path
+            if not path.is_file() or sha256_of(path) != table.sha256:
+                return False
         at_hand = [part for part in members if part.shard.split == split]
         try:
             if not _equal(dataset.labels(split, new.name), arrange(labels.table, at_hand)):
