@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sharding import structured
 from sharding.annotations import AnnotationPolicy, SplitLabels, read_split
-from sharding.classlist import read_mids
 from sharding.commit import NewLabels
-from sharding.diff import ClassDiff, diff_tables
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 from sharding.options import ReshardOptions
@@ -45,49 +43,6 @@ def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLab
         record["base"], _ = dataset.label_version(options.base)
         splits = _over_base(dataset, splits, record["base"])
     return NewLabels(name=dump.name, release=dump.release, policy=record, splits=splits)
-
-
-def class_diff(dataset: Dataset, dump: Dump) -> ClassDiff | None:
-    """The dataset's class list against the dump's; None for an export, which has no list."""
-    if dump.release == "export":
-        return None
-    return ClassDiff.of(dataset.classes.mids, read_mids(dump.class_list_file))
-
-
-def diff_report(
-    dataset: Dataset,
-    against: str,
-    name: str,
-    classes: ClassDiff | None,
-    wanted: Mapping[str, int],
-) -> dict[str, Any]:
-    """What one label version changes against another, for `diff.json`.
-
-    Args:
-        dataset: holding both.
-        against: the older version.
-        name: the newer version.
-        classes: class lists compared.
-        wanted: number of labelled images without pixels by split.
-    """
-    mids: Sequence[str] = dataset.classes.mids
-    versions = dataset.manifest.labels
-    splits, by_class = {}, {}
-    for split in versions[name].splits:
-        if split not in versions[against].splits:
-            continue
-        tables = (dataset.labels(split, against), dataset.labels(split, name))
-        diff = diff_tables(*tables, len(mids))
-        splits[split] = {**diff.totals(), "images_without_pixels": wanted.get(split, 0)}
-        by_class[split] = diff.by_class(mids)
-    report: dict[str, Any] = {"against": against, "splits": splits, "by_class": by_class}
-    if classes is not None:
-        report["classes"] = {
-            "kept": len(classes.kept),
-            "dropped": list(classes.dropped),
-            "added": list(classes.added),
-        }
-    return report
 
 
 def _over_base(

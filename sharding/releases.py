@@ -79,6 +79,11 @@ class Dump:
         )
 
     @property
+    def has_class_list(self) -> bool:
+        """Whether the trainable list came with the dump."""
+        return self._find(self._layout.classes, self.files, "train") is not None
+
+    @property
     def class_list_file(self) -> DumpFile:
         """The trainable list, whose line order is the class index.
 

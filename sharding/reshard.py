@@ -7,13 +7,12 @@ lacks is counted. Every older label version stays readable; choosing it is the w
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sharding import unfinished
 from sharding.atomic import sweep, write_json
 from sharding.commit import TAR_LABELS, NewLabels, members_in, members_of, quarantine_of
+from sharding.comparison import Comparison
 from sharding.dispatch import ParallelMap
 from sharding.errors import InputError
 from sharding.extend import (
@@ -30,7 +29,7 @@ from sharding.options import ReshardOptions
 from sharding.publish import merged_failures, publish
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
-from sharding.relabel import class_diff, diff_report, open_dump, read_labels
+from sharding.relabel import open_dump, read_labels
 from sharding.sources import Source
 from sharding.summary import Resharded
 
@@ -53,24 +52,22 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
         dump = open_dump(options)
         new = read_labels(dataset, dump, options)
         _refuse_other_content(dataset, new)
+        comparison = Comparison.of(dataset, dump, new)
         source = (
             None
             if options.images is None
             else open_images(dataset, options.images, options.fetch, dump)
         )
-        wanted, added = add_labels(dataset, new, source, parallel, options.make_default)
-        against, labelled = dataset.manifest.default_labels, Dataset.open(directory)
-        diff: Mapping[str, Any] = {}
-        if against != new.name:
-            classes = class_diff(dataset, dump)
-            diff = diff_report(labelled, against, new.name, classes, wanted)
+        added = add_labels(dataset, new, source, parallel, options.make_default)
+        labelled = Dataset.open(directory)
+        diff = {} if comparison is None else comparison.report(labelled, new)
+        if diff:
             write_json(dataset.directory / f"labels/{new.name}/{DIFF_FILE}", diff)
         rewritten = _rewrite(labelled, new, parallel) if options.rewrite else 0
         return Resharded(
             dataset=Dataset.open(directory),
             name=new.name,
             diff=diff,
-            wanted=wanted,
             added=added,
             rewritten=rewritten,
             seconds=time.monotonic() - started,
@@ -98,11 +95,11 @@ def add_labels(
     source: Source | None,
     parallel: ParallelMap,
     make_default: bool = False,
-) -> tuple[dict[str, int], int]:
+) -> int:
     """Publish a label version, with shards for those of its images that the source now has.
 
     Returns:
-        Labelled images still without pixels by split, and the number of images added.
+        The number of images added.
     """
     members = members_in(dataset)
     tables = {split: labels.table for split, labels in new.splits.items()}
@@ -124,8 +121,7 @@ def add_labels(
             created_by.pop(TAR_LABELS, None)
     default = new.name if make_default else dataset.manifest.default_labels
     publish(dataset, new, members, quarantine, created_by=created_by, default_labels=default)
-    wanted = {split: len(ids_N) for split, ids_N in without_pixels(tables, members).items()}
-    return wanted, added
+    return added
 
 
 def _rewrite(dataset: Dataset, new: NewLabels, parallel: ParallelMap) -> int:

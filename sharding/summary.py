@@ -104,7 +104,6 @@ class Resharded:
         dataset: as it is now.
         name: of the label version.
         diff: content of `diff.json`, empty where there was nothing to compare with.
-        wanted: labelled images without pixels by split.
         added: images that got pixels.
         rewritten: tars written anew.
         seconds: it took.
@@ -113,10 +112,15 @@ class Resharded:
     dataset: Dataset
     name: str
     diff: Mapping[str, Any]
-    wanted: Mapping[str, int]
     added: int
     rewritten: int
     seconds: float
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """Labelled images without pixels by split."""
+        files = self.dataset.manifest.labels[self.name].splits
+        return {split: file.images_without_pixels for split, file in files.items()}
 
     def __str__(self) -> str:
         directory = self.dataset.directory
@@ -131,19 +135,19 @@ class Resharded:
             for split, file in self.dataset.manifest.labels[self.name].splits.items()
         ]
         if "classes" in self.diff:
-            kept, dropped, added = (self.diff["classes"][k] for k in ("kept", "dropped", "added"))
-            rows.append(
-                (
-                    "classes",
-                    f"{kept:,} in both lists, {len(dropped):,} only in the dataset's, "
-                    f"{len(added):,} only in the dump's (left out)",
-                )
-            )
+            rows.append(("classes", self._classes()))
+        if self.diff:
+            new, gone = self._images("new"), self._images("gone")
+            rows.append(("labelled", f"{new:,} images for the first time, {gone:,} no longer"))
         if self.added:
             rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
         if missing := sum(self.wanted.values()):
             listed = f"labels/{self.name}/wanted.txt"
-            rows.append(("no pixels", f"{missing:,} labelled images, listed in {listed}"))
+            found = f"{missing:,} labelled images, listed in {listed}"
+            if self.diff:
+                before, now = self._images("missing_before"), self._images("now_needing_pixels")
+                found += f": {now:,} need them now, {before:,} were missing before"
+            rows.append(("no pixels", found))
         command = f"jobs/train_openimages.py --dataset {directory} --labels {self.name}"
         return _aligned(first, [*rows, ("train", command)])
 
@@ -155,8 +159,22 @@ class Resharded:
             sum(n for key, n in totals.items() if key.startswith(f"labels_{verb}"))
             for verb in ("added", "removed", "flipped")
         )
-        against = self.diff["against"]
-        return f" ({added:,} added, {removed:,} removed, {flipped:,} flipped against {against})"
+        return (
+            f" ({added:,} added, {removed:,} removed, {flipped:,} flipped "
+            f"against {self.diff['against']}, with pixels or without)"
+        )
+
+    def _classes(self) -> str:
+        lists = self.diff["classes"]
+        if lists is None:
+            return "the dump has no list of them; its labels went by the dataset's"
+        return (
+            f"{lists['kept']:,} in both lists, {len(lists['dropped']):,} only in the dataset's, "
+            f"{len(lists['added']):,} only in the dump's (left out)"
+        )
+
+    def _images(self, key: str) -> int:
+        return sum(totals[f"images_{key}"] for totals in self.diff["splits"].values())
 
 
 def _aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:
