@@ -21,11 +21,11 @@ from sharding.commit import (
 )
 from sharding.dispatch import ParallelMap, write_shards
 from sharding.errors import InputError
-from sharding.files import sha256_of
 from sharding.manifest import FILE, Dataset, Manifest
 from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.reshard import add_labels
+from sharding.restore import restore_beside, write_beside
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
 from sharding.versions import label_version, remove_settled
@@ -43,7 +43,9 @@ def convert(job: Job, parallel: ParallelMap) -> Summary:
         existing = _existing(job)
         if existing is None:
             unfinished.begin(job.output, job.identity)
-        elif job.options.retry_failed:
+        else:
+            existing = restore_beside(job, existing)
+        if existing is not None and job.options.retry_failed:
             sweep(job.output)
             add_labels(Dataset.open(job.output), job.labels, job.source, parallel)
             seconds = time.monotonic() - started
@@ -120,7 +122,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
     shards = tuple(part.shard for part in members)
     directory, name = job.output, job.options.dataset_name or job.output.resolve().name
     version = label_version(directory, job.labels, members)
-    job.classes.write(directory / "classes.parquet")
+    beside = write_beside(job)
     quarantine = quarantine_of(outcomes).merged(job.labels.bad_rows)
     quarantine.write(directory / QUARANTINE_FILE)
     write_info(directory, name, shards)
@@ -138,8 +140,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
         created_by={
             "plan": job.digest,
             TAR_LABELS: job.labels.name,
-            "classes_file_sha256": sha256_of(directory / "classes.parquet"),
-            **job.write_extras(directory),
+            **beside,
         },
     )
     write_card(directory, manifest, job.classes)

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 from sharding import structured
 
+AGAIN = "repeat the command that made the dataset, or restore the file from a copy"
+"""How a file that follows from dump and options comes back."""
+
 
 class InputError(Exception):
     """The user's input is wrong; ``str(error)`` is one line a user can act on.

@@ -42,7 +42,8 @@ def tasks_for_images(
     dataset: Dataset, wanted: Mapping[str, Ids], tables: Mapping[str, LabelTable], source: Source
 ) -> list[ShardTask]:
     """Shards for images that have none, bounded and treated as the dataset's others are."""
-    manifest, rotations = dataset.manifest, Rotations.of_dataset(dataset.directory)
+    manifest = dataset.manifest
+    rotations = Rotations.of_dataset(dataset.directory, manifest.created_by)
     tasks = []
     for split, ids_N in wanted.items():
         if not len(ids_N):

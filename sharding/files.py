@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sharding.errors import AGAIN, InputError
+
 _CHUNK = 1 << 22
 
 
@@ -45,3 +47,21 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(_CHUNK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def changed(path: Path, known: str) -> str | None:
+    """What is wrong with a file whose hash is known; None where nothing is."""
+    if not path.is_file():
+        return "missing"
+    return None if sha256_of(path) == known else "its content has changed (SHA-256 differs)"
+
+
+def refuse_changed(path: Path, known: str) -> None:
+    """Let nothing follow from a file that is not what it was.
+
+    Raises:
+        InputError: it is missing or its hash is another one.
+    """
+    wrong = changed(path, known)
+    if wrong is not None:
+        raise InputError(wrong, file=path, fix=AGAIN)

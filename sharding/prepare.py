@@ -28,6 +28,7 @@ from sharding.options import ShardOptions
 from sharding.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
 from sharding.releases import Dump
 from sharding.rotation import FILE as ROTATIONS_FILE
+from sharding.rotation import HASH as ROTATIONS_HASH
 from sharding.rotation import Rotations, read_rotation_lists, turns
 from sharding.sizing import KEY as SHARD_BYTES
 from sharding.sizing import images_for_bytes
@@ -120,7 +121,7 @@ class Job:
         """Write what this kind of job has beside the rest; what ``created_by`` says of it."""
         extras = {}
         if self.rotations is not None:
-            extras["rotations_file_sha256"] = self.rotations.write(directory / ROTATIONS_FILE)
+            extras[ROTATIONS_HASH] = self.rotations.write(directory / ROTATIONS_FILE)
         tables = {split: found.table for split, found in self.labels.splits.items()}
         attribution = write_attribution(directory / ATTRIBUTION_FILE, self.image_lists, tables)
         if attribution is not None:

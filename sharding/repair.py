@@ -45,7 +45,7 @@ def repair(
     for path in by_kind["orphan"]:
         (dataset.directory / path).unlink(missing_ok=True)
     manifest = dataset.manifest
-    if source is not None:
+    if source is not None and by_kind["tar"]:
         manifest = _tars(dataset, by_kind["tar"], source, parallel)
     manifest = _indexes(dataset.directory, manifest, by_kind["index"] - by_kind["tar"])
     manifest = _labels(dataclasses.replace(dataset, manifest=manifest), by_kind["labels"])
@@ -79,7 +79,7 @@ _KINDS = ("tar", "index", "labels", "quarantine", "derived", "orphan")
 def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelMap) -> Manifest:
     """Write tars again from the images; one that comes out different replaces its hash."""
     carried = dataset.manifest.created_by.get(TAR_LABELS, dataset.manifest.default_labels)
-    rotations = Rotations.of_dataset(dataset.directory)
+    rotations = Rotations.of_dataset(dataset.directory, dataset.manifest.created_by)
     tasks, old_records = [], {}
     for shard in dataset.manifest.shards:
         if shard.path not in paths:

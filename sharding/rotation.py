@@ -6,7 +6,7 @@ Image ids and pixels are the same in every release, so that V4's list serves V3'
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,12 @@ import pyarrow.parquet as pq
 from sharding.atomic import replacing
 from sharding.dumpfiles import DumpFile, list_files
 from sharding.errors import InputError
+from sharding.files import refuse_changed
 from sharding.ids import format_id_column, parse_id_column
 
 FILE = "rotations.parquet"
+HASH = "rotations_file_sha256"
+"""Key of its hash in the manifest's ``created_by``; absent where no list was given."""
 SCHEMA = pa.schema([("image_id", pa.string()), ("degrees", pa.int16())])
 
 _DEGREES = {
@@ -64,23 +67,20 @@ class Rotations:
             return hashlib.sha256(temporary.read_bytes()).hexdigest()
 
     @classmethod
-    def of_dataset(cls, directory: Path) -> Rotations | None:
-        """What a dataset's images were turned by, None where it knows nothing of it.
+    def of_dataset(cls, directory: Path, created_by: Mapping[str, str]) -> Rotations | None:
+        """What a dataset's images were turned by, None where no list was given.
+
+        Args:
+            directory: of the dataset.
+            created_by: of its manifest.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file that the manifest names is missing or damaged.
         """
-        path = directory / FILE
-        if not path.is_file():
+        if HASH not in created_by:
             return None
-        try:
-            table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA).combine_chunks()
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-            raise InputError(
-                f"not a table of rotations ({str(error).splitlines()[0]})",
-                file=path,
-                fix="restore the file, or shard again with --rotations",
-            ) from None
+        refuse_changed(directory / FILE, created_by[HASH])
+        table = pq.read_table(directory / FILE, columns=SCHEMA.names).combine_chunks()
         ids_N, _ = parse_id_column(table["image_id"].combine_chunks())
         return cls(image_ids_N=ids_N, degrees_N=table["degrees"].to_numpy())
 

@@ -16,19 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from sharding.atomic import stable_json
-from sharding.attribution import FILE as ATTRIBUTION_FILE
-from sharding.attribution import HASH as ATTRIBUTION_HASH
+from sharding.beside import BESIDE, CLASSES_FILE, broken_beside
 from sharding.card import FILE as CARD_FILE
 from sharding.card import card
 from sharding.commit import INFO_FILE, info
-from sharding.errors import InputError
-from sharding.files import Files, LocalFiles, sha256_of
-from sharding.importers.names import FILE as NAMES_FILE
+from sharding.errors import AGAIN, InputError
+from sharding.files import Files, LocalFiles, changed
 from sharding.labels import POSITIVE, LabelTable
 from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
-from sharding.rotation import FILE as ROTATIONS_FILE
 from sharding.shardsource import read_index
 from sharding.tasks import FOLDER
 from sharding.versions import APART, WANTED_FILE, how_to_write_again
@@ -38,8 +35,6 @@ OURS = re.compile(
     rf"|labels/[^/]+/[a-z]+{re.escape(APART)}\.parquet)"
 )
 """Paths that only our jobs write: orphans of these may be removed."""
-
-_BESIDE = {"names_file_sha256": NAMES_FILE, ATTRIBUTION_HASH: ATTRIBUTION_FILE}
 
 ParallelCheck = Callable[
     [Callable[[ShardRecord], "list[Problem]"], Sequence[ShardRecord]], Iterable["list[Problem]"]
@@ -54,7 +49,7 @@ class Problem:
         path: of the file, relative to the dataset.
         what: is wrong.
         fix: how to mend it.
-        kind: "tar", "index", "labels", "classes", "quarantine", "derived" or "orphan".
+        kind: "tar", "index", "labels", "beside", "quarantine", "derived" or "orphan".
     """
 
     path: str
@@ -93,8 +88,7 @@ def verify(
     for name, version in dataset.manifest.labels.items():
         for split, file in version.splits.items():
             found += _labels(dataset, name, split, file)
-    found += _classes(dataset)
-    found += _names(dataset)
+    found += _beside(dataset)
     found += _quarantine(dataset)
     found += _derived(dataset)
     found += _orphans(dataset)
@@ -146,11 +140,8 @@ def _table(
 ) -> Generator[Problem, None, LabelTable | None]:
     """Whether a table is what the manifest says; returns it if it can be read."""
     path = dataset.directory / file.path
-    if not path.is_file():
-        yield problem(what="missing")
-        return None
-    if sha256_of(path) != file.sha256:
-        yield problem(what="its content has changed (SHA-256 differs)")
+    if (wrong := changed(path, file.sha256)) is not None:
+        yield problem(what=wrong)
         return None
     try:
         table = LabelTable.read(path)
@@ -183,26 +174,9 @@ def _members(
             yield Problem(path=path, what=what, fix=_REPAIR, kind="labels")
 
 
-def _classes(dataset: Dataset) -> Iterator[Problem]:
-    known = dataset.manifest.created_by.get("classes_file_sha256")
-    path = dataset.directory / "classes.parquet"
-    if known is not None and sha256_of(path) != known:
-        yield Problem(
-            path="classes.parquet",
-            what="counts, names or groups have changed",
-            fix="restore it from a copy, or shard into a new directory and take it from there",
-            kind="classes",
-        )
-
-
-def _names(dataset: Dataset) -> Iterator[Problem]:
-    """The file names of an imported collection, and who took the images of a dump."""
-    for key, name in _BESIDE.items():
-        known, path = dataset.manifest.created_by.get(key), dataset.directory / name
-        if known is not None and not (path.is_file() and sha256_of(path) == known):
-            what = "its content has changed" if path.is_file() else "missing"
-            fix = "restore it from a copy, or take it from the same command into a new directory"
-            yield Problem(path=name, what=what, fix=fix, kind="classes")
+def _beside(dataset: Dataset) -> Iterator[Problem]:
+    for name, what in broken_beside(dataset.directory, dataset.manifest):
+        yield Problem(path=name, what=what, fix=AGAIN, kind="beside")
 
 
 def _quarantine(dataset: Dataset) -> Iterator[Problem]:
@@ -230,10 +204,8 @@ def _derived(dataset: Dataset) -> Iterator[Problem]:
 
 
 def _orphans(dataset: Dataset) -> Iterator[Problem]:
-    named = {FILE, "classes.parquet", QUARANTINE_FILE, INFO_FILE, CARD_FILE}
-    named |= {name for key, name in _BESIDE.items() if key in dataset.manifest.created_by}
-    if "rotations_file_sha256" in dataset.manifest.created_by:
-        named.add(ROTATIONS_FILE)
+    named = {FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, CARD_FILE}
+    named |= {name for key, name in BESIDE.items() if key in dataset.manifest.created_by}
     for shard in dataset.manifest.shards:
         named |= {shard.path, shard.index, str(Path(shard.path).with_suffix(".json"))}
     for name, version in dataset.manifest.labels.items():

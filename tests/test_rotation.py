@@ -9,8 +9,9 @@ from sharding.checkup import checkup
 from sharding.convert import convert
 from sharding.dumpfiles import DumpFile
 from sharding.errors import InputError
-from sharding.options import ShardOptions, VerifyOptions
+from sharding.options import ReshardOptions, ShardOptions, VerifyOptions
 from sharding.prepare import prepare
+from sharding.reshard import reshard
 from sharding.rotation import read_image_list, read_rotations
 from sharding.shardsource import read_index
 from tests.photos import image_ids, tree, write_photo_dump
@@ -101,6 +102,48 @@ def test_a_dataset_is_turned_upright_and_stays_so_when_mended(tmp_path):
     mend = VerifyOptions(dataset=tmp_path / "out", repair=True, images=str(images))
     assert checkup(mend, map).well
     assert tree(tmp_path / "out") == before
+
+
+def without_the_table(path):
+    path.unlink()
+
+
+def with_a_byte_flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [without_the_table, with_a_byte_flipped])
+def test_no_image_is_written_unturned_for_want_of_the_table(tmp_path, damage):
+    dump, images = write_photo_dump(tmp_path / "in")
+    turned = image_ids(images, "train")[0]
+    listed = written(tmp_path, f"{turned},train,u,t,90.0").path
+    out = tmp_path / "out"
+    options = ShardOptions(annotations=dump, images=str(images), output=out, rotations=listed)
+    there = images / f"test/{image_ids(images, 'test')[0]}.jpg"
+    late = there.rename(tmp_path / "late.jpg")
+    convert(prepare(options), map)
+    before = tree(out)
+    damage(out / "rotations.parquet")
+    (problem,) = checkup(VerifyOptions(dataset=out), map).left
+    assert problem.path == "rotations.parquet"
+    assert "repeat the command that made the dataset" in problem.fix
+
+    lost = min((out / "images").glob("train-*.tar"))
+    content = lost.read_bytes()
+    lost.unlink()
+    damaged = tree(out)
+    late.rename(there)
+    mend = VerifyOptions(dataset=out, repair=True, images=str(images))
+    more = ReshardOptions(dataset=out, annotations=dump, name="2017_11", images=str(images))
+    for job in (lambda: checkup(mend, map), lambda: reshard(more, map)):
+        with pytest.raises(InputError, match=r"rotations\.parquet.*repeat the command that made"):
+            job()
+    assert tree(out) == damaged
+    lost.write_bytes(content)
+    convert(prepare(options), map)
+    assert tree(out) == before
 
 
 def test_rotations_are_part_of_what_a_dataset_is(tmp_path):

@@ -20,6 +20,8 @@ from sharding.errors import InputError
 from sharding.ids import LENGTH
 
 FILE = "names.parquet"
+HASH = "names_file_sha256"
+"""Key of its hash in the manifest's ``created_by``; absent from what was not imported."""
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", "name")])
 
 

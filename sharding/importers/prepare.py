@@ -17,6 +17,7 @@ from sharding.errors import InputError
 from sharding.ids import format_image_ids, parse_image_ids
 from sharding.importers.collection import Collection, Part, Reader
 from sharding.importers.names import FILE as NAMES_FILE
+from sharding.importers.names import HASH as NAMES_HASH
 from sharding.importers.names import Names, image_id_of
 from sharding.importers.options import ImportOptions
 from sharding.importers.source import NamedSource
@@ -68,7 +69,7 @@ class ImportJob(Job):
 
     def write_extras(self, directory: Path) -> Mapping[str, str]:
         """Write `names.parquet`."""
-        return {"names_file_sha256": self.names.write(directory / NAMES_FILE)}
+        return {NAMES_HASH: self.names.write(directory / NAMES_FILE)}
 
 
 def read_collection(options: ImportOptions) -> Collection:

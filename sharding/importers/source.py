@@ -11,7 +11,9 @@ from typing import Self
 from sharding.encoded import MISSING, BadImage, Buffer, ReadBuffer
 from sharding.errors import InputError
 from sharding.fetching import Fetching
+from sharding.files import refuse_changed
 from sharding.importers.names import FILE as NAMES_FILE
+from sharding.importers.names import HASH as NAMES_HASH
 from sharding.importers.names import Names
 from sharding.manifest import Dataset
 from sharding.opening import open_source
@@ -64,10 +66,12 @@ def open_images(
         dump: whose image lists "originals" means.
 
     Raises:
-        InputError: it is missing, or nothing in it can be an image.
+        InputError: it is missing, nothing in it can be an image, or the table of names is not
+            what it was.
     """
-    if not (dataset.directory / NAMES_FILE).is_file():
+    if NAMES_HASH not in dataset.manifest.created_by:
         return open_source(images, fetching, dump)
+    refuse_changed(dataset.directory / NAMES_FILE, dataset.manifest.created_by[NAMES_HASH])
     if not Path(images).is_dir():
         raise InputError(
             "image directory is missing", file=images, fix="check the path of --images"
