@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sharding.annotations import SplitLabels
 from sharding.atomic import write_json
-from sharding.errors import InputError
+from sharding.files import changed
 from sharding.ids import parse_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.manifest import Dataset, LabelFile, ShardRecord
@@ -21,8 +21,6 @@ from sharding.shardsource import read_index
 from sharding.tasks import ShardOutcome
 
 INFO_FILE = "_info.json"
-TAR_LABELS = "tar_labels"
-"""Key in the manifest's ``created_by``: the label version that all tars carry."""
 
 GROUPS_OF = "groups_of"
 """Key in ``created_by``: the splits that class groups were cut by, if that is not train."""
@@ -70,8 +68,8 @@ def members_of(outcome: ShardOutcome, planned_N: npt.NDArray[np.uint64]) -> Memb
 def members_in(dataset: Dataset) -> list[Members]:
     """The images of every tar of a dataset.
 
-    Read from the default label tables, which list them; from the indexes where a job was killed
-    after it changed a table and before it wrote the manifest.
+    Read from the label tables, which list them; from the indexes where a job was killed after it
+    changed a table and before it wrote the manifest.
 
     Raises:
         InputError: an index is missing or damaged.
@@ -79,12 +77,8 @@ def members_in(dataset: Dataset) -> list[Members]:
     members = []
     for split in dict.fromkeys(shard.split for shard in dataset.manifest.shards):
         records = dataset.shards(split)
-        ends = np.cumsum([record.images for record in records])
-        table = _default_table(dataset, split)
-        names = [table.shards[row - 1] for row in ends.tolist() if row <= len(table)]
-        if ends[-1] == len(table) and names == [record.path for record in records]:
-            parts = np.split(table.image_ids_N, ends[:-1])
-        else:
+        parts = _listed(dataset, split, records)
+        if parts is None:
             indexes = [read_index(dataset.directory / record.index) for record in records]
             parts = [parse_image_ids(list(index)) for index in indexes]
         members += [
@@ -94,11 +88,21 @@ def members_in(dataset: Dataset) -> list[Members]:
     return members
 
 
-def _default_table(dataset: Dataset, split: str) -> LabelTable:
-    try:
-        return dataset.labels(split)
-    except InputError:
-        return LabelTable.from_lists([], [], [])
+def _listed(
+    dataset: Dataset, split: str, records: Sequence[ShardRecord]
+) -> list[npt.NDArray[np.uint64]] | None:
+    """The ids of each tar as a whole label table lists them; None where there is no such table."""
+    ends = np.cumsum([record.images for record in records])
+    default, versions = dataset.manifest.default_labels, dataset.manifest.labels
+    for name in sorted(versions, key=lambda name: name != default):
+        file = versions[name].splits.get(split)
+        if file is None or changed(dataset.directory / file.path, file.sha256) is not None:
+            continue
+        table = dataset.labels(split, name)
+        names = [table.shards[row - 1] for row in ends.tolist() if row <= len(table)]
+        if ends[-1] == len(table) and names == [record.path for record in records]:
+            return np.split(table.image_ids_N, ends[:-1])
+    return None
 
 
 def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:

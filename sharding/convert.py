@@ -12,8 +12,8 @@ from pathlib import Path
 from sharding import unfinished
 from sharding.atomic import sweep
 from sharding.card import write_card
+from sharding.carried import TAR_LABELS
 from sharding.commit import (
-    TAR_LABELS,
     count_how,
     members_of,
     quarantine_of,

@@ -18,12 +18,13 @@ import numpy as np
 
 from sharding.atomic import replacing, write_json
 from sharding.card import write_card
-from sharding.commit import TAR_LABELS, arrange, members_in, write_info, write_labels
+from sharding.carried import carried
+from sharding.commit import arrange, members_in, write_info, write_labels
 from sharding.dispatch import ParallelMap, write_shards
 from sharding.errors import InputError
 from sharding.images import Treatment
 from sharding.labels import LabelTable
-from sharding.manifest import Dataset, LabelVersion, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.plan import ShardPlan
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Entry, Quarantine
@@ -44,11 +45,21 @@ def repair(
     by_kind = {kind: {p.path for p in problems if p.kind == kind} for kind in _KINDS}
     for path in by_kind["orphan"]:
         (dataset.directory / path).unlink(missing_ok=True)
-    manifest = dataset.manifest
-    if source is not None and by_kind["tar"]:
-        manifest = _tars(dataset, by_kind["tar"], source, parallel)
-    manifest = _indexes(dataset.directory, manifest, by_kind["index"] - by_kind["tar"])
-    manifest = _labels(dataclasses.replace(dataset, manifest=manifest), by_kind["labels"])
+    broken = by_kind["tar"]
+    manifest = _indexes(dataset, by_kind["index"], broken)
+    if source is not None:
+        to_carry = _to_carry(manifest)
+        tables = {
+            split: manifest.labels[name].splits[split].path for split, name in to_carry.items()
+        }
+        able = {
+            shard.path
+            for shard in manifest.shards
+            if shard.path in broken and tables[shard.split] not in by_kind["labels"]
+        }
+        manifest = _tars(dataclasses.replace(dataset, manifest=manifest), able, source, parallel)
+        broken = broken - able
+    manifest = _labels(dataclasses.replace(dataset, manifest=manifest), by_kind["labels"], broken)
     if by_kind["quarantine"]:
         entries = _failures(dataset.directory)
         entries.write(dataset.directory / QUARANTINE_FILE)
@@ -63,9 +74,12 @@ def repair(
 def read_whole(dataset: Dataset, problems: Sequence[Problem]) -> set[str]:
     """The tars that mending reads: those of broken indexes, and of labels that the tars carry."""
     paths = {problem.path for problem in problems}
-    version = dataset.manifest.labels.get(dataset.manifest.created_by.get(TAR_LABELS, ""))
-    files = version.splits if version is not None else {}
-    lost = {split for split, file in files.items() if file.path in paths}
+    in_tars = carried(dataset.manifest)
+    lost = {
+        split
+        for split, name in in_tars.items()
+        if dataset.manifest.labels[name].splits[split].path in paths
+    }
     return {
         shard.path
         for shard in dataset.manifest.shards
@@ -78,13 +92,15 @@ _KINDS = ("tar", "index", "labels", "quarantine", "derived", "orphan")
 
 def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelMap) -> Manifest:
     """Write tars again from the images; one that comes out different replaces its hash."""
-    carried = dataset.manifest.created_by.get(TAR_LABELS, dataset.manifest.default_labels)
+    if not paths:
+        return dataset.manifest
     rotations = Rotations.of_dataset(dataset.directory, dataset.manifest.created_by)
+    to_carry = _to_carry(dataset.manifest)
     tasks, old_records = [], {}
     for shard in dataset.manifest.shards:
         if shard.path not in paths:
             continue
-        table = dataset.labels(shard.split, carried)
+        table = dataset.labels(shard.split, to_carry[shard.split])
         rows_M = np.flatnonzero(np.asarray(table.shards) == shard.path)
         task = ShardTask(
             plan=ShardPlan(
@@ -113,18 +129,28 @@ def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelM
     return dataclasses.replace(dataset.manifest, shards=shards)
 
 
-def _indexes(directory: Path, manifest: Manifest, paths: set[str]) -> Manifest:
-    """Write indexes again by reading the tars' headers."""
-    shards = []
-    for shard in manifest.shards:
-        if shard.index in paths and (directory / shard.path).is_file():
+def _to_carry(manifest: Manifest) -> dict[str, str]:
+    """The label version, by split, that tars are written again with."""
+    found = {}
+    known = carried(manifest)
+    for split in {shard.split for shard in manifest.shards}:
+        names = (known.get(split), manifest.default_labels, *manifest.labels)
+        found[split] = next(n for n in names if n and split in manifest.labels[n].splits)
+    return found
+
+
+def _indexes(dataset: Dataset, paths: set[str], broken: set[str]) -> Manifest:
+    """Write indexes again by reading the headers of tars that are whole."""
+    directory, shards = dataset.directory, []
+    for shard in dataset.manifest.shards:
+        if shard.index in paths and shard.path not in broken:
             content = index_of_tar(directory / shard.path)
             with replacing(directory / shard.index) as temporary:
                 temporary.write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
             shard = dataclasses.replace(shard, index_sha256=digest)
         shards.append(shard)
-    return dataclasses.replace(manifest, shards=tuple(shards))
+    return dataclasses.replace(dataset.manifest, shards=tuple(shards))
 
 
 def index_of_tar(path: Path) -> bytes:
@@ -148,22 +174,22 @@ def index_of_tar(path: Path) -> bytes:
     return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
 
 
-def _labels(dataset: Dataset, paths: set[str]) -> Manifest:
-    """Rebuild the tables that the tars carry; others follow from their dump only."""
+def _labels(dataset: Dataset, paths: set[str], broken: set[str]) -> Manifest:
+    """Rebuild the tables that whole tars carry; others follow from their dump only."""
     manifest = dataset.manifest
-    name = manifest.created_by.get(TAR_LABELS)
-    if name is None:
-        return manifest
-    version: LabelVersion = manifest.labels[name]
-    files = dict(version.splits)
-    for split, file in version.splits.items():
-        if file.path not in paths:
+    labels = dict(manifest.labels)
+    for split, name in carried(manifest).items():
+        records = dataset.shards(split)
+        if labels[name].splits[split].path not in paths:
+            continue
+        if not broken.isdisjoint(record.path for record in records):
             continue
         members = [part for part in members_in(dataset) if part.shard.split == split]
-        table = labels_in_tars(dataset.directory, [part.shard for part in members])
-        made = write_labels(dataset.directory, name, split, arrange(table, members))
-        files[split] = dataclasses.replace(made, without_pixels=file.without_pixels)
-    labels = {**manifest.labels, name: dataclasses.replace(version, splits=files)}
+        table = arrange(labels_in_tars(dataset.directory, records), members)
+        made = write_labels(dataset.directory, name, split, table)
+        old = labels[name].splits
+        file = dataclasses.replace(made, without_pixels=old[split].without_pixels)
+        labels[name] = dataclasses.replace(labels[name], splits={**old, split: file})
     return dataclasses.replace(manifest, labels=labels)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sharding import unfinished
 from sharding.atomic import sweep, write_json
-from sharding.commit import TAR_LABELS, NewLabels, members_in, members_of, quarantine_of
+from sharding.carried import carried, with_carried
+from sharding.commit import NewLabels, members_in, members_of, quarantine_of
 from sharding.comparison import Comparison
 from sharding.dispatch import ParallelMap
 from sharding.errors import InputError
@@ -104,7 +105,7 @@ def add_labels(
     members = members_in(dataset)
     tables = {split: labels.table for split, labels in new.splits.items()}
     quarantine = _quarantine(dataset).merged(new.bad_rows)
-    created_by = dict(dataset.manifest.created_by)
+    in_tars, before = carried(dataset.manifest), {part.shard.split for part in members}
     added = 0
     if source is not None:
         wanted_ids = without_pixels(tables, members)
@@ -112,25 +113,32 @@ def add_labels(
         for task, outcome in done:
             part = members_of(outcome, task.plan.image_ids_N)
             if part is not None:
+                split = part.shard.split
+                if split not in before:
+                    in_tars[split] = new.name
+                elif in_tars.get(split) != new.name:
+                    in_tars.pop(split, None)
                 members.append(part)
                 added += part.shard.images
         tried = {split: format_image_ids(ids_N) for split, ids_N in wanted_ids.items()}
         failures = quarantine_of(outcome for _, outcome in done)
         quarantine = merged_failures(quarantine, tried, failures)
-        if added and created_by.get(TAR_LABELS) != new.name:
-            created_by.pop(TAR_LABELS, None)
     default = new.name if make_default else dataset.manifest.default_labels
+    splits = {part.shard.split for part in members}
+    created_by = with_carried(dataset.manifest.created_by, in_tars, splits)
     publish(dataset, new, members, quarantine, created_by=created_by, default_labels=default)
     return added
 
 
 def _rewrite(dataset: Dataset, new: NewLabels, parallel: ParallelMap) -> int:
     """Replace the tars by tars that carry the new labels; return how many."""
-    created_by = dataset.manifest.created_by
-    if created_by.get(TAR_LABELS) == new.name:
-        return 0
-    tables = {split: dataset.labels(split, new.name) for split in new.splits}
+    in_tars = carried(dataset.manifest)
     members = members_in(dataset)
+    splits = {part.shard.split for part in members}
+    todo = [split for split in new.splits if split in splits and in_tars.get(split) != new.name]
+    if not todo:
+        return 0
+    tables = {split: dataset.labels(split, new.name) for split in todo}
     done = list(perform(tasks_for_labels(dataset, members, tables), parallel))
     kept = [part for part in members if part.shard.split not in tables]
     for task, outcome in done:
@@ -142,9 +150,9 @@ def _rewrite(dataset: Dataset, new: NewLabels, parallel: ParallelMap) -> int:
                 fix="run jobs/verify_dataset.py --repair",
             )
         kept.append(part)
-    publish(
-        dataset, new, kept, _quarantine(dataset), created_by={**created_by, TAR_LABELS: new.name}
-    )
+    in_tars.update(dict.fromkeys(todo, new.name))
+    created_by = with_carried(dataset.manifest.created_by, in_tars, splits)
+    publish(dataset, new, kept, _quarantine(dataset), created_by=created_by)
     remove_superseded(Dataset.open(dataset.directory))
     return len(done)
 

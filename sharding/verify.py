@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from sharding.atomic import stable_json
 from sharding.beside import BESIDE, CLASSES_FILE, broken_beside
 from sharding.card import FILE as CARD_FILE
 from sharding.card import card
+from sharding.carried import carried
 from sharding.commit import INFO_FILE, info
 from sharding.errors import AGAIN, InputError
 from sharding.files import Files, LocalFiles, changed
@@ -85,9 +86,11 @@ def verify(
     found: list[Problem] = []
     for problems in parallel(check, dataset.manifest.shards):
         found += problems
+    broken = {problem.path for problem in found if problem.kind == "tar"}
     for name, version in dataset.manifest.labels.items():
         for split, file in version.splits.items():
-            found += _labels(dataset, name, split, file)
+            found += _labels(dataset, name, split, file, broken)
+    found = _in_order(dataset, found)
     found += _beside(dataset)
     found += _quarantine(dataset)
     found += _derived(dataset)
@@ -118,9 +121,14 @@ def check_shard(
     return problems
 
 
-def _labels(dataset: Dataset, name: str, split: str, file: LabelFile) -> Iterator[Problem]:
+def _labels(
+    dataset: Dataset, name: str, split: str, file: LabelFile, broken: Collection[str]
+) -> Iterator[Problem]:
+    records = [shard for shard in dataset.manifest.shards if shard.split == split]
     again = how_to_write_again(name)
-    problem = partial(Problem, path=file.path, fix=f"{_REPAIR}, or {again}", kind="labels")
+    in_tars = carried(dataset.manifest).get(split) == name
+    mendable = in_tars and not any(record.path in broken for record in records)
+    problem = partial(Problem, path=file.path, fix=_REPAIR if mendable else again, kind="labels")
     table = yield from _table(dataset, file, problem)
     if file.without_pixels is not None:
         # Nothing else in the dataset tells these labels.
@@ -128,11 +136,11 @@ def _labels(dataset: Dataset, name: str, split: str, file: LabelFile) -> Iterato
         yield from _table(dataset, file.without_pixels, apart)
     if table is None:
         return
-    records = [shard for shard in dataset.manifest.shards if shard.split == split]
     expected = [shard.path for shard in records for _ in range(shard.images)]
     if list(table.shards) != expected:
         yield problem(what=f"its {len(table)} rows do not follow the {len(expected)} images")
-    yield from _members(dataset, split, table.image_ids_N.tolist(), records, file.path)
+    for record in _misplaced(dataset, table.image_ids_N.tolist(), records):
+        yield problem(what=f"lists other images than {record.path} holds")
 
 
 def _table(
@@ -157,10 +165,29 @@ def _table(
     return table
 
 
-def _members(
-    dataset: Dataset, split: str, ids: list[int], records: Sequence[ShardRecord], path: str
-) -> Iterator[Problem]:
-    """Whether the indexes name the images that the table lists, in its order."""
+def _in_order(dataset: Dataset, problems: Iterable[Problem]) -> list[Problem]:
+    """What to do first, for tars that must wait for the labels they carry."""
+    problems = list(problems)
+    paths = {problem.path for problem in problems}
+    manifest, in_tars = dataset.manifest, carried(dataset.manifest)
+    lost = {
+        split: how_to_write_again(name)
+        for split, name in in_tars.items()
+        if manifest.labels[name].splits[split].path in paths
+    }
+    waiting = {shard.path: lost[shard.split] for shard in manifest.shards if shard.split in lost}
+    return [
+        replace(problem, fix=f"{waiting[problem.path]}, then {problem.fix}")
+        if problem.kind == "tar" and problem.path in waiting
+        else problem
+        for problem in problems
+    ]
+
+
+def _misplaced(
+    dataset: Dataset, ids: list[int], records: Sequence[ShardRecord]
+) -> Iterator[ShardRecord]:
+    """The tars whose indexes name other images than the table lists, in its order."""
     position = 0
     for record in records:
         expected = ids[position : position + record.images]
@@ -170,8 +197,7 @@ def _members(
         except (InputError, ValueError):
             continue  # a problem of the index, told by `check_shard`
         if named != expected:
-            what = f"lists other images than {record.path} holds"
-            yield Problem(path=path, what=what, fix=_REPAIR, kind="labels")
+            yield record
 
 
 def _beside(dataset: Dataset) -> Iterator[Problem]:

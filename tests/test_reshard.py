@@ -219,6 +219,30 @@ def test_rewriting_copies_jpegs_and_carries_the_new_labels(dataset: Path, newer:
     assert tree(dataset) == before
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["as written now", "as written before"])
+def test_a_split_that_the_new_dump_lacks_can_be_mended_after_a_rewrite(
+    dataset: Path, newer: Path, inputs, older: bool
+) -> None:
+    relabel(dataset, newer, rewrite=True)
+    said = json.loads((dataset / "dataset.json").read_text())
+    keys = {split: f"tar_labels/{split}" for split in ("train", "validation", "test")}
+    written = {split: said["created_by"].pop(key) for split, key in keys.items()}
+    assert written == {"train": "2018_04", "validation": "2017_11", "test": "2018_04"}
+    if older:  # one version for all splits, whatever they carry
+        said["created_by"]["tar_labels"] = "2018_04"
+        (dataset / "dataset.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+    assert is_well(dataset)
+    before = tree(dataset)
+    mend = VerifyOptions(dataset=dataset, repair=True, images=str(inputs[1]))
+    for lost in ("images/validation-000000.tar", "labels/2017_11/validation.parquet"):
+        (dataset / lost).unlink()
+        assert checkup(mend, serially).well
+        assert tree(dataset) == before
+    (dataset / "labels/2018_04/train.parquet").unlink()
+    assert checkup(VerifyOptions(dataset=dataset, repair=True), serially).well
+    assert tree(dataset) == before
+
+
 def ids_at_hand(dataset: Path) -> list[str]:
     return [f"{int(k):016x}" for k in Dataset.open(dataset).labels("train").image_ids_N]
 
