@@ -12,8 +12,9 @@ from sharding.desk import Desk
 from sharding.importers.source import open_images
 from sharding.manifest import Dataset
 from sharding.options import VerifyOptions
+from sharding.problem import Problem
 from sharding.repair import read_whole, repair
-from sharding.verify import Problem, verify
+from sharding.verify import verify
 
 _SMALL = 2_000_000_000
 """Bytes that are hashed here sooner than workers could start."""

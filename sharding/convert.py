@@ -24,6 +24,7 @@ from sharding.errors import InputError
 from sharding.manifest import FILE, Dataset, Manifest
 from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import HASH as QUARANTINE_HASH
 from sharding.reshard import add_labels
 from sharding.restore import restore_beside, write_beside
 from sharding.summary import Summary, summarise
@@ -124,7 +125,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
     version = label_version(directory, job.labels, members)
     beside = write_beside(job)
     quarantine = quarantine_of(outcomes).merged(job.labels.bad_rows)
-    quarantine.write(directory / QUARANTINE_FILE)
+    digest = quarantine.write(directory / QUARANTINE_FILE)
     write_info(directory, name, shards)
     manifest = Manifest(
         name=name,
@@ -140,6 +141,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
         created_by={
             "plan": job.digest,
             TAR_LABELS: job.labels.name,
+            QUARANTINE_HASH: digest,
             **beside,
         },
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sharding.atomic import write_json
 from sharding.commit import Members
 from sharding.dispatch import ParallelMap, write_shards
 from sharding.images import Treatment
@@ -23,7 +24,7 @@ from sharding.plan import ShardPlan, choose_num_shards, plan_split
 from sharding.rotation import Rotations, turns
 from sharding.shardsource import ShardSource
 from sharding.sources import Source
-from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
+from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished, read_record
 
 Ids = npt.NDArray[np.uint64]
 
@@ -33,7 +34,7 @@ _IMAGE_FILE = re.compile(r"([a-z]+)-(\d{6})\.(?:tar|idx|json)")
 def without_pixels(tables: Mapping[str, LabelTable], members: Sequence[Members]) -> dict[str, Ids]:
     """Images that the tables label and no tar holds, by split, ascending."""
     return {
-        split: np.setdiff1d(table.image_ids_N, _ids_of(split, members))
+        split: np.setdiff1d(table.image_ids_N, ids_of(split, members))
         for split, table in tables.items()
     }
 
@@ -111,7 +112,8 @@ def next_number(dataset: Dataset, split: str) -> int:
 def remove_superseded(dataset: Dataset) -> int:
     """Remove tars that a rewrite replaced: those below the first committed number of a split.
 
-    A rewrite killed after it wrote the manifest leaves them; returns the number of files.
+    A rewrite killed after it wrote the manifest leaves them. Their records stay, without a tar,
+    where they know of images that were set aside. Returns the number of files removed.
     """
     removed = 0
     lowest = {
@@ -120,9 +122,14 @@ def remove_superseded(dataset: Dataset) -> int:
     }
     for path in sorted((dataset.directory / FOLDER).iterdir()):
         match = _IMAGE_FILE.fullmatch(path.name)
-        if match and int(match[2]) < lowest.get(match[1], 0):
+        if not match or int(match[2]) >= lowest.get(match[1], 0):
+            continue
+        record = read_record(path) if path.suffix == ".json" else None
+        if record is None or not record.failures:
             path.unlink()
             removed += 1
+        elif record.shard is not None:
+            write_json(path, dataclasses.replace(record, shard=None, how={}).to_json())
     return removed
 
 
@@ -143,6 +150,7 @@ def _numbers(dataset: Dataset, split: str) -> list[int]:
     return [int(name.rpartition("-")[2]) for name in names]
 
 
-def _ids_of(split: str, members: Iterable[Members]) -> Ids:
+def ids_of(split: str, members: Iterable[Members]) -> Ids:
+    """The images of a split, in tar order."""
     parts = [part.image_ids_N for part in members if part.shard.split == split]
     return np.concatenate([np.empty(0, np.uint64), *parts])

@@ -119,6 +119,10 @@ class Manifest:
     quarantined: int = 0
     created_by: Mapping[str, str] = field(default_factory=dict)
 
+    def saying(self, **created_by: str) -> Manifest:
+        """The same with further keys in ``created_by``."""
+        return dataclasses.replace(self, created_by={**self.created_by, **created_by})
+
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `dataset.json` atomically; call it after everything it names is on disk."""
         write_json(Path(directory) / FILE, {"format": FORMAT, **self.record()})

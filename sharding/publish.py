@@ -11,6 +11,7 @@ from sharding.card import write_card
 from sharding.commit import Members, NewLabels, write_info
 from sharding.manifest import Dataset, Manifest
 from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import HASH as QUARANTINE_HASH
 from sharding.quarantine import Quarantine
 from sharding.versions import label_version, rearranged, remove_settled
 
@@ -38,7 +39,7 @@ def publish(
         others = {name: old for name, old in manifest.labels.items() if name != new.name}
         if shards != manifest.shards:
             others = {name: rearranged(dataset, name, members) for name in others}
-        quarantine.write(directory / QUARANTINE_FILE)
+        digest = quarantine.write(directory / QUARANTINE_FILE)
         write_info(directory, manifest.name, shards)
         changed: Manifest = dataclasses.replace(
             manifest,
@@ -47,6 +48,7 @@ def publish(
             quarantined=len(quarantine),
             **changes,
         )
+        changed = changed.saying(**{QUARANTINE_HASH: digest})
         write_card(directory, changed, dataset.classes)
         changed.write(directory)
     remove_settled(directory, changed)

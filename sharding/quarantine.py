@@ -6,7 +6,9 @@ Nothing is dropped in silence: what could not be used is a row here, and the nex
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,12 @@ from sharding.badrows import BadRow
 from sharding.errors import InputError
 
 FILE = "quarantine.parquet"
+HASH = "quarantine_file_sha256"
+"""Key of its hash in the manifest's ``created_by``; older manifests know the number of rows."""
 COLUMNS = ("image_id", "split", "source", "reason")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
+
+_OF_A_ROW = re.compile(r".*:\d+", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, order=True, slots=True)
@@ -38,6 +44,11 @@ class Entry:
     image_id: str
     source: str
     reason: str
+
+    @property
+    def is_row(self) -> bool:
+        """Whether it is an annotation row and no image: its source ends in a line number."""
+        return _OF_A_ROW.fullmatch(self.source) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +84,33 @@ class Quarantine:
             entries=self.entries + tuple(e for other in others for e in other.entries)
         )
 
+    def rows(self) -> Quarantine:
+        """The annotation rows alone."""
+        return Quarantine(entries=tuple(e for e in self.entries if e.is_row))
+
+    def images(self) -> Quarantine:
+        """The images alone."""
+        return Quarantine(entries=tuple(e for e in self.entries if not e.is_row))
+
     def image_ids(self, split: str) -> frozenset[str]:
         """The ids set aside in a split."""
         return frozenset(entry.image_id for entry in self.entries if entry.split == split)
 
     def without_images(self, split: str, image_ids: Iterable[str]) -> Quarantine:
-        """What remains after the images named were recovered."""
+        """What remains after the images named were recovered; rows about them stay bad."""
         recovered = {(split, image_id) for image_id in image_ids}
         return Quarantine(
-            entries=tuple(e for e in self.entries if (e.split, e.image_id) not in recovered)
+            entries=tuple(
+                e for e in self.entries if e.is_row or (e.split, e.image_id) not in recovered
+            )
         )
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the Parquet file atomically."""
+    def write(self, path: str | os.PathLike[str]) -> str:
+        """Write the Parquet file atomically; return its sha256."""
         columns = {name: [getattr(e, name) for e in self.entries] for name in COLUMNS}
         with replacing(path) as temporary:
             pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
+            return hashlib.sha256(temporary.read_bytes()).hexdigest()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Quarantine:
@@ -97,16 +119,12 @@ class Quarantine:
         Raises:
             InputError: it is missing or not a quarantine table.
         """
+        fix = "run jobs/verify_dataset.py --repair"
         try:
             table = pq.read_table(Path(path), columns=list(COLUMNS)).cast(SCHEMA)
             return cls(entries=tuple(Entry(**row) for row in table.to_pylist()))
         except FileNotFoundError:
-            raise InputError(
-                "quarantine table is missing", file=path, fix="run the shard job again"
-            ) from None
+            raise InputError("quarantine table is missing", file=path, fix=fix) from None
         except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-            raise InputError(
-                f"not a quarantine table ({str(error).splitlines()[0]})",
-                file=path,
-                fix="run jobs/verify_dataset.py --repair",
-            ) from None
+            reason = str(error).splitlines()[0]
+            raise InputError(f"not a quarantine table ({reason})", file=path, fix=fix) from None

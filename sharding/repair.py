@@ -26,13 +26,12 @@ from sharding.images import Treatment
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.plan import ShardPlan
-from sharding.quarantine import FILE as QUARANTINE_FILE
-from sharding.quarantine import Entry, Quarantine
+from sharding.problem import Problem
 from sharding.rotation import Rotations, turns
+from sharding.setaside import mend_quarantine, mend_records
 from sharding.shardsource import read_index
 from sharding.sources import Source
-from sharding.tasks import FOLDER, ShardTask
-from sharding.verify import Problem
+from sharding.tasks import ShardTask, read_record, record_of
 
 
 def repair(
@@ -60,10 +59,10 @@ def repair(
         manifest = _tars(dataclasses.replace(dataset, manifest=manifest), able, source, parallel)
         broken = broken - able
     manifest = _labels(dataclasses.replace(dataset, manifest=manifest), by_kind["labels"], broken)
+    mended = dataclasses.replace(dataset, manifest=manifest)
+    mend_records(mended, by_kind["record"])
     if by_kind["quarantine"]:
-        entries = _failures(dataset.directory)
-        entries.write(dataset.directory / QUARANTINE_FILE)
-        manifest = dataclasses.replace(manifest, quarantined=len(entries))
+        manifest = mend_quarantine(mended)
     if manifest != dataset.manifest or by_kind["derived"]:
         write_info(dataset.directory, manifest.name, manifest.shards)
         write_card(dataset.directory, manifest, dataset.classes)
@@ -87,7 +86,7 @@ def read_whole(dataset: Dataset, problems: Sequence[Problem]) -> set[str]:
     }
 
 
-_KINDS = ("tar", "index", "labels", "quarantine", "derived", "orphan")
+_KINDS = ("tar", "index", "record", "labels", "quarantine", "derived", "orphan")
 
 
 def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelMap) -> Manifest:
@@ -115,16 +114,17 @@ def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelM
             degrees_N=turns(rotations, table.image_ids_N[rows_M]),
             strict=True,  # an image that is in the dataset must not get lost in its repair
         )
-        old_records[task.plan.name] = _read_record(task.record)
+        old_records[task.plan.name] = read_record(task.record)
         tasks.append(task)
     made = {}
     for outcome in write_shards(tasks, parallel):
         assert outcome.shard is not None, "a strict task has no failures"
         made[outcome.shard.path] = outcome.shard
         old = old_records[outcome.name]
-        if old is not None and old["shard"] == dataclasses.asdict(outcome.shard):
+        if old is not None:
             # The plan had images that failed: keep what the shard job knows it by.
-            write_json(dataset.directory / FOLDER / f"{outcome.name}.json", old)
+            record = dataclasses.replace(old, shard=outcome.shard)
+            write_json(dataset.directory / record_of(outcome.shard.path), record.to_json())
     shards = tuple(made.get(shard.path, shard) for shard in dataset.manifest.shards)
     return dataclasses.replace(dataset.manifest, shards=shards)
 
@@ -211,20 +211,3 @@ def labels_in_tars(directory: Path, shards: Iterable[ShardRecord]) -> LabelTable
                 negatives.append(label["negatives"])
                 owners.append(shard.path)
     return LabelTable.from_lists(ids, positives, negatives, owners)
-
-
-def _failures(directory: Path) -> Quarantine:
-    """The images set aside, from the records; bad annotation rows are not in there."""
-    entries: list[Entry] = []
-    for path in sorted((directory / FOLDER).glob("*.json")):
-        record = _read_record(path)
-        split = path.stem.rpartition("-")[0]
-        entries += [Entry(split=split, **failure) for failure in (record or {}).get("failures", ())]
-    return Quarantine(entries=tuple(entries))
-
-
-def _read_record(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from sharding.beside import CLASSES_FILE, CLASSES_HASH, broken_beside
 from sharding.files import sha256_of
 from sharding.manifest import Manifest
@@ -22,8 +20,7 @@ def restore_beside(job: Job, manifest: Manifest) -> Manifest:
     if not list(broken_beside(job.output, manifest)):
         return manifest
     # Another version of Arrow may write the same content in other bytes.
-    created_by = {**manifest.created_by, **write_beside(job)}
-    restored = dataclasses.replace(manifest, created_by=created_by)
+    restored = manifest.saying(**write_beside(job))
     if restored != manifest:
         restored.write(job.output)
     return restored

@@ -28,6 +28,11 @@ FORMAT = 1
 FOLDER = "images"
 
 
+def record_of(tar: str) -> str:
+    """Path of the record of a tar, both relative to the dataset."""
+    return f"{tar.removesuffix('.tar')}.json"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     """An image that is not in its shard: where it was looked for, and why it could not be used."""
@@ -125,19 +130,23 @@ class ShardOutcome:
         )
 
 
+def read_record(path: Path) -> ShardOutcome | None:
+    """What a record says, None where there is none or it is damaged."""
+    try:
+        return ShardOutcome.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def finished(task: ShardTask) -> ShardOutcome | None:
     """The outcome of an earlier run of this very task, None where there is none.
 
     Cheap: tar and index must be there in the recorded size; `verify` compares hashes.
     """
-    try:
-        record = json.loads(task.record.read_text(encoding="utf-8"))
-        outcome = ShardOutcome.from_json(record)
-        if outcome.fingerprint != task.fingerprint:
-            return None
-        if outcome.shard is not None:
-            present = task.tar.stat().st_size == outcome.shard.bytes
-            return outcome if present and task.index.is_file() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    outcome = read_record(task.record)
+    if outcome is None or outcome.fingerprint != task.fingerprint:
         return None
+    if outcome.shard is not None:
+        present = task.tar.is_file() and task.tar.stat().st_size == outcome.shard.bytes
+        return outcome if present and task.index.is_file() else None
     return outcome

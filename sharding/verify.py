@@ -6,17 +6,14 @@ and how to mend it; `sharding.repair` mends what can be.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from sharding.atomic import stable_json
-from sharding.beside import BESIDE, CLASSES_FILE, broken_beside
+from sharding.beside import broken_beside
 from sharding.card import FILE as CARD_FILE
 from sharding.card import card
 from sharding.carried import carried
@@ -24,46 +21,18 @@ from sharding.commit import INFO_FILE, info
 from sharding.errors import AGAIN, InputError
 from sharding.files import Files, LocalFiles, changed
 from sharding.labels import POSITIVE, LabelTable
-from sharding.manifest import FILE, Dataset, LabelFile, ShardRecord
+from sharding.manifest import Dataset, LabelFile, ShardRecord
+from sharding.problem import REPAIR, WITH_IMAGES, Problem
 from sharding.quarantine import FILE as QUARANTINE_FILE
+from sharding.quarantine import HASH as QUARANTINE_HASH
 from sharding.quarantine import Quarantine
 from sharding.shardsource import read_index
-from sharding.tasks import FOLDER
-from sharding.versions import APART, WANTED_FILE, how_to_write_again
-
-OURS = re.compile(
-    r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json|staging/\w+\.\w+"
-    rf"|labels/[^/]+/[a-z]+{re.escape(APART)}\.parquet)"
-)
-"""Paths that only our jobs write: orphans of these may be removed."""
+from sharding.strays import check_orphans, check_records, check_reports
+from sharding.versions import how_to_write_again
 
 ParallelCheck = Callable[
     [Callable[[ShardRecord], "list[Problem]"], Sequence[ShardRecord]], Iterable["list[Problem]"]
 ]
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Problem:
-    """One thing that is wrong.
-
-    Attributes:
-        path: of the file, relative to the dataset.
-        what: is wrong.
-        fix: how to mend it.
-        kind: "tar", "index", "labels", "beside", "quarantine", "derived" or "orphan".
-    """
-
-    path: str
-    what: str
-    fix: str
-    kind: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}. Fix: {self.fix}"
-
-
-_REPAIR = "repeat this command with --repair"
-_WITH_IMAGES = "repeat this command with --repair --images and the folder of the images"
 
 
 def verify(
@@ -92,9 +61,11 @@ def verify(
             found += _labels(dataset, name, split, file, broken)
     found = _in_order(dataset, found)
     found += _beside(dataset)
-    found += _quarantine(dataset)
-    found += _derived(dataset)
-    found += _orphans(dataset)
+    found += check_quarantine(dataset)
+    found += check_derived(dataset)
+    found += check_records(dataset)
+    found += check_reports(dataset)
+    found += check_orphans(dataset)
     return sorted(found)
 
 
@@ -106,18 +77,18 @@ def check_shard(
     size = files.size(shard.path)
     must_hash = hashed is None or shard.path in hashed
     if size is None:
-        problems.append(Problem(path=shard.path, what="missing", fix=_WITH_IMAGES, kind="tar"))
+        problems.append(Problem(path=shard.path, what="missing", fix=WITH_IMAGES, kind="tar"))
     elif size != shard.bytes:
         what = f"{size:,} bytes, not {shard.bytes:,}"
-        problems.append(Problem(path=shard.path, what=what, fix=_WITH_IMAGES, kind="tar"))
+        problems.append(Problem(path=shard.path, what=what, fix=WITH_IMAGES, kind="tar"))
     elif must_hash and files.sha256(shard.path) != shard.sha256:
         what = "its content has changed (SHA-256 differs)"
-        problems.append(Problem(path=shard.path, what=what, fix=_WITH_IMAGES, kind="tar"))
+        problems.append(Problem(path=shard.path, what=what, fix=WITH_IMAGES, kind="tar"))
     if files.size(shard.index) is None:
-        problems.append(Problem(path=shard.index, what="missing", fix=_REPAIR, kind="index"))
+        problems.append(Problem(path=shard.index, what="missing", fix=REPAIR, kind="index"))
     elif files.sha256(shard.index) != shard.index_sha256:
         what = "its content has changed; DALI would read wrong bytes"
-        problems.append(Problem(path=shard.index, what=what, fix=_REPAIR, kind="index"))
+        problems.append(Problem(path=shard.index, what=what, fix=REPAIR, kind="index"))
     return problems
 
 
@@ -128,7 +99,7 @@ def _labels(
     again = how_to_write_again(name)
     in_tars = carried(dataset.manifest).get(split) == name
     mendable = in_tars and not any(record.path in broken for record in records)
-    problem = partial(Problem, path=file.path, fix=_REPAIR if mendable else again, kind="labels")
+    problem = partial(Problem, path=file.path, fix=REPAIR if mendable else again, kind="labels")
     table = yield from _table(dataset, file, problem)
     if file.without_pixels is not None:
         # Nothing else in the dataset tells these labels.
@@ -205,18 +176,25 @@ def _beside(dataset: Dataset) -> Iterator[Problem]:
         yield Problem(path=name, what=what, fix=AGAIN, kind="beside")
 
 
-def _quarantine(dataset: Dataset) -> Iterator[Problem]:
-    problem = partial(Problem, path=QUARANTINE_FILE, fix=_REPAIR, kind="quarantine")
+def check_quarantine(dataset: Dataset) -> Iterator[Problem]:
+    """Whether what was set aside is listed as it was."""
+    manifest, path = dataset.manifest, dataset.directory / QUARANTINE_FILE
+    fix = f"{REPAIR}; annotation rows come back by repeating the command that set them aside"
+    problem = partial(Problem, path=QUARANTINE_FILE, fix=fix, kind="quarantine")
     try:
-        entries = Quarantine.read(dataset.directory / QUARANTINE_FILE)
+        entries = Quarantine.read(path)
     except InputError as error:
         yield problem(what=error.problem)
         return
-    if len(entries) != dataset.manifest.quarantined:
-        yield problem(what=f"{len(entries)} rows, not {dataset.manifest.quarantined}")
+    known = manifest.created_by.get(QUARANTINE_HASH)
+    if len(entries) != manifest.quarantined:
+        yield problem(what=f"{len(entries)} rows, not {manifest.quarantined}")
+    elif known is not None and (wrong := changed(path, known)) is not None:
+        yield problem(what=wrong)
 
 
-def _derived(dataset: Dataset) -> Iterator[Problem]:
+def check_derived(dataset: Dataset) -> Iterator[Problem]:
+    """Whether what is told elsewhere is what the manifest says."""
     manifest = dataset.manifest
     expected = {
         INFO_FILE: stable_json(info(manifest.name, manifest.shards)),
@@ -224,35 +202,6 @@ def _derived(dataset: Dataset) -> Iterator[Problem]:
     }
     for name, content in expected.items():
         path = dataset.directory / name
-        if not path.is_file() or path.read_text(encoding="utf-8") != content:
+        if not path.is_file() or path.read_bytes() != content.encode():
             what = "missing" if not path.is_file() else "differs from the manifest"
-            yield Problem(path=name, what=what, fix=_REPAIR, kind="derived")
-
-
-def _orphans(dataset: Dataset) -> Iterator[Problem]:
-    named = {FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, CARD_FILE}
-    named |= {name for key, name in BESIDE.items() if key in dataset.manifest.created_by}
-    for shard in dataset.manifest.shards:
-        named |= {shard.path, shard.index, str(Path(shard.path).with_suffix(".json"))}
-    for name, version in dataset.manifest.labels.items():
-        named |= {file.path for file in version.files}
-        named |= {f"labels/{name}/{WANTED_FILE}", f"labels/{name}/diff.json"}
-    for path in sorted(dataset.directory.rglob("*")):
-        relative = path.relative_to(dataset.directory).as_posix()
-        if path.is_dir() or relative in named:
-            continue
-        record = relative.startswith(f"{FOLDER}/") and relative.endswith(".json")
-        if record and _is_empty_record(path):
-            continue
-        ours = OURS.fullmatch(relative) is not None
-        fix = _REPAIR if ours else "move it elsewhere, if nobody needs it here"
-        kind = "orphan" if ours else "stranger"
-        yield Problem(path=relative, what="the manifest does not name it", fix=fix, kind=kind)
-
-
-def _is_empty_record(path: Path) -> bool:
-    """The record of a shard of which no image could be used: it has no tar."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["shard"] is None
-    except (ValueError, KeyError, TypeError):
-        return False
+            yield Problem(path=name, what=what, fix=REPAIR, kind="derived")
