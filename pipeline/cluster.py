@@ -125,6 +125,16 @@ def wait_for(reference: Any) -> Any:
     return ray.get(reference)
 
 
+def answer(reference: Any, otherwise: Any) -> Any:
+    """The value of a Ray reference, or ``otherwise`` where there is nobody left to give it."""
+    import ray
+
+    try:
+        return wait_for(reference)
+    except ray.exceptions.RayError:
+        return otherwise
+
+
 def is_there(reference: Any) -> bool:
     """Whether `wait_for` would return at once."""
     import ray
@@ -147,12 +157,20 @@ class Detached:
 
 
 def start_actor(kind: type, *arguments: Any) -> Detached:
-    """Make an actor on this machine, without claiming a CPU."""
+    """Make an actor on this machine, without claiming a CPU.
+
+    Where its process dies it is made again, and what it had not answered is asked again, in order.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "scheduling_strategy": here}
+    options = {
+        "num_cpus": 0,
+        "scheduling_strategy": here,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
     return Detached(ray.remote(kind).options(**options).remote(*arguments))
 
 

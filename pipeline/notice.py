@@ -103,14 +103,14 @@ class Question:
         self._asked, self._reference = float("-inf"), None
 
     def __call__(self) -> bool:
-        """Whether the answer has come and is yes."""
+        """Whether the answer has come and is yes; an actor that is gone says no."""
         if self._reference is None:
             if time.monotonic() - self._asked < self._every:
                 return False
             self._asked, self._reference = time.monotonic(), self._ask()
         if not cluster.is_there(self._reference):
             return False
-        answer, self._reference = cluster.wait_for(self._reference), None
+        answer, self._reference = cluster.answer(self._reference, otherwise=False), None
         return bool(answer)
 
 

@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> TrainResult:
     try:
         with shown(tracker), notice.heeding_sigterm(tracker.leave):
             result = _fit(trainer, directory, lambda: launch.write_again(directory, config))
-        reason = cluster.wait_for(tracker.state())[1]
+        _, reason = cluster.answer(tracker.state(), otherwise=({}, None))
         if reason:
             raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
         if result.return_value == notice.STOPPED:
@@ -123,10 +123,11 @@ def train(config: TrainConfig) -> TrainResult:
         status = "KILLED"
         raise
     finally:
-        unsent = cluster.wait_for(tracker.flush())
-        if unsent:
+        if unsent := cluster.answer(tracker.flush(), otherwise="the last"):
             tell(
-                f"MLflow has not taken {unsent} items; repeat the command to replay them", "WARNING"
+                f"MLflow has not taken {unsent} items; its points are sent when the command is "
+                "repeated, its tables, images and files are not",
+                "WARNING",
             )
         tracking.close_run(run_id, status)
     best = bestcheckpoint.of_result(result, directory)

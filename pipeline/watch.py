@@ -28,7 +28,7 @@ def _watch(tracker: Any, done: threading.Event) -> None:
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
         while not done.wait(0.5):
-            state = cluster.wait_for(tracker.state())[0]
+            state, _ = cluster.answer(tracker.state(), otherwise=({}, None))
             if not state:
                 continue
             if bar is None or bar.label != state["label"]:

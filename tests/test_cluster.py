@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
+from pathlib import Path
 
 import pytest
 
-from pipeline import cluster, preflight
+from pipeline import cluster, notice, preflight, tracking, watch
 from sharding.errors import InputError
 
 pytestmark = pytest.mark.ray
@@ -54,3 +56,18 @@ def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_driver_knows_its_job(ray_local: None) -> None:
     assert re.fullmatch("[0-9a-f]{8}", cluster.job_id())
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_actor_that_is_gone_for_good_answers_as_said(ray_local: None, tmp_path: Path) -> None:
+    import ray
+
+    gone = cluster.start_actor(tracking.Tracker, "sqlite://", "run", str(tmp_path / "spool.jsonl"))
+    ray.kill(gone._actor)
+    assert cluster.answer(gone.state(), otherwise="nothing") == "nothing"
+    question = notice.Question(gone.leaving, every=0.0)
+    for _ in range(10):
+        assert not question()
+        time.sleep(0.05)
+    with watch.shown(gone):
+        time.sleep(1.5)
