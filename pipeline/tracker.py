@@ -8,6 +8,7 @@ same run goes on.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import trackingstore as store
+from sharding.structured import tell
 
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
@@ -48,7 +50,7 @@ class Tracker:
         self._failure: str | None = None
         self._began = 0.0
         self._leaving = False
-        self._spooling, self._unsent = threading.Lock(), 0
+        self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
         threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
         self._model_id = model_id
         self._replay()
@@ -57,9 +59,7 @@ class Tracker:
         """Queue metric points (name, value, images seen)."""
         with self._spooling:
             self._unsent += 1
-            self._spool.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._spool, "a", encoding="utf-8") as spool:
-                spool.write(json.dumps(list(points)) + "\n")
+            self._keep(points)
         self._queue.put(lambda: self._send(points))
 
     def machine(self, node: str, values: Mapping[str, float]) -> None:
@@ -142,7 +142,8 @@ class Tracker:
         with self._spooling:
             self._unsent -= 1
             if not self._unsent:
-                self._spool.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # else what is sent would count as unsent
+                    self._spool.unlink(missing_ok=True)
 
     def _send_machine(self, node: str, values: Mapping[str, float], at: float) -> None:
         from mlflow.entities import Metric
@@ -162,13 +163,28 @@ class Tracker:
             self._last_step[key] = max((metric.step for metric in history), default=-1)
         return self._last_step[key]
 
+    def _keep(self, points: Sequence[Point]) -> None:
+        """Spool points; where the disk takes none they are in the queue all the same."""
+        was_open, self._line_is_open = self._line_is_open, True
+        try:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._spool, "a", encoding="utf-8") as spool:
+                spool.write("\n" * was_open + json.dumps(list(points)) + "\n")
+            self._line_is_open = False
+        except OSError as error:
+            if not was_open:  # once is enough
+                tell(f"points for MLflow are not kept for later: {error}", "WARNING")
+
     def _replay(self) -> None:
-        if self._spool.is_file():
-            lines = self._spool.read_text(encoding="utf-8").splitlines()
-            self._spool.unlink()
-            self.log(
-                [(key, value, step) for line in lines for key, value, step in json.loads(line)]
-            )
+        """Queue what the spool has; it stays where it is until MLflow has taken it."""
+        if not self._spool.is_file():
+            return
+        text = self._spool.read_text(encoding="utf-8", errors="replace")
+        self._line_is_open = not text.endswith("\n")  # its writer was killed
+        points = list(dict.fromkeys(point for line in text.splitlines() for point in _read(line)))
+        with self._spooling:
+            self._unsent += 1
+        self._queue.put(lambda: self._send(points))
 
     def _log_table(self, content: bytes, path: str) -> None:
         # MLflow's own `log_table` appends to a table that is there, as it is after a retry too.
@@ -199,3 +215,11 @@ class Tracker:
         name = f"images/{key.replace('/', '~')}+step+{step}+"
         there = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
         return any(path.startswith(name) and path.endswith(".webp") for path in there)
+
+
+def _read(line: str) -> list[Point]:
+    """The points of a line of the spool; none of one that was cut."""
+    try:
+        return [(key, value, step) for key, value, step in json.loads(line)]
+    except (ValueError, TypeError):
+        return []

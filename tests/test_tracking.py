@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline import tracker, tracking, trackingstore
+from pipeline import cluster, tracker, tracking, trackingstore
 from sharding.errors import InputError
 
 
@@ -205,6 +205,68 @@ def test_spooled_points_are_replayed_by_the_next_attempt(store: str, tmp_path: P
     steps = [metric.step for metric in client().get_metric_history(run_id, "train/loss")]
     assert steps == [7, 8]
     assert not spool.exists()
+
+
+def steps_of(run_id: str) -> list[int]:
+    return [point.step for point in client().get_metric_history(run_id, "train/loss")]
+
+
+@pytest.mark.parametrize("torn", ['[["train/loss", 0.1, 9', '{"a": 1}\n', "\n", "[7]"])
+def test_a_line_of_the_spool_that_was_cut_costs_no_other(
+    store: str, tmp_path: Path, torn: str
+) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text(f'[["train/loss", 0.5, 7]]\n[["train/loss", 0.5, 7]]\n{torn}')
+    writer = tracking.Tracker(store, run_id, str(spool))
+    writer.log([("train/loss", 0.25, 8)])
+    assert writer.flush(30) == 0
+    assert steps_of(run_id) == [7, 8]
+    assert not spool.exists()
+
+
+def test_a_replayed_spool_stays_until_its_points_are_sent(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text('[["train/loss", 0.5, 7]]\n[["train/lo')
+    with monkeypatch.context() as dead:
+        dead.setattr(trackingstore, "attempt", lambda action: False)
+        dead.setattr(tracker, "_RETRY_SECONDS", 3600.0)
+        killed = tracking.Tracker(store, run_id, str(spool))
+        killed.log([("train/loss", 0.25, 8)])
+        assert killed.flush(0.2) == 2
+    assert tracking.Tracker(store, run_id, str(spool)).flush(30) == 0
+    assert steps_of(run_id) == [7, 8]
+
+
+def test_a_full_disk_beneath_the_spool_costs_no_point(store: str, tmp_path: Path, capsys) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.symlink_to("/dev/full")  # not itself: the spool is removed in the end
+    writer = tracking.Tracker(store, run_id, str(spool))
+    for step in (1, 2):
+        writer.log([("train/loss", 0.5, step)])
+    assert writer.flush(30) == 0
+    assert steps_of(run_id) == [1, 2]
+    assert capsys.readouterr().out.count("points for MLflow are not kept for later") == 1
+
+
+@pytest.mark.ray
+def test_a_writer_that_is_killed_loses_no_point(
+    store: str, tmp_path: Path, ray_local: None
+) -> None:
+    import ray
+
+    run_id = open_run()
+    writer = cluster.start_actor(tracking.Tracker, store, run_id, str(tmp_path / "spool.jsonl"))
+    for step in range(60):
+        writer.log([("train/loss", 0.5, step)])
+        if step in (0, 30):
+            ray.kill(writer._actor, no_restart=False)
+    assert cluster.wait_for(writer.flush()) == 0
+    assert steps_of(run_id) == list(range(60))
 
 
 def test_an_unreachable_store_is_one_clear_error(
