@@ -51,12 +51,12 @@ def main() -> None:
             )
             return
         from pipeline import cluster, tracking
-        from pipeline.train import TrainingFailed, TrainingInterrupted, TrainingStopped, train
+        from pipeline.train import TrainingEnded, train
 
         cluster.connect()
         try:
             result = train(config)
-        except (TrainingStopped, TrainingFailed, TrainingInterrupted) as ended:
+        except TrainingEnded as ended:
             complain(str(ended))
             sys.exit(ended.exit_code)
         print(f"run              {result.directory}")

@@ -7,11 +7,29 @@ training goes on from it as soon as there is a storage again.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
 from sharding.errors import InputError
 from sharding.structured import tell
+
+
+class StorageFailed(OSError):
+    """The storage of the run, and no other file, could not be read or written."""
+
+
+@contextlib.contextmanager
+def of_the_storage() -> Iterator[None]:
+    """Tell a worker's errors of the storage from those of its other files.
+
+    Raises:
+        StorageFailed: for an OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(str(error)) from error
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -45,22 +63,34 @@ def waited_out(
     Returns:
         Whether it is worth going on.
     """
-    refusal = next((each for each in causes(error) if isinstance(each, OSError)), None)
-    if refusal is None or any(isinstance(each, InputError) for each in causes(error)):
+    found = list(causes(error))
+    refusal = next((each for each in found if isinstance(each, OSError)), None)
+    if refusal is None or any(isinstance(each, InputError) for each in found):
         return False
-    tell(f"the storage fails ({_line(refusal)}); waiting {patience:g} s for it", "WARNING")
+    # Of a worker it may be any file that is not there: the storage has to show that it was it.
+    of_worker = bool(getattr(error, "worker_failures", ()))
+    named = any(isinstance(each, StorageFailed) for each in found)
+    if of_worker and not named and _takes(write):
+        return False
+    tell(f"the storage fails ({last_line(refusal)}); waiting {patience:g} s for it", "WARNING")
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            write()
-        except (OSError, InputError):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(every)
-        else:
-            tell("the storage takes bytes again: going on from the last checkpoint", "WARNING")
-            return True
+    while not _takes(write):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    tell("the storage takes bytes again: going on from the last checkpoint", "WARNING")
+    return True
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+def last_line(error: BaseException) -> str:
+    """The last line of what an error says, in short; its name where it says nothing."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip()[:200] if lines else type(error).__name__
+
+
+def _takes(write: Callable[[], object]) -> bool:
+    try:
+        write()
+    except (OSError, InputError):
+        return False
+    return True

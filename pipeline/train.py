@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from pipeline import (
     bestcheckpoint,
     cluster,
+    ending,
     launch,
     loggedmodel,
     methods,
@@ -28,6 +28,8 @@ from pipeline import (
     tracking,
 )
 from pipeline.config import TrainConfig
+from pipeline.ending import TrainingEnded as TrainingEnded
+from pipeline.ending import TrainingInterrupted, TrainingStopped
 from pipeline.staging import open_dataset
 from pipeline.trainloop import cache_of, train_loop, validate_checkpoint
 from pipeline.validation import SCORE
@@ -37,24 +39,6 @@ from sharding.structured import tell
 
 # Of one call: a storage that only ever takes small files would be tried for ever.
 _MOST_OUTAGES = 3
-
-
-class TrainingStopped(RuntimeError):
-    """Training ended early by its own decision (a loss that is not finite)."""
-
-    exit_code = 3
-
-
-class TrainingFailed(RuntimeError):
-    """Workers or hosts died more often than Ray was told to start them again."""
-
-    exit_code = os.EX_TEMPFAIL
-
-
-class TrainingInterrupted(RuntimeError):
-    """SIGTERM ended training after a checkpoint of its last step."""
-
-    exit_code = os.EX_TEMPFAIL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +64,7 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingStopped: the loss became NaN or infinite; the last checkpoint is kept.
+        TrainingBroken: the training code raises an exception again and again.
         TrainingFailed: too many workers or hosts died; the same call goes on from there.
         TrainingInterrupted: the process got SIGTERM; likewise.
     """
@@ -117,8 +102,8 @@ def train(config: TrainConfig) -> TrainResult:
             status = "KILLED"
             raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")
         status = "FINISHED"
-    except TrainingFailedError as error:
-        raise _failure(error, directory) from error
+    except (TrainingFailedError, OSError) as error:
+        raise ending.of_failure(error, directory) from error
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
@@ -147,15 +132,18 @@ def _fit(trainer: Any, directory: str, write: Callable[[], object]) -> Any:
         trainer: Ray's.
         directory: the run's.
         write: writes a small file to the storage.
+
+    Raises:
+        TrainingFailedError, OSError: Ray's, the storage's, where there is no going on.
     """
     from ray.train import TrainingFailedError
 
     outages = 0
     while True:
-        snapshot.mend(directory)
         try:
+            snapshot.mend(directory)
             result = trainer.fit()
-        except TrainingFailedError as error:
+        except (TrainingFailedError, OSError) as error:
             outages += 1
             if outages > _MOST_OUTAGES or not outage.waited_out(error, write):
                 raise
@@ -210,13 +198,3 @@ def _trainer(config: TrainConfig, *, run_id: str, tracker: Any, use_gpu: bool, c
             ),
         ),
     )
-
-
-def _failure(error: Exception, directory: str) -> Exception:
-    """What to tell of a failure that Ray gave up on: bad input, if that is what it was."""
-    for cause in outage.causes(error):
-        if isinstance(cause, InputError):
-            return cause
-    reasons = [*getattr(error, "worker_failures", {}).values(), error]
-    reason = str(reasons[0]).strip().splitlines()[-1]
-    return TrainingFailed(f"{reason}; repeat the command to go on from {directory}")

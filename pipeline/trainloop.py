@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, machine, notice
+from pipeline import checkpoint, machine, notice, outage
 from pipeline.config import TrainConfig
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
@@ -43,7 +43,10 @@ def train_loop(settings: dict[str, Any]) -> str | None:
     if config.parallel == "ddp":  # Ray leaves fully_shard to us
         model = ray.train.torch.prepare_model(model)
     latest = ray.train.get_checkpoint()
-    with latest.as_directory() if latest else contextlib.nullcontext() as directory:
+    with (
+        outage.of_the_storage(),
+        latest.as_directory() if latest else contextlib.nullcontext() as directory,
+    ):
         worker.begin(model, directory)
     noticed = notice.Notice(
         rank=worker.rank,
@@ -97,8 +100,17 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
         metrics,
         checkpoint=saved,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=_upload,
         validation=validate and saved is not None,
     )
+
+
+def _upload(saved: Any, name: str) -> Any:
+    """As Ray does by itself, but with errors that `pipeline.outage` knows."""
+    import ray.train
+
+    with outage.of_the_storage():
+        return ray.train.get_context().get_storage().persist_current_checkpoint(saved, name)
 
 
 def cache_of(config: TrainConfig) -> Cache:

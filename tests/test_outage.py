@@ -1,8 +1,13 @@
 from __future__ import annotations
 
-import pytest
+import pickle
+from typing import Any
 
-from pipeline.outage import causes, waited_out
+import pytest
+from ray.train import TrainingFailedError
+
+from pipeline import outage, train
+from pipeline.outage import StorageFailed, causes, waited_out
 from sharding.errors import InputError
 
 
@@ -58,7 +63,7 @@ def test_gives_up_after_its_patience() -> None:
 
 
 def test_an_error_without_words_is_named(capsys) -> None:
-    assert waited_out(WorkersFailed(TimeoutError()), Storage(0).write)
+    assert waited_out(ControllerFailed(TimeoutError()), Storage(0).write)
     told = capsys.readouterr()
     assert "the storage fails (TimeoutError)" in told.out + told.err
 
@@ -70,3 +75,73 @@ def test_other_failures_are_not_waited_for(error: BaseException) -> None:
     storage = Storage(0)
     assert not waited_out(error, storage.write)
     assert not storage.asked
+
+
+def test_a_file_that_a_worker_misses_is_not_the_storages(capsys) -> None:
+    storage = Storage(0)
+    assert not waited_out(WorkersFailed(FileNotFoundError("/data/prior.npy")), storage.write)
+    assert storage.asked == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_unless_the_storage_is_gone_as_well(capsys) -> None:
+    storage = Storage(2)
+    assert waited_out(WorkersFailed(FileNotFoundError("shard")), storage.write, every=0)
+    assert "the storage takes bytes again" in capsys.readouterr().out
+
+
+def test_what_a_worker_says_of_the_storage_is_believed() -> None:
+    with pytest.raises(StorageFailed) as failed, outage.of_the_storage():
+        raise OSError(30, "Read-only file system")
+    travelled = pickle.loads(pickle.dumps(failed.value))  # from the worker to the driver
+    assert "Read-only file system" in str(travelled)
+    assert waited_out(WorkersFailed(ValueError("other"), travelled), Storage(0).write)
+
+
+class TrainingFailedOfStorage(TrainingFailedError):
+    controller_failure = OSError("no")
+
+
+class Trainer:
+    """Ray's, of which each call comes to another end."""
+
+    def __init__(self, *ends: Any) -> None:
+        self.ends = list(ends)
+
+    def fit(self) -> Any:
+        end = self.ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+class Done:
+    return_value = None
+
+
+def test_a_storage_that_goes_while_the_list_is_mended_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: list[Exception | None] = [None, OSError("gone"), None]
+
+    def mend(directory: str) -> None:
+        if answers and (answer := answers.pop(0)):
+            raise answer
+
+    monkeypatch.setattr(train.snapshot, "mend", mend)
+    trainer = Trainer(TrainingFailedOfStorage(), Done)
+    assert train._fit(trainer, "/runs/a", Storage(0).write) is Done
+    assert not trainer.ends
+
+
+def test_a_storage_that_stays_away_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mend(directory: str) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(train.snapshot, "mend", mend)
+    storage = Storage(0)
+    with pytest.raises(OSError, match="gone"):
+        train._fit(Trainer(), "/runs/a", storage.write)
+    assert storage.asked == 3
