@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from pipeline import cluster, methods, parallel, preflight, snapshot, storage, tracking
 from pipeline import model as models
 from pipeline.config import TrainConfig, differences
@@ -37,12 +40,13 @@ def claim(directory: str, config: TrainConfig) -> bool:
         Whether the run existed.
 
     Raises:
-        InputError: a run of this name with another configuration.
+        InputError: a run of this name with another configuration, or one that cannot be read; the
+            storage cannot be read or written.
     """
     location = storage.join(directory, "config.json")
-    stored = storage.read_json(location)
+    stored = _stored(location)
     if stored is not None:
-        changed = differences(TrainConfig.from_dict(stored), config)
+        changed = differences(stored, config)
         if changed:
             told = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
             raise InputError(
@@ -50,8 +54,36 @@ def claim(directory: str, config: TrainConfig) -> bool:
                 file=location,
                 fix="repeat the first command to resume, or choose another --name",
             )
-    storage.write_json(location, config.to_dict())
+    with _usable(location):
+        storage.write_json(location, config.to_dict())
     return stored is not None
+
+
+def _stored(location: str) -> TrainConfig | None:
+    """The configuration of a run, None where it has not begun."""
+    try:
+        with _usable(location):
+            raw = storage.read_json(location)
+        return None if raw is None else TrainConfig.from_dict(raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"not a configuration of this version ({error})",
+            file=location,
+            fix="choose another --name; or remove the file, and the run goes on as this command "
+            "says, as another run in MLflow",
+        ) from None
+
+
+@contextlib.contextmanager
+def _usable(location: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"a run cannot be kept here ({error.strerror or error})",
+            file=location,
+            fix="pass as --storage a directory, or the URL of a bucket, that can be written to",
+        ) from None
 
 
 def write_again(directory: str, config: TrainConfig) -> None:
