@@ -170,5 +170,6 @@ def _load(path: str) -> Any:
         raise InputError(
             f"checkpoint file is damaged ({reason})",
             file=path,
-            fix="use another checkpoint of the run",
+            fix="use another checkpoint of the run; without this directory its training goes on "
+            "from the one before",
         ) from None

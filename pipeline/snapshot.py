@@ -1,8 +1,9 @@
 """Ray's list of a run's checkpoints, put in order before Ray reads it.
 
 Ray empties the list before it writes it anew. A kill or a full disk in between leaves a run that
-cannot go on, though all its checkpoints are there. And what was being uploaded when a run was
-killed would stay for ever: Ray removes nothing but what it has listed.
+cannot go on, though all its checkpoints are there; so does a listed checkpoint that is not. A kill
+before the list was first written leaves a run that would begin again. And what was being uploaded
+at a kill would stay for ever: Ray removes nothing but what it has listed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import io
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline import checkpoint, storage
@@ -52,53 +54,64 @@ def latest(run: str) -> str | None:
 
 
 def mend(run: str) -> None:
-    """Make a damaged list anew; remove the checkpoints that the list does not have.
+    """Make the list one of the checkpoints that are whole, and remove all others.
 
-    Nobody may be training in that directory. Validations that were still to come of checkpoints in
-    a damaged list are not: such a checkpoint has no score.
+    Nobody may be training in that directory. A list that is made anew knows nothing of validations
+    that were still to come: such a checkpoint has no score.
 
     Args:
         run: directory, path or URL, of a run that may not have begun yet.
 
     Raises:
         OSError: the storage cannot be read.
+        InputError: the list has to be made of checkpoints of another format, or the disk is full.
     """
     location = storage.join(run, _NAME)
-    if not storage.exists(location):
-        return
-    listed = _listed(location)
-    if listed is None:
-        whole = [name for name in _checkpoints(run) if _is_whole(storage.join(run, name))]
-        tell(f"{location} is damaged: made anew from {len(whole)} checkpoints", "WARNING")
-        storage.write_json(location, _list_of(run, whole))
-        listed = set(whole)
-    for name in _checkpoints(run):
-        if name not in listed:
+    listed = _listed(location) if storage.exists(location) else {}
+    present = [name for name in storage.directories_in(run) if _CHECKPOINT.fullmatch(name)]
+    named = listed or dict.fromkeys(present)
+    whole = [name for name in named if name in present and _is_whole(storage.join(run, name))]
+    if listed is None or set(whole) != set(listed):
+        lost = ", ".join(name for name in named if name not in whole)
+        why = (
+            "is damaged" if listed is None else f"names {lost}, not whole" if listed else "is gone"
+        )
+        tell(f"{location} {why}: made anew from {len(whole)} checkpoints", "WARNING")
+        storage.write_json(location, _list_of(run, whole, listed or {}))
+    for name in present:
+        if name not in whole:
             with contextlib.suppress(OSError):  # it does no harm where it is
                 storage.remove(storage.join(run, name))
 
 
-def _listed(location: str) -> set[str] | None:
-    """Names of the checkpoints in the list; None where it is damaged."""
+def _listed(location: str) -> dict[str, Mapping[str, float]] | None:
+    """Metrics of the checkpoints in the list, by name; None where it is damaged."""
     try:
-        state = json.loads(storage.read_bytes(location))
-        return {result["checkpoint_dir_name"] for result in state["checkpoint_results"]}
+        results = json.loads(storage.read_bytes(location))["checkpoint_results"]
+        return {result["checkpoint_dir_name"]: result["metrics"] for result in results}
     except (ValueError, TypeError, KeyError):
         return None
 
 
-def _list_of(run: str, names: list[str]) -> dict[str, Any]:
-    """The list as Ray would have written it, had the checkpoints come in the order of training."""
+def _list_of(
+    run: str, names: list[str], known: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """The list as Ray would have written it, had the checkpoints come in the order of training.
+
+    Args:
+        run: directory.
+        names: of the checkpoints.
+        known: metrics of those that were validated by themselves, and maybe of others.
+    """
     metas = {name: checkpoint.read_meta(storage.join(run, name)) for name in names}
     names = sorted(names, key=lambda name: (metas[name].epoch, metas[name].step))
+    metrics = [dict(known.get(name, metas[name].metrics)) for name in names]
     results = [
-        {"version": 0, "checkpoint_dir_name": name, "metrics": dict(metas[name].metrics)}
-        for name in names
+        {"version": 0, "checkpoint_dir_name": name, "metrics": its}
+        for name, its in zip(names, metrics, strict=True)
     ]
     # Ray keeps the best at the end, and of equal ones the latest.
-    ranked = sorted(
-        range(len(names)), key=lambda index: metas[names[index]].metrics.get(SCORE, UNSCORED)
-    )
+    ranked = sorted(range(len(names)), key=lambda index: metrics[index].get(SCORE, UNSCORED))
     return {
         "checkpoint_results": [results[index] for index in ranked],
         "checkpoint_report_indices": ranked,
@@ -112,18 +125,17 @@ def _list_of(run: str, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _checkpoints(run: str) -> list[str]:
-    return [name for name in storage.directories_in(run) if _CHECKPOINT.fullmatch(name)]
-
-
 def _is_whole(directory: str) -> bool:
-    """Whether an upload came to its end; a storage that cannot be read is no answer."""
+    """Whether an upload came to its end; a storage that cannot be read is no answer.
+
+    What another version of this code wrote is no half upload, though it may be of no use here.
+    """
     try:
-        meta = checkpoint.read_meta(directory)
-        ranks = range(meta.world_size if meta.step else 0)
+        meta = dict(json.loads(storage.read_bytes(storage.join(directory, "meta.json"))))
+        ranks = range(meta.get("world_size", 0) if meta.get("step") else 0)
         names = ("model.pt", "training.pt", *(f"rank-{rank}.pt" for rank in ranks))
         return all(_has_its_end(storage.join(directory, name)) for name in names)
-    except (FileNotFoundError, InputError):
+    except (FileNotFoundError, ValueError, TypeError):
         return False
 
 

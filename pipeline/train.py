@@ -6,6 +6,7 @@ failure that Ray retries.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -102,6 +103,8 @@ def train(config: TrainConfig) -> TrainResult:
             status = "KILLED"
             raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")
         status = "FINISHED"
+        with contextlib.suppress(OSError, InputError):  # it does no harm, and the run is done
+            snapshot.mend(directory)
     except (TrainingFailedError, OSError) as error:
         raise ending.of_failure(error, directory) from error
     except (KeyboardInterrupt, SystemExit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,61 @@ def test_what_a_whole_list_does_not_have_is_removed(run: Run) -> None:
     assert run.list.read_bytes() == before
 
 
-def test_a_run_without_a_list_is_left_alone(run: Run) -> None:
+def test_a_run_that_has_not_begun_is_left_alone(run: Run) -> None:
     snapshot.mend(str(run.directory))
     assert not run.directory.exists()
+
+
+def test_a_run_killed_before_its_first_list_goes_on_from_what_is_whole(run: Run, capsys) -> None:
+    half = run.add(1, epoch=0, step=2, score=-2.0)
+    (half / "rank-1.pt").unlink()
+    snapshot.mend(str(run.directory))
+    assert run.names == set()
+    assert not run.list.exists()
+    whole = run.add(2, epoch=0, step=4, score=-2.0)
+    snapshot.mend(str(run.directory))
+    assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
+    assert "is gone: made anew from 1 checkpoints" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["cut", "file missing", "directory missing"])
+def test_a_listed_checkpoint_that_is_damaged_gives_way_to_the_one_before(
+    run: Run, how: str, capsys
+) -> None:
+    best = run.add(1, epoch=1, step=0, score=-2.0)
+    before = run.add(2, epoch=2, step=0, score=0.5)
+    latest = run.add(3, epoch=3, step=0, score=0.6)
+    run.list.write_text("")
+    snapshot.mend(str(run.directory))
+    listed = json.loads(run.list.read_text())
+    for result in listed["checkpoint_results"]:  # as a validation of its own leaves it
+        if result["checkpoint_dir_name"] == best.name:
+            result["metrics"]["score"] = 0.9
+    run.list.write_text(json.dumps(listed))
+    file = latest / "training.pt"
+    if how == "directory missing":
+        shutil.rmtree(latest)
+    elif how == "file missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-30])
+    snapshot.mend(str(run.directory))
+    assert Path(as_ray_reads_it(run).checkpoint.path).name == before.name
+    assert bestcheckpoint.of_run(str(run.directory)) == str(best)
+    assert run.names == {best.name, before.name}
+    assert f"names {latest.name}, not whole" in capsys.readouterr().out
+
+
+def test_what_another_version_wrote_is_not_removed(run: Run) -> None:
     kept = run.add(1, epoch=1, step=0, score=0.5)
+    meta = json.loads((kept / "meta.json").read_text())
+    run.list.write_text("")
+    snapshot.mend(str(run.directory))
+    (kept / "meta.json").write_text(json.dumps({**meta, "format": 99, "more": 1}))
+    before = run.list.read_bytes()
     snapshot.mend(str(run.directory))
     assert run.names == {kept.name}
-    assert not run.list.exists()
+    assert run.list.read_bytes() == before
 
 
 def test_who_only_reads_is_told_what_mends_it(run: Run) -> None:
