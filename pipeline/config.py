@@ -6,6 +6,7 @@ Free of torch, so that a job shows its help at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -35,6 +36,15 @@ RESUMABLE = frozenset(
         "experiment",
     }
 )
+_LEAST = {
+    "cache_gb": 0,
+    "cpus_per_worker": 1,
+    "seed": 0,
+    "max_steps": 1,
+    "keep_checkpoints": 1,
+    "checkpoint_every": 1,
+    "candidates_per_epoch": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +97,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         low, high = self.worker_range
-        if any(self.data.batch_size % workers for workers in range(low, high + 1)):
+        needed = math.lcm(*range(low, high + 1))
+        if self.data.batch_size % needed:
             raise InputError(
                 f"batch size {self.data.batch_size} does not divide over {self.workers} workers",
-                fix="make --batch-size, which counts all workers, a multiple of --workers",
+                fix=f"make --batch-size, which counts all workers, a multiple of {needed}",
             )
-        if self.checkpoint_every is not None and self.checkpoint_every < 1:
-            raise InputError(
-                f"a checkpoint every {self.checkpoint_every} steps", fix="pass 1 or more"
-            )
-        if self.candidates_per_epoch < 0:
-            raise InputError(
-                f"{self.candidates_per_epoch} candidates per epoch", fix="pass 0 or more"
-            )
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise InputError(
+                    f"{name} is {value}", fix=f"pass --{name.replace('_', '-')} {least} or more"
+                )
         parse_options(self.method_options)
 
     @property
@@ -184,12 +193,16 @@ class EvaluateConfig:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Leaves that differ, but for those a resumed run may change (`RESUMABLE`)."""
+    """Leaves that differ, but for those a resumed run may change (`RESUMABLE`).
+
+    Where the learning rate follows a course over all epochs, their number changes it at once.
+    """
     before, after = old.flat(), new.flat()
+    resumable = RESUMABLE if old.optimizer.rate_is_constant else RESUMABLE - {"epochs"}
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key.split(".")[-1] not in RESUMABLE
+        if before.get(key) != after.get(key) and key.split(".")[-1] not in resumable
     }
 
 

@@ -5,6 +5,7 @@ Free of torch, so that a job shows its help at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +37,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("alpha_train", "alpha_infer"):
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < math.inf:
                 raise InputError(
                     f"{name} is {getattr(self, name):g}; BoostLU amplifies, so it is at least 1",
                     fix=f"pass --{name.replace('_', '-')} 1 to turn BoostLU off",
@@ -130,9 +131,21 @@ class OptimizerConfig:
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise InputError(f"ema decay {self.ema_decay:g}", fix="pass a value in (0, 1)")
-        if self.learning_rate <= 0 or self.head_multiplier <= 0 or self.epochs < 1:
+        rates = (self.learning_rate, self.head_multiplier)
+        if not all(0 < rate < math.inf for rate in rates) or self.epochs < 1:
             raise InputError(
                 f"learning rate {self.learning_rate:g} x {self.head_multiplier:g}, "
                 f"{self.epochs} epochs",
                 fix="pass positive values",
             )
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight decay {self.weight_decay:g}", fix="pass 0 or more")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(
+                f"clip norm {self.clip_norm:g}", fix="pass a positive norm, or leave it out"
+            )
+
+    @property
+    def rate_is_constant(self) -> bool:
+        """Whether the learning rate does not depend on how many epochs there are."""
+        return self.schedule == "constant" and not self.warmup

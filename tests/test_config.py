@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from pipeline.config import (
     DataConfig,
     ModelConfig,
+    OptimizerConfig,
     TrainConfig,
     differences,
     parse_options,
@@ -47,6 +49,44 @@ def test_batch_must_divide_over_every_possible_number_of_workers() -> None:
         TrainConfig(dataset="d", workers="1:3")  # 16 over 3
 
 
+def test_a_batch_that_fits_any_number_of_workers_is_named() -> None:
+    with pytest.raises(InputError, match="a multiple of 840"):
+        TrainConfig(dataset="d", workers="1:8")
+    TrainConfig(dataset="d", workers="1:8", data=DataConfig(batch_size=840))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (TrainConfig, {"keep_checkpoints": 0}),
+        (TrainConfig, {"max_steps": 0}),
+        (TrainConfig, {"max_steps": -3}),
+        (TrainConfig, {"cpus_per_worker": -1}),
+        (TrainConfig, {"cpus_per_worker": 0}),
+        (TrainConfig, {"cache_gb": -1.0}),
+        (TrainConfig, {"cache_gb": float("nan")}),
+        (TrainConfig, {"cache_gb": float("inf")}),
+        (TrainConfig, {"seed": -1}),
+        (TrainConfig, {"checkpoint_every": 0}),
+        (TrainConfig, {"candidates_per_epoch": -1}),
+        (OptimizerConfig, {"weight_decay": -1.0}),
+        (OptimizerConfig, {"weight_decay": float("nan")}),
+        (OptimizerConfig, {"learning_rate": float("nan")}),
+        (OptimizerConfig, {"learning_rate": float("inf")}),
+        (OptimizerConfig, {"head_multiplier": float("nan")}),
+        (OptimizerConfig, {"clip_norm": 0.0}),
+        (OptimizerConfig, {"clip_norm": -1.0}),
+        (OptimizerConfig, {"clip_norm": float("nan")}),
+        (ModelConfig, {"alpha_train": float("nan")}),
+    ],
+)
+def test_values_that_cannot_work_are_refused(part: Any, value: dict[str, Any]) -> None:
+    named = {"dataset": "d"} if part is TrainConfig else {}
+    (number,) = value.values()
+    with pytest.raises(InputError, match=rf"{number:g}.*\. Fix: pass"):
+        part(**named, **value)
+
+
 def test_a_share_beyond_one_is_refused() -> None:
     with pytest.raises(InputError, match=r"hardware share 1\.2"):
         DataConfig(hardware_share=1.2)
@@ -83,3 +123,12 @@ def test_differences_ignore_what_a_resumed_run_may_change() -> None:
     assert differences(config, longer) == {}
     other = dataclasses.replace(config, seed=7)
     assert differences(config, other) == {"seed": (0, 7)}
+
+
+@pytest.mark.parametrize("course", [{"schedule": "cosine"}, {"warmup": 0.1}])
+def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]) -> None:
+    config = preset("demo").config
+    optimizer = dataclasses.replace(config.optimizer, epochs=5, **course)
+    longer = dataclasses.replace(optimizer, epochs=6)
+    old, new = (dataclasses.replace(config, optimizer=each) for each in (optimizer, longer))
+    assert differences(old, new) == {"optimizer.epochs": (5, 6)}
