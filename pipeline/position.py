@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.collector import Collector
+from pipeline.loop import Pause
 from pipeline.methods import Method
 
 
@@ -17,16 +18,14 @@ class Position:
     """One rank between two steps of an epoch.
 
     Attributes:
-        step: steps done.
-        images: images consumed by them over all ranks.
+        at: the steps done, and what was measured of them.
         reader: DALI's checkpoint (`pipeline.loader.Epoch.position`).
         random: states of torch's generators: of the host, and of the GPU where there is one.
         pending: what the method gathered on this rank.
         candidates: what the label audit gathered on this rank.
     """
 
-    step: int
-    images: int
+    at: Pause
     reader: bytes
     random: tuple[torch.Tensor, ...]
     pending: dict[str, Any]
@@ -36,8 +35,7 @@ class Position:
     def now(
         cls,
         *,
-        step: int,
-        images: int,
+        at: Pause,
         reader: bytes,
         method: Method,
         candidates: Collector,
@@ -48,8 +46,7 @@ class Position:
         if device.type == "cuda":
             random.append(torch.cuda.get_rng_state(device))
         return cls(
-            step=step,
-            images=images,
+            at=at,
             reader=reader,
             random=tuple(random),
             pending=method.pending_state(),
@@ -67,8 +64,9 @@ class Position:
     def state_dict(self) -> dict[str, Any]:
         """As plain tensors, numbers and lists, which `torch.load` takes without trust."""
         return {
-            "step": self.step,
-            "images": self.images,
+            "step": self.at.step,
+            "images": self.at.images,
+            "meter": self.at.meter,
             "reader": torch.from_numpy(np.frombuffer(self.reader, np.uint8).copy()),
             "random": list(self.random),
             "pending": self.pending,
@@ -79,8 +77,7 @@ class Position:
     def from_state_dict(cls, state: dict[str, Any]) -> Position:
         """The inverse of `state_dict`."""
         return cls(
-            step=state["step"],
-            images=state["images"],
+            at=Pause(step=state["step"], images=state["images"], meter=state.get("meter")),
             reader=state["reader"].numpy().tobytes(),
             random=tuple(state["random"]),
             pending=state["pending"],

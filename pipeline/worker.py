@@ -15,7 +15,7 @@ from pipeline.collector import Collector
 from pipeline.config import TrainConfig
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Epoch, Loader
-from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
+from pipeline.loop import NonFiniteLoss, Pause, StepStats, train_epoch
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.position import Position
 from pipeline.profiling import profiled
@@ -143,24 +143,22 @@ class Worker:
         """
         plan = self.loader.plan
         steps = min(plan.steps, self.config.max_steps or plan.steps)
-        done, images = (self.position.step, self.position.images) if self.position else (0, 0)
-        begun_at = self.images_seen - images
+        start = self.position.at if self.position else Pause()
+        begun_at = self.images_seen - start.images
         batches = self._enter(epoch)
 
         def on_stats(stats: StepStats) -> None:
-            nonlocal images
-            images = stats.images
-            self.images_seen = begun_at + images
+            self.images_seen = begun_at + stats.images
             rate = self.optimizer.param_groups[0]["lr"]
             self.teller.step(
                 stats, epoch=epoch, steps=steps, rate=rate, images_seen=self.images_seen
             )
 
-        def pause(done: int) -> None:
-            if done < steps:
+        def pause(at: Pause) -> None:
+            self.images_seen = begun_at + at.images
+            if at.step < steps:
                 self.position = Position.now(
-                    step=done,
-                    images=images,
+                    at=at,
                     reader=batches.position(),
                     method=self.method,
                     candidates=self.collector,
@@ -182,8 +180,7 @@ class Worker:
                     every=max(1, min(50, steps // 10)),
                     on_stats=on_stats,
                     on_step=on_step,
-                    done=done,
-                    images=images,
+                    at=start,
                     pause_every=self.config.checkpoint_every,
                     on_pause=pause,
                     leaving=lambda done: done < steps and leaving(),
@@ -214,7 +211,7 @@ class Worker:
             return self.loader.epoch(epoch)
         self.step.enter(self.method.phase(), resumed=True)
         self.position.restore(self.method, self.collector, self.device)
-        return self.loader.epoch(epoch, done=self.position.step, position=self.position.reader)
+        return self.loader.epoch(epoch, done=self.position.at.step, position=self.position.reader)
 
     def _write_candidates(self, epoch: int) -> None:
         """Leave the epoch's candidates in the run's directory and in MLflow."""
@@ -269,8 +266,8 @@ class Worker:
             config=self.config.to_dict(),
             epoch=self.epoch,
             images_seen=self.images_seen,
-            step=self.position.step if self.position else 0,
-            epoch_images=self.position.images if self.position else 0,
+            step=self.position.at.step if self.position else 0,
+            epoch_images=self.position.at.images if self.position else 0,
             world_size=self.world_size,
             classes_sha256=classes.sha256,
             mids=list(classes.mids),

@@ -105,13 +105,26 @@ def tracked(runs: Runs, name: str) -> tuple[MlflowClient, list[Run]]:
     return client, list(found)
 
 
-def assert_one_curve(runs: Runs, name: str) -> None:
+def curves(runs: Runs, name: str) -> dict[str, list[tuple[int, float]]]:
+    """(images seen, value) of what does not tell of time, by name, in the order written."""
     client, found = tracked(runs, name)
     assert [run.info.status for run in found] == ["FINISHED"]
-    for key in ("train/loss", "val/mAP/all"):
-        steps = [point.step for point in client.get_metric_history(found[0].info.run_id, key)]
+    return {
+        key: [
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)
+        ]
+        for run in found
+        for key in ("train/loss", "train/lr", "train/modified_fraction", "val/mAP/all")
+    }
+
+
+def assert_one_curve(runs: Runs, name: str) -> None:
+    found = curves(runs, name)
+    for points in found.values():
+        steps = [step for step, _ in points]
         assert steps == sorted(set(steps))
         assert steps[-1] == EPOCHS * 96
+    assert found == curves(runs, "undisturbed")
 
 
 def test_driver_killed_within_an_epoch(runs: Runs) -> None:

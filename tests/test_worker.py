@@ -15,6 +15,7 @@ import torch
 
 from pipeline import checkpoint, methods
 from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from pipeline.loop import LeftEarly
 from pipeline.validation import SCORE
 from pipeline.worker import Worker
 from sharding.errors import InputError
@@ -101,6 +102,49 @@ def test_it_goes_on_within_an_epoch(squares: Path, tmp_path: Path, method: str) 
         worker.train(EPOCHS)
     ours, theirs = resumed.model.state_dict(), undisturbed.model.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def curve_of(*workers: Worker) -> list[tuple[str, int, float]]:
+    """What MLflow has in the end of trainings one after another; times differ always."""
+    points = [
+        point for worker in workers for (some,) in worker.tracker.calls["log"] for point in some
+    ]
+    timeless = ("train/loss", "train/lr", "train/modified_fraction")
+    found = {(key, step): value for key, value, step in reversed(points) if key in timeless}
+    return sorted((key, step, value) for (key, step), value in found.items())
+
+
+@pytest.mark.parametrize("leave_at", [6, 7])
+def test_pauses_and_notices_leave_the_curve_as_it_is(
+    squares: Path, tmp_path: Path, leave_at: int
+) -> None:
+    """24 steps, statistics of every second one."""
+    undisturbed = begin(worker_for(squares, "ll-r", batch=4))
+    undisturbed.train(1)
+
+    left = begin(worker_for(squares, "ll-r", batch=4, checkpoint_every=3))
+    noticed = iter([False] * (leave_at - 1) + [True])
+    with pytest.raises(LeftEarly):
+        left.train(
+            1,
+            on_pause=lambda: left.save(str(tmp_path), {SCORE: 0.0}),
+            leaving=lambda: next(noticed),
+        )
+    assert checkpoint.read_meta(tmp_path).images_seen == leave_at * 4
+    resumed = begin(worker_for(squares, "ll-r", batch=4, checkpoint_every=3), tmp_path)
+    assert resumed.images_seen == leave_at * 4
+    resumed.train(1)
+    assert curve_of(left, resumed) == curve_of(undisturbed)
+    assert [step for key, step, _ in curve_of(left) if key == "train/loss"] == list(
+        range(8, leave_at * 4 + 1, 8)
+    )
+    rates = [
+        value
+        for (some,) in resumed.tracker.calls["log"]
+        for key, value, _ in some
+        if key == "data/wait_fraction"
+    ]
+    assert all(0 <= rate <= 1 for rate in rates)
 
 
 def test_another_number_of_workers_begins_the_epoch_again(
