@@ -33,6 +33,9 @@ def _watch(tracker: Any, done: threading.Event) -> None:
                 continue
             if bar is None or bar.label != state["label"]:
                 bars.close()
-                bar = bars.enter_context(Progress(state["steps"], state["label"], unit="step"))
-            if state["step"] > bar.done:
+                # What was done before the first look took a time of its own, or an earlier process.
+                made = Progress(state["steps"], state["label"], "step", initial=state["step"])
+                bar = bars.enter_context(made)
+                bar.advance(0, state["note"], state["numbers"])
+            elif state["step"] > bar.done:
                 bar.advance(state["step"] - bar.done, state["note"], state["numbers"])

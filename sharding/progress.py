@@ -18,18 +18,31 @@ _SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """Counts ``total`` units of work; use as a context manager and call `advance`.
 
+    Args:
+        total: units.
+        label: what they are of.
+        unit: what one is called.
+        initial: units that were done before; the rate is that of the others.
+
     On a terminal this is one tqdm bar on stderr. Elsewhere (a log file, `ray submit` through a
     pipe) it prints a line at most every five seconds and one at the end, because redrawn bars
     make logs unreadable; as a JSON object where the environment wants it (`structured`).
     """
 
-    def __init__(self, total: int, label: str, unit: str = "it") -> None:
+    def __init__(self, total: int, label: str, unit: str = "it", initial: int = 0) -> None:
         self.total, self.label, self.unit = total, label, unit
-        self.done, self._shown = 0, -1
+        self.done, self._initial, self._shown = initial, initial, -1
         self._note, self._numbers = "", dict[str, float]()
         self._started = self._printed = time.monotonic()
         self._bar = (
-            tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True, leave=True)
+            tqdm(
+                total=total,
+                desc=label,
+                unit=unit,
+                initial=initial,
+                dynamic_ncols=True,
+                leave=True,
+            )
             if sys.stderr.isatty() and not structured.wanted()
             else None
         )
@@ -70,8 +83,8 @@ class Progress:
     def _line(self) -> None:
         self._printed, self._shown = time.monotonic(), self.done
         elapsed = max(self._printed - self._started, 1e-9)
-        rate = self.done / elapsed
-        left = (self.total - self.done) / rate if rate else float("nan")
+        rate, missing = (self.done - self._initial) / elapsed, self.total - self.done
+        left = missing / rate if rate else float("nan") if missing else 0.0
         if structured.wanted():
             structured.log(
                 "INFO",
@@ -85,10 +98,10 @@ class Progress:
             )
             return
         note = f", {self._note}" if self._note else ""
-        remaining = "" if self.done >= self.total else f", {left:.0f} s left"
+        speed = f", {rate:.1f} {self.unit}/s" if rate else ""
+        remaining = f", {left:.0f} s left" if rate and missing > 0 else ""
         print(
-            f"{self.label}: {self.done}/{self.total} {self.unit}, "
-            f"{rate:.1f} {self.unit}/s{remaining}{note}",
+            f"{self.label}: {self.done}/{self.total} {self.unit}{speed}{remaining}{note}",
             file=sys.stderr,
             flush=True,
         )

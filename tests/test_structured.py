@@ -48,6 +48,12 @@ def test_progress_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert line.endswith(", loss 0.5000")
 
 
+def test_what_was_done_before_is_no_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(100, "epoch 1/3", unit="step", initial=50) as progress:
+        progress.advance(0, "loss 0.5000")
+    assert capsys.readouterr().err == "epoch 1/3: 50/100 step, loss 0.5000\n"
+
+
 def test_what_is_not_finite_is_null(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(4, "epoch 1/3") as progress:
         progress.advance(0, numbers={"train/loss": float("inf")})
