@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, machine, notice, outage
+from pipeline import checkpoint, machine, notice, outage, storage
 from pipeline.config import TrainConfig
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
@@ -47,6 +47,8 @@ def train_loop(settings: dict[str, Any]) -> str | None:
         outage.of_the_storage(),
         latest.as_directory() if latest else contextlib.nullcontext() as directory,
     ):
+        if directory and not storage.exists(storage.join(directory, "meta.json")):
+            raise FileNotFoundError(directory)  # it was there when the driver looked
         worker.begin(model, directory)
     noticed = notice.Notice(
         rank=worker.rank,
@@ -109,8 +111,12 @@ def _upload(saved: Any, name: str) -> Any:
     """As Ray does by itself, but with errors that `pipeline.outage` knows."""
     import ray.train
 
+    place = ray.train.get_context().get_storage()
     with outage.of_the_storage():
-        return ray.train.get_context().get_storage().persist_current_checkpoint(saved, name)
+        try:
+            return place.persist_current_checkpoint(saved, name)
+        except RuntimeError as error:  # a file that Ray left there to know it by is gone
+            raise OSError(f"{place.experiment_fs_path} is not where the run began") from error
 
 
 def cache_of(config: TrainConfig) -> Cache:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.train import TrainingFailedError
 
-from pipeline import outage, train
+from pipeline import outage, train, trainloop
 from pipeline.outage import StorageFailed, causes, waited_out
 from sharding.errors import InputError
 
@@ -96,6 +97,24 @@ def test_what_a_worker_says_of_the_storage_is_believed() -> None:
     travelled = pickle.loads(pickle.dumps(failed.value))  # from the worker to the driver
     assert "Read-only file system" in str(travelled)
     assert waited_out(WorkersFailed(ValueError("other"), travelled), Storage(0).write)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Unable to set up\nSee: a page"), OSError("no")])
+def test_an_upload_that_fails_is_the_storages(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray.train
+
+    class Place:
+        experiment_fs_path = "/runs/a"
+
+        def persist_current_checkpoint(self, saved: Any, name: str) -> Any:
+            raise error
+
+    context = SimpleNamespace(get_storage=Place)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    with pytest.raises(StorageFailed, match=r"^(/runs/a is not where the run began|no)$"):
+        trainloop._upload(None, "checkpoint")
 
 
 class TrainingFailedOfStorage(TrainingFailedError):
