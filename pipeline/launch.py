@@ -12,6 +12,7 @@ from pipeline.loader import Loader
 from pipeline.validation import VALIDATION
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from sharding.structured import tell
 
 _DISTRIBUTION = "openimages-boostlu"
 
@@ -30,7 +31,10 @@ def resources(config: TrainConfig) -> tuple[bool, int]:
     """(use GPUs, CPUs per worker); Ray would wait for ever for what is not there."""
     fewest, most = config.worker_range
     # Room for the task that validates meanwhile, where there is any.
-    return cluster.place(fewest, most + config.async_validation, config.cpus_per_worker)
+    use_gpu, cpus = cluster.place(fewest, most + config.async_validation, config.cpus_per_worker)
+    if config.model.sync_batchnorm and not use_gpu:
+        tell("--sync-batchnorm is for GPUs: each worker keeps statistics of its own", "WARNING")
+    return use_gpu, cpus
 
 
 def claim(directory: str, config: TrainConfig) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import launch
-from pipeline.config import TrainConfig
+from pipeline import cluster, launch
+from pipeline.config import ModelConfig, TrainConfig
 from sharding.errors import InputError
 
 CONFIG = TrainConfig(dataset="/data/set", name="a")
@@ -43,3 +43,13 @@ def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path: Path, content
         launch.claim(str(tmp_path), CONFIG)
     (tmp_path / "config.json").unlink()  # the fix
     assert not launch.claim(str(tmp_path), CONFIG)
+
+
+@pytest.mark.parametrize(("wanted", "gpu"), [(True, False), (True, True), (False, False)])
+def test_batch_norm_that_cannot_be_shared_is_told(
+    wanted: bool, gpu: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "place", lambda *asked: (gpu, 2))
+    config = TrainConfig(dataset="d", model=ModelConfig(sync_batchnorm=wanted))
+    assert launch.resources(config) == (gpu, 2)
+    assert ("--sync-batchnorm is for GPUs" in capsys.readouterr().out) == (wanted and not gpu)
