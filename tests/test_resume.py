@@ -187,6 +187,14 @@ def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
     assert_one_curve(runs, "told")
 
 
+def test_a_loss_that_is_not_finite_ends_in_code_3(runs: Runs) -> None:
+    command = runs.command("diverged", "--learning-rate", "1e30")
+    told = runs.home.run("train_openimages.py", *command, status=3)
+    assert "error: epoch 1: the loss is nan within the 1 steps up to " in told.splitlines()[-1]
+    assert "Traceback" not in told
+    assert [run.info.status for run in tracked(runs, "diverged")[1]] == ["FAILED"]
+
+
 def test_a_storage_that_is_gone_for_a_while_is_waited_for(runs: Runs) -> None:
     often = ("--checkpoint-every", "1")
     process, log = runs.start("storage-gone", *often)
