@@ -39,6 +39,7 @@ class Meta:
         world_size: workers that wrote it.
         classes_sha256, mids, names: the class list the head was trained for, in index order.
         dataset, dataset_digest, labels: what it was trained on.
+        shards_sha256: `Dataset.shards_digest` of the training split; "" in older checkpoints.
         mlflow_run_id: the run it belongs to, "" if none.
         metrics: validation metrics of this epoch.
     """
@@ -53,6 +54,7 @@ class Meta:
     dataset: str
     dataset_digest: str
     labels: str
+    shards_sha256: str = ""
     step: int = 0
     epoch_images: int = 0
     mlflow_run_id: str = ""
@@ -76,6 +78,38 @@ class Meta:
                 file=checkpoint,
                 fix="use the dataset it was trained on, or re-shard the dump with that class list",
             )
+
+    def check_labels(self, labels: str, checkpoint: str | Path) -> None:
+        """Refuse to go on training with labels that are not the checkpoint's.
+
+        Raises:
+            InputError: naming both versions.
+        """
+        if labels != self.labels:
+            raise InputError(
+                f"checkpoint trained on labels {self.labels!r}, would go on with {labels!r}",
+                file=checkpoint,
+                fix="train on those labels under another --name",
+            )
+
+    def change(self, world_size: int, shards_sha256: str) -> str | None:
+        """What is not as it was when a run left off here, in words; None if all is.
+
+        Within an epoch such a change means that the epoch begins again.
+
+        Args:
+            world_size: workers that go on.
+            shards_sha256: `Dataset.shards_digest` of the training split.
+        """
+        others = self.shards_sha256 not in ("", shards_sha256)
+        left = f"epoch {self.epoch + 1} was left at step {self.step}"
+        if not self.step:
+            return f"training images are not those of epoch {self.epoch}" if others else None
+        if others:
+            return f"{left} with other training images; it begins again"
+        if world_size != self.world_size:
+            return f"{left} by {self.world_size} workers; {world_size} begin it again"
+        return None
 
 
 def save(

@@ -64,7 +64,7 @@ class TrainConfig:
     cache_gb: float = 500.0
     """Bound of that directory; what was not used for longest makes room."""
     labels: str | None = None
-    """Label version (annotation dump); by default the dataset's own."""
+    """Label version (annotation dump); by default the run's, in a new run the dataset's own."""
     method: str = "ll-r"
     """Loss: see `pipeline.methods`."""
     method_options: tuple[str, ...] = ()

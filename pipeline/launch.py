@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 
 from pipeline import cluster, methods, parallel, preflight, snapshot, storage, tracking
@@ -37,6 +38,17 @@ def resources(config: TrainConfig) -> tuple[bool, int]:
     return use_gpu, cpus
 
 
+def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:
+    """Name the label version: the one asked for, the run's, or in a new run the dataset's.
+
+    The dataset's own may become another one while a run is away.
+    """
+    stored = _stored(storage.join(directory, "config.json"))
+    named = config.labels or (stored.labels if stored else None)
+    labels, _ = dataset.label_version(named)
+    return dataclasses.replace(config, labels=labels)
+
+
 def claim(directory: str, config: TrainConfig) -> bool:
     """Write the run's configuration, or check that it is the one already there.
 
@@ -50,6 +62,8 @@ def claim(directory: str, config: TrainConfig) -> bool:
     location = storage.join(directory, "config.json")
     stored = _stored(location)
     if stored is not None:
+        # A run of an older version may not name its labels.
+        stored = dataclasses.replace(stored, labels=stored.labels or config.labels)
         changed = differences(stored, config)
         if changed:
             told = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())

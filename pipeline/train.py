@@ -80,9 +80,10 @@ def train(config: TrainConfig) -> TrainResult:
         method_options=methods.with_absolute_paths(config.method_options),
     )
     dataset = open_dataset(config.dataset, cache_of(config), tars=False)
+    directory = storage.join(config.storage, config.run_name)
+    config = launch.with_labels(config, dataset, directory)
     launch.check(config, dataset)
     use_gpu, cpus = launch.resources(config)
-    directory = storage.join(config.storage, config.run_name)
     resumed = launch.claim(directory, config)
     run_id = launch.open_run(config, dataset, directory, resumed)
     tracker = cluster.start_actor(

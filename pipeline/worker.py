@@ -103,6 +103,7 @@ class Worker:
             return
         meta = checkpoint.read_meta(latest)
         meta.check_classes(self.dataset.classes, latest)
+        meta.check_labels(self.dataset.label_version(self.config.labels)[0], latest)
         state = checkpoint.load_training(latest)
         self.trained.load(state)
         if meta.step:  # before its state: an epoch may begin with a change of it
@@ -110,19 +111,14 @@ class Worker:
         self.method.load_state_dict(state["method"])
         self.step.load_state_dict(state["step"])
         self.epoch, self.images_seen = meta.epoch, meta.images_seen
-        if meta.step and meta.world_size == self.world_size:
+        change = meta.change(self.world_size, self.dataset.shards_digest("train"))
+        if change and self.rank == 0:
+            _log.warning("%s", change)
+        if meta.step and change:
+            self.images_seen -= meta.epoch_images
+        elif meta.step:
             state = checkpoint.load_rank(latest, self.rank)
             self.position = Position.from_state_dict(state)
-        elif meta.step:
-            self.images_seen -= meta.epoch_images
-            if self.rank == 0:
-                _log.warning(
-                    "epoch %d was left at step %d by %d workers; %d begin it again",
-                    meta.epoch + 1,
-                    meta.step,
-                    meta.world_size,
-                    self.world_size,
-                )
 
     def train(
         self,
@@ -275,6 +271,7 @@ class Worker:
             dataset=self.config.dataset,
             dataset_digest=self.dataset.digest,
             labels=self.dataset.label_version(self.config.labels)[0],
+            shards_sha256=self.dataset.shards_digest("train"),
             mlflow_run_id=self.run_id,
             metrics=metrics,
         )

@@ -230,6 +230,11 @@ class Dataset:
             )
         return found
 
+    def shards_digest(self, split: str) -> str:
+        """Hash of a split's image tars in their order: a reader's position in them rests on it."""
+        content = json.dumps([[s.path, s.sha256, s.images] for s in self.shards(split)])
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def label_version(self, name: str | None = None) -> tuple[str, LabelVersion]:
         """(name, version) of the labels named, or of the default ones.
 

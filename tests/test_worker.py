@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pipeline.validation import SCORE
 from pipeline.worker import Worker
 from sharding.errors import InputError
 from sharding.labels import format_image_ids
-from sharding.manifest import Dataset
+from sharding.manifest import Dataset, Manifest
 
 EPOCHS = 3
 OPTIONS = {
@@ -160,6 +162,70 @@ def test_another_number_of_workers_begins_the_epoch_again(
     assert (second.epoch, second.images_seen) == (0, 0)
     second.train(1)
     assert second.images_seen == 96
+
+
+def without_a_tar(squares: Path, tmp_path: Path) -> Path:
+    """The dataset less its second training tar, as before it was extended."""
+    less = shutil.copytree(squares, tmp_path / "dataset")
+    manifest = Manifest.read(less)
+    shards = tuple(s for s in manifest.shards if s.path != "images/train-000001.tar")
+    dataclasses.replace(manifest, shards=shards).write(less)
+    return less
+
+
+def test_other_training_images_begin_the_epoch_again(
+    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, saved = without_a_tar(squares, tmp_path), tmp_path / "saved"
+    saved.mkdir()
+    first = begin(worker_for(dataset, "an", checkpoint_every=1))
+    first.train(1, on_pause=lambda: first.save(str(saved), {SCORE: 0.0}))
+    assert checkpoint.read_meta(saved).step == 2
+    shutil.copy(squares / "dataset.json", dataset)
+
+    second = begin(worker_for(dataset, "an"), saved)
+    assert "epoch 1 was left at step 2 with other training images" in caplog.text
+    second.train(1)
+    assert second.images_seen == 96
+
+
+def test_other_training_images_are_told_between_epochs(
+    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, saved = without_a_tar(squares, tmp_path), tmp_path / "saved"
+    saved.mkdir()
+    first = begin(worker_for(dataset, "an"))
+    first.train(1)
+    first.save(str(saved), {SCORE: 0.0})
+    shutil.copy(squares / "dataset.json", dataset)
+
+    second = begin(worker_for(dataset, "an"), saved)
+    assert "training images are not those of epoch 1" in caplog.text
+    second.train(2)
+    assert second.images_seen == 67 + 96
+    second.save(str(saved), {SCORE: 0.0})
+    caplog.clear()
+    begin(worker_for(dataset, "an"), saved)
+    assert not caplog.records
+
+
+def test_a_checkpoint_that_does_not_know_its_tars_goes_on(squares: Path, tmp_path: Path) -> None:
+    first = begin(worker_for(squares, "an", checkpoint_every=2))
+    first.train(1, on_pause=lambda: first.save(str(tmp_path), {SCORE: 0.0}))
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta["shards_sha256"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    assert begin(worker_for(squares, "an"), tmp_path).images_seen == 64
+
+
+def test_other_labels_than_the_checkpoints_are_refused(squares: Path, tmp_path: Path) -> None:
+    first = begin(worker_for(squares, "an"))
+    first.train(1)
+    first.save(str(tmp_path), {SCORE: 0.0})
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "labels": "second"}))
+    with pytest.raises(InputError, match="'second', would go on with 'first'"):
+        begin(worker_for(squares, "an"), tmp_path)
 
 
 def test_full_labels_are_refused_where_labels_are_partial(squares: Path) -> None:
