@@ -9,10 +9,7 @@ bytes to move.
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +20,10 @@ import torch
 
 from pipeline import graph, unreadable
 from pipeline.epochplan import EpochPlan
+from pipeline.leftout import LeftOut
 from sharding.errors import InputError
 from sharding.labels import parse_image_ids
 from sharding.manifest import Dataset
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +51,7 @@ class Loader:
         device_id: CUDA device of this rank, or None to decode on the CPU.
         threads: decoding threads.
         hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
-        unreadable: per tar, members that cannot be decoded: left out of the batches.
+        left_out: images that cannot be decoded, to which those are added that prove so.
     """
 
     tars: Sequence[Path]
@@ -72,7 +68,7 @@ class Loader:
     device_id: int | None = None
     threads: int = 1
     hardware_share: float = graph.HARDWARE_SHARE
-    unreadable: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @classmethod
     def of_split(cls, dataset: Dataset, split: str, **options: Any) -> Loader:
@@ -132,26 +128,14 @@ class Loader:
             seed=int(draws.generate_state(1)[0]) & 0x7FFFFFFF,
         )
 
-    def without(self, found: Sequence[tuple[str, str]]) -> Loader:
-        """The same loader, leaving out these (tar, member) as well."""
-        members = defaultdict(set, {tar: set(names) for tar, names in self.unreadable.items()})
-        for tar, member in found:
-            members[Path(tar)].add(member)
-        frozen = {tar: frozenset(names) for tar, names in members.items()}
-        return dataclasses.replace(self, unreadable=frozen)
-
     def _index(self, number: int) -> Path:
-        bad = self.unreadable.get(Path(self.tars[number]))
+        bad = self.left_out.members(self.tars[number])
         index = self.indexes[number]
         return unreadable.redirected(index, bad) if bad else index
 
 
 class Epoch(Iterator[Batch]):
-    """The batches of one epoch on one rank; see `Loader.epoch`.
-
-    Attributes:
-        loader: the loader, as it should be used from now on: without what proved unreadable.
-    """
+    """The batches of one epoch on one rank; see `Loader.epoch`."""
 
     def __init__(self, loader: Loader, number: int, done: int, position: bytes | None) -> None:
         self.loader, self._number, self._done, self._position = loader, number, done, position
@@ -191,9 +175,8 @@ class Epoch(Iterator[Batch]):
 
     def _batch(self, images_BHWC: torch.Tensor, names: list[str]) -> Batch:
         parts = [name.rsplit(":", 2) for name in names]
-        if self.loader.unreadable:
-            bad = self.loader.unreadable
-            kept = [i for i, (tar, _, m) in enumerate(parts) if m not in bad.get(Path(tar), ())]
+        if bad := self.loader.left_out:
+            kept = [i for i, (tar, _, m) in enumerate(parts) if m not in bad.members(Path(tar))]
             images_BHWC, parts = images_BHWC[kept], [parts[i] for i in kept]
         image_ids_B = parse_image_ids([member.partition(".")[0] for _, _, member in parts])
         return Batch(images_BHWC=images_BHWC, image_ids_B=image_ids_B)
@@ -202,11 +185,5 @@ class Epoch(Iterator[Batch]):
         found = unreadable.find(self._reading, self._done, self.loader.device_id)
         if not found:
             raise error
-        for tar, member in found:
-            _log.warning(
-                "%s in %s cannot be decoded; left out. Fix: jobs/verify_dataset.py --repair",
-                member,
-                tar,
-            )
-        self.loader = self.loader.without(found)
+        self.loader.left_out.add(found)
         self._open()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, machine, notice, outage, storage
+from pipeline import checkpoint, leftout, machine, notice, outage, storage
 from pipeline.config import TrainConfig
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
@@ -79,12 +79,14 @@ def validate_checkpoint(
     device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
     with saved.as_directory() as directory:
         model, meta = checkpoint.load_model(directory)
+    dataset = open_dataset(config.dataset, cache_of(config))
     validator = Validator(
         config=config,
-        dataset=open_dataset(config.dataset, cache_of(config)),
+        dataset=dataset,
         device=device,
         threads=threads,
         tracker=tracker,
+        left_out=leftout.of_run(config, dataset, "validation", tracker.artifact),
         shown=False,
     )
     return validator(model.to(device), epoch=meta.epoch, images_seen=meta.images_seen)

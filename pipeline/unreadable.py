@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import graph
@@ -20,8 +21,17 @@ _AHEAD = 4
 """Batches decoded in advance at most, so that a failure may concern a later one."""
 
 
-def find(reading: graph.Reading, done: int, device_id: int | None) -> list[tuple[str, str]]:
-    """(tar, member) of the samples that cannot be decoded, next in line after ``done`` batches."""
+@dataclass(frozen=True, kw_only=True)
+class BadImage:
+    """A member of a tar whose bytes cannot be decoded; ``sha256`` is these bytes'."""
+
+    tar: Path
+    member: str
+    sha256: str
+
+
+def find(reading: graph.Reading, done: int, device_id: int | None) -> list[BadImage]:
+    """The samples that cannot be decoded, of those next in line after ``done`` batches."""
     found = []
     for number, (names, data) in enumerate(graph.encoded(reading)):
         if number >= done + _AHEAD:
@@ -30,8 +40,22 @@ def find(reading: graph.Reading, done: int, device_id: int | None) -> list[tuple
             for name, jpeg in zip(names, data, strict=True):
                 if not graph.decodes(jpeg, device_id):
                     tar, _, member = name.rsplit(":", 2)
-                    found.append((tar, member))
+                    sha256 = hashlib.sha256(jpeg.tobytes()).hexdigest()
+                    found.append(BadImage(tar=Path(tar), member=member, sha256=sha256))
     return found
+
+
+def is_as_found(image: BadImage) -> bool:
+    """Whether this process would read the very bytes that could not be decoded."""
+    index = image.tar.with_suffix(".idx")
+    if not (index.is_file() and image.tar.is_file()):
+        return False
+    for row in _rows(index):
+        if row[3] == image.member:
+            with image.tar.open("rb") as tar:
+                tar.seek(int(row[1]))
+                return hashlib.sha256(tar.read(int(row[2]))).hexdigest() == image.sha256
+    return False
 
 
 @functools.cache
@@ -43,9 +67,7 @@ def redirected(index: Path, members: frozenset[str]) -> Path:
     Raises:
         InputError: no other image is left.
     """
-    header, *lines = index.read_text().splitlines()
-    # Our tars have the image first: "jpg OFFSET SIZE NAME json OFFSET SIZE NAME".
-    rows = [line.split(" ") for line in lines]
+    rows = _rows(index)
     good = [row for row in rows if row[3] not in members]
     if not good:
         raise InputError(
@@ -56,11 +78,17 @@ def redirected(index: Path, members: frozenset[str]) -> Path:
     for row in rows:
         if row[3] in members:
             row[1:3] = good[0][1:3]
+    header = index.read_text().partition("\n")[0]
     text = "\n".join([header, *(" ".join(row) for row in rows), ""])
     mark = hashlib.sha256(f"{index}\n{text}".encode()).hexdigest()[:16]
     copy = Path(_folder().name, f"{index.stem}-{mark}.idx")
     copy.write_text(text)
     return copy
+
+
+def _rows(index: Path) -> list[list[str]]:
+    # Our tars have the image first: "jpg OFFSET SIZE NAME json OFFSET SIZE NAME".
+    return [line.split(" ") for line in index.read_text().splitlines()[1:]]
 
 
 @functools.cache

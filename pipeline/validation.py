@@ -15,6 +15,7 @@ from pipeline import evaluate, publish
 from pipeline.config import TrainConfig
 from pipeline.explain import explain
 from pipeline.labeljoin import LabelJoin
+from pipeline.leftout import LeftOut
 from pipeline.loader import Loader
 from pipeline.model import CamNet
 from sharding.manifest import Dataset
@@ -34,6 +35,7 @@ class Validator:
         dataset: what it trains on.
         device, threads: what to decode and compute with.
         tracker: see `pipeline.tracking.Tracker`; the first rank alone talks to it.
+        left_out: images that cannot be decoded.
         rank, world_size: this rank's share of the images.
         shown: whether to tell of the progress.
     """
@@ -46,6 +48,7 @@ class Validator:
         device: torch.device,
         threads: int,
         tracker: Any,
+        left_out: LeftOut,
         rank: int = 0,
         world_size: int = 1,
         shown: bool = True,
@@ -57,6 +60,7 @@ class Validator:
             "image_size": config.data.image_size,
             "device_id": device.index if device.type == "cuda" else None,
             "threads": threads,
+            "left_out": left_out,
         }
         _, version = dataset.label_version(config.labels)
         self._splits = version.splits

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline import candidates, checkpoint, cluster, corrections, methods
+from pipeline import candidates, checkpoint, cluster, corrections, leftout, methods
 from pipeline import model as models
 from pipeline.collector import Collector
 from pipeline.config import TrainConfig
@@ -59,6 +59,7 @@ class Worker:
         )
         if isinstance(self.method, methods.WatchesHead):
             self.method.attach(self.model.head)
+        left_out = leftout.of_run(config, dataset, f"rank-{rank}", tracker.artifact)
         self.loader = Loader.of_split(
             dataset,
             "train",
@@ -73,6 +74,7 @@ class Worker:
             device_id=device.index if device.type == "cuda" else None,
             threads=threads,
             hardware_share=config.data.hardware_share,
+            left_out=left_out,
         )
         self.join = LabelJoin(table=table, num_classes=K, device=device)
         self.collector = Collector(config.candidates_per_epoch, device)
@@ -82,6 +84,7 @@ class Worker:
             device=device,
             threads=threads,
             tracker=tracker,
+            left_out=left_out,
             rank=rank,
             world_size=world_size,
         )
@@ -188,7 +191,7 @@ class Worker:
             if self.rank == 0:
                 cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
             raise
-        self.loader, self.position = batches.loader, None
+        self.position = None
         self._write_candidates(epoch)
         self.method.end_epoch()
         passes = self.method.passes_wanted()

@@ -190,12 +190,12 @@ def test_augmentation_changes_training_images_alone(squares: Path) -> None:
         )
 
 
-def spoil(dataset: Path, members: int) -> set[str]:
-    """Overwrite images of the second training tar with zeros; their names."""
-    tar, spoilt = dataset / "images/train-000001.tar", set()
+def spoil(dataset: Path, members: int, number: int = 1, first: int = 2) -> set[str]:
+    """Overwrite images of a training tar, by default the second, with zeros; their names."""
+    tar, spoilt = dataset / f"images/train-{number:06d}.tar", set()
     lines = tar.with_suffix(".idx").read_text().splitlines()[1:]
     with tar.open("r+b") as file:
-        for line in lines[2 : 2 + members]:
+        for line in lines[first : first + members]:
             _, offset, size, name = line.split(" ")[:4]
             file.seek(int(offset))
             file.write(bytes(int(size)))
