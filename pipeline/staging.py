@@ -2,22 +2,24 @@
 
 DALI reads local files. The first worker of a node copies what the manifest names, checks every
 hash, and writes the manifest last; the others wait for it. Re-sharded labels cost only their own
-bytes. The cache is bounded: datasets that were not used for longest make room.
+bytes. The cache is bounded: datasets that were not used for longest make room, but none that a
+process still reads.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
-from pipeline import storage
+from pipeline import locking, storage
+from sharding import atomic
 from sharding.atomic import replacing
 from sharding.errors import InputError
 from sharding.manifest import FILE, Dataset, Manifest
@@ -43,6 +45,8 @@ class Cache:
 def open_dataset(location: str, cache: Cache | None = None, *, tars: bool = True) -> Dataset:
     """Open a dataset directory, or a dataset URL by way of the cache.
 
+    The images stay in the cache as long as the result is referred to.
+
     Args:
         location: directory, or any URL that pyarrow has a file system for (s3, gs, file, ...).
         cache: for URLs.
@@ -50,20 +54,22 @@ def open_dataset(location: str, cache: Cache | None = None, *, tars: bool = True
 
     Raises:
         InputError: no dataset there, a copy that is not what the manifest says, or a dataset that
-            is larger than the cache.
+            is larger than the cache, or than what others leave of it.
     """
     if "://" not in location:
         return Dataset.open(location)
     name = hashlib.sha256(location.rstrip("/").encode()).hexdigest()[:16]
     cache = cache or Cache()
     folder = cache.directory.expanduser() / name
-    with _locked(folder.with_name(f"{name}.lock")):
+    with locking.exclusive(folder.with_name(f"{name}.lock")), contextlib.ExitStack() as held:
+        in_use = held.enter_context(locking.shared(_mark_of(folder)))
         folder.mkdir(exist_ok=True)
         _fetch_metadata(location, folder)
         dataset = Dataset.open(folder)
         if tars:
-            _make_room(dataset, cache, location)
-            _fetch_tars(location, dataset)
+            os.utime(folder)
+            _fetch_tars(location, dataset, cache, in_use)
+            weakref.finalize(dataset, held.pop_all().close)
     return dataset
 
 
@@ -94,22 +100,32 @@ def _fetch_metadata(location: str, folder: Path) -> None:
     shutil.rmtree(fresh)
 
 
-def _fetch_tars(location: str, dataset: Dataset) -> None:
+def _fetch_tars(location: str, dataset: Dataset, cache: Cache, in_use: TextIO) -> None:
     files = [
         file
         for shard in dataset.manifest.shards
         for file in ((shard.path, shard.sha256), (shard.index, shard.index_sha256))
     ]
-    with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
-        for _ in pool.map(lambda file: _fetch(location, dataset.directory, *file), files):
-            pass
+    if all(_is_copied(dataset.directory, *file) for file in files):
+        return
+    # One dataset at a time is copied, since the bound counts what is there.
+    with locking.exclusive(dataset.directory.with_name(".lock")):
+        _sweep(dataset, in_use)
+        _make_room(dataset, cache, location)
+        with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
+            for _ in pool.map(lambda file: _fetch(location, dataset.directory, *file), files):
+                pass
+
+
+def _is_copied(folder: Path, path: str, sha256: str) -> bool:
+    return (folder / path).exists() and (folder / _SEEN / sha256).exists()
 
 
 def _fetch(location: str, folder: Path, path: str, sha256: str) -> None:
     """Copy one file, unless what the hash names was copied before."""
-    target, seen = folder / path, folder / _SEEN / sha256
-    if target.exists() and seen.exists():
+    if _is_copied(folder, path, sha256):
         return
+    target, seen = folder / path, folder / _SEEN / sha256
     digest = hashlib.sha256()
     with replacing(target) as temporary, temporary.open("wb") as file:
         for part in storage.stream(storage.join(location, path)):
@@ -125,6 +141,20 @@ def _fetch(location: str, folder: Path, path: str, sha256: str) -> None:
     seen.touch()
 
 
+def _sweep(dataset: Dataset, in_use: TextIO) -> None:
+    """Remove half copies, and what no manifest names any more unless somebody still reads it."""
+    atomic.sweep(dataset.directory)
+    folder, manifest = dataset.directory, dataset.manifest
+    tables = [file for version in manifest.labels.values() for file in version.splits.values()]
+    named = {file.path for file in (*manifest.shards, *tables)} | {s.index for s in manifest.shards}
+    # Only who holds the cache's lock takes these locks: between its two kinds nobody else does.
+    if locking.taken(in_use):
+        for path in (*_sizes(folder / "images"), *_sizes(folder / "labels")):
+            if path.relative_to(folder).as_posix() not in named:
+                path.unlink()
+    locking.share(in_use)
+
+
 def _make_room(dataset: Dataset, cache: Cache, location: str) -> None:
     """Remove the datasets that were not used for longest until this one fits."""
     needed = sum(shard.bytes for shard in dataset.manifest.shards)
@@ -134,26 +164,47 @@ def _make_room(dataset: Dataset, cache: Cache, location: str) -> None:
             file=location,
             fix="raise --cache-gb, shard with a smaller --shorter-side, or mount the dataset",
         )
-    os.utime(dataset.directory)
+    tars = {dataset.directory / shard.path for shard in dataset.manifest.shards}
+    beside = {path: size for path, size in _sizes(dataset.directory).items() if path not in tars}
     others = [path for path in dataset.directory.parent.iterdir() if path.is_dir()]
     others = sorted((path for path in others if path != dataset.directory), key=_used)
-    held = {path: sum(_sizes(path)) for path in others}
-    while others and needed + sum(held[path] for path in others) > cache.most_bytes:
-        shutil.rmtree(others.pop(0))
+    held = {path: sum(_sizes(path).values()) for path in others}
+    room = cache.most_bytes - needed - sum(beside.values()) - sum(held.values())
+    for path in others:
+        if room < 0 and _evicted(path):
+            room += held[path]
+    if room < 0:
+        raise InputError(
+            f"{needed / 1e9:.1f} GB of images, {-room / 1e9:.1f} GB more than the datasets that "
+            f"others read leave of the cache's {cache.most_bytes / 1e9:.1f}",
+            file=location,
+            fix="raise --cache-gb, or wait until the other jobs on the node have ended",
+        )
+
+
+def _evicted(folder: Path) -> bool:
+    """Whether a dataset could be removed, for nobody reads it."""
+    with _mark_of(folder).open("a") as in_use:
+        if not locking.taken(in_use):
+            return False
+        shutil.rmtree(folder)
+        return True
+
+
+def _mark_of(folder: Path) -> Path:
+    """Whose lock everybody shares who reads a dataset."""
+    return folder.with_name(f"{folder.name}.used")
 
 
 def _used(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _sizes(folder: Path) -> Iterable[int]:
-    return (path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process of the node at a time; the system lets go if that process dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _sizes(folder: Path) -> dict[Path, int]:
+    """Bytes of every file in a folder, in which others may be copying labels."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                found[Path(root, name)] = Path(root, name).stat().st_size
+    return found
