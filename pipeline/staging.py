@@ -145,8 +145,9 @@ def _sweep(dataset: Dataset, in_use: TextIO) -> None:
     """Remove half copies, and what no manifest names any more unless somebody still reads it."""
     atomic.sweep(dataset.directory)
     folder, manifest = dataset.directory, dataset.manifest
-    tables = [file for version in manifest.labels.values() for file in version.splits.values()]
-    named = {file.path for file in (*manifest.shards, *tables)} | {s.index for s in manifest.shards}
+    named = {path for shard in manifest.shards for path in (shard.path, shard.index)}
+    for version in manifest.labels.values():
+        named |= {table.path for table in version.splits.values()}
     # Only who holds the cache's lock takes these locks: between its two kinds nobody else does.
     if locking.taken(in_use):
         for path in (*_sizes(folder / "images"), *_sizes(folder / "labels")):

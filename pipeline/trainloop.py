@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, leftout, machine, notice, outage, storage
+from pipeline import checkpoint, leftout, machine, notice, outage, scratch, storage
 from pipeline.config import TrainConfig
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
@@ -96,8 +96,9 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
     """Hand a checkpoint to Ray, which uploads (and validates) it while training goes on."""
     import ray.train
 
-    # Ray removes the directory after the upload.
-    directory = tempfile.mkdtemp(prefix="checkpoint-") if worker.has_part_of_checkpoint else None
+    directory = None
+    if worker.has_part_of_checkpoint:  # Ray removes the directory after the upload
+        directory = tempfile.mkdtemp(prefix="checkpoint-", dir=scratch.directory())
     worker.save(directory, metrics)
     saved = ray.train.Checkpoint.from_directory(directory) if directory else None
     ray.train.report(

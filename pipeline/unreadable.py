@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import graph
+from pipeline import graph, scratch
 from sharding.errors import InputError
 
 _AHEAD = 4
@@ -81,7 +80,7 @@ def redirected(index: Path, members: frozenset[str]) -> Path:
     header = index.read_text().partition("\n")[0]
     text = "\n".join([header, *(" ".join(row) for row in rows), ""])
     mark = hashlib.sha256(f"{index}\n{text}".encode()).hexdigest()[:16]
-    copy = Path(_folder().name, f"{index.stem}-{mark}.idx")
+    copy = scratch.directory() / f"{index.stem}-{mark}.idx"
     copy.write_text(text)
     return copy
 
@@ -89,8 +88,3 @@ def redirected(index: Path, members: frozenset[str]) -> Path:
 def _rows(index: Path) -> list[list[str]]:
     # Our tars have the image first: "jpg OFFSET SIZE NAME json OFFSET SIZE NAME".
     return [line.split(" ") for line in index.read_text().splitlines()[1:]]
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="openimages-indexes-")
