@@ -30,6 +30,14 @@ def of_run(location: str) -> str:
     return of_result(Result.from_path(path), path)
 
 
+def last_good(result: Any, directory: str) -> str:
+    """Which checkpoint holds what a run had learnt before it stopped, in words."""
+    if result.checkpoint is None:
+        return f"there is no checkpoint yet in {directory}"
+    latest = storage.join(directory, Path(result.checkpoint.path).name)
+    return f"the last good checkpoint is {latest}"
+
+
 def of_result(result: Any, directory: str) -> str:
     """The same of Ray's ``result`` of the run in ``directory``.
 

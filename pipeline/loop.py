@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from pipeline import parallel
 from pipeline.loader import Batch
 from pipeline.step import StepResult, TrainStep
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss is NaN or infinite; raised on every rank at the same step."""
+    """A loss, or a weight after the last update, is NaN or infinite; raised on all ranks."""
 
 
 class LeftEarly(RuntimeError):
@@ -88,13 +89,15 @@ def train_epoch(
         on_step: receives every step's result on this rank.
         at: where an interrupted epoch goes on.
         pause_every: steps between calls of ``on_pause``.
-        on_pause: called between two steps; statistics come when they would without it.
+        on_pause: called between two steps, with weights that are finite; statistics come when they
+            would without it.
         leaving: asked after every step, with the steps done: True on all ranks pauses and leaves.
         max_steps: stop after so many.
         begun, per_step: progress of the whole training at the epoch's start, and what a step adds.
 
     Raises:
-        NonFiniteLoss: on all ranks together, so that none waits for another.
+        NonFiniteLoss: on all ranks together, so that none waits for another. What is saved when
+            the epoch ends, or in ``on_pause``, has finite losses behind it and finite weights.
         LeftEarly: because of ``leaving``.
     """
     step.model.train()
@@ -116,16 +119,30 @@ def train_epoch(
             on_stats(meter.read(done))
         if left or (pause_every is not None and done % pause_every == 0):
             at = meter.pause(done)
+            _check_weights(step, done)
             on_pause(at)
             meter.go_on(at)  # a pause is not the loop's time
         if left:
             raise LeftEarly(f"left at step {done}")
     if meter.steps:
         on_stats(meter.read(done))
+    _check_weights(step, done)
+
+
+def _check_weights(step: TrainStep, done: int) -> None:
+    """No loss has been computed with the last update's weights yet."""
+    tensors = [parallel.local(t) for t in step.model.state_dict().values() if t.is_floating_point()]
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().long()
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+    if not finite:
+        raise NonFiniteLoss(f"a weight is not finite after step {done}")
 
 
 class _Meter:
-    """Sums on the device; one all-reduce when read, none per step."""
+    """Losses and sums on the device; one all-reduce when read, none per step."""
+
+    _losses: list[torch.Tensor]
 
     def __init__(self, device: torch.device, at: Pause) -> None:
         self._device = device
@@ -134,13 +151,13 @@ class _Meter:
         self.go_on(at)
 
     def add(self, result: StepResult) -> None:
-        self.steps += 1
-        self._sums += torch.stack([result.loss.double(), result.modified_BK.sum().double()])
+        self._losses.append(result.loss.double())
+        self._modified += result.modified_BK.sum()
         self._counts += torch.tensor([result.modified_BK.numel(), len(result.batch)])
 
     def read(self, step: int) -> StepStats:
-        loss, modified, entries, images, all_waited = self._totals(step)
-        waited, ranks = self._sums.new_tensor([self.waited]), 1
+        losses, modified, entries, images, all_waited = self._totals(step)
+        waited, ranks = torch.tensor([self.waited], dtype=torch.float64, device=self._device), 1
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(waited, torch.distributed.ReduceOp.MAX)
             ranks = torch.distributed.get_world_size()
@@ -150,7 +167,7 @@ class _Meter:
             step=step,
             images=self._images,
             # Each rank's loss is scaled so that the mean over ranks is the global batch's loss.
-            loss=loss / ranks / self.steps,
+            loss=sum(losses) / ranks / self.steps,
             modified_fraction=modified / max(entries, 1),
             images_per_second=images / elapsed,
             wait_fraction=all_waited / ranks / elapsed,
@@ -161,13 +178,13 @@ class _Meter:
 
     def pause(self, step: int) -> Pause:
         """Raises NonFiniteLoss: before anybody saves what it made of the weights."""
-        *_, images, _ = self._totals(step)
+        _, _, _, images, _ = self._totals(step)
         meter = {
             "images": self._images,
-            "steps": self.steps,
             "waited": self.waited,
             "seconds": time.perf_counter() - self._started,
-            "sums": self._sums.cpu(),
+            "losses": self._stacked().cpu(),
+            "modified": self._modified.cpu(),
             "counts": self._counts,
         }
         return Pause(step=step, images=self._images + int(images), meter=meter)
@@ -175,25 +192,35 @@ class _Meter:
     def go_on(self, at: Pause) -> None:
         if at.meter is None:
             return
-        self._images, self.steps = at.meter["images"], at.meter["steps"]
-        self.waited, self._started = at.meter["waited"], time.perf_counter() - at.meter["seconds"]
-        self._sums = at.meter["sums"].to(self._device, copy=True)
+        self._images, self.waited = at.meter["images"], at.meter["waited"]
+        self._started = time.perf_counter() - at.meter["seconds"]
+        self._losses = [*at.meter["losses"].to(self._device)]
+        self._modified = at.meter["modified"].to(self._device, copy=True)
         self._counts = at.meter["counts"].clone()
 
-    def _totals(self, step: int) -> list[float]:
-        """Over all ranks: loss, entries modified, entries, images, seconds waited."""
-        waited = self._sums.new_tensor([self.waited])
-        sums = torch.cat([self._sums, self._counts.to(self._sums), waited])
+    @property
+    def steps(self) -> int:
+        return len(self._losses)
+
+    def _stacked(self) -> torch.Tensor:
+        empty = torch.zeros(0, dtype=torch.float64, device=self._device)
+        return torch.stack(self._losses) if self._losses else empty
+
+    def _totals(self, step: int) -> tuple[list[float], float, float, float, float]:
+        """Over all ranks: each step's loss; entries modified, entries, images, seconds waited."""
+        waited = torch.tensor([self.waited], dtype=torch.float64, device=self._device)
+        counts = torch.cat([self._modified, self._counts.to(self._device)]).double()
+        sums = torch.cat([counts, waited, self._stacked()])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
-        totals = sums.tolist()
-        if not math.isfinite(totals[0]):
-            raise NonFiniteLoss(
-                f"the loss is {totals[0]} within the {self.steps} steps up to {step}"
-            )
-        return totals
+        modified, entries, images, all_waited, *losses = sums.tolist()
+        for number, loss in enumerate(losses, start=step - self.steps + 1):
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(f"the loss is {loss} at step {number}")
+        return losses, modified, entries, images, all_waited
 
     def reset(self) -> None:
-        self.steps, self.waited, self._started = 0, 0.0, time.perf_counter()
-        self._sums = torch.zeros(2, dtype=torch.float64, device=self._device)
+        self.waited, self._started = 0.0, time.perf_counter()
+        self._losses = []
+        self._modified = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._counts = torch.zeros(2, dtype=torch.int64)  # known on the host: no device sync

@@ -99,7 +99,7 @@ def train(config: TrainConfig) -> TrainResult:
             result = _fit(trainer, directory, lambda: launch.write_again(directory, config))
         _, reason = cluster.answer(tracker.state(), otherwise=({}, None))
         if reason:
-            raise TrainingStopped(f"{reason}; the last good checkpoint is in {directory}")
+            raise TrainingStopped(f"{reason}; {bestcheckpoint.last_good(result, directory)}")
         if result.return_value == notice.STOPPED:
             status = "KILLED"
             raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Loader
 from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
 from pipeline.model import CamNet
-from pipeline.step import TrainStep
+from pipeline.step import StepResult, TrainStep
 from sharding.manifest import Dataset
 
 K = 8
@@ -93,13 +95,43 @@ def test_the_reported_loss_is_the_methods(squares: Path) -> None:
     assert stats.loss == pytest.approx(loss.item(), rel=1e-6)
 
 
-def test_a_loss_that_is_not_finite_stops_training(squares: Path) -> None:
+def poisoned(model: CamNet, after: int) -> Callable[[StepResult], None]:
+    """Spoils a weight after so many steps."""
+    count = itertools.count(1)
+
+    def on_step(result: StepResult) -> None:
+        if next(count) == after:
+            nn.init.constant_(model.head.classifier.weight, float("nan"))
+
+    return on_step
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_loss_that_is_not_finite_stops_training_and_names_its_step(
+    squares: Path, after: int
+) -> None:
     model = network()
-    nn.init.constant_(model.head.classifier.weight, float("nan"))
-    with pytest.raises(NonFiniteLoss, match="up to 2"):
+    with pytest.raises(NonFiniteLoss, match=f"the loss is nan at step {after + 1}$"):
         train_epoch(
             step=step_of(squares, model),
             batches=loader_of(squares).epoch(1),
-            every=2,
+            every=6,
             on_stats=lambda stats: None,
+            on_step=poisoned(model, after),
         )
+
+
+@pytest.mark.parametrize(("after", "saved"), [(2, []), (4, [2]), (6, [2, 4])])
+def test_no_weight_is_saved_that_is_not_finite(squares: Path, after: int, saved: list[int]) -> None:
+    model, paused = network(), list[int]()
+    with pytest.raises(NonFiniteLoss, match=f"weight is not finite after step {after}$"):
+        train_epoch(
+            step=step_of(squares, model),
+            batches=loader_of(squares).epoch(1),
+            every=6,
+            on_stats=lambda stats: None,
+            on_step=poisoned(model, after),
+            pause_every=2,
+            on_pause=paused.append,
+        )
+    assert paused == saved
