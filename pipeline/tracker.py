@@ -71,11 +71,12 @@ class Tracker:
         """Queue a table artifact, shown by MLflow's table view.
 
         Args:
-            columns: values as JSON has them, by name; all of one length.
+            columns: values by name; all of one length.
             path: of the artifact, ending in .json; what is there is replaced.
         """
-        rows = list(zip(*columns.values(), strict=True))
-        content = json.dumps({"columns": list(columns), "data": rows}).encode()
+        import pandas as pd
+
+        content = pd.DataFrame(dict(columns)).to_json(orient="split", index=False).encode()
         self._queue.put(lambda: self._log_table(content, path))
 
     def artifact(self, content: bytes, path: str) -> None:

@@ -102,6 +102,7 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
     training = runs.pop("first")
     (evaluation,) = runs.values()
     assert training.info.status == evaluation.info.status == "FINISHED"
+    assert training.data.tags["resumed_from"].startswith("checkpoint_"), "its second epoch was"
     assert evaluation.data.tags["mlflow.parentRunId"] == training.info.run_id
     history = client.get_metric_history(training.info.run_id, "val/mAP/all")
     shards = Dataset.open(home.directory / "dataset").shards("train")
