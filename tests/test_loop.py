@@ -15,7 +15,7 @@ from pipeline.config import OptimizerConfig
 from pipeline.head import CamHead
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Loader
-from pipeline.loop import NonFiniteLoss, StepStats, train_epoch
+from pipeline.loop import NonFiniteLoss, Pause, StepStats, train_epoch
 from pipeline.model import CamNet
 from pipeline.step import StepResult, TrainStep
 from sharding.manifest import Dataset
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_its_step(
 
 @pytest.mark.parametrize(("after", "saved"), [(2, []), (4, [2]), (6, [2, 4])])
 def test_no_weight_is_saved_that_is_not_finite(squares: Path, after: int, saved: list[int]) -> None:
-    model, paused = network(), list[int]()
+    model, paused = network(), list[Pause]()
     with pytest.raises(NonFiniteLoss, match=f"weight is not finite after step {after}$"):
         train_epoch(
             step=step_of(squares, model),
@@ -134,4 +134,4 @@ def test_no_weight_is_saved_that_is_not_finite(squares: Path, after: int, saved:
             pause_every=2,
             on_pause=paused.append,
         )
-    assert paused == saved
+    assert [at.step for at in paused] == saved
