@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline import checkpoint, cluster, storage
+from pipeline import checkpoint, cluster
 from pipeline.attribution import NONE, Attributions
 from pipeline.boxes import Boxes, points_inside
 from pipeline.config import EvaluateConfig
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Batch, Loader
 from pipeline.model import CamNet
+from pipeline.staging import open_dataset
 from sharding.classes import NUM_GROUPS
 from sharding.labels import POSITIVE
-from sharding.manifest import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> MapStudy:
     Raises:
         InputError: the boxes cannot be read.
     """
-    dataset = Dataset.open(storage.absolute(config.dataset))
+    dataset = open_dataset(config.dataset)
     boxes = Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None
     workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
@@ -111,7 +111,7 @@ def _study_part(
 ) -> tuple[int, MapStudy]:
     torch.set_num_threads(threads)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    dataset = Dataset.open(storage.absolute(config.dataset))
+    dataset = open_dataset(config.dataset)
     model, meta = checkpoint.load_model(checkpoint_directory)
     loader = Loader.of_split(
         dataset,

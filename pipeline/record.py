@@ -20,6 +20,7 @@ from pipeline import (
     registry,
     report,
     significance,
+    storage,
     targets,
     tracking,
 )
@@ -84,7 +85,8 @@ def record(
     found: Evaluation, config: EvaluateConfig, checkpoint_directory: str, intervals: Intervals
 ) -> str:
     """Leave an evaluation in MLflow, as a child of the run that trained; return its run id."""
-    dataset = open_dataset(config.dataset)
+    location = storage.absolute(config.dataset)
+    dataset = open_dataset(location, tars=False)
     labels, version = dataset.label_version(config.labels)
     file = version.splits[config.split]
     run_id = tracking.open_run(
@@ -100,7 +102,7 @@ def record(
             "mlflow.source.type": "JOB",
         },
         config=dataclasses.asdict(config),
-        inputs=[(config.split, str(dataset.directory / file.path), file.sha256)],
+        inputs=[(config.split, storage.join(location, file.path), file.sha256)],
         parent=found.meta.mlflow_run_id or None,
     )
     owner = found.meta.mlflow_run_id if tracking.knows(found.meta.mlflow_run_id) else run_id
