@@ -18,6 +18,8 @@ from sharding.errors import InputError
 
 # Zero is an edge: what lies above it is counted exactly. The outermost bins hold all beyond.
 WIDTH, LIMIT = 0.25, 60.0
+# Sums of its multiples are exact, and so the same in any order, up to 2**33.
+_GRAIN = 2.0**-20
 EDGES = np.linspace(-LIMIT, LIMIT, round(2 * LIMIT / WIDTH) + 1)
 
 
@@ -27,7 +29,7 @@ class Attributions:
 
     Attributes:
         counts_H: int64, scores per bin of `EDGES`.
-        positive_sum: sum of the scores above zero.
+        positive_sum: sum of the scores above zero, each rounded to `_GRAIN`.
     """
 
     counts_H: npt.NDArray[np.int64]
@@ -47,7 +49,8 @@ class Attributions:
         bins = np.floor(flat / WIDTH).astype(np.int64) + (len(EDGES) - 1) // 2
         bins = np.clip(bins, 0, len(EDGES) - 2)
         counts_H = np.bincount(bins, minlength=len(EDGES) - 1)
-        return cls(counts_H=counts_H, positive_sum=float(flat[flat > 0].sum()))
+        grains = np.rint(flat[flat > 0] / _GRAIN)
+        return cls(counts_H=counts_H, positive_sum=float(grains.sum() * _GRAIN))
 
     def __add__(self, other: Attributions) -> Attributions:
         return Attributions(

@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
-    """Evaluate on the connected cluster; any number of workers gives the same numbers.
+    """Evaluate on the connected cluster; any number of equal workers gives the same bits.
 
     Raises:
         InputError: checkpoint, dataset or split is missing or they do not fit each other.
@@ -59,7 +59,7 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
     dataset.labels(config.split, config.labels)
     workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
-    parts = min(workers * _PARTS_PER_WORKER, samples)
+    parts = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
     work = partial(_score_part, config, checkpoint_directory, parts, cpus)
     found = cluster.run_tasks(
         work,
@@ -98,11 +98,9 @@ def _score_part(
         config.split,
         batch_size=config.batch_size,
         image_size=meta.train_config.data.image_size,
-        rank=part,
-        world_size=parts,
         device_id=device.index,
         threads=threads,
-    )
+    ).part(part, parts)
     table = dataset.labels(config.split, config.labels)
     join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
     return evaluate.score(model.to(device), loader, join)

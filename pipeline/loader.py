@@ -9,8 +9,10 @@ bytes to move.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline import graph, unreadable
-from pipeline.epochplan import EpochPlan
+from pipeline import graph, indexes, unreadable
+from pipeline.epochplan import EpochPlan, whole_batches
 from pipeline.leftout import LeftOut
 from sharding.errors import InputError
 from sharding.labels import parse_image_ids
@@ -43,7 +45,9 @@ class Loader:
 
     Attributes:
         tars, indexes: image tars and their DALI indexes, in the same order.
-        counts: images per tar.
+        counts: images per tar that are read.
+        begins: per tar, the first image that is read; empty where all tars are read whole.
+        first: place in the split of the first image that is read.
         batch_size: images per step on this rank.
         image_size: output side in pixels (squashed, bilinear with antialiasing as in torchvision).
         train: shuffle and augment; otherwise manifest order and whole images.
@@ -64,6 +68,8 @@ class Loader:
     shuffle_buffer: int = 1024
     rank: int = 0
     world_size: int = 1
+    begins: Sequence[int] = ()
+    first: int = 0
     seed: int = 0
     device_id: int | None = None
     threads: int = 1
@@ -88,6 +94,26 @@ class Loader:
                     fix="run jobs/verify_dataset.py --repair",
                 )
         return cls(tars=tars, indexes=indexes, counts=[s.images for s in shards], **options)
+
+    def part(self, number: int, parts: int) -> Loader:
+        """A loader of one of ``parts`` shares of the split, in the manifest's order.
+
+        Shares are cut between batches (`epochplan.whole_batches`): how a network rounds depends on
+        what is in a batch, and so a score would depend on the number of parts to its last bits.
+        """
+        share = whole_batches(sum(self.counts), self.batch_size, number, parts)
+        edges = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
+        rows = [range(max(share.start, a), min(share.stop, b)) for a, b in pairwise(edges)]
+        kept = [tar for tar, of_tar in enumerate(rows) if of_tar]
+        return dataclasses.replace(
+            self,
+            train=False,
+            tars=[self.tars[tar] for tar in kept],
+            indexes=[self.indexes[tar] for tar in kept],
+            counts=[len(rows[tar]) for tar in kept],
+            begins=[rows[tar].start - edges[tar] for tar in kept],
+            first=share.start,
+        )
 
     @property
     def plan(self) -> EpochPlan:
@@ -131,7 +157,11 @@ class Loader:
     def _index(self, number: int) -> Path:
         bad = self.left_out.members(self.tars[number])
         index = self.indexes[number]
-        return unreadable.redirected(index, bad) if bad else index
+        if bad:
+            index = indexes.redirected(index, bad)
+        if self.begins:
+            index = indexes.cut(index, self.begins[number], self.counts[number])
+        return index
 
 
 class Epoch(Iterator[Batch]):
@@ -139,7 +169,8 @@ class Epoch(Iterator[Batch]):
 
     def __init__(self, loader: Loader, number: int, done: int, position: bytes | None) -> None:
         self.loader, self._number, self._done, self._position = loader, number, done, position
-        self._open()
+        if loader.plan.steps:
+            self._open()
 
     def __next__(self) -> Batch:
         if self._done >= self.loader.plan.steps:

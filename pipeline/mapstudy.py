@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from pipeline.model import CamNet
 from pipeline.staging import open_dataset
 from sharding.classes import NUM_GROUPS
 from sharding.labels import POSITIVE
+
+_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,22 +65,22 @@ class MapStudy:
 def study(
     model: CamNet, loader: Loader, join: LabelJoin, images: int, boxes: Boxes | None = None
 ) -> MapStudy:
-    """Study this rank's share of a split: scores of the first ``images``, all boxes."""
+    """Study a part of a split: scores of the split's first ``images``, all boxes of the part."""
     model.eval()
     hits_K, pointed_K = (np.zeros(join.num_classes, np.int64) for _ in range(2))
-    attributions, seen = NONE, 0
-    for batch in loader.epoch(0):
-        if boxes is None and seen >= images:
+    attributions = NONE
+    places = itertools.count(loader.first, loader.batch_size)
+    for first, batch in zip(places, loader.epoch(0), strict=False):
+        if boxes is None and first >= images:
             break
         for row, class_index, cam_HW in _positive_maps(model, batch, join):
-            if seen + row < images:
+            if first + row < images:
                 attributions += Attributions.of(cam_HW)
             if boxes is None:
                 continue
             edges_M4 = boxes.of(int(batch.image_ids_B[row]), class_index)
             pointed_K[class_index] += len(edges_M4) > 0
             hits_K[class_index] += points_inside(cam_HW, edges_M4)
-        seen += len(batch)
     return MapStudy(attributions=attributions, hits_K=hits_K, pointed_K=pointed_K)
 
 
@@ -91,14 +94,12 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> MapStudy:
     boxes = Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None
     workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
-    parts = min(workers, samples)
+    parts = min(workers, -(-samples // _BATCH))
     work = partial(_study_part, config, checkpoint_directory, boxes, parts, cpus)
     found = cluster.run_tasks(
         work, range(parts), num_cpus=cpus, num_gpus=gpus, label=f"maps of {config.split}"
     )
-    # Kept in order: sums of floats depend on it, and a number must not depend on who was first.
-    studies = sorted(found, key=lambda pair: pair[0])
-    return reduce(operator.add, (study for _, study in studies))
+    return reduce(operator.add, found)
 
 
 def _study_part(
@@ -108,7 +109,7 @@ def _study_part(
     parts: int,
     threads: int,
     part: int,
-) -> tuple[int, MapStudy]:
+) -> MapStudy:
     torch.set_num_threads(threads)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     dataset = open_dataset(config.dataset)
@@ -116,17 +117,14 @@ def _study_part(
     loader = Loader.of_split(
         dataset,
         config.split,
-        batch_size=16,
+        batch_size=_BATCH,
         image_size=meta.train_config.data.image_size,
-        rank=part,
-        world_size=parts,
         device_id=device.index,
         threads=threads,
-    )
+    ).part(part, parts)
     table = dataset.labels(config.split, config.labels)
     join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
-    images = config.attribution * (part + 1) // parts - config.attribution * part // parts
-    return part, study(model.to(device), loader, join, images, boxes)
+    return study(model.to(device), loader, join, config.attribution, boxes)
 
 
 def _positive_maps(

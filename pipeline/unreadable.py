@@ -2,19 +2,18 @@
 
 Sharding accepts only what DALI decodes, so this is a disk's doing. A DALI pipeline does not
 survive such an image and does not say which it was; the samples that were due are therefore
-decoded one by one. The bad one's index entry is then pointed at a neighbour's bytes: counts,
-order and reader positions stay as they are, and the loader drops the row.
+decoded one by one. The bad one's index entry is then pointed at a neighbour's bytes
+(`indexes.redirected`): counts, order and reader positions stay as they are, and the loader drops
+the row.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import graph, scratch
-from sharding.errors import InputError
+from pipeline import graph, indexes
 
 _AHEAD = 4
 """Batches decoded in advance at most, so that a failure may concern a later one."""
@@ -49,42 +48,9 @@ def is_as_found(image: BadImage) -> bool:
     index = image.tar.with_suffix(".idx")
     if not (index.is_file() and image.tar.is_file()):
         return False
-    for row in _rows(index):
+    for row in indexes.rows(index):
         if row[3] == image.member:
             with image.tar.open("rb") as tar:
                 tar.seek(int(row[1]))
                 return hashlib.sha256(tar.read(int(row[2]))).hexdigest() == image.sha256
     return False
-
-
-@functools.cache
-def redirected(index: Path, members: frozenset[str]) -> Path:
-    """A copy of a DALI index whose entries of ``members`` lead to the bytes of another image.
-
-    The copy lasts as long as this process.
-
-    Raises:
-        InputError: no other image is left.
-    """
-    rows = _rows(index)
-    good = [row for row in rows if row[3] not in members]
-    if not good:
-        raise InputError(
-            "no image of this tar can be decoded",
-            file=index.with_suffix(".tar"),
-            fix="run jobs/verify_dataset.py --repair",
-        )
-    for row in rows:
-        if row[3] in members:
-            row[1:3] = good[0][1:3]
-    header = index.read_text().partition("\n")[0]
-    text = "\n".join([header, *(" ".join(row) for row in rows), ""])
-    mark = hashlib.sha256(f"{index}\n{text}".encode()).hexdigest()[:16]
-    copy = scratch.directory() / f"{index.stem}-{mark}.idx"
-    copy.write_text(text)
-    return copy
-
-
-def _rows(index: Path) -> list[list[str]]:
-    # Our tars have the image first: "jpg OFFSET SIZE NAME json OFFSET SIZE NAME".
-    return [line.split(" ") for line in index.read_text().splitlines()[1:]]

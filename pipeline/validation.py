@@ -23,6 +23,8 @@ from sharding.manifest import Dataset
 SCORE = "score"
 # Below every score, so that a checkpoint within an epoch is kept only while it is the latest.
 UNSCORED = -2.0
+# Images that are scored together, whatever the number of ranks: it shows in a score's last bits.
+_BATCH = 32
 VALIDATION = "validation"
 TEST = "test"
 
@@ -36,7 +38,7 @@ class Validator:
         device, threads: what to decode and compute with.
         tracker: see `pipeline.tracking.Tracker`; the first rank alone talks to it.
         left_out: images that cannot be decoded.
-        rank, world_size: this rank's share of the images.
+        rank, world_size: this rank's share of the batches.
         shown: whether to tell of the progress.
     """
 
@@ -66,9 +68,8 @@ class Validator:
         self._splits = version.splits
         self._share: tuple[Loader, LabelJoin] | None = None
         if VALIDATION in self._splits:
-            share = {"rank": rank, "world_size": world_size}
-            batch_size = config.data.batch_size // world_size
-            self._share = self._open(VALIDATION, batch_size=batch_size, **share)
+            loader, join = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
+            self._share = loader.part(rank, world_size), join
 
     def __call__(self, model: CamNet, *, epoch: int, images_seen: int) -> dict[str, float]:
         """Metrics after an epoch, equal on every rank; the score alone without such a split."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import unreadable
+from pipeline import indexes
 from pipeline.epochplan import EpochPlan
 from pipeline.graph import WHOLE, Augmentation, Crop
 from pipeline.labeljoin import LabelJoin
@@ -62,6 +62,21 @@ def test_every_sample_once_over_all_ranks(squares: Path, world_size: int, batch_
         assert len(seen) == 96
         assert set(seen.values()) == {1}
         assert set(steps) == {one.plan.steps}
+
+
+@pytest.mark.parametrize("batch_size", [7, 32, 100])
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_parts_are_runs_of_the_splits_batches(squares: Path, batch_size: int, parts: int) -> None:
+    whole = loader(squares, train=False, batch_size=batch_size)
+    shares = [whole.part(part, parts) for part in range(parts)]
+    batches = [batch for share in shares for batch in share.epoch(0)]
+    for ours, theirs in zip(batches, whole.epoch(0), strict=True):
+        assert np.array_equal(ours.image_ids_B, theirs.image_ids_B)
+        assert torch.equal(ours.images_BHWC, theirs.images_BHWC)
+    counts = [share.plan.steps for share in shares]
+    assert max(counts) - min(counts) <= 1
+    read = [sum(share.counts) for share in shares]
+    assert [share.first for share in shares] == [sum(read[:part]) for part in range(parts)]
 
 
 def order(squares: Path, epoch: int, **options: object) -> list[int]:
@@ -225,6 +240,15 @@ def test_an_image_gone_bad_is_named_and_left_out(
         assert not caplog.records
 
 
+def test_an_image_gone_bad_is_left_out_of_its_part(squares: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    names = spoil(broken, 3)
+    whole = loader(broken, train=False, batch_size=7)
+    ids = [key for part in range(3) for b in whole.part(part, 3).epoch(0) for key in b.image_ids_B]
+    assert len(ids) == 96 - 3
+    assert not names & {f"{image_id}.jpg" for image_id in format_image_ids(np.array(ids))}
+
+
 def test_the_warning_names_image_and_fix(
     squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,4 +266,4 @@ def test_a_tar_without_any_good_image_is_refused(squares: Path, tmp_path: Path) 
     index = broken / "images/train-000001.idx"
     members = {line.split(" ")[3] for line in index.read_text().splitlines()[1:]}
     with pytest.raises(InputError, match=r"train-000001\.tar.*--repair"):
-        unreadable.redirected(index, frozenset(members))
+        indexes.redirected(index, frozenset(members))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint, mapstudy
-from pipeline.attribution import Attributions
+from pipeline.attribution import NONE, Attributions
 from pipeline.boxes import Boxes
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Loader
@@ -17,6 +17,8 @@ from pipeline.mapstudy import MapStudy
 from sharding.labels import POSITIVE
 from sharding.manifest import Dataset
 from tests.models import SIZE, write_checkpoint
+
+NOTHING = MapStudy(attributions=NONE, hits_K=np.zeros(8, int), pointed_K=np.zeros(8, int))
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +37,9 @@ def studied(
     dataset = Dataset.open(squares)
     model, _ = checkpoint.load_model(directory)
     join = LabelJoin(table=dataset.labels("test"), num_classes=8, device=torch.device("cpu"))
-    loaders = [
-        Loader.of_split(dataset, "test", batch_size=5, image_size=SIZE, rank=part, world_size=parts)
-        for part in range(parts)
-    ]
-    return [mapstudy.study(model, loader, join, images, boxes) for loader in loaders]
+    loader = Loader.of_split(dataset, "test", batch_size=5, image_size=SIZE)
+    shares = [loader.part(part, parts) for part in range(parts)]
+    return [mapstudy.study(model, share, join, images, boxes) for share in shares]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_every_verified_positive_is_asked_once(
     assert whole.hits_K[0::2].sum() < positives_K[0::2].sum()
     # A 64 pixel image has a map of 2 x 2.
     assert whole.attributions.counts_H.sum() == 4 * positives_K.sum()
-    first, second = studied(squares, saved, everything, images=12, parts=2)
+    first, second = studied(squares, saved, everything, images=24, parts=2)
     assert np.array_equal((first + second).hits_K, whole.hits_K)
     assert np.array_equal((first + second).attributions.counts_H, whole.attributions.counts_H)
 
@@ -69,6 +69,19 @@ def test_only_so_many_images_are_counted(squares: Path, saved: Path) -> None:
     of_seven = table.observed(np.arange(7))
     assert some.attributions.counts_H.sum() == 4 * (of_seven.states_E == POSITIVE).sum()
     assert some.pointing_game(np.ones(8, int)) == {}
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_the_images_counted_are_the_splits_first_from_any_number_of_parts(
+    squares: Path, saved: Path, everything: Boxes, boxed: bool
+) -> None:
+    boxes = everything if boxed else None
+    (whole,) = studied(squares, saved, boxes, images=10)
+    for parts in (2, 4):
+        shared = sum(studied(squares, saved, boxes, images=10, parts=parts), start=NOTHING)
+        assert np.array_equal(shared.attributions.counts_H, whole.attributions.counts_H)
+        assert shared.attributions.positive_sum == whole.attributions.positive_sum
+        assert np.array_equal(shared.hits_K, whole.hits_K)
 
 
 def test_the_game_is_a_mean_over_classes() -> None:
