@@ -5,26 +5,32 @@ $ python jobs/evaluate_openimages.py --checkpoint runs/NAME --dataset DIR --spli
 
 from __future__ import annotations
 
+import sys
+
 import tyro
 
 from pipeline.config import EvaluateConfig
 from sharding.errors import one_line_errors
+from sharding.structured import complain
 
 
 def main() -> None:
     """Parse, connect, evaluate, print the table, leave it in MLflow."""
     with one_line_errors():
         config = tyro.cli(EvaluateConfig, description=__doc__)
-        from pipeline import bestcheckpoint, cluster, evaluation, record, tracking
+        from pipeline import bestcheckpoint, cluster, evaluation, record, tracking, verdict
 
         cluster.connect()
         checkpoint = bestcheckpoint.of_run(config.checkpoint)
         found = evaluation.run(config, checkpoint)
-        intervals = record.intervals_of(found, config)
-        told = record.tell(found, config, intervals)
-        run_id = record.record(found, config, checkpoint, intervals)
-        print(told)
-        print(f"checkpoint  {checkpoint}  (epoch {found.meta.epoch})")
+        told = verdict.report(found, config)
+        print(told.terminal())
+        print(f"checkpoint  {checkpoint}  (epoch {found.meta.epoch})", flush=True)
+        try:
+            run_id = record.record(found, config, checkpoint, told)
+        except record.NotRecorded as ended:
+            complain(str(ended))
+            sys.exit(ended.exit_code)
         print(f"MLflow      {tracking.browse_command()}  (run {run_id})")
 
 

@@ -19,7 +19,8 @@ from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
 from sharding.labels import UNOBSERVED
 
-MEANS = (*(f"group_{group}" for group in range(1, NUM_GROUPS + 1)), "all", "mean_of_groups")
+WEIGHTED = "weighted"
+MEANS = (*(f"group_{g}" for g in range(1, NUM_GROUPS + 1)), "all", "mean_of_groups", WEIGHTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,11 @@ class Interval:
     high: float
 
 
+def means_of(summary: Summary) -> dict[str, float]:
+    """What intervals are given for, in the order of `MEANS`."""
+    return {**summary.means(), WEIGHTED: summary.map_weighted}
+
+
 def resample(
     judged: Judged,
     groups_K: npt.NDArray[np.integer],
@@ -62,7 +68,7 @@ def resample(
     replicates: int = 200,
     seed: int = 0,
 ) -> npt.NDArray[np.float64]:
-    """The means of `MEANS` in each of R replicates, (R, 7); NaN for a group without class.
+    """The M means of `MEANS` in each of R replicates, (R, M); NaN for a group without class.
 
     A class counts as in the full data. In a replicate that drew none of its positives it is left
     out (inferred: its AP is undefined there, and 0 would punish rare classes for the resampling).
@@ -80,9 +86,10 @@ def resample(
     means_RM = np.empty((replicates, len(MEANS)))
     for means_M in means_RM:
         drawn_N = np.bincount(rng.integers(0, len(images), len(images)), minlength=len(images))
-        replicate_K = np.where(curves.has_positive_K & ~np.isnan(ap_K), curves.ap(drawn_N), ap_K)
-        summary = summarize(replicate_K, groups_K, nothing_K, nothing_K, rule)
-        means_M[:] = list(summary.means().values())
+        drawn_K, positives_K = curves.drawn(drawn_N)
+        replicate_K = np.where(curves.has_positive_K & ~np.isnan(ap_K), drawn_K, ap_K)
+        summary = summarize(replicate_K, groups_K, positives_K, nothing_K, rule)
+        means_M[:] = list(means_of(summary).values())
     return means_RM
 
 
@@ -96,7 +103,7 @@ def intervals(
     """
     return {
         name: centred_interval(value, means_R, level)
-        for (name, value), means_R in zip(summary.means().items(), means_RM.T, strict=True)
+        for (name, value), means_R in zip(means_of(summary).items(), means_RM.T, strict=True)
     }
 
 
@@ -158,9 +165,16 @@ class _Curves:
 
     def ap(self, drawn_N: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """AP per class with every entry weighted by its image; NaN without drawn positive."""
+        return self.drawn(drawn_N)[0]
+
+    def drawn(
+        self, drawn_N: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """(`ap`, positives drawn per class)."""
         ap_K = np.full(len(self.has_positive_K), np.nan)
+        positives_K = np.zeros(len(ap_K), np.int64)
         if not len(self.ends_S):
-            return ap_K
+            return ap_K, positives_K
         weight_E = drawn_N[self.image_E]
         entries_E1 = np.concatenate([[0], np.cumsum(weight_E)])
         hits_S = np.cumsum(weight_E * self.positive_E)[self.ends_S]
@@ -173,7 +187,8 @@ class _Curves:
         total_P = np.add.reduceat(gained_S, self.first_step_P)
         with np.errstate(invalid="ignore"):
             ap_K[self.classes_P] = np.add.reduceat(step_S, self.first_step_P) / total_P
-        return ap_K
+        positives_K[self.classes_P] = total_P
+        return ap_K, positives_K
 
 
 def _sorted(judged: Judged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

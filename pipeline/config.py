@@ -191,6 +191,18 @@ class EvaluateConfig:
     register: str | None = None
     """Upload the model and make it the next version of this registered model; alias: best."""
 
+    def __post_init__(self) -> None:
+        from pipeline.metrics import check_rule  # with pyarrow, which help does without
+
+        check_rule(self.rule)
+        least = {"batch_size": 1, "intervals": 0, "attribution": 0, "beam": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}",
+                    fix=f"pass --{name.replace('_', '-')} {bound} or more",
+                )
+
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Leaves that differ, but for those a resumed run may change (`RESUMABLE`).

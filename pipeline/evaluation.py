@@ -6,17 +6,21 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline import beamhead, checkpoint, cluster, evaluate, mapstudy, storage
+from pipeline.boxes import Boxes
 from pipeline.config import EvaluateConfig
 from pipeline.evaluate import Scores
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Loader
 from pipeline.mapstudy import MapStudy
 from pipeline.metrics import Summary
+from pipeline.rival import Rival
+from pipeline.scorefile import ScoreFile
 from pipeline.staging import open_dataset
 from sharding.classes import ClassTable
 
@@ -33,30 +37,49 @@ class Evaluation:
         ap_by_name: AP per class (float64), keyed "BoostLU off" and "BoostLU on".
         summaries: mAP per group and overall, under the same keys.
         classes: the class table used.
+        labels: name of the label version judged by.
+        release: the annotation release it was made from.
         meta: the checkpoint's.
         maps: what the activation maps are like, where that was asked for.
+        rival: the evaluation to compare with, where that was asked for.
     """
 
     scores: Scores
     ap_by_name: Mapping[str, np.ndarray]
     summaries: Mapping[str, Summary]
     classes: ClassTable
+    labels: str
+    release: str
     meta: checkpoint.Meta
     maps: MapStudy | None = None
+    rival: Rival | None = None
+
+    @property
+    def score_file(self) -> ScoreFile:
+        """The entries, ready to be written."""
+        return ScoreFile(**vars(self.scores))
 
 
 def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
     """Evaluate on the connected cluster; any number of equal workers gives the same bits.
 
+    Everything that the configuration names is read before the first image is scored.
+
     Raises:
-        InputError: checkpoint, dataset or split is missing or they do not fit each other.
+        InputError: checkpoint, dataset, split, boxes or the other evaluation are missing or do not
+            fit each other.
     """
     config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
     dataset = open_dataset(config.dataset)
     meta = checkpoint.read_meta(checkpoint_directory)
     meta.check_classes(dataset.classes, checkpoint_directory)
     beamhead.check(meta, checkpoint_directory, config.beam)
-    dataset.labels(config.split, config.labels)
+    table = dataset.labels(config.split, config.labels)
+    labels, version = dataset.label_version(config.labels)
+    boxes = Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None
+    rival = Rival.read(config.against) if config.against else None
+    if rival is not None:
+        rival.check_entries(table)
     workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
     parts = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
@@ -70,17 +93,20 @@ def run(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
         label=f"evaluate {config.split}",
     )
     scores = Scores.concatenate(list(found))
-    studied = (
-        mapstudy.run(config, checkpoint_directory) if config.attribution or config.boxes else None
-    )
+    studied = None
+    if config.attribution or boxes is not None:
+        studied = mapstudy.run(config, checkpoint_directory, boxes)
     ap_by_name = evaluate.per_class(scores, len(dataset.classes), config.rule)
     return Evaluation(
         scores=scores,
         ap_by_name=ap_by_name,
         summaries=evaluate.summaries(scores, ap_by_name, dataset.classes, config.rule),
         classes=dataset.classes,
+        labels=labels,
+        release=version.release,
         meta=meta,
         maps=studied,
+        rival=rival,
     )
 
 

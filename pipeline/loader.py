@@ -95,13 +95,14 @@ class Loader:
                 )
         return cls(tars=tars, indexes=indexes, counts=[s.images for s in shards], **options)
 
-    def part(self, number: int, parts: int) -> Loader:
-        """A loader of one of ``parts`` shares of the split, in the manifest's order.
+    def part(self, number: int, parts: int, images: int | None = None) -> Loader:
+        """A loader of one of ``parts`` shares of the split, or of its first ``images``, in order.
 
         Shares are cut between batches (`epochplan.whole_batches`): how a network rounds depends on
         what is in a batch, and so a score would depend on the number of parts to its last bits.
         """
-        share = whole_batches(sum(self.counts), self.batch_size, number, parts)
+        samples = sum(self.counts) if images is None else min(sum(self.counts), images)
+        share = whole_batches(samples, self.batch_size, number, parts)
         edges = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
         rows = [range(max(share.start, a), min(share.stop, b)) for a, b in pairwise(edges)]
         kept = [tar for tar, of_tar in enumerate(rows) if of_tar]

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial, reduce
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -84,18 +83,16 @@ def study(
     return MapStudy(attributions=attributions, hits_K=hits_K, pointed_K=pointed_K)
 
 
-def run(config: EvaluateConfig, checkpoint_directory: str) -> MapStudy:
-    """Study a checkpoint's maps on the connected cluster, as `evaluation.run` scores it.
-
-    Raises:
-        InputError: the boxes cannot be read.
-    """
+def run(config: EvaluateConfig, checkpoint_directory: str, boxes: Boxes | None) -> MapStudy:
+    """Study a checkpoint's maps on the connected cluster, as `evaluation.run` scores it."""
     dataset = open_dataset(config.dataset)
-    boxes = Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None
     workers, gpus, cpus = cluster.shares(config.workers)
     samples = sum(shard.images for shard in dataset.shards(config.split))
-    parts = min(workers, -(-samples // _BATCH))
-    work = partial(_study_part, config, checkpoint_directory, boxes, parts, cpus)
+    batches = -(-samples // _BATCH)
+    if boxes is None:
+        batches = min(batches, -(-config.attribution // _BATCH))
+    parts = min(workers, batches)
+    work = partial(_study_part, config, checkpoint_directory, boxes, batches * _BATCH, parts, cpus)
     found = cluster.run_tasks(
         work, range(parts), num_cpus=cpus, num_gpus=gpus, label=f"maps of {config.split}"
     )
@@ -106,6 +103,7 @@ def _study_part(
     config: EvaluateConfig,
     checkpoint_directory: str,
     boxes: Boxes | None,
+    images: int,
     parts: int,
     threads: int,
     part: int,
@@ -121,7 +119,7 @@ def _study_part(
         image_size=meta.train_config.data.image_size,
         device_id=device.index,
         threads=threads,
-    ).part(part, parts)
+    ).part(part, parts, images)
     table = dataset.labels(config.split, config.labels)
     join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
     return study(model.to(device), loader, join, config.attribution, boxes)

@@ -14,6 +14,7 @@ from pipeline import figures, report
 from pipeline.evaluate import BOOST_OFF, BOOST_ON, Scores
 from pipeline.explain import ExplainedImage
 from pipeline.metrics import Summary
+from pipeline.report import Report
 from sharding.classes import ClassTable
 
 SHEETS = "cam"
@@ -58,7 +59,7 @@ def evaluation(
     classes: ClassTable,
     scores: Scores,
     ap_by_name: Mapping[str, np.ndarray],
-    summaries: Mapping[str, Summary],
+    told: Report,
     prefix: str,
     step: int,
     folder: str,
@@ -68,18 +69,17 @@ def evaluation(
     NaN metrics (a group without a counted class) are returned but not sent: a chart cannot
     show them.
     """
-    metrics = metrics_of(summaries, prefix)
+    metrics = metrics_of(told.summaries, prefix)
     sink.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
     table = report.per_class_columns(
         classes, *scores.supports(len(classes)), ap_by_name[BOOST_ON], ap_by_name[BOOST_OFF]
     )
     sink.table(table, f"{folder}/per_class_ap.json")
-    sink.artifact(figures.png(figures.group_bars(summaries)), f"{folder}/group_map.png")
-    summary = report.markdown_table(summaries)
+    sink.artifact(figures.png(figures.group_bars(told.summaries)), f"{folder}/group_map.png")
+    summary = told.markdown()
     sink.artifact(summary.encode(), f"{folder}/summary.md")
     # What the run's page shows first: the latest table.
-    told = f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}"
-    sink.tag("mlflow.note.content", told)
+    sink.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
     return metrics
 
 

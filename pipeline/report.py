@@ -1,11 +1,15 @@
-"""Summaries as people and programs read them: terminal, Markdown, JSON, a table per class."""
+"""An evaluation's result as people and programs read it: terminal, Markdown, JSON, per class.
+
+One `Report` holds all that is told; every form says the same.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,104 +17,92 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.bootstrap import Interval
+from pipeline.bootstrap import WEIGHTED, Interval
 from pipeline.metrics import RULES, Summary
 from pipeline.significance import Difference
 from pipeline.targets import Published
+from pipeline.texttable import Table, half_width, p_value, percent, signed
 from sharding.atomic import replacing
 from sharding.classes import NUM_GROUPS, ClassTable
 
 GROUPS = range(1, NUM_GROUPS + 1)
-HEADERS = (*(f"Group {group}" for group in GROUPS), "All", "Mean of groups")
-Intervals = Mapping[str, Mapping[str, Interval]]
-_NOTHING = "–"
+COLUMNS = {
+    **{f"group_{group}": f"Group {group}" for group in GROUPS},
+    "all": "All",
+    "mean_of_groups": "Mean of groups",
+}
+HEADERS = tuple(COLUMNS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
-    """Sections of (name, cells) rows under `HEADERS`, and the lines that explain them."""
+class Comparison:
+    """Two runs on the same entries: ``second`` minus ``first``, by name of the mean."""
 
-    sections: Sequence[Sequence[tuple[str, Sequence[str]]]]
-    notes: Sequence[str]
+    first: str
+    second: str
+    differences: Mapping[str, Difference]
 
 
-def terminal_table(
-    summaries: Mapping[str, Summary],
-    *,
-    intervals: Intervals | None = None,
-    published: Sequence[Published] = (),
-) -> str:
-    """A fixed-width table: a row per summary (mAP in percent), then what stands behind it.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that is told of an evaluation.
 
-    Two summaries are followed by the row of their difference, second minus first. `intervals`
-    (`bootstrap.intervals` per summary name) adds half their widths, `published` rows of papers.
+    Attributes:
+        summaries: by name; the difference of two of them, second minus first, is told too.
+        intervals: `bootstrap.intervals` by name of summary, where they were computed.
+        published: the papers' rows that stand beside ours.
+        comparison: with another evaluation.
+        pointing_game: share of maps that point into a box, by group and over all.
     """
-    return _fixed_width(_table(summaries, intervals or {}, published))
 
+    summaries: Mapping[str, Summary]
+    intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    published: Sequence[Published] = ()
+    comparison: Comparison | None = None
+    pointing_game: Mapping[str, float] = field(default_factory=dict)
 
-def markdown_table(
-    summaries: Mapping[str, Summary],
-    *,
-    intervals: Intervals | None = None,
-    published: Sequence[Published] = (),
-) -> str:
-    """The same table in Markdown."""
-    return _markdown(_table(summaries, intervals or {}, published))
+    def terminal(self) -> str:
+        """Tables of fixed width: a row per summary (mAP in percent), then what is behind it."""
+        return "\n\n".join(table.fixed_width() for table in self._tables())
 
+    def markdown(self) -> str:
+        """The same tables in Markdown."""
+        return "\n".join(table.markdown() for table in self._tables())
 
-def difference_table(differences: Mapping[str, Difference], first: str, second: str) -> str:
-    """Second run minus first in points of mAP, with interval and p-value, for the terminal."""
-    found = list(differences.values())
-    rows = [
-        ("difference", [_signed(d.delta) for d in found]),
-        ("95% low", [_signed(d.interval.low) for d in found]),
-        ("95% high", [_signed(d.interval.high) for d in found]),
-        ("p", [_p_value(d.p_value) for d in found]),
-    ]
-    return _fixed_width(
-        _Table(sections=[rows], notes=[f"Points of mAP: {second} minus {first}; p two-sided."])
-    )
+    def as_json(self) -> dict[str, Any]:
+        """The same in full precision, ready for `json.dumps`: fractions, no value as null."""
+        told: dict[str, Any] = {name: self._summary_as_json(name) for name in self.summaries}
+        if self.published:
+            told["published"] = [
+                {"method": row.method, "percent": list(row.values), "source": row.source}
+                for row in self.published
+            ]
+        if self.comparison:
+            told["difference"] = {
+                "first": self.comparison.first,
+                "second": self.comparison.second,
+                "means": {
+                    name: {
+                        "delta": _or_none(found.delta),
+                        "interval_95": _as_pair(found.interval),
+                        "p": _or_none(found.p_value),
+                    }
+                    for name, found in self.comparison.differences.items()
+                },
+            }
+        if self.pointing_game:
+            told["pointing_game"] = dict(self.pointing_game)
+        return told
 
-
-def _fixed_width(table: _Table) -> str:
-    rows = [("", HEADERS), *(row for section in table.sections for row in section)]
-    first = max(len(name) for name, _ in rows)
-    widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(HEADERS))]
-
-    def line(name: str, cells: Sequence[str]) -> str:
-        padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        return f"{name.ljust(first)}  {'  '.join(padded)}".rstrip()
-
-    ruler = "─" * (first + sum(2 + width for width in widths))
-    lines = [line("", HEADERS)]
-    for section in table.sections:
-        lines += [ruler, *(line(name, cells) for name, cells in section)]
-    return "\n".join([*lines, ruler, *table.notes])
-
-
-def _markdown(table: _Table) -> str:
-    rows = [row for section in table.sections for row in section]
-    lines = [f"| {' | '.join(['', *HEADERS])} |", f"|---|{'---:|' * len(HEADERS)}"]
-    lines += [f"| {' | '.join([name, *cells])} |" for name, cells in rows]
-    return "\n".join([*lines, "", " ".join(table.notes)]) + "\n"
-
-
-def as_json(
-    summaries: Mapping[str, Summary], *, intervals: Intervals | None = None
-) -> dict[str, Any]:
-    """Everything a summary holds, ready for `json.dumps`; mAP as fractions, no class as null."""
-    known = intervals or {}
-    return {
-        name: {
+    def _summary_as_json(self, name: str) -> dict[str, Any]:
+        summary, known = self.summaries[name], self.intervals.get(name, {})
+        return {
             "rule": summary.rule,
             "map_all": _or_none(summary.map_all),
             "map_of_groups": _or_none(summary.map_of_groups),
             "map_weighted": _or_none(summary.map_weighted),
             "classes_counted": summary.counted_all,
-            "intervals_95": {
-                column: [_or_none(interval.low), _or_none(interval.high)]
-                for column, interval in known.get(name, {}).items()
-            },
+            "intervals_95": {column: _as_pair(interval) for column, interval in known.items()},
             "groups": {
                 str(group): {
                     "map": _or_none(summary.map_groups[group]),
@@ -121,8 +113,79 @@ def as_json(
                 for group in GROUPS
             },
         }
-        for name, summary in summaries.items()
-    }
+
+    def _tables(self) -> list[Table]:
+        """The rows shared by every textual form."""
+        papers = [
+            (row.method, [*(f"{value:.2f}" for value in row.values), ""]) for row in self.published
+        ]
+        sections: list[list[tuple[str, list[str]]]] = [self._means(), papers, self._supports()]
+        sections = [section for section in sections if section]
+        main = Table(headers=HEADERS, sections=sections, notes=self._notes())
+        return [main, _difference_table(self.comparison)] if self.comparison else [main]
+
+    def _means(self) -> list[tuple[str, list[str]]]:
+        rows = []
+        for name, summary in self.summaries.items():
+            rows.append((name, [percent(value) for value in summary.means().values()]))
+            if known := self.intervals.get(name):
+                widths = (half_width(known[column].low, known[column].high) for column in COLUMNS)
+                rows.append(("  95% interval", list(widths)))
+        if len(self.summaries) == 2:
+            first, second = (summary.means() for summary in self.summaries.values())
+            rows.append(("difference", [signed(second[c] - first[c]) for c in COLUMNS]))
+        return rows
+
+    def _supports(self) -> list[tuple[str, list[str]]]:
+        rows = []
+        for name, summary in _distinct_supports(self.summaries).items():
+            suffix = f" ({name})" if name else ""
+            counted = [*summary.counted.values(), summary.counted_all]
+            rows.append((f"classes counted{suffix}", [*map(_number, counted), ""]))
+            for label, held in (("positives", summary.positives), ("negatives", summary.negatives)):
+                cells = [*map(_number, held.values()), _number(sum(held.values())), ""]
+                rows.append((f"{label}{suffix}", cells))
+        return rows
+
+    def _notes(self) -> list[str]:
+        weighted = ", ".join(f"{name} {self._weighted(name)}" for name in self.summaries)
+        rules = sorted({summary.rule for summary in self.summaries.values()})
+        sources = dict.fromkeys(row.source for row in self.published)
+        notes = [
+            "mAP in percent, over annotated entries only.",
+            f"Group 1 has the fewest training annotations, group {NUM_GROUPS} the most.",
+            f"Mean over classes weighted by their positives: {weighted}.",
+            *(f"Rule {rule}: {RULES[rule]}." for rule in rules),
+            *(f"Published: {source}." for source in sources),
+        ]
+        if self.pointing_game:
+            hits = percent(self.pointing_game["all"])
+            notes.append(
+                f"Maps that point into a box (pointing game): {hits} %, mean over classes."
+            )
+        return notes
+
+    def _weighted(self, name: str) -> str:
+        value = percent(self.summaries[name].map_weighted)
+        known = self.intervals.get(name, {}).get(WEIGHTED)
+        return f"{value} {half_width(known.low, known.high)}" if known else value
+
+
+def _difference_table(comparison: Comparison) -> Table:
+    """Second run minus first in points of mAP, with interval and p-value."""
+    found = [comparison.differences[column] for column in COLUMNS]
+    rows = [
+        ("difference", [signed(d.delta) for d in found]),
+        ("95% low", [signed(d.interval.low) for d in found]),
+        ("95% high", [signed(d.interval.high) for d in found]),
+        ("p", [p_value(d.p_value) for d in found]),
+    ]
+    notes = [f"Points of mAP: {comparison.second} minus {comparison.first}; p two-sided."]
+    if weighted := comparison.differences.get(WEIGHTED):
+        low, high = signed(weighted.interval.low), signed(weighted.interval.high)
+        p = p_value(weighted.p_value)
+        notes.append(f"Weighted by positives: {signed(weighted.delta)} ({low} to {high}), p {p}.")
+    return Table(headers=HEADERS, sections=[rows], notes=notes)
 
 
 def per_class_columns(
@@ -148,55 +211,19 @@ def per_class_columns(
     }
 
 
-def write_per_class(columns: Mapping[str, Sequence[Any]], path: str | os.PathLike[str]) -> None:
-    """Write `per_class_columns` as Parquet, atomically."""
+def write_per_class(
+    columns: Mapping[str, Sequence[Any]],
+    path: str | os.PathLike[str],
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write `per_class_columns` as Parquet, atomically, with what it is ``about`` as metadata."""
     types = {"ap": pa.float64(), "ap_no_boost": pa.float64(), "mid": pa.string()}
     types |= {"name": pa.string()}
     arrays = {
         name: pa.array(values, types.get(name, pa.int64())) for name, values in columns.items()
     }
     with replacing(path) as temporary:
-        pq.write_table(pa.table(arrays), temporary)
-
-
-def _table(
-    summaries: Mapping[str, Summary], intervals: Intervals, published: Sequence[Published]
-) -> _Table:
-    """The rows shared by every textual form."""
-    means: list[tuple[str, list[str]]] = []
-    for name, summary in summaries.items():
-        means.append((name, [_percent(value) for value in _values(summary)]))
-        if name in intervals:
-            widths = ((i.high - i.low) / 2 for i in intervals[name].values())
-            means.append(("  95% interval", [_half_width(width) for width in widths]))
-    if len(summaries) == 2:
-        first, second = (_values(summary) for summary in summaries.values())
-        means.append(("difference", [_signed(b - a) for a, b in zip(first, second, strict=True)]))
-    support: list[tuple[str, list[str]]] = []
-    for name, summary in _distinct_supports(summaries).items():
-        suffix = f" ({name})" if name else ""
-        counted = [*summary.counted.values(), summary.counted_all]
-        support.append((f"classes counted{suffix}", [*map(_number, counted), ""]))
-        for label, held in (("positives", summary.positives), ("negatives", summary.negatives)):
-            cells = [*map(_number, held.values()), _number(sum(held.values())), ""]
-            support.append((f"{label}{suffix}", cells))
-    papers = [(row.method, [*(f"{value:.2f}" for value in row.values), ""]) for row in published]
-    sections: list[list[tuple[str, list[str]]]] = [means, papers, support]
-    return _Table(
-        sections=[section for section in sections if section], notes=_notes(summaries, published)
-    )
-
-
-def _notes(summaries: Mapping[str, Summary], published: Sequence[Published]) -> list[str]:
-    weighted = (f"{name} {_percent(s.map_weighted)}" for name, s in summaries.items())
-    rules = sorted({summary.rule for summary in summaries.values()})
-    return [
-        "mAP in percent, over annotated entries only.",
-        f"Group 1 has the fewest training annotations, group {NUM_GROUPS} the most.",
-        f"Mean over classes weighted by their positives: {', '.join(weighted)}.",
-        *(f"Rule {rule}: {RULES[rule]}." for rule in rules),
-        *(f"Published: {source}." for source in dict.fromkeys(row.source for row in published)),
-    ]
+        pq.write_table(pa.table(arrays, metadata=dict(about)), temporary)
 
 
 def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
@@ -207,27 +234,8 @@ def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
     return dict(summaries)
 
 
-def _values(summary: Summary) -> list[float]:
-    """Values in the order of `HEADERS`."""
-    return list(summary.means().values())
-
-
-def _percent(value: float) -> str:
-    return _NOTHING if math.isnan(value) else f"{100 * value:.2f}"
-
-
-def _signed(value: float) -> str:
-    return _NOTHING if math.isnan(value) else f"{100 * value:+.2f}"
-
-
-def _half_width(value: float) -> str:
-    return _NOTHING if math.isnan(value) else f"±{100 * value:.2f}"
-
-
-def _p_value(value: float) -> str:
-    if math.isnan(value):
-        return _NOTHING
-    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+def _as_pair(interval: Interval) -> list[float | None]:
+    return [_or_none(interval.low), _or_none(interval.high)]
 
 
 def _number(value: int) -> str:

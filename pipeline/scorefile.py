@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -52,8 +54,15 @@ class ScoreFile:
             image_ids_E=self.image_ids_E,
         )
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write atomically, rows ordered by image and class: equal entries, equal bytes."""
+    def write(
+        self, path: str | os.PathLike[str], about: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Write atomically, rows ordered by image and class: equal entries, equal bytes.
+
+        Args:
+            path: of the file.
+            about: what was scored, kept as the schema's metadata.
+        """
         order_E = np.lexsort([self.classes_E, self.image_ids_E])
         columns = [
             pa.array(format_image_ids(self.image_ids_E[order_E]), pa.string()),
@@ -63,7 +72,8 @@ class ScoreFile:
             pa.array(self.boosted_E[order_E]),
         ]
         with replacing(path) as temporary:
-            pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
+            table = pa.table(columns, schema=SCHEMA.with_metadata(dict(about)))
+            pq.write_table(table, temporary, compression="zstd")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ScoreFile:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bootstrap import MEANS, Interval, Judged, centred_interval, resample
+from pipeline.bootstrap import MEANS, Interval, Judged, centred_interval, means_of, resample
 from pipeline.metrics import average_precision, summarize
-from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
+from sharding.labels import POSITIVE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,47 +44,16 @@ def compare(
     _check_same_entries(first, second)
     num_classes = len(groups_K)
     nothing_K = np.zeros(num_classes, np.int64)
+    positives_K = np.bincount(first.class_ids_E[first.labels_E == POSITIVE], minlength=num_classes)
     estimates, samples = [], []
     for judged in (first, second):
         ap_K = average_precision(
             judged.scores_E, judged.labels_E, judged.class_ids_E, num_classes, rule
         )
-        means = summarize(ap_K, groups_K, nothing_K, nothing_K, rule).means()
+        means = means_of(summarize(ap_K, groups_K, positives_K, nothing_K, rule))
         estimates.append(np.array(list(means.values())))
         samples.append(resample(judged, groups_K, rule=rule, replicates=replicates, seed=seed))
     return _differences(estimates[1] - estimates[0], samples[1] - samples[0], level)
-
-
-def compare_classes(
-    first_K: npt.NDArray[np.float64],
-    second_K: npt.NDArray[np.float64],
-    groups_K: npt.NDArray[np.integer],
-    *,
-    replicates: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Mapping[str, Difference]:
-    """Paired bootstrap over classes, from two tables of AP per class (NaN: not counted).
-
-    For runs of which only the per-class table is left. The answer is about other classes of the
-    same kind; classes that only one run counts are left out.
-    """
-    if not len(first_K) == len(second_K) == len(groups_K):
-        raise InputError(
-            f"{len(first_K)} and {len(second_K)} classes in {len(groups_K)} groups",
-            fix="compare runs on the same class list",
-        )
-    delta_K = second_K - first_K
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero((groups_K == g) & ~np.isnan(delta_K)) for g in range(1, 6)]
-    columns = [members[g] for g in range(NUM_GROUPS)] + [np.flatnonzero(~np.isnan(delta_K))]
-    estimate = np.array([_mean(delta_K[of]) for of in columns])
-    sample_RM = np.stack([_resampled_means(delta_K[of], replicates, rng) for of in columns], axis=1)
-    # Groups are drawn independently, so their mean's replicates are the means of theirs.
-    held = [g for g in range(NUM_GROUPS) if len(members[g])]
-    estimate = np.append(estimate, _mean(estimate[held]))
-    of_groups = sample_RM[:, held].mean(axis=1) if held else np.full(replicates, np.nan)
-    return _differences(estimate, np.column_stack([sample_RM, of_groups]), level)
 
 
 def _differences(
@@ -110,19 +79,6 @@ def _p_value(estimate: float, sample_R: npt.NDArray[np.float64]) -> float:
         return float("nan")
     strayed = np.abs(known - np.median(known)) >= abs(estimate)
     return float((strayed.sum() + 1) / (len(known) + 1))
-
-
-def _resampled_means(
-    values: npt.NDArray[np.float64], replicates: int, rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
-    if not len(values):
-        return np.full(replicates, np.nan)
-    drawn = (rng.integers(0, len(values), len(values)) for _ in range(replicates))
-    return np.array([values[indices].mean() for indices in drawn])
-
-
-def _mean(values: npt.NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else float("nan")
 
 
 def _check_same_entries(first: Judged, second: Judged) -> None:

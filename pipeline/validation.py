@@ -18,6 +18,7 @@ from pipeline.labeljoin import LabelJoin
 from pipeline.leftout import LeftOut
 from pipeline.loader import Loader
 from pipeline.model import CamNet
+from pipeline.report import Report
 from sharding.manifest import Dataset
 
 SCORE = "score"
@@ -91,7 +92,7 @@ class Validator:
                 classes=self.dataset.classes,
                 scores=scores,
                 ap_by_name=ap_by_name,
-                summaries=found,
+                told=Report(summaries=found),
                 prefix="val",
                 step=images_seen,
                 folder=f"eval/epoch_{epoch:03d}",

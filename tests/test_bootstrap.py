@@ -33,7 +33,8 @@ def judged(seed: int, size: int = 3000, images: int = 400, lift: float = 0.5) ->
 def summary_of(entries: Judged) -> Summary:
     ap_K = average_precision(entries.scores_E, entries.labels_E, entries.class_ids_E, NUM_CLASSES)
     none = np.zeros(NUM_CLASSES, int)
-    return summarize(ap_K, GROUPS, none, none)
+    positives_K = np.bincount(entries.class_ids_E[entries.labels_E == 1], minlength=NUM_CLASSES)
+    return summarize(ap_K, GROUPS, positives_K, none)
 
 
 def test_a_replicate_is_scikit_learn_with_sample_weights() -> None:
@@ -52,6 +53,18 @@ def test_a_replicate_is_scikit_learn_with_sample_weights() -> None:
                 sample_weight=drawn_N[image_E[mine]],
             )
             assert found[k] == pytest.approx(expected, abs=1e-9)
+
+
+def test_classes_of_a_replicate_weigh_what_was_drawn_of_them() -> None:
+    # Two images, a class each, of AP 1 and 1/2: drawn are both, or one of them twice.
+    entries = Judged(
+        scores_E=np.array([1, 1, 2], np.float32),
+        labels_E=np.array([1, 1, 0], np.int8),
+        class_ids_E=np.array([0, 1, 1]),
+        image_ids_E=np.array([0, 1, 1]),
+    )
+    weighted_R = bootstrap.resample(entries, np.array([1, 2]), replicates=40)[:, -1]
+    assert set(weighted_R) == {0.5, 0.75, 1.0}
 
 
 def test_replicates_do_not_depend_on_the_order_of_entries() -> None:
@@ -73,6 +86,8 @@ def test_interval_holds_the_estimate_and_shrinks_with_data() -> None:
         estimate = summary_of(entries).map_all
         assert found["all"].low < estimate < found["all"].high
         assert found["all"].high - found["all"].low < found["group_1"].high - found["group_1"].low
+        weighted = summary_of(entries).map_weighted
+        assert found["weighted"].low < weighted < found["weighted"].high
         widths.append(found["all"].high - found["all"].low)
     # Sixteen times the data, about a quarter of the width.
     assert 2.5 < widths[0] / widths[1] < 6.5

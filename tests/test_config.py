@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config import (
     DataConfig,
+    EvaluateConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
@@ -132,3 +133,16 @@ def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]
     longer = dataclasses.replace(optimizer, epochs=6)
     old, new = (dataclasses.replace(config, optimizer=each) for each in (optimizer, longer))
     assert differences(old, new) == {"optimizer.epochs": (5, 6)}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rule": "coco"}, "unknown rule 'coco'.*boostlu, imcl, csl"),
+        ({"batch_size": 0}, "batch_size is 0.*--batch-size 1 or more"),
+        ({"intervals": -1}, "intervals is -1"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        EvaluateConfig(checkpoint="c", dataset="d", **options)  # type: ignore[arg-type]

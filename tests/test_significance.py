@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.bootstrap import MEANS, Judged
-from pipeline.significance import compare, compare_classes
+from pipeline.significance import compare
 from sharding.errors import InputError
 
 GROUPS = np.arange(20) // 4 + 1
@@ -60,29 +60,3 @@ def test_other_entries_are_refused() -> None:
     relabelled = dataclasses.replace(second, labels_E=1 - second.labels_E)
     with pytest.raises(InputError, match="different entries"):
         compare(first, relabelled, GROUPS)
-
-
-def test_classes_alone_show_a_difference_and_skip_what_one_run_skips() -> None:
-    rng = np.random.default_rng(0)
-    first = rng.uniform(0.3, 0.6, 20)
-    second = first + 0.05 + 0.02 * rng.normal(size=20)
-    second[3] = np.nan
-    found = compare_classes(first, second, GROUPS)
-    assert found["all"].delta == pytest.approx(np.nanmean(second - first))
-    assert found["all"].p_value < 0.01
-    assert found["group_1"].delta == pytest.approx(np.nanmean((second - first)[:4]))
-    noise = compare_classes(first, first + 0.02 * rng.normal(size=20), GROUPS)
-    assert noise["all"].p_value > 0.05
-
-
-def test_a_group_without_class_has_no_difference() -> None:
-    first = np.where(GROUPS == 2, np.nan, 0.5)
-    found = compare_classes(first, first + 0.1, GROUPS)
-    assert np.isnan(found["group_2"].delta)
-    assert np.isnan(found["group_2"].p_value)
-    assert found["mean_of_groups"].delta == pytest.approx(0.1)
-
-
-def test_other_class_lists_are_refused() -> None:
-    with pytest.raises(InputError, match="same class list"):
-        compare_classes(np.zeros(3), np.zeros(4), np.ones(4, int))
