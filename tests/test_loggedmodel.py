@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 import pipeline
 from pipeline import locate, loggedmodel, registry, tracking, trackingstore
@@ -66,8 +76,6 @@ def test_metrics_come_with_the_data_they_were_measured_on(run_id: str, saved: Pa
 
 
 def test_a_link_answers_like_its_checkpoint(run_id: str, saved: Path, squares: Path) -> None:
-    import base64
-
     import mlflow
     import pandas as pd
 
@@ -83,6 +91,54 @@ def test_a_link_answers_like_its_checkpoint(run_id: str, saved: Path, squares: P
     assert served.metadata.signature.params.params[0].name == "top_k"
     frame = pd.DataFrame({"image": [base64.b64encode(content).decode()]})
     assert served.predict(frame)[0]["labels"][0]["mid"] == expected.top(1)[0].mid
+
+
+@contextlib.contextmanager
+def served(model_id: str) -> Iterator[str]:
+    """`mlflow models serve` on a port of its own; its address once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["models", "serve", "--model-uri", f"models:/{model_id}", "--env-manager", "local"]
+    scripts = Path(sys.executable).parent  # MLflow starts uvicorn by its name
+    process = subprocess.Popen(
+        [str(scripts / "mlflow"), *command, "--host", "127.0.0.1", "--port", port],
+        env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # uvicorn is a child of its child
+    )
+    try:
+        for _ in range(1500):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=60).ok:
+                    break
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def test_a_served_model_answers_a_jpeg_over_http(run_id: str, saved: Path, squares: Path) -> None:
+    model_id = loggedmodel.log_model(run_id, str(saved), copy=True)
+    content = next(iter(jpegs(squares).values()))
+    (expected,) = pipeline.load(str(saved)).predict([content])
+    request = {
+        "dataframe_records": [{"image": base64.b64encode(content).decode()}],
+        "params": {"top_k": 2},
+    }
+    with served(model_id) as address:
+        answer = requests.post(f"{address}/invocations", json=request, timeout=60)
+        assert answer.status_code == 200, answer.text
+        (prediction,) = answer.json()["predictions"]
+        refused = requests.post(f"{address}/invocations", json={"images": []}, timeout=60)
+        assert refused.status_code == 400
+    labels = [(label["mid"], label["name"]) for label in prediction["labels"]]
+    assert labels == [(top.mid, top.name) for top in expected.top(2)]
+    scores = [label["score"] for label in prediction["labels"]]
+    assert scores == pytest.approx([top.score for top in expected.top(2)], rel=1e-5)
 
 
 def test_a_copy_outlives_its_checkpoint_and_a_link_does_not(run_id: str, saved: Path) -> None:
