@@ -73,8 +73,13 @@ class Rival:
 
 
 def _attributions(path: Path) -> dict[str, Attributions]:
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    return {str(raw["run"]): Attributions.from_json(raw, str(path))}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {str(raw["run"]): Attributions.from_json(raw, str(path))}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"no attribution scores of ours ({error})", file=path, fix="evaluate that run again"
+        ) from None
 
 
 def _packed(rows: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:

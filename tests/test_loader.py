@@ -79,6 +79,13 @@ def test_parts_are_runs_of_the_splits_batches(squares: Path, batch_size: int, pa
     assert [share.first for share in shares] == [sum(read[:part]) for part in range(parts)]
 
 
+def test_parts_may_be_of_the_first_images_alone(squares: Path) -> None:
+    whole = loader(squares, train=False, batch_size=7)
+    shares = [whole.part(part, 2, images=40) for part in range(2)]
+    found = [key for share in shares for batch in share.epoch(0) for key in batch.image_ids_B]
+    assert found == order(squares, 0, train=False)[:40]
+
+
 def order(squares: Path, epoch: int, **options: object) -> list[int]:
     return [key for batch in loader(squares, **options).epoch(epoch) for key in batch.image_ids_B]
 

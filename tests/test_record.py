@@ -136,6 +136,9 @@ def test_another_evaluation_is_found_by_run_and_by_path(desk: Desk, tmp_path: Pa
         assert len(rival.scores.labels_E) == len(desk.found.scores.labels_E)
         (counted,) = rival.attributions.values()
         assert np.array_equal(counted.counts_H, desk.found.maps.attributions.counts_H)
+    (folder / "attribution.json").write_text("{}")
+    with pytest.raises(InputError, match=r"attribution\.json: no attribution scores of ours"):
+        Rival.read(by_path.name)
     (folder / "attribution.json").unlink()
     assert Rival.read(by_path.name).attributions == {}
 
