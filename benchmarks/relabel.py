@@ -3,8 +3,10 @@
 Two measurements, each printed as a Markdown table:
 
 * ``size``: a dump of V3's size (3.66 M images, 20.9 M rows) is simulated; then, in a process of
-  its own, the new labels are read, compared with the old table, brought into shard order and
+  its own, the new labels are read, compared with the old ones, brought into shard order and
   written. Wall time, peak memory, bytes written. The images stay untouched, whatever their size.
+  The last line is what it costs when the 1% of images without pixels get them: the labels that
+  were there before are brought into the new order, too.
 * ``ratio``: CPU time of the same steps on a small set against reading its tars and writing them
   again with webdataset, in interleaved rounds; median of the per-round ratios.
 
@@ -27,68 +29,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+from simulated import CLASSES, ROWS_FILE, class_list, shard, simulate_dataset, simulate_dump
 
 from sharding.annotations import read_split
+from sharding.commit import NewLabels, members_in
 from sharding.diff import diff_tables
-from sharding.ids import format_id_column, format_image_ids
+from sharding.ids import format_image_ids
 from sharding.labels import LabelTable
+from sharding.manifest import Dataset
 from sharding.releases import Dump
+from sharding.versions import all_labels, label_version, labels_without_pixels, rearranged
 
-CLASSES, OUTSIDE, CHUNK = 5_000, 1_500, 200_000
-POSITIVE_SHARE = 0.467  # of V3's human rows
-ROWS_FILE = "2017_11/train/annotations-human.csv"
-
-
-def class_list() -> list[str]:
-    """As many MIDs as V3's trainable list has."""
-    return [f"/m/0{index:05x}" for index in range(CLASSES)]
+PIXELS_COME = "the old tables over more shards, once there are pixels"
 
 
-def simulate_dump(
-    folder: Path, ids_N: npt.NDArray[np.uint64], rows_per_image: float, rng: np.random.Generator
-) -> None:
-    """Write V3-like train rows: ids in order, geometric rows per image, long-tailed classes."""
-    words = pa.array([*class_list(), *(f"/m/0zz{index:03x}" for index in range(OUTSIDE))])
-    chances = 1 / np.arange(20, 20 + len(words))
-    order = rng.permutation(len(words))
-    ends = pa.array([",0\n", ",1\n"])
-    path = folder / ROWS_FILE
-    path.parent.mkdir(parents=True)
-    with open(path, "wb") as out:
-        out.write(b"ImageID,Source,LabelName,Confidence\n")
-        for begin in range(0, len(ids_N), CHUNK):
-            ids = ids_N[begin : begin + CHUNK]
-            owners = np.repeat(np.arange(len(ids)), rng.geometric(1 / rows_per_image, len(ids)))
-            picked = order[rng.choice(len(words), len(owners), p=chances / chances.sum())]
-            # No pair twice: V3's heads hold neither duplicates nor conflicts.
-            owners, picked = np.divmod(np.unique(owners * len(words) + picked), len(words))
-            positive = (rng.random(len(owners)) < POSITIVE_SHARE).astype(np.int64)
-            lines = pc.binary_join_element_wise(
-                format_id_column(ids).take(pa.array(owners)),
-                pa.scalar(",verification,"),
-                words.take(pa.array(picked)),
-                ends.take(pa.array(positive)),
-                "",
-            )
-            out.write("".join(lines.to_pylist()).encode())
-
-
-def old_table(folder: Path, images_per_shard: int, rng: np.random.Generator) -> LabelTable:
-    """What the dataset holds before: 5% of the labels flipped or missing, rows in shard order."""
-    table = read_split(Dump.open(folder), "train", class_list()).table
-    changed = rng.random(len(table.states_E)) < 0.05
-    flipped = LabelTable(
-        **{**vars(table), "states_E": np.where(changed, 1 - table.states_E, table.states_E)}
-    )
-    order = np.argsort(table.image_ids_N * np.uint64(0x9E3779B97F4A7C15))  # placed by hash
-    shards = [f"images/train-{row // images_per_shard:06d}.tar" for row in range(len(table))]
-    return flipped.select(order[: int(0.99 * len(order))], shards[: int(0.99 * len(order))])
-
-
-def relabel(dump: Path, old_path: Path, new_path: Path) -> dict[str, float]:
+def relabel(dataset: Dataset, *, pixels_come: bool = False) -> dict[str, float]:
     """Read the new labels, compare, bring into shard order, write; seconds of each step."""
     seconds = {}
 
@@ -99,21 +54,29 @@ def relabel(dump: Path, old_path: Path, new_path: Path) -> dict[str, float]:
         seconds[name] = time.perf_counter() - start
 
     with step("read the new dump"):
-        new = read_split(Dump.open(dump), "train", class_list())
+        new = read_split(Dump.open(dataset.directory), "train", class_list())
     reading_bytes = peak_bytes()
-    with step("read the old table"):
-        old = LabelTable.read(old_path)
+    with step("read the old tables"):
+        old = all_labels(dataset, "train", "old")
+        members = members_in(dataset)
     with step("compare"):
-        diff = diff_tables(old, new.table, CLASSES)
+        diff_tables(old, new.table, CLASSES)
     with step("join and write"):
-        rows = new.table.rows_of(np.concatenate([old.image_ids_N, diff.images_new]))
-        shards = [*old.shards, *[""] * len(diff.images_new)]
-        new.table.select(rows, shards).write(new_path)
+        labels = NewLabels(name="new", release="v3", policy={}, splits={"train": new})
+        label_version(dataset.directory, labels, members)
+    written = sum(path.stat().st_size for path in dataset.directory.glob("labels/new/*"))
+    cpu_seconds = time.process_time()
+    if pixels_come:
+        late_N = labels_without_pixels(dataset, "train", "old").image_ids_N
+        with step(PIXELS_COME):
+            rearranged(dataset, "old", [*members, shard(len(members), late_N)])
     return {
         **seconds,
         "rows": new.report["rows"],
-        "images": len(rows),
+        "images": len(new.table),
         "reading_bytes": reading_bytes,
+        "written_bytes": written,
+        "cpu_seconds": cpu_seconds,
     }
 
 
@@ -122,28 +85,27 @@ def measure_size(folder: Path, arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.seed)
     ids_N = np.unique(rng.integers(0, 2**64 - 1, arguments.images, np.uint64, endpoint=True))
     simulate_dump(folder, ids_N, arguments.rows_per_image, rng)
-    old_table(folder, 4_000, rng).write(folder / "old.parquet")
+    simulate_dataset(folder, 4_000, rng)
     command = [sys.executable, __file__, "measured", "--directory", str(folder)]
     bill = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    written = (folder / "new.parquet").stat().st_size
     print(f"\n{bill.pop('images'):,} images, {bill.pop('rows'):,} rows, ", end="")
     print(f"{(folder / ROWS_FILE).stat().st_size / 1e6:,.0f} MB of CSV\n")
     print("| step | |\n|---|---|")
     peak, reading = bill.pop("peak_bytes"), bill.pop("reading_bytes")
-    cpu = bill.pop("cpu_seconds")
+    cpu, written = bill.pop("cpu_seconds"), bill.pop("written_bytes")
+    late = bill.pop(PIXELS_COME)
     for name, value in bill.items():
         print(f"| {name} | {value:.1f} s |")
     print(f"| **all, wall / CPU** | **{sum(bill.values()):.1f} s / {cpu:.1f} s** |")
     print(f"| peak memory while reading / at all | {reading / 1e9:.2f} / {peak / 1e9:.2f} GB |")
     print(f"| written (image bytes: 0) | {written / 1e6:.0f} MB |")
+    print(f"| {PIXELS_COME} | {late:.1f} s |")
 
 
 def run_measured(folder: Path) -> None:
     """The measured process of ``size``: prints its bill as JSON."""
-    bill = relabel(folder, folder / "old.parquet", folder / "new.parquet")
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+    bill = relabel(Dataset.open(folder), pixels_come=True)
     bill["peak_bytes"] = peak_bytes()
-    bill["cpu_seconds"] = usage.ru_utime + usage.ru_stime
     print(json.dumps(bill))
 
 
@@ -152,23 +114,21 @@ def measure_ratio(folder: Path, arguments: argparse.Namespace) -> None:
     rng = np.random.default_rng(arguments.seed)
     ids_N = np.unique(rng.integers(0, 2**64 - 1, arguments.images, np.uint64, endpoint=True))
     simulate_dump(folder, ids_N, arguments.rows_per_image, rng)
-    table = old_table(folder, 4_000, rng)
-    table.write(folder / "old.parquet")
+    dataset = simulate_dataset(folder, 4_000, rng)
+    table = dataset.labels("train")
     write_tar(folder / "old.tar", table, rng, arguments.image_bytes)
     ours, theirs = [], []
     for _ in range(arguments.rounds):
         theirs.append(cpu_time(lambda: rewrite_tar(folder / "old.tar", folder / "new.tar")))
-        ours.append(
-            cpu_time(lambda: relabel(folder, folder / "old.parquet", folder / "new.parquet"))
-        )
+        ours.append(cpu_time(lambda: relabel(dataset)))
     ratios = [theirs / ours for theirs, ours in zip(theirs, ours, strict=True)]
     print(f"\n{len(table):,} images of {arguments.image_bytes / 1e3:.0f} KB\n")
     print("| way | CPU, median | bytes written |\n|---|---|---|")
-    for name, times, path in (
+    for name, times, pattern in (
         ("webdataset: read tar, write tar", theirs, "new.tar"),
-        ("new label table", ours, "new.parquet"),
+        ("new label version", ours, "labels/new/*"),
     ):
-        size = (folder / path).stat().st_size
+        size = sum(path.stat().st_size for path in folder.glob(pattern))
         print(f"| {name} | {1e3 * statistics.median(times):.0f} ms | {size / 1e6:.2f} MB |")
     print(f"\nmedian of {arguments.rounds} per-round ratios: {statistics.median(ratios):.0f}x")
 

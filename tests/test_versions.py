@@ -13,6 +13,9 @@ from sharding.annotations import read_split
 from sharding.checkup import checkup
 from sharding.convert import convert
 from sharding.errors import InputError
+from sharding.importers.options import ImportOptions
+from sharding.importers.prepare import prepare_import
+from sharding.importers.run import import_collection
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.options import ReshardOptions, ShardOptions, VerifyOptions
@@ -227,3 +230,29 @@ def test_a_table_that_no_version_names_goes(inputs: Inputs, dataset: Path) -> No
         mend()
         assert not path.exists()
         assert check(dataset) == []
+
+
+def test_an_imports_lost_table_comes_back_by_repeating_it(inputs: Inputs, tmp_path: Path) -> None:
+    dataset, table = tmp_path / "dataset", tmp_path / "labels.csv"
+    at_hand = image_ids(inputs.folder / "jpegs", "train")
+    rows = [f"{image_id}.jpg,cat|dog" for image_id in (*at_hand, NOWHERE)]
+    table.write_text("\n".join(["image,labels", *rows, ""]))
+    options = ImportOptions(
+        format="csv",
+        source=inputs.folder / "jpegs/train",
+        table=table,
+        output=str(dataset),
+        single_positive=True,
+    )
+    import_collection(prepare_import(options), map)
+    assert check(dataset) == []
+    (kept, one_each) = sorted(dataset.glob("labels/*/train.without_pixels.parquet"))
+    before = {path: path.read_bytes() for path in (kept, one_each)}
+    for path in before:
+        path.unlink()
+        (told,) = check(dataset, repair=True)
+        assert "(an import: repeat it with --retry-failed)" in told
+        again = dataclasses.replace(options, retry_failed=True)
+        import_collection(prepare_import(again), map)
+        assert check(dataset) == []
+        assert path.read_bytes() == before[path]
