@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.atomic import replacing
-from sharding.errors import InputError
+from sharding.errors import AGAIN, InputError
 
 NUM_GROUPS = 5
 GroupBy = Literal["annotations", "positives"]
@@ -139,14 +139,12 @@ class ClassTable:
         try:
             table = pq.read_table(Path(path), columns=SCHEMA.names).cast(SCHEMA)
         except FileNotFoundError:
-            raise InputError(
-                "class table is missing", file=path, fix="run the shard job again"
-            ) from None
+            raise InputError("class table is missing", file=path, fix=AGAIN) from None
         except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
             raise InputError(
                 f"not a class table ({str(error).splitlines()[0]})",
                 file=path,
-                fix="run the shard job again",
+                fix=AGAIN,
             ) from None
         return cls(
             mids=table["mid"].to_pylist(),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from sharding import unfinished
 from sharding.atomic import sweep
@@ -21,12 +20,18 @@ from sharding.commit import (
 )
 from sharding.dispatch import ParallelMap, write_shards
 from sharding.errors import InputError
-from sharding.manifest import FILE, Dataset, Manifest
+from sharding.manifest import FILE, DamagedManifest, Dataset, Manifest
 from sharding.prepare import Job
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import HASH as QUARANTINE_HASH
 from sharding.reshard import add_labels
-from sharding.restore import restore_beside, write_beside
+from sharding.restore import (
+    Restored,
+    lacks_manifest_alone,
+    restore,
+    restore_beside,
+    write_beside,
+)
 from sharding.summary import Summary, summarise
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask, finished
 from sharding.versions import label_version, remove_settled
@@ -42,33 +47,21 @@ def convert(job: Job, parallel: ParallelMap) -> Summary:
     started = time.monotonic()
     with unfinished.holding(job.output):
         existing = _existing(job)
-        if existing is None:
-            unfinished.begin(job.output, job.identity)
-        else:
-            existing = restore_beside(job, existing)
-        if existing is not None and job.options.retry_failed:
-            sweep(job.output)
-            add_labels(Dataset.open(job.output), job.labels, job.source, parallel)
-            seconds = time.monotonic() - started
-            return summarise(job.output, Manifest.read(job.output), seconds=seconds)
+        if existing is not None:
+            return _again(job, existing, parallel, started)
+        unfinished.begin(job.output, job.identity, begun=lacks_manifest_alone(job))
         tasks = list(job.tasks())
-        earlier = [
-            outcome
-            for task in tasks
-            if (outcome := finished(task)) is not None
-            and not (job.options.retry_failed and outcome.failures)
-        ]
+        earlier = [outcome for task in tasks if (outcome := finished(task)) is not None]
+        if job.options.retry_failed:
+            earlier = [outcome for outcome in earlier if not outcome.failures]
         names = {outcome.name for outcome in earlier}
         todo = [task for task in tasks if task.plan.name not in names]
-        if existing is not None and (not todo or _revised(existing, names, todo)):
-            unfinished.end(job.output)
-            return summarise(job.output, existing, seconds=None)
         written = write_shards(todo, parallel, planned=tasks)
         outcomes = sorted([*earlier, *written], key=lambda done: done.name)
         if not any(outcome.shard for outcome in outcomes):
             raise _nothing_usable(job, tasks, outcomes)
         sweep(job.output)  # of workers that were killed
-        manifest = _commit(job, outcomes, existing)
+        manifest = _commit(job, outcomes)
         return summarise(
             job.output,
             manifest,
@@ -76,6 +69,26 @@ def convert(job: Job, parallel: ParallelMap) -> Summary:
             continued=len(earlier),
             how=count_how(outcomes),
         )
+
+
+def _again(job: Job, manifest: Manifest, parallel: ParallelMap, started: float) -> Summary:
+    """A dataset that was finished before: look again for images, or make again what was lost."""
+    directory = job.output
+    sweep(directory)
+    restored: Restored | None = Restored(tars=0, forgotten=0)
+    if job.options.retry_failed:
+        restore_beside(job, manifest)
+        add_labels(Dataset.open(directory), job.labels, job.source, parallel)
+    else:
+        restored = restore(job, manifest, parallel)
+    unfinished.end(directory)
+    return summarise(
+        directory,
+        Manifest.read(directory),
+        seconds=None if restored is None else time.monotonic() - started,
+        continued=len(manifest.shards) - restored.tars if restored and restored.tars else 0,
+        forgotten=0 if restored is None else restored.forgotten,
+    )
 
 
 def _existing(job: Job) -> Manifest | None:
@@ -86,7 +99,12 @@ def _existing(job: Job) -> Manifest | None:
     """
     if not (job.output / FILE).is_file():
         return None
-    manifest = Manifest.read(job.output)
+    try:
+        manifest = Manifest.read(job.output)
+    except DamagedManifest:
+        if lacks_manifest_alone(job):
+            return None
+        raise
     if manifest.created_by.get("plan") != job.digest:
         raise InputError(
             f"this is a finished dataset of other labels or options ({_described(manifest, job)})",
@@ -94,12 +112,6 @@ def _existing(job: Job) -> Manifest | None:
             fix="choose another --output, or run jobs/reshard_openimages.py for new annotations",
         )
     return manifest
-
-
-def _revised(manifest: Manifest, finished_names: set[str], todo: Sequence[ShardTask]) -> bool:
-    """Whether re-sharding has added or replaced tars since: repairing is then not this job's."""
-    planned = finished_names | {task.plan.name for task in todo}
-    return any(Path(shard.path).stem not in planned for shard in manifest.shards)
 
 
 def _described(manifest: Manifest, job: Job) -> str:
@@ -113,7 +125,7 @@ def _described(manifest: Manifest, job: Job) -> str:
     return found or "the annotations or their policy differ"
 
 
-def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | None) -> Manifest:
+def _commit(job: Job, outcomes: Sequence[ShardOutcome]) -> Manifest:
     planned = {plan.name: plan for plans in job.plans.values() for plan in plans}
     members = [
         part
@@ -134,8 +146,8 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome], existing: Manifest | Non
         seed=job.options.seed,
         images_per_shard=job.options.images_per_shard,
         treatment=job.treatment.record(),
-        default_labels=existing.default_labels if existing else job.labels.name,
-        labels={**(existing.labels if existing else {}), job.labels.name: version},
+        default_labels=job.labels.name,
+        labels={job.labels.name: version},
         shards=shards,
         quarantined=len(quarantine),
         created_by={

@@ -30,12 +30,13 @@ from urllib.parse import unquote, urlsplit
 from sharding import unfinished
 from sharding.archives import StagingTask, in_place
 from sharding.atomic import write_json
+from sharding.beside import CLASSES_FILE
 from sharding.bucket import Bucket
 from sharding.delivery import deliver
 from sharding.errors import InputError
 from sharding.fetching import Fetching
-from sharding.files import Files, LocalFiles, sha256_of
-from sharding.manifest import FILE, Manifest
+from sharding.files import Files, LocalFiles, changed
+from sharding.manifest import FILE, DamagedManifest, Manifest
 from sharding.tasks import FOLDER, ShardOutcome, ShardTask
 
 AnyMap = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -141,7 +142,7 @@ class _BucketDesk(Desk):
     def check_out(self) -> None:
         """Lay out what the bucket holds; of a place that holds no dataset, its top names only."""
         top = self.files.names()
-        ours = not {FILE, unfinished.FILE}.isdisjoint(top)
+        ours = not {FILE, unfinished.FILE, CLASSES_FILE}.isdisjoint(top)
         sizes = self.files.sizes() if ours else dict.fromkeys(top, 0)
         self._clear()
         whole = [path for path in sizes if ours and _WHOLE.fullmatch(path)]
@@ -234,16 +235,13 @@ class _BucketDesk(Desk):
         return self.directory / path
 
     def _torn(self) -> bool:
-        """Whether a job was killed after it put a label table and before it put the manifest."""
-        if not (self.directory / FILE).is_file():
+        """Whether a label table is lost, or a job was killed before it put the manifest of it."""
+        try:
+            versions = Manifest.read(self.directory).labels.values()
+        except DamagedManifest:
             return False
-        versions = Manifest.read(self.directory).labels.values()
         tables = [file for version in versions for file in version.splits.values()]
-        return any(
-            (self.directory / file.path).is_file()
-            and sha256_of(self.directory / file.path) != file.sha256
-            for file in tables
-        )
+        return any(changed(self.directory / file.path, file.sha256) for file in tables)
 
     def _clear(self) -> None:
         """Empty the desk, but for what a killed job had made ready."""

@@ -17,12 +17,23 @@ from typing import Any
 
 from sharding.atomic import write_json
 from sharding.classes import ClassTable
-from sharding.errors import InputError
+from sharding.errors import AGAIN, InputError
 from sharding.labels import LabelTable
 
 FORMAT = 1
 FILE = "dataset.json"
 SPLITS = ("train", "validation", "test")
+
+
+class DamagedManifest(InputError):
+    """The manifest is missing, cut off or changed by hand."""
+
+    def __init__(self, problem: str, path: Path) -> None:
+        fix = (
+            "restore the file from a copy; where nothing was added to the dataset since, "
+            "repeating the command that made it writes the file again"
+        )
+        super().__init__(problem, file=path, fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,33 +149,27 @@ class Manifest:
         """Read `dataset.json`.
 
         Raises:
-            InputError: it is missing, is not JSON, or is of another format.
+            DamagedManifest: it is missing or cannot be understood.
+            InputError: it is of another format.
         """
         path = Path(directory) / FILE
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(
-                "not a dataset: the manifest is missing",
-                file=path,
-                fix="run jobs/shard_openimages.py --output with this directory until it finishes",
-            ) from None
+            raise DamagedManifest("not a dataset: the manifest is missing", path) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"the manifest is not JSON ({error})", file=path, fix="run the shard job again"
-            ) from None
+            raise DamagedManifest(f"the manifest is not JSON ({error})", path) from None
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
             raise InputError(
-                f"the manifest is not of format {FORMAT}", file=path, fix="shard the dump again"
+                f"the manifest is not of format {FORMAT}",
+                file=path,
+                fix="restore it from a copy, or shard the dump into another directory",
             )
         try:
             return cls._from_json(raw)
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"the manifest lacks or misnames a field ({error})",
-                file=path,
-                fix="run the shard job again",
-            ) from None
+            problem = f"the manifest lacks or misnames a field ({error})"
+            raise DamagedManifest(problem, path) from None
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any]) -> Manifest:
@@ -204,7 +209,7 @@ class Dataset:
                 f"class list {classes.sha256[:12]} is not the manifest's "
                 f"{manifest.classes_sha256[:12]}",
                 file=path / "classes.parquet",
-                fix="restore the file, or run jobs/verify_dataset.py --repair",
+                fix=AGAIN,
             )
         return cls(directory=path, manifest=manifest, classes=classes)
 

@@ -113,6 +113,11 @@ class Job:
                 )
 
     @property
+    def label_names(self) -> frozenset[str]:
+        """The label versions that it writes."""
+        return frozenset({self.labels.name})
+
+    @property
     def images_fix(self) -> str:
         """What to do where no image was found."""
         return "give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sharding.atomic import write_json
-from sharding.commit import members_in, quarantine_of
+from sharding.commit import Members, members_in, quarantine_of
 from sharding.errors import InputError
 from sharding.extend import ids_of
 from sharding.ids import format_image_ids, parse_image_ids
@@ -17,18 +17,32 @@ from sharding.quarantine import FILE, HASH, Quarantine
 from sharding.tasks import FOLDER, Failure, ShardOutcome, read_record, record_of
 
 
-def known_failures(dataset: Dataset) -> Quarantine:
-    """The images that records tell of and no tar holds.
+def all_failures(directory: Path) -> Quarantine:
+    """The images that records tell of; of one that failed twice, what the later record says."""
+    found = {}
+    for path in sorted((directory / FOLDER).glob("*.json")):
+        record = read_record(path)
+        for entry in quarantine_of([record] if record else []).entries:
+            found[entry.split, entry.image_id] = entry
+    return Quarantine(entries=tuple(found.values()))
 
-    Raises:
-        InputError: neither a label table nor the indexes say what the tars hold.
-    """
-    failures, members = _in_records(dataset.directory), members_in(dataset)
+
+def known_failures(directory: Path, members: Sequence[Members]) -> Quarantine:
+    """The images that records tell of and no tar holds."""
+    failures = all_failures(directory)
     for split in {part.shard.split for part in members}:
         failed_N = parse_image_ids(sorted(failures.image_ids(split)))
         held_N = failed_N[np.isin(failed_N, ids_of(split, members))]
         failures = failures.without_images(split, format_image_ids(held_N))
     return failures
+
+
+def still_listed(directory: Path) -> Quarantine:
+    """The table as it is there; empty where it cannot be read."""
+    try:
+        return Quarantine.read(directory / FILE)
+    except InputError:
+        return Quarantine()
 
 
 def mend_quarantine(dataset: Dataset) -> Manifest:
@@ -37,12 +51,13 @@ def mend_quarantine(dataset: Dataset) -> Manifest:
     The manifest goes on to know it by the number of its entries, so that rows which are lost are
     missed until the command that set them aside is repeated.
     """
-    path = dataset.directory / FILE
+    directory = dataset.directory
     try:
-        mended = known_failures(dataset).merged(_still_listed(path).rows())
+        failures = known_failures(directory, members_in(dataset))
     except InputError:
-        return dataset.manifest
-    digest = mended.write(path)
+        return dataset.manifest  # nothing says what the tars hold
+    mended = failures.merged(still_listed(directory).rows())
+    digest = mended.write(directory / FILE)
     whole = len(mended) == dataset.manifest.quarantined
     return dataset.manifest.saying(**{HASH: digest}) if whole else dataset.manifest
 
@@ -52,9 +67,9 @@ def mend_records(dataset: Dataset, paths: Collection[str]) -> None:
 
     Which of several lost records told of an image is not known any more: the first one does.
     """
-    told = {(entry.split, entry.image_id) for entry in _in_records(dataset.directory).entries}
+    told = {(entry.split, entry.image_id) for entry in all_failures(dataset.directory).entries}
     untold: dict[str, list[Failure]] = {}
-    for entry in _still_listed(dataset.directory / FILE).images().entries:
+    for entry in still_listed(dataset.directory).images().entries:
         if (entry.split, entry.image_id) not in told:
             failure = Failure(image_id=entry.image_id, source=entry.source, reason=entry.reason)
             untold.setdefault(entry.split, []).append(failure)
@@ -67,20 +82,3 @@ def mend_records(dataset: Dataset, paths: Collection[str]) -> None:
                 failures=tuple(untold.pop(shard.split, ())),
             )
             write_json(dataset.directory / record_of(shard.path), record.to_json())
-
-
-def _in_records(directory: Path) -> Quarantine:
-    """All images that records tell of; of one that failed twice, what the later record says."""
-    found = {}
-    for path in sorted((directory / FOLDER).glob("*.json")):
-        record = read_record(path)
-        for entry in quarantine_of([record] if record else []).entries:
-            found[entry.split, entry.image_id] = entry
-    return Quarantine(entries=tuple(found.values()))
-
-
-def _still_listed(path: Path) -> Quarantine:
-    try:
-        return Quarantine.read(path)
-    except InputError:
-        return Quarantine()

@@ -10,6 +10,7 @@ are a draw from those of its split, and a shard exceeds it about as often as thr
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from sharding.encoded import BadImage
 from sharding.errors import InputError
 from sharding.ids import format_image_ids
 from sharding.images import Treatment, treat
-from sharding.manifest import FILE, Manifest
+from sharding.manifest import FILE, DamagedManifest, Manifest
 from sharding.plan import splitmix64
 from sharding.sources import Source
 from sharding.unfinished import FILE as UNFINISHED
@@ -109,7 +110,8 @@ def _earlier(shard_bytes: int, output: Path) -> dict[str, int] | None:
     """The numbers that this job found when it began."""
     begun = None
     if (output / FILE).is_file():
-        begun = json.loads(Manifest.read(output).created_by.get(KEY, "null"))
-    elif (output / UNFINISHED).is_file():
+        with contextlib.suppress(DamagedManifest):
+            begun = json.loads(Manifest.read(output).created_by.get(KEY, "null"))
+    if begun is None and (output / UNFINISHED).is_file():
         begun = json.loads((output / UNFINISHED).read_text(encoding="utf-8")).get(KEY)
     return dict(begun["images"]) if begun and begun["bytes"] == shard_bytes else None

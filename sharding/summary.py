@@ -38,6 +38,7 @@ class Summary:
         seconds: the job took; None where there was nothing to do.
         continued: shards that an earlier run had finished.
         how: images by what was done to them.
+        forgotten: entries of a lost quarantine that did not come back.
     """
 
     directory: Path
@@ -47,6 +48,7 @@ class Summary:
     seconds: float | None
     continued: int = 0
     how: Mapping[str, int] = field(default_factory=dict)
+    forgotten: int = 0
 
     def __str__(self) -> str:
         if self.seconds is None:
@@ -59,6 +61,9 @@ class Summary:
         if self.continued:
             rows.append(("continued", f"{self.continued:,} shards were finished before"))
         rows += [*self._unused(), *self._quarantined()]
+        if self.forgotten:
+            lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
+            rows.append(("forgotten", lost))
         return _aligned(first, rows)
 
     def _splits(self) -> list[tuple[str, str]]:
@@ -188,6 +193,7 @@ def summarise(
     seconds: float | None,
     continued: int = 0,
     how: Mapping[str, int] | None = None,
+    forgotten: int = 0,
 ) -> Summary:
     """Read back what the summary tells beside the manifest."""
     entries = Quarantine.read(directory / QUARANTINE_FILE).entries
@@ -206,6 +212,7 @@ def summarise(
         seconds=seconds,
         continued=continued,
         how=how or {},
+        forgotten=forgotten,
     )
 
 

@@ -52,10 +52,15 @@ def holding(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def begin(directory: Path, identity: Mapping[str, Any]) -> None:
+def begin(directory: Path, identity: Mapping[str, Any], *, begun: bool = False) -> None:
     """Say what the directory is going to hold, unless it already says so.
 
     Temporary files that a killed job left are removed.
+
+    Args:
+        directory: of the dataset.
+        identity: of the job.
+        begun: what is there already is known to be the job's.
 
     Raises:
         InputError: it holds something else.
@@ -67,11 +72,11 @@ def begin(directory: Path, identity: Mapping[str, Any]) -> None:
         return
     sweep_beside(path)  # of a job killed before it could say anything
     strangers = sorted(entry.name for entry in directory.iterdir())
-    if strangers:
+    if strangers and not begun:
         raise InputError(
             f"the directory is not empty (it holds {strangers[0]!r}) and is no dataset of ours",
             file=directory,
-            fix="choose another --output",
+            fix="choose another --output, or restore its dataset.json if it was a dataset",
         )
     write_json(path, identity)
 

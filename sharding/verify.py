@@ -84,11 +84,12 @@ def check_shard(
     elif must_hash and files.sha256(shard.path) != shard.sha256:
         what = "its content has changed (SHA-256 differs)"
         problems.append(Problem(path=shard.path, what=what, fix=WITH_IMAGES, kind="tar"))
+    fix = WITH_IMAGES if problems else REPAIR
     if files.size(shard.index) is None:
-        problems.append(Problem(path=shard.index, what="missing", fix=REPAIR, kind="index"))
+        problems.append(Problem(path=shard.index, what="missing", fix=fix, kind="index"))
     elif files.sha256(shard.index) != shard.index_sha256:
         what = "its content has changed; DALI would read wrong bytes"
-        problems.append(Problem(path=shard.index, what=what, fix=REPAIR, kind="index"))
+        problems.append(Problem(path=shard.index, what=what, fix=fix, kind="index"))
     return problems
 
 
@@ -146,10 +147,15 @@ def _in_order(dataset: Dataset, problems: Iterable[Problem]) -> list[Problem]:
         for split, name in in_tars.items()
         if manifest.labels[name].splits[split].path in paths
     }
-    waiting = {shard.path: lost[shard.split] for shard in manifest.shards if shard.split in lost}
+    waiting = {
+        path: lost[shard.split]
+        for shard in manifest.shards
+        if shard.split in lost
+        for path in (shard.path, shard.index)
+    }
     return [
         replace(problem, fix=f"{waiting[problem.path]}, then {problem.fix}")
-        if problem.kind == "tar" and problem.path in waiting
+        if problem.fix == WITH_IMAGES and problem.path in waiting
         else problem
         for problem in problems
     ]

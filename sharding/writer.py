@@ -103,7 +103,8 @@ def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:
         raise InputError(
             f"image cannot be used: {reason}",
             file=source,
-            fix="replace it, or leave out --strict to set such images aside",
+            fix="give images among which it is whole; where --strict was given, "
+            "leave it out to set such images aside",
         )
     return Failure(image_id=image_id, source=source, reason=reason)
 

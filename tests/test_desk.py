@@ -379,6 +379,31 @@ def test_lost_labels_come_back_from_the_tars(filled, on_disk: Path, tmp_path: Pa
     assert objects(filled) == tree(on_disk)
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("dataset.json",),
+        ("classes.parquet", "quarantine.parquet", "README.md"),
+        ("images/train-000001.tar", "labels/2017_11/train.parquet"),
+        ("images/train-000001.tar", "images/train-000001.idx", "labels/2017_11/train.parquet"),
+    ],
+)
+def test_the_command_that_made_it_makes_again_what_was_lost(
+    inputs, filled, on_disk: Path, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
+    for name in lost:
+        filled.Object(f"sets/tiny/{name}").delete()
+    assert f"{URL} is finished, in" in shard(inputs, URL, tmp_path)
+    assert objects(filled) == tree(on_disk)
+
+
+def test_a_lost_tar_and_its_index_are_mended(inputs, filled, on_disk: Path, tmp_path: Path) -> None:
+    for name in ("tar", "idx"):
+        filled.Object(f"sets/tiny/images/train-000001.{name}").delete()
+    assert check(tmp_path, repair=True, images=str(inputs[1]))[0].well
+    assert objects(filled) == tree(on_disk)
+
+
 def test_new_labels_put_no_image_byte(
     inputs, filled, server: Web, on_disk: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,12 @@ class ImportJob(Job):
     single_positive: NewLabels | None = None
 
     @property
+    def label_names(self) -> frozenset[str]:
+        """The label versions that it writes."""
+        further = set() if self.single_positive is None else {self.single_positive.name}
+        return super().label_names | further
+
+    @property
     def images_fix(self) -> str:
         """What to do where no image was found."""
         return "unpack the images where the collection's own archive puts them"
