@@ -168,7 +168,9 @@ def index_of_tar(path: Path) -> bytes:
                 samples.setdefault(key, []).append(field)
     except tarfile.TarError as error:
         raise InputError(
-            f"not a whole tar ({error})", file=path, fix="repair with --images"
+            f"not a whole tar ({error})",
+            file=path,
+            fix="check without --quick, and repair with --images",
         ) from None
     lines = [" ".join(fields) for fields in samples.values()]
     return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()

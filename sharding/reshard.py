@@ -31,6 +31,7 @@ from sharding.publish import merged_failures, publish
 from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.quarantine import Quarantine
 from sharding.relabel import open_dump, read_labels
+from sharding.shardsource import WITH_IMAGES
 from sharding.sources import Source
 from sharding.summary import Resharded
 
@@ -147,7 +148,7 @@ def _rewrite(dataset: Dataset, new: NewLabels, parallel: ParallelMap) -> int:
             raise InputError(
                 f"images of {task.source.name(task.plan.split, '*')} cannot be read",
                 file=dataset.directory,
-                fix="run jobs/verify_dataset.py --repair",
+                fix=WITH_IMAGES,
             )
         kept.append(part)
     in_tars.update(dict.fromkeys(todo, new.name))

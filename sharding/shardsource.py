@@ -41,6 +41,7 @@ def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 _REPAIR = "run jobs/verify_dataset.py --repair"
+WITH_IMAGES = f"{_REPAIR} --images with the folder of the images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,7 @@ class _ShardReader:
             self._file = open(tar, "rb", buffering=0)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise InputError(
-                f"cannot be opened ({error.strerror})",
-                file=tar,
-                fix=f"{_REPAIR} --images and the folder of the images, then repeat the command",
+                f"cannot be read ({error.strerror})", file=tar, fix=WITH_IMAGES
             ) from None
         self._buffer = ReadBuffer()
 

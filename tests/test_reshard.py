@@ -243,6 +243,18 @@ def test_a_split_that_the_new_dump_lacks_can_be_mended_after_a_rewrite(
     assert tree(dataset) == before
 
 
+def test_a_rewrite_of_a_lost_tar_is_one_line_and_goes_on_when_it_is_mended(
+    dataset: Path, newer: Path, inputs
+) -> None:
+    lost = dataset / "images/train-000001.tar"
+    lost.unlink()
+    with pytest.raises(InputError, match=r"train-000001\.tar: cannot be read .*--repair --images"):
+        relabel(dataset, newer, rewrite=True)
+    mend = VerifyOptions(dataset=dataset, repair=True, images=str(inputs[1]))
+    assert checkup(mend, serially).well
+    assert relabel(dataset, newer, rewrite=True).rewritten > 1
+
+
 def ids_at_hand(dataset: Path) -> list[str]:
     return [f"{int(k):016x}" for k in Dataset.open(dataset).labels("train").image_ids_N]
 
