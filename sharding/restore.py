@@ -64,7 +64,7 @@ def restore(job: Job, manifest: Manifest, parallel: ParallelMap) -> Restored | N
     whole = restore_beside(job, manifest)
     dataset = Dataset.open(job.output)
     set_aside = list(check_quarantine(dataset))
-    files = dataset.manifest.labels[job.labels.name].splits.values()
+    files = dataset.manifest.labels[job.labels.name].files
     if set_aside or any(changed(job.output / file.path, file.sha256) for file in files):
         members = _members(job, dataset)
         quarantine = still_listed(job.output)
