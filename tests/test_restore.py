@@ -19,6 +19,7 @@ from sharding.prepare import prepare
 from sharding.quarantine import Quarantine
 from sharding.reshard import reshard
 from tests.dumpmaking import MIDS, write_classes, write_labels
+from tests.killing import run_until
 from tests.photos import image_ids, tree, write_photo_dump
 
 TAR, INDEX, TABLE = (
@@ -176,6 +177,21 @@ def test_a_lost_tar_comes_back_as_it_was_under_all_labels(
     assert tree(dataset) == before
     assert "24 images" in shard((inputs[0], images), dataset, retry_failed=True)
     assert check(dataset).well
+
+
+def test_killed_amid_it_the_command_is_repeated(dataset: Path, inputs, tmp_path: Path) -> None:
+    with_later_labels(dataset, inputs, tmp_path)
+    before = tree(dataset)
+    lost("images/train-000000.tar", TAR, TABLE, "classes.parquet", "quarantine.parquet")(dataset)
+    event, died = 0, True
+    while died:
+        copy = shutil.copytree(dataset, tmp_path / f"killed-{event}")
+        died = run_until(event, shard, inputs, copy)
+        shard(inputs, copy)
+        assert check(copy).well
+        assert but_records(tree(copy)) == but_records(before), f"killed at event {event}"
+        event += 11
+    assert event > 40
 
 
 @pytest.mark.parametrize("tars", ["train-000000.*", "*.tar"])
