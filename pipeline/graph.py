@@ -1,6 +1,6 @@
 """The DALI graphs: one for training and evaluation on CPU and GPU, and two that look for damage.
 
-The package's only importer of DALI, lazily: configurations and labels do without it.
+The package's only importer of DALI, lazily, as of torch: configurations do without them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from pipeline.resizing import Squash
 
 READER = "shards"
 HARDWARE_SHARE = 0.65
@@ -86,6 +84,8 @@ def batches(
         position: DALI's checkpoint of an iterator with the same arguments.
     """
     from nvidia.dali import fn, pipeline_def, types
+
+    from pipeline.resizing import Squash
 
     decoder = _decoder(device_id, hardware_share)
 

@@ -12,6 +12,7 @@ from pipeline import evaluate
 from pipeline import model as models
 from pipeline.config import DataConfig, ModelConfig, TrainConfig
 from pipeline.labeljoin import LabelJoin
+from pipeline.leftout import LeftOut
 from pipeline.loader import Loader
 from pipeline.validation import Validator
 from sharding.labels import format_image_ids
@@ -88,6 +89,7 @@ def test_ranks_that_validate_together_give_the_bits_of_one(
                 device=torch.device("cpu"),
                 threads=1,
                 tracker=Recorder(),
+                left_out=LeftOut(),
                 rank=rank,
                 world_size=size,
             )
