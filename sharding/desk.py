@@ -240,7 +240,7 @@ class _BucketDesk(Desk):
             versions = Manifest.read(self.directory).labels.values()
         except DamagedManifest:
             return False
-        tables = [file for version in versions for file in version.splits.values()]
+        tables = [file for version in versions for file in version.files]
         return any(changed(self.directory / file.path, file.sha256) for file in tables)
 
     def _clear(self) -> None:

@@ -99,8 +99,8 @@ def labels_without_pixels(dataset: Dataset, split: str, name: str) -> LabelTable
 def how_to_write_again(name: str) -> str:
     """What mends a table that follows from nothing but the annotations."""
     return (
-        f"run jobs/reshard_openimages.py --name {name} with its annotations "
-        "(an import: repeat it with --retry-failed)"
+        f"repeat the command that wrote labels {name}, or run jobs/reshard_openimages.py "
+        f"--name {name} with its annotations (an import: repeat it with --retry-failed)"
     )
 
 
