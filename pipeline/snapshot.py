@@ -74,7 +74,7 @@ def mend(run: str) -> None:
     if listed is None or set(whole) != set(listed):
         lost = ", ".join(name for name in named if name not in whole)
         why = (
-            "is damaged" if listed is None else f"names {lost}, not whole" if listed else "is gone"
+            "is damaged" if listed is None else f"names {lost}, not whole" if listed else "has none"
         )
         tell(f"{location} {why}: made anew from {len(whole)} checkpoints", "WARNING")
         storage.write_json(location, _list_of(run, whole, listed or {}))

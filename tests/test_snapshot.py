@@ -141,7 +141,7 @@ def test_a_run_killed_before_its_first_list_goes_on_from_what_is_whole(run: Run,
     whole = run.add(2, epoch=0, step=4, score=-2.0)
     snapshot.mend(str(run.directory))
     assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
-    assert "is gone: made anew from 1 checkpoints" in capsys.readouterr().out
+    assert "has none: made anew from 1 checkpoints" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", ["cut", "file missing", "directory missing"])
