@@ -118,7 +118,7 @@ def test_complete_labels_leave_none(squares: Path) -> None:
 def test_negative_numbers_are_refused() -> None:
     from pipeline.config import TrainConfig
 
-    with pytest.raises(InputError, match="-1 candidates"):
+    with pytest.raises(InputError, match="candidates_per_epoch is -1"):
         TrainConfig(dataset="x", candidates_per_epoch=-1)
 
 

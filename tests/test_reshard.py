@@ -272,16 +272,6 @@ def jpeg_of(dataset: Path, image_id: str) -> bytes:
     return member_of(dataset, image_id, "jpg")
 
 
-def test_a_lost_tar_is_named_when_it_should_be_rewritten(dataset, inputs, newer) -> None:
-    lost = min((dataset / "images").glob("train-*.tar"))
-    lost.unlink()
-    with pytest.raises(InputError, match=rf"{lost.name}: cannot be opened.*--repair --images"):
-        relabel(dataset, newer, rewrite=True)
-    mended = checkup(VerifyOptions(dataset=dataset, repair=True, images=str(inputs[1])), serially)
-    assert mended.well
-    relabel(dataset, newer, rewrite=True)
-
-
 @pytest.mark.parametrize("what", ["labels", "images", "rewrite"])
 def test_killed_anywhere_it_ends_the_same(original, newer, inputs, tmp_path, what) -> None:
     more: dict[str, Any] = {
