@@ -163,14 +163,10 @@ class _Curves:
             has_positive_K=has_positive_K,
         )
 
-    def ap(self, drawn_N: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """AP per class with every entry weighted by its image; NaN without drawn positive."""
-        return self.drawn(drawn_N)[0]
-
     def drawn(
         self, drawn_N: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """(`ap`, positives drawn per class)."""
+        """(AP, positives) per class with every entry weighted by its image; NaN without any."""
         ap_K = np.full(len(self.has_positive_K), np.nan)
         positives_K = np.zeros(len(ap_K), np.int64)
         if not len(self.ends_S):

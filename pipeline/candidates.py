@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import outage, storage
 from pipeline.config import TrainConfig
 from sharding.classes import ClassTable
 from sharding.errors import InputError
@@ -169,7 +169,8 @@ _ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")
 def publish(found: Candidates, classes: ClassTable, config: TrainConfig, upload: Upload) -> None:
     """Leave an epoch's candidates in the run's directory and, where they are few, in MLflow."""
     name, content = f"epoch-{found.epoch:03d}.parquet", found.to_parquet(classes)
-    storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
+    with outage.of_the_storage():
+        storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
     if len(content) <= _LARGEST_ARTIFACT:
         upload(content, f"{FOLDER}/{name}")
 

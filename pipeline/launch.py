@@ -120,6 +120,9 @@ def write_again(directory: str, config: TrainConfig) -> None:
 def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bool) -> str:
     """Start the MLflow run, or find it again; its id."""
     labels, version = dataset.label_version(config.labels)
+    if resumed:
+        with contextlib.suppress(OSError):  # `train` waits for the storage
+            snapshot.mend(directory)
     checkpoint = snapshot.latest(directory) if resumed else None
     return tracking.open_run(
         experiment=config.experiment,

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline import storage, unreadable
+from pipeline import outage, storage, unreadable
 from pipeline.candidates import Upload
 from pipeline.config import TrainConfig
 from pipeline.unreadable import BadImage
@@ -96,10 +96,11 @@ def of_run(config: TrainConfig, dataset: Dataset, process: str, upload: Upload) 
 
 
 def _read(folder: str, dataset: Dataset) -> list[BadImage]:
-    found = {
-        BadImage(tar=dataset.directory / row["tar"], member=row["member"], sha256=row["sha256"])
-        for name in storage.names_in(folder)
-        if name.endswith(".json")  # not what a killed writer left
-        for row in json.loads(storage.read_bytes(storage.join(folder, name)))
-    }
+    with outage.of_the_storage():
+        found = {
+            BadImage(tar=dataset.directory / row["tar"], member=row["member"], sha256=row["sha256"])
+            for name in storage.names_in(folder)
+            if name.endswith(".json")  # not what a killed writer left
+            for row in json.loads(storage.read_bytes(storage.join(folder, name)))
+        }
     return sorted(found, key=lambda image: (image.tar, image.member, image.sha256))

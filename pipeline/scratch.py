@@ -30,7 +30,10 @@ def directory() -> Path:
 
 
 def _remove_unless_alive(other: Path) -> None:
-    descriptor = os.open(other, os.O_RDONLY)
+    try:
+        descriptor = os.open(other, os.O_RDONLY)
+    except FileNotFoundError:  # its process has just ended
+        return
     try:
         if locking.taken(descriptor):
             shutil.rmtree(other, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline import storage
+from pipeline import outage, storage
 from pipeline.config import TrainConfig
 from pipeline.loop import StepStats
 
@@ -79,5 +79,6 @@ class Teller:
         """A profiler's trace, for the run's directory and for MLflow."""
         path = "profile/trace.json.gz"
         run = storage.join(self._config.storage, self._config.run_name)
-        storage.write_bytes(storage.join(run, path), trace)
+        with outage.of_the_storage():
+            storage.write_bytes(storage.join(run, path), trace)
         self._tracker.artifact(trace, path)

@@ -105,7 +105,7 @@ def at_desk(
             yield desk
         except InputError:
             with contextlib.suppress(InputError):
-                desk.withdraw()  # what the job took back before it gave up
+                desk.take_back()  # what the job took back before it gave up
             raise
         desk.push()
         shutil.rmtree(root)
@@ -167,6 +167,11 @@ class _BucketDesk(Desk):
             self.files.put(path, self.directory / path)
             self._known[path] = now[path]
         self.withdraw()
+
+    def take_back(self) -> None:
+        """Withdraw after an error, unless the bucket's manifest may name what is gone."""
+        if self._stamps().get(FILE) == self._known.get(FILE):
+            self.withdraw()
 
     def withdraw(self) -> None:
         """Remove from the bucket what was removed from the desk."""

@@ -21,8 +21,7 @@ def read_images(
         dataset: that has them.
         split: that they are in.
         image_ids: which.
-        labels: label version that says where they are; the default one knows all but images
-            added since.
+        labels: label version that says where they are; the default one if not given.
 
     Raises:
         InputError: the dataset has no pixels of an image, or a tar is damaged.

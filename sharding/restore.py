@@ -28,7 +28,14 @@ from sharding.quarantine import FILE as QUARANTINE_FILE
 from sharding.repair import repair
 from sharding.setaside import all_failures, known_failures, still_listed
 from sharding.sources import MISSING
-from sharding.tasks import FOLDER, Failure, ShardOutcome, finished, read_record
+from sharding.tasks import (
+    FOLDER,
+    Failure,
+    ShardOutcome,
+    finished,
+    read_record,
+    record_is_of,
+)
 from sharding.unfinished import FILE as UNFINISHED_FILE
 from sharding.unfinished import STAGING
 from sharding.verify import check_derived, check_quarantine
@@ -97,6 +104,12 @@ def restore_beside(job: Job, manifest: Manifest) -> bool:
     restored = manifest.saying(**write_beside(job))
     if restored != manifest:
         restored.write(job.output)
+    for name, wrong in broken_beside(job.output, restored):
+        raise InputError(
+            f"{wrong}, and nothing in the dump says what it held",
+            file=job.output / name,
+            fix="give the dump with its image lists, or restore the file from a copy",
+        )
     return False
 
 
@@ -121,8 +134,14 @@ def lacks_manifest_alone(job: Job) -> bool:
         )
         if not ours:
             return False
-    done = (finished(task) for task in job.tasks())
-    return any(outcome is not None and outcome.shard is not None for outcome in done)
+    made = [
+        task
+        for task in job.tasks()
+        if (record := read_record(task.record)) is not None and record.shard is not None
+    ]
+    # A later job's tar may have the number of a planned one of which no image could be used.
+    own_tars = all(record_is_of(task) for task in made)
+    return own_tars and any(finished(task) for task in made)
 
 
 def _lost_tars(dataset: Dataset) -> Iterator[Problem]:
@@ -135,13 +154,14 @@ def _lost_tars(dataset: Dataset) -> Iterator[Problem]:
 def _restore_records(job: Job, dataset: Dataset) -> bool:
     """Make the records of planned tars tell of this job; whether they did that already."""
     shards = {Path(shard.path).stem: shard for shard in dataset.manifest.shards}
+    lost = [task for task in job.tasks() if task.plan.name in shards and not record_is_of(task)]
+    held = {part.shard.path: part.image_ids_N for part in members_in(dataset)} if lost else {}
+    # A planned shard without a tar has left its number to a later job's.
     lost = [
         task
-        for task in job.tasks()
-        if task.plan.name in shards
-        and ((record := read_record(task.record)) is None or record.fingerprint != task.fingerprint)
+        for task in lost
+        if np.isin(held[shards[task.plan.name].path], task.plan.image_ids_N).all()
     ]
-    held = {part.shard.path: part.image_ids_N for part in members_in(dataset)} if lost else {}
     entries = still_listed(job.output).images().entries
     listed = {(entry.split, entry.image_id): entry for entry in entries}
     for task in lost:

@@ -114,4 +114,6 @@ def _earlier(shard_bytes: int, output: Path) -> dict[str, int] | None:
             begun = json.loads(Manifest.read(output).created_by.get(KEY, "null"))
     if begun is None and (output / UNFINISHED).is_file():
         begun = json.loads((output / UNFINISHED).read_text(encoding="utf-8")).get(KEY)
-    return dict(begun["images"]) if begun and begun["bytes"] == shard_bytes else None
+    if isinstance(begun, dict) and begun["bytes"] == shard_bytes:  # once it was a number
+        return dict(begun["images"])
+    return None

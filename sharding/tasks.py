@@ -138,6 +138,12 @@ def read_record(path: Path) -> ShardOutcome | None:
         return None
 
 
+def record_is_of(task: ShardTask) -> bool:
+    """Whether the record of the task's shard is there, and of this very task."""
+    record = read_record(task.record)
+    return record is not None and record.fingerprint == task.fingerprint
+
+
 def finished(task: ShardTask) -> ShardOutcome | None:
     """The outcome of an earlier run of this very task, None where there is none.
 

@@ -44,7 +44,7 @@ def test_a_replicate_is_scikit_learn_with_sample_weights() -> None:
     curves = bootstrap._Curves.of(keys_E, image_E[order_E], NUM_CLASSES)
     for seed in range(3):
         drawn_N = np.random.default_rng(seed).integers(0, 3, len(images))
-        found = curves.ap(drawn_N)
+        found, _ = curves.drawn(drawn_N)
         for k in range(NUM_CLASSES):
             mine = entries.class_ids_E == k
             expected = average_precision_score(

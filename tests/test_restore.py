@@ -13,6 +13,7 @@ from sharding.checkup import Checkup, checkup
 from sharding.classes import ClassTable
 from sharding.convert import convert
 from sharding.errors import InputError
+from sharding.ids import format_image_ids
 from sharding.manifest import Dataset
 from sharding.options import ReshardOptions, ShardOptions, VerifyOptions
 from sharding.prepare import prepare
@@ -224,6 +225,34 @@ def test_a_manifest_that_named_more_is_not_made_anew(dataset: Path, inputs, tmp_
         with pytest.raises(InputError, match=told):
             shard(inputs, broken)
         assert tree(broken) == before
+
+
+def test_a_later_tar_with_a_planned_number_is_not_taken_for_the_planned_one(
+    inputs, tmp_path: Path
+) -> None:
+    images, dataset = shutil.copytree(inputs[1], tmp_path / "images"), tmp_path / "dataset"
+    small: dict[str, Any] = {"images_per_shard": 4}
+    options = ShardOptions(
+        annotations=inputs[0], images=str(images), output=str(dataset), dataset_name="tiny", **small
+    )
+    first, *_, last = (plan.image_ids_N for plan in prepare(options).plans["train"])
+    missing = [f"{image_id}.jpg" for image_id in format_image_ids([*last, first[0]])]
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for name in missing:
+        if (images / "train" / name).exists():
+            (images / "train" / name).rename(aside / name)
+    shard((inputs[0], images), dataset, **small)
+    shutil.copytree(aside, images / "train", dirs_exist_ok=True)
+    shard((inputs[0], images), dataset, retry_failed=True, **small)
+    before = tree(dataset)
+    shard((inputs[0], images), dataset, **small)
+    assert tree(dataset) == before
+    lost("dataset.json")(dataset)
+    damaged = tree(dataset)
+    with pytest.raises(InputError, match=r"restore its dataset\.json"):
+        shard((inputs[0], images), dataset, **small)
+    assert tree(dataset) == damaged
 
 
 def test_a_tar_of_images_found_later_comes_back_too(dataset: Path, inputs, tmp_path) -> None:

@@ -181,7 +181,7 @@ class PseudoLabeling(EntropyMaximization):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore all three."""
-        self.total_epochs = state["total_epochs"]
+        self.total_epochs = state.get("total_epochs", self.total_epochs)
         self.overlay.load_state_dict(state)
         counts = state.get("initially_unobserved")
         self.initially_unobserved_K = None if counts is None else counts.numpy().copy()

@@ -57,6 +57,7 @@ def import_collection(job: ImportJob, parallel: ParallelMap) -> Imported:
             seconds=summary.seconds if current else time.monotonic() - started,
             continued=summary.continued,
             how=summary.how,
+            forgotten=summary.forgotten,
         )
     )
 
