@@ -11,6 +11,9 @@ import pytest
 from pipeline import cluster, launch, tracking
 from pipeline.config import TrainConfig
 from sharding.manifest import Dataset
+from tests.models import write_checkpoint
+
+CHECKPOINT = "checkpoint_2026-11-24_10-00-00.000000"
 
 
 def test_tags_are_those_of_the_latest_command(
@@ -22,10 +25,13 @@ def test_tags_are_those_of_the_latest_command(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     dataset, run = Dataset.open(squares), tmp_path / "runs/a"
     told = []
-    for workers, job, last in (("1", "01000000", ""), ("2", "02000000", "checkpoint_1")):
+    for workers, job, last in (("1", "01000000", ""), ("2", "02000000", CHECKPOINT)):
         if last:
-            run.mkdir(parents=True)
-            listed = {"latest_checkpoint_result": {"checkpoint_dir_name": last}}
+            write_checkpoint(run / last, squares)
+            # A later upload was cut: the run goes on from the one before.
+            half = run / CHECKPOINT.replace("00.0", "01.0")
+            half.mkdir()
+            listed = {"latest_checkpoint_result": {"checkpoint_dir_name": half.name}}
             (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
         monkeypatch.setattr(cluster, "job_id", lambda job=job: job)
         config = TrainConfig(dataset=str(squares), workers=workers)
@@ -37,7 +43,7 @@ def test_tags_are_those_of_the_latest_command(
     assert (first["world_size"], first["ray_job_id"]) == ("1", "01000000")
     assert (second["world_size"], second["ray_job_id"]) == ("2", "02000000")
     assert "resumed_from" not in first
-    assert second["resumed_from"] == "checkpoint_1"
+    assert second["resumed_from"] == CHECKPOINT
     assert second["package_version"] == metadata.version("openimages-boostlu")
     assert second["dataset_digest"] == dataset.digest
     assert second["mlflow.runName"] == first["mlflow.runName"] == config.run_name
