@@ -20,6 +20,7 @@ from sharding.errors import InputError
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    trackingstore.everywhere()  # some of MLflow's functions remember what an earlier test set
     return uri
 
 
