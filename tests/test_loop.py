@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,32 +107,29 @@ def poisoned(model: CamNet, after: int) -> Callable[[StepResult], None]:
     return on_step
 
 
+def train_poisoned(squares: Path, after: int, **more: Any) -> None:
+    model = network()
+    train_epoch(
+        step=step_of(squares, model),
+        batches=loader_of(squares).epoch(1),
+        every=6,
+        on_stats=lambda stats: None,
+        on_step=poisoned(model, after),
+        **more,
+    )
+
+
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_loss_that_is_not_finite_stops_training_and_names_its_step(
     squares: Path, after: int
 ) -> None:
-    model = network()
     with pytest.raises(NonFiniteLoss, match=f"the loss is nan at step {after + 1}$"):
-        train_epoch(
-            step=step_of(squares, model),
-            batches=loader_of(squares).epoch(1),
-            every=6,
-            on_stats=lambda stats: None,
-            on_step=poisoned(model, after),
-        )
+        train_poisoned(squares, after)
 
 
 @pytest.mark.parametrize(("after", "saved"), [(2, []), (4, [2]), (6, [2, 4])])
 def test_no_weight_is_saved_that_is_not_finite(squares: Path, after: int, saved: list[int]) -> None:
-    model, paused = network(), list[Pause]()
+    paused = list[Pause]()
     with pytest.raises(NonFiniteLoss, match=f"weight is not finite after step {after}$"):
-        train_epoch(
-            step=step_of(squares, model),
-            batches=loader_of(squares).epoch(1),
-            every=6,
-            on_stats=lambda stats: None,
-            on_step=poisoned(model, after),
-            pause_every=2,
-            on_pause=paused.append,
-        )
+        train_poisoned(squares, after, pause_every=2, on_pause=paused.append)
     assert [at.step for at in paused] == saved
