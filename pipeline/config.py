@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.configparts import DataConfig as DataConfig
 from pipeline.configparts import ModelConfig as ModelConfig
 from pipeline.configparts import OptimizerConfig as OptimizerConfig
+from pipeline.configparts import refuse_less
 from pipeline.methodoptions import parse_options as parse_options
 from sharding.errors import InputError
 
@@ -103,12 +104,7 @@ class TrainConfig:
                 f"batch size {self.data.batch_size} does not divide over {self.workers} workers",
                 fix=f"make --batch-size, which counts all workers, a multiple of {needed}",
             )
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise InputError(
-                    f"{name} is {value}", fix=f"pass --{name.replace('_', '-')} {least} or more"
-                )
+        refuse_less(self, _LEAST)
         parse_options(self.method_options)
 
     @property
@@ -195,13 +191,7 @@ class EvaluateConfig:
         from pipeline.metrics import check_rule  # with pyarrow, which help does without
 
         check_rule(self.rule)
-        least = {"batch_size": 1, "intervals": 0, "attribution": 0, "beam": 0}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}",
-                    fix=f"pass --{name.replace('_', '-')} {bound} or more",
-                )
+        refuse_less(self, {"batch_size": 1, "intervals": 0, "attribution": 0, "beam": 0})
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:

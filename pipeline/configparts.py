@@ -6,12 +6,27 @@ Free of torch, so that a job shows its help at once.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.graph import HARDWARE_SHARE, Augmentation, Crop
 from pipeline.schedule import Schedule
 from sharding.errors import InputError
+
+
+def refuse_less(options: object, least: Mapping[str, float]) -> None:
+    """Refuse options below their bounds, and infinite ones; what is None is not asked for.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and not bound <= value < math.inf:
+            raise InputError(
+                f"{name} is {value}", fix=f"pass --{name.replace('_', '-')} {bound} or more"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
