@@ -76,6 +76,7 @@ def connect(address: str | None = None, **options: Any) -> None:
         runtime_env={
             "py_modules": [str(path) for path in package_directories()],
             "env_vars": _MEMORY,
+            "worker_process_setup_hook": "pipeline.sidebyside.name_own_instance",
         },
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(encoding="JSON") if structured.wanted() else None,

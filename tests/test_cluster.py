@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,27 @@ from pipeline import cluster, notice, preflight, tracking, watch
 from sharding.errors import InputError
 
 pytestmark = pytest.mark.ray
+
+
+@contextlib.contextmanager
+def second_instance(tmp_path: Path) -> Iterator[str]:
+    """Another process's own Ray instance; its address."""
+    program = (
+        "import ray, sys; ray.init('local', num_cpus=1, object_store_memory=100 * 1024**2,"
+        " include_dashboard=False, log_to_driver=False);"
+        " print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        # Its standard input ends with this block, and the program with it.
 
 
 @pytest.fixture
@@ -56,6 +82,27 @@ def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_driver_knows_its_job(ray_local: None) -> None:
     assert re.fullmatch("[0-9a-f]{8}", cluster.job_id())
+
+
+def test_a_worker_asks_its_own_instance_where_there_are_two(
+    ray_local: None, tmp_path: Path
+) -> None:
+    """What Ray Train's cleaner asks; without a dashboard nobody answers, but nobody is confused."""
+    import ray
+    from ray.train.v2._internal.state.util import is_actor_alive
+    from ray.util.state.exception import RayStateApiException
+
+    def ask() -> str:
+        try:
+            is_actor_alive("0" * 32, timeout=5)
+        except RayStateApiException:
+            pass
+        return os.environ["RAY_ADDRESS"]
+
+    own = ray.get_runtime_context().gcs_address
+    with second_instance(tmp_path) as other:
+        assert other != own
+        assert ray.get(ray.remote(ask).remote()) == own
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
