@@ -12,6 +12,7 @@ import torch
 
 from pipeline import parallel
 from pipeline.loader import Batch
+from pipeline.pace import Pace
 from pipeline.step import StepResult, TrainStep
 
 
@@ -35,6 +36,8 @@ class StepStats:
         images_per_second: over all ranks.
         wait_fraction: share of the ranks' time spent waiting for the loader.
         worst_wait_fraction: the same of the rank that waited longest, and all others for it.
+        slowest_rank: whose forward passes took longest.
+        skew: how long, over the mean of all ranks; 1 where all are equally fast.
     """
 
     step: int
@@ -44,6 +47,8 @@ class StepStats:
     images_per_second: float
     wait_fraction: float
     worst_wait_fraction: float
+    slowest_rank: int
+    skew: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +106,7 @@ def train_epoch(
         LeftEarly: because of ``leaving``.
     """
     step.model.train()
-    meter = _Meter(step.join.device, at)
+    meter = _Meter(step.join.device, step.pace, at)
     done = at.step
     iterator = iter(batches)
     while max_steps is None or done < max_steps:
@@ -140,12 +145,12 @@ def _check_weights(step: TrainStep, done: int) -> None:
 
 
 class _Meter:
-    """Losses and sums on the device; one all-reduce when read, none per step."""
+    """Losses and sums on the device; collectives when read, none per step."""
 
     _losses: list[torch.Tensor]
 
-    def __init__(self, device: torch.device, at: Pause) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, pace: Pace, at: Pause) -> None:
+        self._device, self._pace = device, pace
         self._images = at.images  # over all ranks, up to the last statistics
         self.reset()
         self.go_on(at)
@@ -156,11 +161,10 @@ class _Meter:
         self._counts += torch.tensor([result.modified_BK.numel(), len(result.batch)])
 
     def read(self, step: int) -> StepStats:
-        losses, modified, entries, images, all_waited = self._totals(step)
-        waited, ranks = torch.tensor([self.waited], dtype=torch.float64, device=self._device), 1
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(waited, torch.distributed.ReduceOp.MAX)
-            ranks = torch.distributed.get_world_size()
+        losses, modified, entries, images = self._totals(step)
+        self._computed += self._pace.read()
+        waited_R, computed_R = _of_all_ranks([self.waited, self._computed], self._device)
+        ranks = len(waited_R)
         elapsed = time.perf_counter() - self._started
         self._images += int(images)
         stats = StepStats(
@@ -170,18 +174,22 @@ class _Meter:
             loss=sum(losses) / ranks / self.steps,
             modified_fraction=modified / max(entries, 1),
             images_per_second=images / elapsed,
-            wait_fraction=all_waited / ranks / elapsed,
-            worst_wait_fraction=float(waited) / elapsed,
+            wait_fraction=float(waited_R.mean()) / elapsed,
+            worst_wait_fraction=float(waited_R.max()) / elapsed,
+            slowest_rank=int(computed_R.argmax()),
+            skew=float(computed_R.max() / computed_R.mean()),
         )
         self.reset()
         return stats
 
     def pause(self, step: int) -> Pause:
         """Raises NonFiniteLoss: before anybody saves what it made of the weights."""
-        _, _, _, images, _ = self._totals(step)
+        _, _, _, images = self._totals(step)
+        self._computed += self._pace.read()
         meter = {
             "images": self._images,
             "waited": self.waited,
+            "computed": self._computed,
             "seconds": time.perf_counter() - self._started,
             "losses": self._stacked().cpu(),
             "modified": self._modified.cpu(),
@@ -193,6 +201,7 @@ class _Meter:
         if at.meter is None:
             return
         self._images, self.waited = at.meter["images"], at.meter["waited"]
+        self._computed = at.meter["computed"]
         self._started = time.perf_counter() - at.meter["seconds"]
         self._losses = [*at.meter["losses"].to(self._device)]
         self._modified = at.meter["modified"].to(self._device, copy=True)
@@ -206,21 +215,30 @@ class _Meter:
         empty = torch.zeros(0, dtype=torch.float64, device=self._device)
         return torch.stack(self._losses) if self._losses else empty
 
-    def _totals(self, step: int) -> tuple[list[float], float, float, float, float]:
-        """Over all ranks: each step's loss; entries modified, entries, images, seconds waited."""
-        waited = torch.tensor([self.waited], dtype=torch.float64, device=self._device)
+    def _totals(self, step: int) -> tuple[list[float], float, float, float]:
+        """Over all ranks: each step's loss; entries modified, entries, images."""
         counts = torch.cat([self._modified, self._counts.to(self._device)]).double()
-        sums = torch.cat([counts, waited, self._stacked()])
+        sums = torch.cat([counts, self._stacked()])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
-        modified, entries, images, all_waited, *losses = sums.tolist()
+        modified, entries, images, *losses = sums.tolist()
         for number, loss in enumerate(losses, start=step - self.steps + 1):
             if not math.isfinite(loss):
                 raise NonFiniteLoss(f"the loss is {loss} at step {number}")
-        return losses, modified, entries, images, all_waited
+        return losses, modified, entries, images
 
     def reset(self) -> None:
-        self.waited, self._started = 0.0, time.perf_counter()
+        self.waited, self._computed, self._started = 0.0, 0.0, time.perf_counter()
         self._losses = []
         self._modified = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._counts = torch.zeros(2, dtype=torch.int64)  # known on the host: no device sync
+
+
+def _of_all_ranks(values: list[float], device: torch.device) -> torch.Tensor:
+    """Every rank's values, one row for each value, on the host."""
+    own = torch.tensor(values, dtype=torch.float64, device=device)
+    if not torch.distributed.is_initialized():
+        return own.cpu()[:, None]
+    parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, own)
+    return torch.stack(parts, dim=1).cpu()

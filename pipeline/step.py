@@ -22,6 +22,7 @@ from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Batch
 from pipeline.methods import Method, Phase
 from pipeline.model import CamNet
+from pipeline.pace import Pace
 from pipeline.schedule import factor
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,6 +57,9 @@ class TrainStep:
         join: labels by image id, on the training device.
         config: precision, micro-batches, clipping, schedule.
         averaged: of `moving_average`, made before the model was wrapped or cut; None for none.
+
+    Attributes:
+        pace: how long this rank's forward passes take.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class TrainStep:
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(join.device.type, enabled=config.precision == "fp16")
         self.averaged = averaged
+        self.pace = Pace(_unwrapped(model), join.device)
 
     def enter(self, phase: Phase, *, resumed: bool = False) -> None:
         """Train from now on as the method's epoch wants; ``resumed`` is the epoch under way."""

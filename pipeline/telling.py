@@ -11,6 +11,9 @@ from pipeline import outage, storage
 from pipeline.config import TrainConfig
 from pipeline.loop import StepStats
 
+# Below this, ranks of one kind of machine differ by chance.
+_NOTEWORTHY = 1.1
+
 
 class Teller:
     """The first rank speaks for all; the others' calls do nothing.
@@ -47,6 +50,8 @@ class Teller:
             "train/lr": rate,
             "data/wait_fraction": stats.wait_fraction,
             "data/wait_fraction_slowest_rank": stats.worst_wait_fraction,
+            "train/forward_skew": stats.skew,
+            "train/slowest_rank": stats.slowest_rank,
         }
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
@@ -57,7 +62,7 @@ class Teller:
             stats.step,
             steps,
             f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
-            f"{stats.worst_wait_fraction:.0%} waiting for data",
+            f"{stats.worst_wait_fraction:.0%} waiting for data{_told_of_skew(stats)}",
             {"epoch": epoch, "step": stats.step, **values},
         )
 
@@ -82,3 +87,9 @@ class Teller:
         with outage.of_the_storage():
             storage.write_bytes(storage.join(run, path), trace)
         self._tracker.artifact(trace, path)
+
+
+def _told_of_skew(stats: StepStats) -> str:
+    if stats.skew < _NOTEWORTHY:
+        return ""
+    return f", rank {stats.slowest_rank} {stats.skew - 1:.0%} slower than the mean"

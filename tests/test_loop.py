@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.loop import NonFiniteLoss, Pause, StepStats, train_epoch
 from pipeline.model import CamNet
 from pipeline.step import StepResult, TrainStep
 from sharding.manifest import Dataset
+from tests.distributed import run_ranks
 
 K = 8
 
@@ -47,7 +49,7 @@ def loader_of(squares: Path, batch_size: int = 16) -> Loader:
     )
 
 
-def step_of(squares: Path, model: CamNet, **options: object) -> TrainStep:
+def step_of(squares: Path, model: nn.Module, **options: object) -> TrainStep:
     return TrainStep(
         model=model,
         method=methods.create("an", K),
@@ -79,6 +81,35 @@ def test_statistics_cover_every_step_and_image(squares: Path) -> None:
     assert [stats.images for stats in found] == [32, 64, 96]
     assert all(stats.modified_fraction == 0 for stats in found)
     assert all(0 <= stats.wait_fraction <= 1 for stats in found)
+
+
+def slow_on(rank: int, slow: int, squares: Path) -> list[StepStats]:
+    """An epoch under DDP in which one rank's forward passes take longer."""
+    model = network()
+    if rank == slow:
+        model.backbone.register_forward_hook(lambda *_: time.sleep(0.05))
+    step = step_of(squares, nn.parallel.DistributedDataParallel(model))
+    found: list[StepStats] = []
+    batches = loader_of(squares).epoch(1)
+    train_epoch(step=step, on_stats=found.append, every=2, batches=batches)
+    return found
+
+
+def test_the_rank_that_all_others_wait_for_is_found(squares: Path) -> None:
+    first, second = run_ranks(slow_on, 2, 1, squares)
+    assert [stats.slowest_rank for stats in first] == [1, 1, 1]
+    assert all(1.2 < stats.skew <= 2 for stats in first)
+    assert [stats.skew for stats in first] == [stats.skew for stats in second]
+
+
+def test_one_rank_has_no_skew_and_validation_does_not_count(squares: Path) -> None:
+    step = step_of(squares, network())
+    batch = next(iter(loader_of(squares).epoch(1)))
+    step.model.eval()(batch.images_BHWC)
+    with torch.no_grad():
+        step.model.train()(batch.images_BHWC)
+    assert step.pace.read() == 0
+    assert [stats.skew for stats in run(squares)] == [1, 1, 1]
 
 
 def test_an_epoch_can_be_cut_short(squares: Path) -> None:

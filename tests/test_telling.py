@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -33,14 +34,16 @@ STATS = StepStats(
     images_per_second=90.0,
     wait_fraction=0.05,
     worst_wait_fraction=0.125,
+    slowest_rank=3,
+    skew=1.04,
 )
 
 
-def told_by(rank: int) -> Told:
+def told_by(rank: int, stats: StepStats = STATS) -> Told:
     told = Told()
     config = TrainConfig(dataset="d", optimizer=OptimizerConfig(epochs=3))
     teller = Teller(config, rank, told, torch.device("cpu"))
-    teller.step(STATS, epoch=2, steps=40, rate=0.1, images_seen=1920)
+    teller.step(stats, epoch=2, steps=40, rate=0.1, images_seen=1920)
     return told
 
 
@@ -55,6 +58,13 @@ def test_a_step_for_programs_and_for_people() -> None:
     assert numbers["train/images_per_second"] == 90.0
     assert numbers["data/wait_fraction_slowest_rank"] == 0.125
     assert {images_seen for _, _, images_seen in told.points} == {1920}
+
+
+def test_a_slow_rank_is_named_where_it_is_more_than_chance() -> None:
+    told = told_by(rank=0, stats=dataclasses.replace(STATS, skew=1.31))
+    assert told.states[0]["note"].endswith("waiting for data, rank 3 31% slower than the mean")
+    points = {key: value for key, value, _ in told.points}
+    assert (points["train/slowest_rank"], points["train/forward_skew"]) == (3, 1.31)
 
 
 def test_other_ranks_say_nothing() -> None:
