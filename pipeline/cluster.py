@@ -76,7 +76,7 @@ def connect(address: str | None = None, **options: Any) -> None:
         runtime_env={
             "py_modules": [str(path) for path in package_directories()],
             "env_vars": _MEMORY,
-            "worker_process_setup_hook": "pipeline.sidebyside.name_own_instance",
+            "worker_process_setup_hook": "pipeline.cluster.name_own_instance",
         },
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(encoding="JSON") if structured.wanted() else None,
@@ -86,6 +86,17 @@ def connect(address: str | None = None, **options: Any) -> None:
     # One process more for every training, of no use where there is only this machine.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))
     _check_nodes()
+
+
+def name_own_instance() -> None:
+    """Set `RAY_ADDRESS` in this worker process, which inherited the driver's ("local", or none).
+
+    Ray Train's `PlacementGroupCleaner` otherwise looks for its instance among the machine's
+    processes: beside a second one it prints a traceback into the run and stops watching.
+    """
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
 
 
 def job_id() -> str:
