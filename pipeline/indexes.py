@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import scratch
+from sharding import scratch
 from sharding.errors import InputError
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from pipeline import locking, storage
-from sharding import atomic
+from pipeline import storage
+from sharding import atomic, locking
 from sharding.atomic import replacing
 from sharding.errors import InputError
 from sharding.manifest import FILE, Dataset, Manifest

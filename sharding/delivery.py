@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from sharding import scratch
 from sharding.bucket import Bucket
 from sharding.shardsource import ShardSource
 from sharding.sources import Source
@@ -21,7 +22,7 @@ def deliver(
     Raises:
         InputError: as ``write`` does, or the bucket refuses or does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="openimages-shard-") as folder:
+    with tempfile.TemporaryDirectory(prefix="shard-", dir=scratch.directory()) as folder:
         source = _brought(task.source, bucket, Path(folder))
         here = dataclasses.replace(task, output=folder, source=source)
         outcome = write(here)

@@ -10,7 +10,17 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = sorted([*REPOSITORY.glob("sharding/**/*.py"), *REPOSITORY.glob("pipeline/**/*.py")])
-FROM_SHARDING = {"labels", "classes", "manifest", "errors", "atomic", "progress", "structured"}
+FROM_SHARDING = {
+    "labels",
+    "classes",
+    "manifest",
+    "errors",
+    "atomic",
+    "progress",
+    "structured",
+    "locking",
+    "scratch",
+}
 
 RAY_TRAIN = {f"pipeline/{name}.py" for name in ("train", "trainloop", "bestcheckpoint")}
 # Runs, where they are, models, and the file that MLflow itself executes to serve one.

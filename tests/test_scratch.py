@@ -9,7 +9,7 @@ from pathlib import Path
 
 CODE = """
 import sys
-from pipeline import scratch
+from sharding import scratch
 print(scratch.directory(), flush=True)
 (scratch.directory() / "checkpoint").mkdir()
 sys.stdin.read()

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline import locking
+from sharding import locking
 
 
 @functools.cache
