@@ -7,11 +7,25 @@ a program does again.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
 
 from pipeline import outage
 from sharding.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """Why the workers left before the end, if they did; what they return to the driver.
+
+    Attributes:
+        notice: `pipeline.notice.STOPPED` or `PREEMPTED`, after all had saved.
+        not_finite: what was not, and where; nothing was saved of it.
+    """
+
+    notice: str | None = None
+    not_finite: str | None = None
 
 
 class TrainingEnded(RuntimeError):

@@ -47,7 +47,6 @@ class Tracker:
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
         self._last_step: dict[str, int] = {}
         self._state: dict[str, Any] = {}
-        self._failure: str | None = None
         self._began = 0.0
         self._leaving = False
         self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
@@ -95,10 +94,6 @@ class Tracker:
         """Remember where training is; the driver polls `state`."""
         self._state = state
 
-    def fail(self, reason: str) -> None:
-        """Remember why training stopped by its own decision."""
-        self._failure = reason
-
     def leave(self) -> None:
         """Remember that the run is to save and end."""
         self._leaving = True
@@ -107,9 +102,9 @@ class Tracker:
         """Whether it is; workers poll it."""
         return self._leaving
 
-    def state(self) -> tuple[dict[str, Any], str | None]:
-        """(latest progress, reason of failure)."""
-        return self._state, self._failure
+    def state(self) -> dict[str, Any]:
+        """Where training is, as `progress` was told."""
+        return self._state
 
     def flush(self, timeout: float = 60.0) -> int:
         """Wait until everything queued was sent; return how many items were not."""

@@ -97,10 +97,11 @@ def train(config: TrainConfig) -> TrainResult:
     try:
         with shown(tracker), notice.heeding_sigterm(tracker.leave):
             result = _fit(trainer, directory, lambda: launch.write_again(directory, config))
-        _, reason = cluster.answer(tracker.state(), otherwise=({}, None))
-        if reason:
-            raise TrainingStopped(f"{reason}; {bestcheckpoint.last_good(result, directory)}")
-        if result.return_value == notice.STOPPED:
+        left = result.return_value
+        if left.not_finite:
+            good = bestcheckpoint.last_good(result, directory)
+            raise TrainingStopped(f"{left.not_finite}; {good}")
+        if left.notice == notice.STOPPED:
             status = "KILLED"
             raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")
         status = "FINISHED"
@@ -152,7 +153,7 @@ def _fit(trainer: Any, directory: str, write: Callable[[], object]) -> Any:
             if outages > _MOST_OUTAGES or not outage.waited_out(error, write):
                 raise
             continue
-        if result.return_value != notice.PREEMPTED:
+        if result.return_value.notice != notice.PREEMPTED:
             return result
         tell("a node is to be taken away: saved, going on without it", "WARNING")
 

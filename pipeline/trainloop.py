@@ -9,20 +9,18 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, leftout, machine, notice, outage, scratch, storage
+from pipeline import checkpoint, leftout, machine, notice, outage, storage
 from pipeline.config import TrainConfig
+from pipeline.ending import Left
 from pipeline.loop import LeftEarly, NonFiniteLoss
 from pipeline.staging import Cache, open_dataset
 from pipeline.validation import SCORE, UNSCORED, Validator
 from pipeline.worker import Worker
+from sharding import scratch
 
 
-def train_loop(settings: dict[str, Any]) -> str | None:
-    """What every worker runs; ``settings`` as made by `train`.
-
-    Returns:
-        Why it left early (`pipeline.notice`), if it did.
-    """
+def train_loop(settings: dict[str, Any]) -> Left:
+    """What every worker runs; ``settings`` as made by `train`."""
     import ray.train
     import ray.train.torch
 
@@ -59,16 +57,21 @@ def train_loop(settings: dict[str, Any]) -> str | None:
     watched = machine.watched(
         worker.tracker.machine, context.get_node_rank(), context.get_local_rank()
     )
-    with watched, contextlib.suppress(NonFiniteLoss, LeftEarly):
+    with watched:
         for epoch in range(worker.epoch + 1, config.epochs + 1):
-            worker.train(
-                epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
-            )
+            try:
+                worker.train(
+                    epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
+                )
+            except LeftEarly:
+                return Left(notice=noticed.reason)
+            except NonFiniteLoss as error:
+                return Left(not_finite=f"epoch {epoch}: {error}")
             if config.async_validation:
                 _report(worker, {"epoch": float(epoch), SCORE: UNSCORED}, validate=True)
             else:
                 _report(worker, worker.validate())
-    return noticed.reason
+    return Left()
 
 
 def validate_checkpoint(

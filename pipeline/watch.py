@@ -28,7 +28,7 @@ def _watch(tracker: Any, done: threading.Event) -> None:
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
         while not done.wait(0.5):
-            state, _ = cluster.answer(tracker.state(), otherwise=({}, None))
+            state = cluster.answer(tracker.state(), otherwise={})
             if not state:
                 continue
             if bar is None or bar.label != state["label"]:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from pipeline import candidates, checkpoint, cluster, corrections, leftout, methods
+from pipeline import candidates, checkpoint, corrections, leftout, methods
 from pipeline import model as models
 from pipeline.collector import Collector
 from pipeline.config import TrainConfig
 from pipeline.labeljoin import LabelJoin
 from pipeline.loader import Epoch, Loader
-from pipeline.loop import NonFiniteLoss, Pause, StepStats, train_epoch
+from pipeline.loop import Pause, StepStats, train_epoch
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.position import Position
 from pipeline.profiling import profiled
@@ -137,7 +137,7 @@ class Worker:
             leaving: asked on all ranks after every step but the last; True there saves and leaves.
 
         Raises:
-            NonFiniteLoss: after it was told to the driver.
+            NonFiniteLoss: see `pipeline.loop.train_epoch`.
             LeftEarly: because of ``leaving``.
         """
         plan = self.loader.plan
@@ -166,31 +166,26 @@ class Worker:
                 on_pause()
 
         traced = self.config.profile and self.rank == 0 and epoch == 1
-        try:
-            with profiled(self.teller.trace if traced else None) as tick:
+        with profiled(self.teller.trace if traced else None) as tick:
 
-                def on_step(result: StepResult) -> None:
-                    self.collector.add(result)
-                    tick()
+            def on_step(result: StepResult) -> None:
+                self.collector.add(result)
+                tick()
 
-                train_epoch(
-                    step=self.step,
-                    batches=batches,
-                    every=max(1, min(50, steps // 10)),
-                    on_stats=on_stats,
-                    on_step=on_step,
-                    at=start,
-                    pause_every=self.config.checkpoint_every,
-                    on_pause=pause,
-                    leaving=lambda done: done < steps and leaving(),
-                    max_steps=self.config.max_steps,
-                    begun=(epoch - 1) / self.config.epochs,
-                    per_step=1 / (steps * self.config.epochs),
-                )
-        except NonFiniteLoss as error:
-            if self.rank == 0:
-                cluster.wait_for(self.tracker.fail(f"epoch {epoch}: {error}"))
-            raise
+            train_epoch(
+                step=self.step,
+                batches=batches,
+                every=max(1, min(50, steps // 10)),
+                on_stats=on_stats,
+                on_step=on_step,
+                at=start,
+                pause_every=self.config.checkpoint_every,
+                on_pause=pause,
+                leaving=lambda done: done < steps and leaving(),
+                max_steps=self.config.max_steps,
+                begun=(epoch - 1) / self.config.epochs,
+                per_step=1 / (steps * self.config.epochs),
+            )
         self.position = None
         self._write_candidates(epoch)
         self.method.end_epoch()

@@ -8,6 +8,7 @@ import pytest
 from ray.train import TrainingFailedError
 
 from pipeline import outage, train, trainloop
+from pipeline.ending import Left
 from pipeline.outage import StorageFailed, causes, waited_out
 from sharding.errors import InputError
 
@@ -135,7 +136,7 @@ class Trainer:
 
 
 class Done:
-    return_value = None
+    return_value = Left()
 
 
 def test_a_storage_that_goes_while_the_list_is_mended_is_waited_for(

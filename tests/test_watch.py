@@ -19,7 +19,7 @@ def test_an_epoch_that_goes_on_in_the_middle_has_its_own_speed(
     about: dict[str, Any] = {"label": "epoch 2/3", "steps": 10_000, "note": "", "numbers": {}}
     states = [{}, *({**about, "step": step} for step in (5000, 5010, 5020))]
     looks = itertools.chain(states, itertools.repeat(states[-1]))
-    monkeypatch.setattr(cluster, "answer", lambda reference, otherwise: (next(looks), None))
+    monkeypatch.setattr(cluster, "answer", lambda reference, otherwise: next(looks))
     with watch.shown(SimpleNamespace(state=lambda: None)):
         time.sleep(2.6)
     (line,) = capsys.readouterr().err.splitlines()
