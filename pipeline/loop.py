@@ -21,7 +21,7 @@ class NonFiniteLoss(RuntimeError):
 
 
 class LeftEarly(RuntimeError):
-    """Notice was given; raised on every rank at the same step, which has been saved."""
+    """Notice was given; raised on every rank at the same step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def train_epoch(
     Raises:
         NonFiniteLoss: on all ranks together, so that none waits for another. What is saved when
             the epoch ends, or in ``on_pause``, has finite losses behind it and finite weights.
-        LeftEarly: because of ``leaving``.
+        LeftEarly: because of ``leaving``, after ``on_pause``.
     """
     step.model.train()
     meter = _Meter(step.join.device, step.pace, at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +59,21 @@ def train_loop(settings: dict[str, Any]) -> Left:
         worker.tracker.machine, context.get_node_rank(), context.get_local_rank()
     )
     with watched:
-        for epoch in range(worker.epoch + 1, config.epochs + 1):
-            try:
+        try:
+            if worker.unscored and not config.async_validation:
+                _validate(worker, noticed)
+            for epoch in range(worker.epoch + 1, config.epochs + 1):
                 worker.train(
                     epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
                 )
-            except LeftEarly:
-                return Left(notice=noticed.reason)
-            except NonFiniteLoss as error:
-                return Left(not_finite=f"epoch {epoch}: {error}")
-            if config.async_validation:
-                _report(worker, {"epoch": float(epoch), SCORE: UNSCORED}, validate=True)
-            else:
-                _report(worker, worker.validate())
+                if config.async_validation:
+                    _report(worker, _unscored(worker), validate=True)
+                else:
+                    _validate(worker, noticed)
+        except LeftEarly:
+            return Left(notice=noticed.reason)
+        except NonFiniteLoss as error:
+            return Left(not_finite=f"epoch {worker.epoch + 1}: {error}")
     return Left()
 
 
@@ -93,6 +96,24 @@ def validate_checkpoint(
         shown=False,
     )
     return validator(model.to(device), epoch=meta.epoch, images_seen=meta.images_seen)
+
+
+def _validate(worker: Worker, leaving: Callable[[], bool]) -> None:
+    """Save the epoch with its score; without, where all leave: who resumes begins with scoring it.
+
+    Raises:
+        LeftEarly: because of ``leaving``.
+    """
+    try:
+        metrics = worker.validate(leaving)
+    except LeftEarly:
+        _report(worker, _unscored(worker))
+        raise
+    _report(worker, metrics)
+
+
+def _unscored(worker: Worker) -> dict[str, float]:
+    return {"epoch": float(worker.epoch), SCORE: UNSCORED}
 
 
 def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False) -> None:

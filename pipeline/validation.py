@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from pipeline.config import TrainConfig
 from pipeline.explain import explain
 from pipeline.labeljoin import LabelJoin
 from pipeline.leftout import LeftOut
-from pipeline.loader import Loader
+from pipeline.loader import Batch, Loader
+from pipeline.loop import LeftEarly
 from pipeline.model import CamNet
 from pipeline.report import Report
 from sharding.manifest import Dataset
@@ -70,19 +72,40 @@ class Validator:
         self._share: tuple[Loader, LabelJoin] | None = None
         if VALIDATION in self._splits:
             loader, join = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
+            self._rounds = loader.plan.steps // world_size
             self._share = loader.part(rank, world_size), join
 
-    def __call__(self, model: CamNet, *, epoch: int, images_seen: int) -> dict[str, float]:
-        """Metrics after an epoch, equal on every rank; the score alone without such a split."""
+    def __call__(
+        self,
+        model: CamNet,
+        *,
+        epoch: int,
+        images_seen: int,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
+        """Metrics after an epoch, equal on every rank; the score alone without such a split.
+
+        Args:
+            model: to be scored.
+            epoch: it was trained for.
+            images_seen: since the run began; MLflow's step.
+            leaving: asked on all ranks after every batch that all have; True there leaves.
+
+        Raises:
+            LeftEarly: because of ``leaving``; nothing was told of a part of the split.
+        """
         if self._share is None:
             return {"epoch": float(epoch), SCORE: float(epoch)}
         loader, join = self._share
-        done = itertools.count(1)
-        scores = evaluate.gather(
-            evaluate.score(
-                model, loader, join, lambda _: self._show(epoch, next(done), loader.plan.steps)
-            )
-        )
+        numbers = itertools.count(1)
+
+        def on_batch(_: Batch) -> None:
+            done = next(numbers)
+            self._show(epoch, done, loader.plan.steps)
+            if done <= self._rounds and leaving():  # some ranks have one batch more
+                raise LeftEarly(f"left at batch {done} of the validation")
+
+        scores = evaluate.gather(evaluate.score(model, loader, join, on_batch))
         ap_by_name = evaluate.per_class(scores, len(self.dataset.classes))
         found = evaluate.summaries(scores, ap_by_name, self.dataset.classes)
         metrics = publish.metrics_of(found, "val")

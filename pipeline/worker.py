@@ -22,14 +22,18 @@ from pipeline.profiling import profiled
 from pipeline.step import StepResult, TrainStep
 from pipeline.telling import Teller
 from pipeline.trained import Trained
-from pipeline.validation import Validator
+from pipeline.validation import SCORE, UNSCORED, Validator
 from sharding.manifest import Dataset
 
 _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One rank's model, data and position; `begin`, `train`, `validate`, `save`."""
+    """One rank's model, data and position; `begin`, `train`, `validate`, `save`.
+
+    Attributes:
+        unscored: whether it began from the end of an epoch that was not validated there.
+    """
 
     def __init__(
         self,
@@ -46,7 +50,7 @@ class Worker:
         self.config, self.dataset = config, dataset
         self.rank, self.world_size, self.device = rank, world_size, device
         self.tracker, self.run_id = tracker, run_id
-        self.epoch, self.images_seen = 0, 0
+        self.epoch, self.images_seen, self.unscored = 0, 0, False
         self.position: Position | None = None
         K = len(dataset.classes)
         models.seed_everything(config.seed)
@@ -114,6 +118,7 @@ class Worker:
         self.method.load_state_dict(state["method"])
         self.step.load_state_dict(state["step"])
         self.epoch, self.images_seen = meta.epoch, meta.images_seen
+        self.unscored = not meta.step and meta.metrics.get(SCORE) == UNSCORED
         change = meta.change(self.world_size, self.dataset.shards_digest("train"))
         if change and self.rank == 0:
             _log.warning("%s", change)
@@ -235,10 +240,16 @@ class Worker:
             self.teller.progress("relabel", number, loader.plan.steps)
         self.method.end_pass()
 
-    def validate(self) -> dict[str, float]:
-        """Metrics of this epoch, equal on every rank."""
+    def validate(self, leaving: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Metrics of this epoch, equal on every rank.
+
+        Raises:
+            LeftEarly: because of ``leaving``, which is asked on the way; see `Validator`.
+        """
         network = self.trained.runnable(self.trained.scored)
-        return self.validator(network, epoch=self.epoch, images_seen=self.images_seen)
+        return self.validator(
+            network, epoch=self.epoch, images_seen=self.images_seen, leaving=leaving
+        )
 
     @property
     def has_part_of_checkpoint(self) -> bool:

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import evaluate
+from pipeline import evaluate, notice
 from pipeline import model as models
 from pipeline.config import DataConfig, ModelConfig, TrainConfig
 from pipeline.labeljoin import LabelJoin
 from pipeline.leftout import LeftOut
 from pipeline.loader import Loader
+from pipeline.loop import LeftEarly
 from pipeline.validation import Validator
 from sharding.labels import format_image_ids
 from sharding.manifest import Dataset
+from tests.distributed import run_ranks
 from tests.test_worker import Recorder
 
 K = 8
@@ -72,10 +74,23 @@ def test_any_number_of_parts_gives_the_same_bits(
             assert getattr(many, name).tobytes() == values.tobytes(), (parts, name)
 
 
+def validator_of(squares: Path, *, batch_size: int, rank: int, world_size: int) -> Validator:
+    data = DataConfig(image_size=64, batch_size=batch_size)
+    return Validator(
+        config=TrainConfig(dataset=str(squares), data=data),
+        dataset=Dataset.open(squares),
+        device=torch.device("cpu"),
+        threads=1,
+        tracker=Recorder(),
+        left_out=LeftOut(),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
 def test_ranks_that_validate_together_give_the_bits_of_one(
     squares: Path, model: models.CamNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TrainConfig(dataset=str(squares), data=DataConfig(image_size=64, batch_size=12))
     found: list[evaluate.Scores] = []
     monkeypatch.setattr(evaluate, "gather", lambda scores: found.append(scores) or scores)
     monkeypatch.setattr(Validator, "_picture", lambda *_: None)
@@ -83,16 +98,7 @@ def test_ranks_that_validate_together_give_the_bits_of_one(
     def together(size: int) -> evaluate.Scores:
         found.clear()
         for rank in range(size):
-            validator = Validator(
-                config=config,
-                dataset=Dataset.open(squares),
-                device=torch.device("cpu"),
-                threads=1,
-                tracker=Recorder(),
-                left_out=LeftOut(),
-                rank=rank,
-                world_size=size,
-            )
+            validator = validator_of(squares, batch_size=12, rank=rank, world_size=size)
             validator(model, epoch=1, images_seen=96)
         return evaluate.Scores.concatenate(found)
 
@@ -101,6 +107,40 @@ def test_ranks_that_validate_together_give_the_bits_of_one(
         many = together(size)
         assert one.boosted_E.tobytes() == many.boosted_E.tobytes()
         assert one.image_ids_E.tobytes() == many.image_ids_E.tobytes()
+
+
+def left_or_scored(
+    rank: int, squares: Path, model: models.CamNet, stop_at: int | None
+) -> tuple[str, int]:
+    """How one of two ranks comes out of five batches, and how often it asked whether to leave."""
+    asked = 0
+    noticed = notice.Notice(
+        rank=rank,
+        device=torch.device("cpu"),
+        stopping=lambda: asked == stop_at,
+        drained=lambda: False,
+    )
+
+    def leaving() -> bool:
+        nonlocal asked
+        asked += 1
+        return noticed()
+
+    validator = validator_of(squares, batch_size=8, rank=rank, world_size=2)
+    try:
+        metrics = validator(model, epoch=1, images_seen=96, leaving=leaving)
+    except LeftEarly as left:
+        return str(left), asked
+    return f"scored {metrics['val/mAP/all'] > 0}", asked
+
+
+def test_ranks_with_unequal_shares_leave_a_validation_together(
+    squares: Path, model: models.CamNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Validator, "_picture", lambda *_: None)
+    left = ("left at batch 2 of the validation", 2)
+    assert run_ranks(left_or_scored, 2, squares, model, 1) == [left, left]
+    assert run_ranks(left_or_scored, 2, squares, model, None) == [("scored True", 2)] * 2
 
 
 def test_a_rank_without_images_has_no_entries(squares: Path, model: models.CamNet) -> None:

@@ -18,7 +18,7 @@ import torch
 from pipeline import checkpoint, methods
 from pipeline.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
 from pipeline.loop import LeftEarly
-from pipeline.validation import SCORE
+from pipeline.validation import SCORE, UNSCORED
 from pipeline.worker import Worker
 from sharding.errors import InputError
 from sharding.labels import format_image_ids
@@ -252,6 +252,28 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
     assert len(calls["image"]) == 4
     assert {step for _, _, step in calls["image"]} == {96}
     assert calls["progress"][-1]["label"] == f"validate 1/{EPOCHS}"
+
+
+def test_an_epoch_left_within_its_validation_is_scored_by_who_goes_on(
+    squares: Path, tmp_path: Path
+) -> None:
+    undisturbed = begin(worker_for(squares, "an", batch=4))
+    undisturbed.train(1)
+    expected = undisturbed.validate()
+
+    left = begin(worker_for(squares, "an", batch=4))
+    left.train(1)
+    noticed = iter([False, True])
+    with pytest.raises(LeftEarly, match="batch 2"):
+        left.validate(leaving=lambda: next(noticed))
+    assert not left.tracker.calls["table"]
+    left.save(str(tmp_path), {SCORE: UNSCORED})
+
+    resumed = begin(worker_for(squares, "an", batch=4), tmp_path)
+    assert (resumed.unscored, resumed.epoch) == (True, 1)
+    assert resumed.validate() == expected
+    resumed.save(str(tmp_path), expected)
+    assert not begin(worker_for(squares, "an", batch=4), tmp_path).unscored
 
 
 def test_a_checkpoint_is_enough_to_score(squares: Path, tmp_path: Path) -> None:
