@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ class Teller:
     def __init__(self, config: TrainConfig, rank: int, tracker: Any, device: torch.device) -> None:
         self._config, self._first, self._tracker = config, rank == 0, tracker
         self._device = device
+        self._name = uuid.uuid4().hex
 
     def step(
         self, stats: StepStats, *, epoch: int, steps: int, rate: float, images_seen: int
@@ -56,7 +58,7 @@ class Teller:
         if self._device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self._device)
             values["train/gpu_memory_gb"] = peak / 1e9
-        self._tracker.log([(key, value, images_seen) for key, value in values.items()])
+        self._tracker.log([(key, value, images_seen) for key, value in values.items()], self._name)
         self.progress(
             f"epoch {epoch}/{self._config.epochs}",
             stats.step,

@@ -45,7 +45,8 @@ class Tracker:
         os.environ["MLFLOW_TRACKING_URI"] = uri
         self._client, self._run_id, self._spool = store.client(), run_id, Path(spool)
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
-        self._last_step: dict[str, int] = {}
+        self._steps: dict[str, set[int]] = {}
+        self._before: dict[tuple[str, str], int] = {}
         self._state: dict[str, Any] = {}
         self._began = 0.0
         self._leaving = False
@@ -54,12 +55,17 @@ class Tracker:
         self._model_id = model_id
         self._replay()
 
-    def log(self, points: Sequence[Point]) -> None:
-        """Queue metric points (name, value, images seen)."""
+    def log(self, points: Sequence[Point], sender: str = "") -> None:
+        """Queue metric points (name, value, images seen).
+
+        One sender's points are taken in whatever order they come: what a killed tracker had not
+        answered may come again after what followed it. Of another sender's only those are that
+        lie beyond all that was told before: a resumed run repeats what came after its checkpoint.
+        """
         with self._spooling:
             self._unsent += 1
             self._keep(points)
-        self._queue.put(lambda: self._send(points))
+        self._queue.put(lambda: self._send(points, sender))
 
     def machine(self, node: str, values: Mapping[str, float]) -> None:
         """Queue numbers of one machine, which MLflow shows under "System metrics"."""
@@ -121,11 +127,11 @@ class Tracker:
                 time.sleep(_RETRY_SECONDS)
             self._queue.task_done()
 
-    def _send(self, points: Sequence[Point]) -> None:
+    def _send(self, points: Sequence[Point], sender: str) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        fresh = [point for point in points if point[2] > self._known_step(point[0])]
+        fresh = [point for point in points if self._is_fresh(point, sender)]
         # MLflow keeps what a point was measured on for a model's points alone.
         datasets = store.datasets_of(self._client.get_run(self._run_id)) if self._model_id else {}
         metrics = [
@@ -134,7 +140,8 @@ class Tracker:
         ]
         for begin in range(0, len(metrics), _BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[begin : begin + _BATCH])
-        self._last_step.update({key: step for key, _, step in fresh})
+        for key, _, step in fresh:
+            self._steps[key].add(step)
         with self._spooling:
             self._unsent -= 1
             if not self._unsent:
@@ -152,12 +159,15 @@ class Tracker:
         ]
         self._client.log_batch(self._run_id, metrics=metrics)
 
-    def _known_step(self, key: str) -> int:
-        # A resumed run repeats what came after its last checkpoint; those points are there.
-        if key not in self._last_step:
+    def _is_fresh(self, point: Point, sender: str) -> bool:
+        key, _, step = point
+        if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
-            self._last_step[key] = max((metric.step for metric in history), default=-1)
-        return self._last_step[key]
+            self._steps[key] = {metric.step for metric in history}
+        known = self._steps[key]
+        return step not in known and step > self._before.setdefault(
+            (sender, key), max(known, default=-1)
+        )
 
     def _keep(self, points: Sequence[Point]) -> None:
         """Spool points; where the disk takes none they are in the queue all the same."""
@@ -180,7 +190,7 @@ class Tracker:
         points = list(dict.fromkeys(point for line in text.splitlines() for point in _read(line)))
         with self._spooling:
             self._unsent += 1
-        self._queue.put(lambda: self._send(points))
+        self._queue.put(lambda: self._send(points, ""))
 
     def _log_table(self, content: bytes, path: str) -> None:
         # MLflow's own `log_table` appends to a table that is there, as it is after a retry too.

@@ -19,7 +19,7 @@ class Told:
         self.points: list[tuple[str, float, int]] = []
         self.states: list[dict[str, Any]] = []
 
-    def log(self, points: list[tuple[str, float, int]]) -> None:
+    def log(self, points: list[tuple[str, float, int]], sender: str) -> None:
         self.points += points
 
     def progress(self, **state: Any) -> None:

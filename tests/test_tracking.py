@@ -254,6 +254,19 @@ def test_a_full_disk_beneath_the_spool_costs_no_point(store: str, tmp_path: Path
     assert capsys.readouterr().out.count("points for MLflow are not kept for later") == 1
 
 
+def test_points_that_come_late_are_taken_and_those_of_a_repeated_stretch_are_not(
+    store: str, tmp_path: Path
+) -> None:
+    run_id = open_run()
+    writer = tracking.Tracker(store, run_id, str(tmp_path / "spool.jsonl"))
+    for step in (20, 40, 30, 40):  # asked again by Ray, after what followed
+        writer.log([("train/loss", 0.5, step)], "first")
+    for step in (25, 35, 45, 44):  # from a checkpoint, with another number of workers
+        writer.log([("train/loss", 0.5, step)], "second")
+    assert writer.flush(30) == 0
+    assert sorted(steps_of(run_id)) == [20, 30, 40, 44, 45]
+
+
 @pytest.mark.ray
 def test_a_writer_that_is_killed_loses_no_point(
     store: str, tmp_path: Path, ray_local: None
@@ -263,11 +276,11 @@ def test_a_writer_that_is_killed_loses_no_point(
     run_id = open_run()
     writer = cluster.start_actor(tracking.Tracker, store, run_id, str(tmp_path / "spool.jsonl"))
     for step in range(60):
-        writer.log([("train/loss", 0.5, step)])
+        writer.log([("train/loss", 0.5, step)], "worker")
         if step in (0, 30):
             ray.kill(writer._actor, no_restart=False)
-    assert cluster.wait_for(writer.flush()) == 0
-    assert steps_of(run_id) == list(range(60))
+    assert cluster.wait_for(writer.flush(120)) == 0
+    assert sorted(steps_of(run_id)) == list(range(60))
 
 
 def test_an_unreachable_store_is_one_clear_error(
