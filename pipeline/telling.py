@@ -13,7 +13,7 @@ from pipeline.config import TrainConfig
 from pipeline.loop import StepStats
 
 # Below this, ranks of one kind of machine differ by chance.
-_NOTEWORTHY = 1.1
+_NOTEWORTHY = 1.2
 
 
 class Teller:
