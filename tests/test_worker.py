@@ -109,7 +109,7 @@ def test_it_goes_on_within_an_epoch(squares: Path, tmp_path: Path, method: str) 
 def curve_of(*workers: Worker) -> list[tuple[str, int, float]]:
     """What MLflow has in the end of trainings one after another; times differ always."""
     points = [
-        point for worker in workers for (some,) in worker.tracker.calls["log"] for point in some
+        point for worker in workers for some, *_ in worker.tracker.calls["log"] for point in some
     ]
     timeless = ("train/loss", "train/lr", "train/modified_fraction")
     found = {(key, step): value for key, value, step in reversed(points) if key in timeless}
@@ -142,7 +142,7 @@ def test_pauses_and_notices_leave_the_curve_as_it_is(
     )
     rates = [
         value
-        for (some,) in resumed.tracker.calls["log"]
+        for some, *_ in resumed.tracker.calls["log"]
         for key, value, _ in some
         if key == "data/wait_fraction"
     ]
@@ -241,7 +241,7 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
     assert 0 < metrics["val/mAP/all"] == metrics[SCORE] <= 1
     calls = worker.tracker.calls
     assert {"train/loss", "train/modified_fraction", "data/wait_fraction", "val/mAP/group_1"} <= {
-        key for (points,) in calls["log"] for key, _, _ in points
+        key for points, *_ in calls["log"] for key, _, _ in points
     }
     assert {path for _, path in calls["artifact"]} == {
         "cam/epoch_001.png",
