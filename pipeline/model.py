@@ -24,16 +24,23 @@ class CamNet(nn.Module):
         backbone: maps (B, 3, H, W) to features (B, D, h, w).
         head: the CAM head over D features.
         dropout: share of the feature channels dropped before the head in training.
+        compiled: compile the backbone, for any number of images.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, backbone: nn.Module, head: CamHead, dropout: float = 0.0) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: CamHead, dropout: float = 0.0, *, compiled: bool = False
+    ) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         self.dropout = nn.Dropout2d(dropout)
-        self._frozen = False
+        self._frozen, self._compiled = False, compiled
+        if compiled:
+            # Not the head: its 1x1 weights have two equally valid strides, and DDP warns when the
+            # gradient picks the other one.
+            backbone.compile()
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
@@ -56,6 +63,8 @@ class CamNet(nn.Module):
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """uint8 RGB images (B, H, W, 3) to backbone features (B, D, h, w)."""
         normal_BCHW = normalised(images_BHWC, self.mean, self.std)
+        if self._compiled:  # else an epoch's last batch would compile everything again
+            torch._dynamo.maybe_mark_dynamic(normal_BCHW, 0)
         if not self._frozen:
             return self.backbone(normal_BCHW)
         with torch.no_grad():
@@ -93,11 +102,8 @@ def build(config: ModelConfig, num_classes: int) -> CamNet:
         head: CamHead = GraphHead(in_features, num_classes, *slopes, hidden=config.label_graph)
     else:
         head = CamHead(in_features, num_classes, *slopes)
-    if config.compile:
-        backbone.compile()
-    # Not the head: its 1x1 weights have two equally valid strides, and DDP warns when the gradient
-    # picks the other one.
-    return CamNet(backbone.to(memory_format=torch.channels_last), head, config.dropout)
+    backbone = backbone.to(memory_format=torch.channels_last)
+    return CamNet(backbone, head, config.dropout, compiled=config.compile)
 
 
 def parameter_groups(model: CamNet, learning_rate: float, head_multiplier: float) -> list[dict]:

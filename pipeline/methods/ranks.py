@@ -79,13 +79,13 @@ class Ranks:
             values: fp32, this rank's values, any number of them.
             k: at least 1, equal on all ranks.
         """
+        top = largest(values, k)
         if self.world_size == 1:
-            top = largest(values, k)
             return top.min() if len(top) == k else values.new_tensor(-torch.inf)
-        codes, found, missing = _ordered_codes(values), 0, k
+        codes, found, missing = _ordered_codes(top), 0, k
         for shift, digits in _DIGITS:
             digits_M = (codes >> shift) & (digits - 1)
-            counts = self.sum(torch.bincount(digits_M, minlength=digits))
+            counts = self.sum(torch.bincount(digits_M, minlength=digits)).cpu()
             reached = counts.flip(0).cumsum(0)
             if reached[-1] < missing:
                 return values.new_tensor(-torch.inf)

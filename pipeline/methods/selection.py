@@ -6,8 +6,8 @@ step function of the logit, so entries within rounding error of the k-th logit a
 their losses, in the arithmetic of the reference; those above need no comparison. Ties at the
 threshold are all selected.
 
-On the host all this is done on numpy arrays, which compare, index and partition several times
-faster than tensors there; the code is the same for both.
+That is the host's way, on numpy arrays, which compare, index and partition several times faster
+than tensors there. A GPU computes all losses sooner than it is asked which ones are needed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 import numpy as np
 import torch
 
+from pipeline.methods import positions
 from pipeline.methods.bce import negative_losses
 from pipeline.methods.positions import Array, flat_positions, native
 from pipeline.methods.ranks import Ranks, largest
@@ -44,6 +45,8 @@ def select_largest(
         k: at least 1, equal on all ranks.
         ranks: who shares the batch.
     """
+    if not positions.on_host(logits_BK):
+        return _largest_losses(logits_BK, labels_BK, k, ranks)
     logits_N, labels_N = native(logits_BK.detach().reshape(-1)), native(labels_BK.reshape(-1))
     found, bound = _most_likely(logits_N, labels_N, k)
     low, high = _doubt(_kth_largest(logits_N[found], k, ranks))
@@ -57,6 +60,16 @@ def select_largest(
     threshold = ranks.kth_largest(losses, max(k - ranks.count(len(above)), 1))
     chosen = native((losses >= threshold) & (losses > 0))
     return torch.cat([torch.as_tensor(part) for part in (above, in_doubt[chosen])])
+
+
+def _largest_losses(
+    logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
+) -> torch.Tensor:
+    """`select_largest` from all losses; what is observed counts as a loss of 0."""
+    losses_BK = negative_losses(logits_BK.detach()).masked_fill_(labels_BK != UNOBSERVED, 0)
+    losses_N = losses_BK.reshape(-1)
+    threshold = ranks.kth_largest(losses_N, k)
+    return flat_positions((losses_N >= threshold) & (losses_N > 0))
 
 
 def unobserved_top(
