@@ -24,14 +24,12 @@ REGIMES: dict[str, Any] = {
 
 
 def batch(regime: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, labels, and the flat positions of two sets of unobserved entries."""
+    """Logits, labels, and masks of two sets of unobserved entries."""
     generator = torch.Generator().manual_seed(0)
     logits_BK = REGIMES[regime](generator).requires_grad_()
     draw_N = torch.rand(70 * 101, generator=generator)
     labels_BK = torch.where(draw_N < 0.05, 1, torch.where(draw_N < 0.1, 0, -1)).to(torch.int8)
-    corrected, rejected = (
-        torch.nonzero((draw_N >= low) & (draw_N < low + 0.1))[:, 0] for low in (0.5, 0.7)
-    )
+    corrected, rejected = ((draw_N >= low) & (draw_N < low + 0.1) for low in (0.5, 0.7))
     return logits_BK, labels_BK.view(70, 101), corrected, rejected
 
 
@@ -45,7 +43,8 @@ def test_sum_and_gradient_equal_those_of_float64(
     elif where != "host":
         monkeypatch.setattr(bce, "_CHUNK", 640)
     logits_BK, labels_BK, corrected, rejected = batch(regime)
-    total = modified_bce_sum(logits_BK, labels_BK, corrected=corrected, rejected=rejected)
+    sets = [positions.marked(positions.native(mask_N)) for mask_N in (corrected, rejected)]
+    total = modified_bce_sum(logits_BK, labels_BK, corrected=sets[0], rejected=sets[1])
     (gradient_BK,) = torch.autograd.grad(total, logits_BK)
     target_N = (labels_BK == 1).flatten().double()
     target_N[corrected] = 1
@@ -70,7 +69,7 @@ def test_a_single_logit_is_as_exact() -> None:
 
 def test_a_second_backward_pass_gives_the_same() -> None:
     logits_BK, labels_BK, corrected, _ = batch("trained")
-    loss = modified_bce_sum(logits_BK, labels_BK, corrected=corrected) / 3
+    loss = modified_bce_sum(logits_BK, labels_BK, corrected=positions.marked(corrected.numpy())) / 3
     (first,) = torch.autograd.grad(loss, logits_BK, retain_graph=True)
     kept = first.clone()
     (second,) = torch.autograd.grad(loss, logits_BK)

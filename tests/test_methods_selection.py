@@ -12,8 +12,9 @@ import torch.nn.functional as F
 
 from pipeline import methods
 from pipeline.methods import positions
+from pipeline.methods.positions import mask_of
 from pipeline.methods.ranks import Ranks
-from pipeline.methods.selection import mask_of, select_largest
+from pipeline.methods.selection import select_largest
 from tests.distributed import run_ranks
 
 B, K = 32, 2500

@@ -1,8 +1,8 @@
 """Binary cross-entropy of logits, some entries corrected or left out, in little time and memory.
 
 With p = sigmoid(x) the loss of an entry is -log(1 - p) for target 0 and -log(1 - sigmoid(-x)) for
-target 1, and its gradient p or p - 1: one sigmoid serves both. The forward pass makes the gradient
-and reads the sum of the losses off it; the backward pass only scales it.
+target 1, and its gradient p or p - 1: one sigmoid serves both. On the host the forward pass makes
+the gradient and reads the sum of the losses off it; the backward pass only scales it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.methods import positions
-from pipeline.methods.positions import flat_positions, native, positions_of
+from pipeline.methods.positions import Marked, either, flat_positions, marked, native
 from sharding.labels import POSITIVE
 
 _CHUNK = 1 << 17
@@ -42,21 +42,27 @@ def modified_bce_sum(
     logits: torch.Tensor,
     labels: torch.Tensor,
     *,
-    corrected: torch.Tensor | None = None,
-    rejected: torch.Tensor | None = None,
+    corrected: Marked | None = None,
+    rejected: Marked | None = None,
 ) -> torch.Tensor:
     """Sum of the cross-entropy, AN targets but for the entries named (0-dim fp32).
 
     Args:
         logits: fp32, any shape.
         labels: int8 in {+1, 0, -1}, same shape.
-        corrected: int64 flat positions of entries that are not positive, whose target becomes 1.
-        rejected: int64 flat positions of such entries that contribute nothing.
+        corrected: entries that are not positive, whose target becomes 1.
+        rejected: such entries that contribute nothing.
     """
-    positives = positions_of(native(labels.reshape(-1)) == POSITIVE)
+    positives = marked(native(labels.reshape(-1)) == POSITIVE)
     if corrected is not None:
-        positives = torch.cat([positives, corrected])
-    return _ModifiedBce.apply(logits, positives, rejected)
+        positives = either(positives, corrected)
+    if positions.on_host(logits):
+        return _ModifiedBce.apply(logits, positives, rejected)
+    logits_N = logits.reshape(-1)
+    losses_N = F.softplus(torch.where(positives, -logits_N, logits_N))
+    if rejected is not None:
+        losses_N = losses_N.masked_fill(rejected, 0)
+    return losses_N.sum(dtype=torch.float64).float()
 
 
 class _ModifiedBce(torch.autograd.Function):
@@ -97,16 +103,13 @@ def _sum_and_gradient(
 def _absent_sum(probabilities_N: torch.Tensor, logits_N: torch.Tensor) -> torch.Tensor:
     """Sum of log(1 + exp(x)) over the entries whose probability is not 0, 0-dim float64.
 
-    On the host it is that of -log(1 - p), and one logarithm of a product replaces 128 of them:
-    sigmoid is fast everywhere, but the speed of log1p varies tenfold between machines.
+    It is that of -log(1 - p), and one logarithm of a product replaces 128 of them: sigmoid is fast
+    everywhere, but the speed of log1p varies tenfold between machines.
 
     Args:
         probabilities_N: sigmoid of the logits, or 0 where an entry does not count.
         logits_N: fp32.
     """
-    if not positions.on_host(logits_N):
-        losses_N = F.softplus(logits_N).masked_fill_(probabilities_N == 0, 0)
-        return losses_N.sum(dtype=torch.float64)
     total = 0.0
     width = -(-min(len(logits_N), _CHUNK) // _FACTORS)
     factors = np.empty((_FACTORS, width))

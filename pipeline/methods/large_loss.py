@@ -14,9 +14,10 @@ import torch
 
 from pipeline.methods.bce import modified_bce_sum
 from pipeline.methods.overlay import Overlay
+from pipeline.methods.positions import Marked, mask_of, positions_of
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
 from pipeline.methods.ranks import Group
-from pipeline.methods.selection import mask_of, select_largest
+from pipeline.methods.selection import select_largest
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
@@ -63,29 +64,29 @@ class _LargeLoss(BaseMethod):
         if k == 0:
             loss = modified_bce_sum(logits_BK, labels_BK) / entries
             return self.ranks.share(loss), nothing_modified(labels_BK)
-        selected_M = select_largest(logits_BK, labels_BK, k, self.ranks)
-        self.remember(selected_M, sample_ids_B)
-        loss = self.modified_sum(logits_BK, labels_BK, selected_M) / entries
-        return self.ranks.share(loss), mask_of(selected_M, labels_BK)
+        selected = select_largest(logits_BK, labels_BK, k, self.ranks)
+        self.remember(selected, sample_ids_B)
+        loss = self.modified_sum(logits_BK, labels_BK, selected) / entries
+        return self.ranks.share(loss), mask_of(selected, labels_BK)
 
-    def remember(self, selected_M: torch.Tensor, sample_ids_B: torch.Tensor | None) -> None:
-        """Take note of the flat positions selected; nothing by default."""
+    def remember(self, selected: Marked, sample_ids_B: torch.Tensor | None) -> None:
+        """Take note of what is selected; nothing by default."""
 
     def modified_sum(
-        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_M: torch.Tensor
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected: Marked
     ) -> torch.Tensor:
-        """Sum of the losses, given the flat positions selected."""
-        return modified_bce_sum(logits_BK, labels_BK, corrected=selected_M)
+        """Sum of the losses, given what is selected."""
+        return modified_bce_sum(logits_BK, labels_BK, corrected=selected)
 
 
 class LargeLossReject(_LargeLoss):
     """LL-R: selected entries contribute neither loss nor gradient."""
 
     def modified_sum(
-        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_M: torch.Tensor
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected: Marked
     ) -> torch.Tensor:
         """Sum of the losses without the selected ones."""
-        return modified_bce_sum(logits_BK, labels_BK, rejected=selected_M)
+        return modified_bce_sum(logits_BK, labels_BK, rejected=selected)
 
 
 class LargeLossCorrectTemporary(_LargeLoss):
@@ -120,8 +121,9 @@ class LargeLossCorrectPermanent(_LargeLoss):
         labels_BK = self.overlay.apply(labels_BK, ids_B, POSITIVE)
         return super().compute(logits_BK, labels_BK, ids_B)
 
-    def remember(self, selected_M: torch.Tensor, sample_ids_B: torch.Tensor | None) -> None:
+    def remember(self, selected: Marked, sample_ids_B: torch.Tensor | None) -> None:
         """Correct them from the next epoch on."""
+        selected_M = positions_of(selected)
         rows_M = torch.div(selected_M, self.num_classes, rounding_mode="floor")
         ids_M = require_ids(sample_ids_B, "ll-cp")[rows_M.cpu()]
         self.overlay.add_entries(ids_M, selected_M - rows_M * self.num_classes)

@@ -1,6 +1,8 @@
-"""Positions of what is true in a mask, as fast as the host can.
+"""Some entries of a tensor: their positions on the host, a mask of all entries on a GPU.
 
-On the host numpy compares, indexes and partitions several times faster than torch does there.
+On the host numpy compares, indexes and partitions several times faster than torch does there, and
+a few positions are less work than a mask. A GPU would have to be waited for to say how many there
+are, and goes through all entries sooner.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ Array = Any
 """As `native` gives it: a numpy array on the host, a tensor elsewhere."""
 
 
+Marked = torch.Tensor
+"""Entries as `marked` gives them: ascending int64 flat positions on the host, else a bool mask."""
+
+
 def on_host(values: torch.Tensor) -> bool:
     """Whether numpy can work on the memory of a tensor."""
     return values.device.type == "cpu"
@@ -24,9 +30,27 @@ def native(values: torch.Tensor) -> Array:
     return values.numpy() if on_host(values) else values
 
 
-def positions_of(mask_N: Array) -> torch.Tensor:
-    """Ascending int64 positions of what is true, as a tensor."""
-    return torch.as_tensor(flat_positions(mask_N))
+def marked(mask_N: Array) -> Marked:
+    """What is true in a flat mask, of the kind that `native` gives."""
+    return mask_N if isinstance(mask_N, torch.Tensor) else torch.from_numpy(flat_positions(mask_N))
+
+
+def either(one: Marked, other: Marked) -> Marked:
+    """The entries of both; none may be in both, and their order is lost."""
+    return one | other if one.dtype == torch.bool else torch.cat([one, other])
+
+
+def mask_of(entries: Marked, like_BK: torch.Tensor) -> torch.Tensor:
+    """bool (B, K), true where an entry is marked."""
+    if entries.dtype == torch.bool:
+        return entries.view(like_BK.shape)
+    mask_N = torch.zeros(like_BK.numel(), dtype=torch.bool, device=like_BK.device)
+    return mask_N.index_fill_(0, entries, True).view(like_BK.shape)
+
+
+def positions_of(entries: Marked) -> torch.Tensor:
+    """int64 flat positions, for which a GPU is waited for."""
+    return torch.nonzero(entries)[:, 0] if entries.dtype == torch.bool else entries
 
 
 def flat_positions(mask_N: Array) -> Array:

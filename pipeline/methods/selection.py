@@ -19,7 +19,7 @@ import torch
 
 from pipeline.methods import positions
 from pipeline.methods.bce import negative_losses
-from pipeline.methods.positions import Array, flat_positions, native
+from pipeline.methods.positions import Array, Marked, flat_positions, mask_of, native
 from pipeline.methods.ranks import Ranks, largest
 from sharding.labels import UNOBSERVED
 
@@ -31,8 +31,8 @@ _EPSILON = float(np.finfo(np.float32).eps)
 
 def select_largest(
     logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
-) -> torch.Tensor:
-    """Flat int64 positions of this rank's selected entries.
+) -> Marked:
+    """This rank's selected entries.
 
     Selected is what is unobserved, has a loss above 0 and is at least as large as the k-th
     largest loss of the unobserved entries over all ranks. Where fewer than k are unobserved, all
@@ -45,8 +45,10 @@ def select_largest(
         k: at least 1, equal on all ranks.
         ranks: who shares the batch.
     """
-    if not positions.on_host(logits_BK):
-        return _largest_losses(logits_BK, labels_BK, k, ranks)
+    if not positions.on_host(logits_BK):  # what is observed counts as a loss of 0
+        losses_BK = negative_losses(logits_BK.detach()).masked_fill_(labels_BK != UNOBSERVED, 0)
+        losses_N = losses_BK.reshape(-1)
+        return (losses_N >= ranks.kth_largest(losses_N, k)) & (losses_N > 0)
     logits_N, labels_N = native(logits_BK.detach().reshape(-1)), native(labels_BK.reshape(-1))
     found, bound = _most_likely(logits_N, labels_N, k)
     low, high = _doubt(_kth_largest(logits_N[found], k, ranks))
@@ -60,16 +62,6 @@ def select_largest(
     threshold = ranks.kth_largest(losses, max(k - ranks.count(len(above)), 1))
     chosen = native((losses >= threshold) & (losses > 0))
     return torch.cat([torch.as_tensor(part) for part in (above, in_doubt[chosen])])
-
-
-def _largest_losses(
-    logits_BK: torch.Tensor, labels_BK: torch.Tensor, k: int, ranks: Ranks
-) -> torch.Tensor:
-    """`select_largest` from all losses; what is observed counts as a loss of 0."""
-    losses_BK = negative_losses(logits_BK.detach()).masked_fill_(labels_BK != UNOBSERVED, 0)
-    losses_N = losses_BK.reshape(-1)
-    threshold = ranks.kth_largest(losses_N, k)
-    return flat_positions((losses_N >= threshold) & (losses_N > 0))
 
 
 def unobserved_top(
@@ -96,12 +88,6 @@ def unobserved_top(
     missing = k - ranks.count(len(above)) - ranks.count_before(len(tied))
     chosen = (torch.as_tensor(part) for part in (above, tied[: max(missing, 0)]))
     return mask_of(torch.cat(list(chosen)), labels_BK)
-
-
-def mask_of(positions: torch.Tensor, like_BK: torch.Tensor) -> torch.Tensor:
-    """bool (B, K), true at flat int64 positions."""
-    mask_N = torch.zeros(like_BK.numel(), dtype=torch.bool, device=like_BK.device)
-    return mask_N.index_fill_(0, positions, True).view(like_BK.shape)
 
 
 def _kth_largest(values: Array, k: int, ranks: Ranks) -> float:
