@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline import parallel
 from pipeline.loader import Batch
@@ -136,8 +137,9 @@ def train_epoch(
 
 def _check_weights(step: TrainStep, done: int) -> None:
     """No loss has been computed with the last update's weights yet."""
-    tensors = [parallel.local(t) for t in step.model.state_dict().values() if t.is_floating_point()]
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all().long()
+    tensors = (parallel.local(t) for t in step.model.state_dict().values() if t.is_floating_point())
+    largest = nn.utils.get_total_norm([t for t in tensors if t.numel()], math.inf)
+    finite = largest.isfinite().long().to(step.join.device)
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     if not finite:
