@@ -172,6 +172,8 @@ def _decoder(device_id: int | None, hardware_share: float) -> dict[str, Any]:
         return {"device": "cpu"}
     return {
         "device": "mixed",
+        # As on the CPU; else colours are those of blocks, 2.5 of 255 grey levels away.
+        "jpeg_fancy_upsampling": True,
         "hw_decoder_load": hardware_share,
         "preallocate_width_hint": _HARDWARE_SIDE,
         "preallocate_height_hint": _HARDWARE_SIDE,
