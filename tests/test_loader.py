@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import indexes
+from pipeline import graph, indexes
 from pipeline.epochplan import EpochPlan
 from pipeline.graph import WHOLE, Augmentation, Crop
 from pipeline.labeljoin import LabelJoin
@@ -147,6 +147,34 @@ def test_dali_knows_all_that_a_gpus_graph_asks_for(squares: Path, crop: Crop) ->
     wanted = loader(squares, device_id=0, augmentation=Augmentation(crop=crop))
     with pytest.raises(RuntimeError, match="CUDA is not available"):  # and nothing before that
         wanted.epoch(1)
+
+
+@pytest.fixture
+def gpu_graph_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's graph does, without a GPU: its operators run on either."""
+    monkeypatch.setattr(graph, "_mixed", lambda share: {})
+    monkeypatch.setattr(graph, "_on_host", lambda *arguments: graph._on_gpu(*arguments[:3], 0.0))
+
+
+def test_a_gpu_resizes_as_the_host_does(squares: Path, request: pytest.FixtureRequest) -> None:
+    one = loader(squares, train=False, image_size=40)
+    ours = next(iter(one.epoch(1))).images_BHWC
+    request.getfixturevalue("gpu_graph_on_the_host")
+    theirs = next(iter(one.epoch(1))).images_BHWC
+    assert not torch.equal(ours, theirs)  # it is another graph
+    assert (ours.float() - theirs.float()).abs().mean() < 0.5
+
+
+@pytest.mark.usefixtures("gpu_graph_on_the_host")
+def test_a_gpu_crops_at_random_and_goes_on_where_it_was_left(squares: Path) -> None:
+    one = loader(squares, augmentation=Augmentation(crop="random-resized", flip=False))
+    whole = [batch.images_BHWC for batch in one.epoch(1)]
+    begun = one.epoch(1)
+    next(begun)
+    rest = [b.images_BHWC for b in one.epoch(1, done=1, position=begun.position())]
+    assert all(torch.equal(a, b) for a, b in zip(whole[1:], rest, strict=True))
+    uncropped = loader(squares, augmentation=Augmentation(flip=False)).epoch(1)
+    assert (next(uncropped).images_BHWC.float() - whole[0].float()).abs().mean() > 5
 
 
 def test_labels_are_joined_by_id(squares: Path) -> None:
