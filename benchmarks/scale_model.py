@@ -1,7 +1,7 @@
 """Training on many GPUs, computed: what decides a step, from rates of one GPU, one link, one core.
 
-Nothing is measured here. The defaults are published peaks, and rates that the other benchmarks
-measured on one machine; put in those of yours.
+Nothing is measured here. The defaults are published peaks of links, and rates that the other
+benchmarks measured on one machine or one GPU; put in those of yours.
 
     python benchmarks/scale_model.py
     python benchmarks/scale_model.py --node-gbit 100 --image-gflop 50 --decode-ms 0.44
@@ -16,7 +16,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """Of the hardware and of the work; the defaults: H100, ResNet-101 at 448 px, 5,000 classes."""
+    """Of the hardware and of the work; the defaults: H200, ResNet-101 at 448 px, 5,000 classes."""
 
     gpus: tuple[int, ...] = (8, 16, 32, 64)
     gpus_per_node: int = 8
@@ -26,8 +26,9 @@ class Rates:
     """Images per GPU and step."""
     image_gflop: float = 199
     """Forward and backward of one image: three times 62.4 + 4.0 (at 224 px: 50)."""
-    gpu_tflops: float = 790 * 0.4
-    """bf16 peak of the GPU times what convolutions get of it."""
+    gpu_tflops: float = 64
+    """What a ResNet-50 gets of an H200 on bf16, not compiled (benchmarks/gpu.py): 8 % of its peak,
+    because batch norms and additions, which are most of the time, move memory."""
     parameters: float = 52.7e6
     """ResNet-101 without its classifier, and a head of 2048 x 5000."""
     gpu_link_gbytes: float = 350
