@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,19 @@ from pipeline import cluster, notice, preflight, tracking, watch
 from sharding.errors import InputError
 
 pytestmark = pytest.mark.ray
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}"):
+        cluster.connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match="correct RAY_ADDRESS"):
+        cluster.connect()
 
 
 @contextlib.contextmanager
