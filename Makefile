@@ -3,13 +3,14 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
-# A laptop's own Ray, never a cluster this machine happens to belong to.
-LOCAL  := RAY_ADDRESS=local
+# A laptop's own Ray, never a cluster this machine happens to belong to; and the same on a machine
+# with a GPU, where the two workers of the demo would want two.
+LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
 # demo_methods.py and faults.py are not among them: they need the demo's dataset, and hours.
 BENCHES := evaluator head losses audit loader train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster check bench clean-demo
+.PHONY: help demo test test-gpu test-cluster check bench clean-demo
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,9 @@ demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two worker
 
 test: $(VENV)/installed ## run the test suite
 	@$(BIN)/python -m pytest
+
+test-gpu: $(VENV)/installed ## run what only a GPU shows, on this machine's first
+	@$(BIN)/python -m pytest -rs -m gpu tests/test_gpu.py
 
 test-cluster: $(VENV)/installed ## run the jobs on several hosts made of network namespaces (needs root)
 	@$(BIN)/python -m pytest -rs -m cluster tests/cluster

@@ -83,7 +83,7 @@ class Run:
             return subprocess.Popen(
                 [sys.executable, *(bare if self.bare else training)],
                 cwd=options.output,
-                env={**os.environ, "RAY_ADDRESS": "local"},
+                env={**os.environ, "RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -134,14 +134,13 @@ def _demo(value: Any) -> Value:
     return Value(value, "ours", "for a laptop without GPU, ten minutes on two cores")
 
 
-# ResNet-18 from scratch on the procedural demo data (make demo): two workers, or one where the
-# machine has one GPU.
+# ResNet-18 from scratch on the procedural demo data, two workers (make demo).
 _DEMO = {
     name: _demo(value)
     for name, value in {
         "dataset": "demo/dataset",
         "experiment": "demo",
-        "workers": "1:2",
+        "workers": "2",
         "backbone": "resnet18",
         "image_size": 96,
         "batch_size": 32,

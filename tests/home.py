@@ -21,11 +21,12 @@ class Home:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a job sees: no variable of the test itself, never a running Ray cluster."""
+        """What a job sees: no variable of the test itself, never a running Ray cluster or a GPU."""
         return {
             "HOME": str(self.directory),
             "PATH": os.environ["PATH"],
             "RAY_ADDRESS": "local",
+            "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
         }
 

@@ -75,7 +75,7 @@ def test_repeating_the_command_with_more_epochs_continues(home: Home) -> None:
 def test_an_option_that_does_not_fit_is_one_line_with_its_fix(home: Home) -> None:
     told = train(home, "--batch-size", "31", status=2)
     assert told.strip() == (
-        "error: batch size 31 does not divide over 1:2 workers. "
+        "error: batch size 31 does not divide over 2 workers. "
         "Fix: make --batch-size, which counts all workers, a multiple of 2"
     )
 
