@@ -26,17 +26,17 @@ class Rates:
     """Images per GPU and step."""
     image_gflop: float = 199
     """Forward and backward of one image: three times 62.4 + 4.0 (at 224 px: 50)."""
-    gpu_tflops: float = 64
-    """What a ResNet-50 gets of an H200 on bf16, not compiled (benchmarks/gpu.py): 8 % of its peak,
-    because batch norms and additions, which are most of the time, move memory."""
+    gpu_tflops: float = 110
+    """What a ResNet-50 gets of an H200 on bf16, not compiled (benchmarks/gpu.py): a ninth of its
+    peak, because batch norms and additions, which are most of the time, move memory."""
     parameters: float = 52.7e6
     """ResNet-101 without its classifier, and a head of 2048 x 5000."""
     gpu_link_gbytes: float = 350
     """Of a GPU within its node, one way."""
     node_gbit: float = 3200
     """Network of a node, one way."""
-    selection_ms: float = 0.8
-    """Eight sums of at most 16 KiB, each waited for: 0.1 ms a piece."""
+    selection_ms: float = 0.4
+    """Four sums of at most 16 KiB (eight on hosts), each waited for: 0.1 ms a piece."""
     decode_ms: float = 1.9
     """CPU time per image of the loader, where the GPU does not decode (benchmarks/loader.py)."""
     image_bytes: float = 85_000

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,8 @@ _QUIET = {
 # torch's tensors on the CPU in huge pages: a fresh batch costs page faults otherwise, five times
 # what its normalisation does.
 _MEMORY = {"THP_MEM_ALLOC_ENABLE": "1"}
+_PATIENCE = 20.0
+"""Seconds in which a cluster has to answer."""
 
 
 def package_directories() -> list[Path]:
@@ -97,13 +100,18 @@ def _require_answer(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "://" in host:  # "local", "auto", Ray Client's
         return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
-        raise InputError(
-            f"no Ray cluster answers at {address}: {error}",
-            fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
-        ) from None
+    begun = time.monotonic()
+    while True:  # it may be about to start
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except (OSError, UnicodeError) as error:  # the latter of a host that cannot be one
+            if time.monotonic() - begun > _PATIENCE:
+                raise InputError(
+                    f"no Ray cluster answers at {address}: {error}",
+                    fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
+                ) from None
+        time.sleep(1)
 
 
 def name_own_instance() -> None:

@@ -35,8 +35,8 @@ def resources(config: TrainConfig) -> tuple[bool, int]:
     use_gpu, cpus = cluster.place(fewest, most + config.async_validation, config.cpus_per_worker)
     if config.model.sync_batchnorm and not use_gpu:
         tell("--sync-batchnorm is for GPUs: each worker keeps statistics of its own", "WARNING")
-    if config.model.sync_batchnorm and config.model.compile:
-        tell("--sync-batchnorm cuts what --compile compiles: one of them is enough", "WARNING")
+    if config.model.sync_batchnorm and config.model.compile and use_gpu:
+        tell("--sync-batchnorm cuts what --compile compiles into pieces: leave one out", "WARNING")
     return use_gpu, cpus
 
 

@@ -24,7 +24,7 @@ class CamNet(nn.Module):
         backbone: maps (B, 3, H, W) to features (B, D, h, w).
         head: the CAM head over D features.
         dropout: share of the feature channels dropped before the head in training.
-        compiled: compile the backbone, for any number of images.
+        compiled: compile the backbone, for any number of images above 1.
     """
 
     mean: torch.Tensor

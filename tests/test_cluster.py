@@ -24,6 +24,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.Mo
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "_PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}"):
@@ -31,6 +32,8 @@ def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.Mo
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(InputError, match="correct RAY_ADDRESS"):
         cluster.connect()
+    with pytest.raises(InputError, match=r"answers at head\.\.x:1"):
+        cluster.connect("head..x:1")
 
 
 @contextlib.contextmanager

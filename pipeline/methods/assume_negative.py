@@ -11,7 +11,7 @@ import math
 import torch
 
 from pipeline.methods.bce import modified_bce_sum, negative_log
-from pipeline.methods.positions import marked, native
+from pipeline.methods.positions import marked, native, positions_of
 from pipeline.methods.protocol import BaseMethod, nothing_modified
 from pipeline.methods.ranks import Group
 from sharding.errors import InputError
@@ -87,9 +87,9 @@ class IgnoreUnobserved(BaseMethod):
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of the observed entries."""
-        observed = marked(native(labels_BK.flatten()) != UNOBSERVED)
-        labels_E = labels_BK.flatten()[observed]
-        total = modified_bce_sum(logits_BK.flatten()[observed], labels_E)
+        entries_E = positions_of(marked(native(labels_BK.flatten()) != UNOBSERVED))
+        labels_E = labels_BK.flatten()[entries_E]
+        total = modified_bce_sum(logits_BK.flatten()[entries_E], labels_E)
         if self.normalise == "entries":
             count = self.ranks.batch_size(logits_BK) * self.num_classes
         else:

@@ -17,7 +17,7 @@ Array = Any
 
 
 Marked = torch.Tensor
-"""Entries as `marked` gives them: ascending int64 flat positions on the host, else a bool mask."""
+"""Entries as `marked` gives them: int64 flat positions on the host, else a flat bool mask."""
 
 
 def on_host(values: torch.Tensor) -> bool:
