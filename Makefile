@@ -15,7 +15,7 @@ BENCHES := evaluator head losses audit loader train_step
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two workers, no GPU, about ten minutes
+demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two workers, no GPU, ten to twenty minutes
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250
