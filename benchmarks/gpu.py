@@ -125,13 +125,14 @@ class Bench:
 
 def main(options: Options) -> None:
     """Measure and print."""
+    bare = "network alone, bare PyTorch with BCE"
     ours = f"network alone, our loop with {options.method}"
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(options, Path(name))
         runs: dict[str, Callable[[], None]] = {
             "loader alone, decoding on the CPU": bench.loader(None),
             "loader alone, `mixed`": bench.loader(0),
-            "network alone, bare PyTorch with BCE": bench.bare,
+            bare: bench.bare,
             ours: bench.network,
             "both, decoding on the CPU": bench.both(None),
             "both, `mixed`": bench.both(0),
@@ -147,7 +148,6 @@ def main(options: Options) -> None:
     each = {label: statistics.median(ms) / options.steps for label, ms in times.items()}
     for label, step in each.items():
         print(f"| {label} | {1000 * options.batch_size / step:,.0f} | {step:.1f} |")
-    bare = "network alone, bare PyTorch with BCE"
     slower = max(each["loader alone, `mixed`"], each[ours])
     print(f"\nboth, `mixed`: {slower / each['both, `mixed`']:.2f} of the slower of the two;")
     print(f"our loop takes {ratio(times[ours], times[bare]):.3f} of the bare loop's time")

@@ -141,7 +141,6 @@ def test_pixels_are_those_of_torchvision(squares: Path, size: int, threads: int)
             assert torch.equal(image_HWC, expected_CHW.permute(1, 2, 0))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/test_gpu.py runs it")
 @pytest.mark.parametrize("crop", ["squash", "random-resized"])
 def test_dali_knows_all_that_a_gpus_graph_asks_for(squares: Path, crop: Crop) -> None:
     wanted = loader(squares, device_id=0, augmentation=Augmentation(crop=crop))

@@ -15,7 +15,6 @@ import torch
 Array = Any
 """As `native` gives it: a numpy array on the host, a tensor elsewhere."""
 
-
 Marked = torch.Tensor
 """Entries as `marked` gives them: int64 flat positions on the host, else a flat bool mask."""
 
@@ -50,7 +49,7 @@ def mask_of(entries: Marked, like_BK: torch.Tensor) -> torch.Tensor:
 
 def positions_of(entries: Marked) -> torch.Tensor:
     """int64 flat positions, for which a GPU is waited for."""
-    return torch.nonzero(entries)[:, 0] if entries.dtype == torch.bool else entries
+    return flat_positions(entries) if entries.dtype == torch.bool else entries
 
 
 def flat_positions(mask_N: Array) -> Array:
