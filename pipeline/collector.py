@@ -21,6 +21,7 @@ from pipeline.candidates import CORRECTED, KEPT, REJECTED, Candidates
 from pipeline.methods.overlay import Overlay
 from pipeline.methods.ranks import Ranks
 from pipeline.step import StepResult
+from pipeline.transfer import to_device
 from sharding.labels import UNOBSERVED
 
 # Methods that leave out what they modify; the others train on a label of their own making.
@@ -57,7 +58,8 @@ class Collector:
         counted = (labels_E == UNOBSERVED, modified_E)
         self._counts += torch.stack([torch.count_nonzero(mask_E) for mask_E in counted])
         places_F = self._places(logits_E, labels_E)
-        ids_B = torch.from_numpy(result.batch.image_ids_B.view(np.int64)).to(self._device)
+        image_ids_B = torch.from_numpy(result.batch.image_ids_B.view(np.int64))
+        ids_B = to_device(image_ids_B, self._device)
         K = result.logits_BK.shape[1]
         ids_F, classes_F = ids_B[places_F // K], places_F % K
         keys_F = _keys(logits_E[places_F], ids_F, classes_F)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.transfer import to_device
 from sharding.labels import UNOBSERVED, LabelTable, Observed
 
 
@@ -35,12 +35,7 @@ class LabelJoin:
         entries = self.observed(image_ids_B)
         shape = (len(image_ids_B), self.num_classes)
         labels_BK = torch.full(shape, UNOBSERVED, dtype=torch.int8, device=self.device)
-        flat_E = self._there(entries.rows_E * self.num_classes + entries.classes_E)
-        labels_BK.view(-1)[flat_E] = self._there(entries.states_E)
+        flat_E = torch.from_numpy(entries.rows_E * self.num_classes + entries.classes_E)
+        states_E = torch.from_numpy(entries.states_E)
+        labels_BK.view(-1)[to_device(flat_E, self.device)] = to_device(states_E, self.device)
         return labels_BK
-
-    def _there(self, values_E: npt.NDArray[Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(values_E)
-        if self.device.type == "cuda":  # from pageable memory the copy would wait for the GPU
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)

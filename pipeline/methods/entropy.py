@@ -13,6 +13,7 @@ from pipeline.methods.overlay import Overlay
 from pipeline.methods.predictions import Predictions, refuse_predictions
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
 from pipeline.methods.ranks import Group
+from pipeline.transfer import to_device
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
@@ -121,7 +122,7 @@ class PseudoLabeling(EntropyMaximization):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """EM with soft cross-entropy on pseudo labels; the mask holds those."""
         rows_M, classes_M, soft_M = (
-            part.to(logits_BK.device)
+            to_device(part, logits_BK.device)
             for part in self.overlay.find(require_ids(sample_ids_B, "em-apl"))
         )
         p_BK = torch.sigmoid(logits_BK)

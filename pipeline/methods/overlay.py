@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.methods.ranks import Ranks
+from pipeline.transfer import to_device
 from sharding.labels import UNOBSERVED
 
 _IDS, _COUNTS, _CLASSES, _VALUES = "image_ids", "counts", "classes", "values"
@@ -125,7 +126,7 @@ class Overlay:
             state: what to set; the entries' own values where none is given.
         """
         rows_M, classes_M, values_M = (
-            part.to(labels_BK.device) for part in self.find(sample_ids_B)
+            to_device(part, labels_BK.device) for part in self.find(sample_ids_B)
         )
         if not len(rows_M):
             return labels_BK
