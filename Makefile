@@ -6,8 +6,8 @@ DEMO   ?= demo
 # A laptop's own Ray, never a cluster this machine happens to belong to; and the same on a machine
 # with a GPU, where the two workers of the demo would want two.
 LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
-# demo_methods.py and faults.py are not among them: they need the demo's dataset, and hours.
-BENCHES := evaluator head losses audit loader train_step
+# quality.demo_methods and faults.kills are not among them: they need the demo's dataset, and hours.
+BENCHES := compute.evaluator compute.head compute.losses compute.audit data.loader compute.train_step
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-gpu test-cluster check bench clean-demo
@@ -29,7 +29,7 @@ test-gpu: $(VENV)/installed ## run what only a GPU shows, on this machine's firs
 	@$(BIN)/python -m pytest -rs -m gpu tests/test_gpu.py
 
 test-cluster: $(VENV)/installed ## run the jobs on several hosts made of network namespaces (needs root)
-	@$(BIN)/python -m pytest -rs -m cluster tests/cluster
+	@$(BIN)/python -m pytest -rs -m cluster tests/hosts
 
 check: $(VENV)/installed ## lint, format and types
 	@$(BIN)/ruff check .
@@ -37,9 +37,9 @@ check: $(VENV)/installed ## lint, format and types
 	@$(BIN)/mypy
 
 bench: $(VENV)/installed ## measure the claims of the documentation: ratios, each in one run (an hour)
-	@for bench in $(BENCHES); do echo "== benchmarks/$$bench.py"; $(BIN)/python benchmarks/$$bench.py || exit 1; done
-	@for part in keep shrink; do echo "== sharding $$part"; $(BIN)/python benchmarks/sharding.py $$part || exit 1; done
-	@for part in ratio size; do echo "== relabel $$part"; $(BIN)/python benchmarks/relabel.py $$part || exit 1; done
+	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m benchmarks.$$bench || exit 1; done
+	@for part in keep shrink; do echo "== sharding $$part"; $(BIN)/python -m benchmarks.data.sharding $$part || exit 1; done
+	@for part in ratio size; do echo "== relabel $$part"; $(BIN)/python -m benchmarks.data.relabel $$part || exit 1; done
 
 clean-demo: ## remove what the demo wrote
 	rm -rf $(DEMO)

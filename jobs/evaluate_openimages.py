@@ -9,29 +9,31 @@ import sys
 
 import tyro
 
-from pipeline.config import EvaluateConfig
+from pipeline.config.commands import EvaluateConfig
 from sharding.errors import one_line_errors
-from sharding.structured import complain
+from sharding.log import error
 
 
 def main() -> None:
     """Parse, connect, evaluate, print the table, leave it in MLflow."""
     with one_line_errors():
         config = tyro.cli(EvaluateConfig, description=__doc__)
-        from pipeline import bestcheckpoint, cluster, evaluation, record, tracking, verdict
+        from pipeline.cluster import checkpoints, session
+        from pipeline.evaluation import record, run
+        from pipeline.tracking import client
 
-        cluster.connect()
-        checkpoint = bestcheckpoint.of_run(config.checkpoint)
-        found = evaluation.run(config, checkpoint)
-        told = verdict.report(found, config)
+        session.connect()
+        checkpoint = checkpoints.best_of_run(config.checkpoint)
+        found = run.evaluate(config, checkpoint)
+        told = run.report(found, config)
         print(told.terminal())
         print(f"checkpoint  {checkpoint}  (epoch {found.meta.epoch})", flush=True)
         try:
             run_id = record.record(found, config, checkpoint, told)
         except record.NotRecorded as ended:
-            complain(str(ended))
+            error(str(ended))
             sys.exit(ended.exit_code)
-        print(f"MLflow      {tracking.browse_command()}  (run {run_id})")
+        print(f"MLflow      {client.browse_command()}  (run {run_id})")
 
 
 if __name__ == "__main__":

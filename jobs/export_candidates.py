@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tyro
 
-from pipeline.auditing import AuditConfig
+from pipeline.config.commands import AuditConfig
 from sharding.errors import one_line_errors
 
 
@@ -16,11 +16,11 @@ def main() -> None:
     """Parse, judge if there is a truth to judge by, export, say how to go on."""
     with one_line_errors():
         config = tyro.cli(AuditConfig, description=__doc__)
-        from pipeline import auditing
-        from sharding.lookup import read_images
-        from sharding.truth import read_truth
+        from pipeline.audit import run
+        from sharding.dataset.ground_truth import read_ground_truth
+        from sharding.dataset.lookup import read_images
 
-        print(auditing.run(config, read_images, read_truth))
+        print(run.run(config, read_images, read_ground_truth))
 
 
 if __name__ == "__main__":

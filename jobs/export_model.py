@@ -30,10 +30,10 @@ def main() -> None:
     """Parse, export, say how near each file's logits are to the checkpoint's."""
     with one_line_errors():
         options = tyro.cli(ExportOptions, description=__doc__)
-        from pipeline import exporting, locate
+        from pipeline.inference import export, locate
 
         directory = locate.checkpoint_directory(options.checkpoint)
-        found = exporting.export(directory, options.output, options.formats)
+        found = export.export(directory, options.output, options.formats)
         for name, difference in found.items():
             path = options.output / f"model.{name}"
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")

@@ -20,21 +20,20 @@ def main() -> None:
     """Parse, read, write shards as Ray tasks, say what there is now."""
     with one_line_errors():
         options = tyro.cli(ImportOptions, description=__doc__)
-        from sharding.desk import at_desk
+        from sharding.commands.workspace import open_workspace
         from sharding.importers.prepare import prepare_import
         from sharding.importers.run import import_collection
 
         def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
             if not tasks:
                 return iter(())
-            from pipeline import cluster
+            from pipeline.cluster import session
+            from pipeline.cluster.tasks import run_tasks
 
-            cluster.connect()
-            return cluster.run_tasks(
-                function, tasks, max_in_flight=options.workers, label="importing"
-            )
+            session.connect()
+            return run_tasks(function, tasks, max_in_flight=options.workers, label="importing")
 
-        with at_desk(options.output, scratch=options.scratch) as desk:
+        with open_workspace(options.output, scratch=options.scratch) as desk:
             here = dataclasses.replace(options, output=str(desk.directory))
             told = import_collection(prepare_import(here), desk.through(parallel))
         print(desk.named(str(told)))

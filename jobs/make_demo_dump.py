@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from sharding.errors import one_line_errors
-from sharding.synthetic import DumpOptions, make_dump
+from sharding.synthetic.options import DumpOptions
 
 
 def main(
@@ -28,6 +28,8 @@ def main(
         options: sizes and seed.
         workers: processes; the bytes do not depend on it.
     """
+    from sharding.synthetic.dump import make_dump
+
     made = make_dump(options, output, workers=workers)
     counts = ", ".join(f"{count} {split}" for split, count in options.images.items())
     print(f"{'made' if made else 'already there'}: {counts} images of {options.classes} classes")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tyro
 
-from pipeline.bulkplan import PredictConfig
+from pipeline.config.commands import PredictConfig
 from sharding.errors import one_line_errors
 
 
@@ -17,9 +17,10 @@ def main() -> None:
     """Parse, connect, predict what is not predicted yet, say where it is."""
     with one_line_errors():
         config = tyro.cli(PredictConfig, description=__doc__)
-        from pipeline import bulk, cluster
+        from pipeline.cluster import session
+        from pipeline.inference import predict
 
-        told = bulk.predict(config, cluster.connect)
+        told = predict.predict(config, session.connect)
         print(f"{told['images']:,} images, {told['errors']:,} of them unreadable (column error)")
         print(f"predictions  {config.output}/part-*.parquet  ({told['files']} files)")
 

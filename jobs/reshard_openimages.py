@@ -12,28 +12,27 @@ from typing import Any
 
 import tyro
 
+from sharding.commands.options import ReshardOptions
 from sharding.errors import one_line_errors
-from sharding.options import ReshardOptions
 
 
 def main() -> None:
     """Parse, write labels here and shards, where any are needed, as Ray tasks."""
     with one_line_errors():
         options = tyro.cli(ReshardOptions, description=__doc__)
-        from sharding.desk import at_desk
-        from sharding.reshard import reshard
+        from sharding.commands.reshard import reshard
+        from sharding.commands.workspace import open_workspace
 
         def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
             if not tasks:
                 return iter(())
-            from pipeline import cluster
+            from pipeline.cluster import session
+            from pipeline.cluster.tasks import run_tasks
 
-            cluster.connect()
-            return cluster.run_tasks(
-                function, tasks, max_in_flight=options.workers, label="writing shards"
-            )
+            session.connect()
+            return run_tasks(function, tasks, max_in_flight=options.workers, label="writing shards")
 
-        with at_desk(options.dataset, options.fetch, options.scratch) as desk:
+        with open_workspace(options.dataset, options.fetch, options.scratch) as desk:
             here = dataclasses.replace(options, dataset=str(desk.directory))
             told = reshard(here, desk.through(parallel))
         print(desk.named(str(told)))

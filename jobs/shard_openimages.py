@@ -12,31 +12,30 @@ from typing import Any
 
 import tyro
 
+from sharding.commands.options import ShardOptions
 from sharding.errors import one_line_errors
-from sharding.options import ShardOptions
 
 
 def main() -> None:
     """Parse, plan, write shards as Ray tasks, say what there is now."""
     with one_line_errors():
         options = tyro.cli(ShardOptions, description=__doc__)
-        from sharding.convert import convert
-        from sharding.desk import at_desk
-        from sharding.prepare import prepare
+        from sharding.commands.prepare import prepare
+        from sharding.commands.shard import shard_dump
+        from sharding.commands.workspace import open_workspace
 
         def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
             if not tasks:
                 return iter(())
-            from pipeline import cluster
+            from pipeline.cluster import session
+            from pipeline.cluster.tasks import run_tasks
 
-            cluster.connect()
-            return cluster.run_tasks(
-                function, tasks, max_in_flight=options.workers, label="sharding"
-            )
+            session.connect()
+            return run_tasks(function, tasks, max_in_flight=options.workers, label="sharding")
 
-        with at_desk(options.output, options.fetch, options.scratch) as desk:
+        with open_workspace(options.output, options.fetch, options.scratch) as desk:
             here = dataclasses.replace(options, output=str(desk.directory))
-            told = convert(prepare(here), desk.through(parallel))
+            told = shard_dump(prepare(here), desk.through(parallel))
         print(desk.named(str(told)))
 
 

@@ -12,10 +12,10 @@ import sys
 
 import tyro
 
-from pipeline import presets, showconfig
-from pipeline.config import TrainConfig
+from pipeline.config import presets, show
+from pipeline.config.train import TrainConfig
 from sharding.errors import one_line_errors
-from sharding.structured import complain
+from sharding.log import error
 
 
 def parse(arguments: list[str]) -> tuple[TrainConfig, presets.Preset | None, str | None]:
@@ -45,23 +45,25 @@ def main() -> None:
     with one_line_errors():
         config, start, shown = parse(sys.argv[1:])
         if shown:
-            rows = showconfig.rows(config, start)
-            print(
-                showconfig.as_json(config, rows) if shown == "json" else showconfig.as_table(rows)
-            )
-            return
-        from pipeline import cluster, tracking
-        from pipeline.train import TrainingEnded, train
+            from pipeline.methods.registry import complete_options
 
-        cluster.connect()
+            rows = show.rows(config, start, complete_options(config))
+            print(show.as_json(config, rows) if shown == "json" else show.as_table(rows))
+            return
+        from pipeline.cluster import session
+        from pipeline.tracking import client
+        from pipeline.training.failures import TrainingEnded
+        from pipeline.training.train import train
+
+        session.connect()
         try:
             result = train(config)
         except TrainingEnded as ended:
-            complain(str(ended))
+            error(str(ended))
             sys.exit(ended.exit_code)
         print(f"run              {result.directory}")
         print(f"best checkpoint  {result.best}")
-        print(f"MLflow           {tracking.browse_command()}  (run {result.mlflow_run_id})")
+        print(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
 
 
 if __name__ == "__main__":

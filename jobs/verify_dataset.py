@@ -11,29 +11,29 @@ from typing import Any
 
 import tyro
 
+from sharding.commands.options import VerifyOptions
 from sharding.errors import one_line_errors
-from sharding.options import VerifyOptions
 
 
 def main() -> None:
     """Parse, check shards as Ray tasks, mend if asked to, tell; status 1 if all is not well."""
     with one_line_errors():
         options = tyro.cli(VerifyOptions, description=__doc__)
-        from sharding.checkup import checkup
-        from sharding.desk import at_desk
+        from sharding.commands.verify import verify
+        from sharding.commands.workspace import open_workspace
 
         def parallel(function: Any, items: Sequence[Any]) -> Iterator[Any]:
             if not items:
                 return iter(())
-            from pipeline import cluster
+            from pipeline.cluster import session, tasks
 
-            cluster.connect()
-            return cluster.run_tasks(
+            session.connect()
+            return tasks.run_tasks(
                 function, items, max_in_flight=options.workers, label="checking shards"
             )
 
-        with at_desk(options.dataset, options.fetch, options.scratch, indexes=True) as desk:
-            result = checkup(options, parallel, desk)
+        with open_workspace(options.dataset, options.fetch, options.scratch, indexes=True) as desk:
+            result = verify(options, parallel, desk)
         print(desk.named(str(result)))
         raise SystemExit(0 if result.well else 1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.predictor import load as load
+    from pipeline.inference.predictor import load
 
 __all__ = ["load"]
 
@@ -17,7 +17,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     # Lazily: whoever imports a module of this package need not wait for torch.
     if name == "load":
-        from pipeline.predictor import load
+        from pipeline.inference.predictor import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
 
-from sharding import atomic
 from sharding.errors import InputError
+from sharding.storage import files
 
 # Keys are taken as they are written, and need no directory.
 _BUCKETS = ("s3", "gs")
+
+Upload = Callable[[bytes, str], object]
+"""Takes an artifact's content and path, as `pipeline.tracking.writer.RunWriter.artifact` does."""
 
 
 def absolute(location: str) -> str:
@@ -100,7 +104,7 @@ def write_bytes(location: str, content: bytes) -> None:
     """
     filesystem, path = _open(location)
     if isinstance(filesystem, fs.LocalFileSystem):
-        with atomic.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             temporary.write_bytes(content)
         return
     try:
@@ -128,7 +132,7 @@ def sweep(location: str) -> None:
     """Remove what killed writers left in a directory; a bucket never shows it."""
     filesystem, path = _open(location)
     if isinstance(filesystem, fs.LocalFileSystem):
-        atomic.sweep(path)
+        files.remove_temporaries(path)
 
 
 def _names(location: str, kind: fs.FileType) -> list[str]:
@@ -159,3 +163,20 @@ def _open(location: str) -> tuple[fs.FileSystem, str]:
 def _client(bucket: str) -> tuple[fs.FileSystem, str]:
     """One client per bucket: each would ask where the bucket is, and connect, for every file."""
     return fs.FileSystem.from_uri(bucket)
+
+
+class StorageFailed(OSError):
+    """The storage of the run, and no other file, could not be read or written."""
+
+
+@contextlib.contextmanager
+def of_the_storage() -> Iterator[None]:
+    """Tell a worker's errors of the storage from those of its other files.
+
+    Raises:
+        StorageFailed: for an OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(str(error)) from error

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding.atomic import replacing
 from sharding.errors import AGAIN, InputError
+from sharding.storage.files import replacing
 
 NUM_GROUPS = 5
 GroupBy = Literal["annotations", "positives"]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from sharding import structured
+from sharding import log
 
 AGAIN = "repeat the command that made the dataset, or restore the file from a copy"
 """How a file that follows from dump and options comes back."""
@@ -73,5 +73,5 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(0) from None
     except InputError as error:
         cause = getattr(error, "cause", error)
-        structured.complain(str(cause), **cause.fields)
+        log.error(str(cause), **cause.fields)
         raise SystemExit(2) from None

@@ -19,10 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharding.atomic import replacing
 from sharding.errors import InputError
-from sharding.ids import format_id_column, parse_image_ids
-from sharding.ids import format_image_ids as format_image_ids
+from sharding.image_ids import format_id_column, parse_image_ids
+from sharding.storage.files import replacing
 
 POSITIVE = 1
 NEGATIVE = 0

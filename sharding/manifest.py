@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sharding.atomic import write_json
 from sharding.classes import ClassTable
 from sharding.errors import AGAIN, InputError
 from sharding.labels import LabelTable
+from sharding.layout import MANIFEST_FILE
+from sharding.storage.files import write_json
 
 FORMAT = 1
-FILE = "dataset.json"
-SPLITS = ("train", "validation", "test")
 
 
 class DamagedManifest(InputError):
@@ -136,7 +135,7 @@ class Manifest:
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `dataset.json` atomically; call it after everything it names is on disk."""
-        write_json(Path(directory) / FILE, {"format": FORMAT, **self.record()})
+        write_json(Path(directory) / MANIFEST_FILE, {"format": FORMAT, **self.record()})
 
     def record(self) -> dict[str, Any]:
         """As JSON has it; what is None is left out, so that a new field changes no old digest."""
@@ -152,7 +151,7 @@ class Manifest:
             DamagedManifest: it is missing or cannot be understood.
             InputError: it is of another format.
         """
-        path = Path(directory) / FILE
+        path = Path(directory) / MANIFEST_FILE
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -230,7 +229,7 @@ class Dataset:
             present = sorted({shard.split for shard in self.manifest.shards})
             raise InputError(
                 f"split {split!r} has no images; present: {', '.join(present) or 'none'}",
-                file=self.directory / FILE,
+                file=self.directory / MANIFEST_FILE,
                 fix="name a split that is present",
             )
         return found
@@ -250,7 +249,7 @@ class Dataset:
         if chosen not in self.manifest.labels:
             raise InputError(
                 f"no labels {chosen!r}; present: {', '.join(sorted(self.manifest.labels))}",
-                file=self.directory / FILE,
+                file=self.directory / MANIFEST_FILE,
                 fix="name one that is present, or run jobs/reshard_openimages.py with that dump",
             )
         return chosen, self.manifest.labels[chosen]
@@ -262,7 +261,7 @@ class Dataset:
             raise InputError(
                 f"labels {chosen!r} have no split {split!r}; "
                 f"present: {', '.join(sorted(version.splits))}",
-                file=self.directory / FILE,
+                file=self.directory / MANIFEST_FILE,
                 fix="name a split that is present",
             )
         return LabelTable.read(self.directory / version.splits[split].path)

@@ -10,7 +10,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from sharding import structured
+from sharding import log
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -43,7 +43,7 @@ class Progress:
                 dynamic_ncols=True,
                 leave=True,
             )
-            if sys.stderr.isatty() and not structured.wanted()
+            if sys.stderr.isatty() and not log.wanted()
             else None
         )
 
@@ -85,8 +85,8 @@ class Progress:
         elapsed = max(self._printed - self._started, 1e-9)
         rate, missing = (self.done - self._initial) / elapsed, self.total - self.done
         left = missing / rate if rate else float("nan") if missing else 0.0
-        if structured.wanted():
-            structured.log(
+        if log.wanted():
+            log.log(
                 "INFO",
                 self.label,
                 done=self.done,

@@ -35,7 +35,7 @@ def ray_local() -> Iterator[None]:
     """A small Ray instance of this session's own, never one that happens to be running."""
     import ray
 
-    from pipeline.cluster import connect
+    from pipeline.cluster.session import connect
 
     connect("local", num_cpus=4, object_store_memory=200 * 1024**2)
     yield
@@ -44,8 +44,8 @@ def ray_local() -> Iterator[None]:
 
 @pytest.fixture
 def bucket() -> Iterator[Any]:
-    """An empty bucket on a server that is this test's own: a `tests.buckets.Bucket`."""
-    from tests.buckets import empty_bucket
+    """An empty bucket on a server that is this test's own: a `tests.support.buckets.Bucket`."""
+    from tests.support.buckets import empty_bucket
 
     with empty_bucket() as bucket:
         yield bucket
@@ -54,6 +54,6 @@ def bucket() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small learnable dataset; do not write into it."""
-    from tests.datasets import write_dataset
+    from tests.support.datasets import write_dataset
 
     return write_dataset(tmp_path_factory.mktemp("squares"))

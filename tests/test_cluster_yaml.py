@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.clusterfile import for_namespaces
-from tests.cluster.namespaces import missing
+from tests.hosts.clusterfile import for_namespaces
+from tests.hosts.namespaces import missing
 
 REPOSITORY = Path(__file__).parents[1]
 FILES = ["ray_cluster.yaml", "ray_cluster_onprem.yaml"]

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from pipeline import methods
-from pipeline import model as models
-from pipeline.config import ModelConfig, OptimizerConfig
-from pipeline.graph import Augmentation
-from pipeline.labeljoin import LabelJoin
-from pipeline.loader import Loader
-from pipeline.loop import train_epoch
-from pipeline.step import TrainStep
+from pipeline.config.sections import Augmentation, ModelConfig, OptimizerConfig
+from pipeline.data.labels import LabelJoin
+from pipeline.data.loader import Loader
+from pipeline.models import cam_net
+from pipeline.training.loop import train_epoch
+from pipeline.training.step import TrainStep
 from sharding.manifest import Dataset
 
 pytestmark = [
@@ -88,11 +87,11 @@ def test_training_brings_the_loss_down(squares: Path, precision: str) -> None:
     torch.manual_seed(0)
     dataset = Dataset.open(squares)
     table, K = dataset.labels("train"), len(dataset.classes)
-    model = models.build(ModelConfig(backbone="resnet18"), K).to(GPU)
+    model = cam_net.build(ModelConfig(backbone="resnet18"), K).to(GPU)
     step = TrainStep(
         model=model,
         method=methods.create("ll-r", K, **LARGE_LOSS),
-        optimizer=torch.optim.Adam(models.parameter_groups(model, 1e-3, 10.0), fused=True),
+        optimizer=torch.optim.Adam(cam_net.parameter_groups(model, 1e-3, 10.0), fused=True),
         join=LabelJoin(table=table, num_classes=K, device=GPU),
         config=OptimizerConfig(precision=precision),
     )

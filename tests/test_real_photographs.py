@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sharding.manifest import Dataset
-from tests.home import Home
+from tests.support.home import Home
 
 pytestmark = [pytest.mark.ray, pytest.mark.shared]
 

@@ -1,8 +1,15 @@
 """Training methods: one registry, one protocol, one file per family of losses."""
 
-from pipeline.methods.binding import create_for, options_for, with_absolute_paths
 from pipeline.methods.protocol import Method, Phase, WatchesHead
-from pipeline.methods.registry import check_options, create, names, options_of
+from pipeline.methods.registry import (
+    check_options,
+    create,
+    create_for,
+    names,
+    options_for,
+    options_of,
+    with_absolute_paths,
+)
 
 __all__ = [
     "Method",

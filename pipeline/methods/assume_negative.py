@@ -10,10 +10,10 @@ import math
 
 import torch
 
-from pipeline.methods.bce import modified_bce_sum, negative_log
-from pipeline.methods.positions import marked, native, positions_of
+from pipeline.methods.parts.bce import modified_bce_sum, negative_log
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.entries import marked, native, positions_of
 from pipeline.methods.protocol import BaseMethod, nothing_modified
-from pipeline.methods.ranks import Group
 from sharding.errors import InputError
 from sharding.labels import POSITIVE, UNOBSERVED
 

@@ -2,16 +2,27 @@
 
 The loss is the SUM over B x K, as in its code: learning rates do not carry over from the methods
 that take a mean.
+
+CSL / P-ASL (Ben-Baruch et al. 2022, "Multi-label Classification with Partial Annotations
+using Class-aware Selective Loss"), equations 4 to 10.
+
+Observed positives, observed negatives and unobserved entries have focusing exponents of their
+own, and of the unobserved ones those that are likely positive are ignored: classes with a high
+prior, and the most likely entries of the batch. The loss is a SUM over B x K.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.selection import unobserved_top
 from pipeline.methods.protocol import BaseMethod, nothing_modified
-from pipeline.methods.ranks import Group
 from sharding.errors import InputError
-from sharding.labels import POSITIVE
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
 _FLOOR = 1e-8
 
@@ -74,3 +85,175 @@ class AsymmetricLoss(BaseMethod):
             focus_BK = (1 - (right_BK.detach() if self.detach else right_BK)) ** gamma_BK
             loss_BK = loss_BK * focus_BK
         return self.ranks.share(loss_BK.sum()), nothing_modified(labels_BK)
+
+
+MODES = ("negative", "ignore", "ignore_normalize_classes", "selective")
+
+
+class PartialAsymmetricLoss(BaseMethod):
+    """P-ASL; the defaults are those of its code, with the mode of the paper's tables.
+
+    The prior of a class is the mean of its predicted probability over training in mode ignore.
+    It can come from an earlier run (``prior``), or from the first ``prior_epochs`` epochs of this
+    one, which then run in mode ignore (the reference starts anew after them).
+
+    Args:
+        num_classes: K.
+        mode: what becomes of unobserved entries: "negative", "ignore",
+            "ignore_normalize_classes" (1 + 1 / (1 + #observed) on observed entries) or
+            "selective".
+        gamma_pos: focusing exponent of observed positives.
+        gamma_neg: of observed negatives.
+        gamma_unann: of unobserved entries.
+        alpha_pos: weight of observed positives.
+        alpha_neg: of observed negatives.
+        alpha_unann: of unobserved entries.
+        clip: margin by which the probability of an absent class is lowered.
+        likelihood_topk: unobserved entries ignored per image, taken over the whole batch: exactly
+            so many, also where probabilities tie (the reference leaves to chance which of those).
+        prior_threshold: classes with a prior above it are ignored where unobserved.
+        prior: one number per class, in class order; a training takes a file of them or a
+            checkpoint of an earlier P-ASL run, both keyed by MID
+            (`pipeline.methods.parts.class_prior`).
+        prior_epochs: epochs at the start that estimate the prior.
+        group: process group of the global batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        mode: str = "selective",
+        gamma_pos: float = 0.0,
+        gamma_neg: float = 1.0,
+        gamma_unann: float = 2.0,
+        alpha_pos: float = 1.0,
+        alpha_neg: float = 1.0,
+        alpha_unann: float = 1.0,
+        clip: float = 0.0,
+        likelihood_topk: int = 5,
+        prior_threshold: float = 0.05,
+        prior: Sequence[float] | torch.Tensor | None = None,
+        prior_epochs: int = 0,
+        group: Group = None,
+    ) -> None:
+        super().__init__(num_classes, group=group)
+        if mode not in MODES:
+            raise InputError(f"mode {mode!r}", fix=f"choose one of {', '.join(MODES)}")
+        if likelihood_topk < 0 or prior_epochs < 0:
+            raise InputError("likelihood_topk or prior_epochs below 0", fix="pass 0 or more")
+        if prior is not None and len(prior) != num_classes:
+            raise InputError(
+                f"prior of {len(prior)} classes for {num_classes}",
+                fix="read it with pipeline.methods.parts.class_prior.read, by MID",
+            )
+        require_exponents(
+            gamma_pos=gamma_pos, gamma_neg=gamma_neg, gamma_unann=gamma_unann, clip=clip
+        )
+        self.mode, self.clip, self.prior_epochs = mode, clip, prior_epochs
+        self.gammas = (gamma_pos, gamma_neg, gamma_unann)
+        self.alphas = (alpha_pos, alpha_neg, alpha_unann)
+        self.likelihood_topk, self.prior_threshold = likelihood_topk, prior_threshold
+        self.given_K = None if prior is None else torch.as_tensor(prior, dtype=torch.float64)
+        self._sum_K = torch.zeros(num_classes, dtype=torch.float64)
+        self._images = 0.0
+        self._pending_K = torch.zeros(num_classes, dtype=torch.float64)
+        self._pending_count = torch.zeros(1, dtype=torch.float64)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Forget what an interrupted epoch had summed."""
+        super().begin_epoch(epoch)
+        self._forget_pending()
+
+    def compute(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the weighted, focused cross-entropy; the mask holds what `selective` ignored."""
+        weights_BK, ignored_BK = self.weights(logits_BK, labels_BK)
+        p_BK = torch.sigmoid(logits_BK)
+        self._remember(p_BK.detach())
+        right_BK = torch.where(labels_BK == POSITIVE, p_BK, shifted_absence(p_BK, self.clip))
+        alpha_BK, gamma_BK = (_by_state(v, labels_BK) for v in (self.alphas, self.gammas))
+        with torch.no_grad():
+            weights_BK = weights_BK * alpha_BK * (1 - right_BK) ** gamma_BK
+        total = -(weights_BK * clamped_log(right_BK)).sum()
+        return self.ranks.share(total), ignored_BK
+
+    def weights(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(fp32 weight (B, K) before focusing, bool mask (B, K) of entries `selective` ignores)."""
+        observed_BK = labels_BK != UNOBSERVED
+        nothing_BK = torch.zeros_like(observed_BK)
+        estimating = self.epoch <= self.prior_epochs
+        if self.mode == "negative" and not estimating:
+            return torch.ones_like(logits_BK), nothing_BK
+        if self.mode == "ignore_normalize_classes" and not estimating:
+            weight_B1 = 1 + 1 / (1 + observed_BK.sum(1, keepdim=True))
+            return observed_BK * weight_B1, nothing_BK
+        if self.mode == "ignore" or estimating:
+            return observed_BK.float(), nothing_BK
+        k = self.likelihood_topk * self.ranks.batch_size(logits_BK)
+        absence_BK = shifted_absence(torch.sigmoid(logits_BK), self.clip)
+        ignored_BK = unobserved_top(-absence_BK, labels_BK, k, self.ranks)
+        prior_K = self.prior()
+        if prior_K is not None:
+            ignored_BK |= ~observed_BK & (prior_K > self.prior_threshold).to(logits_BK.device)
+        return (~ignored_BK).float(), ignored_BK
+
+    def prior(self) -> torch.Tensor | None:
+        """float64 (K,): the prior in force, given or estimated by completed epochs.
+
+        None while there is neither.
+        """
+        if self.given_K is not None:
+            return self.given_K
+        return self._sum_K / self._images if self.prior_epochs and self._images else None
+
+    def estimate(self) -> torch.Tensor:
+        """float64 (K,): mean probability over the images of all completed epochs."""
+        return self._sum_K / max(self._images, 1.0)
+
+    def end_epoch(self) -> None:
+        """Add the sums of all ranks; once the prior is in force it stays as it is."""
+        sums = self.ranks.sum(torch.cat([self._pending_K, self._pending_count]))
+        if not self.prior_epochs or self.epoch <= self.prior_epochs:
+            self._sum_K += sums[:-1].cpu()
+            self._images += float(sums[-1])
+        self._forget_pending()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums behind the prior; class order is the checkpoint's, which names the MIDs."""
+        images = torch.tensor(self._images, dtype=torch.float64)
+        return {"prior_sum": self._sum_K.clone(), "prior_images": images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the sums."""
+        self._sum_K = state["prior_sum"].clone()
+        self._images = float(state["prior_images"])
+        self._forget_pending()
+
+    def pending_state(self) -> dict[str, Any]:
+        """This rank's sums of the running epoch."""
+        return {"sum": self._pending_K.cpu(), "images": self._pending_count.cpu()}
+
+    def load_pending_state(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self._pending_K, self._pending_count = state["sum"], state["images"]
+
+    def _remember(self, p_BK: torch.Tensor) -> None:
+        self._pending_K = self._pending_K.to(p_BK.device) + p_BK.sum(0, dtype=torch.float64)
+        self._pending_count = self._pending_count.to(p_BK.device) + len(p_BK)
+
+    def _forget_pending(self) -> None:
+        self._pending_K = torch.zeros(self.num_classes, dtype=torch.float64)
+        self._pending_count = torch.zeros(1, dtype=torch.float64)
+
+
+def _by_state(values: tuple[float, float, float], labels_BK: torch.Tensor) -> torch.Tensor:
+    """fp32 (B, K): the value of each entry's state, of (positive, negative, unobserved)."""
+    positive, negative, unobserved = values
+    table = torch.empty(3, device=labels_BK.device)
+    # States run from -1; index -1 is the last row.
+    table[POSITIVE], table[NEGATIVE], table[UNOBSERVED] = positive, negative, unobserved
+    return table[labels_BK.long()]

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from pipeline.methods.owned import OwnedParameters
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.owned_parameters import OwnedParameters
 from pipeline.methods.protocol import BaseMethod, nothing_modified
-from pipeline.methods.ranks import Group
-from pipeline.methods.recurrence import Recurrence
+from pipeline.models.beam_head import Recurrence
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
@@ -30,7 +30,7 @@ class CnnRnn(BaseMethod):
     the first. Only observed positives train it. The recurrent part belongs to the method and
     learns inside `loss`. Training and its validation score an image by its own part of the logits;
     the paper's prediction, a beam search over sequences, is an option of scoring
-    (`pipeline.beamhead`).
+    (`pipeline.inference.beam`).
 
     Args:
         num_classes: K.

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.methods.overlay import Overlay
-from pipeline.methods.predictions import Predictions, refuse_added, refuse_predictions
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.prediction_buffer import Predictions, refuse_added, refuse_predictions
 from pipeline.methods.protocol import BaseMethod
-from pipeline.methods.ranks import Group
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 

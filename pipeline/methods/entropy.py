@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.methods.bce import negative_log
-from pipeline.methods.overlay import Overlay
-from pipeline.methods.predictions import Predictions, refuse_predictions
+from pipeline.data.labels import to_device
+from pipeline.methods.parts.bce import negative_log
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.prediction_buffer import Predictions, refuse_predictions
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
-from pipeline.methods.ranks import Group
-from pipeline.transfer import to_device
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.head import CamHead
-from pipeline.methods import pursuit
-from pipeline.methods.imcl_dictionary import Dictionary, DictionaryBuilder
-from pipeline.methods.owned import OwnedParameters
+from pipeline.methods.parts import matching_pursuit
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.imcl_dictionary import Dictionary, DictionaryBuilder
+from pipeline.methods.parts.owned_parameters import OwnedParameters
 from pipeline.methods.protocol import BaseMethod, nothing_modified
-from pipeline.methods.ranks import Group
+from pipeline.models.cam_head import CamHead
 from sharding.errors import InputError
 from sharding.labels import POSITIVE, UNOBSERVED
 
@@ -101,7 +101,7 @@ class Imcl(BaseMethod):
         self.dictionary = self._builder.build(self.ranks)
         self._builder = DictionaryBuilder(self.num_classes, self.atoms_per_class)
         if self.graph is None:
-            self._own_graph(pursuit.normalised_graph(self.dictionary.graph_KK))
+            self._own_graph(matching_pursuit.normalised_graph(self.dictionary.graph_KK))
 
     def state_dict(self) -> dict[str, Any]:
         """Dictionary, trained graph and the weights found at the first batch."""
@@ -151,11 +151,13 @@ class Imcl(BaseMethod):
         atoms_AD = self.dictionary.features_AD.to(logits_BK.device)
         weight, bias = self._head.classifier.weight.flatten(1), self._head.classifier.bias
         atom_logits_AK = F.linear(atoms_AD[:, :-1], weight, bias)
-        atoms_AK = pursuit.dictionary_labels(
+        atoms_AK = matching_pursuit.dictionary_labels(
             atom_logits_AK, graph_KK, self.dictionary.labels_AK.to(logits_BK.device)
         )
-        completed_BK = pursuit.completed(pursuit.asymmetric_sigmoid(logits_BK), labels_BK)
-        selected_BT, label_BT, feature_BT = pursuit.pursue(
+        completed_BK = matching_pursuit.completed(
+            matching_pursuit.asymmetric_sigmoid(logits_BK), labels_BK
+        )
+        selected_BT, label_BT, feature_BT = matching_pursuit.pursue(
             completed_BK.detach(),
             features_BD.detach(),
             atoms_AK.detach(),
@@ -167,7 +169,7 @@ class Imcl(BaseMethod):
         pairs = ((completed_BK, atoms_AK, label_BT), (features_BD, atoms_AD, feature_BT))
         B = self.ranks.batch_size(logits_BK)
         return [
-            self.ranks.share((pursuit.residual(x, a, selected_BT, c) ** 2).sum() / B)
+            self.ranks.share((matching_pursuit.residual(x, a, selected_BT, c) ** 2).sum() / B)
             for x, a, c in pairs
         ]
 

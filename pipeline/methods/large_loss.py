@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from pipeline.methods.bce import modified_bce_sum
-from pipeline.methods.overlay import Overlay
-from pipeline.methods.positions import Marked, mask_of, positions_of
+from pipeline.methods.parts.bce import modified_bce_sum
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.entries import Marked, mask_of, positions_of
+from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.selection import select_largest
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
-from pipeline.methods.ranks import Group
-from pipeline.methods.selection import select_largest
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 

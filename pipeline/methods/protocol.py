@@ -7,8 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from pipeline.head import CamHead
-from pipeline.methods.ranks import Group, Ranks
+from pipeline.data.loader import Batch
+from pipeline.methods.parts.collectives import Collectives, Group
+from pipeline.models.cam_head import CamHead
 from sharding.errors import InputError
 
 
@@ -25,6 +26,25 @@ class Phase:
     backbone_frozen: bool = False
     rate: float = 1.0
     begins: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did on this rank.
+
+    Attributes:
+        batch: the images it used.
+        loss: scalar; its mean over ranks is the global batch's loss.
+        logits_BK: fp32, detached.
+        labels_BK: int8 in {+1, 0, -1}.
+        modified_BK: bool, the entries that the method rejected or corrected.
+    """
+
+    batch: Batch
+    loss: torch.Tensor
+    logits_BK: torch.Tensor
+    labels_BK: torch.Tensor
+    modified_BK: torch.Tensor
 
 
 class Method(Protocol):
@@ -105,7 +125,7 @@ class BaseMethod:
         if num_classes < 1:
             raise InputError(f"{num_classes} classes", fix="pass at least one class")
         self.num_classes = num_classes
-        self.ranks = Ranks(group)
+        self.ranks = Collectives(group)
         self.epoch = 1
 
     def begin_epoch(self, epoch: int) -> None:

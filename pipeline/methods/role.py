@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from pipeline.methods.assume_negative import ExpectedPositive
-from pipeline.methods.bce import negative_log
-from pipeline.methods.label_estimator import LabelEstimator
-from pipeline.methods.predictions import refuse_dense
+from pipeline.methods.parts.bce import negative_log
+from pipeline.methods.parts.collectives import Group
+from pipeline.methods.parts.label_estimator import LabelEstimator
+from pipeline.methods.parts.prediction_buffer import refuse_dense
 from pipeline.methods.protocol import Phase, nothing_modified, require_ids
-from pipeline.methods.ranks import Group
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 

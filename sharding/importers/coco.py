@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.importers.account import Account
 from sharding.importers.collection import Collection, Part, existing
 from sharding.importers.options import ImportOptions
+from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE
 
 _PARTS = {"train": "train2014", "test": "val2014"}
@@ -28,7 +28,7 @@ _BULKY = ("segmentation", "bbox", "area", "captions", "coco_url", "flickr_url", 
 def read_coco(options: ImportOptions) -> Collection:
     """Read the annotations; see `sharding.importers.collection.Reader`."""
     source = options.source
-    account = Account(source, strict=options.strict)
+    account = ReadLog(source, strict=options.strict)
     images = existing([source / "train2014", source / "images/train2014"], "train2014", _FIX).parent
     categories: list[tuple[int, str]] = []
     parts = {}
@@ -53,7 +53,7 @@ def read_coco(options: ImportOptions) -> Collection:
     )
 
 
-def _load(path: Path, account: Account) -> dict[str, Any]:
+def _load(path: Path, account: ReadLog) -> dict[str, Any]:
     try:
         # Outlines are nine tenths of the file: forgotten as soon as each annotation is parsed.
         content = json.loads(account.text(path), object_hook=_without_bulk)
@@ -86,7 +86,7 @@ def _part(
     categories: list[tuple[int, str]],
     split: str,
     path: Path,
-    account: Account,
+    account: ReadLog,
 ) -> Part:
     files = _files(content, split, path, account)
     index_of = {number: index for index, (number, _) in enumerate(categories)}
@@ -115,7 +115,7 @@ def _part(
     )
 
 
-def _files(content: dict[str, Any], split: str, path: Path, account: Account) -> dict[int, str]:
+def _files(content: dict[str, Any], split: str, path: Path, account: ReadLog) -> dict[int, str]:
     """File name by image id."""
     files: dict[int, str] = {}
     for row, entry in enumerate(content["images"], start=1):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sharding.badrows import BadRow
 from sharding.errors import InputError
+from sharding.importers.options import ImportOptions
+from sharding.openimages.row_status import BadRow
 
 if TYPE_CHECKING:
     from sharding.importers.options import ImportOptions

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.importers.account import Account
 from sharding.importers.collection import Collection, Part, existing
 from sharding.importers.options import ImportOptions
+from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
 _PARTS = {"1": "train", "0": "test"}
@@ -29,7 +29,7 @@ def read_cub(options: ImportOptions) -> Collection:
     below = (".", "CUB_200_2011", "CUB_200_2011/CUB_200_2011")
     listed = existing([source / p / "images.txt" for p in below], "images.txt", _FIX)
     root = listed.parent
-    account = Account(source, strict=options.strict)
+    account = ReadLog(source, strict=options.strict)
     numbers, names = _attributes(root, account)
     rows = _images(listed, account)
     splits = _splits(root / "train_test_split.txt", rows, account)
@@ -60,13 +60,13 @@ def read_cub(options: ImportOptions) -> Collection:
     )
 
 
-def _cells(path: Path, account: Account) -> Iterator[tuple[int, list[str]]]:
+def _cells(path: Path, account: ReadLog) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(account.lines(path), start=1):
         if cells := line.split():
             yield number, cells
 
 
-def _attributes(root: Path, account: Account) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _attributes(root: Path, account: ReadLog) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(numbers, names) of the attributes, in file order."""
     # The archive holds the list beside the folder of everything else.
     places = [
@@ -85,7 +85,7 @@ def _attributes(root: Path, account: Account) -> tuple[tuple[str, ...], tuple[st
     return tuple(found), tuple(found.values())
 
 
-def _images(path: Path, account: Account) -> dict[str, str]:
+def _images(path: Path, account: ReadLog) -> dict[str, str]:
     """File name by image number, in file order."""
     found: dict[str, str] = {}
     for row, cells in _cells(path, account):
@@ -97,7 +97,7 @@ def _images(path: Path, account: Account) -> dict[str, str]:
     return found
 
 
-def _splits(path: Path, rows: dict[str, str], account: Account) -> dict[str, str]:
+def _splits(path: Path, rows: dict[str, str], account: ReadLog) -> dict[str, str]:
     """Split by image number; an image without one is left out."""
     found: dict[str, str] = {}
     for row, cells in _cells(path, account):
@@ -114,7 +114,7 @@ def _part(
     rows: dict[str, str],
     splits: dict[str, str],
     labels_NK: np.ndarray,
-    account: Account,
+    account: ReadLog,
 ) -> Part:
     chosen_N = np.array([splits.get(image) == split for image in rows], np.bool_)
     return Part(

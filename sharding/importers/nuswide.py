@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
-from sharding.importers.account import Account
 from sharding.importers.collection import Collection, Part, class_key, existing
 from sharding.importers.options import ImportOptions
+from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
 _CONCEPTS = 81
@@ -29,7 +29,7 @@ def read_nuswide(options: ImportOptions) -> Collection:
     """Read the lists; see `sharding.importers.collection.Reader`."""
     source = options.source
     images = existing([source / "Flickr", source / "images"], "the folder of images", _FIX)
-    account = Account(source, strict=options.strict)
+    account = ReadLog(source, strict=options.strict)
     ours = (source / "formatted_train_images.npy").exists()
     concepts = _concepts(source, account, required=not ours)
     read = _papers_part if ours else _official_part
@@ -47,7 +47,7 @@ def read_nuswide(options: ImportOptions) -> Collection:
     )
 
 
-def _concepts(source: Path, account: Account, *, required: bool) -> tuple[str, ...]:
+def _concepts(source: Path, account: ReadLog, *, required: bool) -> tuple[str, ...]:
     """The official list, or the names of the label files: both are in the order of the alphabet."""
     listed = [source / folder / "Concepts81.txt" for folder in ("ConceptsList", ".")]
     if path := next((path for path in listed if path.exists()), None):
@@ -63,7 +63,7 @@ def _concepts(source: Path, account: Account, *, required: bool) -> tuple[str, .
     return concepts
 
 
-def _official_part(source: Path, split: str, concepts: tuple[str, ...], account: Account) -> Part:
+def _official_part(source: Path, split: str, concepts: tuple[str, ...], account: ReadLog) -> Part:
     part, _ = _PARTS[split]
     lines = account.lines(source / "ImageList" / f"{part}Imagelist.txt")
     names = [line.strip().replace("\\", "/") for line in lines if line.strip()]
@@ -81,7 +81,7 @@ def _official_part(source: Path, split: str, concepts: tuple[str, ...], account:
     )
 
 
-def _column(path: Path, names: list[str], split: str, account: Account) -> npt.NDArray[np.int8]:
+def _column(path: Path, names: list[str], split: str, account: ReadLog) -> npt.NDArray[np.int8]:
     """States (N,) of one concept, a line per image."""
     lines = [line.strip() for line in account.lines(path)]
     while lines and not lines[-1]:
@@ -100,7 +100,7 @@ def _column(path: Path, names: list[str], split: str, account: Account) -> npt.N
     return states_N
 
 
-def _papers_part(source: Path, split: str, concepts: tuple[str, ...], account: Account) -> Part:
+def _papers_part(source: Path, split: str, concepts: tuple[str, ...], account: ReadLog) -> Part:
     _, part = _PARTS[split]
     names_N = _array(source / f"formatted_{part}_images.npy", account)
     path = source / f"formatted_{part}_labels.npy"
@@ -120,7 +120,7 @@ def _papers_part(source: Path, split: str, concepts: tuple[str, ...], account: A
     )
 
 
-def _array(path: Path, account: Account) -> npt.NDArray:
+def _array(path: Path, account: ReadLog) -> npt.NDArray:
     try:
         return np.load(io.BytesIO(account.read(path)), allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sharding.commands.options import ShardOptions
 from sharding.errors import InputError
-from sharding.options import ShardOptions
 
 Format = Literal["voc", "coco", "nuswide", "cub", "csv"]
 

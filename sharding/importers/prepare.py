@@ -10,17 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.annotations import SplitLabels
 from sharding.classes import ClassTable
-from sharding.commit import NewLabels
+from sharding.commands.prepare import Job, plan_shards
+from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
-from sharding.ids import format_image_ids, parse_image_ids
+from sharding.image_ids import format_image_ids, parse_image_ids
 from sharding.importers.collection import Collection, Part, Reader
-from sharding.importers.names import FILE as NAMES_FILE
-from sharding.importers.names import HASH as NAMES_HASH
-from sharding.importers.names import Names, image_id_of
 from sharding.importers.options import ImportOptions
-from sharding.importers.source import NamedSource
 from sharding.importers.splits import (
     complete_outside_training,
     listed_once,
@@ -29,15 +25,17 @@ from sharding.importers.splits import (
     with_validation,
 )
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
-from sharding.prepare import Job, plan_shards
-from sharding.tasks import ShardTask
+from sharding.layout import NAMES_FILE, NAMES_HASH
+from sharding.openimages.annotations import SplitLabels
+from sharding.shards.task import ShardTask
+from sharding.sources.named import NamedSource, Names, image_id_of
 
 READERS = {
     "voc": "sharding.importers.voc:read_voc",
     "coco": "sharding.importers.coco:read_coco",
     "nuswide": "sharding.importers.nuswide:read_nuswide",
     "cub": "sharding.importers.cub:read_cub",
-    "csv": "sharding.importers.table:read_table",
+    "csv": "sharding.importers.csv_table:read_table",
 }
 COMPLETE, PARTIAL = "complete", "partial"
 """Names of the label version as published: every class of every image is known, or not."""

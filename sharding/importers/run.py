@@ -1,25 +1,29 @@
-"""The import job: the shard job on a foreign collection, then its single-positive labels."""
+"""The import job: the shard job on a foreign collection, then its single-positive labels.
+
+How many images the papers train, validate and test on: a check that a collection is whole.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from sharding import unfinished
-from sharding.atomic import sweep
-from sharding.commit import NewLabels, arrange, members_in
-from sharding.convert import convert
-from sharding.dispatch import ParallelMap
+from sharding.commands.shard import shard_dump
+from sharding.commands.summary import Summary, summarise
+from sharding.dataset import lock
+from sharding.dataset.label_versions import NewLabels
+from sharding.dataset.members import arrange, members_in
 from sharding.errors import InputError
-from sharding.files import sha256_of
 from sharding.importers.prepare import ImportJob
-from sharding.importers.published import comparison
 from sharding.labels import LabelTable
-from sharding.manifest import Dataset
-from sharding.reshard import add_labels
-from sharding.summary import Summary, summarise
+from sharding.layout import SPLITS
+from sharding.maintenance.extend import add_labels
+from sharding.manifest import Dataset, Manifest
+from sharding.shards.dispatch import ParallelMap
+from sharding.storage.files import remove_temporaries, sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +41,18 @@ def import_collection(job: ImportJob, parallel: ParallelMap) -> Imported:
     """Write what is not there yet; a killed import is finished by repeating it.
 
     Raises:
-        InputError: as `sharding.convert.convert`.
+        InputError: as `sharding.commands.shard.shard_dump`.
     """
     started = time.monotonic()
-    summary = convert(job, parallel)
+    summary = shard_dump(job, parallel)
     new = job.single_positive
     if new is None:
         return Imported(summary=summary)
-    with unfinished.holding(job.output):
+    with lock.acquire(job.output):
         dataset = Dataset.open(job.output)
         current = _is_current(dataset, new)
         if not current:
-            sweep(job.output)
+            remove_temporaries(job.output)
             add_labels(dataset, new, None, parallel, make_default=True)
     return Imported(
         summary=summarise(
@@ -90,3 +94,30 @@ def _equal(first: LabelTable, second: LabelTable) -> bool:
         and np.array_equal(first.classes_E, second.classes_E)
         and np.array_equal(first.states_E, second.states_E)
     )
+
+
+COUNTS: Mapping[str, tuple[int, int, int]] = {
+    "voc2012": (4_574, 1_143, 5_823),
+    "coco2014": (65_665, 16_416, 40_137),
+    "nuswide": (120_000, 30_000, 60_260),
+    "cub2011": (4_795, 1_199, 5_794),
+}
+"""Images in `SPLITS`, by release. NUS-WIDE's are those of the papers' own lists."""
+
+
+def comparison(manifest: Manifest) -> str | None:
+    """One line on the papers' counts; None where there are none, or another split was asked for."""
+    version = next(iter(manifest.labels.values()))
+    expected = COUNTS.get(version.release)
+    drawn = version.policy.get("validation", {})
+    if expected is None or (drawn.get("share"), drawn.get("seed")) != (0.2, 1200):
+        return None
+    told = "the papers count " + " / ".join(f"{count:,}" for count in expected)
+    found = tuple(
+        version.splits[split].images if split in version.splits else 0 for split in SPLITS
+    )
+    if found == expected:
+        return f"{told}, as here"
+    if version.policy.get("lists") == "official":
+        return f"{told} in lists of their own, not the official ones read here"
+    return f"{told}, here it is " + " / ".join(f"{count:,}" for count in found)

@@ -3,6 +3,11 @@
 The protocol of every single-positive paper: the official validation or test set is the test set; a
 fifth of the official training set becomes validation, drawn with a seed of its own; training
 images keep one positive each, validation and test images all labels.
+
+Single-positive labels made from complete ones, as every SPML benchmark makes them.
+
+The protocol of Cole et al. 2021 with its seeds: the same images, in the same order, keep the same
+labels as in the published tables.
 """
 
 from __future__ import annotations
@@ -14,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sharding.badrows import MOST_LISTED, BadRow
 from sharding.errors import InputError
 from sharding.importers.collection import Collection, Part
 from sharding.importers.options import ImportOptions
-from sharding.importers.single_positive import observe, split
-from sharding.manifest import SPLITS
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+from sharding.layout import SPLITS
+from sharding.openimages.row_status import MOST_LISTED, BadRow
 
 Rows = npt.NDArray[np.int64]
 
@@ -140,3 +145,39 @@ def _take(part: Part, rows_M: Rows) -> Part:
 def _drawn(part: Part, rows_M: Rows) -> Part:
     """The same, without the account of the files: that stays with the part drawn from."""
     return replace(_take(part, rows_M), report={}, bad_rows=())
+
+
+SEED = 1200
+
+VALIDATION_SHARE = 0.2
+
+
+def observe(
+    complete_NK: npt.NDArray[np.int8], positives: int, negatives: int = 0, seed: int = SEED
+) -> npt.NDArray[np.int8]:
+    """Tri-state labels (N, K) that keep a few entries of each image.
+
+    Args:
+        complete_NK: int8, +1 present, 0 absent.
+        positives: positives to keep per image; -1 keeps all.
+        negatives: negatives to keep per image; -1 keeps all.
+        seed: of one generator for the whole split.
+    """
+    generator = np.random.RandomState(seed)
+    observed_NK = np.full(complete_NK.shape, UNOBSERVED, np.int8)
+    for complete_K, observed_K in zip(complete_NK, observed_NK, strict=True):
+        # Both shuffles are drawn for every image, whatever is kept: the next image depends on it.
+        for state, kept in ((POSITIVE, positives), (NEGATIVE, negatives)):
+            classes = np.flatnonzero(complete_K == state)
+            generator.shuffle(classes)
+            observed_K[classes if kept < 0 else classes[:kept]] = state
+    return observed_NK
+
+
+def split(
+    num_images: int, seed: int = SEED, validation_share: float = VALIDATION_SHARE
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(train rows, validation rows) of the official training set, each ascending."""
+    order = np.random.RandomState(seed).permutation(num_images)
+    kept = num_images - round(validation_share * num_images)
+    return np.sort(order[:kept]), np.sort(order[kept:])

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.importers.account import Account
 from sharding.importers.collection import Collection, Part, existing
 from sharding.importers.options import ImportOptions
+from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
 CLASSES = (
@@ -33,7 +33,7 @@ def read_voc(options: ImportOptions) -> Collection:
     sets = existing(
         [source / p / "ImageSets/Main" for p in below], "the folder of image sets", _FIX
     )
-    account = Account(source, strict=options.strict)
+    account = ReadLog(source, strict=options.strict)
     return Collection(
         release="voc2012",
         keys=tuple(f"/m/voc_{name}" for name in CLASSES),
@@ -45,7 +45,7 @@ def read_voc(options: ImportOptions) -> Collection:
     )
 
 
-def _part(sets: Path, split: str, account: Account) -> Part:
+def _part(sets: Path, split: str, account: ReadLog) -> Part:
     states: dict[str, list[int]] = {}
     for index, name in enumerate(CLASSES):
         path = sets / f"{name}_{_PARTS[split]}.txt"

@@ -10,8 +10,3 @@ classes share parts (hard negatives), and the truth is known for every class of 
     photograph              one image: scene, JPEG, rows
     layout, dump            the tree of files; all images, over processes
 """
-
-from sharding.synthetic.dump import make_dump
-from sharding.synthetic.options import DumpOptions
-
-__all__ = ["DumpOptions", "make_dump"]

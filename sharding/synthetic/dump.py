@@ -1,28 +1,38 @@
-"""Make a dump: all images over a few processes, then the tables, then the stamp that says so."""
+"""Make a dump: all images over a few processes, then the tables, then the stamp that says so.
+
+An ordered `map` over worker processes that end when they should, also after a kill.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sharding.atomic import write_json
+import cv2
+
 from sharding.errors import InputError
 from sharding.progress import Progress
+from sharding.storage.files import write_json
 from sharding.synthetic.layout import IMAGES, RELEASE, TRUTH, write_classes, write_split
 from sharding.synthetic.options import DumpOptions
 from sharding.synthetic.photograph import Photograph, take
-from sharding.synthetic.processes import ordered_map
 from sharding.synthetic.vocabulary import Vocabulary
 
 _CHUNK = 50
+
 _STAMP, _UNFINISHED = "dump.json", "dump.unfinished.json"
 
 
@@ -123,3 +133,35 @@ def _generator() -> str:
     """A hash of this package: another generator draws other images from the same options."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def ordered_map(workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield a `map` whose calls run in ``workers`` processes; with 1, in this one.
+
+    Functions and arguments must be picklable. On an exception what has not begun is dropped.
+    """
+    if workers == 1:
+        yield map
+        return
+    # Spawned, because a fork of a process with threads (torch, Ray) can hang.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start) as pool:
+        try:
+            yield pool.map
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start() -> None:
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers, and they would wait for it forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

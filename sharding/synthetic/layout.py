@@ -13,8 +13,8 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sharding.atomic import replacing
-from sharding.synthetic.credit import LICENCE
+from sharding.storage.files import replacing
+from sharding.synthetic.annotate import LICENCE
 from sharding.synthetic.photograph import Photograph
 from sharding.synthetic.vocabulary import OUTSIDE, Vocabulary, collated
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.synthetic.annotate import Row, annotate
+from sharding.synthetic.annotate import Credit, Row, annotate, credit
 from sharding.synthetic.camera import background, develop, expose
-from sharding.synthetic.credit import Credit, credit
 from sharding.synthetic.options import SPLITS, DumpOptions
 from sharding.synthetic.paint import paint
 from sharding.synthetic.scene import Scene, compose

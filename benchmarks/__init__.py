@@ -1,0 +1,1 @@
+"""Measure every performance claim of the documentation as a ratio in one run."""

@@ -1,0 +1,1 @@
+"""Time, photographs and hosts that benchmarks share."""

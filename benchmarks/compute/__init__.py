@@ -1,0 +1,1 @@
+"""Benchmarks of losses, head, step, evaluator and scaling."""

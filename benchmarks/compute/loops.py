@@ -1,0 +1,84 @@
+"""A bare PyTorch training loop and ours, on the same batches, for train_step.py and gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline import methods
+from pipeline.config.sections import ModelConfig, OptimizerConfig
+from pipeline.data.labels import LabelJoin
+from pipeline.data.loader import Batch
+from pipeline.models import cam_net
+from pipeline.training.loop import train_epoch
+from pipeline.training.step import TrainStep
+from sharding.labels import LabelTable
+
+
+def labels(images: int, classes: int, device: torch.device) -> LabelJoin:
+    """Three positive and three negative labels for each of the images 0, 1, ... in hexadecimal."""
+    rng = np.random.default_rng(0)
+    rows = [sorted(rng.choice(classes, 6, replace=False).tolist()) for _ in range(images)]
+    table = LabelTable.from_lists(
+        image_ids=[f"{number:016x}" for number in range(images)],
+        positives=[row[:3] for row in rows],
+        negatives=[row[3:] for row in rows],
+    )
+    return LabelJoin(table=table, num_classes=classes, device=device)
+
+
+def bare(
+    network: ModelConfig, batches: Sequence[Batch], join: LabelJoin, precision: str = "fp32"
+) -> Callable[[int], None]:
+    """What a paper's repository has: dense float targets at hand, BCE-with-logits, Adam.
+
+    Returns:
+        A call that trains for a number of steps, over the batches again and again.
+    """
+    model, optimizer = _model(network, join)
+    targets = [(join.dense(batch.image_ids_B) == 1).float() for batch in batches]
+    mixed = torch.autocast(join.device.type, torch.bfloat16, enabled=precision == "bf16")
+
+    def run(steps: int) -> None:
+        for number in range(steps):
+            images_BHWC = batches[number % len(batches)].images_BHWC
+            optimizer.zero_grad(set_to_none=True)
+            with mixed:
+                logits_BK = model(images_BHWC)
+            targets_BK = targets[number % len(batches)]
+            F.binary_cross_entropy_with_logits(logits_BK.float(), targets_BK).backward()
+            optimizer.step()
+
+    return run
+
+
+def ours(
+    network: ModelConfig, name: str, join: LabelJoin, config: OptimizerConfig | None = None
+) -> Callable[[Iterable[Batch]], None]:
+    """Our loop with a method, in the first epoch in which Large Loss selects.
+
+    Returns:
+        A call that trains on batches.
+    """
+    model, optimizer = _model(network, join)
+    extra = {"delta_rel": 0.2} if name.startswith("ll-") else {}
+    step = TrainStep(
+        model=model,
+        method=methods.create(name, join.num_classes, **extra),
+        optimizer=optimizer,
+        join=join,
+        config=config or OptimizerConfig(),
+    )
+    step.method.begin_epoch(2)
+    return lambda batches: train_epoch(
+        step=step, batches=batches, every=10, on_stats=lambda stats: None
+    )
+
+
+def _model(network: ModelConfig, join: LabelJoin) -> tuple[cam_net.CamNet, torch.optim.Optimizer]:
+    model = cam_net.build(network, join.num_classes).to(join.device).train()
+    groups = cam_net.parameter_groups(model, 1e-5, 10.0)
+    return model, torch.optim.Adam(groups, fused=join.device.type == "cuda")

@@ -1,0 +1,1 @@
+"""Benchmarks of sharding, re-labelling and loading."""

@@ -1,0 +1,1 @@
+"""Kill trainings and compare what they end in."""

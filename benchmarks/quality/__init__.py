@@ -1,0 +1,1 @@
+"""Scores of methods on the demo data, over several seeds."""

@@ -1,0 +1,1 @@
+"""Audit labels: collect likely missing labels, judge, review and export them."""

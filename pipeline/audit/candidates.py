@@ -1,0 +1,205 @@
+"""The label audit's candidates: of each epoch the unobserved entries with the largest losses.
+
+One Parquet file per epoch in the run's directory, written whole or not at all; repeating an epoch
+replaces its file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.config.commands import DECISIONS
+from pipeline.config.train import TrainConfig
+from pipeline.storage import Upload
+from sharding.classes import ClassTable
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids, parse_image_ids
+
+FOLDER = "candidates"
+# Of the rows of an annotation CSV; `sharding` knows it.
+SOURCE = "large-loss"
+KEPT, REJECTED, CORRECTED = DECISIONS
+_METADATA = b"audit"
+_LARGEST_ARTIFACT = 4 << 20
+
+SCHEMA = pa.schema(
+    [
+        ("epoch", pa.uint16()),
+        ("image_id", pa.string()),
+        ("class", pa.uint16()),
+        ("mid", pa.string()),
+        ("loss", pa.float32()),
+        ("probability", pa.float32()),
+        ("decision", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The candidates of one epoch, largest loss first.
+
+    Attributes:
+        epoch: counted from 1.
+        method: that trained.
+        labels: label version trained on.
+        images_seen: training images consumed up to the epoch's end over all workers.
+        unobserved, modified: entries of the epoch that were unobserved, and those of them that
+            the method rejected or corrected, whether they are candidates or not.
+        image_ids_N: uint64.
+        classes_N: uint16 class indices.
+        losses_N: fp32, of the entry as if it were negative.
+        probabilities_N: fp32, that the class is present.
+        decisions_N: of `DECISIONS`, what the method made of the entry in this epoch.
+    """
+
+    epoch: int
+    method: str
+    labels: str
+    images_seen: int
+    unobserved: int
+    modified: int
+    image_ids_N: npt.NDArray[np.uint64]
+    classes_N: npt.NDArray[np.uint16]
+    losses_N: npt.NDArray[np.float32]
+    probabilities_N: npt.NDArray[np.float32]
+    decisions_N: npt.NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.image_ids_N)
+
+    def select(
+        self,
+        *,
+        top: int | None = None,
+        min_probability: float = 0.0,
+        min_loss: float = 0.0,
+        decisions: Sequence[str] = DECISIONS,
+    ) -> Candidates:
+        """Those that pass, of these the first ``top``."""
+        passes_N = (self.probabilities_N >= min_probability) & (self.losses_N >= min_loss)
+        passes_N &= np.isin(self.decisions_N, decisions)
+        kept = np.flatnonzero(passes_N)[:top]
+        columns = ("image_ids_N", "classes_N", "losses_N", "probabilities_N", "decisions_N")
+        return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
+
+    def to_csv(self, classes: ClassTable) -> str:
+        """Annotations that call every candidate present; they yield to any human's."""
+        return annotation_csv(self.image_ids_N, self.classes_N, SOURCE, classes)
+
+    def to_parquet(self, classes: ClassTable) -> bytes:
+        """The content of a Parquet file (equal candidates, equal bytes)."""
+        columns = [
+            pa.array(np.full(len(self), self.epoch, np.uint16)),
+            pa.array(format_image_ids(self.image_ids_N), pa.string()),
+            pa.array(self.classes_N),
+            pa.array([classes.mids[int(k)] for k in self.classes_N], pa.string()),
+            pa.array(self.losses_N),
+            pa.array(self.probabilities_N),
+            pa.array(self.decisions_N.tolist(), pa.string()),
+        ]
+        about = {name: getattr(self, name) for name in _ABOUT}
+        schema = SCHEMA.with_metadata({_METADATA: json.dumps(about).encode()})
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
+        return buffer.getvalue()
+
+    @classmethod
+    def from_parquet(cls, content: bytes, location: str) -> Candidates:
+        """The inverse of `to_parquet`.
+
+        Raises:
+            InputError: the content is something else; names ``location``.
+        """
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            about = json.loads(table.schema.metadata[_METADATA])
+            table = table.cast(SCHEMA)
+            return cls(
+                **{name: about[name] for name in _ABOUT},
+                image_ids_N=parse_image_ids(table["image_id"].combine_chunks()),
+                classes_N=table["class"].to_numpy(),
+                losses_N=table["loss"].to_numpy(),
+                probabilities_N=table["probability"].to_numpy(),
+                decisions_N=np.array(table["decision"].to_pylist(), np.str_),
+            )
+        except (InputError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise InputError(
+                f"not an epoch's candidates ({reason})",
+                file=location,
+                fix="pass a run directory; its candidates/ hold one Parquet file per epoch",
+            ) from None
+
+
+def annotation_csv(
+    image_ids_M: npt.NDArray[np.uint64],
+    classes_M: npt.NDArray[np.integer],
+    source: str,
+    classes: ClassTable,
+) -> str:
+    """CSV rows as of a V3 dump that call every entry present.
+
+    Args:
+        image_ids_M, classes_M: the entries.
+        source: who says so; `sharding` knows which sources yield to others.
+        classes: whose indices they are.
+    """
+    rows = zip(format_image_ids(image_ids_M), classes_M, strict=True)
+    lines = (f"{image_id},{source},{classes.mids[int(k)]},1\n" for image_id, k in rows)
+    return "".join(["ImageID,Source,LabelName,Confidence\n", *lines])
+
+
+_ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")
+
+
+def publish(found: Candidates, classes: ClassTable, config: TrainConfig, upload: Upload) -> None:
+    """Leave an epoch's candidates in the run's directory and, where they are few, in MLflow."""
+    name, content = f"epoch-{found.epoch:03d}.parquet", found.to_parquet(classes)
+    with storage.of_the_storage():
+        storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
+    if len(content) <= _LARGEST_ARTIFACT:
+        upload(content, f"{FOLDER}/{name}")
+
+
+def of_epoch(found: Sequence[Candidates], epoch: int | None) -> Candidates:
+    """The candidates of an epoch, by default of the last.
+
+    Raises:
+        InputError: there are none; names those there are.
+    """
+    by_epoch = {candidates.epoch: candidates for candidates in found}
+    if epoch is not None and epoch not in by_epoch:
+        raise InputError(
+            f"no candidates of epoch {epoch}",
+            fix=f"pass --epoch {min(by_epoch)} to {max(by_epoch)}",
+        )
+    return found[-1] if epoch is None else by_epoch[epoch]
+
+
+def read_run(run: str) -> list[Candidates]:
+    """The candidates of every epoch of a run (a directory or URL), in order.
+
+    Raises:
+        InputError: it has none.
+    """
+    folder = storage.join(storage.absolute(run), FOLDER)
+    names = sorted(name for name in storage.names_in(folder) if name.endswith(".parquet"))
+    if not names:
+        raise InputError(
+            "the run has no candidates",
+            file=folder,
+            fix="train with --candidates-per-epoch above 0, and pass runs/NAME",
+        )
+    locations = [storage.join(folder, name) for name in names]
+    return [Candidates.from_parquet(storage.read_bytes(place), place) for place in locations]

@@ -1,0 +1,188 @@
+"""Was the method right? Candidates and decisions of each epoch against labels known in full.
+
+Looked for are the *missing* entries: unobserved in training, positive in truth. Precision is the
+share of what was found that is missing, recall the share of what is missing that was found, and
+the base rate is the precision of guessing. Entries whose truth nobody knows count nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.audit.candidates import KEPT, Candidates
+from sharding.errors import InputError
+from sharding.labels import POSITIVE, UNOBSERVED, LabelTable
+
+DEPTHS = (100, 300, 1000, 3000)
+Keys = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One epoch, judged; shares are fractions, NaN where they would divide by zero.
+
+    Attributes:
+        epoch, images_seen: as of the candidates.
+        known: candidates whose truth is known.
+        precision_at: by depth, among the known ones of so many candidates of largest loss; only
+            depths that there are candidates for.
+        precision, recall: of all candidates.
+        decided: candidates that the method rejected or corrected.
+        modified: entries it rejected or corrected in the whole epoch; more than ``decided`` where
+            the file is too short to hold them.
+        decision_precision, decision_recall: of ``decided``.
+    """
+
+    epoch: int
+    images_seen: int
+    known: int
+    precision_at: Mapping[int, float]
+    precision: float
+    recall: float
+    decided: int
+    modified: int
+    decision_precision: float
+    decision_recall: float
+
+    def metrics(self) -> Iterator[tuple[str, float]]:
+        """(name, value) of what is defined, for MLflow."""
+        values = {f"audit/precision_at_{depth}": v for depth, v in self.precision_at.items()}
+        values |= {
+            "audit/precision": self.precision,
+            "audit/recall": self.recall,
+            "audit/decision_precision": self.decision_precision,
+            "audit/decision_recall": self.decision_recall,
+        }
+        return ((name, value) for name, value in values.items() if not math.isnan(value))
+
+
+class Truth:
+    """What is known in truth of the entries that training did not observe.
+
+    Args:
+        observed: the labels trained on; images without pixels (no shard) do not count.
+        truth: the labels to judge by, of any of the same images.
+
+    Raises:
+        InputError: the two have no image in common.
+    """
+
+    def __init__(self, observed: LabelTable, truth: LabelTable) -> None:
+        self._images = observed
+        rows_N = truth.rows_of(observed.image_ids_N)
+        rows_N[[not shard for shard in observed.shards]] = -1
+        if (rows_N < 0).all():
+            raise InputError(
+                "the truth speaks of none of the training images",
+                fix="pass the truth of the split and collection that was trained on",
+            )
+        entries = truth.observed(rows_N)
+        keys_E = _keys(entries.rows_E, entries.classes_E)
+        trained = observed.observed(np.where(rows_N < 0, -1, np.arange(len(observed))))
+        new_E = ~np.isin(keys_E, _keys(trained.rows_E, trained.classes_E))
+        order = np.argsort(keys_E[new_E])
+        self._keys_E = keys_E[new_E][order]
+        self._states_E = entries.states_E[new_E][order]
+
+    @property
+    def known(self) -> int:
+        """Unobserved entries whose truth is known."""
+        return len(self._keys_E)
+
+    @property
+    def missing(self) -> int:
+        """Those of them that are positive."""
+        return _count(self._states_E == POSITIVE)
+
+    @property
+    def base_rate(self) -> float:
+        """The share of them that is positive."""
+        return _share(self.missing, self.known)
+
+    def states(self, found: Candidates) -> npt.NDArray[np.int8]:
+        """int8 (N,): the truth of each candidate, UNOBSERVED where it is not known."""
+        rows_N = self._images.rows_of(found.image_ids_N)
+        keys_N = _keys(rows_N, found.classes_N.astype(np.int64))
+        if not self.known:
+            return np.full(len(found), UNOBSERVED, np.int8)
+        slots_N = np.minimum(np.searchsorted(self._keys_E, keys_N), self.known - 1)
+        hits_N = (self._keys_E[slots_N] == keys_N) & (rows_N >= 0)
+        return np.where(hits_N, self._states_E[slots_N], UNOBSERVED).astype(np.int8)
+
+
+def judge(found: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) -> Verdict:
+    """Judge one epoch's candidates, which are ordered by loss."""
+    states_N = truth.states(found)
+    decided_N = found.decisions_N != KEPT
+
+    def precision(states: npt.NDArray[np.int8]) -> float:
+        return _share(_count(states == POSITIVE), _count(states != UNOBSERVED))
+
+    def recall(states: npt.NDArray[np.int8]) -> float:
+        return _share(_count(states == POSITIVE), truth.missing)
+
+    return Verdict(
+        epoch=found.epoch,
+        images_seen=found.images_seen,
+        known=_count(states_N != UNOBSERVED),
+        precision_at={d: precision(states_N[:d]) for d in depths if d <= len(found)},
+        precision=precision(states_N),
+        recall=recall(states_N),
+        decided=_count(decided_N),
+        modified=found.modified,
+        decision_precision=precision(states_N[decided_N]),
+        decision_recall=recall(states_N[decided_N]),
+    )
+
+
+def table(verdicts: Sequence[Verdict], truth: Truth) -> str:
+    """One row per epoch, as Markdown that is aligned for a terminal as well; shares in percent."""
+    depths = sorted({depth for verdict in verdicts for depth in verdict.precision_at})
+    header = ["epoch", *(f"P@{depth}" for depth in depths)]
+    header += ["candidates", "P", "R", "decided", "in file", "P", "R"]
+    rows = [
+        [
+            str(v.epoch),
+            *(_percent(v.precision_at.get(depth, math.nan)) for depth in depths),
+            f"{v.known:,}",
+            _percent(v.precision),
+            _percent(v.recall),
+            f"{v.modified:,}",
+            f"{v.decided:,}",
+            _percent(v.decision_precision),
+            _percent(v.decision_recall),
+        ]
+        for v in verdicts
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "| " + " | ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+        for cells in [header, *rows]
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
+    note = (
+        f"{truth.missing:,} of {truth.known:,} unobserved entries whose truth is known are "
+        f"positive: base rate {_percent(truth.base_rate)} %."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _keys(rows: Keys, classes: Keys) -> Keys:
+    return rows << 16 | classes
+
+
+def _count(mask: npt.NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(mask))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.1f}"

@@ -1,0 +1,1 @@
+"""Run on Ray: sessions, tasks, worker placement, preflight, preemption."""

@@ -1,0 +1,178 @@
+"""Reaching the cluster: connect with our code shipped, run plain functions as Ray tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pipeline
+import sharding
+from pipeline.cluster import placement, preflight
+from sharding import log
+from sharding.errors import InputError
+
+# `ray submit` cannot pass environment variables, so the defaults are set here, before ray is
+# imported. A user's own setting wins.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print of a worker appears twice
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": (
+        "Failed to query Ray Train Controller actor state|Reporting training result"
+        "|OnShutdownComplete|core_worker.cc"
+    ),
+}
+
+# torch's tensors on the CPU in huge pages: a fresh batch costs page faults otherwise, five times
+# what its normalisation does.
+_MEMORY = {"THP_MEM_ALLOC_ENABLE": "1"}
+
+_PATIENCE = 20.0
+"""Seconds in which a cluster has to answer."""
+
+
+def package_directories() -> list[Path]:
+    """The two packages every worker must run in the driver's version."""
+    return [Path(package.__file__ or "").parent for package in (pipeline, sharding)]
+
+
+def code_hash() -> str:
+    """Hash of both packages' Python files: names the code of a run in MLflow."""
+    digest = hashlib.sha256()
+    for directory in package_directories():
+        for path in sorted(directory.rglob("*.py")):
+            digest.update(path.relative_to(directory.parent).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def connect(address: str | None = None, **options: Any) -> None:
+    """Join the running cluster, or start a local one; ship both packages to every worker.
+
+    Args:
+        address: a Ray address, "local" for a fresh instance on this machine, or None for
+            `RAY_ADDRESS`, else the cluster this machine belongs to, else a fresh local one.
+        options: passed to `ray.init` (for example ``num_cpus`` in tests).
+
+    A shipped copy wins over an installed one, so every worker runs exactly the driver's code even
+    where a node was set up with an older version.
+
+    Raises:
+        InputError: nothing answers at the address, or a node of the cluster cannot run the driver's
+            job (see `pipeline.cluster.preflight`).
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    _require_answer(address or os.environ.get("RAY_ADDRESS", ""))
+    ray.init(
+        address=address,
+        runtime_env={
+            "py_modules": [str(path) for path in package_directories()],
+            "env_vars": _MEMORY,
+            "worker_process_setup_hook": "pipeline.cluster.session.name_own_instance",
+        },
+        logging_level="ERROR",
+        logging_config=ray.LoggingConfig(encoding="JSON") if log.wanted() else None,
+        include_dashboard=False,
+        **options,
+    )
+    # One process more for every training, of no use where there is only this machine.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))
+    _check_nodes()
+
+
+def _require_answer(address: str) -> None:
+    """Raises InputError where Ray would try for a quarter of an hour, without a word."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in host:  # "local", "auto", Ray Client's
+        return
+    begun = time.monotonic()
+    while True:  # it may be about to start
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except (OSError, UnicodeError) as error:  # the latter of a host that cannot be one
+            if time.monotonic() - begun > _PATIENCE:
+                raise InputError(
+                    f"no Ray cluster answers at {address}: {error}",
+                    fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
+                ) from None
+        time.sleep(1)
+
+
+def name_own_instance() -> None:
+    """Set `RAY_ADDRESS` in this worker process, which inherited the driver's ("local", or none).
+
+    Ray Train's `PlacementGroupCleaner` otherwise looks for its instance among the machine's
+    processes: beside a second one it prints a traceback into the run and stops watching.
+    """
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+
+def job_id() -> str:
+    """Ray's id of this driver's job."""
+    import ray
+
+    return ray.get_runtime_context().get_job_id()
+
+
+def nodes() -> list[placement.Node]:
+    """What each living node of the cluster offers."""
+    import ray
+
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [placement.Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found]
+
+
+def resources() -> tuple[int, int]:
+    """(CPUs, GPUs) of the whole cluster."""
+    found = nodes()
+    return sum(node.cpus for node in found), sum(node.gpus for node in found)
+
+
+def shares(workers: int | None) -> tuple[int, float, int]:
+    """(workers, GPUs per worker, CPUs per worker) on this cluster; see `placement.shares`."""
+    return placement.shares(nodes(), workers)
+
+
+def place(fewest: int, most: int, cpus_per_worker: int | None) -> tuple[bool, int]:
+    """(use GPUs, CPUs per worker) on this cluster; see `placement.place`."""
+    return placement.place(nodes(), fewest, most, cpus_per_worker)
+
+
+def _node_facts() -> dict[str, str]:
+    return preflight.facts(code_hash())
+
+
+def _check_nodes(seconds: float = 60.0) -> None:
+    """Compare every node of a cluster with the driver, where there are several."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    present = [node for node in ray.nodes() if node["Alive"]]
+    if len(present) < 2:
+        return
+    asked = {}
+    for node in present:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(_node_facts).options(num_cpus=0, scheduling_strategy=there)
+        asked[node["NodeManagerAddress"]] = task.remote()
+    done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
+    answers: dict[str, dict[str, str] | None] = dict.fromkeys(asked)
+    for address, reference in asked.items():
+        if reference in done:
+            with contextlib.suppress(ray.exceptions.RayError):  # the node died meanwhile
+                answers[address] = ray.get(reference)
+    preflight.check(_node_facts(), answers)

@@ -1,0 +1,143 @@
+"""Reaching the cluster: connect with our code shipped, run plain functions as Ray tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sharding.progress import Progress
+
+Item = TypeVar("Item")
+
+Result = TypeVar("Result")
+
+
+def wait_for(reference: Any) -> Any:
+    """The value of a Ray reference (an actor call's result)."""
+    import ray
+
+    return ray.get(reference)
+
+
+def answer(reference: Any, otherwise: Any) -> Any:
+    """The value of a Ray reference, or ``otherwise`` where there is nobody left to give it."""
+    import ray
+
+    try:
+        return wait_for(reference)
+    except ray.exceptions.RayError:
+        return otherwise
+
+
+def is_there(reference: Any) -> bool:
+    """Whether `wait_for` would return at once."""
+    import ray
+
+    return bool(ray.wait([reference], timeout=0)[0])
+
+
+class Detached:
+    """An actor whose methods are called without waiting for them: ``sink.log(...)`` returns at
+    once. What a call returns is a reference; `wait_for` it where the value matters.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pickling asks for these before the actor is set
+            raise AttributeError(name)
+        return getattr(self._actor, name).remote
+
+
+def start_actor(kind: type, *arguments: Any) -> Detached:
+    """Make an actor on this machine, without claiming a CPU.
+
+    Where its process dies it is made again, and what it had not answered is asked again, in order.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {
+        "num_cpus": 0,
+        "scheduling_strategy": here,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
+    return Detached(ray.remote(kind).options(**options).remote(*arguments))
+
+
+def run_tasks(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    max_in_flight: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    retries: int = 3,
+    label: str = "tasks",
+) -> Iterator[Result]:
+    """Run ``function`` over ``items`` as Ray tasks; yield results as they finish.
+
+    At most ``max_in_flight`` tasks (default: twice what the cluster runs at once) are submitted,
+    so that the object store holds no more results than that. A task whose worker or host dies is
+    run again up to ``retries`` times; an exception of ``function`` is raised here.
+    """
+    import ray
+
+    remote = ray.remote(_call).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
+    limit = max_in_flight or 2 * at_once
+    waiting = list(reversed(items))
+    running: list[Any] = []
+    with Progress(len(items), label, unit="task") as progress:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                running.append(remote.remote(function, waiting.pop()))
+            done, running = ray.wait(running, num_returns=1)
+            for reference in done:
+                result = ray.get(reference)
+                progress.advance()
+                yield result
+
+
+def map_parts(
+    kind: type,
+    arguments: Mapping[str, Any],
+    items: Sequence[Any],
+    *,
+    workers: int,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    label: str = "parts",
+) -> Iterator[dict[str, Any]]:
+    """Call ``kind(**arguments)({"item": item})`` for every item with Ray Data's actor pool.
+
+    Each of ``workers`` actors makes its ``kind`` once, which is where a model is loaded; yields
+    the returned rows (dicts of plain values) as they come. An actor that dies is replaced and its
+    item done again; an exception of ``kind`` is raised here.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
+    found = data.map(
+        kind,
+        fn_constructor_kwargs=dict(arguments),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+    )
+    with Progress(len(items), label, unit="part") as progress:
+        for row in found.iter_rows():
+            progress.advance()
+            yield row
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    # Ray decorates functions only; going through one lets callers pass partials and builtins.
+    return function(item)

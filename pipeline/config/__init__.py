@@ -1,0 +1,1 @@
+"""Configure trainings, evaluations, predictions and audits; free of torch."""

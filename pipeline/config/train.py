@@ -1,0 +1,209 @@
+"""What a training run and an evaluation are: frozen, validated, complete enough to repeat.
+
+Free of torch, so that a job shows its help at once.
+
+Options of a method as they are typed: name=value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.config.sections import (
+    DataConfig,
+    MethodName,
+    ModelConfig,
+    OptimizerConfig,
+    refuse_less,
+)
+from sharding.errors import InputError
+
+# Fields that may differ between the first command and the one that resumes it: they change how
+# far or where the run goes, not what it computes.
+RESUMABLE = frozenset(
+    {
+        "epochs",
+        "workers",
+        "parallel",
+        "cpus_per_worker",
+        "keep_checkpoints",
+        "candidates_per_epoch",
+        "checkpoint_every",
+        "async_validation",
+        "profile",
+        "log_model",
+        "cache",
+        "cache_gb",
+        "experiment",
+    }
+)
+
+_LEAST = {
+    "cache_gb": 0,
+    "cpus_per_worker": 1,
+    "seed": 0,
+    "max_steps": 1,
+    "keep_checkpoints": 1,
+    "checkpoint_every": 1,
+    "candidates_per_epoch": 0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. The same configuration and name continue the same run."""
+
+    dataset: str
+    """Dataset directory (made by jobs/shard_openimages.py) that every worker sees, or a URL."""
+    name: str = ""
+    """Run name; by default made from method, BoostLU, backbone and seed."""
+    storage: str = "runs"
+    """Where runs are kept: a directory that every worker sees, or a bucket URL."""
+    experiment: str = "openimages-v3"
+    """MLflow experiment."""
+    cache: str = "~/.cache/openimages-boostlu"
+    """Where a dataset from a bucket is copied to, on each node's own disk."""
+    cache_gb: float = 500.0
+    """Bound of that directory; what was not used for longest makes room."""
+    labels: str | None = None
+    """Label version (annotation dump); by default the run's, in a new run the dataset's own."""
+    method: MethodName = "ll-r"
+    """Loss: see `pipeline.methods`."""
+    method_options: tuple[str, ...] = ()
+    """Options of the method as name=value, for example delta_rel=0.5."""
+    workers: str = "1"
+    """Training processes, one per GPU where there are any; 1:4 is elastic."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Each worker holds the whole network (ddp), or a part of it (fsdp: large backbones)."""
+    cpus_per_worker: int | None = None
+    """Threads of a worker (decoding, and the model without a GPU); default: an even share."""
+    seed: int = 0
+    """Of initialisation, order and augmentation."""
+    max_steps: int | None = None
+    """Stop each epoch after this many steps (for a quick look)."""
+    keep_checkpoints: int = 2
+    """Best checkpoints kept, by validation mAP; the latest is always kept too."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints within an epoch; by default there is one at each epoch's end."""
+    profile: bool = False
+    """Trace a few steps of the first epoch on the first worker (profile/trace.json.gz)."""
+    async_validation: bool = False
+    """Validate in a task of its own while training goes on; it needs resources of one worker."""
+    log_model: Literal["link", "copy", "off"] = "link"
+    """The best checkpoint as MLflow model: a link to it, with its weights uploaded, or not."""
+    candidates_per_epoch: int = 1000
+    """Unobserved entries of largest loss kept per epoch for the label audit; 0 keeps none."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        low, high = self.worker_range
+        needed = math.lcm(*range(low, high + 1))
+        if self.data.batch_size % needed:
+            raise InputError(
+                f"batch size {self.data.batch_size} does not divide over {self.workers} workers",
+                fix=f"make --batch-size, which counts all workers, a multiple of {needed}",
+            )
+        refuse_less(self, _LEAST)
+        parse_options(self.method_options)
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """(fewest, most) workers."""
+        try:
+            parts = [int(part) for part in self.workers.split(":")]
+        except ValueError:
+            parts = []
+        if not 1 <= len(parts) <= 2 or min(parts) < 1 or parts[0] > parts[-1]:
+            raise InputError(
+                f"workers is {self.workers!r}",
+                fix="pass a number such as 2, or a range such as 1:4",
+            )
+        return parts[0], parts[-1]
+
+    @property
+    def run_name(self) -> str:
+        """``name``, or one made from what the run is, so that repeating a command finds it."""
+        boost = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
+        return self.name or f"{self.method}-{boost}-{self.model.backbone}-seed{self.seed}"
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training split."""
+        return self.optimizer.epochs
+
+    def flat(self) -> dict[str, Any]:
+        """Every leaf by dotted name, for MLflow parameters and for comparing runs."""
+        return _flatten(dataclasses.asdict(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested values as JSON has them; the inverse of `from_dict`."""
+        return {**dataclasses.asdict(self), "method_options": list(self.method_options)}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> TrainConfig:
+        """Rebuild a configuration that was stored with a run or a checkpoint."""
+        return cls(
+            **{
+                **raw,
+                "method_options": tuple(raw["method_options"]),
+                "model": ModelConfig(**raw["model"]),
+                "data": DataConfig(**raw["data"]),
+                "optimizer": OptimizerConfig(**raw["optimizer"]),
+            }
+        )
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Leaves that differ, but for those a resumed run may change (`RESUMABLE`).
+
+    Where the learning rate follows a course over all epochs, their number changes it at once.
+    """
+    before, after = old.flat(), new.flat()
+    resumable = RESUMABLE if old.optimizer.rate_is_constant else RESUMABLE - {"epochs"}
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key.split(".")[-1] not in resumable
+    }
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
+    """Turn ("delta_rel=0.5", "detach=true") into keyword arguments.
+
+    Raises:
+        InputError: an option is not of the form name=value.
+    """
+    parsed: dict[str, Any] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"method option {option!r} is not name=value", fix="write name=value")
+        parsed[name] = _literal(text)
+    return parsed
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,1 @@
+"""Load batches: staging from buckets, DALI decoding, labels joined to images."""

@@ -1,0 +1,269 @@
+"""Who reads how much of a split: in an epoch of training, and where images are only scored.
+
+Shards to batches on one rank.
+
+An epoch is a pure function of (seed, epoch, rank, world size): the order of the tars, the
+shuffle buffer's draws and the augmentation all derive from it, so a resumed run sees what the
+uninterrupted one would have seen. Within an epoch DALI's own checkpoints say where a reader
+stands. Images leave DALI as uint8 and are normalised on the training device: a quarter of the
+bytes to move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.config import sections
+from pipeline.config.sections import HARDWARE_SHARE
+from pipeline.data import dali, dali_index, unreadable
+from pipeline.data.unreadable import LeftOut
+from sharding.errors import InputError
+from sharding.image_ids import parse_image_ids
+from sharding.manifest import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """Who reads how much in one epoch: every sample once over all ranks, equal step counts.
+
+    Attributes:
+        samples: of the whole split; none take no step.
+        world_size: number of ranks.
+        batch_size: images per rank and step.
+    """
+
+    samples: int
+    world_size: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if 0 < self.samples < self.world_size:
+            raise InputError(
+                f"{self.samples} images cannot be split over {self.world_size} workers",
+                fix="use fewer workers",
+            )
+
+    def samples_of(self, rank: int) -> int:
+        """Images that ``rank`` reads: contiguous ranges whose sizes differ by at most one."""
+        begin = self.samples * rank // self.world_size
+        return self.samples * (rank + 1) // self.world_size - begin
+
+    @property
+    def steps(self) -> int:
+        """Steps of every rank; a rank's last batch may be smaller than the others', or empty."""
+        largest = max(self.samples_of(rank) for rank in range(self.world_size))
+        return -(-largest // self.batch_size)
+
+
+def whole_batches(samples: int, batch_size: int, part: int, parts: int) -> range:
+    """The images of one of ``parts`` contiguous shares, cut between batches of the whole split.
+
+    What stands in a batch together is the same for any number of parts, down to the last batch
+    alone being smaller. Shares differ by at most one batch; one may be empty.
+    """
+    batches = -(-samples // batch_size)
+    edges = (batches * number // parts * batch_size for number in (part, part + 1))
+    return range(*(min(samples, edge) for edge in edges))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """``images_BHWC`` uint8 RGB on the training device; ``image_ids_B`` uint64 on the host."""
+
+    images_BHWC: torch.Tensor
+    image_ids_B: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.image_ids_B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """Reads one split on one rank.
+
+    Attributes:
+        tars, indexes: image tars and their DALI indexes, in the same order.
+        counts: images per tar that are read.
+        begins: per tar, the first image that is read; empty where all tars are read whole.
+        first: place in the split of the first image that is read.
+        batch_size: images per step on this rank.
+        image_size: output side in pixels (squashed, bilinear with antialiasing as in torchvision).
+        train: shuffle and augment; otherwise manifest order and whole images.
+        augmentation: of training images.
+        device_id: CUDA device of this rank, or None to decode on the CPU.
+        threads: decoding threads.
+        hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
+        left_out: images that cannot be decoded, to which those are added that prove so.
+    """
+
+    tars: Sequence[Path]
+    indexes: Sequence[Path]
+    counts: Sequence[int]
+    batch_size: int
+    image_size: int
+    train: bool = False
+    augmentation: sections.Augmentation = field(default_factory=sections.Augmentation)
+    shuffle_buffer: int = 1024
+    rank: int = 0
+    world_size: int = 1
+    begins: Sequence[int] = ()
+    first: int = 0
+    seed: int = 0
+    device_id: int | None = None
+    threads: int = 1
+    hardware_share: float = HARDWARE_SHARE
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @classmethod
+    def of_split(cls, dataset: Dataset, split: str, **options: Any) -> Loader:
+        """A loader over every tar of a split; ``options`` are the remaining attributes.
+
+        Raises:
+            InputError: the split is absent, or a tar or index that the manifest names is.
+        """
+        shards = dataset.shards(split)
+        tars = [dataset.directory / shard.path for shard in shards]
+        indexes = [dataset.directory / shard.index for shard in shards]
+        for path in (*tars, *indexes):
+            if not path.is_file():
+                raise InputError(
+                    "the manifest names this file, but it is missing",
+                    file=path,
+                    fix="run jobs/verify_dataset.py --repair",
+                )
+        return cls(tars=tars, indexes=indexes, counts=[s.images for s in shards], **options)
+
+    def part(self, number: int, parts: int, images: int | None = None) -> Loader:
+        """A loader of one of ``parts`` shares of the split, or of its first ``images``, in order.
+
+        Shares are cut between batches (`epochplan.whole_batches`): how a network rounds depends on
+        what is in a batch, and so a score would depend on the number of parts to its last bits.
+        """
+        samples = sum(self.counts) if images is None else min(sum(self.counts), images)
+        share = whole_batches(samples, self.batch_size, number, parts)
+        edges = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
+        rows = [range(max(share.start, a), min(share.stop, b)) for a, b in pairwise(edges)]
+        kept = [tar for tar, of_tar in enumerate(rows) if of_tar]
+        return dataclasses.replace(
+            self,
+            train=False,
+            tars=[self.tars[tar] for tar in kept],
+            indexes=[self.indexes[tar] for tar in kept],
+            counts=[len(rows[tar]) for tar in kept],
+            begins=[rows[tar].start - edges[tar] for tar in kept],
+            first=share.start,
+        )
+
+    @property
+    def plan(self) -> EpochPlan:
+        """Samples and steps of an epoch."""
+        return EpochPlan(
+            samples=sum(self.counts), world_size=self.world_size, batch_size=self.batch_size
+        )
+
+    def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> Epoch:
+        """The batches of epoch ``number``: `EpochPlan.steps` of them, each sample exactly once.
+
+        The pipeline is built anew: with indexes at hand this takes milliseconds per thousand
+        samples, on a GPU two seconds more, and it leaves no state behind that a run resumed
+        between epochs would need.
+
+        Args:
+            number: counted from 1.
+            done: batches that an interrupted epoch already took.
+            position: `Epoch.position` after them.
+        """
+        return Epoch(self, number, done, position)
+
+    def reading(self, epoch: int) -> dali.Reading:
+        """This rank's share of an epoch."""
+        order = np.arange(len(self.tars))
+        if self.train:
+            # The same permutation on every rank: the ranks cut one common list into ranges.
+            draws = np.random.SeedSequence([self.seed, epoch])
+            order = np.random.default_rng(draws).permutation(order)
+        # Equal seeds would give every rank the same flips.
+        draws = np.random.SeedSequence([self.seed, epoch, self.rank])
+        return dali.Reading(
+            tars=[str(self.tars[int(i)]) for i in order],
+            indexes=[str(self._index(int(i))) for i in order],
+            rank=self.rank,
+            world_size=self.world_size,
+            batch_size=self.batch_size,
+            shuffle_buffer=self.shuffle_buffer if self.train else 0,
+            seed=int(draws.generate_state(1)[0]) & 0x7FFFFFFF,
+        )
+
+    def _index(self, number: int) -> Path:
+        bad = self.left_out.members(self.tars[number])
+        index = self.indexes[number]
+        if bad:
+            index = dali_index.redirected(index, bad)
+        if self.begins:
+            index = dali_index.cut(index, self.begins[number], self.counts[number])
+        return index
+
+
+class Epoch(Iterator[Batch]):
+    """The batches of one epoch on one rank; see `Loader.epoch`."""
+
+    def __init__(self, loader: Loader, number: int, done: int, position: bytes | None) -> None:
+        self.loader, self._number, self._done, self._position = loader, number, done, position
+        if loader.plan.steps:
+            self._open()
+
+    def __next__(self) -> Batch:
+        if self._done >= self.loader.plan.steps:
+            raise StopIteration
+        try:
+            (outputs,) = next(self._iterator)
+        except RuntimeError as error:
+            self._leave_out_what_is_unreadable(error)
+            return next(self)
+        self._position = self._iterator.checkpoints()[0]
+        self._done += 1
+        names = dali.source_names(outputs["source"].cpu().numpy())
+        return self._batch(outputs["images"], names)
+
+    def position(self) -> bytes:
+        """What `Loader.epoch` needs to go on after the last batch taken (some hundred bytes)."""
+        if self._position is None:
+            raise ValueError("no batch was taken yet")
+        return self._position
+
+    def _open(self) -> None:
+        loader = self.loader
+        self._reading = loader.reading(self._number)
+        self._iterator = dali.batches(
+            self._reading,
+            loader.image_size,
+            loader.augmentation if loader.train else sections.WHOLE_IMAGE,
+            device_id=loader.device_id,
+            threads=loader.threads,
+            hardware_share=loader.hardware_share,
+            position=self._position,
+        )
+
+    def _batch(self, images_BHWC: torch.Tensor, names: list[str]) -> Batch:
+        parts = [name.rsplit(":", 2) for name in names]
+        if bad := self.loader.left_out:
+            kept = [i for i, (tar, _, m) in enumerate(parts) if m not in bad.members(Path(tar))]
+            images_BHWC, parts = images_BHWC[kept], [parts[i] for i in kept]
+        image_ids_B = parse_image_ids([member.partition(".")[0] for _, _, member in parts])
+        return Batch(images_BHWC=images_BHWC, image_ids_B=image_ids_B)
+
+    def _leave_out_what_is_unreadable(self, error: RuntimeError) -> None:
+        found = unreadable.find(self._reading, self._done, self.loader.device_id)
+        if not found:
+            raise error
+        self.loader.left_out.add(found)
+        self._open()

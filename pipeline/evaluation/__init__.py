@@ -1,0 +1,1 @@
+"""Evaluate a checkpoint: scores, average precision, mAP per class group, reports."""

@@ -1,0 +1,238 @@
+"""How attribution scores are distributed: the paper's comparison of partial and full labels.
+
+A model trained on partial labels has maps of much the same shape as one trained on full labels,
+but their positive end is lower (paper section 3); that is what BoostLU mends. Scores are counted
+in fixed bins, so that runs are compared without running any of them again.
+
+What the activation maps of a split are like: their scores' distribution, where they point.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.cluster import session, tasks
+from pipeline.config.commands import EvaluateConfig
+from pipeline.data.labels import LabelJoin
+from pipeline.data.loader import Batch, Loader
+from pipeline.data.staging import open_dataset
+from pipeline.evaluation.pointing_game import Boxes, points_inside
+from pipeline.models import checkpoint
+from pipeline.models.cam_net import CamNet
+from sharding.classes import NUM_GROUPS
+from sharding.errors import InputError
+from sharding.labels import POSITIVE
+
+# Zero is an edge: what lies above it is counted exactly. The outermost bins hold all beyond.
+WIDTH, LIMIT = 0.25, 60.0
+
+# Sums of its multiples are exact, and so the same in any order, up to 2**33.
+_GRAIN = 2.0**-20
+
+EDGES = np.linspace(-LIMIT, LIMIT, round(2 * LIMIT / WIDTH) + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attributions:
+    """Scores of all positions of some class activation maps, before the boost.
+
+    Attributes:
+        counts_H: int64, scores per bin of `EDGES`.
+        positive_sum: sum of the scores above zero, each rounded to `_GRAIN`.
+    """
+
+    counts_H: npt.NDArray[np.int64]
+    positive_sum: float
+
+    @classmethod
+    def of(cls, scores: npt.NDArray[np.floating]) -> Attributions:
+        """Count scores of any shape.
+
+        Raises:
+            InputError: a score is not finite.
+        """
+        flat = np.asarray(scores, np.float64).ravel()
+        if not np.isfinite(flat).all():
+            raise InputError("an attribution score is not finite", fix="use another checkpoint")
+        # Counted from zero: adding the limit first would round what is just below zero up to it.
+        bins = np.floor(flat / WIDTH).astype(np.int64) + (len(EDGES) - 1) // 2
+        bins = np.clip(bins, 0, len(EDGES) - 2)
+        counts_H = np.bincount(bins, minlength=len(EDGES) - 1)
+        grains = np.rint(flat[flat > 0] / _GRAIN)
+        return cls(counts_H=counts_H, positive_sum=float(grains.sum() * _GRAIN))
+
+    def __add__(self, other: Attributions) -> Attributions:
+        return Attributions(
+            counts_H=self.counts_H + other.counts_H,
+            positive_sum=self.positive_sum + other.positive_sum,
+        )
+
+    @property
+    def above_zero(self) -> float:
+        """Share of the scores that are evidence for their class; NaN of none."""
+        total = self.counts_H.sum()
+        return float(self.counts_H[EDGES[:-1] >= 0].sum() / total) if total else float("nan")
+
+    @property
+    def mean_above_zero(self) -> float:
+        """Mean of the scores above zero; NaN of none."""
+        count = self.counts_H[EDGES[:-1] >= 0].sum()
+        return float(self.positive_sum / count) if count else float("nan")
+
+    @property
+    def density_H(self) -> npt.NDArray[np.float64]:
+        """Density over `EDGES`, with area 1."""
+        return self.counts_H / (max(1, self.counts_H.sum()) * WIDTH)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; the inverse of `from_json`."""
+        return {
+            "edges": [float(edge) for edge in EDGES],
+            "counts": self.counts_H.tolist(),
+            "positive_sum": self.positive_sum,
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any], file: str) -> Attributions:
+        """Rebuild what an evaluation stored.
+
+        Raises:
+            InputError: it is damaged, or counted in other bins.
+        """
+        try:
+            same = np.array_equal(raw["edges"], EDGES)
+            counts_H = np.array(raw["counts"], np.int64)
+            if not same or counts_H.shape != (len(EDGES) - 1,):
+                raise ValueError("other bins")
+            return cls(counts_H=counts_H, positive_sum=float(raw["positive_sum"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"no attribution scores of ours ({error})", file=file, fix="evaluate that run again"
+            ) from None
+
+
+NONE = Attributions(counts_H=np.zeros(len(EDGES) - 1, np.int64), positive_sum=0.0)
+
+_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapStudy:
+    """Of the maps of verified positives, before the boost.
+
+    Attributes:
+        attributions: scores of the first images' maps.
+        hits_K, pointed_K: int64; maps that point into a box of their class, and maps with a box.
+    """
+
+    attributions: Attributions
+    hits_K: npt.NDArray[np.int64]
+    pointed_K: npt.NDArray[np.int64]
+
+    def __add__(self, other: MapStudy) -> MapStudy:
+        return MapStudy(
+            attributions=self.attributions + other.attributions,
+            hits_K=self.hits_K + other.hits_K,
+            pointed_K=self.pointed_K + other.pointed_K,
+        )
+
+    def pointing_game(self, groups_K: npt.NDArray[np.integer]) -> dict[str, float]:
+        """Mean over classes of the share of hits, by group and over all; empty without boxes."""
+        seen_K = self.pointed_K > 0
+        if not seen_K.any():
+            return {}
+        rate_K = self.hits_K / np.maximum(1, self.pointed_K)
+        means = {"all": float(rate_K[seen_K].mean())}
+        for group in range(1, NUM_GROUPS + 1):
+            chosen_K = seen_K & (groups_K == group)
+            if chosen_K.any():
+                means[f"group_{group}"] = float(rate_K[chosen_K].mean())
+        return means
+
+
+@torch.inference_mode()
+def study(
+    model: CamNet, loader: Loader, join: LabelJoin, images: int, boxes: Boxes | None = None
+) -> MapStudy:
+    """Study a part of a split: scores of the split's first ``images``, all boxes of the part."""
+    model.eval()
+    hits_K, pointed_K = (np.zeros(join.num_classes, np.int64) for _ in range(2))
+    attributions = NONE
+    places = itertools.count(loader.first, loader.batch_size)
+    for first, batch in zip(places, loader.epoch(0), strict=False):
+        if boxes is None and first >= images:
+            break
+        for row, class_index, cam_HW in _positive_maps(model, batch, join):
+            if first + row < images:
+                attributions += Attributions.of(cam_HW)
+            if boxes is None:
+                continue
+            edges_M4 = boxes.of(int(batch.image_ids_B[row]), class_index)
+            pointed_K[class_index] += len(edges_M4) > 0
+            hits_K[class_index] += points_inside(cam_HW, edges_M4)
+    return MapStudy(attributions=attributions, hits_K=hits_K, pointed_K=pointed_K)
+
+
+def run(config: EvaluateConfig, checkpoint_directory: str, boxes: Boxes | None) -> MapStudy:
+    """Study a checkpoint's maps on the connected cluster, as `evaluation.run` scores it."""
+    dataset = open_dataset(config.dataset)
+    workers, gpus, cpus = session.shares(config.workers)
+    samples = sum(shard.images for shard in dataset.shards(config.split))
+    batches = -(-samples // _BATCH)
+    if boxes is None:
+        batches = min(batches, -(-config.attribution // _BATCH))
+    parts = min(workers, batches)
+    work = partial(_study_part, config, checkpoint_directory, boxes, batches * _BATCH, parts, cpus)
+    found = tasks.run_tasks(
+        work, range(parts), num_cpus=cpus, num_gpus=gpus, label=f"maps of {config.split}"
+    )
+    return reduce(operator.add, found)
+
+
+def _study_part(
+    config: EvaluateConfig,
+    checkpoint_directory: str,
+    boxes: Boxes | None,
+    images: int,
+    parts: int,
+    threads: int,
+    part: int,
+) -> MapStudy:
+    torch.set_num_threads(threads)
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    dataset = open_dataset(config.dataset)
+    model, meta = checkpoint.load_model(checkpoint_directory)
+    loader = Loader.of_split(
+        dataset,
+        config.split,
+        batch_size=_BATCH,
+        image_size=meta.train_config.data.image_size,
+        device_id=device.index,
+        threads=threads,
+    ).part(part, parts, images)
+    table = dataset.labels(config.split, config.labels)
+    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
+    return study(model.to(device), loader, join, config.attribution, boxes)
+
+
+def _positive_maps(
+    model: CamNet, batch: Batch, join: LabelJoin
+) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
+    """(row, class, map) of the batch's verified positives."""
+    if not len(batch):
+        return
+    entries = join.observed(batch.image_ids_B)
+    positive_E = entries.states_E == POSITIVE
+    cam_BKHW = model.head.cam(model.features(batch.images_BHWC))
+    rows_P, classes_P = entries.rows_E[positive_E], entries.classes_E[positive_E]
+    cam_PHW = cam_BKHW[torch.from_numpy(rows_P), torch.from_numpy(classes_P)].float().cpu().numpy()
+    yield from zip(rows_P.tolist(), classes_P.tolist(), cam_PHW, strict=True)

@@ -1,0 +1,235 @@
+"""Average precision over annotated entries, and its means over the five class groups.
+
+Scores exist only where a human annotated, as flat arrays of (class, score, label). What to do
+with a class that has no annotated entry, or no positive, or no negative, is a *rule*; the papers'
+codes differ there, so every result names its rule (docs/evaluation.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config.commands import Rule
+from pipeline.evaluation import ranking
+from sharding.classes import NUM_GROUPS
+from sharding.errors import InputError
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+
+RULES: Mapping[str, str] = {
+    "boostlu": "classes without annotated entry skipped, without positive count as 0",
+    "imcl": "classes without annotated entry or without positive count as 0",
+    "csl": "classes without positive or without negative skipped",
+}
+
+
+def average_precision(
+    scores: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    class_ids: npt.NDArray[np.integer],
+    num_classes: int,
+    rule: str = "boostlu",
+) -> npt.NDArray[np.float64]:
+    """Average precision of every class over its annotated entries.
+
+    AP is the sum over distinct scores of (recall gained) x (precision there), equal to
+    scikit-learn's `average_precision_score`, ties included. The result does not depend on the
+    order of the entries, to the last bit.
+
+    Args:
+        scores: (E,) logits, float32 or float64; higher means more likely present.
+        labels: (E,) POSITIVE or NEGATIVE; UNOBSERVED entries are dropped.
+        class_ids: (E,) integers in [0, num_classes).
+        num_classes: K.
+        rule: which classes count, one of `RULES`. Source: the authors' evaluation code
+            (boostlu), IMCL's `measurement.compute_AP` (imcl), `AP_partial` of CSL (csl; its
+            order-dependent treatment of ties is not followed).
+
+    Returns:
+        (K,) float64 in [0, 1]; NaN where the rule skips the class.
+
+    Raises:
+        InputError: NaN scores, other labels, class ids out of range, lengths that differ, an
+            unknown rule.
+    """
+    check_rule(rule)
+    entries = _observed(np.asarray(scores), np.asarray(labels), np.asarray(class_ids), num_classes)
+    ranked = ranking.rank(ranking.sorted_keys(*entries), num_classes)
+    ap_K = np.zeros(num_classes)
+    has_positive_K, has_negative_K = ranked.positives_K > 0, ranked.negatives_K > 0
+    np.divide(ranked.precision_sums_K, ranked.positives_K, out=ap_K, where=has_positive_K)
+    if rule == "boostlu":
+        ap_K[~(has_positive_K | has_negative_K)] = np.nan
+    elif rule == "csl":
+        ap_K[~(has_positive_K & has_negative_K)] = np.nan
+    return ap_K
+
+
+def average_precision_dense(
+    scores_NK: npt.NDArray[np.floating],
+    labels_NK: npt.NDArray[np.integer],
+    rule: str = "boostlu",
+) -> npt.NDArray[np.float64]:
+    """`average_precision` of a dense score matrix and dense tri-state labels, both (N, K).
+
+    Raises:
+        InputError: shapes that differ, and all that `average_precision` refuses.
+    """
+    if scores_NK.ndim != 2 or scores_NK.shape != labels_NK.shape:
+        raise InputError(
+            f"scores are {scores_NK.shape} and labels {labels_NK.shape}",
+            fix="pass two matrices of images x classes",
+        )
+    observed_NK = labels_NK != UNOBSERVED
+    return average_precision(
+        scores_NK[observed_NK],
+        labels_NK[observed_NK],
+        np.nonzero(observed_NK)[1],
+        scores_NK.shape[1],
+        rule,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Means of AP over the classes that the rule counts; fractions in [0, 1], NaN for no class.
+
+    Attributes:
+        rule: the rule that the APs were computed with.
+        map_all: mean over all counted classes (macro).
+        map_groups: group 1..5 -> mean over its counted classes.
+        map_of_groups: mean of the groups that have a counted class.
+        map_weighted: mean over counted classes weighted by their positives in this split.
+        counted, counted_all: classes counted, per group and in all.
+        positives, negatives: annotated entries per group, skipped classes included.
+    """
+
+    rule: str
+    map_all: float
+    map_groups: Mapping[int, float]
+    map_of_groups: float
+    map_weighted: float
+    counted: Mapping[int, int]
+    counted_all: int
+    positives: Mapping[int, int]
+    negatives: Mapping[int, int]
+
+    def means(self) -> dict[str, float]:
+        """The means in the order of every table: group_1 .. group_5, all, mean_of_groups."""
+        groups = {f"group_{group}": value for group, value in self.map_groups.items()}
+        return groups | {"all": self.map_all, "mean_of_groups": self.map_of_groups}
+
+    def as_metrics(self, prefix: str) -> dict[str, float]:
+        """Flat metrics such as ``val/mAP/group_1`` for MLflow; means may be NaN."""
+        metrics = {f"{prefix}/mAP/{name}": value for name, value in self.means().items()}
+        metrics[f"{prefix}/mAP/weighted"] = self.map_weighted
+        counted = f"{prefix}/classes_evaluated"
+        metrics |= {f"{counted}/group_{g}": float(value) for g, value in self.counted.items()}
+        metrics[f"{counted}/all"] = float(self.counted_all)
+        return metrics
+
+
+def summarize(
+    ap_K: npt.NDArray[np.float64],
+    groups_K: npt.NDArray[np.integer],
+    positives_K: npt.NDArray[np.integer],
+    negatives_K: npt.NDArray[np.integer],
+    rule: str = "boostlu",
+) -> Summary:
+    """Average `average_precision`'s result over groups 1..5 and over all classes.
+
+    Args:
+        ap_K: AP per class, NaN for a class that is not counted.
+        groups_K: group of each class, 1 (fewest training annotations) to 5.
+        positives_K, negatives_K: annotated entries of each class in the evaluated split.
+        rule: the rule `ap_K` was computed with, kept for the record.
+
+    Raises:
+        InputError: lengths that differ, a group outside 1..5, an unknown rule.
+    """
+    check_rule(rule)
+    lengths = {len(ap_K), len(groups_K), len(positives_K), len(negatives_K)}
+    if len(lengths) > 1 or not np.isin(groups_K, range(1, NUM_GROUPS + 1)).all():
+        raise InputError(
+            f"AP, groups and supports do not describe the same classes in groups 1..{NUM_GROUPS}",
+            fix="take all of them from the dataset that was evaluated",
+        )
+    counted_K = ~np.isnan(ap_K)
+    members = {group: groups_K == group for group in range(1, NUM_GROUPS + 1)}
+    map_groups = {group: _mean(ap_K[of & counted_K]) for group, of in members.items()}
+    return Summary(
+        rule=rule,
+        map_all=_mean(ap_K[counted_K]),
+        map_groups=map_groups,
+        map_of_groups=_mean(np.array([m for m in map_groups.values() if not math.isnan(m)])),
+        map_weighted=_mean(ap_K[counted_K], positives_K[counted_K]),
+        counted={group: int((of & counted_K).sum()) for group, of in members.items()},
+        counted_all=int(counted_K.sum()),
+        positives={group: int(positives_K[of].sum()) for group, of in members.items()},
+        negatives={group: int(negatives_K[of].sum()) for group, of in members.items()},
+    )
+
+
+def check_rule(rule: str) -> None:
+    """Refuse a rule that does not exist (`InputError`)."""
+    if rule not in get_args(Rule):
+        raise InputError(f"unknown rule {rule!r}", fix=f"choose one of {', '.join(RULES)}")
+
+
+def _mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.integer] | None = None) -> float:
+    if weights is None:
+        return float(values.mean()) if len(values) else math.nan
+    total = weights.sum()
+    return float((values * weights).sum() / total) if total else math.nan
+
+
+def _observed(
+    scores: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    class_ids: npt.NDArray[np.integer],
+    num_classes: int,
+) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.int8], npt.NDArray[np.integer]]:
+    """The entries that have a label, checked; scores float32 or float64."""
+    if not scores.shape == labels.shape == class_ids.shape or scores.ndim != 1:
+        raise InputError(
+            f"shapes differ: scores {scores.shape}, labels {labels.shape}, "
+            f"class ids {class_ids.shape}",
+            fix="pass three flat arrays with one element per annotated entry",
+        )
+    _check_integers(labels, "labels")
+    lowest, highest = labels.min(initial=NEGATIVE), labels.max(initial=NEGATIVE)
+    if lowest < UNOBSERVED or highest > POSITIVE:
+        raise InputError(
+            f"labels range from {lowest} to {highest}",
+            fix=f"encode positive {POSITIVE}, negative {NEGATIVE}, unobserved {UNOBSERVED}",
+        )
+    _check_integers(class_ids, "class ids")
+    # Read as unsigned, a negative number is larger than any class: one pass finds both.
+    if class_ids.view(f"u{class_ids.dtype.itemsize}").max(initial=0) >= max(num_classes, 1):
+        raise InputError(
+            f"class ids range from {class_ids.min()} to {class_ids.max()}, but there are "
+            f"{num_classes} classes",
+            fix="score with the class list of the dataset",
+        )
+    if lowest == UNOBSERVED:
+        kept = labels != UNOBSERVED
+        scores, labels, class_ids = scores[kept], labels[kept], class_ids[kept]
+    if scores.dtype != np.float64:
+        scores = scores.astype(np.float32, copy=False)
+    # The minimum is NaN if any element is.
+    if len(scores) and np.isnan(scores.min()):
+        raise InputError(
+            f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN",
+            fix="look at the run's loss; take an earlier checkpoint if it diverged",
+        )
+    return scores, labels.astype(np.int8, copy=False), class_ids
+
+
+def _check_integers(values: npt.NDArray[np.integer], name: str) -> None:
+    if values.dtype.kind not in "iub":
+        raise InputError(f"{name} are {values.dtype}, not integers", fix=f"pass {name} as integers")

@@ -1,0 +1,169 @@
+"""Published Open Images V3 results, as data with their sources, to stand beside our own.
+
+mAP in percent over groups 1..5 and all classes, test split, 5,000 classes. The groups' count rule
+(positives and negatives, or positives alone) and the number of classes counted are not published;
+a comparison is therefore indicative (docs/evaluation.md).
+
+The other evaluation that ours is compared with (``--against``), read before ours begins.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.evaluation.attribution import Attributions
+from pipeline.evaluation.scores import ScoreFile
+from pipeline.tracking import runs
+from sharding.errors import InputError
+from sharding.labels import LabelTable
+
+PAPER = "Bridging the Gap between Model Explanations, CVPR 2023, arXiv 2304.01804"
+
+LARGE_LOSS = "Large Loss Matters, CVPR 2022, arXiv 2206.03740"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One row of a published table: mAP in percent, groups 1..5, then all classes."""
+
+    method: str
+    values: tuple[float, float, float, float, float, float]
+    source: str
+
+
+def _rows(source: str, table: Mapping[str, tuple[float, ...]]) -> dict[str, Published]:
+    return {
+        method: Published(method=method, values=values, source=source)  # type: ignore[arg-type]
+        for method, values in table.items()
+    }
+
+
+OPEN_IMAGES_V3: Mapping[str, Published] = _rows(
+    PAPER,
+    {
+        "CNN-RNN": (68.76, 69.70, 74.18, 78.52, 84.61, 75.16),
+        "Curriculum Labeling": (70.37, 71.32, 76.23, 80.54, 86.81, 77.05),
+        "IMCL": (70.95, 72.59, 77.64, 81.83, 87.34, 78.07),
+        "P-ASL": (73.19, 78.61, 85.11, 87.70, 90.61, 83.03),
+        "LL-R": (77.76, 79.07, 81.94, 84.51, 89.36, 82.53),
+        "LL-R+BoostLU": (79.28, 80.81, 83.32, 85.63, 90.27, 83.86),
+        "LL-Ct": (77.76, 79.18, 81.97, 84.46, 89.51, 82.58),
+        "LL-Ct+BoostLU": (79.43, 80.75, 83.41, 85.70, 90.41, 83.94),
+        "LL-Cp": (77.49, 79.22, 81.89, 84.51, 89.18, 82.46),
+        "LL-Cp+BoostLU": (79.53, 81.04, 83.40, 85.85, 90.39, 84.04),
+    },
+)
+
+LARGE_LOSS_OPEN_IMAGES_V3: Mapping[str, Published] = _rows(
+    LARGE_LOSS,
+    {
+        "Naive IU": (69.5, 70.3, 74.8, 79.2, 85.5, 75.9),
+        "Curriculum": (70.4, 71.3, 76.2, 80.5, 86.8, 77.1),
+        "IMCL": (71.0, 72.6, 77.6, 81.8, 87.3, 78.1),
+        "Naive AN": (77.1, 78.7, 81.5, 84.1, 88.8, 82.0),
+        "WAN": (71.8, 72.8, 76.3, 79.7, 84.7, 77.0),
+        "LSAN": (68.4, 69.3, 73.7, 77.9, 85.6, 75.0),
+        "LL-R": (77.4, 79.1, 82.0, 84.5, 89.5, 82.5),
+        "LL-Ct": (77.7, 79.3, 82.1, 84.7, 89.4, 82.6),
+        "LL-Cp": (77.6, 79.1, 81.9, 84.6, 89.4, 82.5),
+    },
+)
+
+
+def published(method: str) -> tuple[Published, ...]:
+    """The paper's rows of a method of ours: without and with BoostLU; AN from the earlier paper.
+
+    Raises:
+        InputError: the paper has no row of that method.
+    """
+    wanted = method.replace("_", "-").lower()
+    if wanted == "an":
+        return (LARGE_LOSS_OPEN_IMAGES_V3["Naive AN"],)
+    rows = tuple(
+        row for name, row in OPEN_IMAGES_V3.items() if name.lower() in (wanted, f"{wanted}+boostlu")
+    )
+    if not rows:
+        raise InputError(
+            f"no published Open Images V3 result of {method!r}",
+            fix=f"choose one of {', '.join(['AN', *OPEN_IMAGES_V3])}",
+        )
+    return rows
+
+
+# Where an evaluation leaves them among its run's artifacts.
+SCORES = "eval/scores.parquet"
+
+ATTRIBUTION = "eval/attribution.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What another evaluation found.
+
+    Attributes:
+        name: the MLflow run id or the path it was asked for by.
+        scores: of its annotated entries.
+        attributions: of its maps, by the name of its run; empty if it counted none.
+    """
+
+    name: str
+    scores: ScoreFile
+    attributions: dict[str, Attributions]
+
+    @classmethod
+    def read(cls, against: str) -> Baseline:
+        """The evaluation of an MLflow run id, or that of a `scores.parquet`.
+
+        Raises:
+            InputError: there is no such run or file, or it is damaged.
+        """
+        if Path(against).is_file():
+            counts = Path(against).with_name(Path(ATTRIBUTION).name)
+            attributions = _attributions(counts) if counts.is_file() else {}
+            return cls(name=against, scores=ScoreFile.read(against), attributions=attributions)
+        with tempfile.TemporaryDirectory() as directory:
+            scores = ScoreFile.read(runs.download(against, SCORES, directory))
+            try:
+                counts = Path(runs.download(against, ATTRIBUTION, directory))
+            except InputError:  # of --attribution 0
+                return cls(name=against, scores=scores, attributions={})
+            return cls(name=against, scores=scores, attributions=_attributions(counts))
+
+    def check_entries(self, table: LabelTable) -> None:
+        """Refuse scores of anything that the labels to be judged by do not say.
+
+        Raises:
+            InputError: they are of another split or label version.
+        """
+        rows_N, places_E = np.arange(len(table)), table.rows_of(self.scores.image_ids_E)
+        rows_E = np.repeat(rows_N, np.diff(table.offsets_N1))
+        ours = _packed(rows_E, table.classes_E, table.states_E)
+        theirs = _packed(places_E, self.scores.classes_E, self.scores.labels_E)
+        strange = int((~np.isin(theirs, ours)).sum())
+        if strange:
+            raise InputError(
+                f"{strange:,} of {len(theirs):,} scores are of other images or labels",
+                file=self.name,
+                fix="evaluate both on the same split and label version",
+            )
+
+
+def _attributions(path: Path) -> dict[str, Attributions]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return {str(raw["run"]): Attributions.from_json(raw, str(path))}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"no attribution scores of ours ({error})", file=path, fix="evaluate that run again"
+        ) from None
+
+
+def _packed(rows: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """One integer per entry; classes fit 16 bits."""
+    return (rows.astype(np.int64) << 17) + (classes.astype(np.int64) << 1) + labels

@@ -1,0 +1,246 @@
+"""An evaluation's result as people and programs read it: terminal, Markdown, JSON, per class.
+
+One `Report` holds all that is told; every form says the same.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.evaluation.bootstrap import WEIGHTED, Difference, Interval
+from pipeline.evaluation.metrics import RULES, Summary
+from pipeline.evaluation.references import Published
+from pipeline.tables import Table, half_width, p_value, percent, signed
+from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.storage.files import replacing
+
+GROUPS = range(1, NUM_GROUPS + 1)
+COLUMNS = {
+    **{f"group_{group}": f"Group {group}" for group in GROUPS},
+    "all": "All",
+    "mean_of_groups": "Mean of groups",
+}
+HEADERS = tuple(COLUMNS.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two runs on the same entries: ``second`` minus ``first``, by name of the mean."""
+
+    first: str
+    second: str
+    differences: Mapping[str, Difference]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that is told of an evaluation.
+
+    Attributes:
+        summaries: by name; the difference of two of them, second minus first, is told too.
+        intervals: `bootstrap.intervals` by name of summary, where they were computed.
+        published: the papers' rows that stand beside ours.
+        comparison: with another evaluation.
+        pointing_game: share of maps that point into a box, by group and over all.
+    """
+
+    summaries: Mapping[str, Summary]
+    intervals: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    published: Sequence[Published] = ()
+    comparison: Comparison | None = None
+    pointing_game: Mapping[str, float] = field(default_factory=dict)
+
+    def terminal(self) -> str:
+        """Tables of fixed width: a row per summary (mAP in percent), then what is behind it."""
+        return "\n\n".join(table.fixed_width() for table in self._tables())
+
+    def markdown(self) -> str:
+        """The same tables in Markdown."""
+        return "\n".join(table.markdown() for table in self._tables())
+
+    def as_json(self) -> dict[str, Any]:
+        """The same in full precision, ready for `json.dumps`: fractions, no value as null."""
+        told: dict[str, Any] = {name: self._summary_as_json(name) for name in self.summaries}
+        if self.published:
+            told["published"] = [
+                {"method": row.method, "percent": list(row.values), "source": row.source}
+                for row in self.published
+            ]
+        if self.comparison:
+            told["difference"] = {
+                "first": self.comparison.first,
+                "second": self.comparison.second,
+                "means": {
+                    name: {
+                        "delta": _or_none(found.delta),
+                        "interval_95": _as_pair(found.interval),
+                        "p": _or_none(found.p_value),
+                    }
+                    for name, found in self.comparison.differences.items()
+                },
+            }
+        if self.pointing_game:
+            told["pointing_game"] = dict(self.pointing_game)
+        return told
+
+    def _summary_as_json(self, name: str) -> dict[str, Any]:
+        summary, known = self.summaries[name], self.intervals.get(name, {})
+        return {
+            "rule": summary.rule,
+            "map_all": _or_none(summary.map_all),
+            "map_of_groups": _or_none(summary.map_of_groups),
+            "map_weighted": _or_none(summary.map_weighted),
+            "classes_counted": summary.counted_all,
+            "intervals_95": {column: _as_pair(interval) for column, interval in known.items()},
+            "groups": {
+                str(group): {
+                    "map": _or_none(summary.map_groups[group]),
+                    "classes_counted": summary.counted[group],
+                    "positives": summary.positives[group],
+                    "negatives": summary.negatives[group],
+                }
+                for group in GROUPS
+            },
+        }
+
+    def _tables(self) -> list[Table]:
+        """The rows shared by every textual form."""
+        papers = [
+            (row.method, [*(f"{value:.2f}" for value in row.values), ""]) for row in self.published
+        ]
+        sections: list[list[tuple[str, list[str]]]] = [self._means(), papers, self._supports()]
+        sections = [section for section in sections if section]
+        main = Table(headers=HEADERS, sections=sections, notes=self._notes())
+        return [main, _difference_table(self.comparison)] if self.comparison else [main]
+
+    def _means(self) -> list[tuple[str, list[str]]]:
+        rows = []
+        for name, summary in self.summaries.items():
+            rows.append((name, [percent(value) for value in summary.means().values()]))
+            if known := self.intervals.get(name):
+                widths = (half_width(known[column].low, known[column].high) for column in COLUMNS)
+                rows.append(("  95% interval", list(widths)))
+        if len(self.summaries) == 2:
+            first, second = (summary.means() for summary in self.summaries.values())
+            rows.append(("difference", [signed(second[c] - first[c]) for c in COLUMNS]))
+        return rows
+
+    def _supports(self) -> list[tuple[str, list[str]]]:
+        rows = []
+        for name, summary in _distinct_supports(self.summaries).items():
+            suffix = f" ({name})" if name else ""
+            counted = [*summary.counted.values(), summary.counted_all]
+            rows.append((f"classes counted{suffix}", [*map(_number, counted), ""]))
+            for label, held in (("positives", summary.positives), ("negatives", summary.negatives)):
+                cells = [*map(_number, held.values()), _number(sum(held.values())), ""]
+                rows.append((f"{label}{suffix}", cells))
+        return rows
+
+    def _notes(self) -> list[str]:
+        weighted = ", ".join(f"{name} {self._weighted(name)}" for name in self.summaries)
+        rules = sorted({summary.rule for summary in self.summaries.values()})
+        sources = dict.fromkeys(row.source for row in self.published)
+        notes = [
+            "mAP in percent, over annotated entries only.",
+            f"Group 1 has the fewest training annotations, group {NUM_GROUPS} the most.",
+            f"Mean over classes weighted by their positives: {weighted}.",
+            *(f"Rule {rule}: {RULES[rule]}." for rule in rules),
+            *(f"Published: {source}." for source in sources),
+        ]
+        if self.pointing_game:
+            hits = percent(self.pointing_game["all"])
+            notes.append(
+                f"Maps that point into a box (pointing game): {hits} %, mean over classes."
+            )
+        return notes
+
+    def _weighted(self, name: str) -> str:
+        value = percent(self.summaries[name].map_weighted)
+        known = self.intervals.get(name, {}).get(WEIGHTED)
+        return f"{value} {half_width(known.low, known.high)}" if known else value
+
+
+def _difference_table(comparison: Comparison) -> Table:
+    """Second run minus first in points of mAP, with interval and p-value."""
+    found = [comparison.differences[column] for column in COLUMNS]
+    rows = [
+        ("difference", [signed(d.delta) for d in found]),
+        ("95% low", [signed(d.interval.low) for d in found]),
+        ("95% high", [signed(d.interval.high) for d in found]),
+        ("p", [p_value(d.p_value) for d in found]),
+    ]
+    notes = [f"Points of mAP: {comparison.second} minus {comparison.first}; p two-sided."]
+    if weighted := comparison.differences.get(WEIGHTED):
+        low, high = signed(weighted.interval.low), signed(weighted.interval.high)
+        p = p_value(weighted.p_value)
+        notes.append(f"Weighted by positives: {signed(weighted.delta)} ({low} to {high}), p {p}.")
+    return Table(headers=HEADERS, sections=[rows], notes=notes)
+
+
+def per_class_columns(
+    classes: ClassTable,
+    positives_K: npt.NDArray[np.integer],
+    negatives_K: npt.NDArray[np.integer],
+    ap_K: npt.NDArray[np.float64],
+    ap_no_boost_K: npt.NDArray[np.float64],
+) -> dict[str, list[Any]]:
+    """One row per class, as columns; AP is None where the rule skips the class.
+
+    Supports are those of the evaluated split, not of training.
+    """
+    return {
+        "index": list(range(len(classes))),
+        "mid": list(classes.mids),
+        "name": list(classes.names),
+        "group": classes.groups_K.tolist(),
+        "positives": positives_K.tolist(),
+        "negatives": negatives_K.tolist(),
+        "ap": [_or_none(value) for value in ap_K.tolist()],
+        "ap_no_boost": [_or_none(value) for value in ap_no_boost_K.tolist()],
+    }
+
+
+def write_per_class(
+    columns: Mapping[str, Sequence[Any]],
+    path: str | os.PathLike[str],
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write `per_class_columns` as Parquet, atomically, with what it is ``about`` as metadata."""
+    types = {"ap": pa.float64(), "ap_no_boost": pa.float64(), "mid": pa.string()}
+    types |= {"name": pa.string()}
+    arrays = {
+        name: pa.array(values, types.get(name, pa.int64())) for name, values in columns.items()
+    }
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(arrays, metadata=dict(about)), temporary)
+
+
+def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
+    """One nameless summary where all rest on the same entries (the usual case), else each."""
+    behind = [(s.counted, s.positives, s.negatives) for s in summaries.values()]
+    if all(other == behind[0] for other in behind):
+        return {"": next(iter(summaries.values()))}
+    return dict(summaries)
+
+
+def _as_pair(interval: Interval) -> list[float | None]:
+    return [_or_none(interval.low), _or_none(interval.high)]
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _or_none(value: float) -> float | None:
+    # JSON and Parquet readers disagree about NaN; null says "not counted" to all of them.
+    return None if math.isnan(value) else value

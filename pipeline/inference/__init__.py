@@ -1,0 +1,1 @@
+"""Use a trained network: predict, export, serve, draw class activation maps."""

@@ -1,0 +1,127 @@
+"""Figures of an evaluation: group means, class activation maps, precision and recall.
+
+Figures are made without pyplot, so that workers and threads share no state. Colours are Okabe and
+Ito's, which people with any common colour vision tell apart.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
+
+INK, FAINT = "#222222", "#D9D9D9"
+
+# Evidence against a class in blue, for it in vermilion, none in white: readable in print, too.
+_EVIDENCE = LinearSegmentedColormap.from_list(
+    "evidence", ["#08306B", "#4292C6", "#FFFFFF", "#F16913", "#7F2704"]
+)
+
+_DPI = 120
+
+Cam = tuple[str, npt.NDArray[np.floating], npt.NDArray[np.floating]]
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    return buffer.getvalue()
+
+
+def cam_overlay(
+    image_HWC: npt.NDArray[np.uint8], cams: Sequence[Cam], *, alpha: float | None = None
+) -> Figure:
+    """The image, and per class its raw map beside the boosted one over it.
+
+    Args:
+        image_HWC: uint8 RGB as the network saw it.
+        cams: (class name, raw map, boosted map), maps of any equal size (H W, floats). A row
+            each, on one colour scale for both maps, so that their strengths compare.
+        alpha: the slope of BoostLU, for the heading.
+    """
+    rows = max(1, len(cams))
+    figure = new_figure(11.0, 3.65 * rows + 0.35)
+    grid = figure.add_gridspec(rows, 4, width_ratios=[1, 1, 1, 0.05])
+    slope = "" if alpha is None else f" (α = {alpha:g})"
+    for row, (name, raw_HW, boosted_HW) in enumerate(cams):
+        picture = figure.add_subplot(grid[row, 0])
+        picture.imshow(image_HWC)
+        _picture_frame(picture, "" if row else "image")
+        picture.set_xlabel(name, fontsize=15, color=INK, fontweight="bold", labelpad=6)
+        norm = _root_scale(raw_HW, boosted_HW)
+        maps = (("raw map", raw_HW), (f"BoostLU{slope}", boosted_HW))
+        for column, (label, cam_HW) in enumerate(maps, start=1):
+            axes = figure.add_subplot(grid[row, column])
+            axes.imshow(_blend(image_HWC, cam_HW, norm))
+            _picture_frame(axes, "" if row else label)
+            axes.set_xlabel(f"score {_signed(cam_HW.mean())}", fontsize=13, color=INK, labelpad=6)
+        bar = figure.colorbar(ScalarMappable(norm, _EVIDENCE), cax=figure.add_subplot(grid[row, 3]))
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.ax.tick_params(labelsize=11, length=0)
+    return figure
+
+
+def cam_pictures(
+    image_HWC: npt.NDArray[np.uint8],
+    raw_HW: npt.NDArray[np.floating],
+    boosted_HW: npt.NDArray[np.floating],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Both maps over the image, bare uint8 pixels of its size; arguments as of `cam_overlay`."""
+    norm = _root_scale(raw_HW, boosted_HW)
+    raw_HWC, boosted_HWC = (_blend(image_HWC, cam, norm) for cam in (raw_HW, boosted_HW))
+    return (255 * raw_HWC).round().astype(np.uint8), (255 * boosted_HWC).round().astype(np.uint8)
+
+
+def _blend(
+    image_HWC: npt.NDArray[np.uint8], cam_HW: npt.NDArray[np.floating], norm: Normalize
+) -> npt.NDArray[np.float64]:
+    """A pale grey image with the map's colours over it, the stronger the more opaque (H W 3)."""
+    height, width = image_HWC.shape[:2]
+    small = Image.fromarray(np.asarray(cam_HW, np.float32))
+    cam = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+    grey = np.asarray(Image.fromarray(image_HWC).convert("L"), np.float64)[..., None] / 255
+    place = np.asarray(norm(cam))
+    opacity = 0.9 * np.clip(np.abs(2 * place - 1), 0, 1)[..., None]
+    return (1 - opacity) * (0.25 + 0.75 * grey) + opacity * _EVIDENCE(place)[..., :3]
+
+
+def _root_scale(*maps: npt.NDArray[np.floating]) -> FuncNorm:
+    """Zero, no evidence, in the middle; signed square roots of the values to either side.
+
+    On a linear scale the unboosted map would vanish beside one that is alpha times as strong.
+    """
+    largest = max((float(np.abs(m).max()) for m in maps), default=0.0) or 1.0
+    forward, inverse = (
+        (lambda x: np.sign(x) * np.sqrt(np.abs(x))),
+        (lambda x: np.sign(x) * np.square(x)),
+    )
+    return FuncNorm((forward, inverse), vmin=-largest, vmax=largest)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of a size in inches, laid out by constraints."""
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _picture_frame(axes: Axes, title: str) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=14, color=INK, pad=8)

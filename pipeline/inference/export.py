@@ -1,0 +1,198 @@
+"""A checkpoint as safetensors, torch.export and ONNX, each checked against the model itself.
+
+Normalisation and the whole head are inside the graphs: uint8 RGB pixels (B, S, S, 3) in, fp32
+logits (B, K) out, any batch size. What is left to the caller, squashing to S x S, and the class
+list are recorded in every file and beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pipeline.models import cam_net, checkpoint
+from sharding.errors import InputError
+from sharding.storage.files import replacing
+
+Scorer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+# Of the largest logit of the check: fp32 sums in another order, and no more.
+TOLERANCE = 1e-4
+_INPUT, _OUTPUT = "images_BHWC", "logits_BK"
+
+
+def description(meta: checkpoint.Meta) -> dict[str, Any]:
+    """What a user of an exported file must know, as JSON values."""
+    config = meta.train_config
+    return {
+        "image_size": config.data.image_size,
+        "resize": "squash to image_size x image_size, bilinear with antialiasing, EXIF upright",
+        "input": "uint8 RGB, (batch, image_size, image_size, 3)",
+        "mean": list(cam_net.MEAN),
+        "std": list(cam_net.STD),
+        "normalisation": "(pixels - mean) / std, inside the graph",
+        "output": "logits, (batch, classes); sigmoid for probabilities",
+        "backbone": config.model.backbone,
+        "alpha": config.model.alpha_infer,
+        "epoch": meta.epoch,
+        "dataset_digest": meta.dataset_digest,
+        "classes_sha256": meta.classes_sha256,
+        "mids": list(meta.mids),
+        "names": list(meta.names),
+    }
+
+
+def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) -> dict[str, float]:
+    """Write ``model.<format>`` and ``model.json``; return the largest difference of each.
+
+    Args:
+        checkpoint_directory: local.
+        output: directory, made if missing.
+        formats: some of `FORMATS`.
+
+    Raises:
+        InputError: a package is missing, the network cannot be exported so, or the written file
+            does not score as the checkpoint does (then it is not kept).
+    """
+    model, meta = checkpoint.load_model(checkpoint_directory)
+    told = description(meta)
+    size = meta.train_config.data.image_size
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(images)).numpy()
+    output.mkdir(parents=True, exist_ok=True)
+    found = {}
+    # Not a temporary name: exporters and readers go by the suffix.
+    with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as scratch:
+        for name in formats:
+            path = Path(scratch) / f"model.{name}"
+            write, scorer = FORMATS[name]
+            _quietly(write, model, path, told)
+            found[name] = _checked(scorer(path, meta), images, expected, output / path.name)
+            path.chmod(0o644)  # safetensors makes files that only their owner reads
+            os.replace(path, output / path.name)
+    with replacing(output / "model.json") as temporary:
+        temporary.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return found
+
+
+def _checked(
+    scorer: Scorer,
+    images_BHWC: npt.NDArray[np.uint8],
+    expected_BK: npt.NDArray[np.float32],
+    path: Path,
+) -> float:
+    # Another batch size than it was traced with: a batch size frozen into a file shows here.
+    difference = float(np.abs(scorer(images_BHWC) - expected_BK).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected_BK).max()))
+    if math.isnan(difference) or difference > allowed:
+        raise InputError(
+            f"logits differ by {difference:.3g} from the checkpoint's, {allowed:.3g} is allowed",
+            file=path,
+            fix="choose another format for this backbone",
+        )
+    return difference
+
+
+def _write_safetensors(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    # Its metadata holds strings alone.
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()
+    }
+    save_file(tensors, path, metadata={"format": "pt", **texts})
+
+
+def _safetensors_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
+    from safetensors.torch import load_file
+
+    config = dataclasses.replace(meta.train_config.model, weights=None)
+    blank = cam_net.build(config, len(meta.mids)).eval()
+    blank.load_state_dict(load_file(path))
+    return _scorer_of(blank)
+
+
+def _write_pt2(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> None:
+    batch = {_INPUT: {0: torch.export.Dim("batch", min=1)}}
+    program = torch.export.export(model, (_example(told),), dynamic_shapes=batch)
+    torch.export.save(program, path, extra_files={"model.json": json.dumps(told)})
+
+
+def _pt2_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
+    return _scorer_of(torch.export.load(path).module())
+
+
+def _write_onnx(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> None:
+    import onnxscript  # noqa: F401  (torch reports its absence less clearly)
+
+    program = torch.onnx.export(
+        model,
+        (_example(told),),
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_shapes={_INPUT: {0: torch.export.Dim("batch", min=1)}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    for key, value in told.items():
+        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    program.save(path)
+
+
+def _onnx_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images_BHWC: session.run([_OUTPUT], {_INPUT: images_BHWC})[0]
+
+
+def _scorer_of(model: nn.Module) -> Scorer:
+    def score(images_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images_BHWC)).numpy()
+
+    return score
+
+
+def _example(told: Mapping[str, Any]) -> torch.Tensor:
+    # Two images: a batch of one would be taken for a constant.
+    return torch.zeros((2, told["image_size"], told["image_size"], 3), dtype=torch.uint8)
+
+
+def _quietly(write: Callable[..., None], *arguments: Any) -> None:
+    """Run an exporter without its asides, and turn what it refuses into one line."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.no_grad():
+            write(*arguments)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"this format needs the package {error.name}", fix=f"pip install {error.name}"
+        ) from None
+    except Exception as error:  # exporters raise many kinds; all mean: not this network
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"the network cannot be exported so ({reason})", fix="choose another format"
+        ) from None
+
+
+FORMATS: Mapping[str, tuple[Callable[..., None], Callable[[Path, checkpoint.Meta], Scorer]]] = {
+    "safetensors": (_write_safetensors, _safetensors_scorer),
+    "pt2": (_write_pt2, _pt2_scorer),
+    "onnx": (_write_onnx, _onnx_scorer),
+}

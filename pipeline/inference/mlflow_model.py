@@ -1,0 +1,255 @@
+"""A checkpoint as an MLflow LoggedModel: with signature, example request and metrics.
+
+A training's best checkpoint becomes one by link: a few small files that name it, so that no weights
+are uploaded and nothing is loaded. A model that is registered has its weights with it.
+
+The files of an MLflow model: our code, a link to the weights, the shape of a request.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pipeline
+import sharding
+from pipeline import storage
+from pipeline.inference import locate
+from pipeline.inference.predictor import THRESHOLD, TOP_K
+from pipeline.models import checkpoint
+from pipeline.tracking.client import about, datasets_of, mlflow_client, one_line
+from sharding.errors import InputError
+from sharding.log import info
+
+
+def log_best(run_id: str, checkpoint_directory: str, how: str) -> None:
+    """Make a finished training's best checkpoint a LoggedModel of its run; never raises.
+
+    Args:
+        run_id: the training's.
+        checkpoint_directory: path or URL.
+        how: "link", "copy" (upload the weights, too) or "off".
+    """
+    if how == "off":
+        return
+    try:
+        log_model(run_id, checkpoint_directory, copy=how == "copy")
+    except InputError as error:  # the training itself is done and kept
+        info(f"MLflow: {error}", "WARNING")
+
+
+def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
+    """Make a checkpoint a LoggedModel of a run, once; ``mlflow models serve`` can run it.
+
+    The run's metrics of the checkpoint's step (images seen) are linked to it, each with the data
+    set it was measured on.
+
+    Args:
+        run_id: the run that made the checkpoint.
+        checkpoint_directory: path or URL.
+        copy: upload the weights, so that the model outlives the checkpoint. A model that is
+            there as a link gets them added.
+
+    Returns:
+        The model id; its URI is ``models:/<model id>``.
+
+    Raises:
+        InputError: the checkpoint is none, or MLflow does not take the model.
+    """
+    meta = checkpoint.read_meta(checkpoint_directory)
+    with one_line():
+        client = mlflow_client()
+        model = _find(client, run_id, checkpoint_directory)
+        if model is None:
+            model = _create(client, run_id, checkpoint_directory, meta)
+        if copy and model.tags.get("weights") != "copied":
+            _upload(client, model.model_id, checkpoint_directory)
+            client.set_logged_model_tags(model.model_id, {"weights": "copied"})
+        return str(model.model_id)
+
+
+def find(run_id: str, checkpoint_directory: str) -> str | None:
+    """Id of the LoggedModel of a run's checkpoint, None where there is none."""
+    with one_line():
+        model = _find(mlflow_client(), run_id, checkpoint_directory)
+    return None if model is None else str(model.model_id)
+
+
+def _find(client: Any, run_id: str, checkpoint_directory: str) -> Any | None:
+    experiment = client.get_run(run_id).info.experiment_id
+    models = client.search_logged_models(
+        experiment_ids=[experiment], filter_string=f"source_run_id = '{run_id}'"
+    )
+    for model in models:
+        if model.tags.get("checkpoint") == checkpoint_directory and model.status == "READY":
+            return model
+    return None
+
+
+def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoint.Meta) -> Any:
+    """The model with everything but the weights, which it names."""
+    from mlflow.entities import LoggedModelOutput
+
+    run = client.get_run(run_id)
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        # MLflow allows neither dots nor slashes here.
+        name=re.sub(r"[^\w-]", "-", f"{meta.train_config.run_name}-epoch-{meta.epoch}"),
+        source_run_id=run_id,
+        params=_params(meta),
+        tags={
+            "classes_sha256": meta.classes_sha256,
+            "dataset_digest": meta.dataset_digest,
+            "checkpoint": checkpoint_directory,
+            "weights": "linked",
+        },
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        save(Path(scratch, "model"), model, run_id, checkpoint_directory, meta)
+        client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=meta.images_seen)])
+    _link_metrics(client, run, model.model_id, meta.images_seen)
+    return client.finalize_logged_model(model.model_id, "READY")
+
+
+def _upload(client: Any, model_id: str, checkpoint_directory: str) -> None:
+    """Put the weights beside the link, from where they are if that is a local disk."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in ("model.pt", "meta.json"):  # the one that makes it a checkpoint comes last
+            path = Path(checkpoint_directory, file)
+            if "://" in checkpoint_directory:
+                path = Path(scratch, file)
+                with open(path, "wb") as copy:
+                    copy.writelines(storage.stream(storage.join(checkpoint_directory, file)))
+            client.log_model_artifact(model_id, str(path), locate.IN_MODEL)
+
+
+def _link_metrics(client: Any, run: Any, model_id: str, step: int) -> None:
+    """Say that the run's points at this step are about the model, and on which data set."""
+    from mlflow.entities import Metric
+
+    datasets = datasets_of(run)
+    run_id = run.info.run_id
+    linked = [
+        Metric(
+            key,
+            point.value,
+            point.timestamp,
+            step,
+            model_id=model_id,
+            run_id=run_id,
+            **about(key, datasets),
+        )
+        for key in run.data.metrics
+        if not key.startswith("system/")  # their steps are no images
+        for point in client.get_metric_history(run_id, key)
+        if point.step == step
+    ]
+    if linked:
+        client.log_batch(run_id, metrics=linked)
+
+
+def _params(meta: checkpoint.Meta) -> dict[str, str]:
+    config = meta.train_config
+    told = {
+        "method": config.method,
+        "backbone": config.model.backbone,
+        "alpha": f"{config.model.alpha_infer:g}",
+        "image_size": config.data.image_size,
+        "epoch": meta.epoch,
+        "classes": len(meta.mids),
+    }
+    return {key: str(value) for key, value in told.items()}
+
+
+# A served model brings its own copy of our code.
+PACKAGES = (pipeline, sharding)
+
+# What a served model imports, by name on the package index.
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "torchvision")
+
+_PICTURE_SIDE = 64
+
+
+def save(
+    path: Path, model: Any, run_id: str, checkpoint_directory: str, meta: checkpoint.Meta
+) -> None:
+    """Write everything but the weights, which are named.
+
+    Args:
+        path: directory to make.
+        model: the LoggedModel that the files are for.
+        run_id: the run that made the checkpoint.
+        checkpoint_directory: path or URL of the weights.
+        meta: the checkpoint's.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    directory = path.parent / Path(locate.IN_MODEL).name
+    directory.mkdir()
+    link = json.dumps({"checkpoint": checkpoint_directory})
+    (directory / locate.LINK).write_text(link + "\n", encoding="utf-8")
+    with warnings.catch_warnings(record=True):  # MLflow would like another kind of signature
+        mlflow.pyfunc.save_model(
+            path,
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
+                run_id=run_id,
+            ),
+            python_model=str(Path(__file__).with_name("pyfunc.py")),
+            artifacts={directory.name: str(directory)},
+            code_paths=[str(Path(package.__file__ or "").parent) for package in PACKAGES],
+            signature=_signature(),
+            input_example=_example(),
+            pip_requirements=_requirements(meta.train_config.model.backbone),
+        )
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    label = Object(
+        [
+            Property("mid", DataType.string),
+            Property("name", DataType.string),
+            Property("score", DataType.double),
+            Property("probability", DataType.double),
+        ]
+    )
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.string, "image")]),
+        outputs=Schema([ColSpec(Array(label), "labels")]),
+        params=ParamSchema(
+            [
+                ParamSpec("top_k", DataType.long, TOP_K),
+                ParamSpec("threshold", DataType.double, THRESHOLD),
+            ]
+        ),
+    )
+
+
+def _example() -> Any:
+    """A request that shows the shape of one: a grey ramp as JPEG."""
+    import pandas as pd
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((_PICTURE_SIDE, _PICTURE_SIDE)).save(file, "JPEG")
+    return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
+
+
+def _requirements(backbone: str) -> list[str]:
+    names = [*_REQUIREMENTS, *(["timm"] if backbone.startswith("timm/") else [])]
+    return [f"{name}=={metadata.version(name)}" for name in names]

@@ -1,0 +1,204 @@
+"""Predict many images on a cluster: each part on some worker, to one Parquet file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline import storage
+from pipeline.cluster import session, tasks
+from pipeline.config.commands import PredictConfig
+from pipeline.inference import locate, pixels, predict_plan
+from pipeline.inference.predict_plan import Part
+from pipeline.inference.predictor import Label, Prediction, Predictor
+from pipeline.models import checkpoint
+from sharding.errors import InputError
+
+# Per image: lists of its labels, best first, or why it could not be read.
+SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("class_index", pa.list_(pa.int32())),
+        ("mid", pa.list_(pa.string())),
+        ("name", pa.list_(pa.string())),
+        ("score", pa.list_(pa.float32())),
+        ("error", pa.string()),
+    ]
+)
+_READS_AT_ONCE = 16
+
+
+class PartPredictor:
+    """Holds the model of one worker; called with a part, it writes that part's file.
+
+    Args:
+        config: of the whole prediction.
+        checkpoint_directory: path or URL that every worker sees.
+        threads: images decoded at a time.
+    """
+
+    def __init__(self, config: PredictConfig, checkpoint_directory: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.config, self.threads = config, threads
+        model, meta = checkpoint.load_model(checkpoint_directory)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor(model, meta, device=device)
+        self._metadata = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
+
+    def __call__(self, row: Mapping[str, Part]) -> dict[str, int]:
+        """Write the part's file; return how many images and errors it has."""
+        part = row["item"]
+        rows: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            sources = _sources(part)
+            while batch := list(itertools.islice(sources, self.config.batch_size)):
+                names, images = zip(*batch, strict=True)
+                read = list(pool.map(self._square, images))
+                rows += self._rows(part, names, read)
+        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(self._metadata))
+        file = io.BytesIO()
+        pq.write_table(table, file)
+        storage.write_bytes(storage.join(self.config.output, part.file), file.getvalue())
+        return {"images": len(rows), "errors": sum("error" in row for row in rows)}
+
+    def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
+        try:
+            return pixels.square(source, self.predictor.image_size)
+        except InputError as error:
+            return error
+
+    def _rows(
+        self,
+        part: Part,
+        names: Sequence[str],
+        read: Sequence[npt.NDArray[np.uint8] | InputError],
+    ) -> Iterator[dict[str, Any]]:
+        """One row per image, in order."""
+        good = [image for image in read if isinstance(image, np.ndarray)]
+        scores_BK = iter(self.predictor.scores(np.stack(good)) if good else ())
+        meta = self.predictor.meta
+        for name, image in zip(names, read, strict=True):
+            if isinstance(image, InputError):
+                yield {"image": name, "error": image.problem}
+                continue
+            found = Prediction(scores_K=next(scores_BK), mids=meta.mids, names=meta.names)
+            labels = _kept(found, self.config)
+            self._draw(part, name, image, labels)
+            yield {
+                "image": name,
+                "class_index": [label.index for label in labels],
+                "mid": [label.mid for label in labels],
+                "name": [label.name for label in labels],
+                "score": [label.score for label in labels],
+            }
+
+    def _draw(
+        self, part: Part, name: str, image_HWC: npt.NDArray[np.uint8], labels: Sequence[Label]
+    ) -> None:
+        best = [label.index for label in labels[: self.config.cams]]
+        if not best:
+            return
+        # Two folders may hold files of one name; the digest keeps their pictures apart.
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        picture = f"{Path(name).stem[:80]}-{digest}.png"
+        location = storage.join(
+            self.config.output, predict_plan.CAMS, Path(part.file).stem, picture
+        )
+        storage.write_bytes(location, self.predictor.cam([image_HWC], best).png(0))
+
+
+def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int]:
+    """Predict every part that has no file yet on the cluster; return the counts of all.
+
+    Args:
+        config: as the command says.
+        connect: joins the cluster; not called when everything is there already.
+
+    Raises:
+        InputError: no model, no images, or an output directory of another prediction.
+    """
+    config = dataclasses.replace(config, output=storage.absolute(config.output))
+    directory = locate.checkpoint_directory(config.checkpoint)
+    digest = hashlib.sha256(storage.read_bytes(storage.join(directory, "meta.json"))).hexdigest()
+    listed = predict_plan.parts(config)
+    left = predict_plan.unfinished(config, digest, listed)
+    if left:
+        directory = _seen_everywhere(config, directory)
+        connect()
+        workers, gpus, cpus = session.shares(config.workers)
+        done = tasks.map_parts(
+            PartPredictor,
+            {"config": config, "checkpoint_directory": directory, "threads": cpus},
+            left,
+            workers=workers,
+            num_cpus=cpus,
+            num_gpus=gpus,
+            label="predict",
+        )
+        for _ in done:
+            pass
+    return finish(config, listed)
+
+
+def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
+    """Write `_SUCCESS`, last; return the counts in it."""
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        counts = list(pool.map(_counts, (storage.join(config.output, p.file) for p in parts)))
+    told = {
+        "images": sum(images for images, _ in counts),
+        "errors": sum(errors for _, errors in counts),
+        "files": len(counts),
+    }
+    storage.sweep(config.output)
+    storage.write_json(storage.join(config.output, predict_plan.DONE), told)
+    return told
+
+
+def _counts(location: str) -> tuple[int, int]:
+    """(images, errors) of a finished part."""
+    with storage.opened(location) as file:
+        column = pq.read_table(file, columns=["error"])["error"]
+    return len(column), len(column) - column.null_count
+
+
+def _seen_everywhere(config: PredictConfig, directory: str) -> str:
+    """The checkpoint, or a copy in the output where it was downloaded to this machine alone."""
+    if "://" in directory or Path(config.checkpoint).exists():
+        return directory
+    copy = storage.join(config.output, predict_plan.CHECKPOINT)
+    for name in ("meta.json", "model.pt"):
+        content = storage.read_bytes(storage.join(directory, name))
+        storage.write_bytes(storage.join(copy, name), content)
+    return copy
+
+
+def _kept(found: Prediction, config: PredictConfig) -> list[Label]:
+    labels = found.top(config.top_k or len(found.mids))
+    return [label for label in labels if label.probability >= config.threshold]
+
+
+def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
+    """(name, image) of a part; an image of a shard is named by its id."""
+    if not part.tar:
+        yield from ((location, location) for location in part.locations)
+        return
+    # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
+    with storage.opened(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        for member in tar:
+            stem, _, suffix = member.name.rpartition(".")
+            content = tar.extractfile(member) if suffix == "jpg" else None
+            if content is not None:
+                yield stem, content.read()

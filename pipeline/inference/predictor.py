@@ -1,0 +1,213 @@
+"""A trained model in ten lines: ``pipeline.load(uri).predict(images)``, and its maps.
+
+import pipeline
+
+model = pipeline.load("runs/demo")
+for found in model.predict(["street.jpg"]):
+    for label in found.top(5):
+        print(label.name, label.mid, label.score)
+model.cam(["street.jpg"], ["Car", "Tree"]).save("maps")
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.inference import locate, pixels
+from pipeline.inference.beam import attach
+from pipeline.inference.cams import Cams
+from pipeline.inference.pixels import ImageLike
+from pipeline.models import checkpoint
+from pipeline.models.cam_head import boostlu
+from pipeline.models.cam_net import CamNet
+from sharding.errors import InputError
+
+# Of a served model's answer, unless the request says otherwise.
+TOP_K, THRESHOLD = 5, 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One class found in an image.
+
+    Attributes:
+        index: of the class.
+        mid: its MID in Open Images.
+        name: its display name.
+        score: logit.
+    """
+
+    index: int
+    mid: str
+    name: str
+    score: float
+
+    @property
+    def probability(self) -> float:
+        """Sigmoid of the score; classes are independent, so an image's do not sum to 1."""
+        return float(1 / (1 + np.exp(-np.float64(self.score))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        scores_K: fp32 logits, in the class list's order.
+        mids, names: the class list.
+    """
+
+    scores_K: npt.NDArray[np.float32]
+    mids: Sequence[str]
+    names: Sequence[str]
+
+    def top(self, k: int = TOP_K) -> list[Label]:
+        """The ``k`` highest-scored classes, best first; ties by index."""
+        best = np.argsort(-self.scores_K, kind="stable")[:k]
+        return [self._label(int(index)) for index in best]
+
+    def above(self, score: float = 0.0) -> list[Label]:
+        """Every class that scores more than ``score`` (0 is probability one half), best first."""
+        return self.top(int((self.scores_K > score).sum()))
+
+    def _label(self, index: int) -> Label:
+        return Label(
+            index=index,
+            mid=self.mids[index],
+            name=self.names[index],
+            score=float(self.scores_K[index]),
+        )
+
+
+class Predictor:
+    """A model ready for use; made by `load`.
+
+    Args:
+        model: in evaluation mode.
+        meta: its checkpoint's.
+        device: where to compute.
+        batch_size: images per forward pass.
+        threads: images decoded at a time.
+    """
+
+    def __init__(
+        self,
+        model: CamNet,
+        meta: checkpoint.Meta,
+        *,
+        device: str | torch.device = "cpu",
+        batch_size: int = 32,
+        threads: int = 4,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model, self.meta = model.to(self.device).eval(), meta
+        self.batch_size, self.threads = batch_size, threads
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of what the network sees."""
+        return self.meta.train_config.data.image_size
+
+    def predict(self, images: Iterable[ImageLike]) -> list[Prediction]:
+        """One prediction per image: paths, URLs, encoded bytes, Pillow images, uint8 arrays.
+
+        Raises:
+            InputError: an image cannot be read; names it.
+        """
+        return [
+            Prediction(scores_K=scores_K, mids=self.meta.mids, names=self.meta.names)
+            for scores_BK in self._scored(images)
+            for scores_K in scores_BK
+        ]
+
+    @torch.inference_mode()
+    def scores(self, images_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """fp32 logits (B, K) of uint8 RGB pixels of the network's size."""
+        images = torch.from_numpy(np.ascontiguousarray(images_BHWC)).to(self.device)
+        return self.model(images).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def cam(self, images: Iterable[ImageLike], classes: Sequence[int | str]) -> Cams:
+        """Activation maps of every image for every class (index, MID or name), raw and boosted.
+
+        Raises:
+            InputError: an image cannot be read, or the model knows no such class.
+        """
+        indices = [self.class_index(name) for name in classes]
+        seen, maps = [], []
+        for images_BHWC in self._decoded(images):
+            features = self.model.features(torch.from_numpy(images_BHWC).to(self.device))
+            maps.append(self.model.head.cam(features)[:, indices].float().cpu())
+            seen.append(images_BHWC)
+        if not maps:
+            raise InputError("no images", fix="pass at least one")
+        raw_NPHW = torch.cat(maps)
+        alpha = self.model.head.alpha_infer
+        return Cams(
+            images_NHWC=np.concatenate(seen),
+            mids=[self.meta.mids[index] for index in indices],
+            names=[self.meta.names[index] for index in indices],
+            raw_NPHW=raw_NPHW.numpy(),
+            boosted_NPHW=boostlu(raw_NPHW, alpha).numpy(),
+            alpha=alpha,
+        )
+
+    def class_index(self, name: int | str) -> int:
+        """Index of a class given as index, MID or name.
+
+        Raises:
+            InputError: there is none; names classes that are spelled alike.
+        """
+        if isinstance(name, int):
+            if 0 <= name < len(self.meta.mids):
+                return name
+            raise InputError(f"no class {name}", fix=f"pass 0 to {len(self.meta.mids) - 1}")
+        folded = [known.casefold() for known in self.meta.names]
+        if name in self.meta.mids:
+            return list(self.meta.mids).index(name)
+        if name.casefold() in folded:
+            return folded.index(name.casefold())
+        close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)
+        likely = ", ".join(self.meta.names[folded.index(c)] for c in close) or self.meta.names[0]
+        raise InputError(f"the model knows no class {name!r}", fix=f"pass for example {likely}")
+
+    def _scored(self, images: Iterable[ImageLike]) -> Iterator[npt.NDArray[np.float32]]:
+        return (self.scores(images_BHWC) for images_BHWC in self._decoded(images))
+
+    def _decoded(self, images: Iterable[ImageLike]) -> Iterator[npt.NDArray[np.uint8]]:
+        """Batches of pixels; within a batch images are decoded side by side."""
+        if isinstance(images, (str, bytes)):
+            raise InputError("one image where several are expected", fix="pass a list of images")
+        waiting = iter(images)
+        with ThreadPoolExecutor(self.threads) as pool:
+            while batch := list(itertools.islice(waiting, self.batch_size)):
+                sizes = itertools.repeat(self.image_size)
+                yield np.stack(list(pool.map(pixels.square, batch, sizes)))
+
+
+def load(uri: str, *, device: str | None = None, beam: int = 0, **options: int) -> Predictor:
+    """The model at ``uri``, ready to predict.
+
+    Args:
+        uri: a run directory (its best checkpoint is taken), a checkpoint directory, or MLflow's
+            ``runs:/<run id>``, ``models:/<name>@<alias>``, ``models:/<name>/<version>``.
+        device: by default the first GPU, else the CPU.
+        beam: of a cnn-rnn run, label sequences kept per image; 0 scores the image alone.
+        options: ``batch_size`` and ``threads`` of `Predictor`.
+
+    Raises:
+        InputError: there is no model, or it has no sequences to search.
+    """
+    directory = locate.checkpoint_directory(uri)
+    model, meta = checkpoint.load_model(directory)
+    model = attach(model, meta, directory, beam)
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(model, meta, device=chosen, **options)

@@ -1,0 +1,1 @@
+"""Parts that several training methods share: losses, selection, collectives, stored labels."""

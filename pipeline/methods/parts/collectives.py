@@ -1,0 +1,141 @@
+"""Sums, thresholds and lists over the global batch: the only collectives of the methods.
+
+Shares may differ in size between ranks and may be empty: each function here is joined by every
+rank, in the same order, with tensors whose shapes do not depend on the share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipeline.methods.parts import entries
+
+Group = dist.ProcessGroup | None
+# (shift, values) of the three digits of a 32-bit code, the most significant first.
+_DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
+_SIGN = 0x80000000
+
+
+class Collectives:
+    """The processes that share a batch; one process where torch.distributed is not initialised.
+
+    A loss is returned as ``world_size`` times this rank's share of the global loss, so that the
+    mean over ranks is the loss of one process.
+    """
+
+    def __init__(self, group: Group = None) -> None:
+        self._group = group
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks; looked up late, because methods are made before or after the group."""
+        return dist.get_world_size(self._group) if dist.is_initialized() else 1
+
+    def batch_size(self, logits_BK: torch.Tensor) -> int:
+        """Rows of the global batch; at least 1, so that an empty one has loss 0, not NaN."""
+        return max(1, self.count(len(logits_BK)))
+
+    def count(self, local: int) -> int:
+        """Sum of a number over ranks."""
+        return local if self.world_size == 1 else int(self.sum(torch.tensor(local)))
+
+    def count_before(self, local: int) -> int:
+        """Sum of a number over the ranks that come before this one."""
+        if self.world_size == 1:
+            return 0
+        counts = self.concatenate(torch.tensor([local]))
+        return int(counts[: dist.get_rank(self._group)].sum())
+
+    def sum(self, local: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, without gradient."""
+        total = local.detach().clone()
+        if self.world_size > 1:
+            total = total.to(self._device())
+            dist.all_reduce(total, group=self._group)
+        return total.to(local.device)
+
+    def total(self, local: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks whose gradient flows into this rank's term alone."""
+        return local if self.world_size == 1 else local + (self.sum(local) - local.detach())
+
+    def share(self, local: torch.Tensor) -> torch.Tensor:
+        """The loss to return for this rank's term of a global sum."""
+        return local * self.world_size
+
+    def whole(self, value: torch.Tensor) -> torch.Tensor:
+        """The loss to return for a term computed from `total`: its value is already global."""
+        W = self.world_size
+        return value if W == 1 else W * value - (W - 1) * value.detach()
+
+    def kth_largest(self, values: torch.Tensor, k: int) -> torch.Tensor:
+        """The k-th largest value over all ranks (0-dim), -inf where there are fewer than k.
+
+        Several ranks find it digit by digit, from counts: three sums of 16 KiB, however large k is
+        and however many ranks there are.
+
+        Args:
+            values: fp32, this rank's values, any number of them.
+            k: at least 1, equal on all ranks.
+        """
+        top = largest(values, k)
+        if self.world_size == 1:
+            return top.min() if len(top) == k else values.new_tensor(-torch.inf)
+        codes, found, missing = _ordered_codes(top), 0, k
+        for shift, digits in _DIGITS:
+            digits_M = (codes >> shift) & (digits - 1)
+            counts = self.sum(torch.bincount(digits_M, minlength=digits)).cpu()
+            reached = counts.flip(0).cumsum(0)
+            if reached[-1] < missing:
+                return values.new_tensor(-torch.inf)
+            place = int((reached < missing).sum())  # digits that lie wholly above the k-th value
+            missing -= int(reached[place - 1]) if place else 0
+            digit = digits - 1 - place
+            codes = codes[digits_M == digit]
+            found |= digit << shift
+        return _from_code(found).to(values.device)
+
+    def concatenate(self, local: torch.Tensor) -> torch.Tensor:
+        """The ranks' tensors joined along the first dimension, in rank order, on every rank."""
+        if self.world_size == 1:
+            return local
+        device = self._device()
+        lengths = torch.zeros(self.world_size, dtype=torch.int64, device=device)
+        lengths[dist.get_rank(self._group)] = len(local)
+        dist.all_reduce(lengths, group=self._group)
+        counts = lengths.tolist()
+        padded = torch.zeros((max(counts), *local.shape[1:]), dtype=local.dtype, device=device)
+        padded[: len(local)] = local.to(device)
+        parts = [torch.empty_like(padded) for _ in counts]
+        if max(counts):
+            dist.all_gather(parts, padded, group=self._group)
+        joined = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        return torch.cat(joined).to(local.device)
+
+    def _device(self) -> torch.device:
+        # NCCL moves tensors of the current CUDA device only; gloo those of the host.
+        cuda = "nccl" in dist.get_backend(self._group)
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def largest(values: torch.Tensor, k: int) -> torch.Tensor:
+    """The k largest values in any order, or all there are."""
+    if len(values) <= k:
+        return values
+    if not entries.on_host(values):
+        return torch.topk(values, k, sorted=False)[0]
+    # numpy's partition is many times faster than torch.topk on the host.
+    return torch.from_numpy(np.partition(values.numpy(), len(values) - k)[len(values) - k :])
+
+
+def _ordered_codes(values: torch.Tensor) -> torch.Tensor:
+    """Integers in [0, 2**32) that compare as the floats do, int64."""
+    bits = values.detach().float().view(torch.int32).long()
+    return torch.where(bits < 0, ~bits, bits + _SIGN)
+
+
+def _from_code(code: int) -> torch.Tensor:
+    """The float of a code."""
+    bits = code - _SIGN if code >= _SIGN else ~code
+    return torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)

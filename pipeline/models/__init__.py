@@ -1,0 +1,1 @@
+"""Build CAM networks and read and write their checkpoints."""

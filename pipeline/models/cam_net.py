@@ -1,0 +1,120 @@
+"""Backbone, 1x1 convolution, BoostLU, spatial mean (paper section 4, equations 2 and 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from pipeline.config.sections import ModelConfig
+from pipeline.models import backbones
+from pipeline.models.cam_head import CamHead
+from pipeline.models.label_graph import GraphHead
+
+# ImageNet statistics, in the 0..255 range that images leave the loader in.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class CamNet(nn.Module):
+    """A network whose class activation maps are its classifier.
+
+    Args:
+        backbone: maps (B, 3, H, W) to features (B, D, h, w).
+        head: the CAM head over D features.
+        dropout: share of the feature channels dropped before the head in training.
+        compiled: compile the backbone, for any number of images above 1.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(
+        self, backbone: nn.Module, head: CamHead, dropout: float = 0.0, *, compiled: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.dropout = nn.Dropout2d(dropout)
+        self._frozen, self._compiled = False, compiled
+        if compiled:
+            # Not the head: its 1x1 weights have two equally valid strides, and DDP warns when the
+            # gradient picks the other one.
+            backbone.compile()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB images (B, H, W, 3) to fp32 logits (B, K)."""
+        return self.head(self.dropout(self.features(images_BHWC)))
+
+    def freeze_backbone(self, frozen: bool) -> None:
+        """Keep the backbone as it is, in evaluation mode, until told otherwise."""
+        self._frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> CamNet:
+        """Training or evaluation mode; a frozen backbone stays in the latter."""
+        super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
+        return self
+
+    def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB images (B, H, W, 3) to backbone features (B, D, h, w)."""
+        normal_BCHW = normalised(images_BHWC, self.mean, self.std)
+        if self._compiled:  # else an epoch's last batch would compile everything again
+            torch._dynamo.maybe_mark_dynamic(normal_BCHW, 0)
+        if not self._frozen:
+            return self.backbone(normal_BCHW)
+        with torch.no_grad():
+            features_BDHW = self.backbone(normal_BCHW)
+        # DDP waits for a gradient of every parameter: these are 0. FSDP does not, and its shards
+        # are no part of this sum.
+        whole = [p for p in self.backbone.parameters() if not isinstance(p, DTensor)]
+        return features_BDHW + 0 * sum(p.sum() for p in whole)
+
+
+def normalised(images_BHWC: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """uint8 images (B, H, W, 3) as numbers around 0, (B, 3, H, W), channels last in memory.
+
+    Args:
+        images_BHWC: RGB.
+        mean: of each channel, in 0..255, any shape of 3 elements; its dtype is the result's.
+        std: likewise.
+    """
+    W = images_BHWC.shape[2]
+    # Whole rows at a time: a CPU has no vector instructions for innermost loops of 3 channels.
+    mean_V, std_V = mean.flatten().repeat(W), std.flatten().repeat(W)
+    rows_BHV = images_BHWC.flatten(2).to(mean.dtype).sub_(mean_V).div_(std_V)
+    return rows_BHV.unflatten(2, (W, 3)).permute(0, 3, 1, 2)
+
+
+def build(config: ModelConfig, num_classes: int) -> CamNet:
+    """Make the network of a configuration, with its initial weights.
+
+    Raises:
+        InputError: unknown backbone or weights name, or a weights file that does not fit.
+    """
+    backbone, in_features = backbones.build(config.backbone, config.weights)
+    slopes = config.alpha_train, config.alpha_infer
+    if config.label_graph:
+        head: CamHead = GraphHead(in_features, num_classes, *slopes, hidden=config.label_graph)
+    else:
+        head = CamHead(in_features, num_classes, *slopes)
+    backbone = backbone.to(memory_format=torch.channels_last)
+    return CamNet(backbone, head, config.dropout, compiled=config.compile)
+
+
+def parameter_groups(model: CamNet, learning_rate: float, head_multiplier: float) -> list[dict]:
+    """Adam's groups: the backbone at ``learning_rate``, the head at a multiple of it."""
+    return [
+        {"params": list(model.backbone.parameters()), "lr": learning_rate},
+        {"params": list(model.head.parameters()), "lr": learning_rate * head_multiplier},
+    ]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch and numpy; the same initial weights on every rank."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)

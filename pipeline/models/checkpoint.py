@@ -1,0 +1,209 @@
+"""What a checkpoint holds, and the refusal to use it with another class list.
+
+A checkpoint is a directory: `model.pt` (weights, all that inference needs), `training.pt`
+(trained weights, optimizer, method state) and `meta.json` (configuration, class list, provenance).
+One written within an epoch also has `rank-N.pt` of every worker: where its reader stands, its
+random state, and what its method gathered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import storage
+from pipeline.config.train import TrainConfig
+from pipeline.models import cam_net
+from sharding.classes import ClassTable
+from sharding.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """Everything about a checkpoint but its tensors.
+
+    Attributes:
+        config: the run's configuration (`TrainConfig.to_dict`).
+        epoch: epochs finished.
+        step, epoch_images: steps done of the next epoch, and their images; 0 between epochs.
+        images_seen: training images consumed so far over all workers.
+        world_size: workers that wrote it.
+        classes_sha256, mids, names: the class list the head was trained for, in index order.
+        dataset, dataset_digest, labels: what it was trained on.
+        shards_sha256: `Dataset.shards_digest` of the training split; "" in older checkpoints.
+        mlflow_run_id: the run it belongs to, "" if none.
+        metrics: validation metrics of this epoch.
+    """
+
+    config: Mapping[str, Any]
+    epoch: int
+    images_seen: int
+    world_size: int
+    classes_sha256: str
+    mids: Sequence[str]
+    names: Sequence[str]
+    dataset: str
+    dataset_digest: str
+    labels: str
+    shards_sha256: str = ""
+    step: int = 0
+    epoch_images: int = 0
+    mlflow_run_id: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The configuration as an object."""
+        return TrainConfig.from_dict(self.config)
+
+    def check_classes(self, classes: ClassTable, checkpoint: str | Path) -> None:
+        """Refuse a dataset whose class list is not the checkpoint's.
+
+        Raises:
+            InputError: naming both lists.
+        """
+        if classes.sha256 != self.classes_sha256:
+            raise InputError(
+                f"checkpoint of class list {self.classes_sha256[:12]} ({len(self.mids)} classes), "
+                f"dataset of class list {classes.sha256[:12]} ({len(classes)} classes)",
+                file=checkpoint,
+                fix="use the dataset it was trained on, or re-shard the dump with that class list",
+            )
+
+    def check_labels(self, labels: str, checkpoint: str | Path) -> None:
+        """Refuse to go on training with labels that are not the checkpoint's.
+
+        Raises:
+            InputError: naming both versions.
+        """
+        if labels != self.labels:
+            raise InputError(
+                f"checkpoint trained on labels {self.labels!r}, would go on with {labels!r}",
+                file=checkpoint,
+                fix="train on those labels under another --name",
+            )
+
+    def change(self, world_size: int, shards_sha256: str) -> str | None:
+        """What is not as it was when a run left off here, in words; None if all is.
+
+        Within an epoch such a change means that the epoch begins again.
+
+        Args:
+            world_size: workers that go on.
+            shards_sha256: `Dataset.shards_digest` of the training split.
+        """
+        others = self.shards_sha256 not in ("", shards_sha256)
+        left = f"epoch {self.epoch + 1} was left at step {self.step}"
+        if not self.step:
+            return f"training images are not those of epoch {self.epoch}" if others else None
+        if others:
+            return f"{left} with other training images; it begins again"
+        if world_size != self.world_size:
+            return f"{left} by {self.world_size} workers; {world_size} begin it again"
+        return None
+
+
+def save(
+    directory: str | Path,
+    *,
+    scored: Mapping[str, torch.Tensor],
+    training: Mapping[str, Any],
+    meta: Meta,
+) -> None:
+    """Write a checkpoint into an existing directory.
+
+    Args:
+        directory: where to.
+        scored: weights that inference should use (a moving average's where there is one).
+        training: state dicts of what is trained: "model", "optimizer", "method", "step".
+        meta: everything else.
+    """
+    path = Path(directory)
+    torch.save(scored, path / "model.pt")
+    torch.save(dict(training), path / "training.pt")
+    raw = {"format": FORMAT, **dataclasses.asdict(meta)}
+    (path / "meta.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+
+
+def save_rank(directory: str | Path, rank: int, state: Mapping[str, Any]) -> None:
+    """Write what one worker alone knows within an epoch."""
+    torch.save(dict(state), Path(directory) / f"rank-{rank}.pt")
+
+
+def load_rank(directory: str | Path, rank: int) -> dict[str, Any]:
+    """What `save_rank` got."""
+    return _load(storage.join(str(directory), f"rank-{rank}.pt"))
+
+
+def read_meta(directory: str | Path) -> Meta:
+    """Read `meta.json`.
+
+    Args:
+        directory: a local checkpoint or the URL of one, as for all functions that read.
+
+    Raises:
+        InputError: the directory is not a checkpoint.
+    """
+    path = storage.join(str(directory), "meta.json")
+    try:
+        raw = json.loads(storage.read_bytes(path))
+        if raw.pop("format") != FORMAT:
+            raise InputError(f"checkpoint is not of format {FORMAT}", file=path, fix="train again")
+        return Meta(**raw)
+    except FileNotFoundError:
+        raise InputError(
+            "not a checkpoint: meta.json is missing",
+            file=directory,
+            fix="pass a checkpoint directory or the run directory that holds several",
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"meta.json is damaged ({error})", file=path, fix="use another checkpoint of the run"
+        ) from None
+
+
+def load_weights(directory: str | Path, model: cam_net.CamNet) -> None:
+    """Load `model.pt` into a network of the same configuration."""
+    model.load_state_dict(_load(storage.join(str(directory), "model.pt")))
+
+
+def load_training(directory: str | Path) -> dict[str, Any]:
+    """What `save` got as ``training``."""
+    return _load(storage.join(str(directory), "training.pt"))
+
+
+def load_model(directory: str | Path) -> tuple[cam_net.CamNet, Meta]:
+    """The network of a checkpoint, in inference mode, with what is known about it."""
+    meta = read_meta(directory)
+    # The checkpoint's weights replace the initial ones, so none need to be at hand.
+    config = dataclasses.replace(meta.train_config.model, weights=None)
+    model = cam_net.build(config, len(meta.mids))
+    load_weights(directory, model)
+    return model.eval(), meta
+
+
+def _load(path: str) -> Any:
+    try:
+        file = io.BytesIO(storage.read_bytes(path)) if "://" in path else path
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(
+            "checkpoint file is missing", file=path, fix="use another checkpoint of the run"
+        ) from None
+    except Exception as error:  # torch raises many kinds here; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"checkpoint file is damaged ({reason})",
+            file=path,
+            fix="use another checkpoint of the run; without this directory its training goes on "
+            "from the one before",
+        ) from None

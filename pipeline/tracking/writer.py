@@ -1,0 +1,231 @@
+"""The one writer of a run in MLflow, at arm's length: it cannot stop or slow training.
+
+A `Tracker` actor on the driver's machine is the only writer, so the default sqlite file needs no
+server even when the workers sit on other hosts. Workers hand it points and artifacts without
+waiting. What MLflow does not take is kept, retried, and spooled to disk to be replayed when the
+same run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.tracking import client
+from sharding.log import info
+
+_RETRY_SECONDS = 15.0
+_BATCH = 1000  # MLflow's limit of metrics per call
+# Which artifacts MLflow shows as tables; a longer tag it cuts, and what is cut is no JSON.
+_TABLES, _LONGEST_TAG = "mlflow.loggedArtifacts", 8000
+
+Point = tuple[str, float, int]
+
+
+class RunWriter:
+    """The one writer of a run; made a Ray actor by the driver.
+
+    Args:
+        uri: MLflow tracking URI.
+        run_id: the run.
+        spool: file that holds points MLflow has not taken; replayed on start.
+        model_id: the LoggedModel that all points are about, if there is one.
+    """
+
+    def __init__(self, uri: str, run_id: str, spool: str, model_id: str | None = None) -> None:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+        self._client, self._run_id, self._spool = client.mlflow_client(), run_id, Path(spool)
+        self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._steps: dict[str, set[int]] = {}
+        self._before: dict[tuple[str, str], int] = {}
+        self._state: dict[str, Any] = {}
+        self._began = 0.0
+        self._leaving = False
+        self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
+        threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
+        self._model_id = model_id
+        self._replay()
+
+    def log(self, points: Sequence[Point], sender: str = "") -> None:
+        """Queue metric points (name, value, images seen).
+
+        One sender's points are taken in whatever order they come: what a killed tracker had not
+        answered may come again after what followed it. Of another sender's only those are that
+        lie beyond all that was told before: a resumed run repeats what came after its checkpoint.
+        """
+        with self._spooling:
+            self._unsent += 1
+            self._keep(points)
+        self._queue.put(lambda: self._send(points, sender))
+
+    def machine(self, node: str, values: Mapping[str, float]) -> None:
+        """Queue numbers of one machine, which MLflow shows under "System metrics"."""
+        now = time.time()
+        self._queue.put(lambda: self._send_machine(node, values, now))
+
+    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
+        """Queue a table artifact, shown by MLflow's table view.
+
+        Args:
+            columns: values by name; all of one length.
+            path: of the artifact, ending in .json; what is there is replaced.
+        """
+        import pandas as pd
+
+        content = pd.DataFrame(dict(columns)).to_json(orient="split", index=False).encode()
+        self._queue.put(lambda: self._log_table(content, path))
+
+    def artifact(self, content: bytes, path: str) -> None:
+        """Queue a file artifact."""
+        self._queue.put(lambda: self._log_bytes(content, path))
+
+    def tag(self, key: str, value: str) -> None:
+        """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown."""
+        self._queue.put(lambda: self._client.set_tag(self._run_id, key, value))
+
+    def image(self, png: bytes, key: str, step: int) -> None:
+        """Queue an image of a series (MLflow shows a slider over steps), one for each step."""
+        self._queue.put(lambda: self._log_image(png, key, step))
+
+    def progress(self, **state: Any) -> None:
+        """Remember where training is; the driver polls `state`."""
+        self._state = state
+
+    def leave(self) -> None:
+        """Remember that the run is to save and end."""
+        self._leaving = True
+
+    def leaving(self) -> bool:
+        """Whether it is; workers poll it."""
+        return self._leaving
+
+    def state(self) -> dict[str, Any]:
+        """Where training is, as `progress` was told."""
+        return self._state
+
+    def flush(self, timeout: float = 60.0) -> int:
+        """Wait until everything queued was sent; return how many items were not."""
+        deadline = time.monotonic() + timeout
+        while self._queue.unfinished_tasks and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self._queue.unfinished_tasks
+
+    def _drain(self) -> None:
+        while True:
+            send = self._queue.get()
+            while not client.attempt(send):
+                # Order is kept: later points wait behind the one that failed.
+                time.sleep(_RETRY_SECONDS)
+            self._queue.task_done()
+
+    def _send(self, points: Sequence[Point], sender: str) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        fresh = [point for point in points if self._is_fresh(point, sender)]
+        # MLflow keeps what a point was measured on for a model's points alone.
+        datasets = client.datasets_of(self._client.get_run(self._run_id)) if self._model_id else {}
+        metrics = [
+            Metric(key, value, now, step, model_id=self._model_id, **client.about(key, datasets))
+            for key, value, step in fresh
+        ]
+        for begin in range(0, len(metrics), _BATCH):
+            self._client.log_batch(self._run_id, metrics=metrics[begin : begin + _BATCH])
+        for key, _, step in fresh:
+            self._steps[key].add(step)
+        with self._spooling:
+            self._unsent -= 1
+            if not self._unsent:
+                with contextlib.suppress(OSError):  # else what is sent would count as unsent
+                    self._spool.unlink(missing_ok=True)
+
+    def _send_machine(self, node: str, values: Mapping[str, float], at: float) -> None:
+        from mlflow.entities import Metric
+
+        # Seconds since the run began: they go on where a resumed training does.
+        self._began = self._began or self._client.get_run(self._run_id).info.start_time / 1000
+        step, now = round(at - self._began), round(at * 1000)
+        metrics = [
+            Metric(f"system/{node}/{name}", value, now, step) for name, value in values.items()
+        ]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+    def _is_fresh(self, point: Point, sender: str) -> bool:
+        key, _, step = point
+        if key not in self._steps:
+            history = self._client.get_metric_history(self._run_id, key)
+            self._steps[key] = {metric.step for metric in history}
+        known = self._steps[key]
+        return step not in known and step > self._before.setdefault(
+            (sender, key), max(known, default=-1)
+        )
+
+    def _keep(self, points: Sequence[Point]) -> None:
+        """Spool points; where the disk takes none they are in the queue all the same."""
+        was_open, self._line_is_open = self._line_is_open, True
+        try:
+            self._spool.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._spool, "a", encoding="utf-8") as spool:
+                spool.write("\n" * was_open + json.dumps(list(points)) + "\n")
+            self._line_is_open = False
+        except OSError as error:
+            if not was_open:  # once is enough
+                info(f"points for MLflow are not kept for later: {error}", "WARNING")
+
+    def _replay(self) -> None:
+        """Queue what the spool has; it stays where it is until MLflow has taken it."""
+        if not self._spool.is_file():
+            return
+        text = self._spool.read_text(encoding="utf-8", errors="replace")
+        self._line_is_open = not text.endswith("\n")  # its writer was killed
+        points = list(dict.fromkeys(point for line in text.splitlines() for point in _read(line)))
+        with self._spooling:
+            self._unsent += 1
+        self._queue.put(lambda: self._send(points, ""))
+
+    def _log_table(self, content: bytes, path: str) -> None:
+        # MLflow's own `log_table` appends to a table that is there, as it is after a retry too.
+        self._log_bytes(content, path)
+        tag = self._client.get_run(self._run_id).data.tags.get(_TABLES, "[]")
+        entry = {"path": path, "type": "table"}
+        entries = [*(other for other in json.loads(tag) if other != entry), entry]
+        while len(json.dumps(entries)) > _LONGEST_TAG:
+            entries.pop(0)
+        self._client.set_tag(self._run_id, _TABLES, json.dumps(entries))
+
+    def _log_bytes(self, content: bytes, path: str) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / Path(path).name
+            file.write_bytes(content)
+            self._client.log_artifact(self._run_id, str(file), str(Path(path).parent))
+
+    def _log_image(self, png: bytes, key: str, step: int) -> None:
+        from PIL import Image
+
+        if self._has_image(key, step):
+            return
+        image = Image.open(io.BytesIO(png)).convert("RGB")
+        self._client.log_image(self._run_id, image, key=key, step=step)
+
+    def _has_image(self, key: str, step: int) -> bool:
+        """Whether MLflow has an image's small copy, which it writes last."""
+        name = f"images/{key.replace('/', '~')}+step+{step}+"
+        there = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
+        return any(path.startswith(name) and path.endswith(".webp") for path in there)
+
+
+def _read(line: str) -> list[Point]:
+    """The points of a line of the spool; none of one that was cut."""
+    try:
+        return [(key, value, step) for key, value, step in json.loads(line)]
+    except (ValueError, TypeError):
+        return []

@@ -1,0 +1,1 @@
+"""Train on a Ray cluster, from configuration to best checkpoint."""

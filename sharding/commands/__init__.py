@@ -1,0 +1,1 @@
+"""Run the sharding jobs: shard, reshard, verify."""

@@ -1,0 +1,140 @@
+"""What the shard job can be told; light to import, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from sharding.errors import InputError
+from sharding.storage.retry import RetryPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions:
+    """Options of `jobs/shard_openimages.py`; field docs are its help."""
+
+    annotations: Path
+    """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
+    images: str
+    """Folder of <id>.jpg or of such folders (train, train_0); tar archives of them (folder, file,
+    glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image lists, or
+    such a list."""
+    output: str
+    """Directory of the dataset, or a URL (s3, gs); repeating the command continues an unfinished
+    one."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the output is a URL, by default the system's
+    temporary directory; one that all workers reach where archives have to be unpacked."""
+    images_per_shard: int = 4096
+    """Most images in a shard."""
+    shard_bytes: int | None = None
+    """Bytes that a shard should not exceed, by a sample of each split; takes the place of
+    --images-per-shard."""
+    shorter_side: int | None = None
+    """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
+    quality: int | None = None
+    """JPEG quality of what is encoded anew: 90 when shrinking, else 95 by default."""
+    rotations: Path | None = None
+    """Image list of V4 or later, or a folder of such: its Rotation column turns images upright."""
+    max_pixels: int = 80_000_000
+    """Images of more pixels are set aside before they are decoded."""
+    trust_images: bool = False
+    """Do not decode images to check them; one bad image then ends every later DALI run."""
+    seed: int = 0
+    """Placement seed: the shard of an image is a function of its id and this."""
+    ranks: int = 2
+    """Training workers to keep fed: splits get 8 shards for each, if they have the images."""
+    release: Literal["v3", "v4", "v5", "v6", "v7"] | None = None
+    """Release of the dump; recognised from its files by default."""
+    name: str | None = None
+    """Name of the label version; the folder of the dump by default ("2017_11")."""
+    dataset_name: str | None = None
+    """Name of the dataset; the output directory's own by default."""
+    group_by: Literal["annotations", "positives"] = "annotations"
+    """Training count that cuts the classes into five groups."""
+    conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
+    """What a class becomes where humans disagree about an image."""
+    machine: float | None = None
+    """Count machine labels of at least this confidence as positives where no human looked."""
+    strict: bool = False
+    """Stop at the first bad annotation row or image instead of setting it aside."""
+    retry_failed: bool = False
+    """Look again for images that were missing or bad; --images may name another place."""
+    fetch: RetryPolicy = field(default_factory=RetryPolicy)
+    """How to fetch images over a network."""
+    workers: int | None = None
+    """Shards written at once; all CPUs of the cluster by default."""
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_shard", "shard_bytes", "ranks", "workers", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {value}", fix="give a positive number"
+                )
+        if not 0 <= self.seed < 1 << 63:
+            raise InputError(f"--seed is {self.seed}", fix="give a number from 0 to 2^63 - 1")
+
+    @property
+    def encode_quality(self) -> int:
+        """The JPEG quality in force."""
+        if self.quality is not None:
+            return self.quality
+        return 95 if self.shorter_side is None else 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReshardOptions:
+    """Options of `jobs/reshard_openimages.py`; field docs are its help."""
+
+    dataset: str
+    """Directory of a finished dataset, or its URL (s3, gs)."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the dataset is at a URL, by default the system's
+    temporary directory."""
+    annotations: Path
+    """Folder of an annotation dump (V3 to V7) or of one of our own exports."""
+    images: str | None = None
+    """Where to look for labelled images that have no pixels yet; they get shards of their own."""
+    fetch: RetryPolicy = field(default_factory=RetryPolicy)
+    """How to fetch images over a network."""
+    rewrite: bool = False
+    """Write tars that carry the new labels beside the same JPEG bytes; the old ones are removed."""
+    make_default: bool = False
+    """Train on these labels where no others are named."""
+    base: str | None = None
+    """Labels that an export is laid over; the dataset's default ones if not given."""
+    release: Literal["v3", "v4", "v5", "v6", "v7", "export"] | None = None
+    """Release of the dump; recognised from its files by default."""
+    name: str | None = None
+    """Name of the label version; the folder of the dump by default ("2018_04")."""
+    conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
+    """What a class becomes where humans disagree about an image."""
+    machine: float | None = None
+    """Count machine labels of at least this confidence as positives where no human looked."""
+    strict: bool = False
+    """Stop at the first bad annotation row or image instead of setting it aside."""
+    workers: int | None = None
+    """Shards written at once; all CPUs of the cluster by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """Options of `jobs/verify_dataset.py`; field docs are its help."""
+
+    dataset: str
+    """Directory of a finished dataset, or its URL (s3, gs)."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the dataset is at a URL, by default the system's
+    temporary directory."""
+    quick: bool = False
+    """Compare the tars' sizes instead of their hashes."""
+    repair: bool = False
+    """Mend what is broken: indexes, label tables, derived files, and tars if --images is given."""
+    images: str | None = None
+    """Where the images are, for tars that have to be written again."""
+    fetch: RetryPolicy = field(default_factory=RetryPolicy)
+    """How to fetch images over a network."""
+    workers: int | None = None
+    """Shards checked at once; all CPUs of the cluster by default."""

@@ -1,0 +1,246 @@
+"""Everything the shard job decides before it touches an image: labels, classes, plan, identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharding import log
+from sharding.classes import ClassTable
+from sharding.commands.options import ShardOptions
+from sharding.dataset.label_versions import NewLabels
+from sharding.errors import InputError
+from sharding.layout import (
+    ATTRIBUTION_FILE,
+    ATTRIBUTION_HASH,
+    GROUPS_OF,
+    ROTATIONS_FILE,
+    ROTATIONS_HASH,
+    SHARD_BYTES,
+)
+from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_split
+from sharding.openimages.class_list import read_classes
+from sharding.openimages.dump import Dump
+from sharding.openimages.dump_files import DumpFile
+from sharding.openimages.image_lists import with_listed, write_attribution
+from sharding.openimages.rotations import Rotations, read_rotation_lists, turns
+from sharding.shards.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
+from sharding.shards.sizing import images_for_bytes
+from sharding.shards.task import FORMAT, ShardTask
+from sharding.shards.transcode import ImagePolicy
+from sharding.sources.base import Source
+from sharding.sources.open import open_source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A sharding job, planned.
+
+    Attributes:
+        options: as given.
+        classes: the class table with its groups.
+        labels: of all images of the dump.
+        source: where the images come from.
+        plans: shards by split.
+        rotations: of images that have to be turned; None where no list was given.
+        image_lists: of the dump, by split, as far as it has any.
+        most_images: in a shard of each split, where bytes bound the shards.
+    """
+
+    options: ShardOptions
+    classes: ClassTable
+    labels: NewLabels
+    source: Source
+    plans: Mapping[str, tuple[ShardPlan, ...]]
+    rotations: Rotations | None = None
+    image_lists: Mapping[str, DumpFile] = field(default_factory=dict)
+    most_images: Mapping[str, int] | None = None
+
+    @property
+    def output(self) -> Path:
+        """Directory of the dataset."""
+        return Path(self.options.output)
+
+    @property
+    def treatment(self) -> ImagePolicy:
+        """What is done to the pixels."""
+        return _treatment(self.options)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the content of the dataset, apart from the images themselves."""
+        splits = self.labels.splits.values()
+        identity: dict[str, Any] = {
+            "format": FORMAT,
+            "labels": self.labels.name,
+            "annotations": {name: sha for split in splits for name, sha in split.sources.items()},
+            "policy": self.labels.policy,
+            "classes_sha256": self.classes.sha256,
+            "group_by": self.options.group_by,
+            "seed": self.options.seed,
+            "images_per_shard": self.options.images_per_shard,
+            "shards": {split: len(plans) for split, plans in self.plans.items()},
+            "treatment": dict(self.treatment.record()),
+        }
+        if self.rotations is not None:
+            identity["rotations"] = self.rotations.sha256
+        if self.most_images is not None:
+            identity[SHARD_BYTES] = self._shard_bytes
+        return identity
+
+    @property
+    def digest(self) -> str:
+        """Hash of the identity; the manifest carries it."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def tasks(self) -> Iterator[ShardTask]:
+        """One task per shard."""
+        for split, plans in self.plans.items():
+            table = self.labels.splits[split].table
+            for plan in plans:
+                yield ShardTask(
+                    plan=plan,
+                    labels=table.select(table.rows_of(plan.image_ids_N), [""] * len(plan)),
+                    source=self.source,
+                    treatment=self.treatment,
+                    output=str(self.output.resolve()),
+                    degrees_N=turns(self.rotations, plan.image_ids_N),
+                    strict=self.options.strict,
+                )
+
+    @property
+    def label_names(self) -> frozenset[str]:
+        """The label versions that it writes."""
+        return frozenset({self.labels.name})
+
+    @property
+    def images_fix(self) -> str:
+        """What to do where no image was found."""
+        return "give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump"
+
+    def write_extras(self, directory: Path) -> Mapping[str, str]:
+        """Write what this kind of job has beside the rest; what ``created_by`` says of it."""
+        extras = {}
+        if self.rotations is not None:
+            extras[ROTATIONS_HASH] = self.rotations.write(directory / ROTATIONS_FILE)
+        tables = {split: found.table for split, found in self.labels.splits.items()}
+        attribution = write_attribution(directory / ATTRIBUTION_FILE, self.image_lists, tables)
+        if attribution is not None:
+            extras[ATTRIBUTION_HASH] = attribution
+        if "train" not in self.labels.splits:
+            extras[GROUPS_OF] = " and ".join(self.labels.splits)
+        if self.most_images is not None:
+            extras[SHARD_BYTES] = json.dumps(self._shard_bytes, sort_keys=True)
+        return extras
+
+    @property
+    def _shard_bytes(self) -> dict[str, Any]:
+        return {"bytes": self.options.shard_bytes, "images": self.most_images}
+
+
+def prepare(options: ShardOptions) -> Job:
+    """Read the dump and plan the shards.
+
+    Raises:
+        InputError: anything about the input that a user can mend.
+    """
+    _treatment(options)
+    dump = Dump.open(options.annotations, options.release, options.name)
+    if dump.release == "export":
+        raise InputError(
+            "an export labels images of an existing dataset",
+            file=options.annotations,
+            fix="run jobs/reshard_openimages.py with that dataset",
+        )
+    for remark in dump.remarks:
+        log.info(remark)
+    if "train" not in dump.splits:
+        log.info(f"note: no train labels; groups are cut by {' and '.join(dump.splits)}")
+    source = open_source(options.images, options.fetch, dump)
+    policy = AnnotationPolicy(
+        conflict=options.conflict, machine=options.machine, strict=options.strict
+    )
+    record = {key: value for key, value in policy.record().items() if key != "strict"}
+    mids, names = zip(*read_classes(dump), strict=True)
+    labels = {
+        split: with_listed(dump, split, read_split(dump, split, mids, policy))
+        for split in dump.splits
+    }
+    most_images = _most_images(options, labels, source)
+    if most_images is not None:
+        options = dataclasses.replace(options, images_per_shard=min(most_images.values()))
+    return Job(
+        options=options,
+        classes=_classes(mids, names, labels, options),
+        labels=NewLabels(name=dump.name, release=dump.release, policy=record, splits=labels),
+        source=source,
+        plans={
+            split: plan_shards(split, found, options, (most_images or {}).get(split))
+            for split, found in labels.items()
+        },
+        rotations=None if options.rotations is None else read_rotation_lists(options.rotations),
+        image_lists={s: file for s in labels if (file := dump.images_file(s)) is not None},
+        most_images=most_images,
+    )
+
+
+def _most_images(
+    options: ShardOptions, labels: Mapping[str, SplitLabels], source: Source
+) -> dict[str, int] | None:
+    """The number of images, by split, that makes a shard of the bytes asked for."""
+    if options.shard_bytes is None:
+        return None
+    image_ids = {split: found.table.image_ids_N for split, found in labels.items()}
+    treatment, output = _treatment(options), Path(options.output)
+    return images_for_bytes(options.shard_bytes, image_ids, source, treatment, output)
+
+
+def _treatment(options: ShardOptions) -> ImagePolicy:
+    return ImagePolicy(
+        shorter_side=options.shorter_side,
+        quality=options.encode_quality,
+        max_pixels=options.max_pixels,
+        check=not options.trust_images,
+    )
+
+
+def _classes(
+    mids: tuple[str, ...],
+    names: tuple[str, ...],
+    labels: Mapping[str, SplitLabels],
+    options: ShardOptions,
+) -> ClassTable:
+    """Counts and groups come from the whole training dump, not only from images at hand."""
+    counted = [labels["train"]] if "train" in labels else list(labels.values())
+    counts = [(split.human_positives_K, split.human_negatives_K) for split in counted]
+    return ClassTable.build(
+        mids,
+        names,
+        np.sum([positives_K for positives_K, _ in counts], axis=0),
+        np.sum([negatives_K for _, negatives_K in counts], axis=0),
+        group_by=options.group_by,
+    )
+
+
+def plan_shards(
+    split: str, labels: SplitLabels, options: ShardOptions, most_images: int | None = None
+) -> tuple[ShardPlan, ...]:
+    """The shards of a split, bounded and balanced as the options ask for.
+
+    ``most_images`` in a shard takes the place of the options' where it is given.
+    """
+    image_ids_N = labels.table.image_ids_N
+    num_shards = choose_num_shards(
+        image_ids_N,
+        seed=options.seed,
+        largest=most_images or options.images_per_shard,
+        at_least=SHARDS_PER_RANK * options.ranks,
+    )
+    return tuple(plan_split(split, image_ids_N, seed=options.seed, num_shards=num_shards))

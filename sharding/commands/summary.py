@@ -1,0 +1,225 @@
+"""What a job tells at its end: counts on a few lines, aligned for the eye."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.dataset.quarantine import Quarantine
+from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS
+from sharding.manifest import Dataset, Manifest
+from sharding.openimages.row_status import BROKEN, FATES, FIRST_BAD, MOST_LISTED
+
+_UNUSED = {
+    "unknown_mid": "rows outside the class list",
+    "duplicates": "rows said before",
+    "conflicts": "classes of an image disputed",
+}
+"""What the report counts beside bad rows, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A finished dataset in numbers.
+
+    Attributes:
+        directory: of the dataset.
+        manifest: as written.
+        classes: with their groups.
+        reasons: number of quarantined images and rows by reason.
+        seconds: the job took; None where there was nothing to do.
+        continued: shards that an earlier run had finished.
+        how: images by what was done to them.
+        forgotten: entries of a lost quarantine that did not come back.
+    """
+
+    directory: Path
+    manifest: Manifest
+    classes: ClassTable
+    reasons: Mapping[str, int]
+    seconds: float | None
+    continued: int = 0
+    how: Mapping[str, int] = field(default_factory=dict)
+    forgotten: int = 0
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            first = f"{self.directory} is already finished; nothing was done."
+        else:
+            first = f"{self.directory} is finished, in {self.seconds:.1f} s."
+        rows = [*self._splits(), ("groups", self._groups())]
+        if self.how:
+            rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
+        if self.continued:
+            rows.append(("continued", f"{self.continued:,} shards were finished before"))
+        rows += [*self._unused(), *self._quarantined()]
+        if self.forgotten:
+            lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
+            rows.append(("forgotten", lost))
+        return _aligned(first, rows)
+
+    def _splits(self) -> list[tuple[str, str]]:
+        manifest = self.manifest
+        rows = []
+        files = manifest.labels[manifest.default_labels].splits
+        for split, labels in sorted(files.items(), key=lambda item: SPLITS.index(item[0])):
+            shards = [shard for shard in manifest.shards if shard.split == split]
+            size = sum(shard.bytes for shard in shards) / 1e6
+            rows.append(
+                (
+                    split,
+                    f"{labels.images:,} images in {len(shards):,} shards ({size:,.1f} MB), "
+                    f"{labels.positives:,} positive and {labels.negatives:,} negative labels",
+                )
+            )
+        return rows
+
+    def _groups(self) -> str:
+        counted = self.manifest.created_by.get(GROUPS_OF)
+        of = "" if counted is None else f", counted in {counted}: there are no train labels"
+        return f"{groups_line(self.classes)}{of}"
+
+    def _unused(self) -> list[tuple[str, str]]:
+        """Rows of annotations that are in order and yet no label of their own."""
+        reports = self.manifest.labels[self.manifest.default_labels].report.values()
+        counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _UNUSED.items()}
+        told = ", ".join(f"{number:,} {text}" for text, number in counts.items() if number)
+        return [("no label", told)] if told else []
+
+    def _quarantined(self) -> list[tuple[str, str]]:
+        if not self.reasons:
+            return [("set aside", "nothing")]
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
+        return [("set aside", f"{reasons} (listed in {QUARANTINE_FILE})")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resharded:
+    """What re-sharding did.
+
+    Attributes:
+        dataset: as it is now.
+        name: of the label version.
+        diff: content of `diff.json`, empty where there was nothing to compare with.
+        added: images that got pixels.
+        rewritten: tars written anew.
+        seconds: it took.
+    """
+
+    dataset: Dataset
+    name: str
+    diff: Mapping[str, Any]
+    added: int
+    rewritten: int
+    seconds: float
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """Labelled images without pixels by split."""
+        files = self.dataset.manifest.labels[self.name].splits
+        return {split: file.images_without_pixels for split, file in files.items()}
+
+    def __str__(self) -> str:
+        directory = self.dataset.directory
+        tars = f"{self.rewritten:,} tars written anew" if self.rewritten else "tars untouched"
+        first = f"labels {self.name} of {directory} are written, in {self.seconds:.1f} s; {tars}."
+        rows = [
+            (
+                split,
+                f"{file.images:,} images, {file.positives:,} positive and "
+                f"{file.negatives:,} negative labels{self._changes(split)}",
+            )
+            for split, file in self.dataset.manifest.labels[self.name].splits.items()
+        ]
+        if "classes" in self.diff:
+            rows.append(("classes", self._classes()))
+        if self.diff:
+            new, gone = self._images("new"), self._images("gone")
+            rows.append(("labelled", f"{new:,} images for the first time, {gone:,} no longer"))
+        if self.added:
+            rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
+        if missing := sum(self.wanted.values()):
+            listed = f"labels/{self.name}/wanted.txt"
+            found = f"{missing:,} labelled images, listed in {listed}"
+            if self.diff:
+                before, now = self._images("missing_before"), self._images("now_needing_pixels")
+                found += f": {now:,} need them now, {before:,} were missing before"
+            rows.append(("no pixels", found))
+        command = f"jobs/train_openimages.py --dataset {directory} --labels {self.name}"
+        return _aligned(first, [*rows, ("train", command)])
+
+    def _changes(self, split: str) -> str:
+        totals = self.diff.get("splits", {}).get(split)
+        if totals is None:
+            return ""
+        added, removed, flipped = (
+            sum(n for key, n in totals.items() if key.startswith(f"labels_{verb}"))
+            for verb in ("added", "removed", "flipped")
+        )
+        return (
+            f" ({added:,} added, {removed:,} removed, {flipped:,} flipped "
+            f"against {self.diff['against']}, with pixels or without)"
+        )
+
+    def _classes(self) -> str:
+        lists = self.diff["classes"]
+        if lists is None:
+            return "the dump has no list of them; its labels went by the dataset's"
+        return (
+            f"{lists['kept']:,} in both lists, {len(lists['dropped']):,} only in the dataset's, "
+            f"{len(lists['added']):,} only in the dump's (left out)"
+        )
+
+    def _images(self, key: str) -> int:
+        return sum(totals[f"images_{key}"] for totals in self.diff["splits"].values())
+
+
+def _aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:
+    return "\n".join([first, *(f"  {name:<12} {text}" for name, text in rows)])
+
+
+def summarise(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    seconds: float | None,
+    continued: int = 0,
+    how: Mapping[str, int] | None = None,
+    forgotten: int = 0,
+) -> Summary:
+    """Read back what the summary tells beside the manifest."""
+    entries = Quarantine.read(directory / QUARANTINE_FILE).entries
+    reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
+    reports = [part for version in manifest.labels.values() for part in version.report.values()]
+    for fate in (*FATES[FIRST_BAD:], BROKEN):  # of which the table lists the first only
+        reasons[fate] = sum(report.get(fate, 0) for report in reports)
+    default = manifest.labels[manifest.default_labels].report.values()
+    imported = (report.get("bad_rows", 0) for report in default)
+    reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)
+    return Summary(
+        directory=directory,
+        manifest=manifest,
+        classes=ClassTable.read(directory / "classes.parquet"),
+        reasons=dict((+reasons).most_common()),
+        seconds=seconds,
+        continued=continued,
+        how=how or {},
+        forgotten=forgotten,
+    )
+
+
+def groups_line(classes: ClassTable) -> str:
+    """The range of training annotations of a class in each group."""
+    counts_K = classes.grouped_counts_K
+    parts = []
+    for group in range(1, NUM_GROUPS + 1):
+        members = counts_K[classes.groups_K == group]
+        if len(members):
+            parts.append(f"{group}: {np.min(members):,}-{np.max(members):,}")
+    return f"{len(classes):,} classes by {classes.group_by} " + ", ".join(parts)

@@ -1,0 +1,1 @@
+"""Keep a dataset: members of its tars, label versions, quarantine, card, publishing."""

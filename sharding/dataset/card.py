@@ -1,0 +1,184 @@
+"""The dataset card: `README.md` as people and the Hugging Face hub read it.
+
+What a dataset card has to say about the licence of an imported collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sharding.classes import NUM_GROUPS, ClassTable
+from sharding.layout import ATTRIBUTION_FILE, ATTRIBUTION_HASH, CARD_FILE, GROUPS_OF, SPLITS
+from sharding.manifest import LabelVersion, Manifest
+from sharding.openimages.image_lists import LICENSE
+from sharding.storage.files import replacing
+
+_TERMS = """\
+Annotations of Open Images are licensed by Google LLC under CC BY 4.0. The images are listed there
+as CC BY 2.0; Google makes no warranty of that, so verify the licence of an image before you use
+it."""
+
+_LISTED = """\
+Licence, author and landing page of each image stand in the image list of its dump (`License`,
+`Author`, `OriginalLandingURL`), joined by `ImageID`, which is the name of the image here:
+attribution is owed to those authors."""
+
+_ATTRIBUTED = f"""\
+Licence, author, title and landing page of each image that the annotations named when this dataset
+was made stand in `{ATTRIBUTION_FILE}`; those of images that came later in the image list of their
+dump. Attribution is owed to those authors."""
+
+_READING = """\
+## Reading
+
+A shard is a plain tar of `<id>.jpg` and `<id>.json`; the `.json` names the positive and the
+verified negative classes by their index in `classes.parquet`, as they were when the shard was
+written. The label tables under `labels/` are the truth; classes in neither list are unobserved.
+
+```python
+import webdataset
+samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
+```"""
+
+
+def write_card(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
+    """Write the card atomically; equal datasets get equal cards."""
+    with replacing(directory / CARD_FILE) as temporary:
+        temporary.write_text(card(manifest, classes), encoding="utf-8")
+
+
+def card(manifest: Manifest, classes: ClassTable) -> str:
+    """The card's text."""
+    images = sum(shard.images for shard in manifest.shards)
+    size = sum(shard.bytes for shard in manifest.shards) / 1e9
+    parts = [
+        _header(manifest),
+        f"# {manifest.name}",
+        f"{images:,} images with partial labels of {len(classes):,} classes in "
+        f"{len(manifest.shards):,} shards ({size:,.2f} GB). {_pixels(manifest)}",
+        "## Labels",
+        *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
+        "## Class groups",
+        _groups(classes, manifest.created_by.get(GROUPS_OF, "training")),
+        _READING,
+        "## Terms",
+        *_terms(manifest),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _terms(manifest: Manifest) -> list[str]:
+    imported = _imported_from(manifest)
+    if imported is not None:
+        return [TERMS[imported]]
+    attribution = _ATTRIBUTED if ATTRIBUTION_HASH in manifest.created_by else _LISTED
+    return [_TERMS, *_licences(manifest), attribution]
+
+
+def _licences(manifest: Manifest) -> Iterator[str]:
+    """Labelled images by licence and split, for the label versions that know."""
+    for name, version in sorted(manifest.labels.items()):
+        splits = [split for split in SPLITS if split in version.splits]
+        counts: dict[str, dict[str, int]] = {}
+        for split in splits:
+            for key, number in version.report.get(split, {}).items():
+                if key.startswith(LICENSE):
+                    counts.setdefault(key.removeprefix(LICENSE), {})[split] = number
+        if counts:
+            rows = [
+                f"Licences of the images that `{name}` labels, as its image lists say:",
+                "",
+                f"| licence | {' | '.join(splits)} |",
+                f"|---|{'---|' * len(splits)}",
+            ]
+            for licence, of_split in sorted(counts.items()):
+                numbers = " | ".join(f"{of_split.get(split, 0):,}" for split in splits)
+                rows.append(f"| {' '.join(licence.split()).replace('|', '/')} | {numbers} |")
+            yield "\n".join(rows)
+
+
+def _imported_from(manifest: Manifest) -> str | None:
+    """The release of an imported collection; None for a dataset made of Open Images."""
+    releases = (version.release for version in manifest.labels.values())
+    return next((release for release in releases if release in TERMS), None)
+
+
+def _header(manifest: Manifest) -> str:
+    files = "\n".join(
+        f"  - split: {split}\n    path: images/{split}-*.tar"
+        for split in SPLITS
+        if any(shard.split == split for shard in manifest.shards)
+    )
+    licence = "cc-by-4.0" if _imported_from(manifest) is None else "other"
+    return (
+        f"---\nlicense: {licence}\ntask_categories:\n- image-classification\ntags:\n"
+        "- multi-label\n- partial-labels\n- webdataset\nconfigs:\n- config_name: default\n"
+        f"  data_files:\n{files}\n---"
+    )
+
+
+def _pixels(manifest: Manifest) -> str:
+    side, quality = (manifest.treatment.get(key) for key in ("shorter_side", "quality"))
+    if side is None:
+        return f"JPEG bytes are the source's; what needed conversion was encoded at {quality}."
+    return f"Larger images were shrunk to a shorter side of {side} px, JPEG quality {quality}."
+
+
+def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
+    default = " (default)" if name == manifest.default_labels else ""
+    rows = [
+        f"### {name}{default}, release {version.release}",
+        "",
+        "| split | images | positive | negative | labelled images without pixels |",
+        "|---|---|---|---|---|",
+    ]
+    for split in (split for split in SPLITS if split in version.splits):
+        file = version.splits[split]
+        missing = version.report.get(split, {}).get("images_without_pixels", 0)
+        rows.append(
+            f"| {split} | {file.images:,} | {file.positives:,} | {file.negatives:,} | {missing:,} |"
+        )
+    if version.sources:
+        rows += ["", "Read from files of these SHA-256:", ""]
+    rows += [f"- `{file}` `{digest}`" for file, digest in sorted(version.sources.items())]
+    return "\n".join(rows)
+
+
+def _groups(classes: ClassTable, splits: str) -> str:
+    counts_K = classes.grouped_counts_K
+    counted = "human-verified annotations" if classes.group_by == "annotations" else "positives"
+    rows = [
+        f"Classes in ascending order of {counted} in the {splits} dump, cut in five:",
+        "",
+        f"| group | classes | {classes.group_by} per class | positive | negative |",
+        "|---|---|---|---|---|",
+    ]
+    for group in range(1, NUM_GROUPS + 1):
+        chosen_K = classes.groups_K == group
+        if not chosen_K.any():
+            continue
+        counts = counts_K[chosen_K]
+        rows.append(
+            f"| {group} | {int(chosen_K.sum()):,} | {int(counts.min()):,} to "
+            f"{int(counts.max()):,} | {int(classes.positives_K[chosen_K].sum()):,} "
+            f"| {int(classes.negatives_K[chosen_K].sum()):,} |"
+        )
+    return "\n".join(rows)
+
+
+_IMAGES = "Verify the licence of an image before you use it."
+
+TERMS = {
+    "voc2012": "PASCAL VOC 2012: the images were taken from flickr and fall under its terms of "
+    "use; the annotations are of the University of Oxford and others. Cite Everingham et al.",
+    "coco2014": "MS COCO: the annotations are licensed by the COCO Consortium under CC BY 4.0. "
+    f"The images were taken from Flickr, under the licence that each was published with. {_IMAGES}",
+    "nuswide": "NUS-WIDE: the annotations are of the National University of Singapore, for "
+    f"research. The images were taken from Flickr, under its terms of use. {_IMAGES}",
+    "cub2011": "CUB-200-2011: of Caltech, for non-commercial research and education. Caltech does "
+    f"not own the copyright of the images. {_IMAGES}",
+    "csv": "This collection was imported from a folder and a CSV, which say nothing about their "
+    f"licence. {_IMAGES}",
+}
+"""By release of the label version that the tars carry."""

@@ -1,0 +1,82 @@
+"""Labels known in full, to judge by: a label version, a dump, or a list of what is present."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+
+from sharding.errors import InputError
+from sharding.image_ids import parse_image_ids
+from sharding.labels import LabelTable
+from sharding.manifest import Dataset
+from sharding.openimages.annotations import read_split
+from sharding.openimages.dump import Dump
+
+_PRESENCE = ("ImageID", "LabelName")
+
+
+def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> LabelTable:
+    """The labels that ``source`` names, as indices into the dataset's class list.
+
+    Args:
+        dataset: whose classes they are.
+        source: a label version of the dataset; a Parquet file of one; a dump, or an export of
+            ours; or a CSV file ImageID,LabelName (or a folder with one per split) that lists
+            everything present in its images, so that all else is absent from them, as the demo's
+            ``ground_truth`` does.
+        split: which part of it.
+
+    Raises:
+        InputError: it is none of these, or does not have the split.
+    """
+    path = Path(source)
+    if source in dataset.manifest.labels:
+        return dataset.labels(split, source)
+    if not path.exists():
+        known = ", ".join(sorted(dataset.manifest.labels))
+        raise InputError(
+            f"neither a file nor a label version of the dataset ({known})",
+            file=source,
+            fix="pass labels to judge by, such as the demo's dump/ground_truth",
+        )
+    if path.suffix == ".parquet":
+        return LabelTable.read(path)
+    listed = path / f"{split}.csv" if path.is_dir() else path
+    if listed.is_file() and _header(listed) == _PRESENCE:
+        return _complete(listed, dataset)
+    return read_split(Dump.open(path), split, dataset.classes.mids).table
+
+
+def _header(path: Path) -> tuple[str, ...]:
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        return tuple(lines.readline().rstrip("\r\n").split(","))
+
+
+def _complete(path: Path, dataset: Dataset) -> LabelTable:
+    """Every class of every image listed is known: positive where listed, else negative."""
+    kinds = dict.fromkeys(_PRESENCE, pa.string())
+    try:
+        rows = pc.read_csv(path, convert_options=pc.ConvertOptions(column_types=kinds))
+        ids_E = parse_image_ids(rows["ImageID"].combine_chunks())
+    except (pa.ArrowInvalid, InputError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"not a list of what is present ({reason})", file=path, fix="check its rows"
+        ) from None
+    K = len(dataset.classes)
+    image_ids_N, rows_E = np.unique(ids_E, return_inverse=True)
+    classes = [dataset.classes.index_of.get(mid, K) for mid in rows["LabelName"].to_pylist()]
+    present_NK = np.zeros((len(image_ids_N), K + 1), np.bool_)  # the last: outside the list
+    present_NK[rows_E, classes] = True
+    # Positives before negatives within a row.
+    order_NK = np.argsort(~present_NK[:, :K], axis=1, kind="stable")
+    return LabelTable(
+        image_ids_N=image_ids_N,
+        offsets_N1=np.arange(len(image_ids_N) + 1, dtype=np.int64) * K,
+        classes_E=order_NK.astype(np.uint16).ravel(),
+        states_E=np.take_along_axis(present_NK, order_NK, 1).astype(np.int8).ravel(),
+        shards=[""] * len(image_ids_N),
+    )

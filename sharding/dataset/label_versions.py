@@ -1,0 +1,210 @@
+"""A label version on disk: for each split the labels over the shards, and all others apart.
+
+A dump labels more images than have pixels. The rows of a label table follow the shards; the rows
+of images that no tar holds yet are kept beside it. Whichever job gives those their pixels later,
+every version then has its labels of them.
+
+Which labels the tars carry: a version per split, as long as all tars of the split carry it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.dataset.members import Members, arrange
+from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
+from sharding.labels import POSITIVE, LabelTable
+from sharding.layout import SPLITS, TAR_LABELS, WANTED_FILE, WITHOUT_PIXELS
+from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest
+from sharding.openimages.annotations import SplitLabels
+from sharding.storage.files import replacing
+
+_COUNT = "images_without_pixels"
+"""Key in a version's report, by split."""
+
+
+def label_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
+    """Write the tables of a label version, and the list of its images that have no pixels."""
+    tables = {split: labels.table for split, labels in new.splits.items()}
+    files = _write(directory, new.name, tables, members)
+    report = {
+        split: {**labels.report, "unknown_mids": len(labels.unknown_mids)}
+        for split, labels in new.splits.items()
+    }
+    return LabelVersion(
+        release=new.release,
+        sources={k: v for labels in new.splits.values() for k, v in labels.sources.items()},
+        policy=new.policy,
+        report=_counted(report, files),
+        splits=files,
+    )
+
+
+def rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:
+    """Write the tables of a finished label version anew, over other tars than before.
+
+    Raises:
+        InputError: one of its tables is missing or damaged.
+    """
+    version = dataset.manifest.labels[name]
+    tables = {split: all_labels(dataset, split, name) for split in version.splits}
+    files = _write(dataset.directory, name, tables, members)
+    return dataclasses.replace(version, splits=files, report=_counted(version.report, files))
+
+
+def all_labels(dataset: Dataset, split: str, name: str) -> LabelTable:
+    """All that a version says of a split: the rows over the shards, then those of other images.
+
+    Raises:
+        InputError: there is no such version or split, or a table is missing or damaged.
+    """
+    table, apart = dataset.labels(split, name), labels_without_pixels(dataset, split, name)
+    if not len(apart):
+        return table
+    # A job killed between the two files has left rows in both.
+    apart = _without(apart, table.image_ids_N)
+    return LabelTable(
+        image_ids_N=np.concatenate([table.image_ids_N, apart.image_ids_N]),
+        offsets_N1=np.concatenate([table.offsets_N1, table.offsets_N1[-1] + apart.offsets_N1[1:]]),
+        classes_E=np.concatenate([table.classes_E, apart.classes_E]),
+        states_E=np.concatenate([table.states_E, apart.states_E]),
+        shards=[*table.shards, *apart.shards],
+    )
+
+
+def labels_without_pixels(dataset: Dataset, split: str, name: str) -> LabelTable:
+    """The rows of images that a version labels and no tar holds, by id.
+
+    Raises:
+        InputError: the table is missing or damaged.
+    """
+    file = dataset.manifest.labels[name].splits[split].without_pixels
+    if file is None:
+        return LabelTable.from_lists([], [], [])
+    try:
+        return LabelTable.read(dataset.directory / file.path)
+    except InputError as error:
+        raise InputError(error.problem, file=error.file, fix=how_to_write_again(name)) from None
+
+
+def how_to_write_again(name: str) -> str:
+    """What mends a table that follows from nothing but the annotations."""
+    return (
+        f"repeat the command that wrote labels {name}, or run jobs/reshard_openimages.py "
+        f"--name {name} with its annotations (an import: repeat it with --retry-failed)"
+    )
+
+
+def remove_settled(directory: Path, manifest: Manifest) -> None:
+    """Remove what told of images that have their pixels now; call it once the manifest is there."""
+    named = {file.path for version in manifest.labels.values() for file in version.files}
+    for path in directory.glob(f"labels/*/*{WITHOUT_PIXELS}.parquet"):
+        if path.relative_to(directory).as_posix() not in named:
+            path.unlink()
+    for name, version in manifest.labels.items():
+        if not any(of_split.get(_COUNT) for of_split in version.report.values()):
+            (directory / f"labels/{name}/{WANTED_FILE}").unlink(missing_ok=True)
+
+
+def _write(
+    directory: Path, name: str, tables: Mapping[str, LabelTable], members: Sequence[Members]
+) -> dict[str, LabelFile]:
+    files: dict[str, LabelFile] = {}
+    wanted: list[str] = []
+    for split in sorted(tables, key=SPLITS.index):
+        table = tables[split]
+        arranged = arrange(table, [part for part in members if part.shard.split == split])
+        apart = _without(table, arranged.image_ids_N)
+        files[split] = write_labels(directory, name, split, arranged)
+        if len(apart):
+            beside = write_labels(directory, name, f"{split}{WITHOUT_PIXELS}", apart)
+            files[split] = dataclasses.replace(files[split], without_pixels=beside)
+        wanted += [f"{split}/{image_id}\n" for image_id in format_image_ids(apart.image_ids_N)]
+    if wanted:
+        with replacing(directory / f"labels/{name}/{WANTED_FILE}") as temporary:
+            temporary.write_text("".join(wanted), encoding="ascii")
+    return files
+
+
+def _without(table: LabelTable, image_ids_M: npt.NDArray[np.uint64]) -> LabelTable:
+    """The rows of other images than these, by id."""
+    rows = np.flatnonzero(~np.isin(table.image_ids_N, image_ids_M))
+    rows = rows[np.argsort(table.image_ids_N[rows])]
+    return table.select(rows, [""] * len(rows))
+
+
+def _counted(report: Mapping[str, Any], files: Mapping[str, LabelFile]) -> dict[str, Any]:
+    counts = {split: {_COUNT: file.images_without_pixels} for split, file in files.items()}
+    return {**report, **{split: {**report.get(split, {}), **n} for split, n in counts.items()}}
+
+
+def carried(manifest: Manifest) -> dict[str, str]:
+    """Label version by split, without the splits whose tars carry several."""
+    said, found = manifest.created_by, {}
+    for split in dict.fromkeys(shard.split for shard in manifest.shards):
+        able = [name for name, version in manifest.labels.items() if split in version.splits]
+        name = said.get(f"{TAR_LABELS}/{split}", said.get(TAR_LABELS))
+        if name not in able and len(able) == 1:
+            name = able[0]  # no other labels can be in there
+        if name in able:
+            found[split] = name
+    return found
+
+
+def with_carried(
+    created_by: Mapping[str, str], by_split: Mapping[str, str], splits: Collection[str]
+) -> dict[str, str]:
+    """A manifest's ``created_by`` that says what the tars of these splits carry."""
+    names = {by_split.get(split, "") for split in splits}
+    if len(names) == 1 and "" not in names:
+        keys = {TAR_LABELS: names.pop()}
+    else:
+        keys = {f"{TAR_LABELS}/{split}": by_split[split] for split in splits if split in by_split}
+    rest = {k: v for k, v in created_by.items() if k.partition("/")[0] != TAR_LABELS}
+    return {**rest, **keys}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLabels:
+    """The labels of a dump, over all images it names, about to become a label version.
+
+    Attributes:
+        name: of the version.
+        release: of the dump.
+        policy: how rows became labels, as the manifest records it.
+        splits: labels by split.
+    """
+
+    name: str
+    release: str
+    policy: Mapping[str, Any]
+    splits: Mapping[str, SplitLabels]
+
+    @property
+    def bad_rows(self) -> Quarantine:
+        """The annotation rows that were set aside."""
+        parts = [Quarantine.of_bad_rows(s, found.bad_rows) for s, found in self.splits.items()]
+        return Quarantine().merged(*parts)
+
+
+def write_labels(directory: Path, name: str, split: str, arranged: LabelTable) -> LabelFile:
+    """Write a label table of a label version, under the name of its split."""
+    path = f"labels/{name}/{split}.parquet"
+    digest = arranged.write(directory / path)
+    positives = int(np.count_nonzero(arranged.states_E == POSITIVE))
+    return LabelFile(
+        path=path,
+        images=len(arranged),
+        positives=positives,
+        negatives=len(arranged.states_E) - positives,
+        sha256=digest,
+    )

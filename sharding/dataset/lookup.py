@@ -1,0 +1,52 @@
+"""Single images of a dataset by id, out of its tars: for looking at a few, not for training."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from sharding.errors import InputError
+from sharding.image_ids import parse_image_ids
+from sharding.manifest import Dataset
+from sharding.sources.shard import ShardSource
+from sharding.storage.retry import BadImage
+
+
+def read_images(
+    dataset: Dataset, split: str, image_ids: Sequence[str], labels: str | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """(id, encoded bytes) of every image named, each once, one tar after the other.
+
+    Args:
+        dataset: that has them.
+        split: that they are in.
+        image_ids: which.
+        labels: label version that says where they are; the default one if not given.
+
+    Raises:
+        InputError: the dataset has no pixels of an image, or a tar is damaged.
+    """
+    table = dataset.labels(split, labels)
+    by_shard: dict[str, list[str]] = defaultdict(list)
+    names = list(dict.fromkeys(image_ids))
+    for image_id, row in zip(names, table.rows_of(parse_image_ids(names)).tolist(), strict=True):
+        by_shard[table.shards[row] if row >= 0 else ""].append(image_id)
+    records = {shard.path: shard for shard in dataset.shards(split)}
+    for path, wanted in sorted(by_shard.items()):
+        if path not in records:
+            raise InputError(
+                f"no pixels of {wanted[0]} in split {split}",
+                file=dataset.directory,
+                fix="pass the dataset that was trained on",
+            )
+        source = ShardSource.of(dataset.directory, records[path])
+        with source.reader(split, wanted) as reader:
+            for image_id in wanted:
+                try:
+                    yield image_id, bytes(reader.read(image_id))
+                except BadImage as error:
+                    raise InputError(
+                        f"{image_id}: {error}",
+                        file=source.tar,
+                        fix="run jobs/verify_dataset.py --repair",
+                    ) from None

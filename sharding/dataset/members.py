@@ -1,0 +1,90 @@
+"""The end of every job that writes images: tables over what was committed, manifest last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.image_ids import Ids, parse_image_ids
+from sharding.labels import LabelTable
+from sharding.manifest import Dataset, ShardRecord
+from sharding.shards.task import ShardOutcome
+from sharding.storage.files import changed
+from sharding.storage.tar_index import read_index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """The images of one committed tar, ``image_ids_N`` (uint64) in tar order."""
+
+    shard: ShardRecord
+    image_ids_N: npt.NDArray[np.uint64]
+
+
+def members_of(outcome: ShardOutcome, planned_N: npt.NDArray[np.uint64]) -> Members | None:
+    """What a shard holds: the images planned without those that failed; None without a tar."""
+    if outcome.shard is None:
+        return None
+    failed = parse_image_ids([failure.image_id for failure in outcome.failures])
+    return Members(shard=outcome.shard, image_ids_N=planned_N[~np.isin(planned_N, failed)])
+
+
+def members_in(dataset: Dataset) -> list[Members]:
+    """The images of every tar of a dataset.
+
+    Read from the label tables, which list them; from the indexes where a job was killed after it
+    changed a table and before it wrote the manifest.
+
+    Raises:
+        InputError: an index is missing or damaged.
+    """
+    members = []
+    for split in dict.fromkeys(shard.split for shard in dataset.manifest.shards):
+        records = dataset.shards(split)
+        parts = _listed(dataset, split, records)
+        if parts is None:
+            indexes = [read_index(dataset.directory / record.index) for record in records]
+            parts = [parse_image_ids(list(index)) for index in indexes]
+        members += [
+            Members(shard=record, image_ids_N=ids_N)
+            for record, ids_N in zip(records, parts, strict=True)
+        ]
+    return members
+
+
+def _listed(
+    dataset: Dataset, split: str, records: Sequence[ShardRecord]
+) -> list[npt.NDArray[np.uint64]] | None:
+    """The ids of each tar as a whole label table lists them; None where there is no such table."""
+    ends = np.cumsum([record.images for record in records])
+    default, versions = dataset.manifest.default_labels, dataset.manifest.labels
+    for name in sorted(versions, key=lambda name: name != default):
+        file = versions[name].splits.get(split)
+        if file is None or changed(dataset.directory / file.path, file.sha256) is not None:
+            continue
+        table = dataset.labels(split, name)
+        names = [table.shards[row - 1] for row in ends.tolist() if row <= len(table)]
+        if ends[-1] == len(table) and names == [record.path for record in records]:
+            return np.split(table.image_ids_N, ends[:-1])
+    return None
+
+
+def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
+    """The rows of the images at hand, ordered as the shards.
+
+    An image that the table does not know becomes a row without labels.
+    """
+    ordered = sorted(members, key=lambda part: part.shard.path)
+    image_ids_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in ordered)])
+    shards = [part.shard.path for part in ordered for _ in range(len(part.image_ids_N))]
+    # An image without a row of its own comes back with id 0.
+    return replace(table.select(table.rows_of(image_ids_N), shards), image_ids_N=image_ids_N)
+
+
+def ids_of(split: str, members: Iterable[Members]) -> Ids:
+    """The images of a split, in tar order."""
+    parts = [part.image_ids_N for part in members if part.shard.split == split]
+    return np.concatenate([np.empty(0, np.uint64), *parts])

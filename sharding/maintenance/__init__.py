@@ -1,0 +1,1 @@
+"""Check, repair and extend a finished dataset; compare and overlay label versions."""

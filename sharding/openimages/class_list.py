@@ -1,0 +1,97 @@
+"""The class list of a dump with its display names, exactly as published.
+
+The index of a class is the line number of its MID; Google's order ignores `_` and is no plain
+sort, so it is never sorted again. Descriptions mix line ends, quote some names, and have a header
+from V6 on. Names are not unique; MIDs are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from sharding.errors import InputError
+from sharding.openimages.dump import Dump
+from sharding.openimages.dump_files import DumpFile
+from sharding.openimages.vocabulary import is_mid
+
+_HEADER = ["LabelName", "DisplayName"]
+
+
+def read_classes(dump: Dump) -> list[tuple[str, str]]:
+    """(MID, name) of every trainable class, in list order; a class without a name bears its MID.
+
+    Raises:
+        InputError: a file is missing or malformed, or the list repeats a MID.
+    """
+    names = read_descriptions(dump.descriptions_file)
+    return [(mid, names.get(mid, mid)) for mid in read_mids(dump.class_list_file)]
+
+
+def read_mids(file: DumpFile) -> list[str]:
+    """The MIDs of a class list, one a line, in file order.
+
+    Raises:
+        InputError: a line is no MID, or repeats one, or there is none.
+    """
+    rows: dict[str, int] = {}
+    for row, line in enumerate(io.StringIO(_text(file), newline=None), start=1):
+        mid = line.rstrip("\n")
+        if not mid:
+            continue
+        if not is_mid(mid.encode()):
+            raise InputError(
+                f"{mid[:80]!r} is not a MID",
+                file=str(file),
+                row=row,
+                fix="give one MID a line, such as /m/01yrx",
+            )
+        if mid in rows:
+            raise InputError(
+                f"{mid} is already on line {rows[mid]}",
+                file=str(file),
+                row=row,
+                fix="remove one of the two; the class index is the line number",
+            )
+        rows[mid] = row
+    if not rows:
+        raise InputError("the class list is empty", file=str(file), fix="give one MID a line")
+    return list(rows)
+
+
+def read_descriptions(file: DumpFile) -> dict[str, str]:
+    """Name by MID, in file order.
+
+    Raises:
+        InputError: a row is not ``MID,name``, or repeats a MID.
+    """
+    names: dict[str, str] = {}
+    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
+    try:
+        for cells in reader:
+            if not cells or (reader.line_num == 1 and cells == _HEADER):
+                continue
+            if len(cells) != 2 or not is_mid(cells[0].encode()) or cells[0] in names:
+                raise csv.Error(f"{','.join(cells)[:80]!r} is not a new MID and its name")
+            names[cells[0]] = cells[1]
+    except csv.Error as error:
+        raise InputError(
+            str(error),
+            file=str(file),
+            row=reader.line_num,
+            fix="give rows of MID,name; quote a name that holds a comma or a quote",
+        ) from None
+    return names
+
+
+def _text(file: DumpFile) -> str:
+    with file.open() as stream:
+        raw = stream.read()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"not UTF-8 ({error.reason} at byte {error.start})",
+            file=str(file),
+            fix="save it as UTF-8",
+        ) from None

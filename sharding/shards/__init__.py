@@ -1,0 +1,1 @@
+"""Plan shards, transcode images and write one tar per shard."""

@@ -1,0 +1,162 @@
+"""What a worker is told to write, and what it reports: one shard as task and as outcome.
+
+The record (`images/<split>-<number>.json`) is written after tar and index, so that a tar without
+record is unfinished work. It carries a fingerprint of everything the tar follows from; the same
+fingerprint means that nothing has to be done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.labels import LabelTable
+from sharding.layout import IMAGES_FOLDER
+from sharding.manifest import ShardRecord
+from sharding.shards.plan import ShardPlan
+from sharding.shards.transcode import ImagePolicy
+from sharding.sources.base import Source
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An image that is not in its shard: where it was looked for, and why it could not be used."""
+
+    image_id: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """Everything a worker needs to write one shard.
+
+    Attributes:
+        plan: name and images of the shard.
+        labels: label table of exactly these images, in this order.
+        source: where the images come from.
+        treatment: what is done to the pixels.
+        output: directory of the dataset, reachable from every worker.
+        degrees_N: int16 counter-clockwise turns from the dump, negative where unknown; or None.
+        strict: the first image that cannot be used is an error.
+    """
+
+    plan: ShardPlan
+    labels: LabelTable
+    source: Source
+    treatment: ImagePolicy
+    output: str
+    degrees_N: npt.NDArray[np.int16] | None = None
+    strict: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the bytes of the tar, but for the images themselves."""
+        digest = hashlib.sha256(f"{FORMAT} {self.plan.name} {self.treatment.record()}".encode())
+        for array in (
+            self.plan.image_ids_N,
+            self.labels.offsets_N1,
+            self.labels.classes_E,
+            self.labels.states_E,
+            np.zeros(0, np.int16) if self.degrees_N is None else self.degrees_N,
+        ):
+            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+    @property
+    def tar(self) -> Path:
+        """Where the tar goes."""
+        return Path(self.output) / IMAGES_FOLDER / f"{self.plan.name}.tar"
+
+    @property
+    def index(self) -> Path:
+        """Where its DALI index goes."""
+        return self.tar.with_suffix(".idx")
+
+    @property
+    def record(self) -> Path:
+        """Where the outcome is written, last."""
+        return self.tar.with_suffix(".json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOutcome:
+    """What became of a shard.
+
+    Attributes:
+        name: of the shard ("train-000123").
+        shard: the committed tar; None where no image of the plan could be used.
+        fingerprint: of the task.
+        failures: images that are not in the tar, by id.
+        how: number of images by what was done to them ("kept", "shrunk", "from PNG", ...).
+    """
+
+    name: str
+    shard: ShardRecord | None
+    fingerprint: str
+    failures: tuple[Failure, ...] = ()
+    how: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the record."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> ShardOutcome:
+        """The inverse of `to_json`."""
+        shard = raw["shard"]
+        return cls(
+            name=raw["name"],
+            shard=None if shard is None else ShardRecord(**shard),
+            fingerprint=raw["fingerprint"],
+            failures=tuple(Failure(**failure) for failure in raw["failures"]),
+            how=raw["how"],
+        )
+
+
+def read_record(path: Path) -> ShardOutcome | None:
+    """What a record says, None where there is none or it is damaged."""
+    try:
+        return ShardOutcome.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def record_is_of(task: ShardTask) -> bool:
+    """Whether the record of the task's shard is there, and of this very task."""
+    record = read_record(task.record)
+    return record is not None and record.fingerprint == task.fingerprint
+
+
+def finished(task: ShardTask) -> ShardOutcome | None:
+    """The outcome of an earlier run of this very task, None where there is none.
+
+    Cheap: tar and index must be there in the recorded size; `verify` compares hashes.
+    """
+    outcome = read_record(task.record)
+    if outcome is None or outcome.fingerprint != task.fingerprint:
+        return None
+    if outcome.shard is not None:
+        present = task.tar.is_file() and task.tar.stat().st_size == outcome.shard.bytes
+        return outcome if present and task.index.is_file() else None
+    return outcome
+
+
+def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:
+    """Images by what was done to them, over all shards."""
+    total: dict[str, int] = {}
+    for outcome in outcomes:
+        for how, count in outcome.how.items():
+            total[how] = total.get(how, 0) + count
+    return dict(sorted(total.items()))

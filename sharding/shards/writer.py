@@ -1,0 +1,124 @@
+"""One shard: images in, tar with index and record out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
+from sharding.labels import POSITIVE, LabelTable
+from sharding.layout import IMAGES_FOLDER
+from sharding.manifest import ShardRecord
+from sharding.shards.task import Failure, ShardOutcome, ShardTask
+from sharding.shards.transcode import Transcoded, transcode
+from sharding.storage.files import replacing, write_json
+from sharding.storage.retry import BadImage
+from sharding.storage.tar_writer import IndexedTar
+
+
+class _NothingToWrite(Exception):
+    """Every image failed: an empty tar would be read as one phantom sample."""
+
+
+def write_shard(task: ShardTask) -> ShardOutcome:
+    """Write tar, index and record of a shard; runs on a worker, once or again after a crash.
+
+    Raises:
+        InputError: the output cannot be written; an image cannot be used and the task is strict.
+    """
+    try:
+        outcome = _write(task)
+        write_json(task.record, outcome.to_json())
+        return outcome
+    except OSError as error:
+        raise InputError(
+            f"cannot be written ({error.strerror})",
+            file=task.tar,
+            fix="make it writable on every worker, then repeat the command: "
+            "finished shards are kept",
+        ) from None
+
+
+def label_lines(image_ids: list[str], labels: LabelTable) -> Iterator[bytes]:
+    """The `.json` component of each image: its id, positive and negative class indices."""
+    classes, positive = labels.classes_E.tolist(), (labels.states_E == POSITIVE).tolist()
+    offsets = labels.offsets_N1.tolist()
+    for row, image_id in enumerate(image_ids):
+        entries = range(offsets[row], offsets[row + 1])
+        content = {
+            "image_id": image_id,
+            "negatives": [classes[e] for e in entries if not positive[e]],
+            "positives": [classes[e] for e in entries if positive[e]],
+        }
+        yield json.dumps(content, separators=(",", ":")).encode()
+
+
+def _write(task: ShardTask) -> ShardOutcome:
+    failures: list[Failure] = []
+    how: Counter[str] = Counter()
+    shard = None
+    try:
+        with replacing(task.tar) as tar:
+            with open(tar, "wb", buffering=0) as stream:
+                archive = IndexedTar(stream.fileno())
+                _add_images(task, archive, failures, how)
+                if not archive.samples:
+                    raise _NothingToWrite
+                archive.finish()
+            with replacing(task.index) as index:
+                index.write_bytes(archive.index())
+        shard = _record(task, archive)
+    except _NothingToWrite:
+        pass
+    return ShardOutcome(
+        name=task.plan.name,
+        shard=shard,
+        fingerprint=task.fingerprint,
+        failures=tuple(failures),
+        how=dict(sorted(how.items())),
+    )
+
+
+def _add_images(
+    task: ShardTask, archive: IndexedTar, failures: list[Failure], how: Counter[str]
+) -> None:
+    split, image_ids = task.plan.split, format_image_ids(task.plan.image_ids_N)
+    degrees = [0] * len(image_ids) if task.degrees_N is None else task.degrees_N.tolist()
+    lines = label_lines(image_ids, task.labels)
+    with task.source.reader(split, image_ids) as reader:
+        for image_id, line, turned in zip(image_ids, lines, degrees, strict=True):
+            try:
+                image: Transcoded = transcode(reader.read(image_id), task.treatment, turned)
+            except BadImage as bad:
+                failures.append(_failure(task, image_id, str(bad)))
+                continue
+            archive.add(image_id, (("jpg", image.data), ("json", line)))
+            how[image.how] += 1
+
+
+def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:
+    source = task.source.name(task.plan.split, image_id)
+    if task.strict:
+        raise InputError(
+            f"image cannot be used: {reason}",
+            file=source,
+            fix="give images among which it is whole; where --strict was given, "
+            "leave it out to set such images aside",
+        )
+    return Failure(image_id=image_id, source=source, reason=reason)
+
+
+def _record(task: ShardTask, archive: IndexedTar) -> ShardRecord:
+    name = f"{IMAGES_FOLDER}/{task.plan.name}"
+    return ShardRecord(
+        path=f"{name}.tar",
+        index=f"{name}.idx",
+        split=task.plan.split,
+        images=archive.samples,
+        bytes=archive.size,
+        sha256=archive.sha256,
+        index_sha256=hashlib.sha256(archive.index()).hexdigest(),
+    )

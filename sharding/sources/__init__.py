@@ -1,0 +1,1 @@
+"""Read encoded images from directories, archives, buckets, URLs and finished shards."""

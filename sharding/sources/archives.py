@@ -1,0 +1,242 @@
+"""Images in tar archives, as the CVDF mirror publishes them: `train_0.tar.gz` and the like.
+
+The shard of an image is a hash of its id, while an archive holds ids that begin alike: every shard
+needs images from every archive. A plain tar on a disk is listed by its headers (one seek per
+member) and then read at random. A compressed or remote one can only be read from front to end, so
+one task per archive streams it once and *spools* the images that the job wants, as they are, into
+one file below `staging/` of the dataset, with a list of their positions. The shard tasks read from
+there at random; when the job has succeeded, `staging/` is removed. It needs disk for the wanted
+images once more, never for a whole unpacked archive. Memory is a megabyte and 24 bytes per image. A
+spool counts once its list is written, so that a killed job streams only unfinished archives again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from sharding.errors import InputError
+from sharding.image_ids import LENGTH, Ids, parse_id_column
+from sharding.layout import STAGING_FOLDER
+from sharding.sources.base import AnyMap, Reader, Source
+from sharding.sources.directory import image_folders
+from sharding.sources.packed import PackedImages
+from sharding.storage.files import replacing
+from sharding.storage.retry import BadImage, RetryPolicy
+from sharding.storage.tar_reader import DamagedTar, TarStream
+from sharding.storage.transport import RangeStream
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+
+def names_archives(images: str) -> bool:
+    """Whether ``--images`` means archives: one, a glob of them, or a directory of nothing else."""
+    if images.endswith(SUFFIXES):
+        return True
+    return "://" not in images and os.path.isdir(images) and bool(_in_directory(images))
+
+
+def _in_directory(directory: str) -> list[str]:
+    """The archives of a directory that holds no image itself."""
+    names = sorted(os.listdir(directory))
+    if any(name.endswith(".jpg") for name in names):
+        return []
+    return [os.path.join(directory, name) for name in names if name.endswith(SUFFIXES)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveSource(Source):
+    """Archives, in the order in which they count where two hold the same image."""
+
+    archives: tuple[str, ...]
+    fetching: RetryPolicy
+
+    @classmethod
+    def open(cls, images: str, fetching: RetryPolicy) -> ArchiveSource:
+        """Find the archives.
+
+        Raises:
+            InputError: there are none.
+        """
+        if "://" in images:
+            return cls(archives=_listed(images, fetching), fetching=fetching)
+        directory = os.path.isdir(images)
+        found = _in_directory(images) if directory else sorted(glob.glob(images))
+        if not found:
+            raise InputError("no archive is there", file=images, fix="check the path of --images")
+        if directory and (folders := image_folders(Path(images))):
+            raise InputError(
+                f"holds folders of images ({folders[0]}) and archives ({os.path.basename(found[0])}"
+                "): one kind is read",
+                file=images,
+                fix="unpack each archive into a folder there, then move it elsewhere",
+            )
+        return cls(archives=tuple(map(os.path.abspath, found)), fetching=fetching)
+
+    @property
+    def at_random(self) -> bool:
+        """Whether all archives are plain files."""
+        return all(in_place(archive) for archive in self.archives)
+
+    @contextlib.contextmanager
+    def staged(self, image_ids_N: Ids, directory: Path, parallel: AnyMap) -> Iterator[Source]:
+        """List plain archives, spool the others."""
+        folder = directory / STAGING_FOLDER
+        wanted_N = np.unique(image_ids_N)
+        tasks = [
+            StagingTask(
+                archive=archive, folder=str(folder), wanted_N=wanted_N, fetching=self.fetching
+            )
+            for archive in self.archives
+        ]
+        found = {images.files[0]: images for images in parallel(stage, tasks)}
+        in_order = sorted(found.values(), key=lambda images: self.archives.index(images.names[0]))
+        yield PackedImages.first_of(in_order)
+
+    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+        """Not before staging."""
+        raise AssertionError("archives are read after they were staged")
+
+    def name(self, split: str, image_id: str) -> str:
+        """The archives together: none of them holds it."""
+        return f"{self.archives[0]}:{image_id}.jpg"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagingTask:
+    """One archive to be made readable at random, as far as images ``wanted_N`` go (ascending)."""
+
+    archive: str
+    folder: str
+    wanted_N: Ids
+    fetching: RetryPolicy
+
+
+def stage(task: StagingTask) -> PackedImages:
+    """List an archive or spool it; runs on a worker.
+
+    Raises:
+        InputError: it is missing, cut off or damaged, or there is no room.
+    """
+    with _damage_as_input_error(task.archive):
+        length = _length(task)
+        if in_place(task.archive):
+            with open(task.archive, "rb") as stream:
+                tar = TarStream(stream, seekable=True, length=length)
+                rows = [
+                    (key, member.offset, member.size)
+                    for member in tar
+                    if (key := _key(member.name)) is not None and _wanted(key, task.wanted_N)
+                ]
+            return PackedImages.of(task.archive, task.archive, rows)
+        spool = Path(task.folder) / f"{_identity(task, length)}.spool"
+        if not spool.with_suffix(".npz").is_file():
+            _spool(task, spool, length)
+        return PackedImages.load(spool, task.archive)
+
+
+def in_place(archive: str) -> bool:
+    """Whether the archive itself can be read at random."""
+    return archive.endswith(".tar") and "://" not in archive
+
+
+def _spool(task: StagingTask, spool: Path, length: int) -> None:
+    rows: list[tuple[int, int, int]] = []
+    seen: set[int] = set()
+    with replacing(spool) as temporary, open(temporary, "wb") as out, _stream(task, length) as data:
+        tar = TarStream(data)
+        for member in tar:
+            key = _key(member.name)
+            if key is not None and key not in seen and _wanted(key, task.wanted_N):
+                seen.add(key)
+                rows.append((key, out.tell(), member.size))
+                tar.copy(member, out)
+    PackedImages.of(str(spool), task.archive, rows).save(spool)
+
+
+@contextlib.contextmanager
+def _stream(task: StagingTask, length: int) -> Iterator[BinaryIO]:
+    with contextlib.ExitStack() as stack:
+        if "://" in task.archive:
+            raw = stack.enter_context(RangeStream.open(task.archive, length, task.fetching))
+        else:
+            raw = stack.enter_context(open(task.archive, "rb"))
+        if task.archive.endswith((".gz", ".tgz")):
+            raw = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=raw)))
+        yield raw
+
+
+def _length(task: StagingTask) -> int:
+    if "://" in task.archive:
+        return RangeStream.length(task.archive, task.fetching)
+    return os.path.getsize(task.archive)
+
+
+def _identity(task: StagingTask, length: int) -> str:
+    """Names what a spool holds: another archive or other wishes give another."""
+    changed = 0 if "://" in task.archive else os.stat(task.archive).st_mtime_ns
+    digest = hashlib.sha256(f"{task.archive} {length} {changed} ".encode())
+    digest.update(task.wanted_N.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _key(name: str) -> int | None:
+    """The image id in a member's name, None where it is no image of ours."""
+    import pyarrow as pa
+
+    stem, _, extension = name.rpartition("/")[2].partition(".")
+    if extension != "jpg" or len(stem) != LENGTH:
+        return None
+    keys, valid = parse_id_column(pa.array([stem]))
+    return int(keys[0]) if valid[0] else None
+
+
+def _wanted(key: int, wanted_N: Ids) -> bool:
+    at = int(np.searchsorted(wanted_N, np.uint64(key)))
+    return at < len(wanted_N) and int(wanted_N[at]) == key
+
+
+def _listed(images: str, fetching: RetryPolicy) -> tuple[str, ...]:
+    """Archives at a URL; a ``*`` in the last part is looked up where a bucket can be listed."""
+    if "*" not in images:
+        return (images,)
+    from sharding.storage.object_store import matching
+
+    found = matching(images, fetching)
+    if not found:
+        raise InputError("no archive is there", file=images, fix="check the URL of --images")
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def _damage_as_input_error(archive: str) -> Iterator[None]:
+    try:
+        yield
+    except (DamagedTar, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"the archive is damaged ({error})",
+            file=archive,
+            fix="download it again and compare its size and MD5 with the published ones",
+        ) from None
+    except BadImage as bad:
+        raise InputError(
+            f"the archive cannot be read ({bad})",
+            file=archive,
+            fix="check the URL, or download the archive and give its path",
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"the archive cannot be spooled ({error.strerror or error})",
+            file=archive,
+            fix="make it readable on every worker, and free space in the output directory",
+        ) from None

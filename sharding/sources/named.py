@@ -1,0 +1,185 @@
+"""Images that go by another name than their id: read from where the collection has them.
+
+Foreign file names and the 16-hex ids that stand for them here.
+
+The id is the beginning of the SHA-256 of the name, so that it depends on nothing else. Which name
+an id stands for is in `names.parquet` of the dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharding.errors import InputError
+from sharding.image_ids import LENGTH
+from sharding.layout import NAMES_FILE, NAMES_HASH
+from sharding.manifest import Dataset
+from sharding.openimages.dump import Dump
+from sharding.sources.base import ReadBuffer, Reader, Source
+from sharding.sources.open import open_source
+from sharding.storage.files import refuse_changed, replacing
+from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSource(Source):
+    """A folder of images with a name for every id.
+
+    Attributes:
+        directory: of the images.
+        names: path below it by id.
+    """
+
+    directory: str
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, directory: Path, names: Names) -> NamedSource:
+        """All images of a collection."""
+        together = {k: v for part in names.by_split.values() for k, v in part.items()}
+        return cls(directory=str(directory.resolve()), names=together)
+
+    def only(self, image_ids: Sequence[str]) -> NamedSource:
+        """The same for a few images: small enough to travel with each task."""
+        return NamedSource(
+            directory=self.directory, names={key: self.names[key] for key in image_ids}
+        )
+
+    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+        """A reader of the images named."""
+        return _NamedReader(Path(self.directory), self.names)
+
+    def name(self, split: str, image_id: str) -> str:
+        """Path below the directory."""
+        return self.names.get(image_id, image_id)
+
+
+def open_images(
+    dataset: Dataset, images: str, fetching: RetryPolicy | None = None, dump: Dump | None = None
+) -> Source:
+    """The source of a dataset's images: by their own names where they were imported.
+
+    Args:
+        dataset: that needs them.
+        images: as the user named their place.
+        fetching: how patiently, over a network.
+        dump: whose image lists "originals" means.
+
+    Raises:
+        InputError: it is missing, nothing in it can be an image, or the table of names is not
+            what it was.
+    """
+    if NAMES_HASH not in dataset.manifest.created_by:
+        return open_source(images, fetching, dump)
+    refuse_changed(dataset.directory / NAMES_FILE, dataset.manifest.created_by[NAMES_HASH])
+    if not Path(images).is_dir():
+        raise InputError(
+            "image directory is missing", file=images, fix="check the path of --images"
+        )
+    return NamedSource.of(Path(images), Names.read(dataset.directory / NAMES_FILE))
+
+
+class _NamedReader:
+    def __init__(self, directory: Path, names: Mapping[str, str]) -> None:
+        self._directory, self._names = directory, names
+        self._buffer = ReadBuffer()
+
+    def read(self, image_id: str) -> Buffer:
+        try:
+            with open(self._directory / self._names[image_id], "rb", buffering=0) as file:
+                return self._buffer.read(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        except (KeyError, FileNotFoundError, NotADirectoryError):
+            raise BadImage(MISSING) from None
+        except OSError as error:
+            raise BadImage(f"cannot be read: {error.strerror}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", "name")])
+
+
+def image_id_of(name: str) -> str:
+    """The 16 hex characters that stand for an image path, relative with forward slashes."""
+    return hashlib.sha256(name.encode()).hexdigest()[:LENGTH]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Image paths by id, per split."""
+
+    by_split: Mapping[str, Mapping[str, str]]
+
+    @classmethod
+    def of(cls, names: Mapping[str, Iterable[str]]) -> Names:
+        """The ids of the names of every split, each of them there once.
+
+        Raises:
+            InputError: two names have the same id.
+        """
+        known: dict[str, str] = {}
+        by_split: dict[str, dict[str, str]] = {}
+        for split, listed in names.items():
+            by_split[split] = {}
+            for name in listed:
+                image_id = image_id_of(name)
+                other = known.setdefault(image_id, name)
+                if other != name:
+                    raise InputError(
+                        f"{other!r} and {name!r} get the same id {image_id}",
+                        fix="rename one of the two files",
+                    )
+                by_split[split][image_id] = name
+        return cls(by_split=by_split)
+
+    def write(self, path: str | os.PathLike[str]) -> str:
+        """Write `names.parquet` atomically, by split and id; return its sha256."""
+        rows = sorted(
+            (split, image_id, name)
+            for split, names in self.by_split.items()
+            for image_id, name in names.items()
+        )
+        columns = {
+            "image_id": [image_id for _, image_id, _ in rows],
+            "split": [split for split, _, _ in rows],
+            "name": [name for _, _, name in rows],
+        }
+        with replacing(path) as temporary:
+            pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
+            return hashlib.sha256(temporary.read_bytes()).hexdigest()
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Names:
+        """Read `names.parquet`.
+
+        Raises:
+            InputError: it is missing or not a table of names.
+        """
+        try:
+            table = pq.read_table(Path(path), columns=SCHEMA.names).cast(SCHEMA)
+        except FileNotFoundError:
+            raise InputError(
+                "the table of image names is missing", file=path, fix="import the collection again"
+            ) from None
+        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
+            raise InputError(
+                f"not a table of image names ({str(error).splitlines()[0]})",
+                file=path,
+                fix="import the collection again",
+            ) from None
+        by_split: dict[str, dict[str, str]] = {}
+        for row in table.to_pylist():
+            by_split.setdefault(row["split"], {})[row["image_id"]] = row["name"]
+        return cls(by_split=by_split)

@@ -1,0 +1,49 @@
+"""Which kind of source ``--images`` names."""
+
+from __future__ import annotations
+
+from sharding.errors import InputError
+from sharding.openimages.dump import Dump
+from sharding.sources.base import Source
+from sharding.sources.directory import DirectorySource
+from sharding.storage.retry import RetryPolicy
+
+ORIGINALS = "originals"
+"""Instead of a place: the URLs in the dump's own image lists."""
+
+
+def open_source(
+    images: str, fetching: RetryPolicy | None = None, dump: Dump | None = None
+) -> Source:
+    """The source that ``--images`` names: a directory, archives, a URL, or a list of URLs.
+
+    Args:
+        images: as the user named it.
+        fetching: how patiently, over a network.
+        dump: whose image lists `ORIGINALS` means.
+
+    Raises:
+        InputError: it is missing, or nothing in it can be an image.
+    """
+    # Imported as needed: a directory wants neither an HTTP client nor a cloud's.
+    fetching = fetching or RetryPolicy()
+    if images == ORIGINALS or images.endswith((".csv", ".csv.gz")):
+        from sharding.sources.originals import OriginalsSource
+
+        if images != ORIGINALS:
+            return OriginalsSource.of_list(images, fetching)
+        if dump is None:
+            raise InputError(
+                "there is no dump here whose image lists name the originals",
+                fix="give --images the image list itself (images.csv)",
+            )
+        return OriginalsSource.of_dump(dump, fetching)
+    from sharding.sources.archives import ArchiveSource, names_archives
+
+    if names_archives(images):
+        return ArchiveSource.open(images, fetching)
+    if "://" in images:
+        from sharding.sources.remote import RemoteSource
+
+        return RemoteSource.open(images, fetching)
+    return DirectorySource.open(images)

@@ -1,0 +1,154 @@
+"""Originals by the URLs of the dump's image lists, checked against the size and MD5 listed there.
+
+Thousands of the originals on Flickr have been removed or changed since: a placeholder picture or a
+new version decodes well, and only the MD5 tells.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from sharding.errors import InputError
+from sharding.image_ids import Ids, parse_image_ids
+from sharding.openimages.dump import Dump
+from sharding.openimages.dump_files import DumpFile
+from sharding.openimages.image_lists import read_listed
+from sharding.sources.base import AnyMap, Reader, Source
+from sharding.sources.remote import FetchingReader
+from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy, retry
+from sharding.storage.transport import transport_of
+
+_SCHEMA = pa.schema([(name, pa.binary()) for name in ("url", "size", "md5")])
+COLUMNS = ("OriginalURL", "OriginalSize", "OriginalMD5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginalsSource(Source):
+    """Image lists, not read yet."""
+
+    files: tuple[DumpFile, ...]
+    fetching: RetryPolicy
+
+    @classmethod
+    def of_list(cls, path: str, fetching: RetryPolicy) -> OriginalsSource:
+        """A list in a file.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        if not Path(path).is_file():
+            raise InputError("image list is missing", file=path, fix="check the path of --images")
+        location = Path(path).name.removesuffix(".gz")
+        return cls(files=(DumpFile(path=Path(path), location=location),), fetching=fetching)
+
+    @classmethod
+    def of_dump(cls, dump: Dump, fetching: RetryPolicy) -> OriginalsSource:
+        """The lists of a dump.
+
+        Raises:
+            InputError: it has none for any of its splits.
+        """
+        files = [file for split in dump.splits if (file := dump.images_file(split)) is not None]
+        if not files:
+            raise InputError(
+                "the dump has no image list with URLs",
+                file=dump.root,
+                fix="put images.csv (or images_2017_11.tar.gz) beside the annotations",
+            )
+        return cls(files=tuple(dict.fromkeys(files)), fetching=fetching)
+
+    @contextlib.contextmanager
+    def staged(self, image_ids_N: Ids, directory: Path, parallel: AnyMap) -> Iterator[Source]:
+        """Read the lists, as far as the images go: they name two and a half times as many."""
+        wanted_N = np.unique(image_ids_N)
+        ids, parts = [np.empty(0, np.uint64)], [_SCHEMA.empty_table()]
+        for file in self.files:
+            for keys_B, batch in read_listed(file, COLUMNS):
+                chosen_B = np.isin(keys_B, wanted_N)
+                ids.append(keys_B[chosen_B])
+                kept = pa.Table.from_batches([batch]).select(list(COLUMNS))
+                parts.append(kept.filter(pa.array(chosen_B)).rename_columns(_SCHEMA.names))
+        listed_N, first = np.unique(np.concatenate(ids), return_index=True)
+        table = pa.concat_tables(parts).take(pa.array(first)).combine_chunks()
+        yield Originals(image_ids_N=listed_N, listed=table, fetching=self.fetching)
+
+    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+        """Not before staging."""
+        raise AssertionError("image lists are used after they were staged")
+
+    def name(self, split: str, image_id: str) -> str:
+        """The first list."""
+        return f"{self.files[0]}: {image_id}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Originals(Source):
+    """URL, size and MD5 of each image.
+
+    Attributes:
+        image_ids_N: uint64, ascending.
+        listed: table of N rows with the columns url, size and md5 (base64) as binary, in this
+            order; empty where the list says nothing.
+        fetching: how patiently.
+    """
+
+    image_ids_N: Ids
+    listed: pa.Table
+    fetching: RetryPolicy
+
+    def only(self, image_ids: Sequence[str]) -> Originals:
+        """The same for a few images."""
+        wanted_M = np.intersect1d(self.image_ids_N, parse_image_ids(image_ids))
+        rows = np.searchsorted(self.image_ids_N, wanted_M)
+        listed = self.listed.take(pa.array(rows)).combine_chunks()
+        return Originals(image_ids_N=wanted_M, listed=listed, fetching=self.fetching)
+
+    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+        """A reader that fetches ahead."""
+        return FetchingReader(image_ids, self._fetch, self.fetching, "the original URLs")
+
+    def name(self, split: str, image_id: str) -> str:
+        """The URL."""
+        row = self._row(image_id)
+        return f"{image_id}: not in the image list" if row is None else row[0] or image_id
+
+    def _row(self, image_id: str) -> tuple[str, str, str] | None:
+        (key,) = parse_image_ids([image_id])
+        at = int(np.searchsorted(self.image_ids_N, key))
+        if at >= len(self.image_ids_N) or self.image_ids_N[at] != key:
+            return None
+        url, size, md5 = (self.listed.column(n)[at].as_py().decode() for n in _SCHEMA.names)
+        return url, size, md5
+
+    def _fetch(self, image_id: str) -> Buffer:
+        row = self._row(image_id)
+        if row is None or not row[0]:
+            raise BadImage(f"{MISSING}: the image list has no URL")
+        url, size, md5 = row
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise BadImage("its URL is not http or https")
+        transport = transport_of(url, self.fetching)
+        data = retry(lambda: transport.read(url), self.fetching)
+        check_original(data, size, md5)
+        return data
+
+
+def check_original(data: Buffer, size: str, md5: str) -> None:
+    """Compare with `OriginalSize` (bytes) and `OriginalMD5` (base64), where they are given.
+
+    Raises:
+        BadImage: it is something else.
+    """
+    if size and size != str(len(data)):
+        raise BadImage(f"not the original: {len(data):,} bytes instead of {size}")
+    if md5 and md5 != base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode():
+        raise BadImage("not the original: its MD5 is not OriginalMD5")

@@ -1,0 +1,143 @@
+"""Images that lie in a few large files at known positions: plain tars and spools of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sharding.errors import InputError
+from sharding.image_ids import Ids, parse_image_ids
+from sharding.sources.base import ReadBuffer, Reader, Source
+from sharding.storage.files import replacing
+from sharding.storage.retry import MISSING, BadImage, Buffer
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedImages(Source):
+    """Where each image lies.
+
+    Attributes:
+        files: the large files.
+        names: the archive that each of them stands for.
+        image_ids_N: uint64, ascending.
+        places_N3: int64 number of the file, offset and size in bytes.
+    """
+
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+    image_ids_N: Ids
+    places_N3: Numbers
+
+    @classmethod
+    def of(cls, file: str, name: str, rows: Sequence[tuple[int, int, int]]) -> PackedImages:
+        """The images of one file from (id, offset, size); the first mention of an id counts."""
+        ids = np.array([key for key, _, _ in rows], np.uint64)
+        image_ids_N, first = np.unique(ids, return_index=True)
+        places = np.array([(0, *place) for _, *place in rows], np.int64).reshape(-1, 3)
+        return cls(files=(file,), names=(name,), image_ids_N=image_ids_N, places_N3=places[first])
+
+    @classmethod
+    def first_of(cls, parts: Sequence[PackedImages]) -> PackedImages:
+        """All images of single files; where two have the same, the earlier counts."""
+        ids = np.concatenate([part.image_ids_N for part in parts])
+        places = np.concatenate([part.places_N3 for part in parts])
+        places[:, 0] = np.repeat(np.arange(len(parts)), [len(part.image_ids_N) for part in parts])
+        image_ids_N, first = np.unique(ids, return_index=True)
+        return cls(
+            files=tuple(part.files[0] for part in parts),
+            names=tuple(part.names[0] for part in parts),
+            image_ids_N=image_ids_N,
+            places_N3=places[first],
+        )
+
+    def save(self, file: Path) -> None:
+        """Write the list beside its file, atomically: the file is complete from then on."""
+        with replacing(file.with_suffix(".npz")) as temporary, open(temporary, "wb") as out:
+            np.savez(out, ids=self.image_ids_N, places=self.places_N3)
+
+    @classmethod
+    def load(cls, file: Path, name: str) -> PackedImages:
+        """Read what `save` wrote."""
+        with np.load(file.with_suffix(".npz")) as arrays:
+            return cls(
+                files=(str(file),),
+                names=(name,),
+                image_ids_N=arrays["ids"],
+                places_N3=arrays["places"],
+            )
+
+    def only(self, image_ids: Sequence[str]) -> PackedImages:
+        """The same for a few images."""
+        chosen_M, rows_M, _ = np.intersect1d(
+            self.image_ids_N, parse_image_ids(image_ids), return_indices=True
+        )
+        return PackedImages(
+            files=self.files,
+            names=self.names,
+            image_ids_N=chosen_M,
+            places_N3=self.places_N3[rows_M],
+        )
+
+    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+        """A reader that reuses one buffer for all images."""
+        return _PackedReader(self)
+
+    def name(self, split: str, image_id: str) -> str:
+        """Archive and member; the first archive where none has it."""
+        place = self.place(image_id)
+        name = self.names[0 if place is None else place[0]]
+        return f"{os.path.basename(name)}:{image_id}.jpg"
+
+    def place(self, image_id: str) -> tuple[int, int, int] | None:
+        """(file number, offset, size) of an image, None where there is none."""
+        (key,) = parse_image_ids([image_id])
+        at = int(np.searchsorted(self.image_ids_N, key))
+        if at >= len(self.image_ids_N) or self.image_ids_N[at] != key:
+            return None
+        number, offset, size = self.places_N3[at].tolist()
+        return number, offset, size
+
+
+class _PackedReader:
+    def __init__(self, images: PackedImages) -> None:
+        self._images = images
+        self._open: dict[int, int] = {}
+        self._buffer = ReadBuffer()
+
+    def read(self, image_id: str) -> Buffer:
+        place = self._images.place(image_id)
+        if place is None:
+            raise BadImage(MISSING)
+        number, offset, size = place
+        data = self._buffer.read(self._file(number), offset, size)
+        if len(data) < size:
+            raise BadImage("the archive is cut off")
+        return data
+
+    def _file(self, number: int) -> int:
+        if number not in self._open:
+            path = self._images.files[number]
+            try:
+                self._open[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise InputError(
+                    f"cannot be opened ({error.strerror})",
+                    file=path,
+                    fix="put archives and dataset where every worker can read them",
+                ) from None
+        return self._open[number]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Store bytes: atomic files, locks, retries, tars, Parquet and objects in buckets."""

@@ -1,0 +1,150 @@
+"""Files of a dataset by relative path, wherever they lie: their sizes and hashes.
+
+Files appear whole or not at all: write to a temporary name, fsync, rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import errno
+import glob
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sharding.errors import AGAIN, InputError
+
+_HASH_BLOCK = 1 << 22
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def changed(path: Path, known: str) -> str | None:
+    """What is wrong with a file whose hash is known; None where nothing is."""
+    if not path.is_file():
+        return "missing"
+    return None if sha256_of(path) == known else "its content has changed (SHA-256 differs)"
+
+
+def refuse_changed(path: Path, known: str) -> None:
+    """Let nothing follow from a file that is not what it was.
+
+    Raises:
+        InputError: it is missing or its hash is another one.
+    """
+    wrong = changed(path, known)
+    if wrong is not None:
+        raise InputError(wrong, file=path, fix=AGAIN)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+_TEMPORARY = ".tmp."
+
+_WAITING: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
+    "files that appear together", default=None
+)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it becomes ``path`` atomically.
+
+    The file is fsynced before the rename and its directory after it, so that a power cut leaves
+    the old file or the new one. On an exception the temporary file is removed and ``path`` is
+    untouched. Missing parent directories are created.
+
+    Raises:
+        InputError: the disk is full.
+    """
+    final = Path(path)
+    temporary = final.with_name(f"{final.name}{_TEMPORARY}{secrets.token_hex(4)}")
+    waiting = _WAITING.get()
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        if waiting is not None:
+            waiting.append((temporary, final))
+        else:
+            _appear(temporary, final)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise InputError(
+                f"cannot be written ({os.strerror(error.errno)})",
+                file=final,
+                fix="free some space, then repeat the command: what is finished is kept",
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
+def transaction() -> Iterator[None]:
+    """What `replacing` writes inside appears at the end, in the order written, or not at all.
+
+    A disk that fills up amid several files then leaves all of them as they were. Inside, what was
+    written cannot be read back yet.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    token = _WAITING.set(waiting)
+    try:
+        yield
+        while waiting:
+            _appear(*waiting.pop(0))
+    finally:
+        _WAITING.reset(token)
+        for temporary, _ in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as `stable_json`, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(stable_json(value), encoding="utf-8")
+
+
+def stable_json(value: Any) -> str:
+    """Readable JSON with sorted keys and a final newline: equal values, equal text."""
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def remove_temporaries(directory: str | os.PathLike[str]) -> int:
+    """Remove temporary files that a killed writer left under ``directory``; return how many."""
+    leftovers = [path for path in Path(directory).rglob(f"*{_TEMPORARY}*") if path.is_file()]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def remove_temporaries_beside(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed writer of exactly this file left; nothing else that looks alike."""
+    final = Path(path)
+    for leftover in final.parent.glob(f"{glob.escape(final.name)}{_TEMPORARY}{'[0-9a-f]' * 8}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _appear(temporary: Path, final: Path) -> None:
+    os.replace(temporary, final)
+    _fsync_directory(final.parent)
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,107 @@
+"""Fetching over a network: how long to wait, how often to try again, when to give up.
+
+An encoded image on its way, and the error that says why it is of no use.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sharding.errors import InputError
+
+Result = TypeVar("Result")
+
+Buffer = bytes | bytearray | memoryview
+
+MISSING = "missing"
+"""Reason of a `BadImage` that is not there at all."""
+
+LARGEST_IMAGE = 1 << 28
+"""Bytes; the largest original of Open Images has 15 MB."""
+
+
+class BadImage(Exception):
+    """The image cannot be used; ``str(error)`` is the reason, on one line."""
+
+
+def limit_bytes(size: int) -> None:
+    """Refuse what is too large for an image before room is made for it.
+
+    Raises:
+        BadImage: it is.
+    """
+    if size > LARGEST_IMAGE:
+        raise BadImage(f"more than {LARGEST_IMAGE:,} bytes")
+
+
+LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """How to fetch over a network."""
+
+    tries: int = 5
+    """Attempts for each image, with growing pauses between them."""
+    timeout: float = 30.0
+    """Seconds to wait for a connection, and for the next bytes; four times that for an image."""
+    at_once: int = 16
+    """Images each worker fetches at the same time."""
+    first_pause: float = 0.5
+    """Seconds before the second attempt; doubled before each further one."""
+
+    def __post_init__(self) -> None:
+        for name in ("tries", "timeout", "at_once", "first_pause"):
+            if getattr(self, name) <= 0:
+                raise InputError(
+                    f"--fetch.{name.replace('_', '-')} is {getattr(self, name)}",
+                    fix="give a positive number",
+                )
+
+    def pause(self, attempt: int) -> float:
+        """Longest pause in seconds after the attempt of this number, counted from 1."""
+        return min(LONGEST_WAIT, float(self.first_pause * 2 ** (attempt - 1)))
+
+
+class TransientError(Exception):
+    """A failure that may pass: a busy server, a broken connection, a short read.
+
+    Attributes:
+        wait: seconds that the server asked for.
+    """
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class RetriesExhausted(BadImage):
+    """Every attempt failed in a way that may pass: the next run may have more luck."""
+
+
+def retry(fetch: Callable[[], Result], fetching: RetryPolicy, done: str = "fetched") -> Result:
+    """Call ``fetch`` until it does not raise `Passing`.
+
+    Args:
+        fetch: one attempt.
+        fetching: how often, and with which pauses.
+        done: what it did not do, for the message.
+
+    Raises:
+        GaveUp: it did so every time.
+    """
+    attempt = 1
+    while True:
+        try:
+            return fetch()
+        except TransientError as failure:
+            if attempt >= fetching.tries:
+                raise RetriesExhausted(f"not {done} in {attempt} tries: {failure}") from None
+            # Random: workers that failed together must not come back together.
+            pause = fetching.pause(attempt) * random.uniform(0.5, 1.0)
+            time.sleep(max(pause, min(failure.wait, LONGEST_WAIT)))
+            attempt += 1

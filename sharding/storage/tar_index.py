@@ -1,0 +1,65 @@
+"""Mending a dataset: what is broken is made again, and nothing else is touched.
+
+Indexes follow from tars, tars from images and labels, the labels that the tars carry from the
+tars. What is made again is compared with the manifest's hash: in the usual case it is the same
+file as before.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from sharding.errors import InputError
+
+
+def index_of_tar(path: Path) -> bytes:
+    """The DALI index of a tar, from its headers.
+
+    Raises:
+        InputError: it is no whole tar.
+    """
+    samples: dict[str, list[str]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, _, extension = member.name.partition(".")
+                field = f"{extension} {member.offset_data} {member.size} {member.name}"
+                samples.setdefault(key, []).append(field)
+    except tarfile.TarError as error:
+        raise InputError(
+            f"not a whole tar ({error})",
+            file=path,
+            fix="check without --quick, and repair with --images",
+        ) from None
+    lines = [" ".join(fields) for fields in samples.values()]
+    return "\n".join([f"v1.2 {len(lines)}", *lines, ""]).encode()
+
+
+def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """(offset, size) of every component: by key in file order, then by extension.
+
+    Raises:
+        InputError: the file is missing or is no DALI index of version 1.2.
+    """
+    try:
+        first, *lines = path.read_text(encoding="ascii").splitlines()
+        version, count = first.split()
+        entries: dict[str, dict[str, tuple[int, int]]] = {}
+        for line in lines:
+            fields = line.split()
+            key = fields[3].partition(".")[0]
+            entries[key] = {
+                fields[at]: (int(fields[at + 1]), int(fields[at + 2]))
+                for at in range(0, len(fields), 4)
+            }
+        if version != "v1.2" or int(count) != len(entries):
+            raise ValueError(f"{version}, {count} samples declared, {len(entries)} listed")
+    except FileNotFoundError:
+        raise InputError("the index is missing", file=path, fix=_REPAIR) from None
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise InputError(f"not a DALI index ({error})", file=path, fix=_REPAIR) from None
+    return entries
+
+
+_REPAIR = "run jobs/verify_dataset.py --repair"

@@ -1,0 +1,246 @@
+"""From candidates by a review to labels: CSV, sheet, what the reviewer saves, and re-sharding."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.audit import candidates, review_page
+from pipeline.audit import run as audit_run
+from pipeline.audit.candidates import Candidates
+from pipeline.audit.review_page import Row
+from pipeline.config.commands import AuditConfig
+from sharding.commands.options import ReshardOptions
+from sharding.commands.reshard import reshard
+from sharding.dataset.ground_truth import read_ground_truth
+from sharding.dataset.lookup import read_images
+from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
+from sharding.layout import QUARANTINE_FILE
+from sharding.manifest import Dataset
+from tests.support.models import write_checkpoint
+
+K = 8
+
+
+@pytest.fixture(scope="module")
+def dataset(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(squares, tmp_path_factory.mktemp("review") / "dataset"))
+    Quarantine(entries=()).write(copy / QUARANTINE_FILE)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def checkpoint(dataset: Path) -> Path:
+    return write_checkpoint(dataset.parent / "checkpoint", dataset)
+
+
+def found_in(dataset: Path, epoch: int = 2) -> Candidates:
+    """Eight unobserved entries of the training split, two of them of one image."""
+    table = Dataset.open(dataset).labels("train")
+    free_NK = table.dense(np.arange(len(table)), K) == UNOBSERVED
+    rows = np.array([3, 50, 3, 80, 81, 7, 8, 9])
+    classes = np.array([np.flatnonzero(free_NK[row])[i % 3] for i, row in enumerate(rows)])
+    losses = np.linspace(6, 0.1, len(rows)).astype(np.float32)
+    return Candidates(
+        epoch=epoch,
+        method="ll-r",
+        labels="first",
+        images_seen=96 * epoch,
+        unobserved=480,
+        modified=3,
+        image_ids_N=table.image_ids_N[rows],
+        classes_N=classes.astype(np.uint16),
+        losses_N=losses,
+        probabilities_N=(1 - np.exp(-losses)).astype(np.float32),
+        decisions_N=np.array(["rejected"] * 3 + ["kept"] * 5),
+    )
+
+
+@pytest.fixture
+def run(dataset: Path, tmp_path: Path) -> Path:
+    """A run directory as training leaves it, as far as an audit looks."""
+    folder = tmp_path / "first"
+    (folder / "candidates").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"dataset": str(dataset)}))
+    for epoch in (1, 2):
+        content = found_in(dataset, epoch).to_parquet(Dataset.open(dataset).classes)
+        (folder / f"candidates/epoch-{epoch:03d}.parquet").write_bytes(content)
+    return folder
+
+
+def export(run: Path, output: Path, **options: object) -> str:
+    config = AuditConfig(run=str(run), output=output, **options)  # type: ignore[arg-type]
+    return audit_run.run(config, read_images, read_ground_truth)
+
+
+class Sheet(HTMLParser):
+    """What a browser would find in a sheet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.rows: list[tuple[str | None, str | None]] = []
+        self.images: list[bytes] = []
+        self.loaded: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "article":
+            self.rows.append((found["data-image"], found["data-mid"]))
+        for name in ("src", "href", "srcset", "action"):
+            location = found.get(name)
+            if location and not location.startswith("data:"):
+                self.loaded.append(location)
+            elif location:
+                self.images.append(base64.b64decode(location.partition(",")[2]))
+
+
+def entries(found: Candidates, dataset: Path) -> list[tuple[str, str]]:
+    mids = Dataset.open(dataset).classes.mids
+    ids = format_image_ids(found.image_ids_N)
+    return [(i, mids[int(k)]) for i, k in zip(ids, found.classes_N, strict=True)]
+
+
+def test_the_sheet_shows_every_candidate(
+    dataset: Path, checkpoint: Path, run: Path, tmp_path: Path
+) -> None:
+    told = export(run, tmp_path / "out", checkpoint=str(checkpoint))
+    assert str(tmp_path / "out/sheet.html") in told
+    assert "--annotations reviewed-first-epoch-002-train.csv" in told
+    sheet = Sheet(tmp_path / "out/sheet.html")
+    assert sheet.rows == entries(found_in(dataset), dataset)
+    assert sheet.loaded == []
+    assert len(sheet.images) == 3 * len(sheet.rows)
+    photo, raw, boosted = (np.asarray(Image.open(io.BytesIO(b))) for b in sheet.images[:3])
+    original = next(b for i, b in read_images(Dataset.open(dataset), "train", [sheet.rows[0][0]]))
+    pixels = np.asarray(Image.open(io.BytesIO(original)))
+    assert photo.shape == raw.shape == boosted.shape == pixels.shape
+    assert np.abs(photo.astype(int) - pixels).mean() < 6  # encoded once more
+    assert np.abs(raw.astype(int) - boosted).mean() > 1
+    text = (tmp_path / "out/sheet.html").read_text()
+    assert text.count("rejected (ll-r, epoch 2)") == 3
+    assert not re.search(r"https?://", text)
+
+
+def test_only_what_is_asked_for_is_exported(dataset: Path, run: Path, tmp_path: Path) -> None:
+    found = found_in(dataset)
+    every = entries(found, dataset)
+
+    def exported(**options: object) -> list[tuple[str, str]]:
+        export(run, tmp_path / "out", sheet=False, **options)
+        header, *rows = (tmp_path / "out/train.csv").read_text().splitlines()
+        assert header == "ImageID,Source,LabelName,Confidence"
+        assert all(row.endswith(",1") and ",large-loss," in row for row in rows)
+        return [(row.split(",")[0], row.split(",")[2]) for row in rows]
+
+    assert exported() == every
+    assert exported(top=3) == every[:3]
+    assert exported(decisions=("kept",), top=2) == every[3:5]
+    assert exported(min_loss=float(found.losses_N[5])) == every[:6]
+    assert exported(min_probability=float(found.probabilities_N[1])) == every[:2]
+    assert not (tmp_path / "out/sheet.html").exists()
+
+
+def states(table: LabelTable) -> np.ndarray:
+    return table.dense(np.argsort(table.image_ids_N), K)
+
+
+def test_what_is_saved_becomes_labels(dataset: Path, tmp_path: Path) -> None:
+    found = found_in(dataset)
+    answers = [POSITIVE, NEGATIVE, UNOBSERVED, POSITIVE]  # and no answer to the rest
+    lines = [
+        f"{image_id},reviewed,{mid},{answer}"
+        for (image_id, mid), answer in zip(entries(found, dataset), answers, strict=False)
+        if answer != UNOBSERVED
+    ]
+    saved = tmp_path / "reviewed-first-epoch-002-train.csv"
+    saved.write_text("\n".join(["ImageID,Source,LabelName,Confidence", *lines, ""]))
+    before = Dataset.open(dataset)
+    expected = states(before.labels("train"))
+    rows = np.searchsorted(np.sort(before.labels("train").image_ids_N), found.image_ids_N)
+    expected[rows[:4], found.classes_N[:4]] = answers
+
+    reshard(ReshardOptions(dataset=dataset, annotations=saved, name="reviewed"), _nothing_to_do)
+    after = Dataset.open(dataset)
+    assert np.array_equal(states(after.labels("train", "reviewed")), expected)
+    assert np.array_equal(states(after.labels("train", "first")), states(before.labels("train")))
+    assert set(after.manifest.shards) == set(before.manifest.shards)
+
+
+def test_unreviewed_candidates_become_labels_as_well(
+    dataset: Path, run: Path, tmp_path: Path
+) -> None:
+    export(run, tmp_path / "export-all", sheet=False)
+    options = ReshardOptions(dataset=dataset, annotations=tmp_path / "export-all", base="first")
+    reshard(options, _nothing_to_do)
+    opened, found = Dataset.open(dataset), found_in(dataset)
+    expected = states(opened.labels("train", "first"))
+    rows = np.searchsorted(np.sort(opened.labels("train").image_ids_N), found.image_ids_N)
+    expected[rows, found.classes_N] = POSITIVE
+    assert np.array_equal(states(opened.labels("train", "export-all")), expected)
+
+
+def test_the_audit_is_told_where_the_truth_is_known(
+    dataset: Path, run: Path, tmp_path: Path
+) -> None:
+    mids = Dataset.open(dataset).classes.mids
+    found, table = found_in(dataset), Dataset.open(dataset).labels("train")
+    present = [*entries(found, dataset)[:2], *((i, mids[0]) for i in table_ids(table))]
+    rows = "".join(f"{image_id},{mid}\n" for image_id, mid in dict.fromkeys(present))
+    (tmp_path / "truth.csv").write_text(f"ImageID,LabelName\n{rows}")
+    told = export(run, tmp_path / "out", sheet=False, truth=str(tmp_path / "truth.csv"))
+    lines = told.splitlines()
+    assert [line.split()[1] for line in lines[2:4]] == ["1", "2"]
+    assert "base rate" in told
+    with pytest.raises(InputError, match="no candidates of epoch 7"):
+        export(run, tmp_path / "out", epoch=7)
+
+
+def table_ids(table: LabelTable) -> list[str]:
+    return format_image_ids(table.image_ids_N)
+
+
+def test_images_that_are_not_there_are_named(dataset: Path) -> None:
+    with pytest.raises(InputError, match="no pixels of ffffffffffffffff"):
+        list(read_images(Dataset.open(dataset), "train", ["f" * 16]))
+
+
+def test_names_cannot_break_the_page() -> None:
+    name = '<b>"R&D" /*script*/</b>'
+    row = Row(image_id="0" * 16, mid="/m/0a", name=name, facts=[("a<", "b>")], pictures=[])
+    text = review_page.page("t<", "n", 'f".csv', [row], "c &")
+    assert html.escape(name) in text
+    assert "<b>" not in text
+    assert text.count('"use strict"') == 1
+    assert "t&lt;" in text
+    assert 'data-file="f&quot;.csv"' in text
+
+
+def test_the_page_saves_rows_as_the_dump_reader_wants_them() -> None:
+    text = review_page.page("t", "n", "f.csv", [], "c")
+    assert 'const lines = ["ImageID,Source,LabelName,Confidence"];' in text
+    assert '[row.dataset.image, "reviewed", row.dataset.mid, value].join(",")' in text
+
+
+def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the run has no candidates"):
+        export(tmp_path, tmp_path / "out")
+    assert candidates.FOLDER == "candidates"
+
+
+def _nothing_to_do(function: object, tasks: object) -> object:
+    assert not tasks
+    return iter(())

@@ -1,0 +1,193 @@
+"""Ray's list of checkpoints: made anew where it was cut, and nothing kept that it does not have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import storage
+from pipeline.cluster import checkpoints
+from pipeline.models import checkpoint
+from sharding.errors import InputError
+
+LIST = "checkpoint_manager_snapshot.json"
+
+
+class Run:
+    """A run's directory as Ray leaves it, with checkpoints of nearly nothing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.list = directory, directory / LIST
+
+    def add(self, second: int, epoch: int, step: int, score: float) -> Path:
+        made = self.directory / f"checkpoint_2026-11-24_10-00-{second:02}.123456"
+        made.mkdir(parents=True)
+        meta = checkpoint.Meta(
+            config={},
+            epoch=epoch,
+            step=step,
+            images_seen=0,
+            world_size=2,
+            classes_sha256="",
+            mids=[],
+            names=[],
+            dataset="",
+            dataset_digest="",
+            labels="",
+            metrics={"score": score, "epoch": float(epoch)},
+        )
+        checkpoint.save(made, scored={"a": torch.zeros(3)}, training={}, meta=meta)
+        for rank in range(2 if step else 0):
+            checkpoint.save_rank(made, rank, {})
+        return made
+
+    @property
+    def names(self) -> set[str]:
+        return {path.name for path in self.directory.glob("checkpoint_2*")}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path / "run")
+
+
+def as_ray_reads_it(run: Run) -> Any:
+    from ray.train import Result
+
+    return Result.from_path(str(run.directory))
+
+
+@pytest.mark.parametrize("left", ["", '{"ray_version":"2', "[]", "{}"])
+def test_a_list_that_was_cut_is_made_anew(run: Run, left: str, capsys) -> None:
+    best = run.add(1, epoch=1, step=0, score=0.7)
+    run.add(2, epoch=2, step=0, score=0.5)
+    latest = run.add(3, epoch=2, step=4, score=-2.0)
+    run.list.write_text(left)
+    assert checkpoints.latest(str(run.directory)) is None
+    checkpoints.mend(str(run.directory))
+    assert checkpoints.latest(str(run.directory)) == latest.name
+    read = as_ray_reads_it(run)
+    assert Path(read.checkpoint.path).name == latest.name
+    assert len(read.best_checkpoints) == 3
+    assert checkpoints.best_of_run(str(run.directory)) == str(best)
+    told = capsys.readouterr()
+    assert "is damaged: made anew from 3 checkpoints" in told.out + told.err
+
+
+def test_of_equal_scores_the_latest_is_the_best_as_ray_has_it(run: Run) -> None:
+    for second in (1, 2, 3):
+        run.add(second, epoch=second, step=0, score=0.5)
+    run.list.write_text("")
+    checkpoints.mend(str(run.directory))
+    listed = json.loads(run.list.read_text())
+    assert listed["checkpoint_report_indices"] == [0, 1, 2]
+    assert listed["current_report_index"] == 3
+
+
+@pytest.mark.parametrize("file", ["model.pt", "training.pt", "rank-1.pt", "meta.json"])
+@pytest.mark.parametrize("how", ["cut", "missing"])
+def test_half_an_upload_is_not_made_a_checkpoint(run: Run, file: str, how: str) -> None:
+    whole = run.add(1, epoch=1, step=0, score=0.5)
+    half = run.add(2, epoch=1, step=3, score=-2.0) / file
+    half.write_bytes(half.read_bytes()[:-20]) if how == "cut" else half.unlink()
+    run.list.write_text("")
+    checkpoints.mend(str(run.directory))
+    assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
+    assert run.names == {whole.name}
+
+
+def test_nothing_is_removed_because_it_could_not_be_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = run.add(1, epoch=1, step=0, score=0.5)
+    run.list.write_text("")
+
+    def gone(location: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(storage, "opened", gone)
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoints.mend(str(run.directory))
+    assert run.names == {kept.name}
+
+
+def test_what_a_whole_list_does_not_have_is_removed(run: Run) -> None:
+    known = run.add(1, epoch=1, step=0, score=0.5)
+    run.list.write_text("")
+    checkpoints.mend(str(run.directory))
+    before = run.list.read_bytes()
+    run.add(2, epoch=2, step=0, score=0.9)
+    mine = run.directory / "checkpoint_2026-mine"
+    mine.mkdir()
+    checkpoints.mend(str(run.directory))
+    assert run.names == {known.name, mine.name}
+    assert run.list.read_bytes() == before
+
+
+def test_a_run_that_has_not_begun_is_left_alone(run: Run) -> None:
+    checkpoints.mend(str(run.directory))
+    assert not run.directory.exists()
+
+
+def test_a_run_killed_before_its_first_list_goes_on_from_what_is_whole(run: Run, capsys) -> None:
+    half = run.add(1, epoch=0, step=2, score=-2.0)
+    (half / "rank-1.pt").unlink()
+    checkpoints.mend(str(run.directory))
+    assert run.names == set()
+    assert not run.list.exists()
+    whole = run.add(2, epoch=0, step=4, score=-2.0)
+    checkpoints.mend(str(run.directory))
+    assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
+    assert "has none: made anew from 1 checkpoints" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["cut", "file missing", "directory missing"])
+def test_a_listed_checkpoint_that_is_damaged_gives_way_to_the_one_before(
+    run: Run, how: str, capsys
+) -> None:
+    best = run.add(1, epoch=1, step=0, score=-2.0)
+    before = run.add(2, epoch=2, step=0, score=0.5)
+    latest = run.add(3, epoch=3, step=0, score=0.6)
+    run.list.write_text("")
+    checkpoints.mend(str(run.directory))
+    listed = json.loads(run.list.read_text())
+    for result in listed["checkpoint_results"]:  # as a validation of its own leaves it
+        if result["checkpoint_dir_name"] == best.name:
+            result["metrics"]["score"] = 0.9
+    run.list.write_text(json.dumps(listed))
+    file = latest / "training.pt"
+    if how == "directory missing":
+        shutil.rmtree(latest)
+    elif how == "file missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-30])
+    checkpoints.mend(str(run.directory))
+    assert Path(as_ray_reads_it(run).checkpoint.path).name == before.name
+    assert checkpoints.best_of_run(str(run.directory)) == str(best)
+    assert run.names == {best.name, before.name}
+    assert f"names {latest.name}, not whole" in capsys.readouterr().out
+
+
+def test_what_another_version_wrote_is_not_removed(run: Run) -> None:
+    kept = run.add(1, epoch=1, step=0, score=0.5)
+    meta = json.loads((kept / "meta.json").read_text())
+    run.list.write_text("")
+    checkpoints.mend(str(run.directory))
+    (kept / "meta.json").write_text(json.dumps({**meta, "format": 99, "more": 1}))
+    before = run.list.read_bytes()
+    checkpoints.mend(str(run.directory))
+    assert run.names == {kept.name}
+    assert run.list.read_bytes() == before
+
+
+def test_who_only_reads_is_told_what_mends_it(run: Run) -> None:
+    run.add(1, epoch=1, step=0, score=0.5)
+    run.list.write_text("")
+    with pytest.raises(InputError, match=r"snapshot\.json: .*damaged.*repeat the training"):
+        checkpoints.best_of_run(str(run.directory))

@@ -1,0 +1,68 @@
+"""Workers fit whole on single nodes, and get as many CPUs as their nodes have for them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cluster.placement import Node, capacity, place, share, shares, usual
+from sharding.errors import InputError
+
+NODES = st.lists(st.builds(Node, cpus=st.integers(0, 24), gpus=st.just(0)), min_size=1, max_size=5)
+
+
+def test_a_worker_does_not_span_nodes() -> None:
+    two_small = [Node(2, 0), Node(2, 0)]
+    assert share(two_small, 1) == 2
+    assert share(two_small, 2) == 2
+    assert share(two_small, 3) == 1
+    assert share(two_small, 5) == 0
+
+
+def test_the_head_without_cpus_carries_nobody() -> None:
+    assert share([Node(0, 0), Node(1, 0), Node(1, 0)], 2) == 1
+    assert share([Node(0, 0)], 1) == 0
+    assert share([], 1) == 0
+
+
+def test_with_gpus_every_worker_has_one() -> None:
+    nodes = [Node(8, 0), Node(48, 4), Node(48, 4)]
+    assert capacity(nodes, 1) == 8
+    assert share(nodes, 8) == 12
+    assert share(nodes, 9) == 0
+    assert usual(nodes) == 8
+
+
+def test_by_default_a_worker_per_two_cpus_and_none_is_too_large_for_its_node() -> None:
+    assert usual([Node(1, 0), Node(1, 0)]) == 2
+    assert usual([Node(0, 0), Node(8, 0)]) == 4
+    assert usual([Node(0, 0)]) == 1
+
+
+def test_a_range_of_workers_gets_shares_for_the_most_that_fit() -> None:
+    two = [Node(0, 0), Node(4, 0), Node(4, 0)]
+    assert place(two, 1, 4, None) == (False, 2)
+    assert place(two, 1, 100, None) == (False, 1)
+    assert place(two, 2, 2, 3) == (False, 3)
+    assert place([Node(48, 4)], 4, 4, None) == (True, 12)
+
+
+def test_what_does_not_fit_is_refused_with_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"2 workers of 3 CPUs do not fit .*\(4 CPUs 0 GPUs\)"):
+        place([Node(4, 0)], 2, 2, 3)
+    with pytest.raises(InputError, match=r"5 workers do not fit .*4 CPUs"):
+        shares([Node(4, 0)], 5)
+    assert shares([Node(2, 0), Node(2, 0)], 1) == (1, 0.0, 2)
+
+
+@given(nodes=NODES, workers=st.integers(1, 40))
+def test_share_is_the_largest_that_fits(nodes: list[Node], workers: int) -> None:
+    found = share(nodes, workers)
+    fits = [c for c in range(1, 26) if sum(node.cpus // c for node in nodes) >= workers]
+    assert found == max(fits, default=0)
+
+
+@given(nodes=NODES)
+def test_the_usual_number_fits_wherever_there_is_a_cpu(nodes: list[Node]) -> None:
+    assert share(nodes, usual(nodes)) > 0 or not any(node.cpus for node in nodes)

@@ -1,0 +1,74 @@
+"""Preflight names the nodes that differ, and stops only for differences that break a job."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.cluster.preflight import ABSENT, PACKAGES, check, compare, facts
+from sharding.errors import InputError
+
+DRIVER = {"Python": "3.11.7", "code": "abc", "torch": "2.15.0", "mlflow": "3.17.0"}
+
+
+def test_equal_nodes_are_silent_whatever_their_number() -> None:
+    assert compare(DRIVER, {}) == []
+    assert compare(DRIVER, {f"10.0.0.{n}": dict(DRIVER) for n in range(9)}) == []
+
+
+def test_one_line_names_the_node_and_each_difference() -> None:
+    nodes = {"10.0.0.1": DRIVER, "10.0.0.2": {**DRIVER, "torch": "2.11.0", "Python": "3.11.9"}}
+    (difference,) = compare(DRIVER, nodes)
+    assert difference.line == (
+        "node 10.0.0.2: Python 3.11.9, driver 3.11.7; torch 2.11.0, driver 2.15.0"
+    )
+    assert difference.node == "10.0.0.2"
+    assert not difference.fatal
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "fatal"),
+    [
+        ("torch", "1.15.0", True),
+        ("torch", "2.15.0+cu130", False),
+        ("torch", ABSENT, True),
+        ("Python", "3.12.7", True),
+        ("Python", "3.11.2", False),
+        ("code", "abd", True),
+    ],
+)
+def test_what_is_fatal(name: str, version: str, fatal: bool) -> None:
+    (difference,) = compare(DRIVER, {"n": {**DRIVER, name: version}})
+    assert difference.fatal is fatal
+
+
+def test_what_a_node_does_not_tell_is_absent() -> None:
+    (difference,) = compare(DRIVER, {"n": {**DRIVER, "torch": ABSENT}})
+    missing = {key: value for key, value in DRIVER.items() if key != "torch"}
+    assert compare(DRIVER, {"n": missing}) == [difference]
+
+
+def test_what_the_driver_lacks_is_not_asked_of_nodes() -> None:
+    assert compare({**DRIVER, "torch": ABSENT}, {"n": DRIVER}) == []
+
+
+def test_this_process_has_every_package() -> None:
+    here = facts("abc")
+    assert here["code"] == "abc"
+    assert here["Python"].startswith("3.")
+    assert [package for package in PACKAGES if here[package] == ABSENT] == []
+
+
+def test_small_differences_and_silence_are_told_and_let_pass(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check(DRIVER, {"a": {**DRIVER, "torch": "2.11.0"}, "b": None, "c": DRIVER})
+    assert capsys.readouterr().out.splitlines() == [
+        "preflight: node b does not answer",
+        "preflight: node a: torch 2.11.0, driver 2.15.0",
+    ]
+
+
+def test_a_breaking_difference_stops_the_job_and_names_the_nodes() -> None:
+    broken = {**DRIVER, "torch": "1.13.0"}
+    with pytest.raises(InputError, match=r"cannot run on a, c: .*Fix: install requirements.lock"):
+        check(DRIVER, {"a": broken, "b": DRIVER, "c": broken})

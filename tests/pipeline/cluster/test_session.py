@@ -1,0 +1,137 @@
+"""Reaching a cluster: its nodes are compared with the driver before a job runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import preemption, preflight, session, tasks
+from pipeline.tracking import writer
+from pipeline.training import progress
+from sharding.errors import InputError
+
+pytestmark = pytest.mark.ray
+
+
+def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session, "_PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}"):
+        session.connect(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError, match="correct RAY_ADDRESS"):
+        session.connect()
+    with pytest.raises(InputError, match=r"answers at head\.\.x:1"):
+        session.connect("head..x:1")
+
+
+@contextlib.contextmanager
+def second_instance(tmp_path: Path) -> Iterator[str]:
+    """Another process's own Ray instance; its address."""
+    program = (
+        "import ray, sys; ray.init('local', num_cpus=1, object_store_memory=100 * 1024**2,"
+        " include_dashboard=False, log_to_driver=False);"
+        " print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": "local"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        # Its standard input ends with this block, and the program with it.
+
+
+@pytest.fixture
+def two_nodes(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One node that appears twice, under two addresses."""
+    import ray
+
+    (node,) = ray.nodes()
+    seen = [{**node, "NodeManagerAddress": address} for address in ("10.0.0.1", "10.0.0.2")]
+    monkeypatch.setattr(ray, "nodes", lambda: seen)
+
+
+def test_resources_are_counted_over_nodes(two_nodes: None) -> None:
+    assert [node.cpus for node in session.nodes()] == [4, 4]
+    assert session.resources() == (8, 0)
+    assert session.place(2, 2, None) == (False, 4)
+
+
+def test_nodes_like_the_driver_pass_without_a_word(
+    two_nodes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session._check_nodes()
+    assert capsys.readouterr().out == ""
+
+
+def test_every_node_that_differs_is_named(
+    two_nodes: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = preflight.facts(session.code_hash())
+    # Only in this process: the tasks import their own.
+    monkeypatch.setattr(preflight, "facts", lambda code: {**here, "torch": "99.0"})
+    with pytest.raises(InputError, match=r"10\.0\.0\.1, 10\.0\.0\.2"):
+        session._check_nodes()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"preflight: node 10.0.0.2: torch {here['torch']}, driver 99.0"
+
+
+def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "check", lambda *_: pytest.fail("a local instance was asked"))
+    session._check_nodes()
+
+
+def test_a_driver_knows_its_job(ray_local: None) -> None:
+    assert re.fullmatch("[0-9a-f]{8}", session.job_id())
+
+
+def test_a_worker_asks_its_own_instance_where_there_are_two(
+    ray_local: None, tmp_path: Path
+) -> None:
+    """What Ray Train's cleaner asks; without a dashboard nobody answers, but nobody is confused."""
+    import ray
+    from ray.train.v2._internal.state.util import is_actor_alive
+    from ray.util.state.exception import RayStateApiException
+
+    def ask() -> str:
+        with contextlib.suppress(RayStateApiException):
+            is_actor_alive("0" * 32, timeout=5)
+        return os.environ["RAY_ADDRESS"]
+
+    own = ray.get_runtime_context().gcs_address
+    with second_instance(tmp_path) as other:
+        assert other != own
+        assert ray.get(ray.remote(ask).remote()) == own
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_actor_that_is_gone_for_good_answers_as_said(ray_local: None, tmp_path: Path) -> None:
+    import ray
+
+    gone = tasks.start_actor(writer.RunWriter, "sqlite://", "run", str(tmp_path / "spool.jsonl"))
+    ray.kill(gone._actor)
+    assert tasks.answer(gone.state(), otherwise="nothing") == "nothing"
+    question = preemption.Question(gone.leaving, every=0.0)
+    for _ in range(10):
+        assert not question()
+        time.sleep(0.05)
+    with progress.shown(gone):
+        time.sleep(1.5)

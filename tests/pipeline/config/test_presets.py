@@ -1,0 +1,179 @@
+"""Presets are complete configurations, flags override them, and every value says where from."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import typing
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline import methods
+from pipeline.config import presets, show
+from pipeline.config.paper_options import ablation
+from pipeline.config.paper_training import Provenance
+from pipeline.config.train import TrainConfig, parse_options
+from pipeline.methods.registry import complete_options
+from sharding.errors import InputError
+
+JOB = Path(__file__).parents[3] / "jobs/train_openimages.py"
+PAIRS = list(itertools.product(presets.PRESETS, methods.names()))
+ABLATION = [f"{base}-ablation-{row}" for base in presets.PAPERS for row in range(1, 8)]
+
+
+@pytest.fixture(scope="module")
+def job() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_openimages", JOB)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parsed(job: ModuleType, command: str) -> tuple[TrainConfig, dict[str, show.Row]]:
+    """The configuration of a command line, and its rows by name."""
+    config, start, _ = job.parse(command.split())
+    return config, {row.name: row for row in show.rows(config, start, complete_options(config))}
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_every_preset_runs_every_method(name: str, method: str) -> None:
+    found = presets.preset(name, method)
+    config = found.config
+    assert config.method == method
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    methods.create(method, 20, **parse_options(config.method_options))
+    rows = show.rows(config, found, complete_options(config))
+    assert {row.name for row in rows} >= set(config.flat()) - {"method_options"}
+    known = {*typing.get_args(Provenance), "default"}
+    assert {row.provenance for row in rows} <= known, "nothing of a preset looks like a flag"
+    assert all(row.source for row in rows if row.provenance != "default")
+
+
+def test_values_are_those_of_the_papers() -> None:
+    """They are written down once, in pipeline.methods; this is how they reach the trainer."""
+    config = presets.preset("cub", "em-apl").config
+    assert (config.data.batch_size, config.optimizer.learning_rate) == (8, 1e-4)
+    assert config.optimizer.head_multiplier == 1
+    assert methods.options_for(config) == {
+        "alpha": 0.01,
+        "beta": 0.4,
+        "warmup_epochs": 3,
+        "total_epochs": 10,
+        "theta": 0.9,
+    }
+
+
+def test_open_images_alone_is_ll_r_with_boostlu() -> None:
+    config = presets.preset("openimages-v3").config
+    assert (config.method, config.method_options) == ("ll-r", ("delta_rel=0.01",))
+    assert (config.model.alpha_train, config.model.alpha_infer) == (5, 5)
+    assert (config.model.backbone, config.data.batch_size, config.workers) == (
+        "resnet101",
+        288,
+        "4",
+    )
+    assert (config.optimizer.epochs, config.optimizer.learning_rate) == (20, 2e-5)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_boostlu_is_on_in_the_papers_own_rows_alone(method: str) -> None:
+    model = presets.preset("coco", method).config.model
+    expected = 5 if method in ("ll-r", "ll-ct", "ll-cp") else 1
+    assert (model.alpha_train, model.alpha_infer) == (expected, expected)
+
+
+def test_linear_init_has_epochs_for_both_phases() -> None:
+    config = presets.preset("pascal", "role-li").config
+    assert config.optimizer.epochs == 35
+    assert parse_options(config.method_options)["linear_epochs"] == 25
+
+
+@pytest.mark.parametrize("name", ABLATION)
+def test_the_ablation_is_a_preset(name: str) -> None:
+    config = presets.preset(name).config
+    row = ablation()[int(name[-1]) - 1]
+    assert (config.model.alpha_train, config.model.alpha_infer, config.method) == row
+    plain = presets.preset(name.partition("-ablation")[0], row[2]).config
+    assert config.method_options == plain.method_options
+    assert (config.data, config.optimizer) == (plain.data, plain.optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "told"),
+    [
+        ("imagenet", None, "coco"),
+        ("pascal-ablation-8", None, "1 to 7"),
+        ("pascal-ablation-", "sgd", "no method"),
+        ("demo-ablation-1", None, "choose one of"),
+        ("coco", "sgd", "ll-cp"),
+        ("coco-ablation-1", "ll-r", "leave out --method"),
+    ],
+)
+def test_what_there_is_not_is_told(name: str, method: str | None, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        presets.preset(name, method)
+
+
+def test_flags_override_and_options_extend(job: ModuleType) -> None:
+    command = "--preset coco --method em-apl --dataset d --epochs 12 --method-options beta=0.5"
+    config, rows = parsed(job, f"{command} observed_negatives=cross-entropy")
+    options = parse_options(config.method_options)
+    assert options["beta"] == 0.5
+    assert options["warmup_epochs"] == 5, "the preset's other options stay"
+    assert options["observed_negatives"] == "cross-entropy"
+    assert (config.dataset, config.optimizer.epochs) == ("d", 12)
+    told = {name: (row.value, row.provenance) for name, row in rows.items()}
+    assert told["optimizer.epochs"] == (12, "flag")
+    assert told["method_options.beta"] == (0.5, "flag")
+    assert told["method_options.total_epochs"] == (12, "default"), "the schedule follows the run"
+    assert told["method_options.observed_negatives"] == ("cross-entropy", "flag")
+    assert told["method_options.alpha"] == (0.1, "code")
+    assert told["seed"] == (0, "default")
+    assert rows["optimizer.learning_rate"].source == "ACK"
+
+
+def test_without_a_preset_there_are_defaults_and_flags(job: ModuleType) -> None:
+    config, rows = parsed(job, "--dataset d --method ll-ct --method-options delta_rel=0.2")
+    assert config.method_options == ("delta_rel=0.2",)
+    assert {row.provenance for row in rows.values()} == {"default", "flag"}
+    flags = {name for name, row in rows.items() if row.provenance == "flag"}
+    assert flags == {"dataset", "method", "method_options.delta_rel"}
+
+
+def test_an_option_that_is_not_there_is_told_before_training(job: ModuleType) -> None:
+    with pytest.raises(InputError, match="no option deltarel"):
+        parsed(job, "--preset coco --method-options deltarel=1")
+    with pytest.raises(InputError, match="needs delta_rel"):
+        parsed(job, "--dataset d --method ll-ct")
+
+
+def test_what_is_printed_is_what_runs(job: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    command = "--preset openimages-v3 --dataset d --print-config"
+    _, _, form = job.parse(command.split())
+    assert form == "table"
+    config, start, form = job.parse([*command.split(), "json"])
+    assert form == "json"
+    rows = show.rows(config, start, complete_options(config))
+    read = json.loads(show.as_json(config, rows))
+    assert TrainConfig.from_dict(read["config"]) == config
+    (epochs,) = [row for row in read["values"] if row["name"] == "optimizer.epochs"]
+    assert epochs == {
+        "name": "optimizer.epochs",
+        "value": 20,
+        "provenance": "paper",
+        "source": "LL supplement",
+    }
+    lines = show.as_table(rows).splitlines()
+    assert sum(bool(line) for line in lines) == len(rows) + 1
+    (line,) = [line for line in lines if line.startswith("data.batch_size")]
+    assert line.split(maxsplit=3) == [
+        "data.batch_size",
+        "288",
+        "unknown",
+        "training code not released",
+    ]

@@ -1,0 +1,142 @@
+"""Configurations are validated, complete and comparable."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from pipeline.config.commands import EvaluateConfig
+from pipeline.config.presets import PRESETS, preset
+from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
+from pipeline.config.train import TrainConfig, differences, parse_options
+from sharding.errors import InputError
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_survive_the_round_trip(name: str) -> None:
+    config = preset(name).config
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(InputError, match="openimages-v3"):
+        preset("openimages-v9")
+
+
+@pytest.mark.parametrize(
+    ("workers", "expected"), [("1", (1, 1)), ("4", (4, 4)), ("1:4", (1, 4)), ("2:2", (2, 2))]
+)
+def test_workers(workers: str, expected: tuple[int, int]) -> None:
+    config = TrainConfig(dataset="d", workers=workers, data=DataConfig(batch_size=24))
+    assert config.worker_range == expected
+
+
+@pytest.mark.parametrize("workers", ["", "0", "4:1", "two", "1:2:3", "-1"])
+def test_bad_workers_are_refused(workers: str) -> None:
+    with pytest.raises(InputError, match="workers"):
+        TrainConfig(dataset="d", workers=workers)
+
+
+def test_batch_must_divide_over_every_possible_number_of_workers() -> None:
+    with pytest.raises(InputError, match="does not divide"):
+        TrainConfig(dataset="d", workers="1:3")  # 16 over 3
+
+
+def test_a_batch_that_fits_any_number_of_workers_is_named() -> None:
+    with pytest.raises(InputError, match="a multiple of 840"):
+        TrainConfig(dataset="d", workers="1:8")
+    TrainConfig(dataset="d", workers="1:8", data=DataConfig(batch_size=840))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (TrainConfig, {"keep_checkpoints": 0}),
+        (TrainConfig, {"max_steps": 0}),
+        (TrainConfig, {"max_steps": -3}),
+        (TrainConfig, {"cpus_per_worker": -1}),
+        (TrainConfig, {"cpus_per_worker": 0}),
+        (TrainConfig, {"cache_gb": -1.0}),
+        (TrainConfig, {"cache_gb": float("nan")}),
+        (TrainConfig, {"cache_gb": float("inf")}),
+        (TrainConfig, {"seed": -1}),
+        (TrainConfig, {"checkpoint_every": 0}),
+        (TrainConfig, {"candidates_per_epoch": -1}),
+        (OptimizerConfig, {"weight_decay": -1.0}),
+        (OptimizerConfig, {"weight_decay": float("nan")}),
+        (OptimizerConfig, {"learning_rate": float("nan")}),
+        (OptimizerConfig, {"learning_rate": float("inf")}),
+        (OptimizerConfig, {"head_multiplier": float("nan")}),
+        (OptimizerConfig, {"clip_norm": 0.0}),
+        (OptimizerConfig, {"clip_norm": -1.0}),
+        (OptimizerConfig, {"clip_norm": float("nan")}),
+        (ModelConfig, {"alpha_train": float("nan")}),
+    ],
+)
+def test_values_that_cannot_work_are_refused(part: Any, value: dict[str, Any]) -> None:
+    named = {"dataset": "d"} if part is TrainConfig else {}
+    (number,) = value.values()
+    with pytest.raises(InputError, match=rf"{number:g}.*\. Fix: pass"):
+        part(**named, **value)
+
+
+def test_a_share_beyond_one_is_refused() -> None:
+    with pytest.raises(InputError, match=r"hardware share 1\.2"):
+        DataConfig(hardware_share=1.2)
+
+
+def test_alpha_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="alpha_train"):
+        ModelConfig(alpha_train=0.5)
+
+
+def test_options_parse_to_their_types() -> None:
+    assert parse_options(("a=1", "b=0.5", "c=true", "d=selective")) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "selective",
+    }
+    with pytest.raises(InputError, match="name=value"):
+        parse_options(("delta_rel",))
+
+
+def test_default_name_follows_the_method() -> None:
+    config = preset("demo").config
+    other = dataclasses.replace(config, method="an")
+    assert config.run_name != other.run_name
+    assert dataclasses.replace(config, name="mine").run_name == "mine"
+
+
+def test_differences_ignore_what_a_resumed_run_may_change() -> None:
+    config = preset("demo").config
+    longer = dataclasses.replace(
+        config, workers="1", optimizer=dataclasses.replace(config.optimizer, epochs=99)
+    )
+    assert differences(config, longer) == {}
+    other = dataclasses.replace(config, seed=7)
+    assert differences(config, other) == {"seed": (0, 7)}
+
+
+@pytest.mark.parametrize("course", [{"schedule": "cosine"}, {"warmup": 0.1}])
+def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]) -> None:
+    config = preset("demo").config
+    optimizer = dataclasses.replace(config.optimizer, epochs=5, **course)
+    longer = dataclasses.replace(optimizer, epochs=6)
+    old, new = (dataclasses.replace(config, optimizer=each) for each in (optimizer, longer))
+    assert differences(old, new) == {"optimizer.epochs": (5, 6)}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rule": "coco"}, "unknown rule 'coco'.*boostlu, imcl, csl"),
+        ({"batch_size": 0}, "batch_size is 0.*--batch-size 1 or more"),
+        ({"intervals": -1}, "intervals is -1"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        EvaluateConfig(checkpoint="c", dataset="d", **options)  # type: ignore[arg-type]

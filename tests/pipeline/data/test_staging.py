@@ -1,0 +1,208 @@
+"""Datasets from a URL: copied once, checked, refreshed when labels are new, within a bound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline import storage
+from pipeline.data.staging import Cache, open_dataset
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+
+@pytest.fixture
+def remote(squares: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(squares, tmp_path / "bucket" / "squares"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(directory=tmp_path / "cache", most_bytes=10**9)
+
+
+def tars(dataset: Dataset) -> list[Path]:
+    return [dataset.directory / shard.path for shard in dataset.manifest.shards]
+
+
+def test_a_directory_is_opened_where_it_is(squares: Path, cache: Cache) -> None:
+    assert open_dataset(str(squares), cache).directory == squares
+    assert not cache.directory.exists()
+
+
+def test_a_url_is_copied_whole_and_once(
+    remote: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(remote.as_uri(), cache)
+    assert dataset.digest == Dataset.open(remote).digest
+    for path in tars(dataset):
+        assert path.read_bytes() == (remote / "images" / path.name).read_bytes()
+        assert path.with_suffix(".idx").exists()
+    assert len(dataset.labels("train").image_ids_N) == 96
+
+    def refuse(location: str) -> None:
+        raise AssertionError(f"copied again: {location}")
+
+    monkeypatch.setattr(storage, "stream", refuse)
+    assert open_dataset(remote.as_uri(), cache).directory == dataset.directory
+
+
+def test_the_driver_copies_no_images(remote: Path, cache: Cache) -> None:
+    dataset = open_dataset(remote.as_uri(), cache, tars=False)
+    assert len(dataset.labels("train").image_ids_N) == 96
+    assert not any(path.exists() for path in tars(dataset))
+
+
+def test_workers_of_a_node_share_one_copy(
+    remote: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+    stream = storage.stream
+    monkeypatch.setattr(storage, "stream", lambda url: copied.append(url) or stream(url))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: open_dataset(remote.as_uri(), cache), range(4)))
+    assert len({dataset.directory for dataset in found}) == 1
+    assert len(copied) == len(set(copied)) > 0
+
+
+def test_a_copy_that_is_not_the_manifests_is_refused(remote: Path, cache: Cache) -> None:
+    tar = next((remote / "images").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match=rf"{tar.name}.*hash.*verify_dataset"):
+        open_dataset(remote.as_uri(), cache)
+    assert not (next(cache.directory.glob("*/")) / "images" / tar.name).exists()
+
+
+def test_new_labels_cost_their_own_bytes(
+    remote: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_dataset(remote.as_uri(), cache)
+    manifest = json.loads((remote / "dataset.json").read_text())
+    (version,) = manifest["labels"].values()
+    copy = json.loads(json.dumps(version))
+    for file in copy["splits"].values():
+        new = file["path"].replace("labels/", "labels/new-")
+        (remote / new).parent.mkdir(exist_ok=True)
+        shutil.copy(remote / file["path"], remote / new)
+        file["path"] = new
+    manifest["labels"]["new"] = copy
+    (remote / "dataset.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(storage, "stream", _only_labels(storage.stream))
+    assert len(open_dataset(remote.as_uri(), cache).labels("train", "new").image_ids_N) == 96
+
+
+def test_labels_of_images_without_pixels_stay_where_they_are(remote: Path, cache: Cache) -> None:
+    manifest = json.loads((remote / "dataset.json").read_text())
+    (version,) = manifest["labels"].values()
+    train = version["splits"]["train"]
+    apart = train["path"].replace(".parquet", ".without_pixels.parquet")
+    train["without_pixels"] = {**train, "path": apart}
+    (remote / "dataset.json").write_text(json.dumps(manifest))
+    shutil.copy(remote / train["path"], remote / apart)
+    dataset = open_dataset(remote.as_uri(), cache)
+    assert dataset.digest == Dataset.open(remote).digest
+    assert len(dataset.labels("train")) == 96
+    assert not (dataset.directory / apart).exists()
+
+
+def _only_labels(stream):  # type: ignore[no-untyped-def]
+    def checked(location: str):  # type: ignore[no-untyped-def]
+        assert "/labels/new-" in location
+        return stream(location)
+
+    return checked
+
+
+def test_the_least_recently_used_makes_room(remote: Path, tmp_path: Path) -> None:
+    size = sum(shard.bytes for shard in Dataset.open(remote).manifest.shards)
+    cache = Cache(directory=tmp_path / "cache", most_bytes=int(2.9 * size))
+    copies = [
+        shutil.copytree(remote, tmp_path / "bucket" / name) for name in ("first", "second", "third")
+    ]
+    urls = [Path(copy).as_uri() for copy in copies]
+    first, second = (open_dataset(url, cache).directory for url in urls[:2])
+    open_dataset(urls[0], cache)
+    open_dataset(urls[2], cache)
+    assert first.exists()
+    assert not second.exists()
+
+
+def test_a_dataset_that_somebody_reads_stays(remote: Path, tmp_path: Path) -> None:
+    size = sum(shard.bytes for shard in Dataset.open(remote).manifest.shards)
+    cache = Cache(directory=tmp_path / "cache", most_bytes=int(1.9 * size))
+    other = Path(shutil.copytree(remote, tmp_path / "bucket" / "other")).as_uri()
+    reading = open_dataset(remote.as_uri(), cache)
+    with pytest.raises(InputError, match=r"that others read.*--cache-gb, or wait"):
+        open_dataset(other, cache)
+    open_dataset(other, cache, tars=False)
+    assert all(path.exists() for path in tars(reading))
+    folder = reading.directory
+    del reading
+    open_dataset(other, cache)
+    assert not folder.exists()
+
+
+def test_the_lock_ends_with_its_process(remote: Path, tmp_path: Path) -> None:
+    size = sum(shard.bytes for shard in Dataset.open(remote).manifest.shards)
+    cache = Cache(directory=tmp_path / "cache", most_bytes=int(1.9 * size))
+    code = (
+        "import sys, time; from pathlib import Path; from pipeline.data.staging import Cache, "
+        "open_dataset\n"
+        "dataset = open_dataset(sys.argv[1], Cache(directory=Path(sys.argv[2])))\n"
+        "print(dataset.directory, flush=True); time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, remote.as_uri(), str(cache.directory)], stdout=subprocess.PIPE
+    ) as reader:
+        folder = Path(reader.stdout.readline().decode().strip())  # type: ignore[union-attr]
+        other = Path(shutil.copytree(remote, tmp_path / "bucket" / "other")).as_uri()
+        with pytest.raises(InputError, match="that others read"):
+            open_dataset(other, cache)
+        assert folder.exists()
+        reader.kill()
+    open_dataset(other, cache)
+    assert not folder.exists()
+
+
+def test_what_no_manifest_names_is_removed_once_nobody_reads_it(remote: Path, cache: Cache) -> None:
+    reading = open_dataset(remote.as_uri(), cache)
+    old, *rest = tars(reading)
+    half = old.with_name(f"{old.name}.tmp.0123abcd")
+    half.write_bytes(b"half")
+    manifest = json.loads((remote / "dataset.json").read_text())
+    manifest["shards"] = [s for s in manifest["shards"] if not s["path"].endswith(old.name)]
+    (remote / "dataset.json").write_text(json.dumps(manifest))
+    rest[0].unlink()
+    open_dataset(remote.as_uri(), cache)
+    assert not half.exists()
+    assert old.exists()
+    del reading
+    rest[0].unlink()
+    assert len(open_dataset(remote.as_uri(), cache).labels("train").image_ids_N) == 96
+    assert not old.exists()
+    assert all(path.exists() for path in rest)
+
+
+def test_the_bound_counts_all_that_is_there(remote: Path, tmp_path: Path) -> None:
+    size = sum(shard.bytes for shard in Dataset.open(remote).manifest.shards)
+    cache = Cache(directory=tmp_path / "cache", most_bytes=int(2.9 * size))
+    folder = open_dataset(remote.as_uri(), cache).directory
+    (folder / "images" / "train-000000.tar.tmp.0123abcd").write_bytes(bytes(size))
+    open_dataset(Path(shutil.copytree(remote, tmp_path / "bucket" / "other")).as_uri(), cache)
+    assert not folder.exists()
+
+
+def test_a_dataset_larger_than_the_cache_is_refused(remote: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--cache-gb"):
+        open_dataset(remote.as_uri(), Cache(directory=tmp_path / "cache", most_bytes=1000))
+
+
+def test_a_url_without_a_dataset_is_one_error(tmp_path: Path, cache: Cache) -> None:
+    with pytest.raises(InputError, match="manifest cannot be read"):
+        open_dataset((tmp_path / "nothing").as_uri(), cache)

@@ -1,0 +1,110 @@
+"""Figures show the numbers they are given, and refuse none of the odd ones."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.evaluation import figures
+from pipeline.evaluation.attribution import Attributions
+from pipeline.evaluation.metrics import Summary, summarize
+from pipeline.inference import cam_figures
+
+RNG = np.random.default_rng(0)
+
+
+def summary(shift: float = 0.0) -> Summary:
+    ap_K = np.array([0.1, 0.3, np.nan, 0.7, 0.9]) + shift
+    return summarize(ap_K, np.arange(1, 6), np.ones(5, int), np.ones(5, int))
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def test_group_bars_carry_values_names_and_counts() -> None:
+    figure = figures.group_bars({"BoostLU off": summary(), "BoostLU on": summary(0.05)})
+    (axes,) = figure.axes
+    heights = sorted(round(bar.get_height(), 6) for bar in axes.patches)
+    assert heights == [0, 0, 10, 15, 30, 35, 50, 55, 70, 75, 90, 95]
+    texts = {text.get_text() for text in axes.texts}
+    assert {"10.0", "15.0", "95.0"} <= texts
+    ticks = [label.get_text() for label in axes.get_xticklabels()]
+    assert ticks[0] == "Group 1\n1 class"
+    assert ticks[2] == "Group 3\n0 classes"
+    assert ticks[5] == "All\n4 classes"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "BoostLU off",
+        "BoostLU on",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_group_bars_render_for_any_number_of_runs(count: int) -> None:
+    drawn = pixels(
+        cam_figures.png(figures.group_bars({f"run {i}": summary() for i in range(count)}))
+    )
+    assert drawn.shape[1] > 1000
+    assert (drawn < 250).any()
+
+
+def test_group_bars_of_nothing_counted_render() -> None:
+    nothing = summarize(np.full(5, np.nan), np.arange(1, 6), np.zeros(5, int), np.zeros(5, int))
+    assert cam_figures.png(figures.group_bars({"run": nothing})).startswith(b"\x89PNG")
+
+
+def test_cam_overlay_has_one_scale_per_class_and_both_scores() -> None:
+    image = RNG.integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    raw = RNG.normal(size=(4, 6)).astype(np.float32)
+    boosted = np.where(raw > 0, 5 * raw, raw)
+    figure = cam_figures.cam_overlay(image, [("Cat", raw, boosted), ("Dog", -raw, -raw)], alpha=5)
+    labels = [axes.get_xlabel() for axes in figure.axes]
+    assert {"Cat", "Dog"} <= set(labels)
+    shown = f"score {raw.mean():+.2f}".replace("-", "−")
+    assert shown in labels
+    assert "BoostLU (α = 5)" in [axes.get_title() for axes in figure.axes]
+    # Image, raw, boosted and the scale, for each class.
+    assert len(figure.axes) == 8
+    assert figure.axes[3].get_ylim() == pytest.approx((-boosted.max(), boosted.max()))
+    assert cam_figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_overlay_colours_evidence_for_warm_against_cold_and_none_grey() -> None:
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    cam = np.zeros((2, 2), np.float32)
+    cam[0, 0], cam[1, 1] = 4, -4
+    blended = cam_figures._blend(grey, cam, cam_figures._root_scale(cam))
+    warm, cold = blended[0, 0], blended[-1, -1]
+    assert warm[0] > warm[2] + 0.2
+    assert cold[2] > cold[0] + 0.2
+    untouched = cam_figures._blend(grey, np.zeros((2, 2)), cam_figures._root_scale(cam))
+    assert np.ptp(untouched, axis=2).max() < 1e-9
+
+
+@pytest.mark.parametrize("size", [(1, 1), (14, 14), (3, 40)])
+def test_constant_or_tiny_maps_and_small_images_render(size: tuple[int, int]) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    figure = cam_figures.cam_overlay(image, [("x", np.zeros(size), np.zeros(size))])
+    assert cam_figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_precision_recall_names_each_line_with_its_map() -> None:
+    levels = (np.arange(100) + 0.5) / 100
+    curves = {"Group 1": 1 - levels, "Group 2": np.full(100, np.nan)}
+    figure = figures.precision_recall(curves, levels)
+    (axes,) = figure.axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["Group 1  50.0", "Group 2  –"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 100 * (1 - levels))
+    assert cam_figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_attribution_histogram_says_what_lies_above_zero() -> None:
+    values = {"partial": np.array([[-1.0, -2.0], [1.0, 3.0]]), "full": np.array([-1.0, -3.0])}
+    counted = {name: Attributions.of(scores) for name, scores in values.items()}
+    figure = figures.attribution_histogram(counted)
+    texts = {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
+    assert texts == {"partial: 50% above zero, mean 2.00", "full: 0% above zero"}
+    assert cam_figures.png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,152 @@
+"""Scores of annotated entries: the same from any number of parts, and right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cluster import preemption
+from pipeline.config.sections import DataConfig, ModelConfig
+from pipeline.config.train import TrainConfig
+from pipeline.data.labels import LabelJoin
+from pipeline.data.loader import Loader
+from pipeline.data.unreadable import LeftOut
+from pipeline.evaluation import scores
+from pipeline.evaluation.scores import Scores, _empty, score
+from pipeline.models import cam_net
+from pipeline.training.loop import LeftEarly
+from pipeline.training.validation import Validator
+from sharding.image_ids import format_image_ids
+from sharding.manifest import Dataset
+from tests.pipeline.training.test_worker import Recorder
+from tests.support.distributed import run_ranks
+
+K = 8
+
+
+@pytest.fixture(scope="module")
+def model() -> cam_net.CamNet:
+    torch.manual_seed(0)
+    return cam_net.build(ModelConfig(backbone="resnet18"), K)
+
+
+def scores_of(squares: Path, model: cam_net.CamNet, parts: int, batch_size: int) -> Scores:
+    dataset = Dataset.open(squares)
+    join = LabelJoin(table=dataset.labels("test"), num_classes=K, device=torch.device("cpu"))
+    loader = Loader.of_split(dataset, "test", batch_size=batch_size, image_size=64)
+    found = [score(model, loader.part(part, parts), join) for part in range(parts)]
+    return Scores.concatenate(found)
+
+
+def test_every_annotated_entry_is_scored_once(squares: Path, model: cam_net.CamNet) -> None:
+    found = scores_of(squares, model, parts=1, batch_size=5)
+    table = Dataset.open(squares).labels("test")
+    assert len(found.labels_E) == len(table.states_E) == 24 * 4
+    pairs = set(zip(format_image_ids(found.image_ids_E), found.classes_E.tolist(), strict=True))
+    assert len(pairs) == 24 * 4
+    positives_K, negatives_K = found.supports(K)
+    expected = table.count_per_class(K)
+    assert np.array_equal(positives_K, expected[0])
+    assert np.array_equal(negatives_K, expected[1])
+
+
+def test_scores_are_the_networks_logits(squares: Path, model: cam_net.CamNet) -> None:
+    found = scores_of(squares, model, parts=1, batch_size=24)
+    dataset = Dataset.open(squares)
+    (batch,) = Loader.of_split(dataset, "test", batch_size=24, image_size=64).epoch(0)
+    with torch.no_grad():
+        boosted_BK = model.eval()(batch.images_BHWC)
+    rows_E = dataset.labels("test").rows_of(found.image_ids_E)
+    np.testing.assert_allclose(
+        found.boosted_E, boosted_BK.numpy()[rows_E, found.classes_E], rtol=1e-4, atol=1e-5
+    )
+    assert not np.allclose(found.raw_E, found.boosted_E)
+
+
+@pytest.mark.parametrize("batch_size", [3, 5, 24])
+def test_any_number_of_parts_gives_the_same_bits(
+    squares: Path, model: cam_net.CamNet, batch_size: int
+) -> None:
+    one = scores_of(squares, model, 1, batch_size)
+    for parts in (2, 3, 6):  # more than there are batches, too
+        many = scores_of(squares, model, parts, batch_size)
+        for name, values in vars(one).items():
+            assert getattr(many, name).tobytes() == values.tobytes(), (parts, name)
+
+
+def validator_of(squares: Path, *, batch_size: int, rank: int, world_size: int) -> Validator:
+    data = DataConfig(image_size=64, batch_size=batch_size)
+    return Validator(
+        config=TrainConfig(dataset=str(squares), data=data),
+        dataset=Dataset.open(squares),
+        device=torch.device("cpu"),
+        threads=1,
+        tracker=Recorder(),
+        left_out=LeftOut(),
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def test_ranks_that_validate_together_give_the_bits_of_one(
+    squares: Path, model: cam_net.CamNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Scores] = []
+    monkeypatch.setattr(scores, "gather", lambda scores: found.append(scores) or scores)
+    monkeypatch.setattr(Validator, "_picture", lambda *_: None)
+
+    def together(size: int) -> Scores:
+        found.clear()
+        for rank in range(size):
+            validator = validator_of(squares, batch_size=12, rank=rank, world_size=size)
+            validator(model, epoch=1, images_seen=96)
+        return Scores.concatenate(found)
+
+    one = together(1)
+    for size in (2, 3):
+        many = together(size)
+        assert one.boosted_E.tobytes() == many.boosted_E.tobytes()
+        assert one.image_ids_E.tobytes() == many.image_ids_E.tobytes()
+
+
+def left_or_scored(
+    rank: int, squares: Path, model: cam_net.CamNet, stop_at: int | None
+) -> tuple[str, int]:
+    """How one of two ranks comes out of five batches, and how often it asked whether to leave."""
+    asked = 0
+    noticed = preemption.Notice(
+        rank=rank,
+        device=torch.device("cpu"),
+        stopping=lambda: asked == stop_at,
+        drained=lambda: False,
+    )
+
+    def leaving() -> bool:
+        nonlocal asked
+        asked += 1
+        return noticed()
+
+    validator = validator_of(squares, batch_size=8, rank=rank, world_size=2)
+    try:
+        metrics = validator(model, epoch=1, images_seen=96, leaving=leaving)
+    except LeftEarly as left:
+        return str(left), asked
+    return f"scored {metrics['val/mAP/all'] > 0}", asked
+
+
+def test_ranks_with_unequal_shares_leave_a_validation_together(
+    squares: Path, model: cam_net.CamNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Validator, "_picture", lambda *_: None)
+    left = ("left at batch 2 of the validation", 2)
+    assert run_ranks(left_or_scored, 2, squares, model, 1) == [left, left]
+    assert run_ranks(left_or_scored, 2, squares, model, None) == [("scored True", 2)] * 2
+
+
+def test_a_rank_without_images_has_no_entries(squares: Path, model: cam_net.CamNet) -> None:
+    nothing = Scores.concatenate([_empty()])
+    assert len(nothing.labels_E) == 0
+    assert nothing.supports(3)[0].tolist() == [0, 0, 0]

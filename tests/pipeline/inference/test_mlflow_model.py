@@ -1,0 +1,180 @@
+"""A training's best checkpoint as an MLflow model: by link, by copy, never in the way."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+import pipeline
+from pipeline.inference import locate, mlflow_model
+from pipeline.tracking import client, registry, runs, writer
+from sharding.errors import InputError
+from tests.pipeline.inference.test_predictor import jpegs
+from tests.support.models import write_checkpoint
+
+DIGEST = "d" * 36
+
+
+@pytest.fixture
+def saved(squares: Path, tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "checkpoint", squares)
+
+
+@pytest.fixture
+def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A training that validated at 48 and at 96 images."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run_id = runs.open_run(
+        experiment="tests",
+        name="a",
+        key="/runs/a",
+        resume=False,
+        params={},
+        tags={},
+        config={},
+        inputs=[("validation", "/set/labels/first/validation.parquet", DIGEST)],
+    )
+    tracker = writer.RunWriter(uri, run_id, str(tmp_path / "spool"))
+    tracker.log([("val/mAP/all", 0.25, 48), ("val/mAP/all", 0.5, 96), ("train/loss", 2.0, 96)])
+    assert tracker.flush(30) == 0
+    return run_id
+
+
+def model_of(model_id: str) -> Any:
+    return client.mlflow_client().get_logged_model(model_id)
+
+
+def weights_of(model_id: str) -> list[str]:
+    found = Path(registry.download(f"models:/{model_id}"))
+    return sorted(path.name for path in (found / locate.IN_MODEL).iterdir())
+
+
+def test_metrics_come_with_the_data_they_were_measured_on(run_id: str, saved: Path) -> None:
+    model = model_of(mlflow_model.log_model(run_id, str(saved), copy=False))
+    assert model.status == "READY"
+    assert {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics} == {
+        ("val/mAP/all", 0.5, "set/first/validation", DIGEST),
+        ("train/loss", 2.0, None, None),
+    }
+    (output,) = client.mlflow_client().get_run(run_id).outputs.model_outputs
+    assert (output.model_id, output.step) == (model.model_id, 96)
+
+
+def test_a_link_answers_like_its_checkpoint(run_id: str, saved: Path, squares: Path) -> None:
+    import mlflow
+    import pandas as pd
+
+    model_id = mlflow_model.log_model(run_id, str(saved), copy=False)
+    assert weights_of(model_id) == ["link.json"]
+    content = next(iter(jpegs(squares).values()))
+    (expected,) = pipeline.load(str(saved)).predict([content])
+    (found,) = pipeline.load(f"models:/{model_id}").predict([content])
+    assert np.array_equal(found.scores_K, expected.scores_K)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # whoever serves it sees no advice to us
+        served = mlflow.pyfunc.load_model(registry.download(f"models:/{model_id}"))
+    assert served.metadata.signature.params.params[0].name == "top_k"
+    frame = pd.DataFrame({"image": [base64.b64encode(content).decode()]})
+    assert served.predict(frame)[0]["labels"][0]["mid"] == expected.top(1)[0].mid
+
+
+@contextlib.contextmanager
+def served(model_id: str) -> Iterator[str]:
+    """`mlflow models serve` on a port of its own; its address once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = ["models", "serve", "--model-uri", f"models:/{model_id}", "--env-manager", "local"]
+    scripts = Path(sys.executable).parent  # MLflow starts uvicorn by its name
+    process = subprocess.Popen(
+        [str(scripts / "mlflow"), *command, "--host", "127.0.0.1", "--port", port],
+        env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # uvicorn is a child of its child
+    )
+    try:
+        for _ in range(1500):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"http://127.0.0.1:{port}/ping", timeout=60).ok:
+                    break
+            assert process.poll() is None
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def test_a_served_model_answers_a_jpeg_over_http(run_id: str, saved: Path, squares: Path) -> None:
+    model_id = mlflow_model.log_model(run_id, str(saved), copy=True)
+    content = next(iter(jpegs(squares).values()))
+    (expected,) = pipeline.load(str(saved)).predict([content])
+    request = {
+        "dataframe_records": [{"image": base64.b64encode(content).decode()}],
+        "params": {"top_k": 2},
+    }
+    with served(model_id) as address:
+        answer = requests.post(f"{address}/invocations", json=request, timeout=60)
+        assert answer.status_code == 200, answer.text
+        (prediction,) = answer.json()["predictions"]
+        refused = requests.post(f"{address}/invocations", json={"images": []}, timeout=60)
+        assert refused.status_code == 400
+    labels = [(label["mid"], label["name"]) for label in prediction["labels"]]
+    assert labels == [(top.mid, top.name) for top in expected.top(2)]
+    scores = [label["score"] for label in prediction["labels"]]
+    assert scores == pytest.approx([top.score for top in expected.top(2)], rel=1e-5)
+
+
+def test_a_copy_outlives_its_checkpoint_and_a_link_does_not(run_id: str, saved: Path) -> None:
+    model_id = mlflow_model.log_model(run_id, str(saved), copy=False)
+    assert mlflow_model.log_model(run_id, str(saved), copy=True) == model_id
+    assert weights_of(model_id) == ["link.json", "meta.json", "model.pt"]
+    other = shutil.copytree(saved, saved.with_name("other"))
+    linked = mlflow_model.log_model(run_id, str(other), copy=False)
+    assert linked != model_id
+    shutil.rmtree(saved)
+    shutil.rmtree(other)
+    pipeline.load(f"models:/{model_id}")
+    with pytest.raises(InputError, match="is gone") as caught:
+        pipeline.load(f"models:/{linked}")
+    assert caught.value.file == str(other)
+
+
+def test_a_checkpoint_is_logged_once(run_id: str, saved: Path) -> None:
+    assert mlflow_model.find(run_id, str(saved)) is None
+    model_id = mlflow_model.log_model(run_id, str(saved), copy=True)
+    for copy in (False, True):
+        assert mlflow_model.log_model(run_id, str(saved), copy=copy) == model_id
+    assert mlflow_model.find(run_id, str(saved)) == model_id
+
+
+def test_a_finished_training_does_not_fail_for_it(
+    run_id: str, saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow_model.log_best(run_id, str(saved), "off")
+    assert mlflow_model.find(run_id, str(saved)) is None
+    mlflow_model.log_best(run_id, str(saved), "link")
+    assert mlflow_model.find(run_id, str(saved)) is not None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow_model.log_best(run_id, str(saved), "link")
+    told = capsys.readouterr().out
+    assert told.startswith("MLflow: ")
+    assert len(told.splitlines()) == 1

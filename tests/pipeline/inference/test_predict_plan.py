@@ -1,0 +1,90 @@
+"""The parts of a bulk prediction cover its images once, and an output holds one prediction."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.commands import PredictConfig
+from pipeline.inference import predict_plan
+from sharding.errors import InputError
+
+
+def config(tmp_path: Path, **options: object) -> PredictConfig:
+    return PredictConfig(checkpoint="c", output=str(tmp_path / "out"), **options)  # type: ignore[arg-type]
+
+
+def test_a_folder_is_cut_in_a_fixed_order(tmp_path: Path) -> None:
+    for name in ("b.jpg", "a/c.PNG", "a/d.txt", "e.jpeg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    parts = predict_plan.parts(config(tmp_path, images=str(tmp_path / "in"), images_per_part=2))
+    assert [[Path(path).name for path in part.locations] for part in parts] == [
+        ["c.PNG", "b.jpg"],
+        ["e.jpeg"],
+    ]
+    assert [part.file for part in parts] == ["part-000000.parquet", "part-000001.parquet"]
+
+
+def test_a_list_keeps_its_order(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text("http://b\n\n  http://a \n")
+    (part,) = predict_plan.parts(config(tmp_path, urls=tmp_path / "urls"))
+    assert part.locations == ("http://b", "http://a")
+
+
+def test_a_split_has_a_part_per_shard(squares: Path, tmp_path: Path) -> None:
+    parts = predict_plan.parts(config(tmp_path, dataset=str(squares), split="train"))
+    assert [Path(part.tar).name for part in parts] == [f"train-00000{n}.tar" for n in range(3)]
+
+
+def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text("\n".join("abcde"))
+    chosen = config(tmp_path, urls=tmp_path / "urls", images_per_part=2)
+    parts = predict_plan.parts(chosen)
+    assert predict_plan.unfinished(chosen, "m", parts) == parts
+    (tmp_path / "out" / parts[1].file).touch()
+    faster = dataclasses.replace(chosen, batch_size=1, workers=4)
+    assert predict_plan.unfinished(faster, "m", parts) == [parts[0], parts[2]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "told"),
+    [({"top_k": 3}, "m", "top_k"), ({}, "other", "checkpoint_sha256")],
+)
+def test_an_output_of_another_prediction_is_refused(
+    tmp_path: Path, changes: dict[str, int], model: str, told: str
+) -> None:
+    (tmp_path / "urls").write_text("a")
+    first = config(tmp_path, urls=tmp_path / "urls")
+    predict_plan.unfinished(first, "m", predict_plan.parts(first))
+    second = dataclasses.replace(first, **changes)
+    with pytest.raises(InputError, match=f"another {told}"):
+        predict_plan.unfinished(second, model, predict_plan.parts(second))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "what should be predicted"),
+        ({"images": "a", "urls": Path("b")}, "what should be predicted"),
+        ({"images": "a", "threshold": 1.5}, "no probability"),
+        ({"images": "a", "top_k": -1}, "negative"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    tmp_path: Path, options: dict[str, object], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        config(tmp_path, **options)
+
+
+def test_nothing_to_predict_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        predict_plan.parts(config(tmp_path, images=str(tmp_path / "nowhere")))
+    with pytest.raises(InputError, match="no list of URLs"):
+        predict_plan.parts(config(tmp_path, urls=tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images"):
+        predict_plan.parts(config(tmp_path, images=str(tmp_path / "empty")))

@@ -1,0 +1,84 @@
+"""The network: shapes, the head's learning rate, weights from a name or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from pipeline.config.sections import ModelConfig
+from pipeline.models import cam_net
+from sharding.errors import InputError
+
+IMAGES_BHWC = torch.randint(0, 255, (2, 96, 64, 3), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("backbone", "D"), [("resnet18", 512), ("resnet50", 2048)])
+def test_shapes(backbone: str, D: int) -> None:
+    model = cam_net.build(ModelConfig(backbone=backbone), 7).eval()
+    assert model.features(IMAGES_BHWC).shape == (2, D, 3, 2)
+    assert model(IMAGES_BHWC).shape == (2, 7)
+    assert model.head.cam(model.features(IMAGES_BHWC)).shape == (2, 7, 3, 2)
+
+
+def test_without_boost_it_is_the_torchvision_network() -> None:
+    config = ModelConfig(backbone="resnet18", alpha_train=1, alpha_infer=1)
+    model = cam_net.build(config, 1000).eval()
+    reference = torchvision.models.resnet18().eval()
+    body = [*reference.children()][:-2]
+    for ours, theirs in zip(model.backbone, body, strict=True):
+        ours.load_state_dict(theirs.state_dict())
+    state = {"weight": reference.fc.weight[:, :, None, None], "bias": reference.fc.bias}
+    model.head.classifier.load_state_dict(state)
+    images_BCHW = IMAGES_BHWC.permute(0, 3, 1, 2).float() / 255
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = reference((images_BCHW - mean) / std)
+        torch.testing.assert_close(model(IMAGES_BHWC), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_head_learns_faster() -> None:
+    model = cam_net.build(ModelConfig(backbone="resnet18"), 3)
+    body, head = cam_net.parameter_groups(model, 1e-5, 10)
+    assert (body["lr"], head["lr"]) == pytest.approx((1e-5, 1e-4))
+    ours = {id(p) for group in (body, head) for p in group["params"]}
+    assert ours == {id(p) for p in model.parameters()}
+    assert len(head["params"]) == 2
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    trained = torchvision.models.resnet18(num_classes=11)
+    torch.save(trained.state_dict(), tmp_path / "weights.pt")
+    config = ModelConfig(backbone="resnet18", weights=str(tmp_path / "weights.pt"))
+    model = cam_net.build(config, 4)
+    assert torch.equal(model.backbone[0].weight, trained.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"backbone": "resnet19"}, "resnet18"),
+        ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V1"),
+    ],
+)
+def test_unknown_names_list_those_there_are(changes: dict[str, str], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        cam_net.build(ModelConfig(**{"backbone": "resnet18", **changes}), 2)
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "other.pt")
+    config = ModelConfig(backbone="resnet18", weights=str(tmp_path / "other.pt"))
+    with pytest.raises(InputError, match="do not fit"):
+        cam_net.build(config, 2)
+
+
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    config = ModelConfig(backbone="resnet18", weights=str(tmp_path / "junk.pt"))
+    with pytest.raises(InputError, match="not a state dict"):
+        cam_net.build(config, 2)

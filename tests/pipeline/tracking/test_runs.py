@@ -1,0 +1,319 @@
+"""MLflow: one run per training, nothing logged twice, nothing lost, nobody waits."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.cluster import tasks
+from pipeline.tracking import client, runs
+from pipeline.tracking import writer as tracking_writer
+from pipeline.tracking.client import code_tags, everywhere, tracking_uri
+from pipeline.tracking.writer import RunWriter
+from sharding.errors import InputError
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    everywhere()  # some of MLflow's functions remember what an earlier test set
+    return uri
+
+
+def open_run(**changes: Any) -> str:
+    arguments: dict[str, Any] = {
+        "experiment": "tests",
+        "name": "a run",
+        "key": "/runs/a",
+        "resume": False,
+        "params": {"method": "ll-r"},
+        "tags": {"code_hash": "abc"},
+        "config": {"method": "ll-r"},
+        "inputs": [("train", "/data/labels/train.parquet", "0" * 64)],
+    }
+    return runs.open_run(**{**arguments, **changes})
+
+
+def store_client() -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=tracking_uri())
+
+
+def test_a_resumed_training_finds_its_run(store: str) -> None:
+    first = open_run()
+    runs.close_run(first, "FAILED")
+    assert open_run(resume=True) == first
+    assert store_client().get_run(first).info.status == "RUNNING"
+    assert open_run(resume=False) != first
+    assert open_run(key="/runs/b", resume=True) != first
+
+
+def test_run_carries_parameters_config_and_dataset(store: str) -> None:
+    run = store_client().get_run(open_run())
+    assert run.data.params == {"method": "ll-r"}
+    assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 36
+    assert run.inputs.dataset_inputs[0].tags[0].value == "train"
+    assert [file.path for file in store_client().list_artifacts(run.info.run_id)] == ["config.json"]
+
+
+def test_an_experiment_says_that_models_are_trained_in_it(store: str) -> None:
+    open_run()
+    experiment = store_client().get_experiment_by_name("tests")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    # One that somebody made by hand does so too, unless it has been told what it is.
+    for name, kind in (("bare", None), ("told", "genai_development")):
+        tags = {"mlflow.experimentKind": kind} if kind else {}
+        store_client().create_experiment(name, tags=tags)
+        open_run(experiment=name)
+        found = store_client().get_experiment_by_name(name).tags["mlflow.experimentKind"]
+        assert found == (kind or "custom_model_development")
+
+
+def test_run_names_the_commit_it_ran_from(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = code_tags()
+    assert found.items() <= store_client().get_run(open_run()).data.tags.items()
+    if (Path(__file__).parents[3] / ".git").exists():
+        assert re.fullmatch("[0-9a-f]{40}", found["mlflow.source.git.commit"])
+        assert found["git_dirty"] in ("true", "false")
+    # A head node that got the packages by rsync has no repository, and may have no git.
+    monkeypatch.setenv("PATH", "")
+    assert code_tags() == {}
+
+
+def test_parameters_that_say_nothing_are_left_out(store: str) -> None:
+    run_id = open_run(params={"method": "an", "clip_norm": None, "warmup": 0.0})
+    assert store_client().get_run(run_id).data.params == {"method": "an", "warmup": "0.0"}
+
+
+def test_points_of_a_repeated_stretch_are_logged_once(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    for steps in ([10, 20, 30], [20, 30, 40]):  # killed after 30, resumed from a checkpoint at 10
+        writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+        writer.log([("train/loss", 1.0 / step, step) for step in steps])
+        for step in steps:
+            writer.table({"mid": ["/m/1", "/m/2"], "ap": [0.5, None]}, f"eval/{step}/ap.json")
+            writer.image(picture(), "cam/abc", step)
+        assert writer.flush(60) == 0
+    run = store_client().get_run(run_id)
+    history = store_client().get_metric_history(run_id, "train/loss")
+    assert [metric.step for metric in history] == [10, 20, 30, 40]
+    paths = [f"eval/{step}/ap.json" for step in (10, 20, 30, 40)]
+    for path in paths:
+        table = store_client().load_table(run.info.experiment_id, path, [run_id])
+        assert table["mid"].tolist() == ["/m/1", "/m/2"]
+        assert table["ap"].isna().tolist() == [False, True]
+    told = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert sorted(entry["path"] for entry in told) == paths
+    names = [Path(file.path).name for file in store_client().list_artifacts(run_id, "images")]
+    for kind in (".png", ".webp"):
+        shown = sorted(name.split("+")[:3] for name in names if name.endswith(kind))
+        assert shown == [["cam~abc", "step", str(step)] for step in (10, 20, 30, 40)]
+
+
+def test_a_table_sent_again_after_a_failure_is_there_once(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_writer, "_RETRY_SECONDS", 0.01)
+    run_id = open_run()
+    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    set_tag, failures = writer._client.set_tag, iter([ConnectionError("gone amid the table")])
+
+    def failing_once(*arguments: Any) -> None:
+        for error in failures:
+            raise error
+        set_tag(*arguments)
+
+    monkeypatch.setattr(writer._client, "set_tag", failing_once)
+    writer.table({"mid": ["/m/1"]}, "eval/ap.json")
+    assert writer.flush(30) == 0
+    run = store_client().get_run(run_id)
+    assert len(store_client().load_table(run.info.experiment_id, "eval/ap.json", [run_id])) == 1
+
+
+def test_more_tables_than_a_tag_can_name_stop_nothing(store: str, tmp_path: Path) -> None:
+    before = [
+        {"path": f"eval/epoch_{epoch:03d}/per_class_ap.json", "type": "table"}
+        for epoch in range(1, 126)
+    ]
+    run_id = open_run(tags={"mlflow.loggedArtifacts": json.dumps(before)})
+    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    for epoch in (126, 127, 128, 129):
+        writer.table({"ap": [0.5]}, f"eval/epoch_{epoch}/per_class_ap.json")
+    assert writer.flush(30) == 0
+    told = json.loads(store_client().get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert told[-1]["path"] == "eval/epoch_129/per_class_ap.json"
+    assert len(told) > 120
+
+
+def picture() -> bytes:
+    png = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    return png.getvalue()
+
+
+def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    writer.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
+    writer.artifact(b"hello", "plots/note.txt")
+    writer.image(picture(), "cam", 3)
+    assert writer.flush(60) == 0
+    names = {
+        file.path
+        for folder in ("eval", "plots", "images")
+        for file in store_client().list_artifacts(run_id, folder)
+    }
+    assert {"eval/per_class.json", "plots/note.txt"} <= names
+    assert any(name.startswith("images/cam") for name in names)
+
+
+def test_a_dead_server_neither_blocks_nor_loses_points(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_writer, "_RETRY_SECONDS", 0.01)
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    writer = RunWriter(store, run_id, str(spool))
+    alive = writer._client
+
+    class Dead:
+        def __getattr__(self, name: str) -> Any:
+            raise ConnectionError("nobody there")
+
+    writer._client = Dead()
+    started = time.monotonic()
+    for step in range(100):
+        writer.log([("train/loss", 1.0, step)])
+    assert time.monotonic() - started < 5
+    assert writer.flush(0.1) > 0
+    assert len(spool.read_text().splitlines()) == 100
+    writer._client = alive
+    assert writer.flush(30) == 0
+    assert len(store_client().get_metric_history(run_id, "train/loss")) == 100
+    assert not spool.exists()
+
+
+def test_spooled_points_are_replayed_by_the_next_attempt(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text('[["train/loss", 0.5, 7]]\n[["train/loss", 0.25, 8]]\n')
+    assert RunWriter(store, run_id, str(spool)).flush(30) == 0
+    steps = [metric.step for metric in store_client().get_metric_history(run_id, "train/loss")]
+    assert steps == [7, 8]
+    assert not spool.exists()
+
+
+def steps_of(run_id: str) -> list[int]:
+    return [point.step for point in store_client().get_metric_history(run_id, "train/loss")]
+
+
+@pytest.mark.parametrize("torn", ['[["train/loss", 0.1, 9', '{"a": 1}\n', "\n", "[7]"])
+def test_a_line_of_the_spool_that_was_cut_costs_no_other(
+    store: str, tmp_path: Path, torn: str
+) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text(f'[["train/loss", 0.5, 7]]\n[["train/loss", 0.5, 7]]\n{torn}')
+    writer = RunWriter(store, run_id, str(spool))
+    writer.log([("train/loss", 0.25, 8)])
+    assert writer.flush(30) == 0
+    assert steps_of(run_id) == [7, 8]
+    assert not spool.exists()
+
+
+def test_a_replayed_spool_stays_until_its_points_are_sent(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.write_text('[["train/loss", 0.5, 7]]\n[["train/lo')
+    with monkeypatch.context() as dead:
+        dead.setattr(client, "attempt", lambda action: False)
+        dead.setattr(tracking_writer, "_RETRY_SECONDS", 3600.0)
+        killed = RunWriter(store, run_id, str(spool))
+        killed.log([("train/loss", 0.25, 8)])
+        assert killed.flush(0.2) == 2
+    assert RunWriter(store, run_id, str(spool)).flush(30) == 0
+    assert steps_of(run_id) == [7, 8]
+
+
+def test_a_full_disk_beneath_the_spool_costs_no_point(store: str, tmp_path: Path, capsys) -> None:
+    run_id = open_run()
+    spool = tmp_path / "spool.jsonl"
+    spool.symlink_to("/dev/full")  # not itself: the spool is removed in the end
+    writer = RunWriter(store, run_id, str(spool))
+    for step in (1, 2):
+        writer.log([("train/loss", 0.5, step)])
+    assert writer.flush(30) == 0
+    assert steps_of(run_id) == [1, 2]
+    assert capsys.readouterr().out.count("points for MLflow are not kept for later") == 1
+
+
+def test_points_that_come_late_are_taken_and_those_of_a_repeated_stretch_are_not(
+    store: str, tmp_path: Path
+) -> None:
+    run_id = open_run()
+    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    for step in (20, 40, 30, 40):  # asked again by Ray, after what followed
+        writer.log([("train/loss", 0.5, step)], "first")
+    for step in (25, 35, 45, 44):  # from a checkpoint, with another number of workers
+        writer.log([("train/loss", 0.5, step)], "second")
+    assert writer.flush(30) == 0
+    assert sorted(steps_of(run_id)) == [20, 30, 40, 44, 45]
+
+
+@pytest.mark.ray
+def test_a_writer_that_is_killed_loses_no_point(
+    store: str, tmp_path: Path, ray_local: None
+) -> None:
+    import ray
+
+    run_id = open_run()
+    writer = tasks.start_actor(RunWriter, store, run_id, str(tmp_path / "spool.jsonl"))
+    for step in range(60):
+        writer.log([("train/loss", 0.5, step)], "worker")
+        if step in (0, 30):
+            ray.kill(writer._actor, no_restart=False)
+    assert tasks.wait_for(writer.flush(120)) == 0
+    assert sorted(steps_of(run_id)) == list(range(60))
+
+
+def test_an_unreachable_store_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
+        open_run()
+
+
+def test_machines_report_under_their_names(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    began = store_client().get_run(run_id).info.start_time / 1000
+    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    for node in ("node0", "node1"):
+        writer.machine(node, {"cpu_utilization_percentage": 12.5})
+    assert writer.flush(30) == 0
+    for node in ("node0", "node1"):
+        key = f"system/{node}/cpu_utilization_percentage"
+        (point,) = store_client().get_metric_history(run_id, key)
+        assert point.value == 12.5
+        assert abs(point.step - (time.time() - began)) < 60  # seconds since the run began
+
+
+def test_the_description_of_a_run_is_its_latest_table(store: str, tmp_path: Path) -> None:
+    run_id = open_run()
+    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    for text in ("first", "second"):
+        writer.tag("mlflow.note.content", text)
+    assert writer.flush(30) == 0
+    assert store_client().get_run(run_id).data.tags["mlflow.note.content"] == "second"

@@ -1,0 +1,167 @@
+"""The epoch loop: it learns, it reports true averages, it stops on a loss that is not finite."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import methods
+from pipeline.config.sections import OptimizerConfig
+from pipeline.data.labels import LabelJoin
+from pipeline.data.loader import Loader
+from pipeline.methods.protocol import StepResult
+from pipeline.models.cam_head import CamHead
+from pipeline.models.cam_net import CamNet
+from pipeline.training.loop import NonFiniteLoss, Pause, StepStats, train_epoch
+from pipeline.training.step import TrainStep
+from sharding.manifest import Dataset
+from tests.support.distributed import run_ranks
+
+K = 8
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def network() -> CamNet:
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()
+    )
+    return CamNet(backbone, CamHead(32, K))
+
+
+def join_of(squares: Path, split: str = "train") -> LabelJoin:
+    table = Dataset.open(squares).labels(split)
+    return LabelJoin(table=table, num_classes=K, device=torch.device("cpu"))
+
+
+def loader_of(squares: Path, batch_size: int = 16) -> Loader:
+    return Loader.of_split(
+        Dataset.open(squares), "train", batch_size=batch_size, image_size=32, train=True
+    )
+
+
+def step_of(squares: Path, model: nn.Module, **options: object) -> TrainStep:
+    return TrainStep(
+        model=model,
+        method=methods.create("an", K),
+        optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
+        join=join_of(squares),
+        config=OptimizerConfig(**options),  # type: ignore[arg-type]
+    )
+
+
+def run(squares: Path, epochs: int = 1, **options: object) -> list[StepStats]:
+    step = step_of(squares, network())
+    found: list[StepStats] = []
+    for epoch in range(1, epochs + 1):
+        step.method.begin_epoch(epoch)
+        arguments = {"every": 2, "batches": loader_of(squares).epoch(epoch), **options}
+        train_epoch(step=step, on_stats=found.append, **arguments)  # type: ignore[arg-type]
+        step.method.end_epoch()
+    return found
+
+
+def test_it_learns(squares: Path) -> None:
+    losses = [stats.loss for stats in run(squares, epochs=12)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_statistics_cover_every_step_and_image(squares: Path) -> None:
+    found = run(squares)
+    assert [stats.step for stats in found] == [2, 4, 6]
+    assert [stats.images for stats in found] == [32, 64, 96]
+    assert all(stats.modified_fraction == 0 for stats in found)
+    assert all(0 <= stats.wait_fraction <= 1 for stats in found)
+
+
+def slow_on(rank: int, slow: int, squares: Path) -> list[StepStats]:
+    """An epoch under DDP in which one rank's forward passes take longer."""
+    model = network()
+    if rank == slow:
+        model.backbone.register_forward_hook(lambda *_: time.sleep(0.05))
+    step = step_of(squares, nn.parallel.DistributedDataParallel(model))
+    found: list[StepStats] = []
+    batches = loader_of(squares).epoch(1)
+    train_epoch(step=step, on_stats=found.append, every=2, batches=batches)
+    return found
+
+
+def test_the_rank_that_all_others_wait_for_is_found(squares: Path) -> None:
+    first, second = run_ranks(slow_on, 2, 1, squares)
+    assert [stats.slowest_rank for stats in first] == [1, 1, 1]
+    assert all(1.2 < stats.skew <= 2 for stats in first)
+    assert [stats.skew for stats in first] == [stats.skew for stats in second]
+
+
+def test_one_rank_has_no_skew_and_validation_does_not_count(squares: Path) -> None:
+    step = step_of(squares, network())
+    batch = next(iter(loader_of(squares).epoch(1)))
+    step.model.eval()(batch.images_BHWC)
+    with torch.no_grad():
+        step.model.train()(batch.images_BHWC)
+    assert step.pace.read() == 0
+    assert [stats.skew for stats in run(squares)] == [1, 1, 1]
+
+
+def test_an_epoch_can_be_cut_short(squares: Path) -> None:
+    assert [stats.step for stats in run(squares, max_steps=3)] == [2, 3]
+
+
+def test_the_reported_loss_is_the_methods(squares: Path) -> None:
+    (stats, *_) = run(squares, every=1)
+    torch.manual_seed(0)
+    model, method = network().train(), methods.create("an", K)
+    batch = next(loader_of(squares).epoch(1))
+    with torch.no_grad():
+        labels_BK = join_of(squares).dense(batch.image_ids_B)
+        loss, _ = method.loss(model(batch.images_BHWC), labels_BK)
+    assert stats.loss == pytest.approx(loss.item(), rel=1e-6)
+
+
+def poisoned(model: CamNet, after: int) -> Callable[[StepResult], None]:
+    """Spoils a weight after so many steps."""
+    count = itertools.count(1)
+
+    def on_step(result: StepResult) -> None:
+        if next(count) == after:
+            nn.init.constant_(model.head.classifier.weight, float("nan"))
+
+    return on_step
+
+
+def train_poisoned(squares: Path, after: int, **more: Any) -> None:
+    model = network()
+    train_epoch(
+        step=step_of(squares, model),
+        batches=loader_of(squares).epoch(1),
+        every=6,
+        on_stats=lambda stats: None,
+        on_step=poisoned(model, after),
+        **more,
+    )
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_loss_that_is_not_finite_stops_training_and_names_its_step(
+    squares: Path, after: int
+) -> None:
+    with pytest.raises(NonFiniteLoss, match=f"the loss is nan at step {after + 1}$"):
+        train_poisoned(squares, after)
+
+
+@pytest.mark.parametrize(("after", "saved"), [(2, []), (4, [2]), (6, [2, 4])])
+def test_no_weight_is_saved_that_is_not_finite(squares: Path, after: int, saved: list[int]) -> None:
+    paused = list[Pause]()
+    with pytest.raises(NonFiniteLoss, match=f"weight is not finite after step {after}$"):
+        train_poisoned(squares, after, pause_every=2, on_pause=paused.append)
+    assert [at.step for at in paused] == saved

@@ -1,0 +1,212 @@
+"""Killed or told to end in the middle: the same command ends in the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from pipeline.models import checkpoint
+from tests.support.home import Home
+
+pytestmark = pytest.mark.ray
+EPOCHS = 3
+
+
+class Runs:
+    """Trainings on the same data and seed, under different names and different luck."""
+
+    def __init__(self, home: Home, dataset: Path) -> None:
+        self.home, self.dataset = home, dataset
+
+    def command(self, name: str, *more: str) -> list[str]:
+        return [
+            *("--preset", "demo", "--dataset", str(self.dataset), "--name", name),
+            *("--epochs", str(EPOCHS), "--image-size", "96", *more),
+        ]
+
+    def start(self, name: str, *more: str) -> tuple[subprocess.Popen[bytes], Path]:
+        log = self.home.directory / f"{name}.log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "train_openimages.py", *self.command(name, *more)],
+                cwd=self.home.directory,
+                env=self.home.environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return process, log
+
+    def positions(self, name: str) -> list[tuple[int, int]]:
+        """(epochs finished, steps of the next) of the checkpoints that Ray has taken note of."""
+        directory = self.home.directory / "runs" / name
+        snapshot = directory / "checkpoint_manager_snapshot.json"
+        noted = snapshot.read_text() if snapshot.is_file() else ""
+        found = [path.parent for path in directory.glob("checkpoint_2*/meta.json")]
+        metas = [checkpoint.read_meta(path) for path in found if path.name in noted]
+        return [(meta.epoch, meta.step) for meta in metas]
+
+    def last(self, name: str) -> tuple[checkpoint.Meta, dict[str, Any], dict[str, Any]]:
+        # An upload that a kill cut short may lie beside them.
+        found = (self.home.directory / "runs" / name).glob("checkpoint_2*/meta.json")
+        directory = max(
+            (path.parent for path in found), key=lambda path: checkpoint.read_meta(path).epoch
+        )
+        weights = torch.load(directory / "model.pt", weights_only=True)
+        return checkpoint.read_meta(directory), weights, checkpoint.load_training(directory)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Runs:
+    runs = Runs(Home(tmp_path_factory.mktemp("home")), squares)
+    runs.home.run("train_openimages.py", *runs.command("undisturbed"))
+    return runs
+
+
+def wait_for(arrived: Callable[[], bool], log: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while not arrived():
+        assert process.poll() is None, log.read_text(errors="replace")[-4000:]
+        assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
+        time.sleep(0.2)
+
+
+def assert_equal_to_undisturbed(runs: Runs, name: str) -> None:
+    meta, weights, training = runs.last(name)
+    expected_meta, expected_weights, expected_training = runs.last("undisturbed")
+    assert meta.epoch == expected_meta.epoch == EPOCHS
+    assert meta.images_seen == expected_meta.images_seen == EPOCHS * 96
+    assert meta.metrics == expected_meta.metrics
+    assert weights.keys() == expected_weights.keys()
+    assert all(torch.equal(weights[key], expected_weights[key]) for key in weights)
+    moments = training["optimizer"]["state"]
+    for key, state in expected_training["optimizer"]["state"].items():
+        assert torch.equal(moments[key]["exp_avg_sq"], state["exp_avg_sq"])
+
+
+def tracked(runs: Runs, name: str) -> tuple[MlflowClient, list[Run]]:
+    client = MlflowClient(f"sqlite:///{runs.home.directory / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo")
+    found = client.search_runs(
+        [experiment.experiment_id], filter_string=f"attributes.run_name = '{name}'"
+    )
+    return client, list(found)
+
+
+def curves(runs: Runs, name: str) -> dict[str, list[tuple[int, float]]]:
+    """(images seen, value) of what does not tell of time, by name, in the order written."""
+    client, found = tracked(runs, name)
+    assert [run.info.status for run in found] == ["FINISHED"]
+    return {
+        key: [
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)
+        ]
+        for run in found
+        for key in ("train/loss", "train/lr", "train/modified_fraction", "val/mAP/all")
+    }
+
+
+def assert_one_curve(runs: Runs, name: str) -> None:
+    found = curves(runs, name)
+    for points in found.values():
+        steps = [step for step, _ in points]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == EPOCHS * 96
+    assert found == curves(runs, "undisturbed")
+
+
+def test_driver_killed_within_an_epoch(runs: Runs) -> None:
+    often = ("--checkpoint-every", "1")
+    process, log = runs.start("driver-killed", *often)
+    wait_for(lambda: (1, 1) in runs.positions("driver-killed"), log, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    told = runs.home.run("train_openimages.py", *runs.command("driver-killed", *often))
+    assert f"epoch 1/{EPOCHS}" not in told
+    assert_equal_to_undisturbed(runs, "driver-killed")
+    assert_one_curve(runs, "driver-killed")
+
+
+def test_driver_killed_while_ray_wrote_its_list_and_a_checkpoint(runs: Runs) -> None:
+    often = ("--checkpoint-every", "1")
+    process, log = runs.start("list-cut", *often)
+    wait_for(lambda: (1, 2) in runs.positions("list-cut"), log, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    directory = runs.home.directory / "runs" / "list-cut"
+    (directory / "checkpoint_manager_snapshot.json").write_bytes(b"")
+    half = directory / "checkpoint_2026-01-01_00-00-00.000000"
+    half.mkdir()
+    (half / "model.pt").write_bytes(b"PK")
+    told = runs.home.run("train_openimages.py", *runs.command("list-cut", *often))
+    assert "made anew" in told
+    assert f"epoch 1/{EPOCHS}" not in told
+    assert not half.exists()
+    assert_equal_to_undisturbed(runs, "list-cut")
+    assert_one_curve(runs, "list-cut")
+
+
+def test_worker_killed(runs: Runs) -> None:
+    process, log = runs.start("worker-killed")
+    wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
+    workers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "RayTrainWorker" in " ".join(child.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[1].kill()
+    assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
+    assert_equal_to_undisturbed(runs, "worker-killed")
+    assert_one_curve(runs, "worker-killed")
+
+
+def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
+    process, log = runs.start("told")
+    wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
+    process.terminate()
+    assert process.wait(240) == os.EX_TEMPFAIL, log.read_text(errors="replace")[-4000:]
+    assert "repeat the command to go on" in log.read_text(errors="replace").splitlines()[-1]
+    # No checkpoint within an epoch was asked for but by the signal.
+    assert any(step for _, step in runs.positions("told"))
+    assert [run.info.status for run in tracked(runs, "told")[1]] == ["KILLED"]
+    runs.home.run("train_openimages.py", *runs.command("told"))
+    assert_equal_to_undisturbed(runs, "told")
+    assert_one_curve(runs, "told")
+
+
+def test_a_loss_that_is_not_finite_ends_in_code_3(runs: Runs) -> None:
+    command = runs.command("diverged", "--learning-rate", "1e30")
+    told = runs.home.run("train_openimages.py", *command, status=3)
+    last = told.splitlines()[-1]
+    assert "error: epoch 1: the loss is nan at step 2; there is no checkpoint yet in " in last
+    assert "Traceback" not in told
+    assert [run.info.status for run in tracked(runs, "diverged")[1]] == ["FAILED"]
+
+
+def test_a_storage_that_is_gone_for_a_while_is_waited_for(runs: Runs) -> None:
+    often = ("--checkpoint-every", "1")
+    process, log = runs.start("storage-gone", *often)
+    wait_for(lambda: (1, 1) in runs.positions("storage-gone"), log, process)
+    directory = runs.home.directory / "runs" / "storage-gone"
+    aside = directory.rename(directory.with_name("aside"))
+    directory.touch()  # nothing can be written below a file, whoever tries
+    wait_for(lambda: "the storage fails (" in log.read_text(errors="replace"), log, process)
+    directory.unlink()
+    aside.rename(directory)
+    assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
+    assert "the storage takes bytes again" in log.read_text(errors="replace")
+    assert_equal_to_undisturbed(runs, "storage-gone")
+    assert_one_curve(runs, "storage-gone")

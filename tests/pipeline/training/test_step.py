@@ -1,0 +1,177 @@
+"""A step is what its options say: micro-batches exact, averages right, progress a pure function."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import methods
+from pipeline.config.sections import ModelConfig, OptimizerConfig
+from pipeline.data.labels import LabelJoin
+from pipeline.data.loader import Batch
+from pipeline.models import cam_net
+from pipeline.training.step import TrainStep, factor, moving_average
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+K = 8
+
+
+@pytest.fixture(scope="module")
+def network() -> cam_net.CamNet:
+    torch.manual_seed(0)
+    return cam_net.build(ModelConfig(backbone="resnet18"), K)
+
+
+@pytest.fixture(scope="module")
+def join(squares: Path) -> LabelJoin:
+    table = Dataset.open(squares).labels("train")
+    return LabelJoin(table=table, num_classes=K, device=torch.device("cpu"))
+
+
+def batch_of(join: LabelJoin, size: int) -> Batch:
+    rng = np.random.default_rng(size)
+    images = rng.integers(0, 255, (size, 64, 64, 3), dtype=np.uint8)
+    images_BHWC = torch.from_numpy(images)
+    return Batch(images_BHWC=images_BHWC, image_ids_B=join.table.image_ids_N[:size])
+
+
+def step_of(network: cam_net.CamNet, join: LabelJoin, **options: object) -> TrainStep:
+    model = copy.deepcopy(network).train()
+    method = methods.create("ll-ct", K, delta_rel=5.0)
+    method.begin_epoch(3)
+    config = OptimizerConfig(**options)  # type: ignore[arg-type]
+    return TrainStep(
+        model=model,
+        method=method,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        join=join,
+        config=config,
+        averaged=moving_average(model, config.ema_decay),
+    )
+
+
+def frozen_norms(step: TrainStep) -> TrainStep:
+    # Batch norm sees micro-batches, as everywhere; without it nothing depends on the split.
+    for module in step.model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    return step
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7, 16])
+def test_micro_batches_give_the_step_of_the_whole_batch(
+    network: cam_net.CamNet, join: LabelJoin, parts: int
+) -> None:
+    whole = frozen_norms(step_of(network, join))
+    split = frozen_norms(step_of(network, join, micro_batches=parts))
+    batch = batch_of(join, 13)
+    expected, found = whole(batch), split(batch)
+    assert expected.modified_BK.any()
+    assert torch.equal(found.modified_BK, expected.modified_BK)
+    torch.testing.assert_close(found.loss, expected.loss)
+    for ours, theirs in zip(split.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_micro_batches_count_statistics_once(network: cam_net.CamNet, join: LabelJoin) -> None:
+    split = step_of(network, join, micro_batches=2)
+    norm = split.model.backbone[1]
+    split(batch_of(join, 8))
+    part = torch.nn.BatchNorm2d(norm.num_features)
+    part.train()
+    images = split.model.backbone[0]
+    assert norm.momentum == part.momentum
+    assert not torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
+    # Two updates of momentum 0.1 keep 0.81 of the initial variance of 1; four would keep 0.66.
+    fresh = copy.deepcopy(network).train()
+    batch = batch_of(join, 8)
+    for begin in (0, 4):
+        fresh(batch.images_BHWC[begin : begin + 4])
+    torch.testing.assert_close(fresh.backbone[1].running_var, norm.running_var)
+    assert images.weight.shape[0] == norm.num_features
+
+
+def test_an_empty_share_of_a_batch_changes_nothing(
+    network: cam_net.CamNet, join: LabelJoin
+) -> None:
+    for parts in (1, 3):
+        step = step_of(network, join, micro_batches=parts)
+        before = [parameter.detach().clone() for parameter in step.model.parameters()]
+        result = step(batch_of(join, 0))
+        assert result.loss == 0
+        assert result.modified_BK.shape == (0, K)
+        assert all(map(torch.equal, before, step.model.parameters()))
+
+
+def test_clipping_bounds_the_update(network: cam_net.CamNet, join: LabelJoin) -> None:
+    step = step_of(network, join, clip_norm=1e-3)
+    before = torch.cat([p.detach().flatten().clone() for p in step.model.parameters()])
+    step(batch_of(join, 8))
+    after = torch.cat([p.detach().flatten() for p in step.model.parameters()])
+    assert (after - before).norm() <= 0.1 * 1e-3 * 1.001
+
+
+def test_bf16_computes_the_loss_in_fp32(network: cam_net.CamNet, join: LabelJoin) -> None:
+    batch = batch_of(join, 8)
+    exact, mixed = step_of(network, join)(batch), step_of(network, join, precision="bf16")(batch)
+    assert mixed.logits_BK.dtype == mixed.loss.dtype == torch.float32
+    assert not torch.equal(mixed.logits_BK, exact.logits_BK)
+    torch.testing.assert_close(mixed.loss, exact.loss, rtol=0.05, atol=0)
+
+
+def test_the_moving_average_follows_and_is_restored(
+    network: cam_net.CamNet, join: LabelJoin
+) -> None:
+    step = step_of(network, join, ema_decay=0.5)
+    name = "head.classifier.weight"
+    for size in (4, 6):
+        expected = step.averaged.module.state_dict()[name].clone()
+        step(batch_of(join, size))
+    # The first update copies; from then on it is the mean of average and weights.
+    expected = 0.5 * expected + 0.5 * step.model.state_dict()[name]
+    torch.testing.assert_close(step.averaged.module.state_dict()[name], expected)
+    other = step_of(network, join, ema_decay=0.5)
+    other.load_state_dict(step.state_dict())
+    found = other.averaged.module.state_dict()[name]
+    assert torch.equal(found, step.averaged.module.state_dict()[name])
+    assert step_of(network, join).averaged is None
+
+
+def test_the_schedule_sets_every_groups_rate(network: cam_net.CamNet, join: LabelJoin) -> None:
+    step = step_of(network, join, schedule="cosine")
+    step(batch_of(join, 4), progress=0.5)
+    assert step.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    step(batch_of(join, 4), progress=0.0)
+    assert step.optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_one_cycle_is_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    steps = 101
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=0.2)
+    peak = 0.2 * steps - 1
+    for number in range(steps):
+        # torch puts the peak on step 0.2 * steps - 1 of steps - 1.
+        ours = factor(number / (steps - 1), "one-cycle", peak / (steps - 1))
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        optimizer.step()
+        if number < steps - 1:
+            cycle.step()
+
+
+def test_warmup_rises_to_the_base_rate() -> None:
+    assert factor(0.0, "constant", 0.1) == 0
+    assert factor(0.05, "constant", 0.1) == pytest.approx(0.5)
+    assert factor(0.1, "constant", 0.1) == 1
+    assert factor(1.0, "cosine") == pytest.approx(0)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup": 1.0}, {"micro_batches": 0}, {"ema_decay": 1.0}])
+def test_impossible_options_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        OptimizerConfig(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""Methods that change how an epoch is trained, or the model, as the trainer runs them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config.commands import EvaluateConfig
+from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
+from pipeline.config.train import TrainConfig
+from pipeline.evaluation.run import _score_part
+from pipeline.evaluation.scores import Scores
+from pipeline.models.cam_head import CamHead
+from pipeline.models.cam_net import CamNet
+from pipeline.training.worker import Worker
+from sharding.manifest import Dataset
+from tests.pipeline.training.test_worker import Recorder
+from tests.support.distributed import run_ranks
+
+
+def begun(
+    squares: Path,
+    method: str,
+    *options: str,
+    checkpoint_every: int | None = None,
+    **network: Any,
+) -> Worker:
+    config = TrainConfig(
+        dataset=str(squares),
+        method=method,
+        method_options=options,
+        candidates_per_epoch=0,
+        checkpoint_every=checkpoint_every,
+        model=ModelConfig(backbone="resnet18", **network),
+        data=DataConfig(image_size=32, batch_size=32),
+        optimizer=OptimizerConfig(learning_rate=1e-3, epochs=2, head_multiplier=1.0),
+    )
+    worker = Worker(
+        config=config,
+        dataset=Dataset.open(squares),
+        rank=0,
+        world_size=1,
+        device=torch.device("cpu"),
+        threads=1,
+        tracker=Recorder(),
+        run_id="run",
+    )
+    worker.begin(worker.model, None)
+    return worker
+
+
+def weights_of(worker: Worker) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(worker.model.state_dict())
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Parts of the network, head or backbone, that are not what they were."""
+    return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+
+
+def test_linear_init_trains_the_head_alone_and_then_everything(squares: Path) -> None:
+    worker = begun(squares, "role-li", "expected_num_pos=2.0", "linear_epochs=1", "linear_rate=2.0")
+    start = weights_of(worker)
+    worker.train(1)
+    linear = weights_of(worker)
+    assert changed(start, linear) == {"head"}, "batch norm's statistics included"
+    assert worker.optimizer.param_groups[1]["lr"] == pytest.approx(
+        2 * worker.config.optimizer.learning_rate * worker.config.optimizer.head_multiplier
+    )
+    worker.train(2)
+    assert changed(linear, weights_of(worker)) == {"head", "backbone"}
+    steps = {int(state["step"]) for state in worker.optimizer.state.values()}
+    assert steps == {worker.loader.plan.steps}, "Adam starts anew"
+
+
+def test_linear_init_begins_its_second_phase_once(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left within that phase's first epoch, which other workers begin again."""
+    options = ("expected_num_pos=2.0", "linear_epochs=1")
+
+    def made() -> Worker:
+        return begun(squares, "role-li", *options, checkpoint_every=2)
+
+    def leave() -> None:
+        first.save(str(tmp_path), {})
+        raise KeyboardInterrupt
+
+    first = made()
+    first.train(1)
+    with pytest.raises(KeyboardInterrupt):
+        first.train(2, on_pause=leave)
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "world_size": 3}))
+
+    second = made()
+    second.begin(second.model, str(tmp_path))
+    handed: list[int] = []
+    monkeypatch.setattr(second.method.estimator, "hand_over", lambda: handed.append(1))
+    second.train(2)
+    assert not handed
+    steps = {int(state["step"]) for state in second.optimizer.state.values()}
+    assert steps == {2 + second.loader.plan.steps}, "Adam goes on"
+
+
+def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) -> None:
+    worker = begun(squares, "cnn-rnn", "hidden=8")
+    worker.train(1)
+    worker.save(str(tmp_path), {})
+
+    def scored(beam: int) -> Scores:
+        config = EvaluateConfig(
+            checkpoint=str(tmp_path), dataset=str(squares), split="validation", beam=beam
+        )
+        return _score_part(config, str(tmp_path), 1, 1, 0)
+
+    alone, searched = scored(0), scored(2)
+    assert len(alone.raw_E) == len(searched.raw_E) > 0
+    assert not np.allclose(alone.boosted_E, searched.boosted_E)
+    assert np.isfinite(searched.boosted_E).all()
+
+
+def test_curriculum_with_its_graph_trains_and_relabels(squares: Path) -> None:
+    options = ("relabel_every=1", "positive_threshold=0.0", "negative_threshold=0.0")
+    worker = begun(squares, "curriculum", *options, label_graph=16)
+    before = weights_of(worker)
+    worker.train(1)
+    moved = {
+        key for key, value in weights_of(worker).items() if not torch.equal(before[key], value)
+    }
+    assert "head.graph.message.weight" in moved
+    assert len(worker.method.overlay) > 0
+    metrics = worker.validate()
+    assert 0 <= metrics["val/mAP/all"] <= 1
+
+
+def test_dropout_is_on_in_the_passes_that_compare_predictions(
+    squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("relabel_every=1", "strategy=uncertainty", "passes=2", "variance=1e9")
+    worker = begun(squares, "curriculum", *options, dropout=0.5)
+    passes: list[torch.Tensor] = []
+    observe = worker.method.observe
+
+    def remembering(logits_BK: torch.Tensor, *more: torch.Tensor) -> None:
+        passes.append(logits_BK.clone())
+        observe(logits_BK, *more)
+
+    monkeypatch.setattr(worker.method, "observe", remembering)
+    worker.train(1)
+    half = len(passes) // 2
+    assert not torch.equal(torch.cat(passes[:half]), torch.cat(passes[half:]))
+    assert not worker.model.backbone.training, "all else as in inference"
+    assert len(worker.method.overlay) > 0
+
+
+def frozen_step(rank: int) -> tuple[float, float]:
+    """Largest gradients (backbone, head) of a second step under DDP."""
+    torch.manual_seed(0)
+    network = CamNet(torch.nn.Conv2d(3, 4, 3), CamHead(4, 3))
+    network.freeze_backbone(True)
+    model = torch.nn.parallel.DistributedDataParallel(network)
+    for _ in range(2):  # DDP complains of parameters without gradient in the second
+        model.zero_grad()
+        model(torch.randint(0, 255, (2, 8, 8, 3), dtype=torch.uint8)).sum().backward()
+    parts = (network.backbone, network.head)
+    backbone, head = (max(float(p.grad.abs().max()) for p in m.parameters()) for m in parts)
+    return backbone, head
+
+
+def test_a_frozen_backbone_leaves_no_rank_waiting() -> None:
+    for backbone, head in run_ranks(frozen_step, 2):
+        assert backbone == 0
+        assert head > 0

@@ -1,0 +1,290 @@
+"""What is told about a damage is true: who does it has the dataset again, byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharding.classes import ClassTable
+from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
+from sharding.commands.prepare import prepare
+from sharding.commands.reshard import reshard
+from sharding.commands.shard import shard_dump
+from sharding.commands.verify import VerifyReport, verify
+from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
+from sharding.manifest import Dataset
+from tests.support.dumpmaking import MIDS, write_classes, write_labels
+from tests.support.killing import run_until
+from tests.support.photos import image_ids, tree, write_photo_dump
+
+TAR, INDEX, TABLE = (
+    "images/train-000001.tar",
+    "images/train-000001.idx",
+    "labels/2017_11/train.parquet",
+)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(V3 dump, images); a training image lies in `later` instead, and a row is bad."""
+    root = tmp_path_factory.mktemp("input")
+    dump, images = write_photo_dump(root)
+    first, second, *_ = image_ids(images, "train")
+    (root / "later/train").mkdir(parents=True)
+    (images / f"train/{first}.jpg").rename(root / f"later/train/{first}.jpg")
+    rows = dump / "2017_11/train/annotations-human.csv"
+    rows.write_text(f"{rows.read_text()}{second},verification,{MIDS[0]},7\n")
+    return dump, images
+
+
+@pytest.fixture(scope="module")
+def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("original") / "dataset"
+    shard(inputs, output)
+    return output
+
+
+@pytest.fixture
+def dataset(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "dataset")
+
+
+def shard(inputs: tuple[Path, Path], output: Path, **more: Any) -> str:
+    settings: dict[str, Any] = {"images": str(inputs[1]), "images_per_shard": 10, **more}
+    options = ShardOptions(
+        annotations=inputs[0], output=str(output), dataset_name="tiny", **settings
+    )
+    return str(shard_dump(prepare(options), map))
+
+
+def check(dataset: Path, **more: Any) -> VerifyReport:
+    return verify(VerifyOptions(dataset=str(dataset), **more), map)
+
+
+def with_later_labels(
+    dataset: Path, inputs: tuple[Path, Path], folder: Path, more: Sequence[str] = ()
+) -> None:
+    everything = [*image_ids(inputs[1], "train"), *image_ids(inputs[0].parent / "later", "train")]
+    rows = [f"{image_id},verification,{MIDS[0]},1" for image_id in everything]
+    rows += more
+    dump = write_classes(write_labels(folder / "v4", {"train": rows}, "v4"), release="v4")
+    reshard(ReshardOptions(dataset=str(dataset), annotations=dump), map)
+    assert check(dataset).well
+
+
+def lost(*names: str) -> Callable[[Path], None]:
+    def damage(dataset: Path) -> None:
+        for name in names:
+            path = dataset / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def garbage(name: str) -> Callable[[Path], None]:
+    return lambda dataset: (dataset / name).write_bytes(b"\xff{")
+
+
+def classes_reordered(dataset: Path) -> None:
+    table = ClassTable.read(dataset / "classes.parquet")
+    fields = {name: value for name, value in vars(table).items() if name != "index_of"}
+    ClassTable(**{**fields, "mids": table.mids[::-1]}).write(dataset / "classes.parquet")
+
+
+def groups_changed(dataset: Path) -> None:
+    table = ClassTable.read(dataset / "classes.parquet")
+    fields = {name: value for name, value in vars(table).items() if name != "index_of"}
+    changed = ClassTable(**{**fields, "groups_K": table.groups_K[::-1].copy()})
+    changed.write(dataset / "classes.parquet")
+
+
+AGAIN = "repeat the command that made the dataset"
+LABELS = "repeat the command that wrote labels 2017_11"
+DAMAGES: list[tuple[Callable[[Path], None], str]] = [
+    (lost("classes.parquet"), AGAIN),
+    (garbage("classes.parquet"), AGAIN),
+    (classes_reordered, AGAIN),
+    (groups_changed, AGAIN),
+    (lost("dataset.json"), "repeating the command that made it"),
+    (garbage("dataset.json"), "repeating the command that made it"),
+    (lost("quarantine.parquet"), "repeating the command that set them aside"),
+    (garbage("quarantine.parquet"), "repeating the command that set them aside"),
+    (lost(TAR, TABLE), LABELS),
+    (lost(TAR, INDEX, TABLE), LABELS),
+    (lost("images", "labels"), LABELS),
+    (lost("images/train-000000.json", "images/train-000001.json"), "--repair"),
+]
+
+
+@pytest.mark.parametrize(("damage", "told"), DAMAGES)
+def test_what_is_told_gives_the_dataset_back(
+    dataset: Path, inputs, damage: Callable[[Path], None], told: str
+) -> None:
+    before = tree(dataset)
+    damage(dataset)
+    try:
+        text = str(check(dataset))
+    except InputError as error:
+        text = str(error)
+    assert told in text
+    assert "is finished, in" in shard(inputs, dataset)
+    assert check(dataset).well
+    assert but_records(tree(dataset)) == but_records(before)
+    assert "nothing was done" in shard(inputs, dataset)
+    lost("quarantine.parquet", "dataset.json")(dataset)  # they follow from the records
+    shard(inputs, dataset)
+    assert but_records(tree(dataset)) == but_records(before)
+
+
+def but_records(files: dict[str, str]) -> dict[str, str]:
+    """Without the files that say how many images were treated how, which is forgotten."""
+    return {
+        name: digest
+        for name, digest in files.items()
+        if not (name.startswith("images/") and name.endswith(".json"))
+    }
+
+
+def test_a_repair_mends_what_it_can_and_tells_the_rest(dataset: Path, inputs) -> None:
+    before = tree(dataset)
+    lost(TAR, INDEX, TABLE, "images/test-000000.tar", "_info.json")(dataset)
+    (dataset / "README.md").write_bytes(b"\xff")
+    result = check(dataset, repair=True, images=str(inputs[1]))
+    assert [problem.path for problem in result.left] == [INDEX, TAR, TABLE]
+    assert all(LABELS in problem.fix for problem in result.left)
+    (dataset / TABLE).write_bytes(b"PAR1")
+    shard(inputs, dataset)
+    assert tree(dataset) == before
+
+
+@pytest.mark.parametrize("tars", ["train-000000.tar", "train-*.tar"])
+def test_a_lost_tar_comes_back_as_it_was_under_all_labels(
+    dataset: Path, inputs, tmp_path: Path, tars: str
+) -> None:
+    """An image that was missing then stays so: the other labels have no row for it."""
+    with_later_labels(dataset, inputs, tmp_path)
+    before = tree(dataset)
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    shutil.copytree(inputs[0].parent / "later", images, dirs_exist_ok=True)
+    for tar in (dataset / "images").glob(tars):
+        tar.unlink()
+    assert "is finished, in" in shard((inputs[0], images), dataset)
+    assert tree(dataset) == before
+    assert "24 images" in shard((inputs[0], images), dataset, retry_failed=True)
+    assert check(dataset).well
+
+
+def test_killed_amid_it_the_command_is_repeated(dataset: Path, inputs, tmp_path: Path) -> None:
+    with_later_labels(dataset, inputs, tmp_path)
+    before = tree(dataset)
+    lost("images/train-000000.tar", TAR, TABLE, "classes.parquet", "quarantine.parquet")(dataset)
+    event, died = 0, True
+    while died:
+        copy = shutil.copytree(dataset, tmp_path / f"killed-{event}")
+        died = run_until(event, shard, inputs, copy)
+        shard(inputs, copy)
+        assert check(copy).well
+        assert but_records(tree(copy)) == but_records(before), f"killed at event {event}"
+        event += 11
+    assert event > 40
+
+
+@pytest.mark.parametrize("tars", ["train-000000.*", "*.tar"])
+def test_images_of_no_use_take_nothing_from_a_dataset(
+    dataset: Path, inputs, tmp_path: Path, tars: str
+) -> None:
+    with_later_labels(dataset, inputs, tmp_path)
+    before = tree(dataset)
+    (tmp_path / "wrong/train").mkdir(parents=True)
+    (tmp_path / f"wrong/train/{'a' * 16}.jpg").write_bytes(b"of another dump")
+    for tar in (dataset / "images").glob(tars):
+        if tar.suffix != ".json":
+            tar.unlink()
+    damaged = tree(dataset)
+    with pytest.raises(InputError, match=r"image cannot be used: missing.*give images among which"):
+        shard((inputs[0], tmp_path / "wrong"), dataset)
+    assert tree(dataset) == damaged
+    shard(inputs, dataset)
+    assert tree(dataset) == before
+
+
+def test_a_manifest_that_named_more_is_not_made_anew(dataset: Path, inputs, tmp_path: Path) -> None:
+    with_later_labels(dataset, inputs, tmp_path)
+    for damage, told in (
+        (lost("dataset.json"), "or restore its dataset.json"),
+        (garbage("dataset.json"), "restore the file from a copy; where nothing was added"),
+    ):
+        damage(broken := shutil.copytree(dataset, tmp_path / told))
+        before = tree(broken)
+        with pytest.raises(InputError, match=told):
+            shard(inputs, broken)
+        assert tree(broken) == before
+
+
+def test_a_later_tar_with_a_planned_number_is_not_taken_for_the_planned_one(
+    inputs, tmp_path: Path
+) -> None:
+    images, dataset = shutil.copytree(inputs[1], tmp_path / "images"), tmp_path / "dataset"
+    small: dict[str, Any] = {"images_per_shard": 4}
+    options = ShardOptions(
+        annotations=inputs[0], images=str(images), output=str(dataset), dataset_name="tiny", **small
+    )
+    first, *_, last = (plan.image_ids_N for plan in prepare(options).plans["train"])
+    missing = [f"{image_id}.jpg" for image_id in format_image_ids([*last, first[0]])]
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for name in missing:
+        if (images / "train" / name).exists():
+            (images / "train" / name).rename(aside / name)
+    shard((inputs[0], images), dataset, **small)
+    shutil.copytree(aside, images / "train", dirs_exist_ok=True)
+    shard((inputs[0], images), dataset, retry_failed=True, **small)
+    before = tree(dataset)
+    shard((inputs[0], images), dataset, **small)
+    assert tree(dataset) == before
+    lost("dataset.json")(dataset)
+    damaged = tree(dataset)
+    with pytest.raises(InputError, match=r"restore its dataset\.json"):
+        shard((inputs[0], images), dataset, **small)
+    assert tree(dataset) == damaged
+
+
+def test_a_tar_of_images_found_later_comes_back_too(dataset: Path, inputs, tmp_path) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    shutil.copytree(inputs[0].parent / "later", images, dirs_exist_ok=True)
+    shard((inputs[0], images), dataset, retry_failed=True)
+    before = tree(dataset)
+    added = Dataset.open(dataset).shards("train")[-1]
+    assert added.images == 1
+    lost(added.path, TABLE)(dataset)
+    shard((inputs[0], images), dataset)
+    assert tree(dataset) == before
+    lost(added.path, added.index, TABLE)(dataset)
+    damaged = tree(dataset)
+    with pytest.raises(InputError, match=r"held is not known any more.*label tables are lost"):
+        shard((inputs[0], images), dataset)
+    assert tree(dataset) == damaged
+
+
+def test_rows_set_aside_come_back_with_their_commands(
+    dataset: Path, inputs, tmp_path: Path
+) -> None:
+    assert len(listed(dataset).rows()) == len(listed(dataset).images()) == 1
+    with_later_labels(dataset, inputs, tmp_path, ["x,verification,/m/0a,1"])
+    before = listed(dataset)
+    (dataset / "quarantine.parquet").unlink()
+    assert [problem.what for problem in check(dataset, repair=True).left] == ["1 rows, not 3"]
+    assert "1 more that later commands set aside: repeat those" in shard(inputs, dataset)
+    with_later_labels(dataset, inputs, tmp_path, ["x,verification,/m/0a,1"])
+    assert listed(dataset) == before
+    assert "nothing was done" in shard(inputs, dataset)
+
+
+def listed(dataset: Path) -> Quarantine:
+    return Quarantine.read(dataset / "quarantine.parquet")

@@ -1,0 +1,478 @@
+"""Datasets in a bucket: the same bytes as on a disk, over failures and kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.data.staging import Cache, open_dataset
+from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
+from sharding.commands.prepare import prepare
+from sharding.commands.reshard import reshard
+from sharding.commands.shard import shard_dump
+from sharding.commands.verify import VerifyReport, verify
+from sharding.commands.workspace import open_workspace
+from sharding.errors import InputError
+from sharding.importers.options import ImportOptions
+from sharding.importers.prepare import prepare_import
+from sharding.importers.run import import_collection
+from sharding.manifest import Dataset
+from sharding.storage.retry import RetryPolicy
+from tests.support.dumpmaking import MIDS, write_classes, write_labels
+from tests.support.home import Home
+from tests.support.killing import FORKS
+from tests.support.photos import image_ids, tree, write_photo_dump
+from tests.support.servers import Web, s3
+
+FAST = RetryPolicy(tries=2, timeout=2.0, at_once=4, first_pause=0.01)
+URL = "s3://data/sets/tiny"
+VERSIONS = ("2017_11", "2018_04")
+AWS = {
+    "AWS_ACCESS_KEY_ID": "id",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_photo_dump(tmp_path_factory.mktemp("input"))
+
+
+@pytest.fixture(scope="module")
+def on_disk(inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("disk") / "tiny"
+    shard(inputs, output, output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Web]:
+    with s3() as web, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**AWS, "AWS_ENDPOINT_URL": web.url}.items():
+            patch.setenv(name, value)
+        yield web
+
+
+@pytest.fixture
+def bucket(server: Web) -> Iterator[Any]:
+    """A boto3 bucket named "data", empty; every request to it is noted."""
+    import boto3
+
+    bucket = boto3.resource("s3", region_name="us-east-1").Bucket("data")
+    bucket.create()
+    server.asked.clear()
+    yield bucket
+    server.faults = {}
+    bucket.objects.all().delete()
+    bucket.delete()
+
+
+@pytest.fixture
+def filled(bucket: Any, on_disk: Path, server: Web) -> Any:
+    """The same, with a finished dataset in it."""
+    for path in on_disk.rglob("*"):
+        if path.is_file():
+            key = f"sets/tiny/{path.relative_to(on_disk).as_posix()}"
+            bucket.put_object(Key=key, Body=path.read_bytes())
+    server.asked.clear()
+    return bucket
+
+
+def shard(inputs: tuple[Path, Path], output: str | Path, scratch: Path | None, **more: Any) -> str:
+    settings = {"images_per_shard": 10, "fetch": FAST, **more}
+    options = ShardOptions(
+        annotations=inputs[0], images=str(inputs[1]), output=str(output), **settings
+    )
+    with open_workspace(options.output, options.fetch, scratch) as desk:
+        here = dataclasses.replace(options, output=str(desk.directory))
+        told = shard_dump(prepare(here), desk.through(map))
+    return desk.named(str(told))
+
+
+def relabel(dataset: str | Path, scratch: Path, dump: Path, **more: Any) -> str:
+    options = ReshardOptions(dataset=str(dataset), annotations=dump, fetch=FAST, **more)
+    with open_workspace(options.dataset, options.fetch, scratch) as desk:
+        told = reshard(dataclasses.replace(options, dataset=str(desk.directory)), desk.through(map))
+    return desk.named(str(told))
+
+
+def check(scratch: Path, **more: Any) -> tuple[VerifyReport, str]:
+    options = VerifyOptions(dataset=URL, fetch=FAST, **more)
+    with open_workspace(options.dataset, options.fetch, scratch, indexes=True) as desk:
+        result = verify(options, map, desk)
+    return result, desk.named(str(result))
+
+
+def objects(bucket: Any, prefix: str = "sets/tiny/") -> dict[str, str]:
+    """Hash of every object, by its name below the prefix."""
+    return {
+        found.key.removeprefix(prefix): hashlib.sha256(found.get()["Body"].read()).hexdigest()
+        for found in bucket.objects.filter(Prefix=prefix)
+        if not found.key.endswith("/")  # Arrow keeps a folder that it has emptied
+    }
+
+
+def put_since(server: Web) -> set[str]:
+    """Names below the dataset of everything that was put."""
+    asked = [path.partition(" data/sets/tiny/") for path in list(server.asked)]
+    return {name for method, found, name in asked if found and method in ("PUT", "POST")}
+
+
+def second_dump(inputs: tuple[Path, Path], folder: Path) -> Path:
+    """Other labels for the same training images, and for one that has no pixels yet."""
+    names = [*image_ids(inputs[1], "train"), "f" * 16]
+    rows = [f"{image_id},verification,{MIDS[0]},1" for image_id in names]
+    return write_classes(write_labels(folder / "second", {"train": rows}, "v4"), release="v4")
+
+
+def test_a_bucket_gets_the_bytes_that_a_directory_would(
+    inputs, bucket, on_disk: Path, tmp_path: Path
+) -> None:
+    told = shard(inputs, URL, tmp_path)
+    assert told.startswith(f"{URL} is finished")
+    assert objects(bucket) == tree(on_disk)
+    assert not list(tmp_path.iterdir()), "the desk is cleared"
+    assert "already finished; nothing was done" in shard(inputs, URL, tmp_path)
+    cached = open_dataset(URL, Cache(directory=tmp_path / "cache"))
+    assert cached.digest == open_dataset(str(on_disk)).digest
+    file = tmp_path / "place" / "tiny"
+    shard(inputs, file.as_uri(), tmp_path)
+    assert tree(file) == tree(on_disk)
+
+
+def test_an_import_goes_into_a_bucket_too(inputs, bucket, tmp_path: Path) -> None:
+    """Its single positives are a version of their own; another seed adds one more."""
+    names = image_ids(inputs[1], "train")
+    rows = [f"{one}.jpg,{('cat', 'cat|dog')[n % 2]}" for n, one in enumerate(names)]
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join(["image,labels", *rows]) + "\n")
+    settings: dict[str, Any] = {"format": "csv", "source": inputs[1] / "train", "table": table}
+    for seed in (1, 2):
+        for output in (str(tmp_path / "tiny"), URL):
+            options = ImportOptions(
+                **settings, output=output, single_positive=True, seed=seed, images_per_shard=10
+            )
+            with open_workspace(output, FAST, tmp_path / "scratch") as desk:
+                here = dataclasses.replace(options, output=str(desk.directory))
+                told = import_collection(prepare_import(here), desk.through(map))
+            assert desk.named(str(told)).startswith(f"{output} is finished")
+        assert objects(bucket) == tree(tmp_path / "tiny")
+
+
+def test_a_bucket_that_stumbles_gets_the_same_bytes(
+    inputs, bucket, server: Web, on_disk: Path, tmp_path: Path
+) -> None:
+    place = "data/sets/tiny"
+    server.faults = {
+        f"PUT {place}/images/train-000000.tar": [500, 503],
+        f"PUT {place}/images/train-000001.idx": [503, 500, 500, 500],
+        f"PUT {place}/images/test-000000.json": [500],
+        f"PUT {place}/unfinished.json": [500],
+        f"PUT {place}/dataset.json": [503],
+        f"DELETE {place}/unfinished.json": [500],
+    }
+    shard(inputs, URL, tmp_path)
+    assert objects(bucket) == tree(on_disk)
+    assert not any(server.faults.values())
+
+
+def test_a_bucket_that_refuses_is_one_line_and_nothing_is_lost(
+    inputs, bucket, server: Web, on_disk: Path, tmp_path: Path
+) -> None:
+    failing = "images/validation-000000.json"
+    for fault in (403, 500):
+        server.faults = {f"PUT data/sets/tiny/{failing}": [fault] * 20}
+        with pytest.raises(InputError) as caught:
+            shard(inputs, URL, tmp_path)
+        assert str(caught.value).startswith(f"{URL}/{failing}: cannot be written (")
+        assert "then repeat the command" in str(caught.value)
+        assert "dataset.json" not in objects(bucket)
+    server.faults = {}
+    assert "continued" in shard(inputs, URL, tmp_path)
+    assert objects(bucket) == tree(on_disk)
+    server.faults = {"data": [403] * 20}
+    with pytest.raises(InputError, match=rf"{URL}: cannot be read \(refused.*credentials"):
+        shard(inputs, URL, tmp_path)
+
+
+def test_no_bucket_is_one_line(inputs, server: Web, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"s3://nowhere/x/.*there is no such bucket"):
+        shard(inputs, "s3://nowhere/x", tmp_path)
+    with pytest.raises(InputError, match="a web server takes no files"):
+        shard(inputs, "https://example.com/x", tmp_path)
+
+
+def test_a_place_that_holds_something_else_stays_as_it_is(inputs, bucket, tmp_path: Path) -> None:
+    bucket.put_object(Key="sets/tiny/thesis/chapter.json", Body=b"years of work")
+    before = objects(bucket)
+    with pytest.raises(InputError, match=rf"{URL}: .*not empty \(it holds 'thesis'\)"):
+        shard(inputs, URL, tmp_path)
+    with pytest.raises(InputError, match=rf"{URL}/dataset.json: not a dataset"):
+        check(tmp_path)
+    assert objects(bucket) == before
+
+
+def test_another_dataset_is_refused(inputs, filled, tmp_path: Path) -> None:
+    before = objects(filled)
+    with pytest.raises(InputError, match=rf"{URL}/dataset.json: .*images_per_shard was 10, is 5"):
+        shard(inputs, URL, tmp_path, images_per_shard=5)
+    assert objects(filled) == before
+
+
+def in_a_process(environment: dict[str, str], *arguments: Any) -> None:
+    os.environ.update(environment)
+    shard(*arguments)
+
+
+def test_killed_anywhere_it_finishes_with_the_same_bytes(
+    inputs, bucket, server: Web, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th request that writes is the last of the process, which dies before it is answered."""
+    environment = {**AWS, "AWS_ENDPOINT_URL": server.url}
+    server.asked.clear()
+    shard(inputs, URL, tmp_path)
+    writes = sum(" " in path for path in server.asked)
+    bucket.objects.all().delete()
+    moments = [*range(0, writes - 1, 4), writes - 1]
+    kept = 0
+    for last in moments:
+        process = FORKS.Process(target=in_a_process, args=(environment, inputs, URL, tmp_path))
+        left = [last]
+
+        def deadly(path: str, process: Any = process, left: list[int] = left) -> None:
+            server.asked.append(path)
+            if " " in path:
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(process.pid, signal.SIGKILL)
+
+        monkeypatch.setattr(server, "fault", deadly)
+        process.start()
+        process.join()
+        monkeypatch.undo()
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        found = objects(bucket)
+        assert process.exitcode == -signal.SIGKILL, f"not killed at request {last}"
+        if "dataset.json" in found:
+            assert {**found, "unfinished.json": ""} == {**tree(on_disk), "unfinished.json": ""}
+        kept += "continued" in (told := shard(inputs, URL, tmp_path)) or "already" in told
+        assert objects(bucket) == tree(on_disk), f"killed at request {last}"
+        bucket.objects.all().delete()
+    assert kept >= len(moments) // 2
+
+
+def test_one_job_at_a_time_on_a_machine(inputs, bucket, tmp_path: Path) -> None:
+    def busy(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        with pytest.raises(InputError, match=rf"{URL}: another job is writing"):
+            shard(inputs, URL, tmp_path)
+        return map(function, items)
+
+    options = ShardOptions(
+        annotations=inputs[0], images=str(inputs[1]), output=URL, images_per_shard=10
+    )
+    with open_workspace(URL, FAST, tmp_path) as desk:
+        here = dataclasses.replace(options, output=str(desk.directory))
+        shard_dump(prepare(here), desk.through(busy))
+
+
+def test_images_that_were_missing_are_found_later(inputs, bucket, tmp_path: Path) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    lost = images / f"train/{image_ids(images, 'train')[0]}.jpg"
+    content = lost.read_bytes()
+    lost.unlink()
+    local, dump = tmp_path / "tiny", second_dump(inputs, tmp_path)
+    for place in (local, URL):
+        assert "1 missing" in shard((inputs[0], images), place, tmp_path)
+        relabel(place, tmp_path, dump)
+    before = objects(bucket)
+    assert before == tree(local)
+    lost.write_bytes(content)
+    for place in (local, URL):
+        assert "nothing" in shard((inputs[0], images), place, tmp_path, retry_failed=True)
+    after = objects(bucket)
+    assert after == tree(local)
+    tars = {name for name in before if name.endswith(".tar")}
+    assert {name: after[name] for name in tars} == {name: before[name] for name in tars}
+    assert check(tmp_path)[0].well
+    # Of the two images without pixels one is left; the other's labels are where its pixels are.
+    first, second = (f"labels/{name}/train.without_pixels.parquet" for name in VERSIONS)
+    assert {first, second} <= before.keys()
+    assert {first, second} & after.keys() == {second}
+    assert Dataset.open(local).manifest.labels[VERSIONS[1]].splits["train"].positives == 24
+
+
+def test_images_of_no_use_leave_nothing_behind(inputs, bucket, tmp_path: Path) -> None:
+    (tmp_path / "images/train").mkdir(parents=True)
+    (tmp_path / f"images/train/{'a' * 16}.jpg").write_bytes(b"of another dump")
+    with pytest.raises(InputError, match="none of the 35 labelled images could be used"):
+        shard((inputs[0], tmp_path / "images"), URL, tmp_path / "scratch")
+    assert objects(bucket) == {}
+
+
+def test_archives_need_a_place_that_all_workers_reach(
+    inputs, bucket, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+        archive.add(inputs[1], arcname=".")
+    packed = (inputs[0], tmp_path / "all.tar.gz")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(InputError, match=r"all\.tar\.gz.*--scratch"):
+        shard(packed, URL, None)
+    shard(packed, URL, tmp_path / "shared")
+    assert objects(bucket) == tree(on_disk)
+
+
+def test_a_sound_dataset_is_well(filled, server: Web, tmp_path: Path) -> None:
+    result, told = check(tmp_path)
+    assert result.well
+    assert told.startswith(f"{URL} is well: 35 images")
+    assert not put_since(server)
+    assert check(tmp_path, quick=True)[0].well
+
+
+def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Path) -> None:
+    def break_it() -> None:
+        content = bytearray((on_disk / "images/train-000001.tar").read_bytes())
+        content[len(content) // 2] ^= 1
+        filled.put_object(Key="sets/tiny/images/train-000001.tar", Body=bytes(content))
+        filled.Object("sets/tiny/images/train-000000.idx").delete()
+        filled.Object("sets/tiny/images/test-000000.tar").delete()
+        filled.put_object(Key="sets/tiny/images/train-000099.tar", Body=b"of a killed job")
+        filled.put_object(Key="sets/tiny/_info.json", Body=b"{}")
+
+    break_it()
+    result, told = check(tmp_path)
+    assert {problem.path: problem.what for problem in result.found} == {
+        "_info.json": "differs from the manifest",
+        "images/test-000000.tar": "missing",
+        "images/train-000000.idx": "missing",
+        "images/train-000001.tar": "its content has changed (SHA-256 differs)",
+        "images/train-000099.tar": "the manifest does not name it",
+    }
+    assert f"{URL} has 5 problems" in told
+    result, _ = check(tmp_path, repair=True)
+    assert [problem.path for problem in result.left] == [
+        "images/test-000000.tar",
+        "images/train-000001.tar",
+    ]
+    result, _ = check(tmp_path, repair=True, images=str(inputs[1]))
+    assert result.well
+    assert objects(filled) == tree(on_disk)
+
+
+def test_lost_labels_come_back_from_the_tars(filled, on_disk: Path, tmp_path: Path) -> None:
+    filled.Object("sets/tiny/labels/2017_11/train.parquet").delete()
+    assert check(tmp_path, repair=True)[0].well
+    assert objects(filled) == tree(on_disk)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ("dataset.json",),
+        ("classes.parquet", "quarantine.parquet", "README.md"),
+        ("images/train-000001.tar", "labels/2017_11/train.parquet"),
+        ("images/train-000001.tar", "images/train-000001.idx", "labels/2017_11/train.parquet"),
+    ],
+)
+def test_the_command_that_made_it_makes_again_what_was_lost(
+    inputs, filled, on_disk: Path, tmp_path: Path, lost: tuple[str, ...]
+) -> None:
+    for name in lost:
+        filled.Object(f"sets/tiny/{name}").delete()
+    assert f"{URL} is finished, in" in shard(inputs, URL, tmp_path)
+    assert objects(filled) == tree(on_disk)
+
+
+def test_a_lost_tar_and_its_index_are_mended(inputs, filled, on_disk: Path, tmp_path: Path) -> None:
+    for name in ("tar", "idx"):
+        filled.Object(f"sets/tiny/images/train-000001.{name}").delete()
+    assert check(tmp_path, repair=True, images=str(inputs[1]))[0].well
+    assert objects(filled) == tree(on_disk)
+
+
+def test_new_labels_put_no_image_byte(
+    inputs, filled, server: Web, on_disk: Path, tmp_path: Path
+) -> None:
+    dump = second_dump(inputs, tmp_path)
+    local = shutil.copytree(on_disk, tmp_path / "tiny")
+    relabel(local, tmp_path, dump)
+    told = relabel(URL, tmp_path, dump)
+    assert f"--dataset {URL} --labels 2018_04" in told
+    assert objects(filled) == tree(local)
+    assert put_since(server) == {
+        "dataset.json",
+        "README.md",
+        "_info.json",
+        "quarantine.parquet",
+        "labels/2018_04/train.parquet",
+        "labels/2018_04/train.without_pixels.parquet",
+        "labels/2018_04/wanted.txt",
+        "labels/2018_04/diff.json",
+    }
+    diff = json.loads((local / "labels/2018_04/diff.json").read_text())
+    assert diff["splits"]["train"]["images_without_pixels"] == 1
+
+
+def test_new_images_and_rewriting_are_as_on_a_disk(
+    inputs, filled, on_disk: Path, tmp_path: Path
+) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    first = image_ids(images, "train")[0]
+    shutil.copy(images / f"train/{first}.jpg", images / f"train/{'f' * 16}.jpg")
+    dump = second_dump(inputs, tmp_path)
+    local = shutil.copytree(on_disk, tmp_path / "tiny")
+    for more in ({"images": str(images)}, {"rewrite": True}):
+        relabel(local, tmp_path, dump, **more)
+        relabel(URL, tmp_path, dump, **more)
+        assert objects(filled) == tree(local)
+    assert check(tmp_path)[0].well
+
+
+def test_a_resharding_stopped_amid_its_tables_is_finished(
+    inputs, filled, server: Web, on_disk: Path, tmp_path: Path
+) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    first = image_ids(images, "train")[0]
+    shutil.copy(images / f"train/{first}.jpg", images / f"train/{'f' * 16}.jpg")
+    dump = second_dump(inputs, tmp_path)
+    local = shutil.copytree(on_disk, tmp_path / "tiny")
+    relabel(local, tmp_path, dump, images=str(images))
+    for table in ("labels/2017_11/train.parquet", "labels/2018_04/train.parquet", "dataset.json"):
+        server.faults = {f"PUT data/sets/tiny/{table}": [500] * 20}
+        with pytest.raises(InputError, match="cannot be written"):
+            relabel(URL, tmp_path, dump, images=str(images))
+    server.faults = {}
+    relabel(URL, tmp_path, dump, images=str(images))
+    assert objects(filled) == tree(local)
+
+
+@pytest.mark.ray
+def test_the_jobs_themselves(inputs, bucket, server: Web, on_disk: Path, tmp_path: Path) -> None:
+    class Clouded(Home):
+        @property
+        def environment(self) -> dict[str, str]:
+            return {**super().environment, **AWS, "AWS_ENDPOINT_URL": server.url}
+
+    home = Clouded(tmp_path)
+    source = ("--annotations", str(inputs[0]), "--images", str(inputs[1]))
+    told = home.run("shard_openimages.py", *source, "--output", URL, "--images-per-shard", "10")
+    assert f"{URL} is finished" in told
+    assert objects(bucket) == tree(on_disk)
+    assert f"{URL} is well" in home.run("verify_dataset.py", "--dataset", URL)
+    dump = str(second_dump(inputs, tmp_path))
+    told = home.run("reshard_openimages.py", "--dataset", URL, "--annotations", dump)
+    assert f"labels 2018_04 of {URL} are written" in told

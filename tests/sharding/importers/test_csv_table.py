@@ -1,0 +1,223 @@
+"""A folder of images with a CSV: three states of a label, splits, and every way to get it wrong."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sharding.errors import InputError
+from sharding.importers.collection import Collection, class_key
+from sharding.importers.options import ImportOptions
+from sharding.importers.prepare import prepare_import, read_collection
+from sharding.importers.run import import_collection
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+from sharding.maintenance.checks import check_dataset
+from sharding.manifest import Dataset
+from sharding.openimages.vocabulary import is_mid
+from tests.support.foreign import write_csv, write_text
+
+
+def read(folder: Path, lines: Sequence[str], **more: Any) -> Collection:
+    write_text(folder / "labels.csv", lines)
+    return read_collection(options(folder, **more))
+
+
+def options(folder: Path, **more: Any) -> ImportOptions:
+    return ImportOptions(format="csv", source=folder, output=folder / "dataset", **more)
+
+
+def test_what_a_complete_table_does_not_name_is_absent(tmp_path: Path) -> None:
+    found = read(tmp_path, ["image,labels", "a.jpg,cat|dog", "b/c.jpg,", "d.jpg, cat "])
+    assert found.class_names == ("cat", "dog")
+    assert found.parts["train"].names == ("a.jpg", "b/c.jpg", "d.jpg")
+    assert found.parts["train"].labels_NK.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert found.policy == {"unlisted": "negative"}
+
+
+def test_beside_negatives_it_is_unobserved(tmp_path: Path) -> None:
+    lines = ["image,labels,negatives", "a.jpg,cat,dog", "b.jpg,,cow|dog"]
+    found = read(tmp_path, lines)
+    assert found.class_names == ("cat", "cow", "dog")
+    expected = [[POSITIVE, UNOBSERVED, NEGATIVE], [UNOBSERVED, NEGATIVE, NEGATIVE]]
+    assert found.parts["train"].labels_NK.tolist() == expected
+    complete = read(tmp_path, lines, unlisted="negative")
+    assert (complete.parts["train"].labels_NK != UNOBSERVED).all()
+
+
+def test_a_partial_table_becomes_a_version_of_that_name(tmp_path: Path) -> None:
+    write_csv(tmp_path, ["image,labels,negatives", "a.jpg,cat,dog", "b.jpg,dog,"], [])
+    job = prepare_import(options(tmp_path))
+    assert job.labels.name == "partial"
+
+
+def test_splits_go_by_many_names(tmp_path: Path) -> None:
+    rows = ["a.jpg,x,train2017", "b.jpg,x,VAL", "c.jpg,x,testing", "d.jpg,x,holdout"]
+    found = read(tmp_path, ["image,labels,split", *rows])
+    assert {split: part.names for split, part in found.parts.items()} == {
+        "train": ("a.jpg",),
+        "validation": ("b.jpg",),
+        "test": ("c.jpg",),
+    }
+    assert found.parts["train"].bad_rows[0].reason == "unknown split: 'holdout'"
+
+
+def test_without_a_split_column_all_three_are_drawn(tmp_path: Path) -> None:
+    lines = ["image,labels", *(f"{number}.jpg,x|y{number % 3}" for number in range(100))]
+    write_text(tmp_path / "labels.csv", lines)
+    job = prepare_import(options(tmp_path))
+    sizes = {split: len(labels.table) for split, labels in job.labels.splits.items()}
+    assert sizes == {"train": 64, "validation": 16, "test": 20}
+    ids = [labels.table.image_ids_N for labels in job.labels.splits.values()]
+    assert len(np.unique(np.concatenate(ids))) == 100
+
+
+def test_a_class_list_decides_order_and_leaves_others_out(tmp_path: Path) -> None:
+    listed = write_text(tmp_path / "classes.txt", ["dog", "bird", "cat"])
+    found = read(tmp_path, ["image,labels", "a.jpg,cat|cow"], classes=listed)
+    assert found.class_names == ("dog", "bird", "cat")
+    assert found.parts["train"].labels_NK.tolist() == [[0, 0, 1]]
+    assert found.parts["train"].report["outside_the_class_list"] == 1
+
+
+def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
+    lines = ["file,tags,labels", 'a.jpg,"red, round",0']
+    found = read(tmp_path, lines, image_column="file", labels_column="tags", separator="comma")
+    assert found.class_names == ("red", "round")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("../a.jpg,x,", "not a path below the source: '../a.jpg'"),
+        ("/etc/a.jpg,x,", "not a path below the source: '/etc/a.jpg'"),
+        (",x,", "not a path below the source: ''"),
+        ("a\0b.jpg,x,", "not a path below the source: 'a\\x00b.jpg'"),
+        ("ok.jpg,x,", "listed before, on row 2: 'ok.jpg'"),
+        ("./ok.jpg,x,", "listed before, on row 2: 'ok.jpg'"),
+        ("b.jpg,x", "another number of cells than the header has"),
+        ("b.jpg,x,,y", "another number of cells than the header has"),
+        ("b.jpg,x|y,y", "present and absent at once: 'y'"),
+    ],
+)
+def test_a_bad_row_labels_nothing_and_is_told(row: str, reason: str, tmp_path: Path) -> None:
+    lines = ["image,labels,negatives", "ok.jpg,x,", row]
+    part = read(tmp_path, lines).parts["train"]
+    assert part.names == ("ok.jpg",)
+    assert [(bad.file, bad.row, bad.reason) for bad in part.bad_rows] == [("labels.csv", 3, reason)]
+    with pytest.raises(InputError, match=r"labels\.csv, row 3: .* Fix: "):
+        read(tmp_path, lines, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["name,labels", "a.jpg,x"], "labels.csv, row 1: there is no column 'image'; present: na"),
+        (["image,labels"], "labels.csv: no row can be used"),
+        (["image,labels", "a.jpg,"], "labels.csv: no row names a class"),
+        (["image,labels,split", "a.jpg,x,test"], "no image is for training"),
+        (["image,labels", "a.jpg,/m/csv_dog|dog"], "two classes get the same key"),
+    ],
+)
+def test_a_table_of_no_use_is_one_clear_line(
+    lines: Sequence[str], message: str, tmp_path: Path
+) -> None:
+    write_text(tmp_path / "labels.csv", lines)
+    with pytest.raises(InputError) as caught:
+        prepare_import(options(tmp_path))
+    assert message in str(caught.value)
+    assert caught.value.fix
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"image,labels\n\xff\xfe\x00,x\n")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_collection(options(tmp_path))
+    (tmp_path / "labels.csv").write_text("image,labels\na.jpg," + "x" * 200_000)
+    with pytest.raises(InputError, match=r"row \d: not a CSV"):
+        read_collection(options(tmp_path))
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_every_class_name_gets_a_key_of_a_mids_shape(name: str) -> None:
+    assert is_mid(class_key("csv", name).encode())
+
+
+def test_names_that_are_mids_stay_mids(tmp_path: Path) -> None:
+    found = read(tmp_path, ["image,labels", "a.jpg,/m/01yrx|kitten"])
+    assert found.keys == ("/m/01yrx", "/m/csv_kitten")
+
+
+_words = st.lists(st.sampled_from(["cat", "dog", "a b", "ä,ö", 'say "no"']), unique=True)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows=st.lists(_words, min_size=1, max_size=8))
+def test_any_complete_table_comes_back_as_it_was_written(
+    rows: list[list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerows([("image", "labels"), *((f"{n}.jpg", "|".join(r)) for n, r in enumerate(rows))])
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "labels.csv").write_text(out.getvalue(), encoding="utf-8", newline="")
+    if not any(rows):
+        return
+    found = read_collection(options(folder))
+    part = found.parts["train"]
+    assert part.names == tuple(f"{n}.jpg" for n in range(len(rows)))
+    assert (part.labels_NK != UNOBSERVED).all()
+    for labels_K, row in zip(part.labels_NK, rows, strict=True):
+        assert {found.class_names[k] for k in np.flatnonzero(labels_K)} == set(row)
+
+
+@pytest.mark.shared
+def test_a_real_collection_of_photographs(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "coco256"
+    settings = ImportOptions(
+        format="csv", source=source, output=tmp_path / "dataset", images_per_shard=64
+    )
+    import_collection(prepare_import(settings), map)
+    dataset = Dataset.open(settings.output)
+    assert check_dataset(dataset, map) == []
+    sizes = {split: len(dataset.labels(split)) for split in ("train", "validation")}
+    assert sizes == {"train": 128, "validation": 128}
+    assert len(dataset.classes) == 76
+    assert dataset.manifest.quarantined == 0
+
+
+@pytest.mark.shared
+def test_the_single_positive_protocol_on_a_real_table(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "corel5k"
+    with open(source / "labels.csv", encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
+    job = prepare_import(
+        ImportOptions(
+            format="csv",
+            source=source,
+            output=tmp_path / "dataset",
+            labels_column="labels_260",
+            single_positive=True,
+        )
+    )
+    assert len(job.classes) == 260
+    official = sum(row["split"] == "train" for row in rows)
+    sizes = {split: len(found.table) for split, found in job.labels.splits.items()}
+    validation = round(0.2 * official)
+    assert sizes["train"] == official - validation
+    assert sizes["validation"] == validation
+    assert job.single_positive is not None
+    lengths_N = np.diff(job.single_positive.splits["train"].table.offsets_N1)
+    complete = job.labels.splits["train"].table
+    positives_N = [
+        int((complete.observed(np.array([row])).states_E == POSITIVE).sum())
+        for row in range(len(complete))
+    ]
+    assert lengths_N.tolist() == [min(1, count) for count in positives_N]

@@ -1,0 +1,190 @@
+"""Every kind of damage is found, named, and mended where that is possible."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharding.commands.options import ShardOptions, VerifyOptions
+from sharding.commands.prepare import prepare
+from sharding.commands.shard import shard_dump
+from sharding.commands.verify import VerifyReport, verify
+from sharding.errors import InputError
+from sharding.labels import LabelTable
+from sharding.manifest import Dataset
+from sharding.storage.tar_index import index_of_tar
+from tests.support.photos import image_ids, tree, write_photo_dump
+
+TAR, INDEX = "images/train-000001.tar", "images/train-000001.idx"
+TABLE = "labels/2017_11/train.parquet"
+
+
+def serially(function: Any, items: Sequence[Any]) -> Iterator[Any]:
+    return map(function, items)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    dump, images = write_photo_dump(tmp_path_factory.mktemp("input"))
+    (images / f"train/{image_ids(images, 'train')[0]}.jpg").write_bytes(b"gone")
+    return dump, images
+
+
+@pytest.fixture(scope="module")
+def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("original") / "dataset"
+    options = ShardOptions(
+        annotations=inputs[0], images=str(inputs[1]), output=output, images_per_shard=10
+    )
+    shard_dump(prepare(options), serially)
+    return output
+
+
+@pytest.fixture
+def dataset(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "dataset")
+
+
+def check(dataset: Path, **more: Any) -> VerifyReport:
+    return verify(VerifyOptions(dataset=dataset, **more), serially)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-600])
+
+
+def other_rows(path: Path) -> None:
+    table = LabelTable.read(path)
+    table.select(range(len(table)), list(table.shards)[::-1]).write(path)
+
+
+def test_an_untouched_dataset_is_well(dataset: Path) -> None:
+    before = tree(dataset)
+    result = check(dataset)
+    assert result.well
+    assert "is well: 34 images in" in str(result)
+    assert check(dataset, repair=True).well
+    assert tree(dataset) == before
+
+
+DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
+    (TAR, Path.unlink, "missing"),
+    (TAR, cut, "bytes, not"),
+    (TAR, flip_a_byte, "content has changed"),
+    (INDEX, Path.unlink, "missing"),
+    (INDEX, flip_a_byte, "DALI would read wrong bytes"),
+    (TABLE, Path.unlink, "missing"),
+    (TABLE, flip_a_byte, "content has changed"),
+    (TABLE, other_rows, "content has changed"),
+    ("_info.json", Path.unlink, "missing"),
+    ("README.md", flip_a_byte, "differs from the manifest"),
+    ("quarantine.parquet", Path.unlink, "quarantine table is missing"),
+    ("quarantine.parquet", cut, "not a quarantine table"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "told"), DAMAGES)
+def test_damage_is_named_and_mended_to_the_same_bytes(
+    dataset: Path, inputs, name: str, damage: Callable[[Path], None], told: str
+) -> None:
+    before = tree(dataset)
+    damage(dataset / name)
+    result = check(dataset)
+    assert not result.well
+    assert name in {problem.path for problem in result.left}
+    assert told in str(result)
+    assert check(dataset, repair=True, images=str(inputs[1])).well
+    assert tree(dataset) == before
+
+
+def test_without_images_a_broken_tar_is_left_and_said_so(dataset: Path) -> None:
+    cut(dataset / TAR)
+    before = tree(dataset)
+    result = check(dataset, repair=True)
+    assert not result.well
+    assert "--repair --images" in str(result)
+    assert tree(dataset) == before
+
+
+def test_a_repair_never_loses_an_image(dataset: Path, inputs, tmp_path: Path) -> None:
+    (dataset / TAR).unlink()
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    table = Dataset.open(dataset).labels("train")
+    lost = f"{int(table.image_ids_N[list(table.shards).index(TAR)]):016x}"
+    (images / f"train/{lost}.jpg").unlink()
+    with pytest.raises(InputError, match=f"{lost}.*missing"):
+        check(dataset, repair=True, images=str(images))
+
+
+def test_quick_checks_see_sizes_only(dataset: Path) -> None:
+    flip_a_byte(dataset / TAR)
+    assert check(dataset, quick=True).well
+    cut(dataset / TAR)
+    assert not check(dataset, quick=True).well
+
+
+def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
+    orphans = ("images/train-000777.tar", "images/x.tar.tmp.ab12", "unfinished.json")
+    strangers = ("notes.txt", "labels/mine.csv")
+    for name in (*orphans, *strangers):
+        (dataset / name).write_text("x")
+    result = check(dataset)
+    assert {problem.path for problem in result.left} == {*orphans, *strangers}
+    result = check(dataset, repair=True)
+    assert {problem.path for problem in result.left} == set(strangers)
+    assert not any((dataset / name).exists() for name in orphans)
+
+
+def test_changed_class_counts_are_found(dataset: Path) -> None:
+    from sharding.classes import ClassTable
+
+    path = dataset / "classes.parquet"
+    table = ClassTable.read(path)
+    changed = ClassTable(**{**_fields(table), "groups_K": table.groups_K[::-1].copy()})
+    changed.write(path)
+    result = check(dataset, repair=True)
+    assert [problem.path for problem in result.left] == ["classes.parquet"]
+
+
+def _fields(table: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(table).items() if name != "index_of"}
+
+
+def test_the_shard_job_still_knows_a_repaired_dataset(dataset: Path, inputs) -> None:
+    (dataset / TAR).unlink()
+    check(dataset, repair=True, images=str(inputs[1]))
+    options = ShardOptions(
+        annotations=inputs[0], images=str(inputs[1]), output=dataset, images_per_shard=10
+    )
+    assert "nothing was done" in str(shard_dump(prepare(options), serially))
+
+
+def test_an_index_is_rebuilt_from_the_headers(dataset: Path) -> None:
+    assert index_of_tar(dataset / TAR) == (dataset / INDEX).read_bytes()
+    (dataset / TAR).write_bytes(b"no tar at all" * 100)
+    with pytest.raises(InputError, match="not a whole tar"):
+        index_of_tar(dataset / TAR)
+
+
+def test_what_is_no_dataset_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a dataset"):
+        check(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_interrupted_command_is_no_dataset_yet(dataset: Path) -> None:
+    manifest = dataset / "dataset.json"
+    manifest.write_text(json.dumps({"format": 99}))
+    with pytest.raises(InputError, match="format"):
+        check(dataset)

@@ -1,0 +1,270 @@
+import tarfile
+
+import pytest
+
+from sharding.errors import InputError
+from sharding.openimages.dump import Dump
+from sharding.openimages.layouts import RELEASES
+from tests.support.dumpmaking import (
+    CLASSES,
+    LABELS,
+    pack_gz,
+    pack_tar_gz,
+    write_classes,
+    write_labels,
+)
+
+ROWS = {
+    split: ["0000000000000001,verification,/m/0a,1"] for split in ("train", "validation", "test")
+}
+NAMES = {"v3": "2017_11", "v4": "2018_04", "v5": "v5", "v6": "v6", "v7": "v7"}
+
+
+def write(folder, release):
+    write_labels(folder, ROWS, release)
+    return write_classes(folder, release=release)
+
+
+@pytest.mark.parametrize("release", NAMES)
+def test_a_release_is_recognised_from_its_parent_folder(tmp_path, release):
+    dump = Dump.open(write(tmp_path, release))
+    assert (dump.release, dump.name) == (release, NAMES[release])
+    assert dump.splits == ("train", "validation", "test")
+    for split in dump.splits:
+        (file,) = dump.annotation_files(split)
+        assert file.path == tmp_path / LABELS[release][split]
+    assert dump.class_list_file.path == tmp_path / CLASSES[release][0]
+    assert dump.descriptions_file.path == tmp_path / CLASSES[release][1]
+
+
+@pytest.mark.parametrize("release", ["v3", "v4", "v5", "v7"])
+def test_a_release_is_recognised_from_its_own_folder(tmp_path, release):
+    dump = Dump.open(write(tmp_path, release) / NAMES[release])
+    assert (dump.release, dump.name) == (release, NAMES[release])
+    assert dump.splits == ("train", "validation", "test")
+
+
+def test_v6_takes_validation_and_test_from_v5(tmp_path):
+    dump = Dump.open(write(tmp_path, "v6"))
+    assert dump.annotation_files("train")[0].name.startswith("oidv6-train")
+    assert dump.annotation_files("test")[0].short_name == (
+        "v5/test-annotations-human-imagelabels.csv"
+    )
+
+
+def test_v7_calls_the_validation_split_val(tmp_path):
+    dump = Dump.open(write(tmp_path, "v7"))
+    assert "-val-" in dump.annotation_files("validation")[0].name
+
+
+def test_v4_and_v5_are_told_apart_by_folder_or_by_the_user_never_by_guess(tmp_path):
+    write(tmp_path, "v4")
+    (tmp_path / "2018_04").rename(tmp_path / "labels")
+    with pytest.raises(InputError, match=r"v4 and v5.*--release"):
+        Dump.open(tmp_path)
+    assert Dump.open(tmp_path, release="v5").release == "v5"
+    assert Dump.open(tmp_path, release="v4").name == "labels"
+
+
+def boxable(folder, split):
+    """Only the boxable variant of a split's V5 labels."""
+    whole = folder / LABELS["v5"][split]
+    return whole.rename(whole.with_name(f"{split}-annotations-human-imagelabels-boxable.csv"))
+
+
+def test_boxable_labels_stand_in_for_whole_ones_and_it_is_said(tmp_path):
+    write(tmp_path, "v5")
+    assert not Dump.open(tmp_path).remarks
+    cut = boxable(tmp_path, "train")
+    dump = Dump.open(tmp_path)
+    assert (dump.release, dump.splits) == ("v5", ("train", "validation", "test"))
+    assert dump.annotation_files("train")[0].path == cut
+    assert len(dump.remarks) == 1
+    assert f"only those of the classes that have boxes ({cut.name})" in dump.remarks[0]
+    for split in ("validation", "test"):
+        boxable(tmp_path, split)
+    assert len(Dump.open(tmp_path).remarks) == 3
+
+
+def test_whole_labels_are_better_than_boxable_ones(tmp_path):
+    write(tmp_path, "v6")
+    (tmp_path / "v5/train-annotations-human-imagelabels-boxable.csv").write_text("cut\n")
+    (tmp_path / "v5/test-annotations-human-imagelabels-boxable.csv").write_text("cut\n")
+    dump = Dump.open(tmp_path)
+    assert (dump.release, dump.remarks) == ("v6", ())
+    for split in ("validation", "test"):
+        boxable(tmp_path, split)
+    assert Dump.open(tmp_path).release == "v6"
+    assert len(Dump.open(tmp_path).remarks) == 2
+
+
+def test_two_releases_in_one_folder_need_a_choice(tmp_path):
+    write(tmp_path, "v3")
+    write(tmp_path, "v7")
+    with pytest.raises(InputError, match="v3 and v7"):
+        Dump.open(tmp_path)
+    for release in ("v3", "v7"):
+        dump = Dump.open(tmp_path, release=release)
+        assert dump.class_list_file.path.parent.name == NAMES[release]
+
+
+def test_two_dumps_of_one_release_in_one_folder_are_refused(tmp_path):
+    write(tmp_path, "v3")
+    (tmp_path / "2017_11").rename(tmp_path / "2017_07")
+    write(tmp_path, "v3")
+    with pytest.raises(InputError, match="two files claim to be the train labels"):
+        Dump.open(tmp_path)
+
+
+@pytest.mark.parametrize("release", NAMES)
+def test_compressed_tables_are_recognised_alike(tmp_path, release):
+    pack_gz(write(tmp_path, release))
+    dump = Dump.open(tmp_path)
+    assert (dump.release, dump.name) == (release, NAMES[release])
+    assert dump.class_list_file.path.name.endswith(".txt.gz")
+    with dump.annotation_files("train")[0].open() as stream:
+        assert stream.readline() == b"ImageID,Source,LabelName,Confidence\n"
+
+
+def test_archives_are_read_whatever_the_order_of_members(tmp_path):
+    plain = write(tmp_path / "plain", "v3")
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    human = [LABELS["v3"][split] for split in ("test", "train", "validation")]
+    pack_tar_gz(plain, archives / "annotations_human_2017_11.tar.gz", human)
+    pack_tar_gz(plain, archives / "classes_2017_11.tar.gz", CLASSES["v3"])
+    dump = Dump.open(archives)
+    assert (dump.release, dump.name) == ("v3", "2017_11")
+    for split in dump.splits:
+        (file,) = dump.annotation_files(split)
+        assert file.member == LABELS["v3"][split]
+    assert Dump.open(archives / "annotations_human_2017_11.tar.gz").splits == dump.splits
+
+
+def test_one_archive_may_hold_everything_in_any_order(tmp_path):
+    plain = write(tmp_path / "plain", "v3")
+    machine = "2017_11/train/annotations-machine.csv"
+    (plain / machine).write_text("ImageID\n")
+    (plain / "2017_11" / "classes-bbox.txt").write_text("/m/0a\n")
+    names = ["2017_11/classes-bbox.txt", machine, *CLASSES["v3"], *LABELS["v3"].values()]
+    (tmp_path / "packed").mkdir()
+    pack_tar_gz(plain, tmp_path / "packed" / "openimages-v3.tar.gz", names)
+    dump = Dump.open(tmp_path / "packed")
+    assert dump.splits == ("train", "validation", "test")
+    assert dump.class_list_file.member == CLASSES["v3"][0]
+    assert dump.machine_file("train").member == machine
+
+
+def test_unpacked_files_are_preferred_to_archives_beside_them(tmp_path):
+    write(tmp_path, "v3")
+    pack_tar_gz(tmp_path, tmp_path / "annotations_human_2017_11.tar.gz", LABELS["v3"].values())
+    assert Dump.open(tmp_path).annotation_files("train")[0].member is None
+
+
+def test_archives_of_images_are_passed_over(tmp_path):
+    write(tmp_path, "v3")
+    (tmp_path / "picture.jpg").write_bytes(b"jpeg")
+    with tarfile.open(tmp_path / "train_0.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "picture.jpg", arcname="train_0/picture.jpg")
+    assert Dump.open(tmp_path).splits == ("train", "validation", "test")
+
+
+@pytest.mark.parametrize("content", [b"\x1f\x8b not gzip", b"noise" * 500])
+def test_a_damaged_archive_is_named_on_one_line(tmp_path, content):
+    path = tmp_path / "annotations_human_2017_11.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged") as caught:
+        Dump.open(tmp_path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_archives_that_nobody_asks_for_are_not_opened(tmp_path):
+    write(tmp_path, "v3")
+    for name in ("annotations_machine_2017_11.tar.gz", "annotations_human_bbox_2017_11.tar.gz"):
+        (tmp_path / name).write_bytes(b"noise" * 500)
+    (tmp_path / "2017_11/train/images.csv").write_text("ImageID\n")
+    pack_tar_gz(tmp_path, tmp_path / "images_2017_11.tar.gz", ["2017_11/train/images.csv"])
+    (tmp_path / "2017_11/train/images.csv").unlink()
+    dump = Dump.open(tmp_path)
+    assert dump.images_file("train").member == "2017_11/train/images.csv"
+    assert dump.images_file("test") is None
+    with pytest.raises(InputError, match=r"annotations_machine.*damaged"):
+        dump.machine_file("train")
+
+
+def test_our_exports_are_a_release(tmp_path):
+    write_labels(tmp_path, {"train": ROWS["train"]}, "export")
+    dump = Dump.open(tmp_path / "corrections")
+    assert (dump.release, dump.name, dump.splits) == ("export", "corrections", ("train",))
+    dump = Dump.open(tmp_path / "corrections" / "train.csv", name="ll-cp-run-7")
+    assert (dump.release, dump.name) == ("export", "ll-cp-run-7")
+    with pytest.raises(InputError, match="the class list is missing"):
+        _ = dump.class_list_file
+
+
+def test_a_stray_table_does_not_hide_a_published_release(tmp_path):
+    write(tmp_path, "v3")
+    (tmp_path / "notes-train.csv").write_text("a,b\n")
+    assert Dump.open(tmp_path).release == "v3"
+
+
+def test_a_linked_folder_is_followed_and_a_cycle_ends(tmp_path):
+    write(tmp_path / "elsewhere", "v3")
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "2017_11").symlink_to(tmp_path / "elsewhere" / "2017_11")
+    assert Dump.open(home).name == "2017_11"
+    (home / "2017_11" / "again").symlink_to(home / "empty")
+    (home / "empty").mkdir()
+    (home / "empty" / "self").symlink_to(home / "empty")
+    assert Dump.open(home).splits == ("train", "validation", "test")
+
+
+def test_nothing_found_says_what_was_looked_for(tmp_path):
+    with pytest.raises(InputError) as caught:
+        Dump.open(tmp_path)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    for part in (*RELEASES, "train/annotations-human.csv", "oidv6-train-annotations-human"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda folder: Dump.open(folder / "absent"), "is missing"),
+        (lambda folder: Dump.open(folder, release="v9"), "unknown release 'v9'"),
+        (lambda folder: Dump.open(folder, release="v7"), "looked for v7: oidv7-train"),
+        (lambda folder: Dump.open(folder, name="a/b"), "cannot name a label version"),
+        (lambda folder: Dump.open(folder).annotation_files("val"), "no 'val' labels"),
+        (lambda folder: Dump.open(folder).machine_file("train"), "train/annotations-machine.csv"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(tmp_path, call, message):
+    write(tmp_path, "v3")
+    with pytest.raises(InputError, match=message) as caught:
+        call(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_image_list_is_optional_and_machine_labels_are_found(tmp_path):
+    write(tmp_path, "v3")
+    assert Dump.open(tmp_path).images_file("train") is None
+    for name in ("images", "annotations-machine"):
+        (tmp_path / "2017_11" / "train" / f"{name}.csv").write_text("ImageID\n")
+    dump = Dump.open(tmp_path)
+    assert dump.images_file("train").name == "images.csv"
+    assert dump.machine_file("train").name == "annotations-machine.csv"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("place", ["v3_2017_11", "v3_2017_11/2017_11", "v3_2017_11/archives", ""])
+def test_the_real_v3_dump_is_found_from_everywhere(shared, place):
+    dump = Dump.open(shared / "data" / "openimages" / place)
+    assert (dump.release, dump.name) == ("v3", "2017_11")
+    assert dump.splits == ("train", "validation", "test")
+    assert dump.class_list_file.name == "classes-trainable.txt"
+    for split in dump.splits:
+        assert dump.images_file(split).short_name == f"{split}/images.csv"
+        assert dump.machine_file(split).short_name == f"{split}/annotations-machine.csv"

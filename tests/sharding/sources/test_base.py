@@ -1,0 +1,97 @@
+"""Directories of images: both layouts, missing files, files that cannot be read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sharding.errors import InputError
+from sharding.sources.directory import DirectorySource
+from sharding.sources.named import NamedSource
+from sharding.sources.open import open_source
+from sharding.sources.packed import PackedImages
+from sharding.sources.shard import ShardSource
+from sharding.storage.retry import LARGEST_IMAGE, MISSING, BadImage
+
+ID = "0123456789abcdef"
+
+
+def test_both_layouts_are_found_and_the_split_wins(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / f"{ID}.jpg").write_bytes(b"flat")
+    source = open_source(str(tmp_path))
+    with source.reader("train", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"flat"
+    assert source.name("train", ID) == f"{ID}.jpg"
+    (tmp_path / f"train/{ID}.jpg").write_bytes(b"nested")
+    with source.reader("train", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"nested"
+    with source.reader("test", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"flat"
+    assert source.name("train", ID) == f"train/{ID}.jpg"
+
+
+def test_folders_of_other_names_are_looked_into(tmp_path: Path) -> None:
+    other = "f" * 16
+    for folder, name in (("train_0", ID), ("train_f", other), ("test", ID), ("more/deep", ID)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{name}.jpg").write_bytes(folder.encode())
+    source = open_source(str(tmp_path))
+    with source.reader("train", [ID, other]) as reader:
+        assert bytes(reader.read(ID)) == b"train_0"
+        assert bytes(reader.read(other)) == b"train_f"
+    assert source.name("train", other) == f"train_f/{other}.jpg"
+    with source.reader("test", [ID]) as reader:
+        assert bytes(reader.read(ID)) == b"test"
+
+
+def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
+    sizes = (10, 3_000_000, 0, 20)
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number:016x}.jpg").write_bytes(os.urandom(size))
+    with DirectorySource.open(tmp_path).reader("train", []) as reader:
+        for number in range(len(sizes)):
+            name = f"{number:016x}"
+            assert bytes(reader.read(name)) == (tmp_path / f"{name}.jpg").read_bytes()
+
+
+def test_no_room_is_made_for_what_cannot_be_an_image(tmp_path: Path) -> None:
+    size = 8 << 40
+    path = tmp_path / f"{ID}.jpg"
+    path.touch()
+    try:
+        os.truncate(path, size)
+    except OSError:  # more than this file system can count
+        os.truncate(path, size := LARGEST_IMAGE + 1)
+    (tmp_path / f"{ID}.idx").write_text(f"v1.2 1\njpg 0 {size} {ID}.jpg\n")
+    packed = PackedImages.of(str(path), "all.tar", [(int(ID, 16), 0, size)])
+    named = NamedSource(directory=str(tmp_path), names={ID: path.name})
+    in_a_tar = ShardSource(tar=str(path.rename(path.with_suffix(".tar"))))
+    path.symlink_to(in_a_tar.tar)
+    for source in (DirectorySource.open(tmp_path), packed, named, in_a_tar):
+        with (
+            source.reader("train", [ID]) as reader,
+            pytest.raises(BadImage, match=f"more than {LARGEST_IMAGE:,} bytes"),
+        ):
+            reader.read(ID)
+
+
+def test_what_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    (tmp_path / f"{ID}.jpg").mkdir()
+    with DirectorySource.open(tmp_path).reader("train", []) as reader:
+        with pytest.raises(BadImage, match=MISSING):
+            reader.read("f" * 16)
+        with pytest.raises(BadImage, match="cannot be read: Is a directory"):
+            reader.read(ID)
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_a_wrong_directory_is_one_line(tmp_path: Path, make: bool) -> None:
+    folder = tmp_path / "images"
+    if make:
+        folder.mkdir()
+    with pytest.raises(InputError, match=r"holds no image|image directory is missing"):
+        open_source(str(folder))

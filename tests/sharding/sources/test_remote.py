@@ -1,0 +1,294 @@
+"""Images over a network: what may pass is tried again, what may not is a row with a reason."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from sharding.commands.options import ShardOptions
+from sharding.commands.prepare import prepare
+from sharding.commands.shard import shard_dump
+from sharding.commands.summary import Summary
+from sharding.commands.workspace import open_workspace
+from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError
+from sharding.sources.open import open_source
+from sharding.sources.remote import SILENT, RemoteSource
+from sharding.storage.object_store import file_system
+from sharding.storage.retry import (
+    MISSING,
+    BadImage,
+    RetriesExhausted,
+    RetryPolicy,
+    TransientError,
+    retry,
+)
+from tests.support.photos import image_ids, tree, write_photo_dump
+from tests.support.servers import Web, s3, serving
+
+FAST = RetryPolicy(tries=3, timeout=0.4, at_once=4, first_pause=0.01)
+ID = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_photo_dump(tmp_path_factory.mktemp("input"))
+
+
+@pytest.fixture(scope="module")
+def from_directory(inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("directory") / "out"
+    shard(inputs[0], str(inputs[1]), output)
+    return tree(output)
+
+
+@pytest.fixture
+def web(inputs) -> Iterator[Web]:
+    root = inputs[1]
+    with serving(
+        {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.jpg")}
+    ) as w:
+        yield w
+
+
+def shard(dump: Path, images: str, output: Path, **more) -> Summary:
+    options = ShardOptions(
+        annotations=dump,
+        images=images,
+        output=output,
+        images_per_shard=10,
+        dataset_name="tiny",
+        fetch=FAST,
+        **more,
+    )
+    return shard_dump(prepare(options), map)
+
+
+def read(source, *wanted: str) -> list[bytes]:
+    with source.reader("train", wanted) as reader:
+        return [bytes(reader.read(image_id)) for image_id in wanted]
+
+
+def test_a_web_server_that_stumbles_gives_the_same_bytes(
+    web, inputs, from_directory, tmp_path
+) -> None:
+    paths = sorted(web.files)
+    kinds = ([500], [503, 429], ["short"], ["close", 502], ["hang"])
+    web.faults = {path: list(kind) for path, kind in zip(paths, kinds * 3, strict=False)}
+    shard(inputs[0], web.url, tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+    assert not any(web.faults.values())
+
+
+def test_what_cannot_be_had_is_set_aside_and_retried_later(
+    web, inputs, from_directory, tmp_path
+) -> None:
+    first, second, third = (f"train/{i}.jpg" for i in image_ids(inputs[1], "train")[:3])
+    kept = web.files.pop(first)
+    web.faults = {second: [500] * 3, third: [403]}
+    shard(inputs[0], web.url, tmp_path / "out")
+    reasons = {
+        e.source: e.reason for e in Quarantine.read(tmp_path / "out/quarantine.parquet").entries
+    }
+    assert reasons == {
+        f"{web.url}/{first}": "missing",
+        f"{web.url}/{second}": "not fetched in 3 tries: HTTP status 500",
+        f"{web.url}/{third}": "refused: HTTP status 403",
+    }
+    web.files[first] = kept
+    told = str(shard(inputs[0], web.url, tmp_path / "out", retry_failed=True))
+    assert "set aside    nothing" in told
+    assert "24 images" in told
+
+
+def test_other_layouts_and_names(web) -> None:
+    web.files = {f"{ID}.jpg": b"flat", f"own/train-{ID}.jpeg": b"own"}
+    assert read(RemoteSource.open(web.url, FAST), ID) == [b"flat"]
+    source = open_source(web.url + "/own/{split}-{id}.jpeg", FAST)
+    assert read(source, ID) == [b"own"]
+    assert source.name("train", ID) == f"{web.url}/own/train-{ID}.jpeg"
+    with pytest.raises(BadImage, match=MISSING):
+        read(source, "f" * 16)
+
+
+def test_images_come_in_order_and_no_more_than_allowed_at_once(web) -> None:
+    ids = [f"{number:016x}" for number in range(40)]
+    web.files = {f"train/{i}.jpg": i.encode() for i in ids}
+    web.delay = 0.01
+    assert read(RemoteSource.open(web.url, FAST), *ids) == [i.encode() for i in ids]
+    assert 1 < web.most_together <= FAST.at_once
+
+
+def test_a_dead_server_ends_the_job_instead_of_emptying_it() -> None:
+    quick = RetryPolicy(tries=1, timeout=0.2, at_once=4, first_pause=0.01)
+    source = RemoteSource.open("http://127.0.0.1:9", quick)
+    ids = [f"{number:016x}" for number in range(SILENT)]
+    with source.reader("train", ids) as reader:
+        for image_id in ids[:-1]:
+            with pytest.raises(RetriesExhausted, match="Connection"):
+                reader.read(image_id)
+        with pytest.raises(InputError, match="in a row could not be fetched"):
+            reader.read(ids[-1])
+
+
+def test_pauses_double_up_to_a_minute_and_honour_the_server(monkeypatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    failures = iter([TransientError("busy")] * 8 + [TransientError("busy", wait=5)])
+
+    def fetch() -> str:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+        return "done"
+
+    assert retry(fetch, RetryPolicy(tries=20, first_pause=1.0)) == "done"
+    for pause, longest in zip(slept[:8], (1, 2, 4, 8, 16, 32, 60, 60), strict=True):
+        assert longest / 2 <= pause <= longest
+    assert slept[8] >= 5
+
+
+@pytest.mark.parametrize("name", ["tries", "timeout", "at_once", "first_pause"])
+def test_senseless_patience_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="--fetch"):
+        RetryPolicy(**{name: 0})
+
+
+def test_an_unknown_scheme_is_one_line() -> None:
+    with pytest.raises(InputError, match="no file system for gopher"):
+        open_source("gopher://old/place", FAST)
+
+
+@pytest.fixture(scope="module")
+def bucket(inputs) -> Iterator[Web]:
+    import boto3
+
+    names = {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with s3() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**names, "AWS_ENDPOINT_URL": server.url}.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="photos")
+        for path in inputs[1].rglob("*.jpg"):
+            key = f"set/{path.relative_to(inputs[1]).as_posix()}"
+            client.put_object(Bucket="photos", Key=key, Body=path.read_bytes())
+        yield server
+
+
+def test_s3_that_stumbles_gives_the_same_bytes(bucket, inputs, from_directory, tmp_path) -> None:
+    ids = image_ids(inputs[1], "train")
+    kinds = ([500], [503, 503], ["short"], ["hang"])
+    bucket.faults = {
+        f"photos/set/train/{i}.jpg": list(kind) for i, kind in zip(ids, kinds * 2, strict=False)
+    }
+    shard(inputs[0], "s3://photos/set", tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+    assert not any(bucket.faults.values())
+
+
+def test_s3_says_what_is_missing_and_what_failed(bucket, inputs) -> None:
+    (first, second, *_) = image_ids(inputs[1], "train")
+    bucket.faults = {f"photos/set/train/{first}.jpg": [500] * 3}
+    source = open_source("s3://photos/set", FAST)
+    with source.reader("train", [first, second]) as reader:
+        with pytest.raises(RetriesExhausted, match="not fetched in 3 tries"):
+            reader.read(first)
+        assert bytes(reader.read(second)) == (inputs[1] / f"train/{second}.jpg").read_bytes()
+        with pytest.raises(BadImage, match=f"^{MISSING}$"):
+            reader.read("f" * 16)
+
+
+def test_archives_of_a_bucket_are_found_by_a_pattern(bucket, inputs, from_directory, tmp_path):
+    import boto3
+
+    client = boto3.client("s3", region_name="us-east-1")
+    for split in ("train", "validation", "test"):
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            for path in sorted((inputs[1] / split).iterdir()):
+                archive.add(path, arcname=f"{split}/{path.name}")
+        client.put_object(Bucket="photos", Key=f"tar/{split}_0.tar.gz", Body=packed.getvalue())
+    client.put_object(Bucket="photos", Key="tar/notes.txt", Body=b"none of this")
+    bucket.faults = {"photos/tar/train_0.tar.gz": [500, "short"]}
+    shard(inputs[0], "s3://photos/tar/*.tar.gz", tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+    with pytest.raises(InputError, match="no archive is there"):
+        open_source("s3://photos/tar/*.tar", FAST)
+
+
+@pytest.fixture
+def google(monkeypatch) -> Iterator[list[dict[str, object]]]:
+    """Buckets in memory where Arrow's client for Google would ask its network; how it was made."""
+    import fsspec
+
+    asked: list[dict[str, object]] = []
+
+    def client(**options: object) -> fs.FileSystem:
+        asked.append(options)
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory")))
+
+    assert file_system("gs", "anonymous@photos", FAST).type_name == "gcs"
+    monkeypatch.setattr(fs, "GcsFileSystem", client)
+    yield asked
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_gs_is_served_by_arrows_client(google, inputs, from_directory, tmp_path) -> None:
+    import fsspec
+
+    buckets = fsspec.filesystem("memory")
+    for path in inputs[1].rglob("*.jpg"):
+        key = path.relative_to(inputs[1]).as_posix()
+        buckets.pipe(f"/photos/set/{key}", path.read_bytes())
+    (ours, *_) = image_ids(inputs[1], "train")
+    assert read(open_source("gs://anonymous@photos/set", FAST), ours)
+    buckets.mkdir("/datasets")
+    with open_workspace("gs://datasets/tiny", FAST) as desk:
+        options = ShardOptions(
+            annotations=inputs[0],
+            images="gs://photos/set",
+            output=str(desk.directory),
+            images_per_shard=10,
+            dataset_name="tiny",
+            fetch=FAST,
+        )
+        shard_dump(prepare(options), desk.through(map))
+    put = {
+        name.removeprefix("/datasets/tiny/"): hashlib.sha256(buckets.cat(name)).hexdigest()
+        for name in buckets.find("/datasets/tiny")
+    }
+    assert put == from_directory
+    limit = datetime.timedelta(seconds=FAST.timeout)
+    assert {options["retry_time_limit"] for options in google} == {limit}
+    assert [options["anonymous"] for options in google][:2] == [True, False]
+
+
+def test_other_schemes_are_served_by_fsspec() -> None:
+    import fsspec
+
+    fsspec.filesystem("memory").pipe({f"/place/train/{ID}.jpg": b"remembered"})
+    source = open_source("memory://place", FAST)
+    assert read(source, ID) == [b"remembered"]
+    with pytest.raises(BadImage, match=f"^{MISSING}$"):
+        read(source, "f" * 16)
+
+
+def test_readers_leave_no_thread_behind(web) -> None:
+    web.files = {f"train/{ID}.jpg": b"x"}
+    before = threading.active_count()
+    read(RemoteSource.open(web.url, FAST), ID)
+    assert not [t for t in threading.enumerate() if t.name.startswith("fetch")]
+    assert threading.active_count() <= before + 2

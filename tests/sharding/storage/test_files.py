@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from sharding.storage.files import remove_temporaries, replacing, write_json
+
+
+def test_a_file_appears_whole_in_a_new_directory(tmp_path):
+    path = tmp_path / "deep" / "file"
+    with replacing(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise failure
+
+    with pytest.raises(failure):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_is_stable_and_ends_with_a_newline(tmp_path):
+    for name, value in (("a", {"x": 1, "b": [1, "é"]}), ("b", {"b": [1, "é"], "x": 1})):
+        write_json(tmp_path / name, value)
+    first = (tmp_path / "a").read_bytes()
+    assert first == (tmp_path / "b").read_bytes()
+    assert first.endswith(b"\n")
+    assert json.loads(first) == {"x": 1, "b": [1, "é"]}
+
+
+def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path):
+    kept = tmp_path / "images" / "train-000000.tar"
+    kept.parent.mkdir()
+    kept.write_text("tar")
+    (tmp_path / "images" / "train-000001.tar.tmp.4711").write_text("half")
+    assert remove_temporaries(tmp_path) == 1
+    assert list(kept.parent.iterdir()) == [kept]

@@ -1,0 +1,82 @@
+"""JSON lines for programs, plain lines for people."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sharding.errors import InputError, one_line_errors
+from sharding.log import VARIABLE, info
+from sharding.progress import Progress
+
+
+@pytest.fixture
+def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "json")
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """Every line of stderr; stdout must be empty."""
+    told = capsys.readouterr()
+    assert told.out == ""
+    return [json.loads(line) for line in told.err.splitlines()]
+
+
+def advance() -> None:
+    with Progress(4, "epoch 1/3", unit="step") as progress:
+        progress.advance(3, "loss 0.5000", {"train/loss": 0.5})
+        progress.advance(1)
+
+
+def test_progress_as_json(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+    advance()
+    (line,) = lines(capsys)
+    assert line["asctime"][:2] == "20"
+    assert (line["levelname"], line["message"]) == ("INFO", "epoch 1/3")
+    assert (line["done"], line["total"], line["unit"]) == (4, 4, "step")
+    assert line["train/loss"] == 0.5
+    assert line["per_second"] > 0
+    assert line["seconds_left"] == 0
+
+
+def test_progress_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    advance()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("epoch 1/3: 4/4 step, ")
+    assert line.endswith(", loss 0.5000")
+
+
+def test_what_was_done_before_is_no_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(100, "epoch 1/3", unit="step", initial=50) as progress:
+        progress.advance(0, "loss 0.5000")
+    assert capsys.readouterr().err == "epoch 1/3: 50/100 step, loss 0.5000\n"
+
+
+def test_what_is_not_finite_is_null(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(4, "epoch 1/3") as progress:
+        progress.advance(0, numbers={"train/loss": float("inf")})
+    (line,) = lines(capsys)
+    assert line["seconds_left"] is None
+    assert line["train/loss"] is None
+
+
+def test_errors_keep_their_fields(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), one_line_errors():
+        raise InputError("bad", file="a.csv", row=7, fix="mend it")
+    (line,) = lines(capsys)
+    assert line["levelname"] == "ERROR"
+    assert line["message"] == "a.csv, row 7: bad. Fix: mend it"
+    assert (line["file"], line["row"], line["fix"]) == ("a.csv", 7, "mend it")
+
+
+def test_remarks(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
+    info("MLflow does not answer", "WARNING")
+    (line,) = lines(capsys)
+    assert (line["levelname"], line["message"]) == ("WARNING", "MLflow does not answer")
+
+
+def test_remarks_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    info("MLflow does not answer", "WARNING")
+    assert capsys.readouterr().out == "MLflow does not answer\n"

@@ -1,0 +1,66 @@
+"""A bucket of the moto server for tests of what pipeline keeps there, by pyarrow's file systems."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import storage
+from tests.support.servers import Web, s3
+
+_NAME = "kept"
+_AWS = {
+    "AWS_ACCESS_KEY_ID": "id",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """One bucket and the server that has it."""
+
+    server: Web
+    bucket: Any
+
+    def url(self, key: str) -> str:
+        return f"s3://{_NAME}/{key}"
+
+    def put(self, prefix: str, folder: Path) -> None:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                self.bucket.put_object(Key=key, Body=path.read_bytes())
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        """Content by name below the prefix."""
+        return {
+            found.key.removeprefix(f"{prefix}/"): found.get()["Body"].read()
+            for found in self.bucket.objects.filter(Prefix=f"{prefix}/")
+        }
+
+    def remove(self, *keys: str) -> None:
+        self.bucket.delete_objects(Delete={"Objects": [{"Key": key} for key in keys]})
+
+
+@contextlib.contextmanager
+def empty_bucket() -> Iterator[Bucket]:
+    """A server of its own with an empty bucket, named by the environment."""
+    import boto3
+
+    with s3() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**_AWS, "AWS_ENDPOINT_URL": server.url}.items():
+            patch.setenv(name, value)
+        storage._client.cache_clear()
+        bucket = boto3.resource("s3", region_name="us-east-1").Bucket(_NAME)
+        bucket.create()
+        yield Bucket(server=server, bucket=bucket)
+        bucket.objects.all().delete()  # moto's buckets are of the process, not of a server
+        bucket.delete()
+        storage._client.cache_clear()

@@ -1,0 +1,45 @@
+"""Run job scripts the way `ray submit` does: each alone, in an empty HOME."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "jobs").glob("*.py"))
+
+
+class Home:
+    """An empty HOME with nothing but copies of the job scripts, and what the jobs write there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        for script in SCRIPTS:
+            shutil.copy(script, directory)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a job sees: no variable of the test itself, never a running Ray cluster or a GPU."""
+        return {
+            "HOME": str(self.directory),
+            "PATH": os.environ["PATH"],
+            "RAY_ADDRESS": "local",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def run(self, script: str, *arguments: str, status: int = 0) -> str:
+        """Run one script to its end; return all it printed."""
+        done = subprocess.run(
+            [sys.executable, str(self.directory / script), *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        told = done.stdout + done.stderr
+        assert done.returncode == status, told[-4000:]
+        return told
