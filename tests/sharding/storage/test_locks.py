@@ -9,9 +9,9 @@ from pathlib import Path
 
 CODE = """
 import sys
-from sharding import scratch
-print(scratch.directory(), flush=True)
-(scratch.directory() / "checkpoint").mkdir()
+from sharding.storage import locks
+print(locks.scratch_directory(), flush=True)
+(locks.scratch_directory() / "checkpoint").mkdir()
 sys.stdin.read()
 """
 
