@@ -61,7 +61,7 @@ def open_run(
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
         all_tags = {**tags, **parents, "run_key": key, "mlflow.runName": name}
-        run_id = client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id
+        run_id = client.create_run(in_experiment, tags=all_tags, run_name=name).info.run_id
         describe(client, run_id, params, config, inputs)
         return run_id
     except InputError:

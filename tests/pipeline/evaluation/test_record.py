@@ -149,7 +149,7 @@ def test_another_evaluation_is_found_by_run_and_by_path(desk: Desk, tmp_path: Pa
 def test_what_is_wrong_is_told_before_anything_is_scored(
     desk: Desk, options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(session, "run_tasks")
+    monkeypatch.delattr(tasks, "run_tasks")
     config = desk.changed(**options)
     with pytest.raises(InputError, match=told):
         evaluate(config, config.checkpoint)
@@ -158,7 +158,7 @@ def test_what_is_wrong_is_told_before_anything_is_scored(
 def test_an_evaluation_of_another_split_is_no_rival(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(session, "run_tasks")
+    monkeypatch.delattr(tasks, "run_tasks")
     config = desk.changed(against=desk.run_id, split="validation")
     with pytest.raises(InputError, match="96 of 96 scores are of other images"):
         evaluate(config, config.checkpoint)

@@ -14,9 +14,9 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.labels import LabelJoin
 from pipeline.data.loader import Loader
 from pipeline.data.unreadable import LeftOut
-from pipeline.evaluation import scores
 from pipeline.evaluation.scores import Scores, _empty, score
 from pipeline.models import cam_net
+from pipeline.training import validation
 from pipeline.training.loop import LeftEarly
 from pipeline.training.validation import Validator
 from sharding.image_ids import format_image_ids
@@ -95,7 +95,7 @@ def test_ranks_that_validate_together_give_the_bits_of_one(
     squares: Path, model: cam_net.CamNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Scores] = []
-    monkeypatch.setattr(scores, "gather", lambda scores: found.append(scores) or scores)
+    monkeypatch.setattr(validation, "gather", lambda scores: found.append(scores) or scores)
     monkeypatch.setattr(Validator, "_picture", lambda *_: None)
 
     def together(size: int) -> Scores:

@@ -148,7 +148,7 @@ def test_a_storage_that_goes_while_the_list_is_mended_is_waited_for(
         if answers and (answer := answers.pop(0)):
             raise answer
 
-    monkeypatch.setattr(train.snapshot, "mend", mend)
+    monkeypatch.setattr(train.checkpoints, "mend", mend)
     trainer = Trainer(TrainingFailedOfStorage(), Done)
     assert train._fit(trainer, "/runs/a", Storage(0).write) is Done
     assert not trainer.ends
@@ -160,7 +160,7 @@ def test_a_storage_that_stays_away_is_not_waited_for_for_ever(
     def mend(directory: str) -> None:
         raise OSError("gone")
 
-    monkeypatch.setattr(train.snapshot, "mend", mend)
+    monkeypatch.setattr(train.checkpoints, "mend", mend)
     storage = Storage(0)
     with pytest.raises(OSError, match="gone"):
         train._fit(Trainer(), "/runs/a", storage.write)
