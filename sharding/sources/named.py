@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sharding.errors import InputError
 from sharding.image_ids import LENGTH
@@ -25,7 +24,8 @@ from sharding.manifest import Dataset
 from sharding.openimages.dump import Dump
 from sharding.sources.base import ReadBuffer, Reader, Source
 from sharding.sources.open import open_source
-from sharding.storage.files import refuse_changed, replacing
+from sharding.storage import parquet
+from sharding.storage.files import refuse_changed
 from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy
 
 
@@ -156,9 +156,7 @@ class Names:
             "split": [split for split, _, _ in rows],
             "name": [name for _, _, name in rows],
         }
-        with replacing(path) as temporary:
-            pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
-            return hashlib.sha256(temporary.read_bytes()).hexdigest()
+        return parquet.write_table(pa.table(columns, schema=SCHEMA), path)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Names:
@@ -167,18 +165,9 @@ class Names:
         Raises:
             InputError: it is missing or not a table of names.
         """
-        try:
-            table = pq.read_table(Path(path), columns=SCHEMA.names).cast(SCHEMA)
-        except FileNotFoundError:
-            raise InputError(
-                "the table of image names is missing", file=path, fix="import the collection again"
-            ) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-            raise InputError(
-                f"not a table of image names ({str(error).splitlines()[0]})",
-                file=path,
-                fix="import the collection again",
-            ) from None
+        table = parquet.read_table(
+            path, SCHEMA, kind="table of image names", fix="import the collection again"
+        )
         by_split: dict[str, dict[str, str]] = {}
         for row in table.to_pylist():
             by_split.setdefault(row["split"], {})[row["image_id"]] = row["name"]

@@ -1,0 +1,79 @@
+"""Parquet files: written atomically with their hash, read with errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sharding.errors import InputError
+from sharding.storage.files import replacing, sha256_of
+
+Compression = Literal["zstd", "snappy"]
+
+
+def write_table(
+    table: pa.Table, path: str | os.PathLike[str], *, compression: Compression = "zstd"
+) -> str:
+    """Write a Parquet file atomically; return its SHA-256 (equal tables, equal bytes).
+
+    Raises:
+        InputError: the disk is full.
+    """
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression=compression)
+        return sha256_of(temporary)
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    schema: pa.Schema,
+    *,
+    kind: str,
+    fix: str,
+    content: bytes | None = None,
+    nulls: bool = True,
+) -> pa.Table:
+    """Read the columns of ``schema`` from a Parquet file, cast to its types; metadata is kept.
+
+    Args:
+        path: of the file; with ``content`` only its name in errors.
+        schema: the columns wanted, in this order; others are not read.
+        kind: what the file should be, for errors: "label table".
+        fix: what to do where it is not, for errors.
+        content: the file's bytes, where they were read already (from a bucket, say).
+        nulls: whether values may be missing.
+
+    Raises:
+        InputError: the file is missing, damaged, lacks a column or holds other types.
+    """
+    with as_input_error(path, kind=kind, fix=fix):
+        source = Path(path) if content is None else io.BytesIO(content)
+        table = pq.read_table(source, columns=schema.names)
+        metadata = table.schema.metadata
+        table = table.select(schema.names).cast(schema).replace_schema_metadata(metadata)
+        if not nulls and any(column.null_count for column in table.columns):
+            raise InputError("it holds nulls")
+        return table
+
+
+@contextlib.contextmanager
+def as_input_error(path: str | os.PathLike[str], *, kind: str, fix: str) -> Iterator[None]:
+    """Turn what reading and parsing a file may raise into one line that names it.
+
+    Raises:
+        InputError: "KIND is missing" or "not a KIND (reason)", with the file and the fix.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{kind} is missing", file=path, fix=fix) from None
+    except (pa.ArrowException, InputError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise InputError(f"not a {kind} ({reason})", file=path, fix=fix) from None
