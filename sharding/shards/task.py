@@ -21,6 +21,7 @@ import numpy.typing as npt
 from sharding.labels import LabelTable
 from sharding.layout import IMAGES_FOLDER
 from sharding.manifest import ShardRecord
+from sharding.openimages.rotations import Rotations
 from sharding.shards.plan import ShardPlan
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
@@ -58,6 +59,39 @@ class ShardTask:
     output: str
     degrees_N: npt.NDArray[np.int16] | None = None
     strict: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        plan: ShardPlan,
+        labels: LabelTable,
+        source: Source,
+        policy: ImagePolicy,
+        output: Path,
+        *,
+        rotations: Rotations | None = None,
+        strict: bool = False,
+    ) -> ShardTask:
+        """Make the task of a planned shard: its rows of the split's labels, its known turns.
+
+        Args:
+            plan: name and images of the shard.
+            labels: label table of the whole split, in any order.
+            source: where the images come from.
+            policy: what is done to the pixels.
+            output: directory of the dataset, made absolute.
+            rotations: turns known from the dump, of any images.
+            strict: the first image that cannot be used is an error.
+        """
+        return cls(
+            plan=plan,
+            labels=labels.select(labels.rows_of(plan.image_ids_N), [""] * len(plan)),
+            source=source,
+            treatment=policy,
+            output=str(output.resolve()),
+            degrees_N=None if rotations is None else rotations.of(plan.image_ids_N),
+            strict=strict,
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ import pytest
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.labels import LabelTable
+from sharding.openimages.rotations import Rotations
 from sharding.shards.plan import ShardPlan
 from sharding.shards.task import ShardTask, finished
 from sharding.shards.transcode import ImagePolicy
@@ -31,16 +32,14 @@ def task(tmp_path: Path) -> ShardTask:
     images.mkdir(parents=True)
     for number, image_id in enumerate(IDS):
         (images / f"{image_id}.jpg").write_bytes(encode(photo(60, 40, seed=number)))
-    keys = parse_image_ids(IDS)
-    return ShardTask(
-        plan=ShardPlan(split="train", number=3, image_ids_N=keys),
-        labels=LabelTable.from_lists(
-            IDS, [[1], [], [4, 2], [], [0], []], [[0], [3], [], [], [], []]
-        ),
-        source=DirectorySource.open(tmp_path / "jpegs"),
-        treatment=ImagePolicy(),
-        output=str(tmp_path / "out"),
+    plan = ShardPlan(split="train", number=3, image_ids_N=parse_image_ids(IDS))
+    # The split's table lists one image more, in another order.
+    ids = ["f" * 16, *reversed(IDS)]
+    labels = LabelTable.from_lists(
+        ids, [[7], [], [0], [], [4, 2], [], [1]], [[], [], [], [], [], [3], [0]]
     )
+    source = DirectorySource.open(tmp_path / "jpegs")
+    return ShardTask.of(plan, labels, source, ImagePolicy(), tmp_path / "out")
 
 
 def jpeg(task: ShardTask, image_id: str) -> Path:
@@ -67,6 +66,19 @@ def test_a_shard_holds_images_and_labels_in_id_order(task: ShardTask) -> None:
     index = task.tar.with_suffix(".idx").read_bytes()
     assert outcome.shard.index_sha256 == hashlib.sha256(index).hexdigest()
     assert finished(task) == outcome
+
+
+def test_turns_known_from_the_dump_are_those_of_the_images(task: ShardTask) -> None:
+    rotations = Rotations(
+        image_ids_N=parse_image_ids([IDS[2], IDS[4], "f" * 16]),
+        degrees_N=np.array([90, 0, 180], np.int16),
+    )
+    turned = ShardTask.of(
+        task.plan, task.labels, task.source, task.treatment, Path(task.output), rotations=rotations
+    )
+    assert turned.degrees_N.tolist() == [-1, -1, 90, -1, 0, -1]
+    assert turned.fingerprint != task.fingerprint
+    assert write_shard(turned).how == {"kept": 5, "turned": 1}
 
 
 def test_bad_and_missing_images_are_reported_and_left_out(task: ShardTask) -> None:
