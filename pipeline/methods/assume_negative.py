@@ -12,7 +12,6 @@ import torch
 
 from pipeline.methods.parts.bce import modified_bce_sum, negative_log
 from pipeline.methods.parts.collectives import Group
-from pipeline.methods.parts.entries import marked, native, positions_of
 from pipeline.methods.protocol import BaseMethod, nothing_modified
 from sharding.errors import InputError
 from sharding.labels import POSITIVE, UNOBSERVED
@@ -42,8 +41,7 @@ class AssumeNegative(BaseMethod):
             total = _negative_logs(logits_BK, labels_BK == POSITIVE, self.epsilon).sum()
         else:
             total = modified_bce_sum(logits_BK, labels_BK)
-        entries = self.ranks.batch_size(logits_BK) * self.num_classes
-        return self.ranks.share(total / entries), nothing_modified(labels_BK)
+        return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
 
 
 class FullLabel(AssumeNegative):
@@ -87,14 +85,12 @@ class IgnoreUnobserved(BaseMethod):
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of the observed entries."""
-        entries_E = positions_of(marked(native(labels_BK.flatten()) != UNOBSERVED))
-        labels_E = labels_BK.flatten()[entries_E]
-        total = modified_bce_sum(logits_BK.flatten()[entries_E], labels_E)
+        unobserved_BK = labels_BK == UNOBSERVED
+        total = modified_bce_sum(logits_BK, labels_BK, rejected=unobserved_BK)
         if self.normalise == "entries":
-            count = self.ranks.batch_size(logits_BK) * self.num_classes
-        else:
-            count = max(1, int(self.ranks.sum(torch.tensor(len(labels_E)).to(total.device))))
-        return self.ranks.share(total / count), nothing_modified(labels_BK)
+            return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
+        observed = self.ranks.sum((~unobserved_BK).sum()).clamp(min=1)
+        return self.ranks.share(total / observed), nothing_modified(labels_BK)
 
 
 class LabelSmoothing(BaseMethod):
@@ -119,9 +115,8 @@ class LabelSmoothing(BaseMethod):
         positive_BK = labels_BK == POSITIVE
         own = _negative_logs(logits_BK, positive_BK).sum()
         other = _negative_logs(logits_BK, ~positive_BK).sum()
-        entries = self.ranks.batch_size(logits_BK) * self.num_classes
         total = (1 - self.ls_coef) * own + self.ls_coef * other
-        return self.ranks.share(total / entries), nothing_modified(labels_BK)
+        return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
 
 
 class WeakAssumeNegative(BaseMethod):
@@ -135,8 +130,7 @@ class WeakAssumeNegative(BaseMethod):
         weight = 1 / max(self.num_classes - 1, 1)
         terms_BK = _negative_logs(logits_BK, positive_BK)
         total = torch.where(positive_BK, terms_BK, weight * terms_BK).sum()
-        entries = self.ranks.batch_size(logits_BK) * self.num_classes
-        return self.ranks.share(total / entries), nothing_modified(labels_BK)
+        return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
 
 
 class ExpectedPositive(BaseMethod):

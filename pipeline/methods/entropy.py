@@ -55,8 +55,7 @@ class EntropyMaximization(BaseMethod):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean over B x K."""
         terms_BK = self.terms(torch.sigmoid(logits_BK), labels_BK)
-        entries = self.ranks.batch_size(logits_BK) * self.num_classes
-        return self.ranks.share(terms_BK.sum() / entries), nothing_modified(labels_BK)
+        return self.batch_mean(terms_BK.sum(), logits_BK), nothing_modified(labels_BK)
 
     def terms(self, p_BK: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
         """Loss of each entry (B, K)."""
@@ -132,8 +131,7 @@ class PseudoLabeling(EntropyMaximization):
         terms_BK[rows_M, classes_M] = self.beta * labelled_M
         mask_BK = nothing_modified(labels_BK)
         mask_BK[rows_M, classes_M] = True
-        entries = self.ranks.batch_size(logits_BK) * self.num_classes
-        return self.ranks.share(terms_BK.sum() / entries), mask_BK
+        return self.batch_mean(terms_BK.sum(), logits_BK), mask_BK
 
     def passes_wanted(self) -> int:
         """One after each epoch from the warm-up's last to the last but one.

@@ -14,7 +14,6 @@ import torch
 
 from pipeline.methods.parts.bce import modified_bce_sum
 from pipeline.methods.parts.collectives import Group
-from pipeline.methods.parts.entries import Marked, mask_of, positions_of
 from pipeline.methods.parts.label_overlay import Overlay
 from pipeline.methods.parts.selection import select_largest
 from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
@@ -64,29 +63,25 @@ class _LargeLoss(BaseMethod):
         if k == 0:
             loss = modified_bce_sum(logits_BK, labels_BK) / entries
             return self.ranks.share(loss), nothing_modified(labels_BK)
-        selected = select_largest(logits_BK, labels_BK, k, self.ranks)
-        self.remember(selected, sample_ids_B)
-        loss = self.modified_sum(logits_BK, labels_BK, selected) / entries
-        return self.ranks.share(loss), mask_of(selected, labels_BK)
-
-    def remember(self, selected: Marked, sample_ids_B: torch.Tensor | None) -> None:
-        """Take note of what is selected; nothing by default."""
+        selected_BK = select_largest(logits_BK, labels_BK, k, self.ranks)
+        loss = self.modified_sum(logits_BK, labels_BK, selected_BK) / entries
+        return self.ranks.share(loss), selected_BK
 
     def modified_sum(
-        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected: Marked
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_BK: torch.Tensor
     ) -> torch.Tensor:
         """Sum of the losses, given what is selected."""
-        return modified_bce_sum(logits_BK, labels_BK, corrected=selected)
+        return modified_bce_sum(logits_BK, labels_BK, corrected=selected_BK)
 
 
 class LargeLossReject(_LargeLoss):
     """LL-R: selected entries contribute neither loss nor gradient."""
 
     def modified_sum(
-        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected: Marked
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_BK: torch.Tensor
     ) -> torch.Tensor:
         """Sum of the losses without the selected ones."""
-        return modified_bce_sum(logits_BK, labels_BK, rejected=selected)
+        return modified_bce_sum(logits_BK, labels_BK, rejected=selected_BK)
 
 
 class LargeLossCorrectTemporary(_LargeLoss):
@@ -119,14 +114,10 @@ class LargeLossCorrectPermanent(_LargeLoss):
         """LL-Ct on corrected labels; remembers what it selects."""
         ids_B = require_ids(sample_ids_B, "ll-cp")
         labels_BK = self.overlay.apply(labels_BK, ids_B, POSITIVE)
-        return super().compute(logits_BK, labels_BK, ids_B)
-
-    def remember(self, selected: Marked, sample_ids_B: torch.Tensor | None) -> None:
-        """Correct them from the next epoch on."""
-        selected_M = positions_of(selected)
-        rows_M = torch.div(selected_M, self.num_classes, rounding_mode="floor")
-        ids_M = require_ids(sample_ids_B, "ll-cp")[rows_M.cpu()]
-        self.overlay.add_entries(ids_M, selected_M - rows_M * self.num_classes)
+        loss, selected_BK = super().compute(logits_BK, labels_BK, ids_B)
+        if self.epoch > 1:
+            self.overlay.add(ids_B, selected_BK)
+        return loss, selected_BK
 
     def end_epoch(self) -> None:
         """Merge the corrections of all ranks."""

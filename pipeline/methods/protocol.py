@@ -154,6 +154,10 @@ class BaseMethod:
         """`loss` on fp32 logits of a checked shape."""
         raise TypeError(f"{type(self).__name__} defines no loss")
 
+    def batch_mean(self, total: torch.Tensor, logits_BK: torch.Tensor) -> torch.Tensor:
+        """Divide this rank's sum of losses by the B x K entries of the global batch."""
+        return self.ranks.share(total / (self.ranks.batch_size(logits_BK) * self.num_classes))
+
     def phase(self) -> Phase:
         """The same in all epochs."""
         return Phase()

@@ -6,11 +6,8 @@ rank, in the same order, with tensors whose shapes do not depend on the share.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.distributed as dist
-
-from pipeline.methods.parts import entries
 
 Group = dist.ProcessGroup | None
 # (shift, values) of the three digits of a 32-bit code, the most significant first.
@@ -79,7 +76,7 @@ class Collectives:
             values: fp32, this rank's values, any number of them.
             k: at least 1, equal on all ranks.
         """
-        top = largest(values, k)
+        top = torch.topk(values, min(k, len(values)), sorted=False).values
         if self.world_size == 1:
             return top.min() if len(top) == k else values.new_tensor(-torch.inf)
         codes, found, missing = _ordered_codes(top), 0, k
@@ -117,16 +114,6 @@ class Collectives:
         # NCCL moves tensors of the current CUDA device only; gloo those of the host.
         cuda = "nccl" in dist.get_backend(self._group)
         return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-
-
-def largest(values: torch.Tensor, k: int) -> torch.Tensor:
-    """The k largest values in any order, or all there are."""
-    if len(values) <= k:
-        return values
-    if not entries.on_host(values):
-        return torch.topk(values, k, sorted=False)[0]
-    # numpy's partition is many times faster than torch.topk on the host.
-    return torch.from_numpy(np.partition(values.numpy(), len(values) - k)[len(values) - k :])
 
 
 def _ordered_codes(values: torch.Tensor) -> torch.Tensor:
