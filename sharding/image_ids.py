@@ -68,6 +68,33 @@ def format_image_ids(keys_N: npt.NDArray[np.uint64]) -> list[str]:
     return format_id_column(keys_N).to_pylist()
 
 
+class IdIndex:
+    """Find the row of a key in a list of N distinct ones: image ids, or packed label entries.
+
+    Args:
+        keys_N: integers in any order. Where a key is repeated its first row counts.
+    """
+
+    def __init__(self, keys_N: npt.NDArray[np.integer]) -> None:
+        self._rows_N = np.argsort(keys_N, kind="stable")
+        self._keys_N = keys_N[self._rows_N]
+
+    def rows_of(self, keys_B: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """Row of each key, -1 where it is not listed; ``keys_B`` has the dtype of ``keys_N``."""
+        if not len(self._keys_N):
+            return np.full(len(keys_B), -1, np.int64)
+        slots_B = np.searchsorted(self._keys_N, keys_B)
+        slots_B = np.minimum(slots_B, len(self._keys_N) - 1)
+        return np.where(self._keys_N[slots_B] == keys_B, self._rows_N[slots_B], -1)
+
+    def row_of(self, key: int) -> int:
+        """Row of one key, -1 where it is not listed."""
+        return int(self.rows_of(np.array([key], self._keys_N.dtype))[0])
+
+    def __contains__(self, key: int) -> bool:
+        return self.row_of(key) >= 0
+
+
 def _characters(column: pa.Array) -> npt.NDArray[np.uint8]:
     """The bytes of a string or binary array that holds no nulls, as one uint8 array."""
     _, offsets_buffer, data = column.buffers()

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from pipeline.audit.candidates import KEPT, Candidates
 from sharding.errors import InputError
-from sharding.labels import POSITIVE, UNOBSERVED, LabelTable
+from sharding.image_ids import IdIndex
+from sharding.labels import POSITIVE, UNOBSERVED, LabelTable, entry_keys
 
 DEPTHS = (100, 300, 1000, 3000)
-Keys = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,16 @@ class Truth:
                 fix="pass the truth of the split and collection that was trained on",
             )
         entries = truth.observed(rows_N)
-        keys_E = _keys(entries.rows_E, entries.classes_E)
+        keys_E = entry_keys(entries.rows_E, entries.classes_E)
         trained = observed.observed(np.where(rows_N < 0, -1, np.arange(len(observed))))
-        new_E = ~np.isin(keys_E, _keys(trained.rows_E, trained.classes_E))
-        order = np.argsort(keys_E[new_E])
-        self._keys_E = keys_E[new_E][order]
-        self._states_E = entries.states_E[new_E][order]
+        new_E = ~np.isin(keys_E, entry_keys(trained.rows_E, trained.classes_E))
+        self._index = IdIndex(keys_E[new_E])
+        self._states_E = entries.states_E[new_E]
 
     @property
     def known(self) -> int:
         """Unobserved entries whose truth is known."""
-        return len(self._keys_E)
+        return len(self._states_E)
 
     @property
     def missing(self) -> int:
@@ -107,12 +106,10 @@ class Truth:
     def states(self, found: Candidates) -> npt.NDArray[np.int8]:
         """int8 (N,): the truth of each candidate, UNOBSERVED where it is not known."""
         rows_N = self._images.rows_of(found.image_ids_N)
-        keys_N = _keys(rows_N, found.classes_N.astype(np.int64))
-        if not self.known:
-            return np.full(len(found), UNOBSERVED, np.int8)
-        slots_N = np.minimum(np.searchsorted(self._keys_E, keys_N), self.known - 1)
-        hits_N = (self._keys_E[slots_N] == keys_N) & (rows_N >= 0)
-        return np.where(hits_N, self._states_E[slots_N], UNOBSERVED).astype(np.int8)
+        entries_N = self._index.rows_of(entry_keys(rows_N, found.classes_N))
+        states_N = np.full(len(found), UNOBSERVED, np.int8)
+        states_N[entries_N >= 0] = self._states_E[entries_N[entries_N >= 0]]
+        return states_N
 
 
 def judge(found: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) -> Verdict:
@@ -170,10 +167,6 @@ def table(verdicts: Sequence[Verdict], truth: Truth) -> str:
         f"positive: base rate {_percent(truth.base_rate)} %."
     )
     return "\n".join([*lines, "", note])
-
-
-def _keys(rows: Keys, classes: Keys) -> Keys:
-    return rows << 16 | classes
 
 
 def _count(mask: npt.NDArray[np.bool_]) -> int:

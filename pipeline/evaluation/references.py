@@ -21,7 +21,7 @@ from pipeline.evaluation.attribution import Attributions
 from pipeline.evaluation.scores import ScoreFile
 from pipeline.tracking import runs
 from sharding.errors import InputError
-from sharding.labels import LabelTable
+from sharding.labels import LabelTable, entry_keys
 
 PAPER = "Bridging the Gap between Model Explanations, CVPR 2023, arXiv 2304.01804"
 
@@ -141,10 +141,9 @@ class Baseline:
         Raises:
             InputError: they are of another split or label version.
         """
-        rows_N, places_E = np.arange(len(table)), table.rows_of(self.scores.image_ids_E)
-        rows_E = np.repeat(rows_N, np.diff(table.offsets_N1))
-        ours = _packed(rows_E, table.classes_E, table.states_E)
-        theirs = _packed(places_E, self.scores.classes_E, self.scores.labels_E)
+        entries, rows_E = table.entries(), table.rows_of(self.scores.image_ids_E)
+        ours = entry_keys(entries.rows_E, entries.classes_E) << 1 | entries.states_E
+        theirs = entry_keys(rows_E, self.scores.classes_E) << 1 | self.scores.labels_E
         strange = int((~np.isin(theirs, ours)).sum())
         if strange:
             raise InputError(
@@ -162,8 +161,3 @@ def _attributions(path: Path) -> dict[str, Attributions]:
         raise InputError(
             f"no attribution scores of ours ({error})", file=path, fix="evaluate that run again"
         ) from None
-
-
-def _packed(rows: np.ndarray, classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One integer per entry; classes fit 16 bits."""
-    return (rows.astype(np.int64) << 17) + (classes.astype(np.int64) << 1) + labels

@@ -71,12 +71,4 @@ def _complete(path: Path, dataset: Dataset) -> LabelTable:
     classes = [dataset.classes.index_of.get(mid, K) for mid in rows["LabelName"].to_pylist()]
     present_NK = np.zeros((len(image_ids_N), K + 1), np.bool_)  # the last: outside the list
     present_NK[rows_E, classes] = True
-    # Positives before negatives within a row.
-    order_NK = np.argsort(~present_NK[:, :K], axis=1, kind="stable")
-    return LabelTable(
-        image_ids_N=image_ids_N,
-        offsets_N1=np.arange(len(image_ids_N) + 1, dtype=np.int64) * K,
-        classes_E=order_NK.astype(np.uint16).ravel(),
-        states_E=np.take_along_axis(present_NK, order_NK, 1).astype(np.int8).ravel(),
-        shards=[""] * len(image_ids_N),
-    )
+    return LabelTable.from_dense(image_ids_N, present_NK[:, :K].astype(np.int8))

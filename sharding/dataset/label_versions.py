@@ -71,14 +71,7 @@ def all_labels(dataset: Dataset, split: str, name: str) -> LabelTable:
     if not len(apart):
         return table
     # A job killed between the two files has left rows in both.
-    apart = _without(apart, table.image_ids_N)
-    return LabelTable(
-        image_ids_N=np.concatenate([table.image_ids_N, apart.image_ids_N]),
-        offsets_N1=np.concatenate([table.offsets_N1, table.offsets_N1[-1] + apart.offsets_N1[1:]]),
-        classes_E=np.concatenate([table.classes_E, apart.classes_E]),
-        states_E=np.concatenate([table.states_E, apart.states_E]),
-        shards=[*table.shards, *apart.shards],
-    )
+    return LabelTable.concatenate(table, _without(apart, table.image_ids_N))
 
 
 def labels_without_pixels(dataset: Dataset, split: str, name: str) -> LabelTable:

@@ -145,7 +145,7 @@ def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
     positives_K, negatives_K = table.count_per_class(part.labels_NK.shape[1])
     report = {
         "images": len(table),
-        "images_without_labels": int(np.count_nonzero(np.diff(table.offsets_N1) == 0)),
+        "images_without_labels": int(np.count_nonzero(table.counts_N == 0)),
         "positives": int(positives_K.sum()),
         "negatives": int(negatives_K.sum()),
         **part.report,
@@ -165,19 +165,7 @@ def label_table(part: Part) -> LabelTable:
     """The labels of a part by image id, sparse."""
     image_ids_N = parse_image_ids([image_id_of(name) for name in part.names])
     order_N = np.argsort(image_ids_N)
-    labels_NK = part.labels_NK[order_N]
-    found = [np.nonzero(labels_NK == state) for state in (POSITIVE, NEGATIVE)]
-    rows_E, classes_E = (np.concatenate(both) for both in zip(*found, strict=True))
-    states_E = np.repeat(np.array([POSITIVE, NEGATIVE], np.int8), [len(r) for r, _ in found])
-    sorted_E = np.argsort(rows_E, kind="stable")  # keeps positives before negatives
-    lengths_N = np.bincount(rows_E, minlength=len(labels_NK))
-    return LabelTable(
-        image_ids_N=image_ids_N[order_N],
-        offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        classes_E=classes_E[sorted_E].astype(np.uint16),
-        states_E=states_E[sorted_E],
-        shards=[""] * len(labels_NK),
-    )
+    return LabelTable.from_dense(image_ids_N[order_N], part.labels_NK[order_N])
 
 
 def _classes(official: Collection, options: ImportOptions) -> ClassTable:

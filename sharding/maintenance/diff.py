@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.dataset.label_versions import NewLabels, all_labels, labels_without_pixels
-from sharding.labels import POSITIVE, LabelTable
+from sharding.labels import POSITIVE, LabelTable, entry_keys
 from sharding.manifest import Dataset
 from sharding.openimages.class_list import read_mids
 from sharding.openimages.dump import Dump
@@ -52,19 +52,15 @@ class ClassDiff:
 
     def remap(self, table: LabelTable) -> LabelTable:
         """The table with new class indices; labels of dropped classes are gone, images stay."""
-        classes_E = self.new_index_K[table.classes_E]
-        keep_E = classes_E >= 0
-        images_E = np.repeat(np.arange(len(table)), np.diff(table.offsets_N1))[keep_E]
-        negative_E = (table.states_E != POSITIVE)[keep_E]
-        entries = images_E << 17 | negative_E.astype(np.int64) << 16 | classes_E[keep_E]
-        order = np.argsort(entries)
-        lengths_N = np.bincount(images_E, minlength=len(table))
-        return LabelTable(
-            image_ids_N=table.image_ids_N,
-            offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-            classes_E=classes_E[keep_E][order].astype(np.uint16),
-            states_E=table.states_E[keep_E][order],
-            shards=table.shards,
+        entries = table.entries()
+        classes_E = self.new_index_K[entries.classes_E]
+        kept_E = classes_E >= 0
+        return LabelTable.from_entries(
+            table.image_ids_N,
+            entries.rows_E[kept_E],
+            classes_E[kept_E],
+            entries.states_E[kept_E],
+            table.shards,
         )
 
 
@@ -168,11 +164,11 @@ def _sorted_entries(
     images_N = np.searchsorted(image_ids, table.image_ids_N)
     present = np.zeros(len(image_ids), np.bool_)
     present[images_N] = True
-    entries = np.repeat(images_N << 17, np.diff(table.offsets_N1))
-    entries |= table.classes_E.astype(np.int64) << 1
-    entries |= table.states_E == POSITIVE
-    entries.sort()
-    return entries, present
+    entries = table.entries()
+    keys = entry_keys(images_N[entries.rows_E], entries.classes_E) << 1
+    keys |= entries.states_E == POSITIVE
+    keys.sort()
+    return keys, present
 
 
 def _merge(
@@ -262,7 +258,7 @@ class Comparison:
 
 def _labelled(table: LabelTable) -> npt.NDArray[np.uint64]:
     """The images that have a label."""
-    return table.image_ids_N[np.diff(table.offsets_N1) > 0]
+    return table.image_ids_N[table.counts_N > 0]
 
 
 def _class_lists(dataset: Dataset, dump: Dump) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sharding.labels import POSITIVE, LabelTable
+from sharding.image_ids import IdIndex
+from sharding.labels import LabelTable, entry_keys
 
 
 def overlay(base: LabelTable, patch: LabelTable, *, patch_wins: bool) -> LabelTable:
@@ -18,33 +19,18 @@ def overlay(base: LabelTable, patch: LabelTable, *, patch_wins: bool) -> LabelTa
     model's corrections, which yield to what a human said since. Rows keep the base's order and
     shards; images that only the patch knows follow, by id, without a shard.
     """
-    strange = np.setdiff1d(patch.image_ids_N, base.image_ids_N)
-    image_ids_N = np.concatenate([base.image_ids_N, strange])
-    patch_rows_N = base.rows_of(patch.image_ids_N)
-    is_strange_N = patch_rows_N < 0
-    patch_rows_N[is_strange_N] = len(base) + np.searchsorted(
-        strange, patch.image_ids_N[is_strange_N]
-    )
-    rows_E = np.concatenate(
-        [
-            np.repeat(np.arange(len(base)), np.diff(base.offsets_N1)),
-            np.repeat(patch_rows_N, np.diff(patch.offsets_N1)),
-        ]
-    )
-    classes_E = np.concatenate([base.classes_E, patch.classes_E]).astype(np.int64)
-    negative_E = np.concatenate([base.states_E, patch.states_E]) != POSITIVE
-    # `np.unique` keeps the first of equal pairs: the winner's entries must come first.
-    order = np.arange(len(rows_E))
-    if patch_wins:
-        order = np.roll(order, len(patch.classes_E))
-    _, first = np.unique((rows_E << 16 | classes_E)[order], return_index=True)
-    kept = order[first]
-    kept = kept[np.argsort(rows_E[kept] << 17 | negative_E[kept] << 16 | classes_E[kept])]
-    lengths_N = np.bincount(rows_E[kept], minlength=len(image_ids_N))
-    return LabelTable(
-        image_ids_N=image_ids_N,
-        offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        classes_E=classes_E[kept].astype(np.uint16),
-        states_E=np.concatenate([base.states_E, patch.states_E])[kept],
-        shards=[*base.shards, *[""] * len(strange)],
+    new_ids = np.setdiff1d(patch.image_ids_N, base.image_ids_N)
+    image_ids_N = np.concatenate([base.image_ids_N, new_ids])
+    # Of equal keys `np.unique` keeps the first: the winner's entries come first.
+    winner, loser = (patch, base) if patch_wins else (base, patch)
+    both = LabelTable.concatenate(winner, loser)
+    entries = both.entries()
+    rows_E = IdIndex(image_ids_N).rows_of(both.image_ids_N)[entries.rows_E]
+    _, kept = np.unique(entry_keys(rows_E, entries.classes_E), return_index=True)
+    return LabelTable.from_entries(
+        image_ids_N,
+        rows_E[kept],
+        entries.classes_E[kept],
+        entries.states_E[kept],
+        [*base.shards, *[""] * len(new_ids)],
     )

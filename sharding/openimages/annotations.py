@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sharding.errors import InputError
-from sharding.labels import NEGATIVE, POSITIVE, LabelTable
+from sharding.labels import POSITIVE, LabelTable
 from sharding.openimages.conflicts import CONFLICTS, Conflict, human_counts, resolve, unpack
 from sharding.openimages.csv_reader import LabelCsv
 from sharding.openimages.dump import Dump
@@ -169,7 +169,7 @@ class _SplitReader:
         image_ids_N, image_of_run = np.unique(runs, return_inverse=True)
         entries_M, resolved = resolve(image_of_run[owners_E], codes_E, self._policy.conflict)
         human_positives_K, human_negatives_K = human_counts(entries_M, self._num_classes)
-        table = _build_table(image_ids_N, entries_M)
+        table = LabelTable.from_entries(image_ids_N, *unpack(entries_M))
         positives = int(np.count_nonzero(table.states_E == POSITIVE))
         report = {
             "positives": positives,
@@ -177,7 +177,7 @@ class _SplitReader:
             **resolved,
             **self._counts,
             "images": len(table),
-            "images_without_labels": int(np.count_nonzero(np.diff(table.offsets_N1) == 0)),
+            "images_without_labels": int(np.count_nonzero(table.counts_N == 0)),
         }
         return SplitLabels(
             table=table,
@@ -221,17 +221,3 @@ class _SplitReader:
                 raise InputError(bad.reason, file=bad.file, row=bad.row, fix=fix)
             if len(self._bad_rows) < MOST_LISTED:
                 self._bad_rows.append(bad)
-
-
-def _build_table(
-    image_ids_N: npt.NDArray[np.uint64], entries_M: npt.NDArray[np.int64]
-) -> LabelTable:
-    images_M, classes_M, negative_M = unpack(entries_M)
-    lengths_N = np.bincount(images_M, minlength=len(image_ids_N))
-    return LabelTable(
-        image_ids_N=image_ids_N,
-        offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.int64),
-        classes_E=classes_M,
-        states_E=np.where(negative_M, NEGATIVE, POSITIVE).astype(np.int8),
-        shards=[""] * len(image_ids_N),
-    )

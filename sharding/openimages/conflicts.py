@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from sharding.labels import NEGATIVE, POSITIVE
+
 Conflict = Literal["unobserved", "positive", "negative", "verification"]
 CONFLICTS: tuple[str, ...] = get_args(Conflict)
 
@@ -84,15 +86,10 @@ def human_counts(
 
 def unpack(
     entries_M: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.bool_]]:
-    """(images_M, classes_M, negative_M), positives before negatives within an image."""
-    entries_M = (
-        (entries_M >> _IMAGE_SHIFT << 17)
-        | ((entries_M & _NEGATIVE_BIT) << 13)
-        | ((entries_M >> _CLASS_SHIFT) & 0xFFFF)
-    )
-    entries_M.sort()
-    return entries_M >> 17, entries_M.astype(np.uint16), (entries_M & (1 << 16)) != 0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16], npt.NDArray[np.int8]]:
+    """(images_M, classes_M, states_M) of packed entries."""
+    states_M = np.where(entries_M & _NEGATIVE_BIT, np.int8(NEGATIVE), np.int8(POSITIVE))
+    return entries_M >> _IMAGE_SHIFT, (entries_M >> _CLASS_SHIFT).astype(np.uint16), states_M
 
 
 def _verdicts(

@@ -5,6 +5,7 @@ Image ids and pixels are the same in every release, so that V4's list serves V3'
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.errors import InputError
-from sharding.image_ids import format_id_column, parse_id_column
+from sharding.image_ids import IdIndex, format_id_column, parse_id_column
 from sharding.layout import ROTATIONS_FILE, ROTATIONS_HASH
 from sharding.openimages.dump_files import DumpFile, list_files
 from sharding.openimages.image_lists import read_listed
@@ -45,6 +46,10 @@ class Rotations:
     image_ids_N: npt.NDArray[np.uint64]
     degrees_N: npt.NDArray[np.int16]
     unknown: int = 0
+
+    @functools.cached_property
+    def _index(self) -> IdIndex:
+        return IdIndex(self.image_ids_N)
 
     @property
     def sha256(self) -> str:
@@ -83,13 +88,10 @@ class Rotations:
 
     def of(self, image_ids_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.int16]:
         """Degrees of each image, -1 where unknown."""
-        if not len(self.image_ids_N):
-            return np.full(len(image_ids_B), -1, np.int16)
-        slots = np.searchsorted(self.image_ids_N, image_ids_B)
-        slots = np.minimum(slots, len(self.image_ids_N) - 1)
-        return np.where(self.image_ids_N[slots] == image_ids_B, self.degrees_N[slots], -1).astype(
-            np.int16
-        )
+        rows_B = self._index.rows_of(image_ids_B)
+        degrees_B = np.full(len(rows_B), -1, np.int16)
+        degrees_B[rows_B >= 0] = self.degrees_N[rows_B[rows_B >= 0]]
+        return degrees_B
 
 
 def turns(

@@ -26,7 +26,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.image_ids import LENGTH, Ids, parse_id_column
+from sharding.image_ids import LENGTH, IdIndex, Ids, parse_id_column
 from sharding.layout import STAGING_FOLDER
 from sharding.sources.base import AnyMap, Reader, Source
 from sharding.sources.directory import image_folders
@@ -132,11 +132,12 @@ def stage(task: StagingTask) -> PackedImages:
         length = _length(task)
         if in_place(task.archive):
             with open(task.archive, "rb") as stream:
+                wanted = IdIndex(task.wanted_N)
                 tar = TarStream(stream, seekable=True, length=length)
                 rows = [
                     (key, member.offset, member.size)
                     for member in tar
-                    if (key := _key(member.name)) is not None and _wanted(key, task.wanted_N)
+                    if (key := _key(member.name)) is not None and key in wanted
                 ]
             return PackedImages.of(task.archive, task.archive, rows)
         spool = Path(task.folder) / f"{_identity(task, length)}.spool"
@@ -152,12 +153,12 @@ def in_place(archive: str) -> bool:
 
 def _spool(task: StagingTask, spool: Path, length: int) -> None:
     rows: list[tuple[int, int, int]] = []
-    seen: set[int] = set()
+    wanted, seen = IdIndex(task.wanted_N), set[int]()
     with replacing(spool) as temporary, open(temporary, "wb") as out, _stream(task, length) as data:
         tar = TarStream(data)
         for member in tar:
             key = _key(member.name)
-            if key is not None and key not in seen and _wanted(key, task.wanted_N):
+            if key is not None and key not in seen and key in wanted:
                 seen.add(key)
                 rows.append((key, out.tell(), member.size))
                 tar.copy(member, out)
@@ -199,11 +200,6 @@ def _key(name: str) -> int | None:
         return None
     keys, valid = parse_id_column(pa.array([stem]))
     return int(keys[0]) if valid[0] else None
-
-
-def _wanted(key: int, wanted_N: Ids) -> bool:
-    at = int(np.searchsorted(wanted_N, np.uint64(key)))
-    return at < len(wanted_N) and int(wanted_N[at]) == key
 
 
 def _listed(images: str, fetching: RetryPolicy) -> tuple[str, ...]:

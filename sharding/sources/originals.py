@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from sharding.errors import InputError
-from sharding.image_ids import Ids, parse_image_ids
+from sharding.image_ids import IdIndex, Ids, parse_image_ids
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.image_lists import read_listed
@@ -123,11 +124,15 @@ class Originals(Source):
 
     def _row(self, image_id: str) -> tuple[str, str, str] | None:
         (key,) = parse_image_ids([image_id])
-        at = int(np.searchsorted(self.image_ids_N, key))
-        if at >= len(self.image_ids_N) or self.image_ids_N[at] != key:
+        row = self._index.row_of(key)
+        if row < 0:
             return None
-        url, size, md5 = (self.listed.column(n)[at].as_py().decode() for n in _SCHEMA.names)
+        url, size, md5 = (self.listed.column(n)[row].as_py().decode() for n in _SCHEMA.names)
         return url, size, md5
+
+    @functools.cached_property
+    def _index(self) -> IdIndex:
+        return IdIndex(self.image_ids_N)
 
     def _fetch(self, image_id: str) -> Buffer:
         row = self._row(image_id)

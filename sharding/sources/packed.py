@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
-from sharding.image_ids import Ids, parse_image_ids
+from sharding.image_ids import IdIndex, Ids, parse_image_ids
 from sharding.sources.base import ReadBuffer, Reader, Source
 from sharding.storage.files import replacing
 from sharding.storage.retry import MISSING, BadImage, Buffer
@@ -99,11 +100,15 @@ class PackedImages(Source):
     def place(self, image_id: str) -> tuple[int, int, int] | None:
         """(file number, offset, size) of an image, None where there is none."""
         (key,) = parse_image_ids([image_id])
-        at = int(np.searchsorted(self.image_ids_N, key))
-        if at >= len(self.image_ids_N) or self.image_ids_N[at] != key:
+        row = self._index.row_of(key)
+        if row < 0:
             return None
-        number, offset, size = self.places_N3[at].tolist()
+        number, offset, size = self.places_N3[row].tolist()
         return number, offset, size
+
+    @functools.cached_property
+    def _index(self) -> IdIndex:
+        return IdIndex(self.image_ids_N)
 
 
 class _PackedReader:

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharding.errors import InputError
-from sharding.image_ids import format_id_column, format_image_ids, parse_id_column, parse_image_ids
+from sharding.image_ids import (
+    IdIndex,
+    format_id_column,
+    format_image_ids,
+    parse_id_column,
+    parse_image_ids,
+)
 
 KEYS = st.lists(st.integers(0, 2**64 - 1))
 
@@ -54,3 +60,13 @@ def test_slices_and_wide_offsets_are_read_at_their_own_place():
 
 def test_nulls_are_no_ids():
     assert parse_id_column(pa.array(["0" * 16, None]))[1].tolist() == [True, False]
+
+
+@given(KEYS, KEYS)
+def test_an_index_finds_the_first_row_of_an_id(listed, others):
+    index = IdIndex(np.array(listed, np.uint64))
+    wanted = listed + others
+    rows = [listed.index(key) if key in listed else -1 for key in wanted]
+    assert index.rows_of(np.array(wanted, np.uint64)).tolist() == rows
+    assert [index.row_of(key) for key in wanted] == rows
+    assert [key in index for key in wanted] == [row >= 0 for row in rows]

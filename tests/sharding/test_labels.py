@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharding.errors import InputError
@@ -21,12 +21,16 @@ def table() -> LabelTable:
 
 def states(table: LabelTable) -> dict[tuple[int, int], int]:
     """{(image id, class): state}: what a table says, without its layout."""
-    images = np.repeat(table.image_ids_N, np.diff(table.offsets_N1)).tolist()
-    return dict(
-        zip(
-            zip(images, table.classes_E.tolist(), strict=True), table.states_E.tolist(), strict=True
-        )
-    )
+    entries = table.entries()
+    pairs = zip(table.image_ids_N[entries.rows_E].tolist(), entries.classes_E.tolist(), strict=True)
+    return dict(zip(pairs, entries.states_E.tolist(), strict=True))
+
+
+def assert_same(table: LabelTable, other: LabelTable) -> None:
+    for name in ("image_ids_N", "offsets_N1", "classes_E", "states_E"):
+        np.testing.assert_array_equal(getattr(table, name), getattr(other, name))
+        assert getattr(table, name).dtype == getattr(other, name).dtype
+    assert list(table.shards) == list(other.shards)
 
 
 def test_the_three_states_are_the_ones_everybody_uses():
@@ -54,7 +58,7 @@ def test_select_reorders_and_makes_unlabelled_rows(table):
     chosen = table.select(np.array([2, -1, 0]), ["a", "b", "c"])
     assert chosen.image_ids_N.tolist() == [2**64 - 1, 0, 255]
     assert list(chosen.shards) == ["a", "b", "c"]
-    assert np.diff(chosen.offsets_N1).tolist() == [2, 0, 3]
+    assert chosen.counts_N.tolist() == [2, 0, 3]
     assert states(chosen) == {k: v for k, v in states(table).items() if k[0] != 0x123E5}
 
 
@@ -68,27 +72,43 @@ def test_a_table_survives_the_file_and_equal_tables_are_equal_bytes(table, tmp_p
     digest = table.write(tmp_path / "a.parquet")
     again = LabelTable.read(tmp_path / "a.parquet")
     assert again.write(tmp_path / "b.parquet") == digest
-    for name in ("image_ids_N", "offsets_N1", "classes_E", "states_E"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
-        assert getattr(again, name).dtype == getattr(table, name).dtype
-    assert list(again.shards) == list(table.shards)
+    assert_same(again, table)
 
 
 LISTS = st.lists(st.sets(st.integers(0, 65535), max_size=6), max_size=8)
 
 
-@given(LISTS, LISTS)
-def test_reading_back_is_exact(tmp_path_factory, positives, negatives):
+@given(LISTS, LISTS, st.integers(0, 99))
+@settings(deadline=None)
+def test_entries_in_any_order_and_files_give_the_table_back(
+    tmp_path_factory, positives, negatives, seed
+):
     negatives = [n - p for p, n in zip(positives, negatives, strict=False)]
     positives = positives[: len(negatives)]
     ids = [f"{7919 * row:016x}" for row in range(len(positives))]
     table = LabelTable.from_lists(ids, positives, negatives)
     path = tmp_path_factory.mktemp("labels") / "table.parquet"
     table.write(path)
-    again = LabelTable.read(path)
-    np.testing.assert_array_equal(again.offsets_N1, table.offsets_N1)
-    np.testing.assert_array_equal(again.classes_E, table.classes_E)
-    np.testing.assert_array_equal(again.states_E, table.states_E)
+    assert_same(LabelTable.read(path), table)
+    entries = table.entries()
+    # Sorted by image, positives first, then by class.
+    order_E = np.lexsort((entries.classes_E, entries.states_E == NEGATIVE, entries.rows_E))
+    assert order_E.tolist() == list(range(len(order_E)))
+    mixed_E = np.random.default_rng(seed).permutation(len(order_E))
+    columns = (a[mixed_E] for a in (entries.rows_E, entries.classes_E, entries.states_E))
+    assert_same(LabelTable.from_entries(table.image_ids_N, *columns), table)
+    parts = [
+        table.select(np.arange(len(table))[part], ids[part]) for part in (slice(2), slice(2, None))
+    ]
+    whole = LabelTable.concatenate(*parts)
+    assert list(whole.shards) == ids
+    assert states(whole) == states(table)
+
+
+def test_dense_labels_give_the_table_back(table):
+    labels_NK = table.dense(np.arange(3), 5000)
+    dense = LabelTable.from_dense(table.image_ids_N, labels_NK)
+    assert_same(dense, table.select(np.arange(3), ["", "", ""]))
 
 
 def test_the_file_has_the_columns_that_others_read(table, tmp_path):

@@ -106,7 +106,7 @@ def images_of(dataset: Path) -> dict[str, str]:
 
 
 def states(table: LabelTable) -> dict[tuple[int, int], int]:
-    owners = np.repeat(table.image_ids_N, np.diff(table.offsets_N1)).tolist()
+    owners = np.repeat(table.image_ids_N, table.counts_N).tolist()
     entries = zip(owners, table.classes_E.tolist(), strict=True)
     return dict(zip(entries, table.states_E.tolist(), strict=True))
 

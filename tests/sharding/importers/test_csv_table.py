@@ -214,7 +214,7 @@ def test_the_single_positive_protocol_on_a_real_table(shared: Path, tmp_path: Pa
     assert sizes["train"] == official - validation
     assert sizes["validation"] == validation
     assert job.single_positive is not None
-    lengths_N = np.diff(job.single_positive.splits["train"].table.offsets_N1)
+    lengths_N = job.single_positive.splits["train"].table.counts_N
     complete = job.labels.splits["train"].table
     positives_N = [
         int((complete.observed(np.array([row])).states_E == POSITIVE).sum())

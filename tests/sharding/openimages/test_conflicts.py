@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sharding.labels import NEGATIVE, POSITIVE
 from sharding.openimages.conflicts import (
     CONFLICTS,
     MACHINE_RANK,
@@ -49,26 +50,20 @@ def test_many_rows_are_settled_like_one_pair_at_a_time(conflict, rows):
     entries_M, counts = resolve(
         images, entry_codes(classes, negative.astype(bool), ranks), conflict
     )
-    images_M, classes_M, negative_M = unpack(entries_M)
-    found = dict(
-        zip(
-            zip(images_M.tolist(), classes_M.tolist(), strict=True),
-            negative_M.tolist(),
-            strict=True,
-        )
-    )
-    assert found == settle(rows, conflict)
-    assert len(found) == len(entries_M)
+    images_M, classes_M, states_M = unpack(entries_M)
+    pairs = list(zip(images_M.tolist(), classes_M.tolist(), strict=True))
+    assert dict(zip(pairs, states_M == NEGATIVE, strict=True)) == settle(rows, conflict)
+    assert pairs == sorted(set(pairs))
     dropped = counts["duplicates"] + counts["machine_overruled"] + counts["conflict_dropped"]
     assert len(rows) == len(entries_M) + dropped
-    positions = list(zip(images_M.tolist(), negative_M.tolist(), classes_M.tolist(), strict=True))
-    assert positions == sorted(positions)
 
 
 def test_the_corners_of_the_packing():
     images, classes, ranks = np.array([0, 2**40]), np.array([65_535, 0]), np.array([0, 6])
     entries_M, _ = resolve(images, entry_codes(classes, np.array([True, False]), ranks), "positive")
-    for column, expected in zip(unpack(entries_M), (images, classes, [True, False]), strict=True):
+    for column, expected in zip(
+        unpack(entries_M), (images, classes, [NEGATIVE, POSITIVE]), strict=True
+    ):
         assert column.tolist() == list(expected)
 
 
