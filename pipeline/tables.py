@@ -1,63 +1,82 @@
-"""Tables of numbers as text: of fixed width for a terminal, and in Markdown."""
+"""Write tables as text, aligned for a terminal or as Markdown, and format their numbers."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _NOTHING = "–"
+_TERMINAL_COLUMNS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Sections of (name, cells) rows under headers, and the lines that explain them."""
+    """Rows of cells under headers, in sections, and the notes that explain them.
+
+    Attributes:
+        headers: one per column; "" above row names.
+        sections: rows of cells, each as long as the headers.
+        notes: sentences below the table.
+        text_columns: how many of the first columns are aligned to the left, as text; the rest are
+            aligned to the right, as numbers.
+    """
 
     headers: Sequence[str]
-    sections: Sequence[Sequence[tuple[str, Sequence[str]]]]
-    notes: Sequence[str]
+    sections: Sequence[Sequence[Sequence[str]]]
+    notes: Sequence[str] = ()
+    text_columns: int = 1
 
-    def fixed_width(self) -> str:
-        """Columns aligned, sections and notes apart by rulers."""
-        rows = [("", self.headers), *(row for section in self.sections for row in section)]
-        first = max(len(name) for name, _ in rows)
-        widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(self.headers))]
-
-        def line(name: str, cells: Sequence[str]) -> str:
-            padded = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-            return f"{name.ljust(first)}  {'  '.join(padded)}".rstrip()
-
-        ruler = "─" * (first + sum(2 + width for width in widths))
-        lines = [line("", self.headers)]
+    def terminal(self) -> str:
+        """Align the columns; draw rulers between sections, and wrap the notes below."""
+        rows = ["  ".join(cells).rstrip() for cells in self._padded()]
+        ruler = "─" * min(max(map(len, rows)), _TERMINAL_COLUMNS)
+        lines = [rows.pop(0)]
         for section in self.sections:
-            lines += [ruler, *(line(name, cells) for name, cells in section)]
-        return "\n".join([*lines, ruler, *self.notes])
+            lines += [ruler, *(rows.pop(0) for _ in section)]
+        notes = [line for note in self.notes for line in textwrap.wrap(note, _TERMINAL_COLUMNS)]
+        return "\n".join([*lines, *([ruler, *notes] if notes else [])])
 
     def markdown(self) -> str:
-        """The same, with the notes as a paragraph below."""
-        rows = [row for section in self.sections for row in section]
-        lines = [f"| {' | '.join(['', *self.headers])} |", f"|---|{'---:|' * len(self.headers)}"]
-        lines += [f"| {' | '.join([name, *cells])} |" for name, cells in rows]
-        return "\n".join([*lines, "", " ".join(self.notes)]) + "\n"
+        """Align the columns of a Markdown table, with the notes as a paragraph below."""
+        header, *rows = [f"| {' | '.join(cells)} |" for cells in self._padded()]
+        dashes = ["-" * (len(cell) + 1) for cell in self._padded()[0]]
+        ends = ["-" if i < self.text_columns else ":" for i in range(len(dashes))]
+        ruler = f"|{'|'.join(map(''.join, zip(dashes, ends, strict=True)))}|"
+        paragraph = ["", " ".join(self.notes)] if self.notes else []
+        return "\n".join([header, ruler, *rows, *paragraph])
+
+    def _padded(self) -> list[list[str]]:
+        """The header's and every row's cells, padded to their columns' widths."""
+        rows = [self.headers, *(row for section in self.sections for row in section)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return [
+            [
+                cell.ljust(width) if i < self.text_columns else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            for row in rows
+        ]
 
 
-def percent(value: float) -> str:
-    """12.34 for 0.1234."""
-    return _NOTHING if math.isnan(value) else f"{100 * value:.2f}"
+def percent(value: float, decimals: int = 2) -> str:
+    """Format 0.1234 as 12.34."""
+    return _NOTHING if math.isnan(value) else f"{100 * value:.{decimals}f}"
 
 
 def signed(value: float) -> str:
-    """+12.34 for 0.1234."""
+    """Format 0.1234 as +12.34."""
     return _NOTHING if math.isnan(value) else f"{100 * value:+.2f}"
 
 
 def half_width(low: float, high: float) -> str:
-    """±1.50 for the interval from 0.1 to 0.13."""
+    """Format the interval from 0.1 to 0.13 as ±1.50."""
     return _NOTHING if math.isnan(low) else f"±{100 * (high - low) / 2:.2f}"
 
 
 def p_value(value: float) -> str:
-    """Three decimals, or that it is smaller."""
+    """Format a p-value with three decimals, smaller ones as <0.001."""
     if math.isnan(value):
         return _NOTHING
     return f"{value:.3f}" if value >= 0.001 else "<0.001"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-SPLITS = ("train", "validation", "test")
+from typing import Literal, get_args
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[str, ...] = get_args(Split)
 
 MANIFEST_FILE = "dataset.json"
 CLASSES_FILE = "classes.parquet"

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.audit.candidates import KEPT, Candidates
+from pipeline.tables import Table, percent
 from sharding.errors import InputError
 from sharding.image_ids import IdIndex
 from sharding.labels import POSITIVE, UNOBSERVED, LabelTable, entry_keys
@@ -138,35 +139,29 @@ def judge(found: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) -> Ve
 
 
 def table(verdicts: Sequence[Verdict], truth: Truth) -> str:
-    """One row per epoch, as Markdown that is aligned for a terminal as well; shares in percent."""
+    """Write one row per epoch as Markdown; shares in percent."""
     depths = sorted({depth for verdict in verdicts for depth in verdict.precision_at})
-    header = ["epoch", *(f"P@{depth}" for depth in depths)]
-    header += ["candidates", "P", "R", "decided", "in file", "P", "R"]
+    headers = ["epoch", *(f"P@{depth}" for depth in depths)]
+    headers += ["candidates", "P", "R", "decided", "in file", "P", "R"]
     rows = [
         [
             str(v.epoch),
-            *(_percent(v.precision_at.get(depth, math.nan)) for depth in depths),
+            *(percent(v.precision_at.get(depth, math.nan), 1) for depth in depths),
             f"{v.known:,}",
-            _percent(v.precision),
-            _percent(v.recall),
+            percent(v.precision, 1),
+            percent(v.recall, 1),
             f"{v.modified:,}",
             f"{v.decided:,}",
-            _percent(v.decision_precision),
-            _percent(v.decision_recall),
+            percent(v.decision_precision, 1),
+            percent(v.decision_recall, 1),
         ]
         for v in verdicts
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "| " + " | ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True)) + " |"
-        for cells in [header, *rows]
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
     note = (
         f"{truth.missing:,} of {truth.known:,} unobserved entries whose truth is known are "
-        f"positive: base rate {_percent(truth.base_rate)} %."
+        f"positive: base rate {percent(truth.base_rate, 1)} %."
     )
-    return "\n".join([*lines, "", note])
+    return Table(headers=headers, sections=[rows], notes=[note], text_columns=0).markdown()
 
 
 def _count(mask: npt.NDArray[np.bool_]) -> int:
@@ -175,7 +170,3 @@ def _count(mask: npt.NDArray[np.bool_]) -> int:
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
-
-
-def _percent(share: float) -> str:
-    return "–" if math.isnan(share) else f"{100 * share:.1f}"

@@ -1,6 +1,6 @@
-"""The audit of a finished or running training: judge its candidates, export them for review.
+"""Define the options of the jobs that follow a training: evaluate, predict, export, audit.
 
-Free of torch until a sheet is drawn, so that the job shows its help at once.
+Free of torch, so that a job shows its help at once.
 """
 
 from __future__ import annotations
@@ -9,19 +9,110 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pipeline.config.sections import refuse_less
+from pipeline.config.sections import refuse_outside, refuse_unknown
 from sharding.errors import InputError
+from sharding.layout import Split
 
 Decision = Literal["kept", "rejected", "corrected"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 """What a method may do with an unobserved entry."""
 Rule = Literal["boostlu", "imcl", "csl"]
 """Which classes count in a mean; `pipeline.evaluation.metrics.RULES` says how."""
+ExportFormat = Literal["safetensors", "pt2", "onnx"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """One evaluation of one checkpoint."""
+
+    checkpoint: str
+    """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
+    dataset: str
+    """Dataset directory with the checkpoint's class list."""
+    split: Split = "test"
+    """Split to score."""
+    labels: str | None = None
+    """Label version; by default the dataset's own."""
+    rule: Rule = "boostlu"
+    """Which classes count (see docs/evaluation.md)."""
+    batch_size: int = 64
+    """Images per step and worker."""
+    workers: int | None = None
+    """Parallel workers; default: one per GPU, else one per two CPUs."""
+    experiment: str | None = None
+    """MLflow experiment; default: the training run's."""
+    intervals: int = 0
+    """Bootstrap replicates for 95 % intervals (200 is usual); 0 leaves them out."""
+    against: str | None = None
+    """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
+    attribution: int = 200
+    """Images whose maps' scores are counted (the paper's analysis figure); 0 leaves it out."""
+    beam: int = 0
+    """Of a cnn-rnn run: label sequences kept per image (2 is usual); 0 scores the image alone."""
+    boxes: str | None = None
+    """CSV of boxes of the split (`annotations-human-bbox.csv`): adds the pointing game."""
+    register: str | None = None
+    """Upload the model and make it the next version of this registered model; alias: best."""
+
+    def __post_init__(self) -> None:
+        refuse_unknown("rule", self.rule, Rule)
+        counts = dict.fromkeys(("intervals", "attribution", "beam"), "[0, inf)")
+        refuse_outside(self, {"batch_size": "[1, inf)", **counts})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predict the labels of many images; repeat the command to continue."""
+
+    checkpoint: str
+    """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
+    output: str
+    """Directory that every worker sees, or a bucket (s3://, gs://), for part-*.parquet and, last,
+    _SUCCESS."""
+    dataset: str | None = None
+    """Predict a split of this dataset (directory or URL),"""
+    split: Split = "test"
+    """namely this one;"""
+    images: str | None = None
+    """or every image below this folder or URL;"""
+    urls: Path | None = None
+    """or the URLs and paths in this text file, one a line."""
+    top_k: int = 10
+    """Labels kept per image, best first; 0 keeps all that pass the threshold."""
+    threshold: float = 0.0
+    """Least probability of a label that is kept."""
+    cams: int = 0
+    """Draw the activation maps of this many best labels per image (slow; in output/_cams)."""
+    images_per_part: int = 1000
+    """Images per Parquet file where the input is a folder or a list; else a file per shard."""
+    batch_size: int = 32
+    """Images per forward pass."""
+    workers: int | None = None
+    """Parallel workers; default: one per GPU, else one per two CPUs."""
+
+    def __post_init__(self) -> None:
+        if sum(source is not None for source in (self.dataset, self.images, self.urls)) != 1:
+            raise InputError("what should be predicted?", fix="pass --dataset, --images or --urls")
+        counts = {"top_k": "[0, inf)", "cams": "[0, inf)"}
+        sizes = {"images_per_part": "[1, inf)", "batch_size": "[1, inf)"}
+        refuse_outside(self, {"threshold": "[0, 1)", **counts, **sizes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export, and where to."""
+
+    checkpoint: str
+    """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
+    output: Path
+    """Directory for model.safetensors, model.pt2, model.onnx and model.json (how to use them)."""
+    formats: tuple[ExportFormat, ...] = get_args(ExportFormat)
+    """Which of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
-    """Which candidates to export and where to, and what to judge them by."""
+    """Which label candidates to export, where to, and what to judge them by."""
 
     run: str
     """Directory (or URL) of a training run."""
@@ -51,87 +142,4 @@ class AuditConfig:
     """Add precision and recall by --truth to the run's curves in MLflow."""
 
     def __post_init__(self) -> None:
-        if self.top < 1:
-            raise InputError(f"the top {self.top} candidates", fix="pass --top 1 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Predict the labels of many images; repeat the command to continue."""
-
-    checkpoint: str
-    """A run directory, a checkpoint directory, or MLflow's runs:/ID or models:/NAME@ALIAS."""
-    output: str
-    """Directory that every worker sees, or a bucket (s3://, gs://), for part-*.parquet and, last,
-    _SUCCESS."""
-    dataset: str | None = None
-    """Predict a split of this dataset (directory or URL),"""
-    split: str = "test"
-    """namely this one;"""
-    images: str | None = None
-    """or every image below this folder or URL;"""
-    urls: Path | None = None
-    """or the URLs and paths in this text file, one a line."""
-    top_k: int = 10
-    """Labels kept per image, best first; 0 keeps all that pass the threshold."""
-    threshold: float = 0.0
-    """Least probability of a label that is kept."""
-    cams: int = 0
-    """Draw the activation maps of this many best labels per image (slow; in output/_cams)."""
-    images_per_part: int = 1000
-    """Images per Parquet file where the input is a folder or a list; else a file per shard."""
-    batch_size: int = 32
-    """Images per forward pass."""
-    workers: int | None = None
-    """Parallel workers; default: one per GPU, else one per two CPUs."""
-
-    def __post_init__(self) -> None:
-        if sum(source is not None for source in (self.dataset, self.images, self.urls)) != 1:
-            raise InputError("what should be predicted?", fix="pass --dataset, --images or --urls")
-        if not 0 <= self.threshold < 1:
-            raise InputError(
-                f"threshold {self.threshold:g} is no probability", fix="pass a value in [0, 1)"
-            )
-        if min(self.top_k, self.cams) < 0 or min(self.images_per_part, self.batch_size) < 1:
-            raise InputError("an option is negative or zero", fix="pass positive numbers")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """One evaluation of one checkpoint."""
-
-    checkpoint: str
-    """A checkpoint directory, or a run directory (its best checkpoint is taken)."""
-    dataset: str
-    """Dataset directory with the checkpoint's class list."""
-    split: str = "test"
-    """Split to score: train, validation or test."""
-    labels: str | None = None
-    """Label version; by default the dataset's own."""
-    rule: Rule = "boostlu"
-    """Which classes count (see docs/evaluation.md)."""
-    batch_size: int = 64
-    """Images per step and worker."""
-    workers: int | None = None
-    """Parallel workers; default: one per GPU, else one per two CPUs."""
-    experiment: str | None = None
-    """MLflow experiment; default: the training run's."""
-    intervals: int = 0
-    """Bootstrap replicates for 95 % intervals (200 is usual); 0 leaves them out."""
-    against: str | None = None
-    """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
-    attribution: int = 200
-    """Images whose maps' scores are counted (the paper's analysis figure); 0 leaves it out."""
-    beam: int = 0
-    """Of a cnn-rnn run: label sequences kept per image (2 is usual); 0 scores the image alone."""
-    boxes: str | None = None
-    """CSV of boxes of the split (`annotations-human-bbox.csv`): adds the pointing game."""
-    register: str | None = None
-    """Upload the model and make it the next version of this registered model; alias: best."""
-
-    def __post_init__(self) -> None:
-        if self.rule not in get_args(Rule):
-            raise InputError(
-                f"unknown rule {self.rule!r}", fix=f"choose one of {', '.join(get_args(Rule))}"
-            )
-        refuse_less(self, {"batch_size": 1, "intervals": 0, "attribution": 0, "beam": 0})
+        refuse_outside(self, {"top": "[1, inf)"})

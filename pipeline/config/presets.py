@@ -1,30 +1,66 @@
-"""Named configurations: a data set's published protocol, with any method.
+"""Parse the training command: flags over a preset, a data set's published protocol with any method.
 
 Presets are functions, not files: `ray submit` uploads the job script alone, so everything it
 needs must travel inside the package. Flags override a preset, method options are added to its own.
-The values, each with its source, are in `pipeline.config.paper_options` and `recipes`.
+The values, each with its source, are in `pipeline.config.paper_training` and `paper_options`.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from pipeline.config.paper_training import Value
-from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
+import tyro
+
+from pipeline.config.paper_options import ablation, method_options
+from pipeline.config.paper_training import (
+    LARGE_LOSS,
+    PaperDataset,
+    Value,
+    training_values,
+)
+from pipeline.config.sections import (
+    DataConfig,
+    MethodName,
+    ModelConfig,
+    OptimizerConfig,
+    refuse_unknown,
+)
 from pipeline.config.train import TrainConfig, parse_options
 from sharding.errors import InputError
 
-PAPERS = ("pascal", "coco", "nuswide", "cub", "openimages-v3")
 DEMO = "demo"
-PRESETS = (*PAPERS, DEMO)
-ABLATION_ROWS = 7
-SPELLING = f"{'|'.join(PRESETS)}, or a paper's with -ablation-1 to -{ABLATION_ROWS} behind it"
+PresetName = Literal[PaperDataset, "demo"]
+PRESETS: tuple[PresetName, ...] = get_args(PresetName)
+PrintForm = Literal["table", "json"]
+
+_HELP = f"""
+--preset {{{",".join(PRESETS)}}}
+  a data set's published protocol; flags override it. A paper's data set may be followed by
+  -ablation-1 to -{len(ablation())}, a row of the paper's ablation
+--print-config [{{{",".join(get_args(PrintForm))}}}]
+  print every value with its source instead of training"""
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
-ALGORITHM = "algorithm"
-"""Told, but not a field: there is no other."""
+# Shown with the optimiser, but not a field: there is no other.
+_ALGORITHM = "algorithm"
+
+_LAPTOP = "for a laptop without GPU, ten minutes on two cores"
+# ResNet-18 from scratch on the procedural demo data, two workers (make demo).
+_DEMO = {
+    "dataset": "demo/dataset",
+    "experiment": "demo",
+    "workers": "2",
+    "backbone": "resnet18",
+    "image_size": 96,
+    "batch_size": 32,
+    "learning_rate": 1e-3,
+    "head_multiplier": 1.0,
+    "epochs": 10,
+}
+_DEMO_DELTA_REL = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,113 +76,133 @@ class Preset:
     values: Mapping[str, Value]
 
 
-def preset(name: str, method: str | None = None) -> Preset:
-    """A data set's protocol with a method, by default ll-r.
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """A parsed command line of the training job.
 
-        ray submit ray_cluster.yaml jobs/train_openimages.py -- \\
-            --preset openimages-v3 --method ll-cp --dataset DIR
+    Attributes:
+        config: what to train.
+        preset: what it started from, if anything.
+        print_config: the form to print the configuration in instead of training.
+    """
+
+    config: TrainConfig
+    preset: Preset | None = None
+    print_config: PrintForm | None = None
+
+
+def parse(arguments: Sequence[str], description: str) -> TrainCommand:
+    """Parse flags over a preset's values, or over the defaults.
+
+    Args:
+        arguments: of the command line, without the program's name.
+        description: what ``--help`` prints above the options.
+
+    Raises:
+        InputError: as of `preset`, or a value that the configuration refuses.
+        SystemExit: the help was asked for, or a flag is unknown.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--print-config", nargs="?", choices=get_args(PrintForm), const="table")
+    chosen, rest = first.parse_known_args(arguments)
+    start = None
+    if chosen.preset:
+        # Read twice: the preset's values depend on the method.
+        first.add_argument("--method")
+        start = preset(chosen.preset, first.parse_known_args(arguments)[0].method)
+    config = tyro.cli(
+        TrainConfig,
+        default=start.config if start else tyro.MISSING_NONPROP,
+        args=rest,
+        description=description + _HELP,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return TrainCommand(
+        config=_with_options_of(start, config) if start else config,
+        preset=start,
+        print_config=chosen.print_config,
+    )
+
+
+def preset(name: str, method: str | None = None) -> Preset:
+    """Assemble a data set's protocol with a method, by default ll-r.
+
+    Args:
+        name: one of `PRESETS`; a paper's may be followed by ``-ablation-<row>``.
+        method: one of `MethodName`.
 
     Raises:
         InputError: no such preset, no such method, or a method for a row of the ablation that has
             another.
     """
     base, _, row = name.partition("-ablation-")
-    if base not in PRESETS or (row and base == DEMO):
-        raise InputError(f"no preset {name!r}", fix=f"choose one of {SPELLING}")
-    # Here, because it takes torch: a job's help should not.
-    from pipeline.config import paper_options
-
+    refuse_unknown("preset", name if row and base == DEMO else base, PresetName)
     if row:
-        chosen = _ablation(row, method, base, paper_options.ablation())
+        chosen = _ablation_row(row, method, base)
     else:
         chosen = {"method": Value(method or "ll-r", "ours", "unless --method says otherwise")}
-    own = chosen["method"].value
+    name_of_method = chosen["method"].value
+    refuse_unknown("method", name_of_method, MethodName)
+    dataset = "openimages-v3" if base == DEMO else base
+    training = training_values(dataset, name_of_method)
+    options = method_options(dataset, name_of_method, training)
     if base == DEMO:
-        options = paper_options.preset("openimages-v3", own).options
-        return _assemble({**_DEMO, **chosen}, {**options, **_demo_options(own)})
-    found = paper_options.preset(base, own)
-    return _assemble({**found.training, **chosen}, found.options)
+        training = {name: Value(value, "ours", _LAPTOP) for name, value in _DEMO.items()}
+        if name_of_method in LARGE_LOSS:
+            options["delta_rel"] = Value(_DEMO_DELTA_REL, "ours", _LAPTOP)
+    return _assemble({**training, **chosen}, options)
 
 
-def _ablation(
-    row: str, method: str | None, base: str, rows: Sequence[tuple[float, float, str]]
-) -> dict[str, Value]:
+def _ablation_row(row: str, method: str | None, base: str) -> dict[str, Value]:
     """Method and slopes of BoostLU of a row of the paper's ablation, counted from 1."""
+    rows = ablation()
     if row not in map(str, range(1, len(rows) + 1)):
         raise InputError(f"no row {row!r} in the ablation", fix=f"pass 1 to {len(rows)}")
-    alpha_train, alpha_infer, own = rows[int(row) - 1]
-    if method not in (None, own):
+    alpha_train, alpha_infer, method_of_row = rows[int(row) - 1]
+    if method not in (None, method_of_row):
         raise InputError(
-            f"row {row} of the ablation is of method {own}, not {method}",
+            f"row {row} of the ablation is of method {method_of_row}, not {method}",
             fix=f"leave out --method, or use --preset {base} with slopes of your own",
         )
-    source = f"row {row} of the ablation"
-    return {
-        "method": Value(own, "paper", source),
-        "alpha_train": Value(alpha_train, "paper", source),
-        "alpha_infer": Value(alpha_infer, "paper", source),
-    }
+    values = {"method": method_of_row, "alpha_train": alpha_train, "alpha_infer": alpha_infer}
+    return {name: Value(v, "paper", f"row {row} of the ablation") for name, v in values.items()}
 
 
-def merged(start: Preset, config: TrainConfig) -> TrainConfig:
-    """The configuration with the preset's method options beneath its own."""
-    if config.method_options == start.config.method_options:
+def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:
+    """Put a preset's method options beneath those of the command line."""
+    preset_options = start.config.method_options
+    if config.method_options == preset_options:
         return config
-    own = parse_options(start.config.method_options) | parse_options(config.method_options)
-    return dataclasses.replace(config, method_options=_written(own))
+    merged = parse_options(preset_options) | parse_options(config.method_options)
+    return dataclasses.replace(config, method_options=_as_flags(merged))
 
 
 def _assemble(training: Mapping[str, Value], options: Mapping[str, Value]) -> Preset:
+    """Sort values into the sections of a configuration, and keep their sources by dotted name."""
     sections: dict[str, dict[str, Any]] = {name: {} for name in ("", *_SECTIONS)}
     values: dict[str, Value] = {}
     for name, value in training.items():
-        section = _section(name)
+        section = _section_of(name)
         values[f"{section}.{name}" if section else name] = value
-        if name != ALGORITHM:
+        if name != _ALGORITHM:
             sections[section][name] = value.value
     values |= {f"method_options.{name}": value for name, value in options.items()}
     config = TrainConfig(
         **{"dataset": "", **sections[""]},
-        method_options=_written({name: value.value for name, value in options.items()}),
-        **{name: made(**sections[name]) for name, made in _SECTIONS.items()},
+        method_options=_as_flags({name: value.value for name, value in options.items()}),
+        **{name: section(**sections[name]) for name, section in _SECTIONS.items()},
     )
     return Preset(config=config, values=values)
 
 
-def _section(name: str) -> str:
+def _section_of(name: str) -> str:
     """The part of the configuration that a value belongs to; "" for the top."""
-    for section, made in _SECTIONS.items():
-        if name in {field.name for field in dataclasses.fields(made)}:
+    for section, kind in _SECTIONS.items():
+        if name in {field.name for field in dataclasses.fields(kind)}:
             return section
-    return "optimizer" if name == ALGORITHM else ""
+    return "optimizer" if name == _ALGORITHM else ""
 
 
-def _written(options: Mapping[str, Any]) -> tuple[str, ...]:
+def _as_flags(options: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{name}={value}" for name, value in options.items())
-
-
-def _demo(value: Any) -> Value:
-    return Value(value, "ours", "for a laptop without GPU, ten minutes on two cores")
-
-
-# ResNet-18 from scratch on the procedural demo data, two workers (make demo).
-_DEMO = {
-    name: _demo(value)
-    for name, value in {
-        "dataset": "demo/dataset",
-        "experiment": "demo",
-        "workers": "2",
-        "backbone": "resnet18",
-        "image_size": 96,
-        "batch_size": 32,
-        "learning_rate": 1e-3,
-        "head_multiplier": 1.0,
-        "epochs": 10,
-    }.items()
-}
-
-
-def _demo_options(method: str) -> dict[str, Value]:
-    if method in ("ll-r", "ll-ct", "ll-cp"):
-        return {"delta_rel": _demo(0.2)}
-    return {}

@@ -1,14 +1,13 @@
-"""The parts of a training configuration: network, data, optimiser.
+"""Define the parts of a training configuration: network, data, optimiser.
 
 Free of torch, so that a job shows its help at once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from sharding.errors import InputError
 
@@ -33,21 +32,51 @@ MethodName = Literal[
     "cnn-rnn",
 ]
 """Every training method, in the order of the documentation; `pipeline.methods` makes them."""
+Crop = Literal["squash", "random-resized"]
+Schedule = Literal["constant", "cosine", "one-cycle"]
 HARDWARE_SHARE = 0.9
 
 
-def refuse_less(options: object, least: Mapping[str, float]) -> None:
-    """Refuse options below their bounds, and infinite ones; what is None is not asked for.
+def refuse_outside(options: object, intervals: Mapping[str, str]) -> None:
+    """Refuse the first option whose value is outside its interval, such as ``"[0, 1)"``.
+
+    NaN is outside every interval; None means that an option is not used.
 
     Raises:
-        InputError: naming the first of them.
+        InputError: naming the option, its value and the flag to correct.
     """
-    for name, bound in least.items():
+    for name, interval in intervals.items():
         value = getattr(options, name)
-        if value is not None and not bound <= value < math.inf:
-            raise InputError(
-                f"{name} is {value}", fix=f"pass --{name.replace('_', '-')} {bound} or more"
-            )
+        if value is None:
+            continue
+        low, high = (float(bound) for bound in interval[1:-1].split(","))
+        above = low <= value if interval[0] == "[" else low < value
+        below = value <= high if interval[-1] == "]" else value < high
+        if not (above and below):
+            flag = name.replace("_", "-")
+            raise InputError(f"{name} is {value:g}", fix=f"pass --{flag} {_in_words(interval)}")
+
+
+def refuse_unknown(kind: str, value: str, known: Any) -> None:
+    """Refuse a value that is none of a Literal's; the message lists them.
+
+    Args:
+        kind: what the value is, for the message.
+        value: as given.
+        known: a ``Literal[...]`` type.
+
+    Raises:
+        InputError: it is not among them.
+    """
+    if value not in get_args(known):
+        raise InputError(f"no {kind} {value!r}", fix=f"choose one of {', '.join(get_args(known))}")
+
+
+def _in_words(interval: str) -> str:
+    low, high = (bound.strip() for bound in interval[1:-1].split(","))
+    if high != "inf":
+        return f"in {interval}"
+    return f"{low} or more" if interval[0] == "[" else f"above {low}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,17 +101,30 @@ class ModelConfig:
     """Compile the backbone (pays off on long GPU runs)."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha_train", "alpha_infer"):
-            if not 1 <= getattr(self, name) < math.inf:
-                raise InputError(
-                    f"{name} is {getattr(self, name):g}; BoostLU amplifies, so it is at least 1",
-                    fix=f"pass --{name.replace('_', '-')} 1 to turn BoostLU off",
-                )
-        if not 0 <= self.dropout < 1 or self.label_graph < 0:
-            raise InputError(
-                f"dropout {self.dropout:g}, label_graph {self.label_graph}",
-                fix="dropout is a share below 1, label_graph a size or 0",
-            )
+        slopes = {"alpha_train": "[1, inf)", "alpha_infer": "[1, inf)"}
+        refuse_outside(self, {**slopes, "dropout": "[0, 1)", "label_graph": "[0, inf)"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes to the pixels of a training image.
+
+    Attributes:
+        crop: "squash" resizes the whole image; "random-resized" a random part of it.
+        smallest: share of the image's area that the smallest random part has.
+        flip: mirror at random.
+        rand_augment: magnitude (1 to 30) of two random operations per image; 0 for none.
+        cutout: side of a grey square at a random place, as a share of the image's; 0 for none.
+    """
+
+    crop: Crop = "squash"
+    smallest: float = 0.25
+    flip: bool = True
+    rand_augment: int = 0
+    cutout: float = 0.0
+
+
+WHOLE_IMAGE = Augmentation(flip=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +151,9 @@ class DataConfig:
     """Of the training images that a GPU's own JPEG decoder takes, where it has one."""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "shuffle_buffer"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}", fix="pass a positive number")
-        if not 0 < self.smallest_crop <= 1 or not 0 <= self.cutout < 1:
-            raise InputError(
-                f"smallest crop {self.smallest_crop:g}, cutout {self.cutout:g}",
-                fix="both are shares of the image, below 1",
-            )
-        if not 0 <= self.hardware_share <= 1:
-            raise InputError(f"hardware share {self.hardware_share:g}", fix="pass 0 to 1")
-        if not 0 <= self.rand_augment <= 30:
-            raise InputError(f"RandAugment magnitude {self.rand_augment}", fix="pass 0 to 30")
+        sizes = dict.fromkeys(("image_size", "batch_size", "shuffle_buffer"), "[1, inf)")
+        shares = {"smallest_crop": "(0, 1]", "cutout": "[0, 1)", "hardware_share": "[0, 1]"}
+        refuse_outside(self, {**sizes, **shares, "rand_augment": "[0, 30]"})
 
     @property
     def augmentation(self) -> Augmentation:
@@ -160,55 +193,13 @@ class OptimizerConfig:
     """Decay of a moving average of the weights, which is then what is validated and kept."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1 or self.micro_batches < 1:
-            raise InputError(
-                f"warm-up {self.warmup:g}, {self.micro_batches} micro-batches",
-                fix="warm-up is a share below 1, micro-batches at least 1",
-            )
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise InputError(f"ema decay {self.ema_decay:g}", fix="pass a value in (0, 1)")
-        rates = (self.learning_rate, self.head_multiplier)
-        if not all(0 < rate < math.inf for rate in rates) or self.epochs < 1:
-            raise InputError(
-                f"learning rate {self.learning_rate:g} x {self.head_multiplier:g}, "
-                f"{self.epochs} epochs",
-                fix="pass positive values",
-            )
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight decay {self.weight_decay:g}", fix="pass 0 or more")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(
-                f"clip norm {self.clip_norm:g}", fix="pass a positive norm, or leave it out"
-            )
+        counts = dict.fromkeys(("epochs", "micro_batches"), "[1, inf)")
+        rates = dict.fromkeys(("learning_rate", "head_multiplier"), "(0, inf)")
+        shares = {"warmup": "[0, 1)", "ema_decay": "(0, 1)"}
+        others = {"weight_decay": "[0, inf)", "clip_norm": "(0, inf]"}
+        refuse_outside(self, {**counts, **rates, **shares, **others})
 
     @property
     def rate_is_constant(self) -> bool:
         """Whether the learning rate does not depend on how many epochs there are."""
         return self.schedule == "constant" and not self.warmup
-
-
-Crop = Literal["squash", "random-resized"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What may happen to the pixels of a training image.
-
-    Attributes:
-        crop: "squash" resizes the whole image; "random-resized" a random part of it.
-        smallest: share of the image's area that the smallest random part has.
-        flip: mirror at random.
-        rand_augment: magnitude (1 to 30) of two random operations per image; 0 for none.
-        cutout: side of a grey square at a random place, as a share of the image's; 0 for none.
-    """
-
-    crop: Crop = "squash"
-    smallest: float = 0.25
-    flip: bool = True
-    rand_augment: int = 0
-    cutout: float = 0.0
-
-
-WHOLE_IMAGE = Augmentation(flip=False)
-
-Schedule = Literal["constant", "cosine", "one-cycle"]

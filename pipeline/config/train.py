@@ -1,8 +1,6 @@
-"""What a training run and an evaluation are: frozen, validated, complete enough to repeat.
+"""Define the configuration of a training run: frozen, validated, complete enough to repeat.
 
 Free of torch, so that a job shows its help at once.
-
-Options of a method as they are typed: name=value.
 """
 
 from __future__ import annotations
@@ -18,12 +16,12 @@ from pipeline.config.sections import (
     MethodName,
     ModelConfig,
     OptimizerConfig,
-    refuse_less,
+    refuse_outside,
 )
 from sharding.errors import InputError
 
 # Fields that may differ between the first command and the one that resumes it: they change how
-# far or where the run goes, not what it computes.
+# long or where the run computes, not what.
 RESUMABLE = frozenset(
     {
         "epochs",
@@ -42,14 +40,14 @@ RESUMABLE = frozenset(
     }
 )
 
-_LEAST = {
-    "cache_gb": 0,
-    "cpus_per_worker": 1,
-    "seed": 0,
-    "max_steps": 1,
-    "keep_checkpoints": 1,
-    "checkpoint_every": 1,
-    "candidates_per_epoch": 0,
+_INTERVALS = {
+    "cache_gb": "[0, inf)",
+    "cpus_per_worker": "[1, inf)",
+    "seed": "[0, inf)",
+    "max_steps": "[1, inf)",
+    "keep_checkpoints": "[1, inf)",
+    "checkpoint_every": "[1, inf)",
+    "candidates_per_epoch": "[0, inf)",
 }
 
 
@@ -109,7 +107,7 @@ class TrainConfig:
                 f"batch size {self.data.batch_size} does not divide over {self.workers} workers",
                 fix=f"make --batch-size, which counts all workers, a multiple of {needed}",
             )
-        refuse_less(self, _LEAST)
+        refuse_outside(self, _INTERVALS)
         parse_options(self.method_options)
 
     @property
@@ -128,7 +126,7 @@ class TrainConfig:
 
     @property
     def run_name(self) -> str:
-        """``name``, or one made from what the run is, so that repeating a command finds it."""
+        """``name``, or a name made from the settings, so that repeating a command finds its run."""
         boost = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
         return self.name or f"{self.method}-{boost}-{self.model.backbone}-seed{self.seed}"
 
@@ -138,11 +136,11 @@ class TrainConfig:
         return self.optimizer.epochs
 
     def flat(self) -> dict[str, Any]:
-        """Every leaf by dotted name, for MLflow parameters and for comparing runs."""
+        """List every leaf by dotted name, for MLflow parameters and for comparing runs."""
         return _flatten(dataclasses.asdict(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested values as JSON has them; the inverse of `from_dict`."""
+        """Convert to plain nested values for JSON; the inverse of `from_dict`."""
         return {**dataclasses.asdict(self), "method_options": list(self.method_options)}
 
     @classmethod
@@ -160,9 +158,9 @@ class TrainConfig:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
-    """Leaves that differ, but for those a resumed run may change (`RESUMABLE`).
+    """Compare two configurations: (old, new) of each leaf that a resumed run may not change.
 
-    Where the learning rate follows a course over all epochs, their number changes it at once.
+    The number of epochs is one of them where the learning rate's schedule depends on it.
     """
     before, after = old.flat(), new.flat()
     resumable = RESUMABLE if old.optimizer.rate_is_constant else RESUMABLE - {"epochs"}

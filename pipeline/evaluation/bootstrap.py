@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.commands import Rule
 from pipeline.evaluation import ranking
 from pipeline.evaluation.metrics import Summary, average_precision, summarize
 from pipeline.evaluation.scores import Judged
@@ -44,7 +45,7 @@ def resample(
     judged: Judged,
     groups_K: npt.NDArray[np.integer],
     *,
-    rule: str = "boostlu",
+    rule: Rule = "boostlu",
     replicates: int = 200,
     seed: int = 0,
 ) -> npt.NDArray[np.float64]:
@@ -188,7 +189,7 @@ def compare(
     second: Judged,
     groups_K: npt.NDArray[np.integer],
     *,
-    rule: str = "boostlu",
+    rule: Rule = "boostlu",
     replicates: int = 500,
     seed: int = 0,
     level: float = 0.95,

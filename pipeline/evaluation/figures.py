@@ -17,6 +17,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.config.commands import Rule
 from pipeline.evaluation import ranking
 from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.evaluation.metrics import Summary, average_precision
@@ -151,7 +152,7 @@ LEVELS_L = (np.arange(1000) + 0.5) / 1000
 
 
 def by_group(
-    judged: Judged, groups_K: npt.NDArray[np.integer], rule: str = "boostlu"
+    judged: Judged, groups_K: npt.NDArray[np.integer], rule: Rule = "boostlu"
 ) -> Mapping[str, npt.NDArray[np.float64]]:
     """Mean precision (L,) at `LEVELS_L` for "Group 1" .. "Group 5" and "All".
 

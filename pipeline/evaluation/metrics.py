@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.commands import Rule
+from pipeline.config.sections import refuse_unknown
 from pipeline.evaluation import ranking
 from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
-RULES: Mapping[str, str] = {
+RULES: Mapping[Rule, str] = {
     "boostlu": "classes without annotated entry skipped, without positive count as 0",
     "imcl": "classes without annotated entry or without positive count as 0",
     "csl": "classes without positive or without negative skipped",
@@ -33,7 +33,7 @@ def average_precision(
     labels: npt.NDArray[np.integer],
     class_ids: npt.NDArray[np.integer],
     num_classes: int,
-    rule: str = "boostlu",
+    rule: Rule = "boostlu",
 ) -> npt.NDArray[np.float64]:
     """Average precision of every class over its annotated entries.
 
@@ -57,7 +57,7 @@ def average_precision(
         InputError: NaN scores, other labels, class ids out of range, lengths that differ, an
             unknown rule.
     """
-    check_rule(rule)
+    refuse_unknown("rule", rule, Rule)
     entries = _observed(np.asarray(scores), np.asarray(labels), np.asarray(class_ids), num_classes)
     ranked = ranking.rank(ranking.sorted_keys(*entries), num_classes)
     ap_K = np.zeros(num_classes)
@@ -73,7 +73,7 @@ def average_precision(
 def average_precision_dense(
     scores_NK: npt.NDArray[np.floating],
     labels_NK: npt.NDArray[np.integer],
-    rule: str = "boostlu",
+    rule: Rule = "boostlu",
 ) -> npt.NDArray[np.float64]:
     """`average_precision` of a dense score matrix and dense tri-state labels, both (N, K).
 
@@ -109,7 +109,7 @@ class Summary:
         positives, negatives: annotated entries per group, skipped classes included.
     """
 
-    rule: str
+    rule: Rule
     map_all: float
     map_groups: Mapping[int, float]
     map_of_groups: float
@@ -139,7 +139,7 @@ def summarize(
     groups_K: npt.NDArray[np.integer],
     positives_K: npt.NDArray[np.integer],
     negatives_K: npt.NDArray[np.integer],
-    rule: str = "boostlu",
+    rule: Rule = "boostlu",
 ) -> Summary:
     """Average `average_precision`'s result over groups 1..5 and over all classes.
 
@@ -152,7 +152,7 @@ def summarize(
     Raises:
         InputError: lengths that differ, a group outside 1..5, an unknown rule.
     """
-    check_rule(rule)
+    refuse_unknown("rule", rule, Rule)
     lengths = {len(ap_K), len(groups_K), len(positives_K), len(negatives_K)}
     if len(lengths) > 1 or not np.isin(groups_K, range(1, NUM_GROUPS + 1)).all():
         raise InputError(
@@ -173,12 +173,6 @@ def summarize(
         positives={group: int(positives_K[of].sum()) for group, of in members.items()},
         negatives={group: int(negatives_K[of].sum()) for group, of in members.items()},
     )
-
-
-def check_rule(rule: str) -> None:
-    """Refuse a rule that does not exist (`InputError`)."""
-    if rule not in get_args(Rule):
-        raise InputError(f"unknown rule {rule!r}", fix=f"choose one of {', '.join(RULES)}")
 
 
 def _mean(values: npt.NDArray[np.float64], weights: npt.NDArray[np.integer] | None = None) -> float:

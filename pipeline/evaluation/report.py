@@ -28,9 +28,9 @@ GROUPS = range(1, NUM_GROUPS + 1)
 COLUMNS = {
     **{f"group_{group}": f"Group {group}" for group in GROUPS},
     "all": "All",
-    "mean_of_groups": "Mean of groups",
+    "mean_of_groups": "Groups",
 }
-HEADERS = tuple(COLUMNS.values())
+HEADERS = ("", *COLUMNS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ class Report:
 
     def terminal(self) -> str:
         """Tables of fixed width: a row per summary (mAP in percent), then what is behind it."""
-        return "\n\n".join(table.fixed_width() for table in self._tables())
+        return "\n\n".join(table.terminal() for table in self._tables())
 
     def markdown(self) -> str:
         """The same tables in Markdown."""
-        return "\n".join(table.markdown() for table in self._tables())
+        return "\n\n".join(table.markdown() for table in self._tables()) + "\n"
 
     def as_json(self) -> dict[str, Any]:
         """The same in full precision, ready for `json.dumps`: fractions, no value as null."""
@@ -116,34 +116,36 @@ class Report:
     def _tables(self) -> list[Table]:
         """The rows shared by every textual form."""
         papers = [
-            (row.method, [*(f"{value:.2f}" for value in row.values), ""]) for row in self.published
+            [row.method, *(f"{value:.2f}" for value in row.values), ""] for row in self.published
         ]
-        sections: list[list[tuple[str, list[str]]]] = [self._means(), papers, self._supports()]
-        sections = [section for section in sections if section]
+        sections = [rows for rows in (self._means(), papers, self._supports()) if rows]
         main = Table(headers=HEADERS, sections=sections, notes=self._notes())
         return [main, _difference_table(self.comparison)] if self.comparison else [main]
 
-    def _means(self) -> list[tuple[str, list[str]]]:
+    def _means(self) -> list[list[str]]:
         rows = []
         for name, summary in self.summaries.items():
-            rows.append((name, [percent(value) for value in summary.means().values()]))
+            rows.append([name, *map(percent, summary.means().values())])
             if known := self.intervals.get(name):
                 widths = (half_width(known[column].low, known[column].high) for column in COLUMNS)
-                rows.append(("  95% interval", list(widths)))
+                rows.append(["  95% interval", *widths])
         if len(self.summaries) == 2:
             first, second = (summary.means() for summary in self.summaries.values())
-            rows.append(("difference", [signed(second[c] - first[c]) for c in COLUMNS]))
+            rows.append(["difference", *(signed(second[c] - first[c]) for c in COLUMNS)])
         return rows
 
-    def _supports(self) -> list[tuple[str, list[str]]]:
+    def _supports(self) -> list[list[str]]:
         rows = []
         for name, summary in _distinct_supports(self.summaries).items():
             suffix = f" ({name})" if name else ""
             counted = [*summary.counted.values(), summary.counted_all]
-            rows.append((f"classes counted{suffix}", [*map(_number, counted), ""]))
-            for label, held in (("positives", summary.positives), ("negatives", summary.negatives)):
-                cells = [*map(_number, held.values()), _number(sum(held.values())), ""]
-                rows.append((f"{label}{suffix}", cells))
+            rows.append([f"classes counted{suffix}", *map(_number, counted), ""])
+            for label, counts in (
+                ("positives", summary.positives),
+                ("negatives", summary.negatives),
+            ):
+                cells = [*counts.values(), sum(counts.values())]
+                rows.append([f"{label}{suffix}", *map(_number, cells), ""])
         return rows
 
     def _notes(self) -> list[str]:
@@ -153,7 +155,8 @@ class Report:
         notes = [
             "mAP in percent, over annotated entries only.",
             f"Group 1 has the fewest training annotations, group {NUM_GROUPS} the most.",
-            f"Mean over classes weighted by their positives: {weighted}.",
+            "All is the mean over classes, Groups the mean of the group means.",
+            f"Weighted by positives: {weighted}.",
             *(f"Rule {rule}: {RULES[rule]}." for rule in rules),
             *(f"Published: {source}." for source in sources),
         ]
@@ -172,12 +175,12 @@ class Report:
 
 def _difference_table(comparison: Comparison) -> Table:
     """Second run minus first in points of mAP, with interval and p-value."""
-    found = [comparison.differences[column] for column in COLUMNS]
+    differences = [comparison.differences[column] for column in COLUMNS]
     rows = [
-        ("difference", [signed(d.delta) for d in found]),
-        ("95% low", [signed(d.interval.low) for d in found]),
-        ("95% high", [signed(d.interval.high) for d in found]),
-        ("p", [p_value(d.p_value) for d in found]),
+        ["difference", *(signed(d.delta) for d in differences)],
+        ["95% low", *(signed(d.interval.low) for d in differences)],
+        ["95% high", *(signed(d.interval.high) for d in differences)],
+        ["p", *(p_value(d.p_value) for d in differences)],
     ]
     notes = [f"Points of mAP: {comparison.second} minus {comparison.first}; p two-sided."]
     if weighted := comparison.differences.get(WEIGHTED):

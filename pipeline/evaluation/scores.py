@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pipeline.config.commands import Rule
 from pipeline.data.labels import LabelJoin
 from pipeline.data.loader import Batch, Loader
 from pipeline.evaluation.metrics import Summary, average_precision, summarize
@@ -84,7 +85,7 @@ def score(
     return Scores.concatenate(parts or [_empty()])
 
 
-def per_class(scores: Scores, num_classes: int, rule: str = "boostlu") -> dict[str, np.ndarray]:
+def per_class(scores: Scores, num_classes: int, rule: Rule = "boostlu") -> dict[str, np.ndarray]:
     """AP per class (float64, NaN where the rule skips the class), BoostLU off and on."""
     return {
         name: average_precision(values_E, scores.labels_E, scores.classes_E, num_classes, rule)
@@ -96,7 +97,7 @@ def summaries(
     scores: Scores,
     ap_by_name: dict[str, np.ndarray],
     classes: ClassTable,
-    rule: str = "boostlu",
+    rule: Rule = "boostlu",
 ) -> dict[str, Summary]:
     """Group and overall mAP for each of `per_class`'s results."""
     supports = scores.supports(len(classes))

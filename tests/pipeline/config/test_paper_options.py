@@ -8,19 +8,24 @@ import typing
 import pytest
 
 from pipeline import methods
-from pipeline.config.paper_options import ablation, preset
-from pipeline.config.paper_training import DATASETS, Provenance
-from sharding.errors import InputError
+from pipeline.config.paper_options import ablation, method_options
+from pipeline.config.paper_training import DATASETS, Provenance, Value, training_values
+
+
+def values_of(dataset: str, method: str) -> tuple[dict[str, Value], dict[str, Value]]:
+    """(training, options) of a method on a data set."""
+    training = training_values(dataset, method)
+    return training, method_options(dataset, method, training)
 
 
 @pytest.mark.parametrize(("dataset", "name"), itertools.product(DATASETS, methods.names()))
 def test_every_preset_makes_a_method(dataset: str, name: str) -> None:
-    found = preset(dataset, name)
-    methods.create(name, 20, **found.create_options())
-    for value in [*found.training.values(), *found.options.values()]:
+    training, options = values_of(dataset, name)
+    methods.create(name, 20, **{option: value.value for option, value in options.items()})
+    for value in [*training.values(), *options.values()]:
         assert value.provenance in typing.get_args(Provenance)
         assert value.source
-    assert {"backbone", "learning_rate", "batch_size", "epochs"} <= set(found.training)
+    assert {"backbone", "learning_rate", "batch_size", "epochs"} <= set(training)
 
 
 @pytest.mark.parametrize(
@@ -40,17 +45,17 @@ def test_every_preset_makes_a_method(dataset: str, name: str) -> None:
 def test_published_values(
     dataset: str, name: str, option: str, value: float, provenance: str
 ) -> None:
-    found = preset(dataset, name).options[option]
+    found = values_of(dataset, name)[1][option]
     assert (found.value, found.provenance) == (value, provenance)
 
 
 def test_the_estimator_learns_ten_times_as_fast() -> None:
-    found = preset("coco", "role")
-    assert found.options["estimator_lr"].value == 10 * found.training["learning_rate"].value
+    training, options = values_of("coco", "role")
+    assert options["estimator_lr"].value == 10 * training["learning_rate"].value
 
 
 def test_open_images_says_what_is_not_published() -> None:
-    training = preset("openimages-v3", "ll-r").training
+    training = training_values("openimages-v3", "ll-r")
     assert training["batch_size"].provenance == "unknown"
     assert training["epochs"].provenance == "paper"
     assert training["backbone"].value == "resnet101"
@@ -60,10 +65,3 @@ def test_the_ablation_has_seven_rows() -> None:
     assert len(set(ablation())) == 7
     assert ablation()[0] == (1, 1, "an")
     assert ablation()[-1] == (5, 5, "ll-r")
-
-
-def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(InputError, match="openimages-v3"):
-        preset("imagenet", "an")
-    with pytest.raises(InputError, match="ll-cp"):
-        preset("coco", "sgd")

@@ -83,7 +83,7 @@ def test_values_that_cannot_work_are_refused(part: Any, value: dict[str, Any]) -
 
 
 def test_a_share_beyond_one_is_refused() -> None:
-    with pytest.raises(InputError, match=r"hardware share 1\.2"):
+    with pytest.raises(InputError, match=r"hardware_share is 1\.2"):
         DataConfig(hardware_share=1.2)
 
 
@@ -132,7 +132,7 @@ def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"rule": "coco"}, "unknown rule 'coco'.*boostlu, imcl, csl"),
+        ({"rule": "coco"}, "no rule 'coco'.*boostlu, imcl, csl"),
         ({"batch_size": 0}, "batch_size is 0.*--batch-size 1 or more"),
         ({"intervals": -1}, "intervals is -1"),
     ],

@@ -146,7 +146,7 @@ def test_more_than_255_positives_of_int8_labels_do_not_wrap() -> None:
         ({"class_ids": np.array([0, 1, 2])}, "class ids range from 0 to 2"),
         ({"class_ids": np.array([0, 2**31, 1])}, "class ids range from 0 to 2147483648"),
         ({"class_ids": np.array([0, -1, 1])}, "class ids range from -1 to 1"),
-        ({"rule": "coco"}, "unknown rule 'coco'"),
+        ({"rule": "coco"}, "no rule 'coco'"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(change: dict[str, object], problem: str) -> None:

@@ -69,8 +69,8 @@ def test_an_output_of_another_prediction_is_refused(
     [
         ({}, "what should be predicted"),
         ({"images": "a", "urls": Path("b")}, "what should be predicted"),
-        ({"images": "a", "threshold": 1.5}, "no probability"),
-        ({"images": "a", "top_k": -1}, "negative"),
+        ({"images": "a", "threshold": 1.5}, r"threshold is 1\.5.*in \[0, 1\)"),
+        ({"images": "a", "top_k": -1}, "top_k is -1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
