@@ -10,7 +10,7 @@ import torch
 
 from pipeline import methods
 from pipeline.config.sections import Augmentation, ModelConfig, OptimizerConfig
-from pipeline.data.labels import LabelJoin
+from pipeline.data.labels import LabelledSplit
 from pipeline.data.loader import Loader
 from pipeline.models import cam_net
 from pipeline.training.loop import train_epoch
@@ -86,19 +86,22 @@ def test_losses_equal_those_of_the_cpu(name: str) -> None:
 def test_training_brings_the_loss_down(squares: Path, precision: str) -> None:
     torch.manual_seed(0)
     dataset = Dataset.open(squares)
-    table, K = dataset.labels("train"), len(dataset.classes)
+    K = len(dataset.classes)
     model = cam_net.build(ModelConfig(backbone="resnet18"), K).to(GPU)
     step = TrainStep(
         model=model,
         method=methods.create("ll-r", K, **LARGE_LOSS),
         optimizer=torch.optim.Adam(cam_net.parameter_groups(model, 1e-3, 10.0), fused=True),
-        join=LabelJoin(table=table, num_classes=K, device=GPU),
         config=OptimizerConfig(precision=precision),
+    )
+    sizes = {"batch_size": 16, "image_size": 96}
+    images = LabelledSplit.open(
+        dataset, "train", None, torch.device("cuda", 0), train=True, **sizes
     )
     losses = []
     for epoch in range(1, 5):
         step.method.begin_epoch(epoch)
-        batches = loader(dataset, device_id=0, train=True).epoch(epoch)
+        batches = images.epoch(epoch)
         train_epoch(
             step=step, batches=batches, every=100, on_stats=lambda stats: losses.append(stats.loss)
         )

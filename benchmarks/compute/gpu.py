@@ -82,9 +82,9 @@ class Bench:
         self.work = dataclasses.replace(work, tars=work.tars * again, jpegs=work.jpegs * again)
         self.ready = list(itertools.islice(self.batches(0), 4))
         network = ModelConfig(backbone=options.backbone, compile=options.compile)
-        join = loops.labels(len(jpegs), options.classes, DEVICE)
+        join = loops.labels(len(jpegs), options.classes)
         config = OptimizerConfig(precision=options.precision)
-        self.train = loops.ours(network, options.method, join, config)
+        self.train = loops.ours(network, options.method, join, config, DEVICE)
         self.train_bare = loops.bare(network, self.ready, join, options.precision)
 
     def batches(self, device_id: int | None) -> Iterator[Batch]:

@@ -17,8 +17,10 @@ from pipeline.training.loop import train_epoch
 from pipeline.training.step import TrainStep
 from sharding.labels import LabelTable
 
+CPU = torch.device("cpu")
 
-def labels(images: int, classes: int, device: torch.device) -> LabelJoin:
+
+def labels(images: int, classes: int) -> LabelJoin:
     """Three positive and three negative labels for each of the images 0, 1, ... in hexadecimal."""
     rng = np.random.default_rng(0)
     rows = [sorted(rng.choice(classes, 6, replace=False).tolist()) for _ in range(images)]
@@ -27,7 +29,7 @@ def labels(images: int, classes: int, device: torch.device) -> LabelJoin:
         positives=[row[:3] for row in rows],
         negatives=[row[3:] for row in rows],
     )
-    return LabelJoin(table=table, num_classes=classes, device=device)
+    return LabelJoin(table=table, num_classes=classes)
 
 
 def bare(
@@ -38,9 +40,10 @@ def bare(
     Returns:
         A call that trains for a number of steps, over the batches again and again.
     """
-    model, optimizer = _model(network, join)
-    targets = [(join.dense(batch.image_ids_B) == 1).float() for batch in batches]
-    mixed = torch.autocast(join.device.type, torch.bfloat16, enabled=precision == "bf16")
+    device = batches[0].images_BHWC.device
+    model, optimizer = _model(network, join.num_classes, device)
+    targets = [(join(batch).dense() == 1).float() for batch in batches]
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
     def run(steps: int) -> None:
         for number in range(steps):
@@ -56,29 +59,34 @@ def bare(
 
 
 def ours(
-    network: ModelConfig, name: str, join: LabelJoin, config: OptimizerConfig | None = None
+    network: ModelConfig,
+    name: str,
+    join: LabelJoin,
+    config: OptimizerConfig | None = None,
+    device: torch.device = CPU,
 ) -> Callable[[Iterable[Batch]], None]:
     """Our loop with a method, in the first epoch in which Large Loss selects.
 
     Returns:
         A call that trains on batches.
     """
-    model, optimizer = _model(network, join)
+    model, optimizer = _model(network, join.num_classes, device)
     extra = {"delta_rel": 0.2} if name.startswith("ll-") else {}
     step = TrainStep(
         model=model,
         method=methods.create(name, join.num_classes, **extra),
         optimizer=optimizer,
-        join=join,
         config=config or OptimizerConfig(),
     )
     step.method.begin_epoch(2)
     return lambda batches: train_epoch(
-        step=step, batches=batches, every=10, on_stats=lambda stats: None
+        step=step, batches=map(join, batches), every=10, on_stats=lambda stats: None
     )
 
 
-def _model(network: ModelConfig, join: LabelJoin) -> tuple[cam_net.CamNet, torch.optim.Optimizer]:
-    model = cam_net.build(network, join.num_classes).to(join.device).train()
+def _model(
+    network: ModelConfig, num_classes: int, device: torch.device
+) -> tuple[cam_net.CamNet, torch.optim.Optimizer]:
+    model = cam_net.build(network, num_classes).to(device).train()
     groups = cam_net.parameter_groups(model, 1e-5, 10.0)
-    return model, torch.optim.Adam(groups, fused=join.device.type == "cuda")
+    return model, torch.optim.Adam(groups, fused=device.type == "cuda")

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from pipeline import methods
 from pipeline.config.sections import ModelConfig, OptimizerConfig
-from pipeline.data.labels import LabelJoin
+from pipeline.data.labels import LabelJoin, LabelledBatch
 from pipeline.data.loader import Batch
 from pipeline.models import cam_net
 from pipeline.training.step import TrainStep
@@ -68,8 +68,8 @@ def gradient_bytes(training: Training) -> int:
 def measured(rank: int, training: Training) -> Cost:
     """Take the steps as this rank; its process group is there."""
     torch.manual_seed(0)
-    batches, join = _data(rank, training)
-    step = _step(training, join)
+    batches = _data(rank, training)
+    step = _step(training)
     spent = _watched_sums()
     step(batches[0])  # DDP makes its buckets, Adam its moments
     spent.update(dict.fromkeys(spent, 0.0))
@@ -135,7 +135,7 @@ def _watched_sums() -> dict[str, float]:
     return spent
 
 
-def _data(rank: int, training: Training) -> tuple[list[Batch], LabelJoin]:
+def _data(rank: int, training: Training) -> list[LabelledBatch]:
     """One batch to begin with and ``steps`` to measure, with six labels an image."""
     K, B = training.classes, training.batch_size
     N = (training.steps + 1) * B
@@ -146,22 +146,24 @@ def _data(rank: int, training: Training) -> tuple[list[Batch], LabelJoin]:
         positives=[row[:3] for row in lists],
         negatives=[row[3:] for row in lists],
     )
+    join = LabelJoin(table=table, num_classes=K)
     size = (B, training.image_size, training.image_size, 3)
-    batches = [
-        Batch(
-            images_BHWC=torch.randint(0, 256, size, dtype=torch.uint8),
-            image_ids_B=table.image_ids_N[begin : begin + B],
+    return [
+        join(
+            Batch(
+                images_BHWC=torch.randint(0, 256, size, dtype=torch.uint8),
+                image_ids_B=table.image_ids_N[begin : begin + B],
+            )
         )
         for begin in range(0, N, B)
     ]
-    return batches, LabelJoin(table=table, num_classes=K, device=torch.device("cpu"))
 
 
 def _network(training: Training) -> cam_net.CamNet:
     return cam_net.build(ModelConfig(backbone=training.backbone), training.classes)
 
 
-def _step(training: Training, join: LabelJoin) -> TrainStep:
+def _step(training: Training) -> TrainStep:
     network = _network(training).train()
     model: Any = network
     if dist.get_world_size() > 1:
@@ -172,6 +174,5 @@ def _step(training: Training, join: LabelJoin) -> TrainStep:
         model=model,
         method=method,
         optimizer=torch.optim.Adam(cam_net.parameter_groups(network, 1e-5, 10.0)),
-        join=join,
         config=OptimizerConfig(),
     )

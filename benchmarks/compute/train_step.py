@@ -46,7 +46,7 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     N, K = options.steps * options.batch_size, options.classes
-    join = loops.labels(N, K, torch.device("cpu"))
+    join = loops.labels(N, K)
     size = (options.batch_size, options.image_size, options.image_size, 3)
     batches = [
         Batch(

@@ -58,8 +58,7 @@ class Collector:
         counted = (labels_E == UNOBSERVED, modified_E)
         self._counts += torch.stack([torch.count_nonzero(mask_E) for mask_E in counted])
         places_F = self._places(logits_E, labels_E)
-        image_ids_B = torch.from_numpy(result.batch.image_ids_B.view(np.int64))
-        ids_B = to_device(image_ids_B, self._device)
+        ids_B = to_device(result.batch.sample_ids, self._device)
         K = result.logits_BK.shape[1]
         ids_F, classes_F = ids_B[places_F // K], places_F % K
         keys_F = _keys(logits_E[places_F], ids_F, classes_F)

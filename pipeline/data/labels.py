@@ -1,53 +1,142 @@
-"""Labels joined to the images of a batch by their ids.
+"""Join the labels of a split to its images, batch by batch.
 
-From the host's memory to the device that trains, without waiting for what the device does.
+A `LabelledSplit` is what training, validation, evaluation and activation maps iterate over. Labels
+stay sparse on the host; `LabelledBatch.dense` makes the matrix on the device that trains, without
+waiting for what that device is doing.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from pipeline.data.loader import Batch, Epoch, Loader
 from sharding.labels import UNOBSERVED, LabelTable, Observed
+from sharding.manifest import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch(Batch):
+    """A `Batch` with its labels.
+
+    Attributes:
+        observed: the annotated entries, sparse, on the host; their rows count within the batch.
+        num_classes: K.
+    """
+
+    observed: Observed
+    num_classes: int
+
+    def dense(self) -> torch.Tensor:
+        """int8 (B, K) in {+1, 0, -1} where the images are; only observed entries cross over."""
+        device = self.images_BHWC.device
+        labels_BK = torch.full(
+            (len(self), self.num_classes), UNOBSERVED, dtype=torch.int8, device=device
+        )
+        flat_E = torch.from_numpy(self.observed.rows_E * self.num_classes + self.observed.classes_E)
+        states_E = torch.from_numpy(self.observed.states_E)
+        labels_BK.view(-1)[to_device(flat_E, device)] = to_device(states_E, device)
+        return labels_BK
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelJoin:
-    """Labels of a batch, looked up by image id and densified on the training device.
+    """Looks up the labels of a batch's images by their ids.
 
     Attributes:
-        table: the label version trained or evaluated on.
+        table: labels of a split in one label version.
         num_classes: K.
-        device: where `dense` puts its result.
     """
 
     table: LabelTable
     num_classes: int
-    device: torch.device
 
-    def observed(self, image_ids_B: npt.NDArray[np.uint64]) -> Observed:
-        """Observed entries of the batch, sparse, on the host."""
-        return self.table.observed(self.table.rows_of(image_ids_B))
+    def __call__(self, batch: Batch) -> LabelledBatch:
+        """Join the labels to a batch; an image that the table lacks has none."""
+        return LabelledBatch(
+            images_BHWC=batch.images_BHWC,
+            image_ids_B=batch.image_ids_B,
+            observed=self.table.observed(self.table.rows_of(batch.image_ids_B)),
+            num_classes=self.num_classes,
+        )
 
-    def dense(self, image_ids_B: npt.NDArray[np.uint64]) -> torch.Tensor:
-        """int8 (B, K) in {+1, 0, -1}; only the observed entries cross to the device."""
-        entries = self.observed(image_ids_B)
-        shape = (len(image_ids_B), self.num_classes)
-        labels_BK = torch.full(shape, UNOBSERVED, dtype=torch.int8, device=self.device)
-        flat_E = torch.from_numpy(entries.rows_E * self.num_classes + entries.classes_E)
-        states_E = torch.from_numpy(entries.states_E)
-        labels_BK.view(-1)[to_device(flat_E, self.device)] = to_device(states_E, self.device)
-        return labels_BK
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledSplit:
+    """One rank's images of a split, in batches with labels.
+
+    Attributes:
+        loader: reads the images.
+        join: looks up their labels.
+    """
+
+    loader: Loader
+    join: LabelJoin
+
+    @classmethod
+    def open(
+        cls,
+        dataset: Dataset,
+        split: str,
+        labels: str | None,
+        device: torch.device,
+        **options: Any,
+    ) -> LabelledSplit:
+        """Open a split with the labels of one version.
+
+        Args:
+            dataset: whose tars are on a local disk (`staging.open_dataset`).
+            split: its name.
+            labels: a label version; None is the dataset's default.
+            device: a GPU decodes the images that it gets.
+            options: further attributes of `Loader`.
+
+        Raises:
+            InputError: no such split or labels, or a tar or index is missing.
+        """
+        table = dataset.labels(split, labels)
+        decoder = device.index if device.type == "cuda" else None
+        return cls(
+            loader=Loader.of_split(dataset, split, device_id=decoder, **options),
+            join=LabelJoin(table=table, num_classes=len(dataset.classes)),
+        )
+
+    def part(self, number: int, parts: int, images: int | None = None) -> LabelledSplit:
+        """Cut out one of ``parts`` shares; see `Loader.part`."""
+        return dataclasses.replace(self, loader=self.loader.part(number, parts, images))
+
+    def in_order(self) -> LabelledSplit:
+        """Read the same images whole and in the order of the dataset, as an evaluation does."""
+        return dataclasses.replace(self, loader=dataclasses.replace(self.loader, train=False))
+
+    def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> LabelledEpoch:
+        """Iterate over an epoch; arguments as of `Loader.epoch`."""
+        return LabelledEpoch(self.loader.epoch(number, done=done, position=position), self.join)
+
+
+class LabelledEpoch(Iterator[LabelledBatch]):
+    """The labelled batches of one epoch on one rank; see `LabelledSplit.epoch`."""
+
+    def __init__(self, epoch: Epoch, join: LabelJoin) -> None:
+        self._epoch, self._join = epoch, join
+
+    def __next__(self) -> LabelledBatch:
+        return self._join(next(self._epoch))
+
+    def position(self) -> bytes:
+        """Give what `LabelledSplit.epoch` needs to go on after the last batch taken."""
+        return self._epoch.position()
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; of one in the host's memory a copy that is still under way.
+    """Copy a tensor to a device without waiting for it; what is computed with it there comes after.
 
-    What is computed there with it comes after. A copy from ordinary memory would wait until a GPU
-    has done all it was given.
+    A copy from ordinary memory would wait until a GPU has done all it was given, so the tensor is
+    pinned first.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()

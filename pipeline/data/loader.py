@@ -85,6 +85,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image_ids_B)
 
+    @property
+    def sample_ids(self) -> torch.Tensor:
+        """int64 (B,) on the host: the image ids' bits, in a type that torch can index with."""
+        return torch.from_numpy(self.image_ids_B.view(np.int64))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:

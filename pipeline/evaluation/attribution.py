@@ -22,8 +22,7 @@ import torch
 
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.labels import LabelledBatch, LabelledSplit
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation.pointing_game import Boxes, points_inside
 from pipeline.models import checkpoint
@@ -160,18 +159,16 @@ class MapStudy:
 
 
 @torch.inference_mode()
-def study(
-    model: CamNet, loader: Loader, join: LabelJoin, images: int, boxes: Boxes | None = None
-) -> MapStudy:
+def study(model: CamNet, split: LabelledSplit, images: int, boxes: Boxes | None = None) -> MapStudy:
     """Study a part of a split: scores of the split's first ``images``, all boxes of the part."""
     model.eval()
-    hits_K, pointed_K = (np.zeros(join.num_classes, np.int64) for _ in range(2))
+    hits_K, pointed_K = (np.zeros(split.join.num_classes, np.int64) for _ in range(2))
     attributions = NONE
-    places = itertools.count(loader.first, loader.batch_size)
-    for first, batch in zip(places, loader.epoch(0), strict=False):
+    places = itertools.count(split.loader.first, split.loader.batch_size)
+    for first, batch in zip(places, split.epoch(0), strict=False):
         if boxes is None and first >= images:
             break
-        for row, class_index, cam_HW in _positive_maps(model, batch, join):
+        for row, class_index, cam_HW in _positive_maps(model, batch):
             if first + row < images:
                 attributions += Attributions.of(cam_HW)
             if boxes is None:
@@ -211,26 +208,25 @@ def _study_part(
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     dataset = open_dataset(config.dataset)
     model, meta = checkpoint.load_model(checkpoint_directory)
-    loader = Loader.of_split(
+    split = LabelledSplit.open(
         dataset,
         config.split,
+        config.labels,
+        device,
         batch_size=_BATCH,
         image_size=meta.train_config.data.image_size,
-        device_id=device.index,
         threads=threads,
     ).part(part, parts, images)
-    table = dataset.labels(config.split, config.labels)
-    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
-    return study(model.to(device), loader, join, config.attribution, boxes)
+    return study(model.to(device), split, config.attribution, boxes)
 
 
 def _positive_maps(
-    model: CamNet, batch: Batch, join: LabelJoin
+    model: CamNet, batch: LabelledBatch
 ) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
     """(row, class, map) of the batch's verified positives."""
     if not len(batch):
         return
-    entries = join.observed(batch.image_ids_B)
+    entries = batch.observed
     positive_E = entries.states_E == POSITIVE
     cam_BKHW = model.head.cam(model.features(batch.images_BHWC))
     rows_P, classes_P = entries.rows_E[positive_E], entries.classes_E[positive_E]

@@ -14,8 +14,7 @@ import torch
 from pipeline import storage
 from pipeline.cluster import session
 from pipeline.config.commands import EvaluateConfig
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Loader
+from pipeline.data.labels import LabelledSplit
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation import figures, publish, report
 from pipeline.evaluation.attribution import MapStudy
@@ -200,9 +199,12 @@ def _written(write: Callable[[Path], None]) -> bytes:
 def _explained(config: EvaluateConfig, checkpoint_directory: str) -> list[ExplainedImage]:
     model, meta = checkpoint.load_model(checkpoint_directory)
     dataset = open_dataset(config.dataset)
-    loader = Loader.of_split(
-        dataset, config.split, batch_size=8, image_size=meta.train_config.data.image_size
+    split = LabelledSplit.open(
+        dataset,
+        config.split,
+        config.labels,
+        torch.device("cpu"),
+        batch_size=8,
+        image_size=meta.train_config.data.image_size,
     )
-    table = dataset.labels(config.split, config.labels)
-    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=torch.device("cpu"))
-    return list(explain(model, loader, join))
+    return list(explain(model, split))

@@ -17,8 +17,7 @@ import torch
 from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Loader
+from pipeline.data.labels import LabelledSplit
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
@@ -129,17 +128,16 @@ def _score_part(
     dataset = open_dataset(config.dataset)
     model, meta = checkpoint.load_model(checkpoint_directory)
     model = beam.attach(model, meta, checkpoint_directory, config.beam)
-    loader = Loader.of_split(
+    images = LabelledSplit.open(
         dataset,
         config.split,
+        config.labels,
+        device,
         batch_size=config.batch_size,
         image_size=meta.train_config.data.image_size,
-        device_id=device.index,
         threads=threads,
     ).part(part, parts)
-    table = dataset.labels(config.split, config.labels)
-    join = LabelJoin(table=table, num_classes=len(dataset.classes), device=device)
-    return score(model.to(device), loader, join)
+    return score(model.to(device), images)
 
 
 # The papers' tables are of the test split with this many trainable classes.

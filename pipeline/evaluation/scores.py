@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.config.commands import Rule
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.labels import LabelledBatch, LabelledSplit
+from pipeline.data.loader import Batch
 from pipeline.evaluation.metrics import Summary, average_precision, summarize
 from pipeline.models.cam_net import CamNet
 from sharding.classes import ClassTable
@@ -75,13 +75,12 @@ class Scores:
 @torch.inference_mode()
 def score(
     model: CamNet,
-    loader: Loader,
-    join: LabelJoin,
+    split: LabelledSplit,
     on_batch: Callable[[Batch], None] = lambda batch: None,
 ) -> Scores:
     """Score this rank's share of a split, BoostLU off and on from one class activation map."""
     model.eval()
-    parts = [_score_batch(model, batch, join) for batch in _watched(loader, on_batch) if len(batch)]
+    parts = [_score_batch(model, batch) for batch in _watched(split, on_batch) if len(batch)]
     return Scores.concatenate(parts or [_empty()])
 
 
@@ -116,16 +115,16 @@ def gather(scores: Scores) -> Scores:
     return Scores.concatenate([part for part in parts if part is not None])
 
 
-def _watched(loader: Loader, on_batch: Callable[[Batch], None]) -> Iterable[Batch]:
-    for batch in loader.epoch(0):
+def _watched(split: LabelledSplit, on_batch: Callable[[Batch], None]) -> Iterable[LabelledBatch]:
+    for batch in split.epoch(0):
         yield batch
         on_batch(batch)
 
 
-def _score_batch(model: CamNet, batch: Batch, join: LabelJoin) -> Scores:
-    entries = join.observed(batch.image_ids_B)
-    rows_E = torch.from_numpy(entries.rows_E).to(join.device)
-    classes_E = torch.from_numpy(entries.classes_E).to(join.device)
+def _score_batch(model: CamNet, batch: LabelledBatch) -> Scores:
+    entries, device = batch.observed, batch.images_BHWC.device
+    rows_E = torch.from_numpy(entries.rows_E).to(device)
+    classes_E = torch.from_numpy(entries.classes_E).to(device)
     features_BDHW = model.features(batch.images_BHWC)
     raw_E, boosted_E = model.head.pair_scores(features_BDHW, rows_E, classes_E)
     return Scores(

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Loader
+from pipeline.data.labels import LabelledSplit
 from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
 from sharding.image_ids import format_image_ids
@@ -104,8 +103,7 @@ class ExplainedImage:
 @torch.inference_mode()
 def explain(
     model: CamNet,
-    loader: Loader,
-    join: LabelJoin,
+    split: LabelledSplit,
     *,
     images: int = 4,
     classes_per_image: int = 2,
@@ -117,8 +115,8 @@ def explain(
     """
     model.eval()
     shown = 0
-    for batch in loader.epoch(0):
-        entries = join.observed(batch.image_ids_B)
+    for batch in split.epoch(0):
+        entries = batch.observed
         positive_E = entries.states_E == POSITIVE
         cam_BKHW = model.head.cam(model.features(batch.images_BHWC))
         for row, image_id in enumerate(format_image_ids(batch.image_ids_B)):

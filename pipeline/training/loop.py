@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.data.loader import Batch
+from pipeline.data.labels import LabelledBatch
 from pipeline.methods.protocol import StepResult
 from pipeline.training import distributed
 from pipeline.training.step import TrainStep
@@ -74,7 +74,7 @@ _START = Pause()
 def train_epoch(
     *,
     step: TrainStep,
-    batches: Iterable[Batch],
+    batches: Iterable[LabelledBatch],
     every: int,
     on_stats: Callable[[StepStats], None],
     on_step: Callable[[StepResult], None] = lambda result: None,
@@ -108,7 +108,7 @@ def train_epoch(
         LeftEarly: because of ``leaving``, after ``on_pause``.
     """
     step.model.train()
-    meter = _Meter(step.join.device, step.pace, at)
+    meter = _Meter(step.device, step.pace, at)
     done = at.step
     iterator = iter(batches)
     while max_steps is None or done < max_steps:
@@ -142,7 +142,7 @@ def _check_weights(step: TrainStep, done: int) -> None:
         distributed.local(t) for t in step.model.state_dict().values() if t.is_floating_point()
     )
     largest = nn.utils.get_total_norm([t for t in tensors if t.numel()], math.inf)
-    finite = largest.isfinite().long().to(step.join.device)
+    finite = largest.isfinite().long().to(step.device)
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     if not finite:

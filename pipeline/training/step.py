@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.config.sections import OptimizerConfig, Schedule
-from pipeline.data.labels import LabelJoin
+from pipeline.data.labels import LabelledBatch
 from pipeline.data.loader import Batch
 from pipeline.methods import Method, Phase
 from pipeline.methods.protocol import StepResult
@@ -64,7 +64,6 @@ class TrainStep:
         model: maps uint8 images (B, H, W, 3) to logits (B, K); wrapped for DDP, or cut by FSDP.
         method: the loss.
         optimizer: its groups' learning rates are the base rates of the schedule.
-        join: labels by image id, on the training device.
         config: precision, micro-batches, clipping, schedule.
         averaged: of `moving_average`, made before the model was wrapped or cut; None for none.
 
@@ -78,17 +77,16 @@ class TrainStep:
         model: nn.Module,
         method: Method,
         optimizer: torch.optim.Optimizer,
-        join: LabelJoin,
         config: OptimizerConfig,
         averaged: AveragedModel | None = None,
     ) -> None:
         self.model, self.method, self.optimizer = model, method, optimizer
-        self.join, self.config = join, config
+        self.config, self.device = config, next(model.parameters()).device
         self._phase = Phase()
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        self._scaler = torch.amp.GradScaler(join.device.type, enabled=config.precision == "fp16")
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.averaged = averaged
-        self.pace = RankTimer(_unwrapped(model), join.device)
+        self.pace = RankTimer(_unwrapped(model), self.device)
 
     def enter(self, phase: Phase, *, resumed: bool = False) -> None:
         """Train from now on as the method's epoch wants; ``resumed`` is the epoch under way."""
@@ -99,7 +97,7 @@ class TrainStep:
         if phase.begins and not resumed:
             self.optimizer.state.clear()
 
-    def __call__(self, batch: Batch, progress: float = 0.0) -> StepResult:
+    def __call__(self, batch: LabelledBatch, progress: float = 0.0) -> StepResult:
         """Take one step; ``progress`` is the share of the whole training that is done."""
         rate = factor(progress, self.config.schedule, self.config.warmup) * self._phase.rate
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
@@ -128,9 +126,8 @@ class TrainStep:
         if self.averaged is not None:
             distributed.load(self.averaged, state["averaged"])
 
-    def _backward(self, batch: Batch) -> StepResult:
-        labels_BK = self.join.dense(batch.image_ids_B)
-        ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
+    def _backward(self, batch: LabelledBatch) -> StepResult:
+        labels_BK, ids_B = batch.dense(), batch.sample_ids
         parts = list(_split(batch, self.config.micro_batches))
         if len(parts) == 1:
             logits_BK = self._forward(batch)
@@ -170,7 +167,7 @@ class TrainStep:
         if not B:
             images_BHWC = images_BHWC.new_zeros((1, *images_BHWC.shape[1:]))
         dtype = _DTYPES[self.config.precision]
-        mixed = torch.autocast(self.join.device.type, dtype, enabled=dtype != torch.float32)
+        mixed = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         with mixed:
             logits_BK = self.model(images_BHWC)
         return logits_BK[:B].float()

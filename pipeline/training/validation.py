@@ -14,8 +14,8 @@ import torch
 
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Batch, Loader
+from pipeline.data.labels import LabelledSplit
+from pipeline.data.loader import Batch
 from pipeline.data.unreadable import LeftOut
 from pipeline.evaluation import publish
 from pipeline.evaluation.report import Report
@@ -62,17 +62,16 @@ class Validator:
         self._device = device
         self._options = {
             "image_size": config.data.image_size,
-            "device_id": device.index if device.type == "cuda" else None,
             "threads": threads,
             "left_out": left_out,
         }
         _, version = dataset.label_version(config.labels)
         self._splits = version.splits
-        self._share: tuple[Loader, LabelJoin] | None = None
+        self._share: LabelledSplit | None = None
         if VALIDATION in self._splits:
-            loader, join = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
-            self._rounds = loader.plan.steps // world_size
-            self._share = loader.part(rank, world_size), join
+            whole = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
+            self._rounds = whole.loader.plan.steps // world_size
+            self._share = whole.part(rank, world_size)
 
     def __call__(
         self,
@@ -95,16 +94,15 @@ class Validator:
         """
         if self._share is None:
             return {"epoch": float(epoch), SCORE: float(epoch)}
-        loader, join = self._share
-        numbers = itertools.count(1)
+        steps, numbers = self._share.loader.plan.steps, itertools.count(1)
 
         def on_batch(_: Batch) -> None:
             done = next(numbers)
-            self._show(epoch, done, loader.plan.steps)
+            self._show(epoch, done, steps)
             if done <= self._rounds and leaving():  # some ranks have one batch more
                 raise LeftEarly(f"left at batch {done} of the validation")
 
-        scores = gather(score(model, loader, join, on_batch))
+        scores = gather(score(model, self._share, on_batch))
         ap_by_name = per_class(scores, len(self.dataset.classes))
         found = summaries(scores, ap_by_name, self.dataset.classes)
         metrics = publish.metrics_of(found, "val")
@@ -125,8 +123,8 @@ class Validator:
 
     def _picture(self, model: CamNet, epoch: int, images_seen: int) -> None:
         """Maps of a few test images (validation images without such a split), always the same."""
-        loader, join = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
-        explained = explain(model, loader, join)
+        pictured = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
+        explained = explain(model, pictured)
         publish.maps(
             self.tracker,
             explained,
@@ -136,11 +134,10 @@ class Validator:
             f"epoch_{epoch:03d}",
         )
 
-    def _open(self, split: str, **options: Any) -> tuple[Loader, LabelJoin]:
-        table = self.dataset.labels(split, self.config.labels)
-        loader = Loader.of_split(self.dataset, split, **self._options, **options)
-        K = len(self.dataset.classes)
-        return loader, LabelJoin(table=table, num_classes=K, device=self._device)
+    def _open(self, split: str, **options: Any) -> LabelledSplit:
+        return LabelledSplit.open(
+            self.dataset, split, self.config.labels, self._device, **self._options, **options
+        )
 
     def _show(self, epoch: int, step: int, steps: int) -> None:
         if self._shown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +14,7 @@ from pipeline.audit.collector import Collector
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.config.train import TrainConfig
 from pipeline.data import unreadable
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Epoch, Loader
+from pipeline.data.labels import LabelledEpoch, LabelledSplit
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.methods.protocol import StepResult
 from pipeline.models import cam_net, checkpoint
@@ -60,16 +58,12 @@ class Worker:
         self.trained = TrainState(config, K, device)
         self.model, self.optimizer = self.trained.model, self.trained.optimizer
         self.teller = MetricsLogger(config, rank, tracker, device)
-        table = dataset.labels("train", config.labels)
-        self.method = methods.create_for(
-            config, mids=dataset.classes.mids, num_images=len(table.image_ids_N)
-        )
-        if isinstance(self.method, methods.WatchesHead):
-            self.method.attach(self.model.head)
         left_out = unreadable.of_run(config, dataset, f"rank-{rank}", tracker.artifact)
-        self.loader = Loader.of_split(
+        self.images = LabelledSplit.open(
             dataset,
             "train",
+            config.labels,
+            device,
             train=True,
             batch_size=config.data.batch_size // world_size,
             image_size=config.data.image_size,
@@ -78,12 +72,15 @@ class Worker:
             seed=config.seed,
             rank=rank,
             world_size=world_size,
-            device_id=device.index if device.type == "cuda" else None,
             threads=threads,
             hardware_share=config.data.hardware_share,
             left_out=left_out,
         )
-        self.join = LabelJoin(table=table, num_classes=K, device=device)
+        self.method = methods.create_for(
+            config, mids=dataset.classes.mids, num_images=len(self.images.join.table)
+        )
+        if isinstance(self.method, methods.WatchesHead):
+            self.method.attach(self.model.head)
         self.collector = Collector(config.candidates_per_epoch, device)
         self.validator = Validator(
             config=config,
@@ -105,7 +102,6 @@ class Worker:
             model=model,
             method=self.method,
             optimizer=self.optimizer,
-            join=self.join,
             config=self.config.optimizer,
             averaged=self.trained.averaged,
         )
@@ -148,7 +144,7 @@ class Worker:
             NonFiniteLoss: see `pipeline.training.loop.train_epoch`.
             LeftEarly: because of ``leaving``.
         """
-        plan = self.loader.plan
+        plan = self.images.loader.plan
         steps = min(plan.steps, self.config.max_steps or plan.steps)
         start = self.position.at if self.position else Pause()
         begun_at = self.images_seen - start.images
@@ -202,7 +198,7 @@ class Worker:
             self._pass_over_training_images(dropout=passes > 1)
         self.epoch = epoch
 
-    def _enter(self, epoch: int) -> Epoch:
+    def _enter(self, epoch: int) -> LabelledEpoch:
         if self.position is None:
             # Reseeding makes whatever is random in the model a function of (seed, epoch, rank),
             # so that a resumed epoch draws what the uninterrupted one drew.
@@ -210,10 +206,10 @@ class Worker:
             self.method.begin_epoch(epoch)
             self.collector.begin()
             self.step.enter(self.method.phase())
-            return self.loader.epoch(epoch)
+            return self.images.epoch(epoch)
         self.step.enter(self.method.phase(), resumed=True)
         self.position.restore(self.method, self.collector, self.device)
-        return self.loader.epoch(epoch, done=self.position.at.step, position=self.position.reader)
+        return self.images.epoch(epoch, done=self.position.at.step, position=self.position.reader)
 
     def _write_candidates(self, epoch: int) -> None:
         """Leave the epoch's candidates in the run's directory and in MLflow."""
@@ -234,13 +230,11 @@ class Worker:
         """Show the method what the network now says of every training image, each once."""
         model = self.trained.runnable(self.model).eval()
         model.dropout.train(dropout)
-        loader = dataclasses.replace(self.loader, train=False)
-        for number, batch in enumerate(loader.epoch(0), start=1):
+        for number, batch in enumerate(self.images.in_order().epoch(0), start=1):
             if len(batch):
-                ids_B = torch.from_numpy(batch.image_ids_B.view("int64"))
                 logits_BK = model(batch.images_BHWC).float()
-                self.method.observe(logits_BK, self.join.dense(batch.image_ids_B), ids_B)
-            self.teller.progress("relabel", number, loader.plan.steps)
+                self.method.observe(logits_BK, batch.dense(), batch.sample_ids)
+            self.teller.progress("relabel", number, self.images.loader.plan.steps)
         self.method.end_pass()
 
     def validate(self, leaving: Callable[[], bool] = lambda: False) -> dict[str, float]:

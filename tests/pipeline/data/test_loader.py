@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +19,7 @@ from PIL import Image
 from pipeline.config.sections import WHOLE_IMAGE, Augmentation, Crop
 from pipeline.data import dali, dali_index
 from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import EpochPlan, Loader
+from pipeline.data.loader import Batch, EpochPlan, Loader
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import UNOBSERVED
@@ -179,12 +180,16 @@ def test_a_gpu_crops_at_random_and_goes_on_where_it_was_left(squares: Path) -> N
 def test_labels_are_joined_by_id(squares: Path) -> None:
     dataset = Dataset.open(squares)
     table = dataset.labels("train")
-    join = LabelJoin(table=table, num_classes=8, device=torch.device("cpu"))
-    ids_B = table.image_ids_N[[40, 3, 77]]
-    labels_BK = join.dense(ids_B)
+
+    def labels_of(ids_B: npt.NDArray[np.uint64]) -> torch.Tensor:
+        images_BHWC = torch.zeros(len(ids_B), 1, 1, 3)
+        join = LabelJoin(table=table, num_classes=8)
+        return join(Batch(images_BHWC=images_BHWC, image_ids_B=ids_B)).dense()
+
+    labels_BK = labels_of(table.image_ids_N[[40, 3, 77]])
     assert labels_BK.dtype == torch.int8
     assert np.array_equal(labels_BK.numpy(), table.dense(np.array([40, 3, 77]), 8))
-    unknown = join.dense(np.array([2**63], np.uint64))
+    unknown = labels_of(np.array([2**63], np.uint64))
     assert (unknown == UNOBSERVED).all()
 
 

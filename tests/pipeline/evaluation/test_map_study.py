@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Loader
+from pipeline.data.labels import LabelledSplit
 from pipeline.evaluation import attribution
 from pipeline.evaluation.attribution import NONE, Attributions, MapStudy
 from pipeline.evaluation.pointing_game import Boxes
@@ -36,10 +35,11 @@ def studied(
 ) -> list[MapStudy]:
     dataset = Dataset.open(squares)
     model, _ = checkpoint.load_model(directory)
-    join = LabelJoin(table=dataset.labels("test"), num_classes=8, device=torch.device("cpu"))
-    loader = Loader.of_split(dataset, "test", batch_size=5, image_size=SIZE)
-    shares = [loader.part(part, parts) for part in range(parts)]
-    return [attribution.study(model, share, join, images, boxes) for share in shares]
+    split = LabelledSplit.open(
+        dataset, "test", None, torch.device("cpu"), batch_size=5, image_size=SIZE
+    )
+    shares = [split.part(part, parts) for part in range(parts)]
+    return [attribution.study(model, share, images, boxes) for share in shares]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from pipeline.cluster import preemption
 from pipeline.config.sections import DataConfig, ModelConfig
 from pipeline.config.train import TrainConfig
-from pipeline.data.labels import LabelJoin
+from pipeline.data.labels import LabelledSplit
 from pipeline.data.loader import Loader
 from pipeline.data.unreadable import LeftOut
 from pipeline.evaluation.scores import Scores, _empty, score
@@ -34,11 +34,9 @@ def model() -> cam_net.CamNet:
 
 
 def scores_of(squares: Path, model: cam_net.CamNet, parts: int, batch_size: int) -> Scores:
-    dataset = Dataset.open(squares)
-    join = LabelJoin(table=dataset.labels("test"), num_classes=K, device=torch.device("cpu"))
-    loader = Loader.of_split(dataset, "test", batch_size=batch_size, image_size=64)
-    found = [score(model, loader.part(part, parts), join) for part in range(parts)]
-    return Scores.concatenate(found)
+    sizes = {"batch_size": batch_size, "image_size": 64}
+    split = LabelledSplit.open(Dataset.open(squares), "test", None, torch.device("cpu"), **sizes)
+    return Scores.concatenate([score(model, split.part(part, parts)) for part in range(parts)])
 
 
 def test_every_annotated_entry_is_scored_once(squares: Path, model: cam_net.CamNet) -> None:

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 import pipeline
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Loader
+from pipeline.data.labels import LabelledSplit
 from pipeline.evaluation.scores import score
 from pipeline.inference.predictor import Prediction, Predictor
 from pipeline.models import checkpoint
@@ -52,8 +51,9 @@ def test_scores_are_the_evaluations(squares: Path, saved: Path, model: Predictor
     dataset = Dataset.open(squares)
     judged = score(
         checkpoint.load_model(saved)[0],
-        Loader.of_split(dataset, "test", batch_size=8, image_size=SIZE),
-        LabelJoin(table=dataset.labels("test"), num_classes=8, device=torch.device("cpu")),
+        LabelledSplit.open(
+            dataset, "test", None, torch.device("cpu"), batch_size=8, image_size=SIZE
+        ),
     )
     images = jpegs(squares)
     scores = dict(zip(images, model.predict(images.values()), strict=True))

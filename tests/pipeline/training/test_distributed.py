@@ -54,13 +54,13 @@ def trained(
         for part in (network, *([averaged.module] if averaged else [])):
             distributed.shard(part, CPU)
     table = Dataset.open(squares).labels("train")
+    join = LabelJoin(table=table, num_classes=K)
     method = methods.create("ll-ct", K, delta_rel=5.0)
     method.begin_epoch(3)
     step = TrainStep(
         model=network if kind == "fsdp" else torch.nn.parallel.DistributedDataParallel(network),
         method=method,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9),
-        join=LabelJoin(table=table, num_classes=K, device=CPU),
         config=config,
         averaged=averaged,
     )
@@ -71,7 +71,7 @@ def trained(
         # A share may be shorter than the other's, or empty.
         share = slice(0, 6 - 3 * number * rank if number < 2 else 6 * (1 - rank))
         images_BHWC = torch.from_numpy(images)[share]
-        step(Batch(images_BHWC=images_BHWC, image_ids_B=table.image_ids_N[rows][share]))
+        step(join(Batch(images_BHWC=images_BHWC, image_ids_B=table.image_ids_N[rows][share])))
     state = distributed.whole(network.state_dict())
     return state, averaged and distributed.whole(averaged.module.state_dict())
 

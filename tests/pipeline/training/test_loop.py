@@ -14,8 +14,7 @@ from torch import nn
 
 from pipeline import methods
 from pipeline.config.sections import OptimizerConfig
-from pipeline.data.labels import LabelJoin
-from pipeline.data.loader import Loader
+from pipeline.data.labels import LabelledSplit
 from pipeline.methods.protocol import StepResult
 from pipeline.models.cam_head import CamHead
 from pipeline.models.cam_net import CamNet
@@ -39,15 +38,9 @@ def network() -> CamNet:
     return CamNet(backbone, CamHead(32, K))
 
 
-def join_of(squares: Path, split: str = "train") -> LabelJoin:
-    table = Dataset.open(squares).labels(split)
-    return LabelJoin(table=table, num_classes=K, device=torch.device("cpu"))
-
-
-def loader_of(squares: Path, batch_size: int = 16) -> Loader:
-    return Loader.of_split(
-        Dataset.open(squares), "train", batch_size=batch_size, image_size=32, train=True
-    )
+def images_of(squares: Path, batch_size: int = 16) -> LabelledSplit:
+    options = {"batch_size": batch_size, "image_size": 32, "train": True}
+    return LabelledSplit.open(Dataset.open(squares), "train", None, torch.device("cpu"), **options)
 
 
 def step_of(squares: Path, model: nn.Module, **options: object) -> TrainStep:
@@ -55,7 +48,6 @@ def step_of(squares: Path, model: nn.Module, **options: object) -> TrainStep:
         model=model,
         method=methods.create("an", K),
         optimizer=torch.optim.Adam(model.parameters(), lr=0.01),
-        join=join_of(squares),
         config=OptimizerConfig(**options),  # type: ignore[arg-type]
     )
 
@@ -65,7 +57,7 @@ def run(squares: Path, epochs: int = 1, **options: object) -> list[StepStats]:
     found: list[StepStats] = []
     for epoch in range(1, epochs + 1):
         step.method.begin_epoch(epoch)
-        arguments = {"every": 2, "batches": loader_of(squares).epoch(epoch), **options}
+        arguments = {"every": 2, "batches": images_of(squares).epoch(epoch), **options}
         train_epoch(step=step, on_stats=found.append, **arguments)  # type: ignore[arg-type]
         step.method.end_epoch()
     return found
@@ -91,7 +83,7 @@ def slow_on(rank: int, slow: int, squares: Path) -> list[StepStats]:
         model.backbone.register_forward_hook(lambda *_: time.sleep(0.05))
     step = step_of(squares, nn.parallel.DistributedDataParallel(model))
     found: list[StepStats] = []
-    batches = loader_of(squares).epoch(1)
+    batches = images_of(squares).epoch(1)
     train_epoch(step=step, on_stats=found.append, every=2, batches=batches)
     return found
 
@@ -105,7 +97,7 @@ def test_the_rank_that_all_others_wait_for_is_found(squares: Path) -> None:
 
 def test_one_rank_has_no_skew_and_validation_does_not_count(squares: Path) -> None:
     step = step_of(squares, network())
-    batch = next(iter(loader_of(squares).epoch(1)))
+    batch = next(iter(images_of(squares).epoch(1)))
     step.model.eval()(batch.images_BHWC)
     with torch.no_grad():
         step.model.train()(batch.images_BHWC)
@@ -121,10 +113,9 @@ def test_the_reported_loss_is_the_methods(squares: Path) -> None:
     (stats, *_) = run(squares, every=1)
     torch.manual_seed(0)
     model, method = network().train(), methods.create("an", K)
-    batch = next(loader_of(squares).epoch(1))
+    batch = next(images_of(squares).epoch(1))
     with torch.no_grad():
-        labels_BK = join_of(squares).dense(batch.image_ids_B)
-        loss, _ = method.loss(model(batch.images_BHWC), labels_BK)
+        loss, _ = method.loss(model(batch.images_BHWC), batch.dense())
     assert stats.loss == pytest.approx(loss.item(), rel=1e-6)
 
 
@@ -143,7 +134,7 @@ def train_poisoned(squares: Path, after: int, **more: Any) -> None:
     model = network()
     train_epoch(
         step=step_of(squares, model),
-        batches=loader_of(squares).epoch(1),
+        batches=images_of(squares).epoch(1),
         every=6,
         on_stats=lambda stats: None,
         on_step=poisoned(model, after),

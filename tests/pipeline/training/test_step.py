@@ -11,7 +11,7 @@ import torch
 
 from pipeline import methods
 from pipeline.config.sections import ModelConfig, OptimizerConfig
-from pipeline.data.labels import LabelJoin
+from pipeline.data.labels import LabelJoin, LabelledBatch
 from pipeline.data.loader import Batch
 from pipeline.models import cam_net
 from pipeline.training.step import TrainStep, factor, moving_average
@@ -30,17 +30,17 @@ def network() -> cam_net.CamNet:
 @pytest.fixture(scope="module")
 def join(squares: Path) -> LabelJoin:
     table = Dataset.open(squares).labels("train")
-    return LabelJoin(table=table, num_classes=K, device=torch.device("cpu"))
+    return LabelJoin(table=table, num_classes=K)
 
 
-def batch_of(join: LabelJoin, size: int) -> Batch:
+def batch_of(join: LabelJoin, size: int) -> LabelledBatch:
     rng = np.random.default_rng(size)
     images = rng.integers(0, 255, (size, 64, 64, 3), dtype=np.uint8)
     images_BHWC = torch.from_numpy(images)
-    return Batch(images_BHWC=images_BHWC, image_ids_B=join.table.image_ids_N[:size])
+    return join(Batch(images_BHWC=images_BHWC, image_ids_B=join.table.image_ids_N[:size]))
 
 
-def step_of(network: cam_net.CamNet, join: LabelJoin, **options: object) -> TrainStep:
+def step_of(network: cam_net.CamNet, **options: object) -> TrainStep:
     model = copy.deepcopy(network).train()
     method = methods.create("ll-ct", K, delta_rel=5.0)
     method.begin_epoch(3)
@@ -49,7 +49,6 @@ def step_of(network: cam_net.CamNet, join: LabelJoin, **options: object) -> Trai
         model=model,
         method=method,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-        join=join,
         config=config,
         averaged=moving_average(model, config.ema_decay),
     )
@@ -67,8 +66,8 @@ def frozen_norms(step: TrainStep) -> TrainStep:
 def test_micro_batches_give_the_step_of_the_whole_batch(
     network: cam_net.CamNet, join: LabelJoin, parts: int
 ) -> None:
-    whole = frozen_norms(step_of(network, join))
-    split = frozen_norms(step_of(network, join, micro_batches=parts))
+    whole = frozen_norms(step_of(network))
+    split = frozen_norms(step_of(network, micro_batches=parts))
     batch = batch_of(join, 13)
     expected, found = whole(batch), split(batch)
     assert expected.modified_BK.any()
@@ -79,7 +78,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(
 
 
 def test_micro_batches_count_statistics_once(network: cam_net.CamNet, join: LabelJoin) -> None:
-    split = step_of(network, join, micro_batches=2)
+    split = step_of(network, micro_batches=2)
     norm = split.model.backbone[1]
     split(batch_of(join, 8))
     part = torch.nn.BatchNorm2d(norm.num_features)
@@ -100,7 +99,7 @@ def test_an_empty_share_of_a_batch_changes_nothing(
     network: cam_net.CamNet, join: LabelJoin
 ) -> None:
     for parts in (1, 3):
-        step = step_of(network, join, micro_batches=parts)
+        step = step_of(network, micro_batches=parts)
         before = [parameter.detach().clone() for parameter in step.model.parameters()]
         result = step(batch_of(join, 0))
         assert result.loss == 0
@@ -109,7 +108,7 @@ def test_an_empty_share_of_a_batch_changes_nothing(
 
 
 def test_clipping_bounds_the_update(network: cam_net.CamNet, join: LabelJoin) -> None:
-    step = step_of(network, join, clip_norm=1e-3)
+    step = step_of(network, clip_norm=1e-3)
     before = torch.cat([p.detach().flatten().clone() for p in step.model.parameters()])
     step(batch_of(join, 8))
     after = torch.cat([p.detach().flatten() for p in step.model.parameters()])
@@ -118,7 +117,7 @@ def test_clipping_bounds_the_update(network: cam_net.CamNet, join: LabelJoin) ->
 
 def test_bf16_computes_the_loss_in_fp32(network: cam_net.CamNet, join: LabelJoin) -> None:
     batch = batch_of(join, 8)
-    exact, mixed = step_of(network, join)(batch), step_of(network, join, precision="bf16")(batch)
+    exact, mixed = step_of(network)(batch), step_of(network, precision="bf16")(batch)
     assert mixed.logits_BK.dtype == mixed.loss.dtype == torch.float32
     assert not torch.equal(mixed.logits_BK, exact.logits_BK)
     torch.testing.assert_close(mixed.loss, exact.loss, rtol=0.05, atol=0)
@@ -127,7 +126,7 @@ def test_bf16_computes_the_loss_in_fp32(network: cam_net.CamNet, join: LabelJoin
 def test_the_moving_average_follows_and_is_restored(
     network: cam_net.CamNet, join: LabelJoin
 ) -> None:
-    step = step_of(network, join, ema_decay=0.5)
+    step = step_of(network, ema_decay=0.5)
     name = "head.classifier.weight"
     for size in (4, 6):
         expected = step.averaged.module.state_dict()[name].clone()
@@ -135,15 +134,15 @@ def test_the_moving_average_follows_and_is_restored(
     # The first update copies; from then on it is the mean of average and weights.
     expected = 0.5 * expected + 0.5 * step.model.state_dict()[name]
     torch.testing.assert_close(step.averaged.module.state_dict()[name], expected)
-    other = step_of(network, join, ema_decay=0.5)
+    other = step_of(network, ema_decay=0.5)
     other.load_state_dict(step.state_dict())
     found = other.averaged.module.state_dict()[name]
     assert torch.equal(found, step.averaged.module.state_dict()[name])
-    assert step_of(network, join).averaged is None
+    assert step_of(network).averaged is None
 
 
 def test_the_schedule_sets_every_groups_rate(network: cam_net.CamNet, join: LabelJoin) -> None:
-    step = step_of(network, join, schedule="cosine")
+    step = step_of(network, schedule="cosine")
     step(batch_of(join, 4), progress=0.5)
     assert step.optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
     step(batch_of(join, 4), progress=0.0)

@@ -76,7 +76,7 @@ def test_linear_init_trains_the_head_alone_and_then_everything(squares: Path) ->
     worker.train(2)
     assert changed(linear, weights_of(worker)) == {"head", "backbone"}
     steps = {int(state["step"]) for state in worker.optimizer.state.values()}
-    assert steps == {worker.loader.plan.steps}, "Adam starts anew"
+    assert steps == {worker.images.loader.plan.steps}, "Adam starts anew"
 
 
 def test_linear_init_begins_its_second_phase_once(
@@ -106,7 +106,7 @@ def test_linear_init_begins_its_second_phase_once(
     second.train(2)
     assert not handed
     steps = {int(state["step"]) for state in second.optimizer.state.values()}
-    assert steps == {2 + second.loader.plan.steps}, "Adam goes on"
+    assert steps == {2 + second.images.loader.plan.steps}, "Adam goes on"
 
 
 def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) -> None:
