@@ -20,7 +20,7 @@ import torch
 from pipeline.audit.candidates import CORRECTED, KEPT, REJECTED, Candidates
 from pipeline.data.labels import to_device
 from pipeline.methods.parts.collectives import Collectives
-from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.protocol import StepResult
 from sharding.labels import UNOBSERVED
 
@@ -102,7 +102,7 @@ class Collector:
         method: str,
         labels: str,
         images_seen: int,
-        overlay: Overlay | None = None,
+        overlay: LabelOverlay | None = None,
     ) -> Candidates:
         """The candidates of all ranks, equal on each; every rank calls it.
 

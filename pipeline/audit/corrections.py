@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.audit.candidates import annotation_csv
-from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.models import checkpoint
 from sharding.classes import ClassTable
 from sharding.errors import InputError
@@ -57,7 +57,7 @@ def to_csv(directory: str, classes: ClassTable) -> tuple[str, int]:
             file=directory,
             fix=f"pass a run of {METHOD}, or leave out --corrections to export candidates",
         )
-    overlay = Overlay()
+    overlay = LabelOverlay()
     overlay.load_state_dict(checkpoint.load_training(directory)["method"])
     ids_M, classes_M = (column.numpy() for column in overlay.entries())
     return annotation_csv(ids_M.view(np.uint64), classes_M, SOURCE, classes), len(ids_M)

@@ -1,8 +1,7 @@
-"""Training methods: one registry, one protocol, one file per family of losses."""
+"""Training methods: a registry, a protocol, and a file per family of losses."""
 
 from pipeline.methods.protocol import Method, Phase, WatchesHead
 from pipeline.methods.registry import (
-    check_options,
     create,
     create_for,
     names,
@@ -15,7 +14,6 @@ __all__ = [
     "Method",
     "Phase",
     "WatchesHead",
-    "check_options",
     "create",
     "create_for",
     "names",

@@ -1,4 +1,4 @@
-"""Losses that treat what nobody looked at as absent, or leave it out.
+"""Losses that count unobserved entries as negative (AN and its variants) or ignore them.
 
 Full Label, AN, label smoothing, weak AN, expected positive regularisation (Cole et al. 2021,
 "Multi-Label Learning from Single Positive Labels", section 3) and ignoring the unobserved.
@@ -7,17 +7,18 @@ Full Label, AN, label smoothing, weak AN, expected positive regularisation (Cole
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 
 from pipeline.methods.parts.bce import modified_bce_sum, negative_log
 from pipeline.methods.parts.collectives import Group
-from pipeline.methods.protocol import BaseMethod, nothing_modified
+from pipeline.methods.protocol import Method, nothing_modified
 from sharding.errors import InputError
 from sharding.labels import POSITIVE, UNOBSERVED
 
 
-class AssumeNegative(BaseMethod):
+class AssumeNegative(Method):
     """AN: binary cross-entropy with every unobserved entry negative, mean over B x K.
 
     Args:
@@ -36,7 +37,7 @@ class AssumeNegative(BaseMethod):
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean of the cross-entropy."""
+        """Average the cross-entropy over B x K."""
         if self.epsilon:
             total = _negative_logs(logits_BK, labels_BK == POSITIVE, self.epsilon).sum()
         else:
@@ -45,14 +46,14 @@ class AssumeNegative(BaseMethod):
 
 
 class FullLabel(AssumeNegative):
-    """Full Label: AN on labels that are all observed; refuses those that are not."""
+    """Full Label: AN on complete labels; refuses labels with unobserved entries."""
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean of the cross-entropy over complete labels."""
+        """Average the cross-entropy over complete labels."""
         loss, mask_BK = super().compute(logits_BK, labels_BK, sample_ids_B)
-        # After the collectives, so that no rank is left waiting.
+        # After the collectives: a rank that raised before them would leave the others waiting.
         if bool((labels_BK == UNOBSERVED).any()):
             raise InputError(
                 "method 'full' got labels with unobserved entries",
@@ -61,8 +62,8 @@ class FullLabel(AssumeNegative):
         return loss, mask_BK
 
 
-class IgnoreUnobserved(BaseMethod):
-    """IU: unobserved entries take no part.
+class IgnoreUnobserved(Method):
+    """IU: ignores unobserved entries.
 
     The Large Loss paper reports it without a definition; the denominator is inferred.
 
@@ -74,17 +75,19 @@ class IgnoreUnobserved(BaseMethod):
     """
 
     def __init__(
-        self, num_classes: int, *, normalise: str = "entries", group: Group = None
+        self,
+        num_classes: int,
+        *,
+        normalise: Literal["entries", "observed"] = "entries",
+        group: Group = None,
     ) -> None:
         super().__init__(num_classes, group=group)
-        if normalise not in ("entries", "observed"):
-            raise InputError(f"normalise {normalise!r}", fix="choose entries or observed")
         self.normalise = normalise
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy of the observed entries."""
+        """Average the cross-entropy of the observed entries."""
         unobserved_BK = labels_BK == UNOBSERVED
         total = modified_bce_sum(logits_BK, labels_BK, rejected=unobserved_BK)
         if self.normalise == "entries":
@@ -93,8 +96,8 @@ class IgnoreUnobserved(BaseMethod):
         return self.ranks.share(total / observed), nothing_modified(labels_BK)
 
 
-class LabelSmoothing(BaseMethod):
-    """LS: AN with targets e and 1 - e; the code takes e itself, the paper's notation is e/2.
+class LabelSmoothing(Method):
+    """LS: AN with smoothed targets e and 1 - e (the code's e is the paper's e/2).
 
     Args:
         num_classes: K.
@@ -111,21 +114,21 @@ class LabelSmoothing(BaseMethod):
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean of the cross-entropy against smoothed targets."""
+        """Average the cross-entropy against smoothed targets over B x K."""
         positive_BK = labels_BK == POSITIVE
-        own = _negative_logs(logits_BK, positive_BK).sum()
-        other = _negative_logs(logits_BK, ~positive_BK).sum()
-        total = (1 - self.ls_coef) * own + self.ls_coef * other
+        target = _negative_logs(logits_BK, positive_BK).sum()
+        opposite = _negative_logs(logits_BK, ~positive_BK).sum()
+        total = (1 - self.ls_coef) * target + self.ls_coef * opposite
         return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
 
 
-class WeakAssumeNegative(BaseMethod):
+class WeakAssumeNegative(Method):
     """WAN: AN with the negatives' terms divided by K - 1."""
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean of the weighted cross-entropy."""
+        """Average the weighted cross-entropy over B x K."""
         positive_BK = labels_BK == POSITIVE
         weight = 1 / max(self.num_classes - 1, 1)
         terms_BK = _negative_logs(logits_BK, positive_BK)
@@ -133,8 +136,8 @@ class WeakAssumeNegative(BaseMethod):
         return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
 
 
-class ExpectedPositive(BaseMethod):
-    """EPR: positives only, and the mean number of predicted positives held at a known one.
+class ExpectedPositive(Method):
+    """EPR: observed positives, and a regulariser of the mean number of predicted positives.
 
     Args:
         num_classes: K.
@@ -152,7 +155,7 @@ class ExpectedPositive(BaseMethod):
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positives' mean and the regulariser of the global batch."""
+        """Add the positives' mean and the regulariser of the global batch."""
         B, p_BK = self.ranks.batch_size(logits_BK), torch.sigmoid(logits_BK)
         positives = negative_log(p_BK[labels_BK == POSITIVE]).sum() / (B * self.num_classes)
         regulariser = self.regulariser(p_BK, B)
@@ -160,7 +163,7 @@ class ExpectedPositive(BaseMethod):
         return loss, nothing_modified(labels_BK)
 
     def regulariser(self, probabilities_BK: torch.Tensor, batch_size: int) -> torch.Tensor:
-        """Squared error of the mean number of positives, over K squared; a global value."""
+        """Compute the squared error of all ranks' mean number of positives, over K squared."""
         mean = self.ranks.total(probabilities_BK.sum()) / batch_size
         return (mean - self.expected_num_pos) ** 2 / self.num_classes**2
 
@@ -168,5 +171,6 @@ class ExpectedPositive(BaseMethod):
 def _negative_logs(
     logits_BK: torch.Tensor, positive_BK: torch.Tensor, epsilon: float = 1e-5
 ) -> torch.Tensor:
+    """Compute ``-log(p + epsilon)`` of each entry's target state, fp32 (B, K)."""
     p_BK = torch.sigmoid(logits_BK)
     return negative_log(torch.where(positive_BK, p_BK, 1 - p_BK), epsilon)

@@ -1,51 +1,37 @@
-"""Asymmetric Loss (Ridnik et al. 2021, equations 4 to 8): easy negatives count little.
+"""Asymmetric losses: ASL, and P-ASL for partial annotations.
 
-The loss is the SUM over B x K, as in its code: learning rates do not carry over from the methods
+ASL (Ridnik et al. 2021, "Asymmetric Loss for Multi-Label Classification", equations 4 to 8) lets
+easy negatives count little. P-ASL (Ben-Baruch et al. 2022, "Multi-label Classification with
+Partial Annotations using Class-aware Selective Loss", equations 4 to 10) gives observed positives,
+observed negatives and unobserved entries focusing exponents of their own, and ignores the
+unobserved ones that are likely positive: those of classes with a high prior, and the most likely
+entries of the batch.
+
+Both are the SUM over B x K, as in their code: learning rates do not carry over from the methods
 that take a mean.
-
-CSL / P-ASL (Ben-Baruch et al. 2022, "Multi-label Classification with Partial Annotations
-using Class-aware Selective Loss"), equations 4 to 10.
-
-Observed positives, observed negatives and unobserved entries have focusing exponents of their
-own, and of the unobserved ones those that are likely positive are ignored: classes with a high
-prior, and the most likely entries of the batch. The loss is a SUM over B x K.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.selection import unobserved_top
-from pipeline.methods.protocol import BaseMethod, nothing_modified
+from pipeline.methods.protocol import Method, nothing_modified
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
 _FLOOR = 1e-8
 
 
-def shifted_absence(probabilities: torch.Tensor, clip: float) -> torch.Tensor:
-    """Probability of absence, raised by the margin ``clip`` and at most 1."""
-    absence = 1 - probabilities
-    return (absence + clip).clamp(max=1) if clip > 0 else absence
+Mode = Literal["negative", "ignore", "ignore_normalize_classes", "selective"]
+"""What becomes of unobserved entries in P-ASL."""
 
 
-def clamped_log(probabilities: torch.Tensor) -> torch.Tensor:
-    """Logarithm that does not fall below log(1e-8), as in both codes of this family."""
-    return torch.log(probabilities.clamp(min=_FLOOR))
-
-
-def require_exponents(**exponents: float) -> None:
-    """Refuse negative focusing exponents and margins outside [0, 1)."""
-    for name, value in exponents.items():
-        if value < 0 or (name == "clip" and value >= 1):
-            raise InputError(f"{name} {value:g}", fix="pass a number >= 0 (clip: below 1)")
-
-
-class AsymmetricLoss(BaseMethod):
+class AsymmetricLoss(Method):
     """ASL with unobserved entries negative.
 
     Args:
@@ -69,17 +55,17 @@ class AsymmetricLoss(BaseMethod):
         group: Group = None,
     ) -> None:
         super().__init__(num_classes, group=group)
-        require_exponents(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
+        _refuse_exponents(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
         self.gamma_neg, self.gamma_pos = gamma_neg, gamma_pos
         self.clip, self.detach = clip, detach
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the focused cross-entropy."""
+        """Sum the focused cross-entropy."""
         p_BK, positive_BK = torch.sigmoid(logits_BK), labels_BK == POSITIVE
-        right_BK = torch.where(positive_BK, p_BK, shifted_absence(p_BK, self.clip))
-        loss_BK = -clamped_log(right_BK)
+        right_BK = torch.where(positive_BK, p_BK, _shifted_absence(p_BK, self.clip))
+        loss_BK = -_clamped_log(right_BK)
         if self.gamma_neg > 0 or self.gamma_pos > 0:
             gamma_BK = torch.where(positive_BK, self.gamma_pos, self.gamma_neg)
             focus_BK = (1 - (right_BK.detach() if self.detach else right_BK)) ** gamma_BK
@@ -87,21 +73,17 @@ class AsymmetricLoss(BaseMethod):
         return self.ranks.share(loss_BK.sum()), nothing_modified(labels_BK)
 
 
-MODES = ("negative", "ignore", "ignore_normalize_classes", "selective")
-
-
-class PartialAsymmetricLoss(BaseMethod):
+class PartialAsymmetricLoss(Method):
     """P-ASL; the defaults are those of its code, with the mode of the paper's tables.
 
     The prior of a class is the mean of its predicted probability over training in mode ignore.
     It can come from an earlier run (``prior``), or from the first ``prior_epochs`` epochs of this
-    one, which then run in mode ignore (the reference starts anew after them).
+    one, which then run in mode ignore (the reference restarts training after them).
 
     Args:
         num_classes: K.
-        mode: what becomes of unobserved entries: "negative", "ignore",
-            "ignore_normalize_classes" (1 + 1 / (1 + #observed) on observed entries) or
-            "selective".
+        mode: what becomes of unobserved entries; "ignore_normalize_classes" weights observed
+            ones by 1 + 1 / (1 + #observed).
         gamma_pos: focusing exponent of observed positives.
         gamma_neg: of observed negatives.
         gamma_unann: of unobserved entries.
@@ -123,7 +105,7 @@ class PartialAsymmetricLoss(BaseMethod):
         self,
         num_classes: int,
         *,
-        mode: str = "selective",
+        mode: Mode = "selective",
         gamma_pos: float = 0.0,
         gamma_neg: float = 1.0,
         gamma_unann: float = 2.0,
@@ -138,8 +120,6 @@ class PartialAsymmetricLoss(BaseMethod):
         group: Group = None,
     ) -> None:
         super().__init__(num_classes, group=group)
-        if mode not in MODES:
-            raise InputError(f"mode {mode!r}", fix=f"choose one of {', '.join(MODES)}")
         if likelihood_topk < 0 or prior_epochs < 0:
             raise InputError("likelihood_topk or prior_epochs below 0", fix="pass 0 or more")
         if prior is not None and len(prior) != num_classes:
@@ -147,7 +127,7 @@ class PartialAsymmetricLoss(BaseMethod):
                 f"prior of {len(prior)} classes for {num_classes}",
                 fix="read it with pipeline.methods.parts.class_prior.read, by MID",
             )
-        require_exponents(
+        _refuse_exponents(
             gamma_pos=gamma_pos, gamma_neg=gamma_neg, gamma_unann=gamma_unann, clip=clip
         )
         self.mode, self.clip, self.prior_epochs = mode, clip, prior_epochs
@@ -161,28 +141,32 @@ class PartialAsymmetricLoss(BaseMethod):
         self._pending_count = torch.zeros(1, dtype=torch.float64)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget what an interrupted epoch had summed."""
+        """Discard the sums of an interrupted epoch."""
         super().begin_epoch(epoch)
-        self._forget_pending()
+        self._discard_pending()
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the weighted, focused cross-entropy; the mask holds what `selective` ignored."""
+        """Sum the weighted, focused cross-entropy; the mask holds what `selective` ignores."""
         weights_BK, ignored_BK = self.weights(logits_BK, labels_BK)
         p_BK = torch.sigmoid(logits_BK)
-        self._remember(p_BK.detach())
-        right_BK = torch.where(labels_BK == POSITIVE, p_BK, shifted_absence(p_BK, self.clip))
+        self._add_to_estimate(p_BK.detach())
+        right_BK = torch.where(labels_BK == POSITIVE, p_BK, _shifted_absence(p_BK, self.clip))
         alpha_BK, gamma_BK = (_by_state(v, labels_BK) for v in (self.alphas, self.gammas))
         with torch.no_grad():
             weights_BK = weights_BK * alpha_BK * (1 - right_BK) ** gamma_BK
-        total = -(weights_BK * clamped_log(right_BK)).sum()
+        total = -(weights_BK * _clamped_log(right_BK)).sum()
         return self.ranks.share(total), ignored_BK
 
     def weights(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(fp32 weight (B, K) before focusing, bool mask (B, K) of entries `selective` ignores)."""
+        """Weight each entry before focusing, and mask the entries that `selective` ignores.
+
+        Returns:
+            (fp32 weights (B, K), bool mask (B, K)).
+        """
         observed_BK = labels_BK != UNOBSERVED
         nothing_BK = torch.zeros_like(observed_BK)
         estimating = self.epoch <= self.prior_epochs
@@ -194,7 +178,7 @@ class PartialAsymmetricLoss(BaseMethod):
         if self.mode == "ignore" or estimating:
             return observed_BK.float(), nothing_BK
         k = self.likelihood_topk * self.ranks.batch_size(logits_BK)
-        absence_BK = shifted_absence(torch.sigmoid(logits_BK), self.clip)
+        absence_BK = _shifted_absence(torch.sigmoid(logits_BK), self.clip)
         ignored_BK = unobserved_top(-absence_BK, labels_BK, k, self.ranks)
         prior_K = self.prior()
         if prior_K is not None:
@@ -202,28 +186,25 @@ class PartialAsymmetricLoss(BaseMethod):
         return (~ignored_BK).float(), ignored_BK
 
     def prior(self) -> torch.Tensor | None:
-        """float64 (K,): the prior in force, given or estimated by completed epochs.
-
-        None while there is neither.
-        """
+        """Return the prior given or estimated by completed epochs, float64 (K,), or None."""
         if self.given_K is not None:
             return self.given_K
         return self._sum_K / self._images if self.prior_epochs and self._images else None
 
     def estimate(self) -> torch.Tensor:
-        """float64 (K,): mean probability over the images of all completed epochs."""
+        """Average the probabilities over the images of all completed epochs, float64 (K,)."""
         return self._sum_K / max(self._images, 1.0)
 
     def end_epoch(self) -> None:
-        """Add the sums of all ranks; once the prior is in force it stays as it is."""
+        """Add the sums of all ranks, as long as the prior is estimated."""
         sums = self.ranks.sum(torch.cat([self._pending_K, self._pending_count]))
         if not self.prior_epochs or self.epoch <= self.prior_epochs:
             self._sum_K += sums[:-1].cpu()
             self._images += float(sums[-1])
-        self._forget_pending()
+        self._discard_pending()
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums behind the prior; class order is the checkpoint's, which names the MIDs."""
+        """Return the sums behind the prior, in the class order of the checkpoint's MIDs."""
         images = torch.tensor(self._images, dtype=torch.float64)
         return {"prior_sum": self._sum_K.clone(), "prior_images": images}
 
@@ -231,29 +212,47 @@ class PartialAsymmetricLoss(BaseMethod):
         """Restore the sums."""
         self._sum_K = state["prior_sum"].clone()
         self._images = float(state["prior_images"])
-        self._forget_pending()
+        self._discard_pending()
 
     def pending_state(self) -> dict[str, Any]:
-        """This rank's sums of the running epoch."""
+        """Return this rank's sums of the running epoch."""
         return {"sum": self._pending_K.cpu(), "images": self._pending_count.cpu()}
 
     def load_pending_state(self, state: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore this rank's sums."""
         self._pending_K, self._pending_count = state["sum"], state["images"]
 
-    def _remember(self, p_BK: torch.Tensor) -> None:
+    def _add_to_estimate(self, p_BK: torch.Tensor) -> None:
         self._pending_K = self._pending_K.to(p_BK.device) + p_BK.sum(0, dtype=torch.float64)
         self._pending_count = self._pending_count.to(p_BK.device) + len(p_BK)
 
-    def _forget_pending(self) -> None:
+    def _discard_pending(self) -> None:
         self._pending_K = torch.zeros(self.num_classes, dtype=torch.float64)
         self._pending_count = torch.zeros(1, dtype=torch.float64)
 
 
 def _by_state(values: tuple[float, float, float], labels_BK: torch.Tensor) -> torch.Tensor:
-    """fp32 (B, K): the value of each entry's state, of (positive, negative, unobserved)."""
+    """Look up each entry's value of (positive, negative, unobserved), fp32 (B, K)."""
     positive, negative, unobserved = values
     table = torch.empty(3, device=labels_BK.device)
     # States run from -1; index -1 is the last row.
     table[POSITIVE], table[NEGATIVE], table[UNOBSERVED] = positive, negative, unobserved
     return table[labels_BK.long()]
+
+
+def _shifted_absence(probabilities: torch.Tensor, clip: float) -> torch.Tensor:
+    """Raise the probability of absence by the margin ``clip``, to at most 1."""
+    absence = 1 - probabilities
+    return (absence + clip).clamp(max=1) if clip > 0 else absence
+
+
+def _clamped_log(probabilities: torch.Tensor) -> torch.Tensor:
+    """Take the logarithm, at least log(1e-8), as in both codes of this family."""
+    return torch.log(probabilities.clamp(min=_FLOOR))
+
+
+def _refuse_exponents(**exponents: float) -> None:
+    """Refuse negative focusing exponents and margins outside [0, 1)."""
+    for name, value in exponents.items():
+        if value < 0 or (name == "clip" and value >= 1):
+            raise InputError(f"{name} {value:g}", fix="pass a number >= 0 (clip: below 1)")

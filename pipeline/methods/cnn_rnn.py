@@ -1,5 +1,5 @@
-"""CNN-RNN (Wang et al. 2016, "CNN-RNN: A Unified Framework for Multi-label Image Classification"),
-an approximation.
+"""An approximation of CNN-RNN (Wang et al. 2016, "CNN-RNN: A Unified Framework for Multi-label
+Image Classification").
 
 There is no official code, and how the tables' numbers were made on partial labels is unknown:
 rows of this method are NOT comparable with the paper's. What is kept: labels of an image are
@@ -17,13 +17,13 @@ from torch.func import functional_call
 
 from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.owned_parameters import OwnedParameters
-from pipeline.methods.protocol import BaseMethod, nothing_modified
+from pipeline.methods.protocol import Method, nothing_modified
 from pipeline.models.beam_head import Recurrence
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
 
-class CnnRnn(BaseMethod):
+class CnnRnn(Method):
     """CNN-RNN with the model's logits as the image's part of the joint projection.
 
     Labels are ordered by their number of positives in all completed epochs, by class index in
@@ -71,14 +71,14 @@ class CnnRnn(BaseMethod):
         self._pending_K = torch.zeros(num_classes)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget what an interrupted epoch had counted."""
+        """Discard the counts of an interrupted epoch."""
         super().begin_epoch(epoch)
         self._pending_K.zero_()
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean cross-entropy of the next label, over the labels of the global batch."""
+        """Average the next label's cross-entropy over the labels of the global batch."""
         self._pending_K += (labels_BK == POSITIVE).sum(0).cpu()
         labels_BT = self._sequences(labels_BK)
         leaves = self._owned.leaves(logits_BK.device)
@@ -95,34 +95,34 @@ class CnnRnn(BaseMethod):
         return loss, nothing_modified(labels_BK)
 
     def recurrence(self) -> Recurrence:
-        """The recurrent part as it is now, for `recurrence.search`."""
+        """Return the recurrent part with its present weights, for `beam_head.search`."""
         self._module.load_state_dict(self._owned.state_dict()["tensors"])
         return self._module
 
     def end_epoch(self) -> None:
-        """Count the positives of all ranks."""
+        """Add the positives of all ranks to the frequencies."""
         self.frequency_K = self.frequency_K + self.ranks.sum(self._pending_K)
         self._pending_K.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """The recurrent part and the label frequencies."""
+        """Return the recurrent part and the label frequencies."""
         return {"recurrence": self._owned.state_dict(), "frequency": self.frequency_K.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore the recurrent part and the label frequencies."""
         self._owned.load_state_dict(state["recurrence"])
         self.frequency_K = state["frequency"].clone()
 
     def pending_state(self) -> dict[str, Any]:
-        """This rank's label counts of the running epoch."""
+        """Return this rank's label counts of the running epoch."""
         return {"frequency": self._pending_K}
 
     def load_pending_state(self, state: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore this rank's label counts."""
         self._pending_K = state["frequency"].clone()
 
     def _sequences(self, labels_BK: torch.Tensor) -> torch.Tensor:
-        """int64 (B, T): positives, most frequent first, then -1; T at least 1."""
+        """List each image's positives, most frequent first, then -1: int64 (B, T), T at least 1."""
         order_K = torch.argsort(self.frequency_K, descending=True, stable=True).to(labels_BK.device)
         positive_BK = labels_BK[:, order_K] == POSITIVE
         longest = int(positive_BK.sum(1).max()) if len(labels_BK) else 0

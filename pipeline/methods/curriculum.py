@@ -1,5 +1,7 @@
-"""Curriculum labelling with partial cross-entropy (Durand et al. 2019, "Learning a Deep ConvNet
-for Multi-label Classification with Partial Labels", equations 1, 2 and section 3.3).
+"""Curriculum labelling with partial cross-entropy.
+
+Durand et al. 2019, "Learning a Deep ConvNet for Multi-label Classification with Partial Labels",
+equations 1, 2 and section 3.3.
 
 There is no official code. The loss equals two independent derivations; the thresholds follow
 third-party ports and are not known to be the paper's.
@@ -8,29 +10,33 @@ third-party ports and are not known to be the paper's.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pipeline.methods.parts.collectives import Group
-from pipeline.methods.parts.label_overlay import Overlay
-from pipeline.methods.parts.prediction_buffer import Predictions, refuse_added, refuse_predictions
-from pipeline.methods.protocol import BaseMethod
+from pipeline.methods.parts.label_overlay import LabelOverlay
+from pipeline.methods.parts.prediction_buffer import (
+    PredictionBuffer,
+    refuse_added,
+    refuse_predictions,
+)
+from pipeline.methods.protocol import Method
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
-STRATEGIES = ("score", "top", "uncertainty")
+Strategy = Literal["score", "top", "uncertainty"]
 
 
-class Curriculum(BaseMethod):
-    """Partial BCE on what is known, and on what confident predictions add to it.
+class Curriculum(Method):
+    """Partial BCE on known entries, and on labels added from confident predictions.
 
     The loss of an image is ``g(p) / K`` times the cross-entropy of its known entries, with
     ``g(p) = alpha p^gamma + beta`` and p the share of known entries. Images without known entries
-    contribute 0. Every ``relabel_every`` epochs the labels added are made anew from predictions;
-    observed labels are never overwritten. State: those labels, sparse, by image id.
+    contribute 0. Every ``relabel_every`` epochs the labels added are replaced by those of new
+    predictions; observed labels are never overwritten. State: the labels added, by image id.
 
     Args:
         num_classes: K.
@@ -63,10 +69,10 @@ class Curriculum(BaseMethod):
         alpha: float = -4.45,
         beta: float = 5.45,
         gamma: float = 1.0,
-        normalise: str = "classes",
+        normalise: Literal["classes", "known"] = "classes",
         known_rate: float = 0.0,
         relabel_every: int = 0,
-        strategy: str = "score",
+        strategy: Strategy = "score",
         positive_threshold: float = 4.0,
         negative_threshold: float = -4.0,
         top: float = 0.01,
@@ -76,10 +82,6 @@ class Curriculum(BaseMethod):
         group: Group = None,
     ) -> None:
         super().__init__(num_classes, group=group)
-        if strategy not in STRATEGIES:
-            raise InputError(f"strategy {strategy!r}", fix=f"choose one of {', '.join(STRATEGIES)}")
-        if normalise not in ("classes", "known"):
-            raise InputError(f"normalise {normalise!r}", fix="choose classes or known")
         if relabel_every < 0 or passes < 2 or not 0 <= top <= 1 or not 0 <= known_rate <= 1:
             raise InputError(
                 f"relabel_every {relabel_every}, passes {passes}, top {top:g}, known_rate "
@@ -94,15 +96,15 @@ class Curriculum(BaseMethod):
         self.relabel_every, self.strategy = relabel_every, strategy
         self.thresholds = (negative_threshold, positive_threshold)
         self.top, self.passes, self.variance = top, passes, variance
-        self.overlay, self._fresh = Overlay(), Overlay()
+        self.overlay, self._fresh = LabelOverlay(), LabelOverlay()
         self._added = 0  # by this rank in the running pass
-        self._predictions = Predictions(num_classes)
+        self._predictions = PredictionBuffer(num_classes)
         self._passed: list[np.ndarray] = []
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean over the images of the global batch; the mask holds the labels added."""
+        """Average over the images of the global batch; the mask holds the labels added."""
         known_BK = labels_BK
         if sample_ids_B is not None:
             known_BK = self.overlay.apply(labels_BK, sample_ids_B)
@@ -116,7 +118,7 @@ class Curriculum(BaseMethod):
         return self.ranks.share(loss), added_BK
 
     def factor(self, counts_B: torch.Tensor) -> torch.Tensor:
-        """What the sum over an image's known entries is multiplied with, given their number."""
+        """Compute the factor of an image's sum from its number of known entries, fp32 (B,)."""
         p_B = counts_B / self.num_classes
         if self.known_rate:
             p_B = torch.full_like(p_B, self.known_rate)
@@ -125,14 +127,14 @@ class Curriculum(BaseMethod):
         return torch.where(counts_B > 0, g_B / divisor_B, 0)
 
     def passes_wanted(self) -> int:
-        """Passes due after this epoch; with strategy "uncertainty" dropout must be on in them."""
+        """Count the passes due after this epoch; those of "uncertainty" need dropout."""
         due = self.relabel_every > 0 and self.epoch % self.relabel_every == 0
         return int(due) * (self.passes if self.strategy == "uncertainty" else 1)
 
     def observe(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
     ) -> None:
-        """Label by the thresholds at once, or keep the predictions."""
+        """Label by the thresholds, or keep the predictions until the pass ends."""
         if self.strategy != "score":
             self._predictions.add(logits_BK, labels_BK, sample_ids_B)
             return
@@ -145,14 +147,14 @@ class Curriculum(BaseMethod):
         self._fresh.add(sample_ids_B, chosen_BK, states_BK)
 
     def end_pass(self) -> None:
-        """Replace the added labels by those of this pass (of the last one of several)."""
+        """Replace the added labels once all passes are made."""
         if self.strategy != "score" and not self._label_from_predictions():
             return
         self._fresh.merge(self.ranks)
-        self.overlay, self._fresh, self._added = self._fresh, Overlay(), 0
+        self.overlay, self._fresh, self._added = self._fresh, LabelOverlay(), 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The labels added."""
+        """Return the labels added."""
         return self.overlay.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,7 +162,7 @@ class Curriculum(BaseMethod):
         self.overlay.load_state_dict(state)
 
     def _label_from_predictions(self) -> bool:
-        """Fill the fresh labels; false while passes are missing."""
+        """Label from the predictions of all ranks; false while passes are missing."""
         logits_NK, labels_NK, ids_N = self._predictions.gather(self.ranks)
         states_NK = np.full(labels_NK.shape, UNOBSERVED, np.int8)
         if self.strategy == "top":

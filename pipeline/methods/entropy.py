@@ -1,9 +1,12 @@
-"""Entropy maximisation and asymmetric pseudo labels (Zhou et al. 2022, "Acknowledging the Unknown
-for Multi-label Learning with Single Positive Labels", equations 3 to 5 and algorithm 1)."""
+"""Entropy maximisation and asymmetric pseudo labels.
+
+Zhou et al. 2022, "Acknowledging the Unknown for Multi-label Learning with Single Positive Labels",
+equations 3 to 5 and algorithm 1.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,15 +14,17 @@ import torch
 from pipeline.data.labels import to_device
 from pipeline.methods.parts.bce import negative_log
 from pipeline.methods.parts.collectives import Group
-from pipeline.methods.parts.label_overlay import Overlay
-from pipeline.methods.parts.prediction_buffer import Predictions, refuse_predictions
-from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
+from pipeline.methods.parts.label_overlay import LabelOverlay
+from pipeline.methods.parts.prediction_buffer import PredictionBuffer, refuse_predictions
+from pipeline.methods.protocol import Method, nothing_modified, require_ids
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
+ObservedNegatives = Literal["unobserved", "cross-entropy"]
 
-class EntropyMaximization(BaseMethod):
-    """EM: positives pull up, everything else is pushed towards the largest entropy.
+
+class EntropyMaximization(Method):
+    """EM: cross-entropy of positives, maximum entropy of everything else.
 
     The loss can be negative; that is intended.
 
@@ -36,29 +41,24 @@ class EntropyMaximization(BaseMethod):
         num_classes: int,
         *,
         alpha: float = 0.1,
-        observed_negatives: str = "unobserved",
+        observed_negatives: ObservedNegatives = "unobserved",
         group: Group = None,
     ) -> None:
         super().__init__(num_classes, group=group)
         if alpha < 0:
             raise InputError(f"alpha {alpha:g}", fix="pass a number >= 0")
-        if observed_negatives not in ("unobserved", "cross-entropy"):
-            raise InputError(
-                f"observed_negatives {observed_negatives!r}",
-                fix="choose unobserved or cross-entropy",
-            )
         self.alpha = alpha
         self.uses_negatives = observed_negatives == "cross-entropy"
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean over B x K."""
+        """Average over B x K."""
         terms_BK = self.terms(torch.sigmoid(logits_BK), labels_BK)
         return self.batch_mean(terms_BK.sum(), logits_BK), nothing_modified(labels_BK)
 
     def terms(self, p_BK: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
-        """Loss of each entry (B, K)."""
+        """Compute the loss of each entry, fp32 (B, K)."""
         present_BK, absent_BK = negative_log(p_BK), negative_log(1 - p_BK)
         entropy_BK = p_BK * present_BK + (1 - p_BK) * absent_BK
         terms_BK = torch.where(labels_BK == POSITIVE, present_BK, -self.alpha * entropy_BK)
@@ -68,7 +68,7 @@ class EntropyMaximization(BaseMethod):
 
 
 class PseudoLabeling(EntropyMaximization):
-    """EM + APL: after a warm-up, the least likely entries of each class become soft negatives.
+    """EM + APL: after a warm-up, the least likely entries of a class become soft negatives.
 
     State: the pseudo labels as a sparse overlay by image id, and how many entries of each class
     were unobserved at the start. Unlike the reference, a prediction that underflows to exactly 0
@@ -97,7 +97,7 @@ class PseudoLabeling(EntropyMaximization):
         total_epochs: int = 10,
         theta: float = 0.9,
         num_images: int = 0,
-        observed_negatives: str = "unobserved",
+        observed_negatives: ObservedNegatives = "unobserved",
         group: Group = None,
     ) -> None:
         super().__init__(
@@ -112,14 +112,14 @@ class PseudoLabeling(EntropyMaximization):
         refuse_predictions(num_images, num_classes)
         self.beta, self.theta = beta, theta
         self.warmup_epochs, self.total_epochs = warmup_epochs, total_epochs
-        self.overlay = Overlay()
+        self.overlay = LabelOverlay()
         self.initially_unobserved_K: np.ndarray | None = None
-        self._predictions = Predictions(num_classes)
+        self._predictions = PredictionBuffer(num_classes)
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """EM with soft cross-entropy on pseudo labels; the mask holds those."""
+        """Average EM with soft cross-entropy on pseudo labels, which the mask holds."""
         rows_M, classes_M, soft_M = (
             to_device(part, logits_BK.device)
             for part in self.overlay.find(require_ids(sample_ids_B, "em-apl"))
@@ -134,7 +134,7 @@ class PseudoLabeling(EntropyMaximization):
         return self.batch_mean(terms_BK.sum(), logits_BK), mask_BK
 
     def passes_wanted(self) -> int:
-        """One after each epoch from the warm-up's last to the last but one.
+        """Ask for a pass after each epoch from the warm-up's last to the last but one.
 
         The reference also runs one after the last epoch, which nothing trains on.
         """
@@ -161,7 +161,7 @@ class PseudoLabeling(EntropyMaximization):
     def _least_likely(
         self, p_NK: np.ndarray, free_NK: np.ndarray, initially_K: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(rows_M, classes_M) of each class's free entries of smallest probability."""
+        """Choose each class's free entries of smallest probability; returns (rows_M, classes_M)."""
         steps = self.total_epochs - self.warmup_epochs
         chosen = []
         for k, initially in enumerate(initially_K):
@@ -172,14 +172,14 @@ class PseudoLabeling(EntropyMaximization):
         return np.concatenate(chosen), classes_M
 
     def state_dict(self) -> dict[str, Any]:
-        """The pseudo labels, the initial counts and the schedule."""
+        """Return the pseudo labels, the initial counts and the schedule."""
         counts: dict[str, Any] = {"total_epochs": self.total_epochs}
         if self.initially_unobserved_K is not None:
             counts["initially_unobserved"] = torch.from_numpy(self.initially_unobserved_K)
         return self.overlay.state_dict() | counts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore all three."""
+        """Restore the pseudo labels, the initial counts and the schedule."""
         self.total_epochs = state.get("total_epochs", self.total_epochs)
         self.overlay.load_state_dict(state)
         counts = state.get("initially_unobserved")

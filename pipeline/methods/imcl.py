@@ -1,7 +1,7 @@
-"""IMCL (Huynh and Elhamifar 2020): labels and features of an image explained by the same atoms.
+"""IMCL: labels and features of an image as sparse combinations of the same dictionary atoms.
 
-Beside the cross-entropy of known entries, the completed label vector and the feature of an image
-should be sparse combinations of the same images of a dictionary.
+Huynh and Elhamifar 2020, "Interactive Multi-Label CNN Learning with Partial Labels". Both
+residuals are added to the cross-entropy of known entries.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pipeline.methods.parts import matching_pursuit
 from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.imcl_dictionary import Dictionary, DictionaryBuilder
 from pipeline.methods.parts.owned_parameters import OwnedParameters
-from pipeline.methods.protocol import BaseMethod, nothing_modified
+from pipeline.methods.protocol import Method, nothing_modified
 from pipeline.models.cam_head import CamHead
 from sharding.errors import InputError
 from sharding.labels import POSITIVE, UNOBSERVED
 
 
-class Imcl(BaseMethod):
+class Imcl(Method):
     """IMCL on the features of a CAM head.
 
     `attach` it to the head before training. The dictionary and the label graph come from the
@@ -69,14 +69,14 @@ class Imcl(BaseMethod):
         self._builder = DictionaryBuilder(num_classes, atoms_per_class)
 
     def attach(self, head: CamHead) -> None:
-        """Watch a CAM head for the features it is given; its ``classifier`` scores the atoms."""
+        """Record the features a CAM head is given; its ``classifier`` scores the atoms."""
         self._head = head
-        head.register_forward_pre_hook(self._watch)
+        head.register_forward_pre_hook(self._record_features)
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy of known entries, and both residuals where there is a dictionary."""
+        """Average the known entries' cross-entropy; add both residuals given a dictionary."""
         known_BK = labels_BK != UNOBSERVED
         target = (labels_BK[known_BK] == POSITIVE).float()
         total = F.binary_cross_entropy_with_logits(logits_BK[known_BK], target, reduction="sum")
@@ -87,24 +87,24 @@ class Imcl(BaseMethod):
         return loss, nothing_modified(labels_BK)
 
     def passes_wanted(self) -> int:
-        """One after each epoch, for the dictionary's features."""
+        """Ask for a pass after each epoch, for the dictionary's features."""
         return int(self._head is not None)
 
     def observe(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
     ) -> None:
-        """Collect the dictionary."""
+        """Add a batch to the next dictionary."""
         self._builder.add(self._features(len(logits_BK)).detach(), labels_BK, sample_ids_B)
 
     def end_pass(self) -> None:
-        """Have the new dictionary; the graph is made by the first."""
+        """Replace the dictionary; the first one also makes the label graph."""
         self.dictionary = self._builder.build(self.ranks)
         self._builder = DictionaryBuilder(self.num_classes, self.atoms_per_class)
         if self.graph is None:
-            self._own_graph(matching_pursuit.normalised_graph(self.dictionary.graph_KK))
+            self.set_graph(matching_pursuit.normalised_graph(self.dictionary.graph_KK))
 
     def state_dict(self) -> dict[str, Any]:
-        """Dictionary, trained graph and the weights found at the first batch."""
+        """Return the dictionary, the trained graph and the weights set at the first batch."""
         if self.dictionary is None or self.graph is None:
             return {}
         weights = None if self.weights is None else torch.tensor(self.weights)
@@ -115,11 +115,11 @@ class Imcl(BaseMethod):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the dictionary, the graph and the weights."""
         if not state:
             return
         self.dictionary = Dictionary(**state["dictionary"])
-        self._own_graph(state["graph"]["tensors"]["graph"])
+        self.set_graph(state["graph"]["tensors"]["graph"])
         assert self.graph is not None
         self.graph.load_state_dict(state["graph"])
         weights = state["weights"]
@@ -144,7 +144,7 @@ class Imcl(BaseMethod):
     def _residuals(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, graph_KK: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Mean squared norms of the label and the feature residual over the global batch."""
+        """Average the squared norms of the label and feature residuals over the global batch."""
         assert self.dictionary is not None
         assert self._head is not None
         features_BD = self._features(len(logits_BK))
@@ -187,8 +187,9 @@ class Imcl(BaseMethod):
         features_BD = self._features_BD[:B].float()
         return torch.cat([features_BD, features_BD.new_ones(B, 1)], 1)
 
-    def _watch(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _record_features(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._features_BD = inputs[0].mean((2, 3))
 
-    def _own_graph(self, graph_KK: torch.Tensor) -> None:
+    def set_graph(self, graph_KK: torch.Tensor) -> None:
+        """Train a label graph from these values on."""
         self.graph = OwnedParameters({"graph": graph_KK}, learning_rate=self.graph_lr)

@@ -1,8 +1,9 @@
-"""Large Loss Matters (Kim et al. 2022, section 4) as re-run by the BoostLU paper.
+"""Large Loss Matters: LL-R, LL-Ct and LL-Cp.
 
-An unobserved entry that is assumed negative and has a large loss is likely a false negative.
-From the second epoch on, the k largest losses of the unobserved entries of the global batch are
-rejected, or corrected for this step, or corrected for good.
+Kim et al. 2022, "Large Loss Matters in Weakly Supervised Multi-Label Classification", section 4,
+as re-run by the BoostLU paper. An unobserved entry that is assumed negative and has a large loss
+is likely a false negative. From the second epoch on, the k largest losses of the unobserved
+entries of the global batch are rejected, or corrected for this step, or corrected for good.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import torch
 
 from pipeline.methods.parts.bce import modified_bce_sum
 from pipeline.methods.parts.collectives import Group
-from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.parts.selection import select_largest
-from pipeline.methods.protocol import BaseMethod, nothing_modified, require_ids
+from pipeline.methods.protocol import Method, nothing_modified, require_ids
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
 
 def clean_rate(epoch: int, delta_rel: float) -> float:
-    """Share of entries trusted in an epoch; ``delta_rel`` in percent per epoch.
+    """Compute the share of entries trusted in an epoch; ``delta_rel`` in percent per epoch.
 
     Subtracted epoch by epoch as the reference does: k depends on these very rounding errors.
     """
@@ -32,8 +33,8 @@ def clean_rate(epoch: int, delta_rel: float) -> float:
     return rate
 
 
-class _LargeLoss(BaseMethod):
-    """Schedule and selection common to the three; subclasses say what becomes of the selected.
+class _LargeLoss(Method):
+    """Schedule and selection common to the three methods.
 
     Args:
         num_classes: K.
@@ -41,6 +42,9 @@ class _LargeLoss(BaseMethod):
             selected in each epoch).
         group: process group of the global batch.
     """
+
+    rejects = False
+    """Whether selected entries are left out; otherwise their target becomes 1."""
 
     def __init__(self, num_classes: int, *, delta_rel: float, group: Group = None) -> None:
         super().__init__(num_classes, group=group)
@@ -51,37 +55,28 @@ class _LargeLoss(BaseMethod):
         self.delta_rel = delta_rel
 
     def k(self, entries: int) -> int:
-        """Entries to select of a global batch of B x K entries; 0 in the first epoch."""
+        """Count the entries to select of B x K of a global batch; 0 in the first epoch."""
         return math.ceil(entries * (1 - clean_rate(self.epoch, self.delta_rel)))
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean over all entries of the global batch, rejected ones included in the count."""
+        """Average over B x K of the global batch, rejected entries included in the count."""
         entries = self.ranks.batch_size(logits_BK) * self.num_classes
         k = min(self.k(entries), entries)
         if k == 0:
             loss = modified_bce_sum(logits_BK, labels_BK) / entries
             return self.ranks.share(loss), nothing_modified(labels_BK)
         selected_BK = select_largest(logits_BK, labels_BK, k, self.ranks)
-        loss = self.modified_sum(logits_BK, labels_BK, selected_BK) / entries
-        return self.ranks.share(loss), selected_BK
-
-    def modified_sum(
-        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_BK: torch.Tensor
-    ) -> torch.Tensor:
-        """Sum of the losses, given what is selected."""
-        return modified_bce_sum(logits_BK, labels_BK, corrected=selected_BK)
+        corrected_BK, rejected_BK = (None, selected_BK) if self.rejects else (selected_BK, None)
+        total = modified_bce_sum(logits_BK, labels_BK, corrected=corrected_BK, rejected=rejected_BK)
+        return self.ranks.share(total / entries), selected_BK
 
 
 class LargeLossReject(_LargeLoss):
     """LL-R: selected entries contribute neither loss nor gradient."""
 
-    def modified_sum(
-        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, selected_BK: torch.Tensor
-    ) -> torch.Tensor:
-        """Sum of the losses without the selected ones."""
-        return modified_bce_sum(logits_BK, labels_BK, rejected=selected_BK)
+    rejects = True
 
 
 class LargeLossCorrectTemporary(_LargeLoss):
@@ -97,21 +92,21 @@ class LargeLossCorrectPermanent(_LargeLoss):
 
     def __init__(self, num_classes: int, *, delta_rel: float, group: Group = None) -> None:
         super().__init__(num_classes, delta_rel=delta_rel, group=group)
-        self.overlay = Overlay()
+        self.overlay = LabelOverlay()
 
     def k(self, entries: int) -> int:
-        """The same in every epoch from the second on."""
+        """Count the entries to select: the same number in every epoch from the second on."""
         return 0 if self.epoch == 1 else math.ceil(entries * (self.delta_rel / 100))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Forget what an interrupted epoch had selected."""
+        """Discard the corrections of an interrupted epoch."""
         super().begin_epoch(epoch)
         self.overlay.discard_pending()
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """LL-Ct on corrected labels; remembers what it selects."""
+        """Compute LL-Ct on corrected labels, and record what it selects."""
         ids_B = require_ids(sample_ids_B, "ll-cp")
         labels_BK = self.overlay.apply(labels_BK, ids_B, POSITIVE)
         loss, selected_BK = super().compute(logits_BK, labels_BK, ids_B)
@@ -124,11 +119,11 @@ class LargeLossCorrectPermanent(_LargeLoss):
         self.overlay.merge(self.ranks)
 
     def corrections(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(image ids int64, classes int64) of all corrections so far, sorted by id and class."""
+        """List all merged corrections: (image ids int64, classes int64), sorted by id and class."""
         return self.overlay.entries()
 
     def state_dict(self) -> dict[str, Any]:
-        """The corrections."""
+        """Return the corrections."""
         return self.overlay.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -136,9 +131,9 @@ class LargeLossCorrectPermanent(_LargeLoss):
         self.overlay.load_state_dict(state)
 
     def pending_state(self) -> dict[str, Any]:
-        """The corrections of this rank that wait for the epoch's end."""
+        """Return the corrections of this rank that the epoch's end will merge."""
         return {"corrections": self.overlay.pending()}
 
     def load_pending_state(self, state: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore the corrections of this rank."""
         self.overlay.set_pending(state["corrections"])

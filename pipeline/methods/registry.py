@@ -1,17 +1,14 @@
-"""Names of the methods, and the options each takes.
-
-A method made for one run: options that depend on the dataset are completed and checked.
-"""
+"""Create training methods by name, with options checked and completed for a dataset."""
 
 from __future__ import annotations
 
 import inspect
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from pipeline import storage
+from pipeline.config.sections import MethodName
 from pipeline.config.train import TrainConfig, parse_options
 from pipeline.methods.assume_negative import (
     AssumeNegative,
@@ -36,7 +33,7 @@ from pipeline.methods.protocol import Method
 from pipeline.methods.role import Role, RoleLinearInit
 from sharding.errors import InputError
 
-_METHODS: dict[str, type] = {
+_METHODS: dict[MethodName, type] = {
     "full": FullLabel,
     "an": AssumeNegative,
     "ls": LabelSmoothing,
@@ -59,105 +56,12 @@ _METHODS: dict[str, type] = {
 
 
 def names() -> list[str]:
-    """Every method, in the order of the documentation."""
+    """List every method, in the order of the documentation."""
     return list(_METHODS)
 
 
-def options_of(name: str) -> dict[str, Any]:
-    """Options of a method with their defaults (`inspect.Parameter.empty` where none).
-
-    Raises:
-        InputError: unknown method; the message lists the known ones.
-    """
-    if name not in _METHODS:
-        raise InputError(f"no method {name!r}", fix=f"choose one of {', '.join(_METHODS)}")
-    parameters = inspect.signature(_METHODS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that a method does not have, misses, or that are of another type.
-
-    Raises:
-        InputError: naming the method's options.
-    """
-    valid = options_of(name)
-    unknown = sorted(set(options) - set(valid))
-    listed = ", ".join(option for option in valid if option != "group") or "none"
-    if unknown:
-        raise InputError(
-            f"method {name!r} has no option {', '.join(unknown)}", fix=f"its options: {listed}"
-        )
-    missing = [o for o, d in valid.items() if d is inspect.Parameter.empty and o not in options]
-    if missing:
-        raise InputError(
-            f"method {name!r} needs {', '.join(missing)}", fix=f"its options: {listed}"
-        )
-    method: Any = _METHODS[name]
-    hints = typing.get_type_hints(method.__init__)
-    for option, value in options.items():
-        _check_type(name, option, value, hints[option])
-
-
-def create(name: str, num_classes: int, **options: Any) -> Method:
-    """Make a method by name.
-
-    Args:
-        name: one of `names`.
-        num_classes: K.
-        options: named as in the papers; ``group`` is the process group of the global batch.
-
-    Raises:
-        InputError: unknown method or option (the message lists the valid ones), or a value out
-            of range.
-    """
-    check_options(name, options)
-    method: Any = _METHODS[name]
-    return method(num_classes, **options)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-
-
-def _check_type(name: str, option: str, value: Any, hint: Any) -> None:
-    kinds = [typing.get_origin(k) or k for k in _alternatives(hint)]
-    if float in kinds:
-        kinds.append(int)
-    is_number_flag = isinstance(value, bool) and bool not in kinds
-    if is_number_flag or not isinstance(value, tuple(kinds)):
-        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise InputError(
-            f"option {option} of method {name!r} is {value!r}", fix=f"pass a value of type {wanted}"
-        )
-
-
-def options_for(config: TrainConfig) -> dict[str, Any]:
-    """The options given, and those that follow from the rest of the configuration.
-
-    Raises:
-        InputError: unknown method, or an option that is not name=value.
-    """
-    options = parse_options(config.method_options)
-    if "total_epochs" in options_of(config.method):
-        options.setdefault("total_epochs", config.epochs)
-    return options
-
-
-def complete_options(config: TrainConfig) -> dict[str, Any]:
-    """Every option of the configured method as it will be used, defaults included.
-
-    Raises:
-        InputError: an option that the method does not have, or one that it misses.
-    """
-    check_options(config.method, parse_options(config.method_options))
-    given = options_for(config)
-    known = options_of(config.method)
-    return {name: given.get(name, default) for name, default in known.items() if name != "group"}
-
-
 def create_for(config: TrainConfig, *, mids: Sequence[str], num_images: int) -> Method:
-    """The configured method, for a dataset.
+    """Create the configured method for a dataset.
 
     What a method needs to know of the dataset is added to its options: the number of training
     images, so that what does not fit is refused before the first step, and the priors of a file or
@@ -182,13 +86,103 @@ def create_for(config: TrainConfig, *, mids: Sequence[str], num_images: int) -> 
     return create(config.method, len(mids), **options)
 
 
+def create(name: str, num_classes: int, **options: Any) -> Method:
+    """Create a method by name.
+
+    Args:
+        name: one of `names`.
+        num_classes: K.
+        options: named as in the papers; ``group`` is the process group of the global batch.
+
+    Raises:
+        InputError: unknown method or option (the message lists the valid ones), or a value out
+            of range.
+    """
+    check_options(name, options)
+    return _class_of(name)(num_classes, **options)
+
+
+def options_for(config: TrainConfig) -> dict[str, Any]:
+    """Parse the options given and add those that follow from the rest of the configuration.
+
+    Raises:
+        InputError: unknown method, or an option that is not name=value.
+    """
+    options = parse_options(config.method_options)
+    if "total_epochs" in options_of(config.method):
+        options.setdefault("total_epochs", config.epochs)
+    return options
+
+
+def complete_options(config: TrainConfig) -> dict[str, Any]:
+    """List every option of the configured method as it will be used, defaults included.
+
+    Raises:
+        InputError: an option that the method does not have, or one that it misses.
+    """
+    given, known = options_for(config), options_of(config.method)
+    check_options(config.method, given)
+    return {name: given.get(name, default) for name, default in known.items() if name != "group"}
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """List the options of a method with their defaults (`inspect.Parameter.empty` where none).
+
+    Raises:
+        InputError: unknown method; the message lists the known ones.
+    """
+    parameters = inspect.signature(_class_of(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a method does not have, misses, or that are of another type.
+
+    Raises:
+        InputError: naming the method's options.
+    """
+    valid = options_of(name)
+    fix = f"its options: {', '.join(option for option in valid if option != 'group') or 'none'}"
+    unknown = sorted(set(options) - set(valid))
+    if unknown:
+        raise InputError(f"method {name!r} has no option {', '.join(unknown)}", fix=fix)
+    missing = [o for o, d in valid.items() if d is inspect.Parameter.empty and o not in options]
+    if missing:
+        raise InputError(f"method {name!r} needs {', '.join(missing)}", fix=fix)
+    hints = get_type_hints(_class_of(name).__init__)
+    for option, value in options.items():
+        _check_value(f"option {option} of method {name!r} is {value!r}", value, hints[option])
+
+
 def with_absolute_paths(options: tuple[str, ...]) -> tuple[str, ...]:
-    """The options with every path made absolute: workers run in directories of their own."""
-    name = "prior="
+    """Make every path in the options absolute: workers run in directories of their own."""
+    key = "prior="
     return tuple(
-        name + storage.absolute(option.removeprefix(name)) if option.startswith(name) else option
+        key + storage.absolute(option.removeprefix(key)) if option.startswith(key) else option
         for option in options
     )
+
+
+def _class_of(name: str) -> Any:
+    if name not in _METHODS:
+        raise InputError(f"no method {name!r}", fix=f"choose one of {', '.join(_METHODS)}")
+    return _METHODS[cast(MethodName, name)]
+
+
+def _check_value(message: str, value: Any, hint: Any) -> None:
+    """Refuse a value of another type than its hint, or none of its literals."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise InputError(message, fix=f"choose one of {', '.join(get_args(hint))}")
+        return
+    alternatives = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = [get_origin(kind) or kind for kind in alternatives]
+    if float in kinds:
+        kinds.append(int)
+    flag_for_number = isinstance(value, bool) and bool not in kinds
+    if flag_for_number or not isinstance(value, tuple(kinds)):
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise InputError(message, fix=f"pass a value of type {wanted}")
 
 
 def _check_model(config: TrainConfig, options: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""ROLE (Cole et al. 2021, section 4): labels estimated online, with a regularised positive count.
+"""ROLE: regularised online label estimation, and ROLE + LI.
 
-Each image has a row of learnable logits, the label estimator. Classifier and estimator are
-trained on each other's predictions, held fixed; both keep the expected number of positives.
+Cole et al. 2021, "Multi-Label Learning from Single Positive Labels", section 4. Each image has a
+row of learnable logits, the label estimator. Classifier and estimator are trained on each other's
+predictions, held fixed; both keep the expected number of positives.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Role(ExpectedPositive):
         expected_num_pos: mean number of positives per image (VOC 1.5, COCO 2.9, NUS 1.9,
             CUB 31.4).
         estimator_lr: the estimator's learning rate; the reference uses ten times the classifier's.
-        num_images: images of the training set, to refuse at once what does not fit; 0 finds out
-            on the way.
+        num_images: images of the training set, to refuse at once what does not fit; 0 refuses
+            it when it no longer fits.
         seed: of the estimator's initial values, which depend on it and the image id alone.
         group: process group of the global batch.
     """
@@ -53,7 +54,7 @@ class Role(ExpectedPositive):
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both halves of the loss; steps the estimator where gradients are wanted."""
+        """Average both halves of the loss; step the estimator where gradients are wanted."""
         ids_B = require_ids(sample_ids_B, "role")
         # Every rank needs every new row: rows move by momentum long after their batch.
         all_ids, all_labels = (self.ranks.concatenate(part) for part in (ids_B, labels_BK))
@@ -67,7 +68,7 @@ class Role(ExpectedPositive):
         return loss, nothing_modified(labels_BK)
 
     def state_dict(self) -> dict[str, Any]:
-        """The estimator with its Adam moments."""
+        """Return the estimator with its Adam moments."""
         return self.estimator.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -88,7 +89,7 @@ class RoleLinearInit(Role):
     """ROLE + LI: a linear classifier on a frozen backbone first, then everything.
 
     When the second phase begins, the estimator is re-made from its clipped probabilities, and both
-    Adams start anew. Differences from the reference: it goes on from the best epoch of the first
+    Adams are reset. Differences from the reference: it goes on from the best epoch of the first
     phase, this from the last; its first phase reads features extracted once, this augments.
 
     Args:
@@ -132,7 +133,7 @@ class RoleLinearInit(Role):
         self._handed_over = self._hands_over = False
 
     def phase(self) -> Phase:
-        """The head alone at first; then everything, with a fresh optimizer."""
+        """Train the head alone at first; then everything, with a fresh optimizer."""
         if self.epoch <= self.linear_epochs:
             return Phase(backbone_frozen=True, rate=self.linear_rate)
         return Phase(begins=self._hands_over)
@@ -150,17 +151,17 @@ class RoleLinearInit(Role):
         self.estimator.learning_rate = self._estimator_lr * self.phase().rate
 
     def state_dict(self) -> dict[str, Any]:
-        """The estimator, and whether the second phase has begun."""
+        """Return the estimator, and whether the second phase has begun."""
         return super().state_dict() | {"handed_over": torch.tensor(self._handed_over)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore the estimator and the phase."""
         super().load_state_dict(state)
         self._handed_over = bool(state["handed_over"])
 
 
 def terms(p_BK: torch.Tensor, q_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
-    """(B, K): what each entry adds to the loss, but for the regulariser.
+    """Compute each entry's part of the loss without the regulariser, fp32 (B, K).
 
     Args:
         p_BK: the classifier's probabilities.
@@ -171,7 +172,7 @@ def terms(p_BK: torch.Tensor, q_BK: torch.Tensor, positive_BK: torch.Tensor) -> 
     return 0.5 * (classifier_BK + _half(q_BK, p_BK.detach(), positive_BK))
 
 
-def _half(own_BK: torch.Tensor, other_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
-    """(B, K): the loss of one network, given the other's predictions."""
-    present_BK, absent_BK = negative_log(own_BK), negative_log(1 - own_BK)
+def _half(p_BK: torch.Tensor, other_BK: torch.Tensor, positive_BK: torch.Tensor) -> torch.Tensor:
+    """Compute the loss of one network, given the other's predictions, fp32 (B, K)."""
+    present_BK, absent_BK = negative_log(p_BK), negative_log(1 - p_BK)
     return positive_BK * present_BK + other_BK * present_BK + (1 - other_BK) * absent_BK

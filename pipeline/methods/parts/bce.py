@@ -9,7 +9,7 @@ from sharding.labels import POSITIVE
 
 
 def negative_log(probabilities: torch.Tensor, epsilon: float = 1e-5) -> torch.Tensor:
-    """``-log(p + epsilon)``, the form of Cole et al. and Zhou et al."""
+    """Compute ``-log(p + epsilon)``, the form of Cole et al. and Zhou et al."""
     return -torch.log(probabilities + epsilon)
 
 

@@ -1,31 +1,36 @@
-"""Class priors as a file keyed by MID: class lists differ between runs and dumps."""
+"""Read and write class priors keyed by MID: class lists differ between runs and dumps."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from pipeline import storage
 from sharding.errors import InputError
-from sharding.storage.files import replacing
+from sharding.storage.parquet import as_input_error, read_table, write_table
+
+_SCHEMA = pa.schema({"mid": pa.string(), "prior": pa.float64()})
+_KIND = "file of priors"
+_FIX = "estimate one in mode ignore, or write one with class_prior.write"
 
 
 def write(path: str | os.PathLike[str], mids: Sequence[str], prior_K: torch.Tensor) -> None:
     """Write one prior per class; ``mids`` in class order."""
     if len(mids) != len(prior_K) or len(set(mids)) != len(mids):
         raise ValueError(f"{len(mids)} MIDs, not all distinct, for {len(prior_K)} classes")
-    table = pa.table({"mid": list(mids), "prior": prior_K.double().numpy()})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    columns = {"mid": list(mids), "prior": prior_K.double().numpy()}
+    write_table(pa.table(columns, schema=_SCHEMA), path)
 
 
 def find(location: str, mids: Sequence[str]) -> torch.Tensor:
-    """The priors at ``location`` (a path or URL): a file of them, or a checkpoint of a P-ASL run.
+    """Read the priors of a file of them, or of a checkpoint of a P-ASL run, float64 (K,).
+
+    Args:
+        location: a path or URL.
+        mids: of the classes, in their order.
 
     Raises:
         InputError: neither, no epoch was finished, or a class is not in it.
@@ -42,34 +47,24 @@ def find(location: str, mids: Sequence[str]) -> torch.Tensor:
             fix="pass one of a run of p-asl with --method-options mode=ignore",
         )
     prior_K = state["prior_sum"] / state["prior_images"]
-    return _arranged(
-        dict(zip(checkpoint.read_meta(location).mids, prior_K.tolist(), strict=True)),
-        mids,
-        location,
-    )
+    by_mid = dict(zip(checkpoint.read_meta(location).mids, prior_K.tolist(), strict=True))
+    return _in_order(by_mid, mids, location)
 
 
 def read(path: str | os.PathLike[str], mids: Sequence[str]) -> torch.Tensor:
-    """The priors of the classes ``mids``, float64 (K,), whatever order the file has.
+    """Read the priors of the classes ``mids`` from a file in any order, float64 (K,).
 
     Raises:
         InputError: no such file, not a file of priors, or a class is not in it.
     """
-    try:
+    with as_input_error(path, kind=_KIND, fix=_FIX):
         content = storage.read_bytes(storage.absolute(os.fspath(path)))
-        table = pq.read_table(io.BytesIO(content), columns=["mid", "prior"])
-    except FileNotFoundError:
-        raise InputError("no such file", file=path, fix="estimate a prior in mode ignore") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"not a file of priors ({reason})", file=path, fix="write it with prior.write"
-        ) from None
-    prior_by_mid = dict(zip(table["mid"].to_pylist(), table["prior"].to_pylist(), strict=True))
-    return _arranged(prior_by_mid, mids, path)
+    table = read_table(path, _SCHEMA, kind=_KIND, fix=_FIX, content=content, nulls=False)
+    by_mid = dict(zip(table["mid"].to_pylist(), table["prior"].to_pylist(), strict=True))
+    return _in_order(by_mid, mids, path)
 
 
-def _arranged(
+def _in_order(
     prior_by_mid: Mapping[str, float], mids: Sequence[str], path: str | os.PathLike[str]
 ) -> torch.Tensor:
     missing = [mid for mid in mids if mid not in prior_by_mid]

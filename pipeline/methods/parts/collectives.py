@@ -1,4 +1,4 @@
-"""Sums, thresholds and lists over the global batch: the only collectives of the methods.
+"""Collectives over the ranks of a global batch: sums, the k-th largest value, concatenation.
 
 Shares may differ in size between ranks and may be empty: each function here is joined by every
 rank, in the same order, with tensors whose shapes do not depend on the share.
@@ -27,19 +27,19 @@ class Collectives:
 
     @property
     def world_size(self) -> int:
-        """Number of ranks; looked up late, because methods are made before or after the group."""
+        """Return the number of ranks; methods may be made before the group is."""
         return dist.get_world_size(self._group) if dist.is_initialized() else 1
 
     def batch_size(self, logits_BK: torch.Tensor) -> int:
-        """Rows of the global batch; at least 1, so that an empty one has loss 0, not NaN."""
+        """Count the global batch's rows, at least 1: an empty one has loss 0, not NaN."""
         return max(1, self.count(len(logits_BK)))
 
     def count(self, local: int) -> int:
-        """Sum of a number over ranks."""
+        """Sum a number over ranks."""
         return local if self.world_size == 1 else int(self.sum(torch.tensor(local)))
 
     def count_before(self, local: int) -> int:
-        """Sum of a number over the ranks that come before this one."""
+        """Sum a number over the ranks that come before this one."""
         if self.world_size == 1:
             return 0
         counts = self.concatenate(torch.tensor([local]))
@@ -54,20 +54,20 @@ class Collectives:
         return total.to(local.device)
 
     def total(self, local: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks whose gradient flows into this rank's term alone."""
+        """Sum over ranks, with a gradient into this rank's term alone."""
         return local if self.world_size == 1 else local + (self.sum(local) - local.detach())
 
     def share(self, local: torch.Tensor) -> torch.Tensor:
-        """The loss to return for this rank's term of a global sum."""
+        """Scale this rank's term of a global sum to the loss to return."""
         return local * self.world_size
 
     def whole(self, value: torch.Tensor) -> torch.Tensor:
-        """The loss to return for a term computed from `total`: its value is already global."""
+        """Scale a term computed from `total`, whose value is global, to the loss to return."""
         W = self.world_size
         return value if W == 1 else W * value - (W - 1) * value.detach()
 
     def kth_largest(self, values: torch.Tensor, k: int) -> torch.Tensor:
-        """The k-th largest value over all ranks (0-dim), -inf where there are fewer than k.
+        """Find the k-th largest value over all ranks (0-dim), -inf where there are fewer than k.
 
         Several ranks find it digit by digit, from counts: three sums of 16 KiB, however large k is
         and however many ranks there are.
@@ -79,22 +79,22 @@ class Collectives:
         top = torch.topk(values, min(k, len(values)), sorted=False).values
         if self.world_size == 1:
             return top.min() if len(top) == k else values.new_tensor(-torch.inf)
-        codes, found, missing = _ordered_codes(top), 0, k
+        codes, code, missing = _ordered_codes(top), 0, k
         for shift, digits in _DIGITS:
             digits_M = (codes >> shift) & (digits - 1)
             counts = self.sum(torch.bincount(digits_M, minlength=digits)).cpu()
             reached = counts.flip(0).cumsum(0)
             if reached[-1] < missing:
                 return values.new_tensor(-torch.inf)
-            place = int((reached < missing).sum())  # digits that lie wholly above the k-th value
+            place = int((reached < missing).sum())  # digits wholly above the k-th value
             missing -= int(reached[place - 1]) if place else 0
             digit = digits - 1 - place
             codes = codes[digits_M == digit]
-            found |= digit << shift
-        return _from_code(found).to(values.device)
+            code |= digit << shift
+        return _from_code(code).to(values.device)
 
     def concatenate(self, local: torch.Tensor) -> torch.Tensor:
-        """The ranks' tensors joined along the first dimension, in rank order, on every rank."""
+        """Concatenate the ranks' tensors along the first dimension, in rank order."""
         if self.world_size == 1:
             return local
         device = self._device()
@@ -117,12 +117,12 @@ class Collectives:
 
 
 def _ordered_codes(values: torch.Tensor) -> torch.Tensor:
-    """Integers in [0, 2**32) that compare as the floats do, int64."""
+    """Encode fp32 as integers in [0, 2**32) that compare as the floats do, int64."""
     bits = values.detach().float().view(torch.int32).long()
     return torch.where(bits < 0, ~bits, bits + _SIGN)
 
 
 def _from_code(code: int) -> torch.Tensor:
-    """The float of a code."""
+    """Decode an `_ordered_codes` integer (0-dim fp32)."""
     bits = code - _SIGN if code >= _SIGN else ~code
     return torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)

@@ -1,4 +1,4 @@
-"""IMCL's dictionary of training images and its label graph, from one pass over the images.
+"""Build IMCL's dictionary of training images and its label graph in one pass.
 
 The reference reads both from files that are not in its repository; the rules here are inferred:
 per class the positives with the smallest ids, and the share of a class's positives that also
@@ -8,6 +8,7 @@ show another.
 from __future__ import annotations
 
 import bisect
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,7 @@ class Dictionary:
 
 
 class DictionaryBuilder:
-    """Collects a dictionary batch by batch; the result does not depend on their order.
+    """A dictionary collected batch by batch; the result does not depend on their order.
 
     Args:
         num_classes: K.
@@ -43,20 +44,20 @@ class DictionaryBuilder:
 
     def __init__(self, num_classes: int, atoms_per_class: int) -> None:
         self._atoms_per_class = atoms_per_class
-        self._together_KK = torch.zeros(num_classes, num_classes)
+        self._cooccurrence_KK = torch.zeros(num_classes, num_classes)
         self._ids_by_class: list[list[int]] = [[] for _ in range(num_classes)]
         self._images: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def add(self, features_BD: torch.Tensor, labels_BK: torch.Tensor, ids_B: torch.Tensor) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         labels_BK, features_BD = labels_BK.cpu(), features_BD.cpu()
         positive_BK = (labels_BK == POSITIVE).float()
-        self._together_KK += positive_BK.T @ positive_BK
+        self._cooccurrence_KK += positive_BK.T @ positive_BK
         self._keep(features_BD, labels_BK, ids_B.cpu())
 
     def build(self, ranks: Collectives) -> Dictionary:
-        """The dictionary of all ranks."""
-        ids = sorted({i for own in self._ids_by_class for i in own})
+        """Merge what all ranks collected into one dictionary."""
+        ids = self._kept_ids()
         K = len(self._ids_by_class)
         features = [self._images[i][0] for i in ids]
         labels = [self._images[i][1] for i in ids]
@@ -70,33 +71,35 @@ class DictionaryBuilder:
         # What each rank kept is more than the whole needs: choose again.
         whole = DictionaryBuilder(K, self._atoms_per_class)
         whole._keep(features_AD, labels_AK, ids_A)
-        kept = sorted({i for own in whole._ids_by_class for i in own})
-        place = {i: a for a, i in enumerate(ids_A.tolist())}
-        order = torch.tensor([place[i] for i in kept], dtype=torch.int64)
-        together_KK = ranks.sum(self._together_KK)
+        row_of = {i: row for row, i in enumerate(ids_A.tolist())}
+        rows_A = torch.tensor([row_of[i] for i in whole._kept_ids()], dtype=torch.int64)
+        cooccurrence_KK = ranks.sum(self._cooccurrence_KK)
         return Dictionary(
-            ids_A=ids_A[order],
-            features_AD=features_AD[order],
-            labels_AK=labels_AK[order],
-            graph_KK=together_KK / together_KK.diagonal().clamp(min=1),
+            ids_A=ids_A[rows_A],
+            features_AD=features_AD[rows_A],
+            labels_AK=labels_AK[rows_A],
+            graph_KK=cooccurrence_KK / cooccurrence_KK.diagonal().clamp(min=1),
         )
+
+    def _kept_ids(self) -> list[int]:
+        return sorted(set(itertools.chain.from_iterable(self._ids_by_class)))
 
     def _keep(
         self, features_BD: torch.Tensor, labels_BK: torch.Tensor, ids_B: torch.Tensor
     ) -> None:
         ids = ids_B.tolist()
         for row, k in torch.nonzero(labels_BK == POSITIVE).tolist():
-            own = self._ids_by_class[k]
-            if ids[row] in own:
+            smallest = self._ids_by_class[k]
+            if ids[row] in smallest:
                 continue
-            bisect.insort(own, ids[row])
-            del own[self._atoms_per_class :]
-            if ids[row] in own:
+            bisect.insort(smallest, ids[row])
+            del smallest[self._atoms_per_class :]
+            if ids[row] in smallest:
                 self._images[ids[row]] = (features_BD[row].clone(), labels_BK[row].clone())
 
     @staticmethod
     def _width(features: list[torch.Tensor], ranks: Collectives) -> int:
-        """Feature width, also on a rank that kept nothing."""
-        own = torch.tensor([len(features[0])] if features else [], dtype=torch.int64)
-        widths = ranks.concatenate(own)
+        """Find the feature width, also on a rank that kept nothing."""
+        width = torch.tensor([len(features[0])] if features else [], dtype=torch.int64)
+        widths = ranks.concatenate(width)
         return int(widths.max()) if len(widths) else 0

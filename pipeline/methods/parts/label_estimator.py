@@ -1,4 +1,4 @@
-"""ROLE's matrix of learnable logits, N x K, with the semantics of dense Adam.
+"""ROLE's label estimator: an N x K matrix of learnable logits under dense Adam.
 
 Under dense Adam every row moves in every step: a row outside the batch has no gradient but still
 has momentum. Lazy or sparse variants are a different optimiser. A row whose image was never seen
@@ -23,7 +23,7 @@ _CLIP = 1e-5
 
 
 class LabelEstimator:
-    """Rows by image id, equal on all ranks.
+    """Rows of learnable logits by image id, equal on all ranks.
 
     Args:
         num_classes: K.
@@ -46,7 +46,7 @@ class LabelEstimator:
         return len(self._row_by_id)
 
     def add_rows(self, ids_B: torch.Tensor, labels_BK: torch.Tensor) -> None:
-        """Make rows for the images that have none.
+        """Append initial rows for the images that have none.
 
         Raises:
             InputError: the matrices outgrow the limit; the message has the arithmetic.
@@ -73,12 +73,12 @@ class LabelEstimator:
         self._matrices_3NK[0, rows_M] = logits_MK.float()
 
     def rows(self, ids_B: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
-        """fp32 (B, K): a copy of the images' logits."""
+        """Copy the images' logits, fp32 (B, K)."""
         rows_BK = self._matrices_3NK[0, self._rows_of(ids_B)]
         return rows_BK if device is None else rows_BK.to(device)
 
     def step(self, ids_B: torch.Tensor, gradient_BK: torch.Tensor) -> None:
-        """One Adam step over all rows; those not named have gradient 0."""
+        """Take one Adam step over all rows; those not named have gradient 0."""
         self._steps += 1
         logits_NK, mean_NK, square_NK = self._matrices_3NK[:, : len(self)]
         gradient_NK = torch.zeros_like(logits_NK)
@@ -91,14 +91,14 @@ class LabelEstimator:
         logits_NK.addcdiv_(mean_NK, divisor_NK, value=-self.learning_rate / corrections[0])
 
     def hand_over(self) -> None:
-        """Re-make the logits from clipped probabilities; Adam starts anew (Linear Init)."""
+        """Re-make the logits from clipped probabilities and reset Adam (Linear Init)."""
         p_NK = torch.sigmoid(self._matrices_3NK[0]).clamp(_CLIP, 1 - _CLIP)
         self._matrices_3NK[0] = torch.log(p_NK / (1 - p_NK))
         self._matrices_3NK[1:] = 0
         self._steps = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Ids, matrices and the number of steps."""
+        """Return ids, matrices and the number of steps."""
         return {
             "image_ids": torch.tensor(list(self._row_by_id), dtype=torch.int64),
             "matrices": self._matrices_3NK[:, : len(self)].cpu().clone(),
@@ -106,13 +106,13 @@ class LabelEstimator:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
+        """Restore ids, matrices and the number of steps."""
         self._row_by_id = {i: row for row, i in enumerate(state["image_ids"].tolist())}
         self._matrices_3NK = state["matrices"].clone()
         self._steps = int(state["steps"])
 
     def _draw(self, image_id: int) -> np.ndarray:
-        """Initial logits of an image: of the seed and the id, so the same on any world size."""
+        """Draw an image's initial logits from the seed and its id, equal at any world size."""
         bits = np.random.Philox(key=np.array([self._seed, image_id % 2**64], np.uint64))
         uniform = np.random.Generator(bits).random(self._num_classes, np.float32)
         return (_RANGE * (2 * uniform - 1)).astype(np.float32)

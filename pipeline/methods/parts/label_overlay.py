@@ -1,7 +1,6 @@
-"""A sparse set of (image, class) entries that outlives epochs, ranks and restarts.
+"""Labels that a method adds over the read-only label table: sparse, by image id and class.
 
-Images are immutable and the label table is read-only: what a method learns about labels lies
-over them, keyed by image id, about 12 bytes per entry, 16 with a value.
+Equal on all ranks and kept in checkpoints; about 12 bytes per entry, 16 with a value.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _IDS, _COUNTS, _CLASSES, _VALUES = "image_ids", "counts", "classes", "values"
 _NONE = tuple(torch.zeros(0, dtype=kind) for kind in (torch.int64, torch.int32, torch.float32))
 
 
-class Overlay:
+class LabelOverlay:
     """Entries sorted by (image id, class), plus those this rank added since the last merge.
 
     Ids are int64, the bit pattern of the uint64 image ids; the order is that of int64. Every
@@ -28,14 +27,10 @@ class Overlay:
 
     def __init__(self) -> None:
         self._pending: list[tuple[torch.Tensor, ...]] = []
-        self.clear()
+        self.replace(np.zeros(0, np.int64), np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return len(self._ids_M)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.replace(np.zeros(0, np.int64), np.zeros(0, np.int32))
 
     def add(
         self,
@@ -43,38 +38,30 @@ class Overlay:
         mask_BK: torch.Tensor,
         values_BK: torch.Tensor | None = None,
     ) -> None:
-        """Remember the entries set in ``mask_BK``; they count from the next `merge` on."""
+        """Add the entries set in ``mask_BK``, with effect from the next `merge` on."""
         rows_M, classes_M = torch.nonzero(mask_BK, as_tuple=True)
-        values_M = None if values_BK is None else values_BK[rows_M, classes_M]
-        self.add_entries(sample_ids_B.cpu()[rows_M.cpu()], classes_M, values_M)
-
-    def add_entries(
-        self, ids_M: torch.Tensor, classes_M: torch.Tensor, values_M: torch.Tensor | None = None
-    ) -> None:
-        """Remember entries by image id and class; they count from the next `merge` on."""
-        if not len(ids_M):
+        if not len(rows_M):
             return
-        if values_M is None:
-            values_M = torch.full((len(ids_M),), torch.nan)
-        columns = (ids_M, classes_M.to(torch.int32), values_M.float())
-        self._pending.append(tuple(column.cpu() for column in columns))
+        nans_M = torch.full((len(rows_M),), torch.nan)
+        values_M = nans_M if values_BK is None else values_BK[rows_M, classes_M].float()
+        ids_M = sample_ids_B.cpu()[rows_M.cpu()]
+        self._pending.append((ids_M, classes_M.to(torch.int32).cpu(), values_M.cpu()))
 
     def discard_pending(self) -> None:
-        """Forget what was added since the last merge."""
+        """Discard what was added since the last merge."""
         self._pending.clear()
 
     def pending(self) -> tuple[torch.Tensor, ...]:
-        """What this rank added since the last merge: ids, classes and values."""
+        """Return what this rank added since the last merge: ids, classes and values."""
         return tuple(torch.cat(parts) for parts in zip(_NONE, *self._pending, strict=True))
 
     def set_pending(self, columns: tuple[torch.Tensor, ...]) -> None:
-        """Have this rank's `pending` be exactly so."""
+        """Restore this rank's `pending`."""
         self._pending = [tuple(columns)]
 
     def merge(self, ranks: Collectives) -> None:
-        """Take in what all ranks added; afterwards the overlay is equal on all of them."""
+        """Add what all ranks added; afterwards the overlay is equal on all of them."""
         columns = self.pending()
-        self._pending.clear()
         self.extend(*(ranks.concatenate(column).numpy() for column in columns))
 
     def extend(
@@ -92,7 +79,7 @@ class Overlay:
     def replace(
         self, ids_M: np.ndarray, classes_M: np.ndarray, values_M: np.ndarray | None = None
     ) -> None:
-        """Have these entries and no others."""
+        """Replace all entries."""
         self._pending.clear()
         order = np.lexsort((classes_M, ids_M))
         ids_M, classes_M = ids_M[order], classes_M[order]
@@ -103,22 +90,22 @@ class Overlay:
         self._values_M = nans[new].astype(np.float32)
 
     def find(self, sample_ids_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(rows_M, classes_M, values_M) of a batch's images, on the host."""
+        """Look up a batch's entries: (rows_M, classes_M, values_M), in host memory."""
         ids_B = sample_ids_B.cpu().numpy()
         first_B = np.searchsorted(self._ids_M, ids_B, "left")
         counts_B = np.searchsorted(self._ids_M, ids_B, "right") - first_B
         rows_M = np.repeat(np.arange(len(ids_B)), counts_B)
         starts_M = np.repeat(first_B - (np.cumsum(counts_B) - counts_B), counts_B)
-        places_M = starts_M + np.arange(len(rows_M))
-        classes_M = self._classes_M[places_M].astype(np.int64)
-        columns = (rows_M, classes_M, self._values_M[places_M])
+        positions_M = starts_M + np.arange(len(rows_M))
+        classes_M = self._classes_M[positions_M].astype(np.int64)
+        columns = (rows_M, classes_M, self._values_M[positions_M])
         rows, classes, values = (torch.from_numpy(column) for column in columns)
         return rows, classes, values
 
     def apply(
         self, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor, state: int | None = None
     ) -> torch.Tensor:
-        """The labels with the overlay's entries set; observed labels stay as they are.
+        """Set the overlay's entries in labels; observed labels stay as they are.
 
         Args:
             labels_BK: int8 (B, K).
@@ -138,11 +125,11 @@ class Overlay:
         return labels_BK
 
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids_M, classes_M), both int64, sorted by id and class, without repetition."""
+        """List (ids_M, classes_M), both int64, sorted by id and class, without repetition."""
         return torch.from_numpy(self._ids_M), torch.from_numpy(self._classes_M.astype(np.int64))
 
     def state_dict(self) -> dict[str, Any]:
-        """The merged entries as tensors: each image once, with the number of its entries."""
+        """Return the merged entries as tensors: each image once, with its number of entries."""
         ids, counts = np.unique(self._ids_M, return_counts=True)
         columns = {_IDS: ids, _COUNTS: counts.astype(np.int32), _CLASSES: self._classes_M}
         if not np.isnan(self._values_M).all():
@@ -150,7 +137,7 @@ class Overlay:
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replace all entries."""
+        """Restore the merged entries."""
         ids_M = np.repeat(state[_IDS].numpy(), state[_COUNTS].numpy())
         values = state.get(_VALUES)
         self.replace(ids_M, state[_CLASSES].numpy(), None if values is None else values.numpy())

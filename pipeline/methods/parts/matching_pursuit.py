@@ -1,5 +1,6 @@
-"""The arithmetic of IMCL (Huynh and Elhamifar 2020, "Interactive Multi-Label CNN Learning with
-Partial Labels", section 3), equal to its code.
+"""Orthogonal matching pursuit over labels and features, as IMCL's code does it.
+
+Huynh and Elhamifar 2020, "Interactive Multi-Label CNN Learning with Partial Labels", section 3.
 
 Shapes: B batch, K classes, D features (the last one constant 1), A dictionary atoms, T atoms
 selected per image.
@@ -17,20 +18,20 @@ _CLIP, _NEAR, _ACCEPT, _BALANCE = 80.0, 1e-3, 1e-3, 1e-4
 
 
 def asymmetric_sigmoid(x: torch.Tensor, c: float = 2.0) -> torch.Tensor:
-    """Scores between -1/c and 1, 0 at 0."""
+    """Squash logits to scores between -1/c and 1, 0 at 0."""
     y = (x + 0.5 * math.log(1 / c)).clamp(-_CLIP, _CLIP)
     rising, falling = torch.exp(y), torch.exp(-y)
     return (rising - falling / c) / (rising + falling)
 
 
 def completed(scores_BK: torch.Tensor, labels_BK: torch.Tensor, c: float = 2.0) -> torch.Tensor:
-    """Scores with observed entries replaced: 1 where positive, -1/c where negative."""
+    """Replace the scores of observed entries: 1 where positive, -1/c where negative."""
     known_BK = torch.where(labels_BK == NEGATIVE, -1 / c, scores_BK)
     return torch.where(labels_BK == POSITIVE, 1.0, known_BK)
 
 
 def normalised_graph(graph_KK: torch.Tensor) -> torch.Tensor:
-    """Co-occurrence with diagonal 1 and columns that sum to 1."""
+    """Normalise co-occurrence: diagonal 1, then columns that sum to 1."""
     graph_KK = graph_KK.clone().fill_diagonal_(1.0)
     return graph_KK / graph_KK.sum(0, keepdim=True)
 
@@ -38,7 +39,7 @@ def normalised_graph(graph_KK: torch.Tensor) -> torch.Tensor:
 def dictionary_labels(
     logits_AK: torch.Tensor, graph_KK: torch.Tensor, labels_AK: torch.Tensor
 ) -> torch.Tensor:
-    """Label vectors of the atoms: scores spread over the graph, observed entries replaced."""
+    """Spread the atoms' scores over the graph and replace observed entries, fp32 (A, K)."""
     return completed(asymmetric_sigmoid(logits_AK) @ graph_KK, labels_AK)
 
 
@@ -53,7 +54,7 @@ def pursue(
     weight_label: float,
     weight_feature: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Orthogonal matching pursuit over labels and features together.
+    """Select atoms by orthogonal matching pursuit over labels and features together.
 
     Args:
         labels_BK: completed labels of the batch.
@@ -89,7 +90,7 @@ def residual(
     selected_BT: torch.Tensor,
     coefficients_BT: torch.Tensor,
 ) -> torch.Tensor:
-    """What the selected atoms leave unexplained; gradient through targets and atoms."""
+    """Subtract the selected atoms from the targets; gradient through both, fp32 (B, X)."""
     return targets_BX - torch.einsum("bt,btx->bx", coefficients_BT, atoms_AX[selected_BT])
 
 
@@ -110,8 +111,8 @@ def _pursue_one(
         if best < 0 or scores_A[best] < _ACCEPT or best in chosen:
             break
         chosen.append(best)
-        for i, (target, own_AX) in enumerate(zip(targets, atoms, strict=True)):
-            basis_XT = own_AX[chosen].T
+        for i, (target, atoms_AX) in enumerate(zip(targets, atoms, strict=True)):
+            basis_XT = atoms_AX[chosen].T
             coefficients[i] = torch.linalg.lstsq(basis_XT, target[:, None]).solution[:, 0]
             residuals[i] = target - basis_XT @ coefficients[i]
     return torch.tensor(chosen, dtype=torch.int64), coefficients
@@ -122,11 +123,11 @@ def _scores(
     atoms: tuple[torch.Tensor, torch.Tensor],
     balance: tuple[float, float],
 ) -> torch.Tensor:
-    """Agreement of each atom with both residuals; negative where their signs are."""
+    """Score each atom's agreement with both residuals; negative where their signs are."""
     strength_A = agreement_A = torch.zeros(len(atoms[0]), device=atoms[0].device)
-    for left, own_AX, weight in zip(residuals, atoms, balance, strict=True):
-        products_A = own_AX @ left
-        explained_A = products_A**2 / (own_AX**2).sum(1)
+    for residual_X, atoms_AX, weight in zip(residuals, atoms, balance, strict=True):
+        products_A = atoms_AX @ residual_X
+        explained_A = products_A**2 / (atoms_AX**2).sum(1)
         strength_A = strength_A + weight * explained_A / explained_A.max()
         agreement_A = agreement_A + products_A.sign() * math.copysign(1, weight) * (weight != 0)
     return strength_A * agreement_A

@@ -1,4 +1,4 @@
-"""Parameters that belong to a method and not to the model: trained inside `loss`.
+"""Train parameters that belong to a method and not to the model, inside `loss`.
 
 The trainer's optimizer and DDP know nothing of them. Their gradient is taken from the loss about
 to be returned and summed over the ranks, so that all ranks take the same step.
@@ -27,7 +27,7 @@ class OwnedParameters:
         self._set(initial)
 
     def leaves(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """Copies to compute a loss with; the originals may step before its backward pass."""
+        """Copy the tensors to compute a loss with: they may step before its backward pass."""
         if next(iter(self._masters.values())).device != device:
             state = self.state_dict()
             self._set({name: t.to(device) for name, t in self._masters.items()})
@@ -37,7 +37,7 @@ class OwnedParameters:
     def step(
         self, loss: torch.Tensor, leaves: Mapping[str, torch.Tensor], ranks: Collectives
     ) -> None:
-        """One step down the gradient of the global loss; every rank joins.
+        """Take one Adam step on the gradient of the global loss; every rank joins.
 
         Args:
             loss: as `loss` returns it, its mean over ranks the global loss.
@@ -53,12 +53,12 @@ class OwnedParameters:
         self._optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors and Adam's moments."""
+        """Return the tensors and Adam's moments."""
         tensors = {name: t.detach().cpu().clone() for name, t in self._masters.items()}
         return {"tensors": tensors, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restore the tensors and Adam's moments."""
         device = next(iter(self._masters.values())).device
         self._set({name: t.to(device) for name, t in state["tensors"].items()})
         self._optimizer.load_state_dict(state["optimizer"])

@@ -1,4 +1,4 @@
-"""Predictions for all training images, for methods that relabel from them.
+"""Keep predictions for all training images, for methods that relabel from them.
 
 Dense N x K, so for data of single-positive scale; larger sets are refused before they fill the
 memory.
@@ -54,7 +54,7 @@ def refuse_added(entries: int) -> None:
         )
 
 
-class Predictions:
+class PredictionBuffer:
     """Logits and labels of the images seen by this rank in one pass."""
 
     def __init__(self, num_classes: int) -> None:
@@ -65,20 +65,24 @@ class Predictions:
     def add(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor
     ) -> None:
-        """Keep a batch, on the host."""
+        """Keep a batch in host memory."""
         self._count += len(logits_BK)
         refuse_predictions(self._count, self._num_classes)
         batch = (logits_BK.detach().float(), labels_BK, sample_ids_B)
         self._parts.append(tuple(part.cpu() for part in batch))
 
     def gather(self, ranks: Collectives) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(logits_NK fp32, labels_NK int8, ids_N int64) of all ranks, each image once, by id."""
+        """Collect what all ranks keep, each image once, and empty the buffer.
+
+        Returns:
+            (logits_NK fp32, labels_NK int8, ids_N int64), sorted by id.
+        """
         K = self._num_classes
         none = (torch.zeros(0, K), torch.zeros(0, K, dtype=torch.int8), torch.zeros(0).long())
-        own = [torch.cat(parts) for parts in zip(none, *self._parts, strict=True)]
+        columns = [torch.cat(parts) for parts in zip(none, *self._parts, strict=True)]
         self._parts.clear()
         self._count = 0
-        logits_NK, labels_NK, ids_N = (ranks.concatenate(part).numpy() for part in own)
+        logits_NK, labels_NK, ids_N = (ranks.concatenate(part).numpy() for part in columns)
         # Ranks may repeat images to keep in step.
         ids_N, first = np.unique(ids_N, return_index=True)
         return logits_NK[first], labels_NK[first], ids_N

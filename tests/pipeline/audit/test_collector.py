@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.audit.candidates import CORRECTED, KEPT, REJECTED, Candidates
 from pipeline.audit.collector import Collector
 from pipeline.data.loader import Batch
-from pipeline.methods.parts.label_overlay import Overlay
+from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.protocol import StepResult
 from sharding.labels import UNOBSERVED
 from tests.support.distributed import run_ranks
@@ -157,7 +157,7 @@ def test_an_overlay_in_force_counts_as_corrected() -> None:
     plain = collect(100, [step])
     row = int(np.flatnonzero(plain.decisions_N == KEPT)[3])
     entry = plain.image_ids_N[row : row + 1].view(np.int64), plain.classes_N[row : row + 1]
-    overlay = Overlay()
+    overlay = LabelOverlay()
     overlay.extend(entry[0], entry[1].astype(np.int64))
     laid = collect(100, [step], overlay=overlay)
     changed = np.flatnonzero(laid.decisions_N != plain.decisions_N)

@@ -89,7 +89,7 @@ def test_prior_files_are_keyed_by_mid(tmp_path: Path) -> None:
     assert class_prior.read(tmp_path / "p.parquet", ["/m/b", "/m/a"]).tolist() == [0.5, 0.25]
     with pytest.raises(InputError, match="/m/c"):
         class_prior.read(tmp_path / "p.parquet", ["/m/c"])
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="file of priors is missing"):
         class_prior.read(tmp_path / "q.parquet", ["/m/c"])
     (tmp_path / "bad").write_text("mid,prior")
     with pytest.raises(InputError, match="not a file of priors"):

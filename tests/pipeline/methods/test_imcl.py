@@ -100,7 +100,7 @@ def test_the_method_equals_the_reference(golden: Golden) -> None:
         labels_AK=golden.labels("labels_dict_pm1"),
         graph_KK=golden.G_raw,
     )
-    method._own_graph(golden.G)
+    method.set_graph(golden.G)
     method.weights = (1.0, 0.5)
     loss, _ = method.loss(logits, golden.labels("labels_pm1"))
     close(loss, golden.loss_logistic + golden.loss_colab + 0.5 * golden.loss_feature)
