@@ -1,4 +1,4 @@
-"""The class list: keyed by MID, indexed by line, cut into five groups by annotation count."""
+"""Define the class table: classes keyed by MID, indexed by line, in five groups by count."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sharding.errors import AGAIN, InputError
-from sharding.storage.files import replacing
+from sharding.errors import REPEAT_COMMAND
+from sharding.storage.parquet import read_table, write_table
 
 NUM_GROUPS = 5
 GroupBy = Literal["annotations", "positives"]
@@ -33,7 +31,7 @@ SCHEMA = pa.schema(
 
 
 def assign_groups(counts_K: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-    """Groups 1..5 of equal size by ascending count; ties by class index (design contract 6).
+    """Cut classes into groups 1..5 of equal size by ascending count; ties by class index.
 
     Source: the authors' project page (classes sorted in ascending order by the number of
     annotations in the training set, five groups of equal size). Where K is not a multiple of
@@ -77,13 +75,13 @@ class ClassTable:
 
     @property
     def group_by(self) -> GroupBy:
-        """The counts that the groups follow; "positives" unless they follow the annotations."""
+        """Counts that the groups follow; "positives" unless they follow the annotations."""
         by_annotations_K = assign_groups(self.positives_K + self.negatives_K)
         return "annotations" if np.array_equal(self.groups_K, by_annotations_K) else "positives"
 
     @property
     def grouped_counts_K(self) -> npt.NDArray[np.int64]:
-        """The counts that the groups were cut by (int64)."""
+        """Counts that the groups were cut by (int64)."""
         if self.group_by == "positives":
             return self.positives_K
         return self.positives_K + self.negatives_K
@@ -103,7 +101,7 @@ class ClassTable:
         *,
         group_by: GroupBy = "annotations",
     ) -> ClassTable:
-        """Cut the groups by `group_by` counts and freeze them with the table."""
+        """Build the table, its groups cut by ``group_by`` counts and frozen with it."""
         counts_K = positives_K + negatives_K if group_by == "annotations" else positives_K
         return cls(
             mids=list(mids),
@@ -115,19 +113,15 @@ class ClassTable:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write `classes.parquet` atomically."""
-        table = pa.table(
-            {
-                "index": np.arange(len(self), dtype=np.uint16),
-                "mid": list(self.mids),
-                "name": list(self.names),
-                "positives": self.positives_K,
-                "negatives": self.negatives_K,
-                "group": self.groups_K,
-            },
-            schema=SCHEMA,
-        )
-        with replacing(path) as temporary:
-            pq.write_table(table, temporary)
+        columns = {
+            "index": np.arange(len(self), dtype=np.uint16),
+            "mid": list(self.mids),
+            "name": list(self.names),
+            "positives": self.positives_K,
+            "negatives": self.negatives_K,
+            "group": self.groups_K,
+        }
+        write_table(pa.table(columns, schema=SCHEMA), path, compression="snappy")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ClassTable:
@@ -136,16 +130,7 @@ class ClassTable:
         Raises:
             InputError: it is missing or not a class table.
         """
-        try:
-            table = pq.read_table(Path(path), columns=SCHEMA.names).cast(SCHEMA)
-        except FileNotFoundError:
-            raise InputError("class table is missing", file=path, fix=AGAIN) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-            raise InputError(
-                f"not a class table ({str(error).splitlines()[0]})",
-                file=path,
-                fix=AGAIN,
-            ) from None
+        table = read_table(path, SCHEMA, kind="class table", fix=REPEAT_COMMAND)
         return cls(
             mids=table["mid"].to_pylist(),
             names=table["name"].to_pylist(),

@@ -1,4 +1,4 @@
-"""One kind of error for bad input: a single line that names file, row and fix."""
+"""Report bad input as one line that names file, row and fix."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 from sharding import log
 
-AGAIN = "repeat the command that made the dataset, or restore the file from a copy"
-"""How a file that follows from dump and options comes back."""
+REPEAT_COMMAND = "repeat the command that made the dataset, or restore the file from a copy"
+"""Fix for a file of a dataset that follows from its annotations and options."""
 
 
 class InputError(Exception):
-    """The user's input is wrong; ``str(error)`` is one line a user can act on.
+    """Bad input of the user; ``str(error)`` is one line to act on.
 
-    Not a ValueError: tyro would swallow it, and its fix, where it comes from an option.
+    Not a ValueError: tyro would swallow it, with its fix, where it comes from an option.
 
     Args:
         problem: what is wrong, with the offending value.
@@ -45,10 +45,10 @@ class InputError(Exception):
 
     @property
     def fields(self) -> dict[str, str | int]:
-        """Of file, row and fix those that are known."""
+        """File, row and fix, as far as they are known, for structured logs."""
         file = None if self.file is None else os.fspath(self.file)
-        found = {"file": file, "row": self.row, "fix": self.fix}
-        return {name: value for name, value in found.items() if value is not None}
+        fields = {"file": file, "row": self.row, "fix": self.fix}
+        return {name: value for name, value in fields.items() if value is not None}
 
     def __reduce__(self) -> tuple[object, ...]:
         # Ray pickles exceptions on their way back from a task; keep the keyword fields.
@@ -64,7 +64,7 @@ def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
 
     Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped. A
-    reader that has seen enough (``... --help | head``) is no error.
+    reader that closes the pipe early (``... --help | head``) is no error.
     """
     try:
         yield

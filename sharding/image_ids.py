@@ -1,4 +1,4 @@
-"""Image ids: 16 lowercase hex characters in files, uint64 keys in memory.
+"""Convert image ids between 16 lowercase hex characters (files) and uint64 keys (memory).
 
 Ids stay text until they pass through here: type inference of CSV readers turns ids that are all
 digits, or look like `00000000000123e5`, into numbers.
@@ -26,7 +26,7 @@ _FIX = "keep the id column as text; type inference turns some ids into numbers"
 
 
 def parse_id_column(column: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """(keys_N uint64, valid_N bool) of a string or binary column; invalid ids have key 0."""
+    """Parse a string or binary column: (keys_N uint64, valid_N bool); invalid ids get key 0."""
     valid_N = np.asarray(pc.equal(pc.binary_length(column), LENGTH).fill_null(False))
     keys_N = np.zeros(len(column), np.uint64)
     if not valid_N.any():
@@ -43,7 +43,7 @@ def parse_id_column(column: pa.Array) -> tuple[npt.NDArray[np.uint64], npt.NDArr
 
 
 def parse_image_ids(texts: Sequence[str] | pa.Array) -> npt.NDArray[np.uint64]:
-    """Turn 16-character lowercase hex ids into uint64 keys, in the order given.
+    """Parse 16-character lowercase hex ids into uint64 keys, in the order given.
 
     Raises:
         InputError: naming the first id that is not 16 lowercase hex characters.
@@ -57,14 +57,14 @@ def parse_image_ids(texts: Sequence[str] | pa.Array) -> npt.NDArray[np.uint64]:
 
 
 def format_id_column(keys_N: npt.NDArray[np.uint64]) -> pa.StringArray:
-    """The inverse of `parse_id_column`: zero-padded lowercase hex, without a Python loop."""
+    """Format keys as zero-padded lowercase hex, without a Python loop."""
     texts = binascii.hexlify(np.asarray(keys_N).astype(">u8").tobytes())
     offsets = np.arange(len(keys_N) + 1, dtype=np.int32) * LENGTH
     return pa.StringArray.from_buffers(len(keys_N), pa.py_buffer(offsets), pa.py_buffer(texts))
 
 
 def format_image_ids(keys_N: npt.NDArray[np.uint64]) -> list[str]:
-    """The inverse of `parse_image_ids`."""
+    """Format keys as zero-padded lowercase hex texts."""
     return format_id_column(keys_N).to_pylist()
 
 

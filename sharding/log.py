@@ -1,4 +1,4 @@
-"""Log lines as JSON objects, one a line, for whoever collects logs: ``OPENIMAGES_LOG=json``.
+"""Write log lines as text, or as one JSON object a line where ``OPENIMAGES_LOG=json`` is set.
 
 The keys are those of Ray's own JSON logs (``asctime``, ``levelname``, ``message``), so that the
 lines of drivers, workers and Ray itself can be read by one rule.
@@ -15,29 +15,29 @@ from typing import Any
 VARIABLE = "OPENIMAGES_LOG"
 
 
-def wanted() -> bool:
-    """Whether the environment asks for JSON."""
+def is_json() -> bool:
+    """Whether the environment asks for log lines as JSON objects."""
     return os.environ.get(VARIABLE, "").lower() == "json"
 
 
 def info(message: str, level: str = "INFO") -> None:
-    """Say something that is neither progress nor result: a line of text, or an object."""
-    if wanted():
-        log(level, message)
+    """Log a message that is neither progress nor result: text on stdout, or an object."""
+    if is_json():
+        write_json(level, message)
     else:
         print(message, flush=True)
 
 
 def error(message: str, **fields: Any) -> None:
-    """Say on stderr why a job ends: a line of text, or an object with ``fields`` as well."""
-    if wanted():
-        log("ERROR", message, **fields)
+    """Log on stderr why a job ends: a line of text, or an object with ``fields`` as well."""
+    if is_json():
+        write_json("ERROR", message, **fields)
     else:
         print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def log(level: str, message: str, **fields: Any) -> None:
-    """Write one object to stderr; numbers that are not finite become null."""
+def write_json(level: str, message: str, **fields: Any) -> None:
+    """Write one JSON object to stderr; numbers that are not finite become null."""
     now = datetime.now()
     moment = f"{now:%Y-%m-%d %H:%M:%S},{now.microsecond // 1000:03}"
     line = {"asctime": moment, "levelname": level, "message": message, **fields}

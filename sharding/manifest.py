@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.classes import ClassTable
-from sharding.errors import AGAIN, InputError
+from sharding.errors import REPEAT_COMMAND, InputError
 from sharding.labels import LabelTable
 from sharding.layout import MANIFEST_FILE
 from sharding.storage.files import write_json
@@ -208,7 +208,7 @@ class Dataset:
                 f"class list {classes.sha256[:12]} is not the manifest's "
                 f"{manifest.classes_sha256[:12]}",
                 file=path / "classes.parquet",
-                fix=AGAIN,
+                fix=REPEAT_COMMAND,
             )
         return cls(directory=path, manifest=manifest, classes=classes)
 

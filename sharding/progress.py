@@ -1,4 +1,4 @@
-"""Progress a person can follow: a bar on a terminal, plain lines in a log."""
+"""Show progress: a bar on a terminal, plain lines or JSON objects in a log."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts ``total`` units of work; use as a context manager and call `advance`.
-
-    Args:
-        total: units.
-        label: what they are of.
-        unit: what one is called.
-        initial: units that were done before; the rate is that of the others.
+    """Progress over ``total`` units of work; use as a context manager and call `advance`.
 
     On a terminal this is one tqdm bar on stderr. Elsewhere (a log file, `ray submit` through a
     pipe) it prints a line at most every five seconds and one at the end, because redrawn bars
-    make logs unreadable; as a JSON object where the environment wants it (`structured`).
+    make logs unreadable; as a JSON object where the environment asks for it (`sharding.log`).
+
+    Args:
+        total: number of units.
+        label: name of the work.
+        unit: name of one unit.
+        initial: units done before; they do not count for the rate.
     """
 
     def __init__(self, total: int, label: str, unit: str = "it", initial: int = 0) -> None:
@@ -43,7 +43,7 @@ class Progress:
                 dynamic_ncols=True,
                 leave=True,
             )
-            if sys.stderr.isatty() and not log.wanted()
+            if sys.stderr.isatty() and not log.is_json()
             else None
         )
 
@@ -53,9 +53,9 @@ class Progress:
         """Count ``units`` as done.
 
         Args:
-            units: since the last call.
-            note: shown beside the count, for people.
-            numbers: the same for programs.
+            units: done since the last call.
+            note: text shown after the count.
+            numbers: further fields of the JSON object.
         """
         self.done += units
         self._note = note or self._note
@@ -64,7 +64,7 @@ class Progress:
             self._bar.set_postfix_str(self._note, refresh=False)
             self._bar.update(units)
         elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
-            self._line()
+            self._print_line()
 
     def __enter__(self) -> Self:
         return self
@@ -78,28 +78,28 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif kind is None and self._shown != self.done:
-            self._line()
+            self._print_line()
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         self._printed, self._shown = time.monotonic(), self.done
         elapsed = max(self._printed - self._started, 1e-9)
         rate, missing = (self.done - self._initial) / elapsed, self.total - self.done
-        left = missing / rate if rate else float("nan") if missing else 0.0
-        if log.wanted():
-            log.log(
+        seconds = missing / rate if rate else float("nan") if missing else 0.0
+        if log.is_json():
+            log.write_json(
                 "INFO",
                 self.label,
                 done=self.done,
                 total=self.total,
                 unit=self.unit,
                 per_second=rate,
-                seconds_left=left,
+                seconds_left=seconds,
                 **self._numbers,
             )
             return
         note = f", {self._note}" if self._note else ""
         speed = f", {rate:.1f} {self.unit}/s" if rate else ""
-        remaining = f", {left:.0f} s left" if rate and missing > 0 else ""
+        remaining = f", {seconds:.0f} s left" if rate and missing > 0 else ""
         print(
             f"{self.label}: {self.done}/{self.total} {self.unit}{speed}{remaining}{note}",
             file=sys.stderr,

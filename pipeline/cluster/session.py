@@ -82,7 +82,7 @@ def connect(address: str | None = None, **options: Any) -> None:
             "worker_process_setup_hook": "pipeline.cluster.session.name_own_instance",
         },
         logging_level="ERROR",
-        logging_config=ray.LoggingConfig(encoding="JSON") if log.wanted() else None,
+        logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
         include_dashboard=False,
         **options,
     )

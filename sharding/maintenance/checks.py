@@ -29,7 +29,7 @@ from sharding.dataset.card import card
 from sharding.dataset.label_versions import carried, how_to_write_again
 from sharding.dataset.publish import info
 from sharding.dataset.quarantine import Quarantine
-from sharding.errors import AGAIN, InputError
+from sharding.errors import REPEAT_COMMAND, InputError
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import (
     CARD_FILE,
@@ -224,7 +224,7 @@ def _misplaced(
 
 def _beside(dataset: Dataset) -> Iterator[Problem]:
     for name, what in broken_beside(dataset.directory, dataset.manifest):
-        yield Problem(path=name, what=what, fix=AGAIN, kind="beside")
+        yield Problem(path=name, what=what, fix=REPEAT_COMMAND, kind="beside")
 
 
 def check_quarantine(dataset: Dataset) -> Iterator[Problem]:

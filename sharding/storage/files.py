@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharding.errors import AGAIN, InputError
+from sharding.errors import REPEAT_COMMAND, InputError
 
 _HASH_BLOCK = 1 << 22
 
@@ -46,7 +46,7 @@ def refuse_changed(path: Path, known: str) -> None:
     """
     wrong = changed(path, known)
     if wrong is not None:
-        raise InputError(wrong, file=path, fix=AGAIN)
+        raise InputError(wrong, file=path, fix=REPEAT_COMMAND)
 
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
