@@ -168,7 +168,6 @@ class LabelTable:
             rows_M: row numbers; -1 yields an image with id 0 and without any label.
             shards: new shard names, one per selected row.
         """
-        rows_M = np.asarray(rows_M, np.int64)
         counts_M, positions_E = self._positions(rows_M)
         image_ids_M = np.zeros(len(rows_M), np.uint64)
         image_ids_M[rows_M >= 0] = self.image_ids_N[rows_M[rows_M >= 0]]
@@ -194,7 +193,7 @@ class LabelTable:
 
     def observed(self, rows_B: npt.NDArray[np.integer]) -> Observed:
         """List the observed entries of a batch of rows, in that order; row -1 has none."""
-        counts_B, positions_E = self._positions(np.asarray(rows_B, np.int64))
+        counts_B, positions_E = self._positions(rows_B)
         return Observed(
             rows_E=np.repeat(np.arange(len(counts_B)), counts_B),
             classes_E=self.classes_E[positions_E].astype(np.int64),
@@ -256,7 +255,7 @@ class LabelTable:
         return IdIndex(self.image_ids_N)
 
     def _positions(
-        self, rows_B: npt.NDArray[np.int64]
+        self, rows_B: npt.NDArray[np.integer]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """(counts_B, positions_E): how many entries each row has, and their positions."""
         is_row_B = rows_B >= 0
