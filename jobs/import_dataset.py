@@ -7,8 +7,6 @@ $ ray submit ray_cluster.yaml jobs/import_dataset.py -- --format coco --source .
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import tyro
 
@@ -20,19 +18,12 @@ def main() -> None:
     """Parse, read, write shards as Ray tasks, say what there is now."""
     with one_line_errors():
         options = tyro.cli(ImportOptions, description=__doc__)
+        from pipeline.cluster.tasks import task_map
         from sharding.commands.workspace import open_workspace
         from sharding.importers.prepare import prepare_import
         from sharding.importers.run import import_collection
 
-        def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
-            if not tasks:
-                return iter(())
-            from pipeline.cluster import session
-            from pipeline.cluster.tasks import run_tasks
-
-            session.connect()
-            return run_tasks(function, tasks, max_in_flight=options.workers, label="importing")
-
+        parallel = task_map("importing", options.workers)
         with open_workspace(options.output, scratch=options.scratch) as desk:
             here = dataclasses.replace(options, output=str(desk.directory))
             told = import_collection(prepare_import(here), desk.through(parallel))

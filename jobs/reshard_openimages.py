@@ -7,8 +7,6 @@ $ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --anno
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import tyro
 
@@ -20,18 +18,11 @@ def main() -> None:
     """Parse, write labels here and shards, where any are needed, as Ray tasks."""
     with one_line_errors():
         options = tyro.cli(ReshardOptions, description=__doc__)
+        from pipeline.cluster.tasks import task_map
         from sharding.commands.reshard import reshard
         from sharding.commands.workspace import open_workspace
 
-        def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
-            if not tasks:
-                return iter(())
-            from pipeline.cluster import session
-            from pipeline.cluster.tasks import run_tasks
-
-            session.connect()
-            return run_tasks(function, tasks, max_in_flight=options.workers, label="writing shards")
-
+        parallel = task_map("writing shards", options.workers)
         with open_workspace(options.dataset, options.fetch, options.scratch) as desk:
             here = dataclasses.replace(options, dataset=str(desk.directory))
             told = reshard(here, desk.through(parallel))

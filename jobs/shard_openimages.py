@@ -7,8 +7,6 @@ $ ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --ou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import tyro
 
@@ -20,19 +18,12 @@ def main() -> None:
     """Parse, plan, write shards as Ray tasks, say what there is now."""
     with one_line_errors():
         options = tyro.cli(ShardOptions, description=__doc__)
+        from pipeline.cluster.tasks import task_map
         from sharding.commands.prepare import prepare
         from sharding.commands.shard import shard_dump
         from sharding.commands.workspace import open_workspace
 
-        def parallel(function: Any, tasks: Sequence[Any]) -> Iterator[Any]:
-            if not tasks:
-                return iter(())
-            from pipeline.cluster import session
-            from pipeline.cluster.tasks import run_tasks
-
-            session.connect()
-            return run_tasks(function, tasks, max_in_flight=options.workers, label="sharding")
-
+        parallel = task_map("sharding", options.workers)
         with open_workspace(options.output, options.fetch, options.scratch) as desk:
             here = dataclasses.replace(options, output=str(desk.directory))
             told = shard_dump(prepare(here), desk.through(parallel))

@@ -6,9 +6,6 @@ $ python jobs/verify_dataset.py --dataset DATASET --repair --images JPEGS
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
-
 import tyro
 
 from sharding.commands.options import VerifyOptions
@@ -19,19 +16,11 @@ def main() -> None:
     """Parse, check shards as Ray tasks, mend if asked to, tell; status 1 if all is not well."""
     with one_line_errors():
         options = tyro.cli(VerifyOptions, description=__doc__)
+        from pipeline.cluster.tasks import task_map
         from sharding.commands.verify import verify
         from sharding.commands.workspace import open_workspace
 
-        def parallel(function: Any, items: Sequence[Any]) -> Iterator[Any]:
-            if not items:
-                return iter(())
-            from pipeline.cluster import session, tasks
-
-            session.connect()
-            return tasks.run_tasks(
-                function, items, max_in_flight=options.workers, label="checking shards"
-            )
-
+        parallel = task_map("checking shards", options.workers)
         with open_workspace(options.dataset, options.fetch, options.scratch, indexes=True) as desk:
             result = verify(options, parallel, desk)
         print(desk.named(str(result)))

@@ -66,7 +66,8 @@ HEAVY = {
     "torchvision": {"pipeline/models/backbones.py"},
     "timm": {"pipeline/models/backbones.py"},
     "mlflow": {
-        *(f"pipeline/tracking/{name}.py" for name in ("client", "runs", "writer", "registry")),
+        *(f"pipeline/tracking/{name}.py" for name in ("client", "registry", "runs", "writer")),
+        "pipeline/tracking/system_metrics.py",
         "pipeline/inference/mlflow_model.py",
         "pipeline/inference/pyfunc.py",  # MLflow itself executes it to serve a model
     },

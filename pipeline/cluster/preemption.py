@@ -108,7 +108,7 @@ class Question:
             if time.monotonic() - self._asked < self._every:
                 return False
             self._asked, self._reference = time.monotonic(), self._ask()
-        if not tasks.is_there(self._reference):
+        if not tasks.is_ready(self._reference):
             return False
         answer, self._reference = tasks.answer(self._reference, otherwise=False), None
         return bool(answer)

@@ -1,4 +1,4 @@
-"""Reaching the cluster: connect with our code shipped, run plain functions as Ray tasks."""
+"""Run functions and actors on Ray: a parallel map, an actor pool, calls that nobody waits for."""
 
 from __future__ import annotations
 
@@ -6,67 +6,32 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from pipeline.cluster import session
 from sharding.progress import Progress
 
 Item = TypeVar("Item")
-
 Result = TypeVar("Result")
 
 
-def wait_for(reference: Any) -> Any:
-    """The value of a Ray reference (an actor call's result)."""
-    import ray
+def task_map(
+    label: str, workers: int | None = None
+) -> Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]:
+    """Make the parallel map that a job hands down: ``map(function, items)`` yields results.
 
-    return ray.get(reference)
+    Ray is joined, or started, by the first call that has items. Results come as they finish.
 
-
-def answer(reference: Any, otherwise: Any) -> Any:
-    """The value of a Ray reference, or ``otherwise`` where there is nobody left to give it."""
-    import ray
-
-    try:
-        return wait_for(reference)
-    except ray.exceptions.RayError:
-        return otherwise
-
-
-def is_there(reference: Any) -> bool:
-    """Whether `wait_for` would return at once."""
-    import ray
-
-    return bool(ray.wait([reference], timeout=0)[0])
-
-
-class Detached:
-    """An actor whose methods are called without waiting for them: ``sink.log(...)`` returns at
-    once. What a call returns is a reference; `wait_for` it where the value matters.
+    Args:
+        label: of the progress bar.
+        workers: most tasks at a time; None for twice what the cluster runs at once.
     """
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    def parallel(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        if not items:
+            return iter(())
+        session.connect()
+        return run_tasks(function, items, max_in_flight=workers, label=label)
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # pickling asks for these before the actor is set
-            raise AttributeError(name)
-        return getattr(self._actor, name).remote
-
-
-def start_actor(kind: type, *arguments: Any) -> Detached:
-    """Make an actor on this machine, without claiming a CPU.
-
-    Where its process dies it is made again, and what it had not answered is asked again, in order.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {
-        "num_cpus": 0,
-        "scheduling_strategy": here,
-        "max_restarts": -1,
-        "max_task_retries": -1,
-    }
-    return Detached(ray.remote(kind).options(**options).remote(*arguments))
+    return parallel
 
 
 def run_tasks(
@@ -76,18 +41,17 @@ def run_tasks(
     max_in_flight: int | None = None,
     num_cpus: float = 1,
     num_gpus: float = 0,
-    retries: int = 3,
     label: str = "tasks",
 ) -> Iterator[Result]:
     """Run ``function`` over ``items`` as Ray tasks; yield results as they finish.
 
     At most ``max_in_flight`` tasks (default: twice what the cluster runs at once) are submitted,
     so that the object store holds no more results than that. A task whose worker or host dies is
-    run again up to ``retries`` times; an exception of ``function`` is raised here.
+    run again up to three times; an exception of ``function`` is raised here.
     """
     import ray
 
-    remote = ray.remote(_call).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=retries)
+    remote = ray.remote(_call).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
     limit = max_in_flight or 2 * at_once
     waiting = list(reversed(items))
@@ -101,6 +65,11 @@ def run_tasks(
                 result = ray.get(reference)
                 progress.advance()
                 yield result
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    # Ray decorates functions only; going through one lets callers pass partials and builtins.
+    return function(item)
 
 
 def map_parts(
@@ -125,7 +94,7 @@ def map_parts(
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    found = data.map(
+    rows = data.map(
         kind,
         fn_constructor_kwargs=dict(arguments),
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
@@ -133,11 +102,63 @@ def map_parts(
         num_gpus=num_gpus,
     )
     with Progress(len(items), label, unit="part") as progress:
-        for row in found.iter_rows():
+        for row in rows.iter_rows():
             progress.advance()
             yield row
 
 
-def _call(function: Callable[[Item], Result], item: Item) -> Result:
-    # Ray decorates functions only; going through one lets callers pass partials and builtins.
-    return function(item)
+def start_actor(kind: type, *arguments: Any) -> Detached:
+    """Start an actor on this machine, without claiming a CPU.
+
+    If its process dies it is started again, and calls it had not answered are repeated in order.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node_id = ray.get_runtime_context().get_node_id()
+    remote = ray.remote(kind).options(
+        num_cpus=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    return Detached(remote.remote(*arguments))
+
+
+class Detached:
+    """Handle of an actor whose methods are called without waiting: ``sink.log(...)``.
+
+    A call returns a Ray reference at once: `wait_for` it where the value matters.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # pickling asks for these before the actor is set
+            raise AttributeError(name)
+        return getattr(self._actor, name).remote
+
+
+def wait_for(reference: Any) -> Any:
+    """Wait for the value of a Ray reference (an actor call's result)."""
+    import ray
+
+    return ray.get(reference)
+
+
+def answer(reference: Any, otherwise: Any) -> Any:
+    """Wait for the value of a Ray reference; ``otherwise`` if its actor is gone."""
+    import ray
+
+    try:
+        return wait_for(reference)
+    except ray.exceptions.RayError:
+        return otherwise
+
+
+def is_ready(reference: Any) -> bool:
+    """Check whether `wait_for` would return at once."""
+    import ray
+
+    return bool(ray.wait([reference], timeout=0)[0])

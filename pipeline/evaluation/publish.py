@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from pipeline.evaluation.report import Report
 from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON, Scores
 from pipeline.inference import cam_figures
 from pipeline.inference.cams import ExplainedImage
+from pipeline.tracking.run_log import RunLog
 from sharding.classes import ClassTable
 
 SHEETS = "cam"
@@ -27,25 +27,6 @@ _MORE = (
 )
 
 
-class Sink(Protocol):
-    """Where results go: a `tracking.Tracker`, here or in an actor."""
-
-    def log(self, points: Sequence[tuple[str, float, int]]) -> Any:
-        """Metric points (name, value, images seen)."""
-
-    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> Any:
-        """A table artifact."""
-
-    def artifact(self, content: bytes, path: str) -> Any:
-        """A file artifact."""
-
-    def image(self, png: bytes, key: str, step: int) -> Any:
-        """One image of a series."""
-
-    def tag(self, key: str, value: str) -> Any:
-        """A tag of the run."""
-
-
 def metrics_of(summaries: Mapping[str, Summary], prefix: str) -> dict[str, float]:
     """Flat metrics: ``<prefix>/mAP/...`` with BoostLU, ``<prefix>_no_boost/mAP/...`` without."""
     boosted = summaries[BOOST_ON].as_metrics(prefix)
@@ -55,7 +36,7 @@ def metrics_of(summaries: Mapping[str, Summary], prefix: str) -> dict[str, float
 
 
 def evaluation(
-    sink: Sink,
+    sink: RunLog,
     *,
     classes: ClassTable,
     scores: Scores,
@@ -85,7 +66,7 @@ def evaluation(
 
 
 def maps(
-    sink: Sink,
+    sink: RunLog,
     explained: Iterable[ExplainedImage],
     classes: ClassTable,
     alpha: float,

@@ -24,7 +24,12 @@ from pipeline import storage
 from pipeline.inference import locate
 from pipeline.inference.predictor import THRESHOLD, TOP_K
 from pipeline.models import checkpoint
-from pipeline.tracking.client import about, datasets_of, mlflow_client, one_line
+from pipeline.tracking.client import (
+    dataset_of_metric,
+    datasets_of,
+    mlflow_client,
+    mlflow_errors,
+)
 from sharding.errors import InputError
 from sharding.log import info
 
@@ -64,7 +69,7 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
         InputError: the checkpoint is none, or MLflow does not take the model.
     """
     meta = checkpoint.read_meta(checkpoint_directory)
-    with one_line():
+    with mlflow_errors("MLflow does not take the model"):
         client = mlflow_client()
         model = _find(client, run_id, checkpoint_directory)
         if model is None:
@@ -77,7 +82,7 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
 
 def find(run_id: str, checkpoint_directory: str) -> str | None:
     """Id of the LoggedModel of a run's checkpoint, None where there is none."""
-    with one_line():
+    with mlflow_errors("MLflow does not take the model"):
         model = _find(mlflow_client(), run_id, checkpoint_directory)
     return None if model is None else str(model.model_id)
 
@@ -145,7 +150,7 @@ def _link_metrics(client: Any, run: Any, model_id: str, step: int) -> None:
             step,
             model_id=model_id,
             run_id=run_id,
-            **about(key, datasets),
+            **dataset_of_metric(key, datasets),
         )
         for key in run.data.metrics
         if not key.startswith("system/")  # their steps are no images

@@ -1,12 +1,11 @@
-"""Registered models in MLflow: versions of a name, the best of them, and where a model is."""
+"""Register models in MLflow: versions of a name, the alias of the best, where a model is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.tracking.client import everywhere, first_line, mlflow_client, one_line, tracking_uri
-from sharding.errors import InputError
+from pipeline.tracking.client import global_client, mlflow_client, mlflow_errors
 
 BEST = "best"
 
@@ -19,66 +18,59 @@ def register(
     The alias ``best`` moves to it unless the version that has it scored higher.
 
     Args:
-        model_id: from `loggedmodel.log_model`.
+        model_id: from `pipeline.inference.mlflow_model.log_model`.
         name: of the registered model, made if missing.
         metrics: of the model.
         compared_by: the metric that decides; versions without it lose.
         run_id: the evaluation that judged the model.
+
+    Raises:
+        InputError: MLflow does not take it.
     """
     import mlflow
     from mlflow.entities import LoggedModelInput
 
-    with one_line():
-        client = everywhere()
+    with mlflow_errors("MLflow does not take the model"):
+        client = global_client()
         value = metrics.get(compared_by)
         tags = {} if value is None else {compared_by: f"{value:.6f}"}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=tags).version
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
-        best = _score_of(client, name, compared_by)
+        best = _best_score(client, name, compared_by)
         if best is None or (value is not None and value >= best):
             client.set_registered_model_alias(name, BEST, version)
         return str(version)
 
 
 def download(uri: str) -> str:
-    """A local copy of the MLflow model ``models:/...``.
+    """Download the MLflow model ``models:/...``; return its local path.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such model.
     """
     from mlflow import artifacts
 
-    everywhere()
-    try:
+    fix = "name a registered model, or set MLFLOW_TRACKING_URI"
+    with mlflow_errors(f"no model {uri}", fix):
+        global_client()
         return str(artifacts.download_artifacts(artifact_uri=uri))
-    except Exception as error:  # every store raises its own kinds
-        raise InputError(
-            f"no model {uri} ({first_line(error)})",
-            file=tracking_uri(),
-            fix="name a registered model, or set MLFLOW_TRACKING_URI",
-        ) from None
 
 
 def run_directory(uri: str) -> str:
-    """Where the model of ``runs:/<run id>`` is: a training's directory, an evaluated checkpoint.
+    """Look up where the model of ``runs:/<run id>`` is: a training's or an evaluated checkpoint.
 
     Raises:
         InputError: there is no such run, or it is not one of ours.
     """
     run_id = uri.removeprefix("runs:/").partition("/")[0]
-    try:
+    fix = "name a training's or an evaluation's run id, or set MLFLOW_TRACKING_URI"
+    with mlflow_errors(f"no run {run_id!r} of ours", fix):
         tags = mlflow_client().get_run(run_id).data.tags
-        return tags["checkpoint"] if "checkpoint" in tags else tags["run_key"]
-    except Exception as error:  # every store raises its own kinds
-        raise InputError(
-            f"no run {run_id!r} of ours ({first_line(error)})",
-            file=tracking_uri(),
-            fix="name a training's or an evaluation's run id, or set MLFLOW_TRACKING_URI",
-        ) from None
+        return str(tags["checkpoint"] if "checkpoint" in tags else tags["run_key"])
 
 
-def _score_of(client: Any, name: str, metric: str) -> float | None:
-    """The metric of the version that is the best so far; None where there is none."""
+def _best_score(client: Any, name: str, metric: str) -> float | None:
+    """Read the metric of the version with the alias `BEST`; None where there is none."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,9 +1,9 @@
-"""The one writer of a run in MLflow, at arm's length: it cannot stop or slow training.
+"""Write a run to MLflow from a queue, so that the tracking server can neither stop nor slow it.
 
-A `Tracker` actor on the driver's machine is the only writer, so the default sqlite file needs no
-server even when the workers sit on other hosts. Workers hand it points and artifacts without
-waiting. What MLflow does not take is kept, retried, and spooled to disk to be replayed when the
-same run goes on.
+A `RunWriter` actor on the driver's machine is the only writer, so the default sqlite file needs no
+server even when the workers are on other hosts. Workers hand it points and artifacts without
+waiting. What MLflow does not take is retried; points are also spooled to disk and replayed when the
+same run is continued.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import client
+from pipeline.tracking.run_log import Point, ProgressState
 from sharding.log import info
 
 _RETRY_SECONDS = 15.0
@@ -28,11 +29,9 @@ _BATCH = 1000  # MLflow's limit of metrics per call
 # Which artifacts MLflow shows as tables; a longer tag it cuts, and what is cut is no JSON.
 _TABLES, _LONGEST_TAG = "mlflow.loggedArtifacts", 8000
 
-Point = tuple[str, float, int]
-
 
 class RunWriter:
-    """The one writer of a run; made a Ray actor by the driver.
+    """The only writer of a run, a `pipeline.tracking.run_log.TrainingLog`.
 
     Args:
         uri: MLflow tracking URI.
@@ -47,8 +46,8 @@ class RunWriter:
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
         self._steps: dict[str, set[int]] = {}
         self._before: dict[tuple[str, str], int] = {}
-        self._state: dict[str, Any] = {}
-        self._began = 0.0
+        self._state: ProgressState | None = None
+        self._run_start = 0.0
         self._leaving = False
         self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
         threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
@@ -58,26 +57,26 @@ class RunWriter:
     def log(self, points: Sequence[Point], sender: str = "") -> None:
         """Queue metric points (name, value, images seen).
 
-        One sender's points are taken in whatever order they come: what a killed tracker had not
-        answered may come again after what followed it. Of another sender's only those are that
-        lie beyond all that was told before: a resumed run repeats what came after its checkpoint.
+        One sender's points are taken in any order: what a killed writer had not answered may come
+        again after what followed it. Another sender's points are taken only beyond the last step
+        logged before: a resumed run repeats what came after its checkpoint.
         """
         with self._spooling:
             self._unsent += 1
             self._keep(points)
         self._queue.put(lambda: self._send(points, sender))
 
-    def machine(self, node: str, values: Mapping[str, float]) -> None:
+    def system_metrics(self, node: str, values: Mapping[str, float]) -> None:
         """Queue numbers of one machine, which MLflow shows under "System metrics"."""
         now = time.time()
-        self._queue.put(lambda: self._send_machine(node, values, now))
+        self._queue.put(lambda: self._send_system_metrics(node, values, now))
 
     def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
         """Queue a table artifact, shown by MLflow's table view.
 
         Args:
             columns: values by name; all of one length.
-            path: of the artifact, ending in .json; what is there is replaced.
+            path: of the artifact, ending in .json; an earlier one is replaced.
         """
         import pandas as pd
 
@@ -96,21 +95,21 @@ class RunWriter:
         """Queue an image of a series (MLflow shows a slider over steps), one for each step."""
         self._queue.put(lambda: self._log_image(png, key, step))
 
-    def progress(self, **state: Any) -> None:
-        """Remember where training is; the driver polls `state`."""
+    def progress(self, state: ProgressState) -> None:
+        """Store where training is; the driver polls `state`."""
         self._state = state
 
+    def state(self) -> ProgressState | None:
+        """Return the last `progress`, None before the first."""
+        return self._state
+
     def leave(self) -> None:
-        """Remember that the run is to save and end."""
+        """Ask the workers to save and end; they poll `leaving`."""
         self._leaving = True
 
     def leaving(self) -> bool:
-        """Whether it is; workers poll it."""
+        """Return whether `leave` was called."""
         return self._leaving
-
-    def state(self) -> dict[str, Any]:
-        """Where training is, as `progress` was told."""
-        return self._state
 
     def flush(self, timeout: float = 60.0) -> int:
         """Wait until everything queued was sent; return how many items were not."""
@@ -132,10 +131,17 @@ class RunWriter:
 
         now = int(time.time() * 1000)
         fresh = [point for point in points if self._is_fresh(point, sender)]
-        # MLflow keeps what a point was measured on for a model's points alone.
+        # MLflow keeps the data set of a point only if the point is a model's.
         datasets = client.datasets_of(self._client.get_run(self._run_id)) if self._model_id else {}
         metrics = [
-            Metric(key, value, now, step, model_id=self._model_id, **client.about(key, datasets))
+            Metric(
+                key,
+                value,
+                now,
+                step,
+                model_id=self._model_id,
+                **client.dataset_of_metric(key, datasets),
+            )
             for key, value, step in fresh
         ]
         for begin in range(0, len(metrics), _BATCH):
@@ -148,12 +154,13 @@ class RunWriter:
                 with contextlib.suppress(OSError):  # else what is sent would count as unsent
                     self._spool.unlink(missing_ok=True)
 
-    def _send_machine(self, node: str, values: Mapping[str, float], at: float) -> None:
+    def _send_system_metrics(self, node: str, values: Mapping[str, float], at: float) -> None:
         from mlflow.entities import Metric
 
-        # Seconds since the run began: they go on where a resumed training does.
-        self._began = self._began or self._client.get_run(self._run_id).info.start_time / 1000
-        step, now = round(at - self._began), round(at * 1000)
+        if not self._run_start:
+            self._run_start = self._client.get_run(self._run_id).info.start_time / 1000
+        # Seconds since the run was created: a resumed training continues the curve.
+        step, now = round(at - self._run_start), round(at * 1000)
         metrics = [
             Metric(f"system/{node}/{name}", value, now, step) for name, value in values.items()
         ]
@@ -170,7 +177,7 @@ class RunWriter:
         )
 
     def _keep(self, points: Sequence[Point]) -> None:
-        """Spool points; where the disk takes none they are in the queue all the same."""
+        """Append points to the spool; if the disk is full they are only in the queue."""
         was_open, self._line_is_open = self._line_is_open, True
         try:
             self._spool.parent.mkdir(parents=True, exist_ok=True)
@@ -182,18 +189,18 @@ class RunWriter:
                 info(f"points for MLflow are not kept for later: {error}", "WARNING")
 
     def _replay(self) -> None:
-        """Queue what the spool has; it stays where it is until MLflow has taken it."""
+        """Queue the spool's points; the file is kept until MLflow has taken them."""
         if not self._spool.is_file():
             return
         text = self._spool.read_text(encoding="utf-8", errors="replace")
         self._line_is_open = not text.endswith("\n")  # its writer was killed
-        points = list(dict.fromkeys(point for line in text.splitlines() for point in _read(line)))
+        points = list(dict.fromkeys(point for line in text.splitlines() for point in _parse(line)))
         with self._spooling:
             self._unsent += 1
         self._queue.put(lambda: self._send(points, ""))
 
     def _log_table(self, content: bytes, path: str) -> None:
-        # MLflow's own `log_table` appends to a table that is there, as it is after a retry too.
+        # MLflow's `log_table` appends to an existing table: a retry would double the rows.
         self._log_bytes(content, path)
         tag = self._client.get_run(self._run_id).data.tags.get(_TABLES, "[]")
         entry = {"path": path, "type": "table"}
@@ -217,14 +224,14 @@ class RunWriter:
         self._client.log_image(self._run_id, image, key=key, step=step)
 
     def _has_image(self, key: str, step: int) -> bool:
-        """Whether MLflow has an image's small copy, which it writes last."""
+        """Check whether MLflow has an image's thumbnail, which it writes last."""
         name = f"images/{key.replace('/', '~')}+step+{step}+"
-        there = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
-        return any(path.startswith(name) and path.endswith(".webp") for path in there)
+        paths = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
+        return any(path.startswith(name) and path.endswith(".webp") for path in paths)
 
 
-def _read(line: str) -> list[Point]:
-    """The points of a line of the spool; none of one that was cut."""
+def _parse(line: str) -> list[Point]:
+    """Parse one line of the spool; a truncated one has no points."""
     try:
         return [(key, value, step) for key, value, step in json.loads(line)]
     except (ValueError, TypeError):

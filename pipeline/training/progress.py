@@ -9,13 +9,13 @@ import contextlib
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 
 from pipeline import storage
 from pipeline.cluster import tasks
 from pipeline.config.train import TrainConfig
+from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import StepStats
 from sharding.progress import Progress
 
@@ -29,11 +29,13 @@ class MetricsLogger:
     Args:
         config: of the run.
         rank: of this process.
-        tracker: handle of the run's `pipeline.tracking.writer.RunWriter`.
+        tracker: of the run.
         device: whose memory is reported, if it is a GPU.
     """
 
-    def __init__(self, config: TrainConfig, rank: int, tracker: Any, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, rank: int, tracker: TrainingLog, device: torch.device
+    ) -> None:
         self._config, self._first, self._tracker = config, rank == 0, tracker
         self._device = device
         self._name = uuid.uuid4().hex
@@ -86,7 +88,7 @@ class MetricsLogger:
         """Where training is; ``note`` for people and ``numbers`` for programs say how it goes."""
         if self._first:
             self._tracker.progress(
-                label=label, step=step, steps=steps, note=note, numbers=numbers or {}
+                ProgressState(label=label, step=step, steps=steps, note=note, numbers=numbers or {})
             )
 
     def trace(self, trace: bytes) -> None:
@@ -105,7 +107,7 @@ def _told_of_skew(stats: StepStats) -> str:
 
 
 @contextlib.contextmanager
-def shown(tracker: Any) -> Iterator[None]:
+def shown(tracker: TrainingLog) -> Iterator[None]:
     """Show training's progress in this process until the block ends."""
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tracker, done), daemon=True)
@@ -117,18 +119,19 @@ def shown(tracker: Any) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(tracker: Any, done: threading.Event) -> None:
+def _watch(tracker: TrainingLog, done: threading.Event) -> None:
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
         while not done.wait(0.5):
-            state = tasks.answer(tracker.state(), otherwise={})
-            if not state:
+            state: ProgressState | None = tasks.answer(tracker.state(), otherwise=None)
+            if state is None:
                 continue
-            if bar is None or bar.label != state["label"]:
+            if bar is None or bar.label != state.label:
                 bars.close()
-                # What was done before the first look took a time of its own, or an earlier process.
-                made = Progress(state["steps"], state["label"], "step", initial=state["step"])
-                bar = bars.enter_context(made)
-                bar.advance(0, state["note"], state["numbers"])
-            elif state["step"] > bar.done:
-                bar.advance(state["step"] - bar.done, state["note"], state["numbers"])
+                # Steps before the first look are of another time, or of an earlier process.
+                bar = bars.enter_context(
+                    Progress(state.steps, state.label, "step", initial=state.step)
+                )
+                bar.advance(0, state.note, state.numbers)
+            elif state.step > bar.done:
+                bar.advance(state.step - bar.done, state.note, state.numbers)

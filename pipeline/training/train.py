@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline import methods, storage
 from pipeline.cluster import checkpoints, preemption, tasks
@@ -22,6 +22,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.staging import open_dataset
 from pipeline.inference import mlflow_model
 from pipeline.tracking import client, runs, writer
+from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
 from pipeline.training.failures import TrainingInterrupted, TrainingStopped
 from pipeline.training.progress import shown
@@ -77,11 +78,9 @@ def train(config: TrainConfig) -> TrainResult:
     use_gpu, cpus = prepare.resources(config)
     resumed = prepare.claim(directory, config)
     run_id = prepare.open_run(config, dataset, directory, resumed)
-    tracker = tasks.start_actor(
-        writer.RunWriter,
-        client.tracking_uri(),
-        run_id,
-        str(Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl"),
+    spool = str(Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl")
+    tracker = cast(
+        TrainingLog, tasks.start_actor(writer.RunWriter, client.tracking_uri(), run_id, spool)
     )
     trainer = _trainer(config, run_id=run_id, tracker=tracker, use_gpu=use_gpu, cpus=cpus)
     status = "FAILED"
@@ -149,7 +148,9 @@ def _fit(trainer: Any, directory: str, write: Callable[[], object]) -> Any:
         info("a node is to be taken away: saved, going on without it", "WARNING")
 
 
-def _trainer(config: TrainConfig, *, run_id: str, tracker: Any, use_gpu: bool, cpus: int) -> Any:
+def _trainer(
+    config: TrainConfig, *, run_id: str, tracker: TrainingLog, use_gpu: bool, cpus: int
+) -> Any:
     """Ray's trainer, which finds by itself whether its run is there to go on with."""
     from ray.train import (
         CheckpointConfig,

@@ -18,6 +18,7 @@ from pipeline.data import unreadable
 from pipeline.data.staging import Cache, open_dataset
 from pipeline.models import checkpoint
 from pipeline.tracking import system_metrics
+from pipeline.tracking.run_log import TrainingLog
 from pipeline.training.failures import Left
 from pipeline.training.loop import LeftEarly, NonFiniteLoss
 from pipeline.training.validation import Validator
@@ -61,7 +62,7 @@ def train_loop(settings: dict[str, Any]) -> Left:
         drained=lambda: ray.train.get_preemption_info() is not None,
     )
     watched = system_metrics.watched(
-        worker.tracker.machine, context.get_node_rank(), context.get_local_rank()
+        worker.tracker.system_metrics, context.get_node_rank(), context.get_local_rank()
     )
     with watched:
         try:
@@ -83,7 +84,7 @@ def train_loop(settings: dict[str, Any]) -> Left:
 
 
 def validate_checkpoint(
-    saved: Any, *, config: TrainConfig, tracker: Any, threads: int, use_gpu: bool
+    saved: Any, *, config: TrainConfig, tracker: TrainingLog, threads: int, use_gpu: bool
 ) -> dict[str, float]:
     """Metrics of a checkpoint, computed by one task while training goes on."""
     torch.set_num_threads(threads)

@@ -22,6 +22,7 @@ from pipeline.evaluation.report import Report
 from pipeline.evaluation.scores import gather, per_class, score, summaries
 from pipeline.inference.cams import explain
 from pipeline.models.cam_net import CamNet
+from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import LeftEarly
 from sharding.manifest import Dataset
 
@@ -38,7 +39,7 @@ class Validator:
         config: of the training run.
         dataset: what it trains on.
         device, threads: what to decode and compute with.
-        tracker: see `pipeline.tracking.runs.Tracker`; the first rank alone talks to it.
+        tracker: of the run; only the first rank sends to it.
         left_out: images that cannot be decoded.
         rank, world_size: this rank's share of the batches.
         shown: whether to tell of the progress.
@@ -51,7 +52,7 @@ class Validator:
         dataset: Dataset,
         device: torch.device,
         threads: int,
-        tracker: Any,
+        tracker: TrainingLog,
         left_out: LeftOut,
         rank: int = 0,
         world_size: int = 1,
@@ -142,4 +143,4 @@ class Validator:
     def _show(self, epoch: int, step: int, steps: int) -> None:
         if self._shown:
             label = f"validate {epoch}/{self.config.epochs}"
-            self.tracker.progress(label=label, step=step, steps=steps, note="", numbers={})
+            self.tracker.progress(ProgressState(label=label, step=step, steps=steps))

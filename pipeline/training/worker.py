@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from pipeline.data.labels import LabelledEpoch, LabelledSplit
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.methods.protocol import StepResult
 from pipeline.models import cam_net, checkpoint
+from pipeline.tracking.run_log import TrainingLog
 from pipeline.training.loop import Pause, StepStats, train_epoch
 from pipeline.training.progress import MetricsLogger
 from pipeline.training.state import RankState, TrainState
@@ -45,7 +45,7 @@ class Worker:
         world_size: int,
         device: torch.device,
         threads: int,
-        tracker: Any,
+        tracker: TrainingLog,
         run_id: str,
     ) -> None:
         self.config, self.dataset = config, dataset

@@ -85,7 +85,7 @@ def test_a_signal_acts_once_and_then_does_what_it_did_before() -> None:
 def test_a_question_is_not_put_again_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     answers = {"answer 1": False, "answer 2": True}
-    monkeypatch.setattr(preemption.tasks, "is_there", lambda reference: there)
+    monkeypatch.setattr(preemption.tasks, "is_ready", lambda reference: there)
     monkeypatch.setattr(preemption.tasks, "wait_for", answers.__getitem__)
 
     def ask() -> str:

@@ -15,7 +15,8 @@ from PIL import Image
 from pipeline.cluster import tasks
 from pipeline.tracking import client, runs
 from pipeline.tracking import writer as tracking_writer
-from pipeline.tracking.client import code_tags, everywhere, tracking_uri
+from pipeline.tracking.client import global_client, tracking_uri
+from pipeline.tracking.runs import code_tags
 from pipeline.tracking.writer import RunWriter
 from sharding.errors import InputError
 
@@ -24,7 +25,7 @@ from sharding.errors import InputError
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    everywhere()  # some of MLflow's functions remember what an earlier test set
+    global_client()  # some of MLflow's functions remember what an earlier test set
     return uri
 
 
@@ -301,7 +302,7 @@ def test_machines_report_under_their_names(store: str, tmp_path: Path) -> None:
     began = store_client().get_run(run_id).info.start_time / 1000
     writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
     for node in ("node0", "node1"):
-        writer.machine(node, {"cpu_utilization_percentage": 12.5})
+        writer.system_metrics(node, {"cpu_utilization_percentage": 12.5})
     assert writer.flush(30) == 0
     for node in ("node0", "node1"):
         key = f"system/{node}/cpu_utilization_percentage"

@@ -1,11 +1,13 @@
-"""What a machine does, told every few seconds by one thread of it that ends with its block."""
+"""One thread per machine reads MLflow's monitors every few seconds and ends with its block."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 
+import pynvml
 import pytest
 
 from pipeline.tracking import system_metrics
@@ -14,7 +16,7 @@ Sent = list[tuple[str, Mapping[str, float]]]
 
 
 def watchers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "machine"]
+    return [thread.name for thread in threading.enumerate() if thread.name == "system-metrics"]
 
 
 def wait_for_one(sent: Sent) -> None:
@@ -24,29 +26,27 @@ def wait_for_one(sent: Sent) -> None:
         time.sleep(0.01)
 
 
-def test_a_reading_has_shares_and_rates() -> None:
-    found = system_metrics.Machine().read()
-    shares = {key: value for key, value in found.items() if "percentage" in key}
-    assert {"cpu_utilization_percentage", "system_memory_usage_percentage"} <= shares.keys()
-    assert all(0 <= value <= 100 for value in shares.values())
-    assert found["network_receive_megabytes_per_second"] >= 0
-
-
-def test_the_first_process_of_a_machine_watches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system_metrics, "SECONDS", 0.01)
+
+
+def test_the_first_process_of_a_machine_reads_it() -> None:
     sent: Sent = []
-    with system_metrics.watched(lambda *told: sent.append(told), 3):
-        with system_metrics.watched(lambda *told: sent.append(("twice", {})), 3, local_rank=1):
+    with system_metrics.watched(lambda *reading: sent.append(reading), 3):
+        with system_metrics.watched(lambda *_: sent.append(("twice", {})), 3, local_rank=1):
             assert len(watchers()) == 1
         wait_for_one(sent)
     assert watchers() == []
     assert {node for node, _ in sent} == {"node3"}
+    values = sent[0][1]
+    shares = {key: value for key, value in values.items() if "percentage" in key}
+    assert {"cpu_utilization_percentage", "system_memory_usage_percentage"} <= shares.keys()
+    assert all(0 <= value <= 100 for value in shares.values())
+    assert values["network_receive_megabytes"] >= 0
 
 
-def test_what_cannot_be_read_or_sent_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(system_metrics, "SECONDS", 0.01)
+def test_what_cannot_be_read_or_sent_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tried: Sent = []
 
     def fail(node: str, values: Mapping[str, float]) -> None:
@@ -56,32 +56,36 @@ def test_what_cannot_be_read_or_sent_stops_nothing(
     with system_metrics.watched(fail, 0):
         wait_for_one(tried)
     assert len(tried) == 1
-    assert capsys.readouterr().out == "no more numbers of this machine: no way\n"
+    assert capsys.readouterr().out == "no more system metrics of this machine: no way\n"
 
 
-def test_gpus_are_one_mean_the_least_busy_and_the_fullest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import pynvml
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs of which NVML does not show the power, as it does of a part of one."""
+    busy = (90, 50)
 
-    class Told:
-        def __init__(self, **values: int) -> None:
-            self.__dict__ = values
-
-    busy = {"a": 90, "b": 50}
-    monkeypatch.setattr(system_metrics, "_gpus", lambda: list(busy))
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda gpu: Told(gpu=busy[gpu]))
-    monkeypatch.setattr(
-        pynvml, "nvmlDeviceGetMemoryInfo", lambda gpu: Told(used=busy[gpu], total=100)
-    )
-
-    def unknown(gpu: str) -> int:
+    def unknown(gpu: int) -> int:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", unknown)
-    found = system_metrics.Machine().read()
-    assert {key: value for key, value in found.items() if key.startswith("gpu")} == {
-        "gpu_utilization_percentage": 70.0,
-        "gpu_utilization_percentage_least": 50.0,
-        "gpu_memory_usage_percentage_most": 90.0,
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: len(busy),
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetUtilizationRates": lambda gpu: SimpleNamespace(gpu=busy[gpu]),
+        "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(used=busy[gpu], total=100),
+        "nvmlDeviceGetPowerUsage": unknown,
     }
+    for name, function in answers.items():
+        monkeypatch.setattr(pynvml, name, function)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_every_gpu_is_read_as_far_as_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    values = system_metrics._read(system_metrics._monitors())
+    assert {key: value for key, value in values.items() if "gpu" in key and "mega" not in key} == {
+        "gpu_0_utilization_percentage": 90.0,
+        "gpu_0_memory_usage_percentage": 90.0,
+        "gpu_1_utilization_percentage": 50.0,
+        "gpu_1_memory_usage_percentage": 50.0,
+    }
+    assert capsys.readouterr() == ("", "")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
 from pipeline.config.sections import OptimizerConfig
 from pipeline.config.train import TrainConfig
+from pipeline.tracking.run_log import ProgressState
 from pipeline.training.loop import StepStats
 from pipeline.training.progress import MetricsLogger
 
@@ -18,12 +18,12 @@ class Told:
 
     def __init__(self) -> None:
         self.points: list[tuple[str, float, int]] = []
-        self.states: list[dict[str, Any]] = []
+        self.states: list[ProgressState] = []
 
     def log(self, points: list[tuple[str, float, int]], sender: str) -> None:
         self.points += points
 
-    def progress(self, **state: Any) -> None:
+    def progress(self, state: ProgressState) -> None:
         self.states.append(state)
 
 
@@ -51,9 +51,9 @@ def told_by(rank: int, stats: StepStats = STATS) -> Told:
 def test_a_step_for_programs_and_for_people() -> None:
     told = told_by(rank=0)
     (state,) = told.states
-    assert (state["label"], state["step"], state["steps"]) == ("epoch 2/3", 20, 40)
-    assert state["note"] == "loss 0.2500, 90 image/s, 12% waiting for data"
-    numbers = state["numbers"]
+    assert (state.label, state.step, state.steps) == ("epoch 2/3", 20, 40)
+    assert state.note == "loss 0.2500, 90 image/s, 12% waiting for data"
+    numbers = dict(state.numbers)
     assert (numbers.pop("epoch"), numbers.pop("step")) == (2, 20)
     assert numbers == {key: value for key, value, _ in told.points}
     assert numbers["train/images_per_second"] == 90.0
@@ -63,7 +63,7 @@ def test_a_step_for_programs_and_for_people() -> None:
 
 def test_a_slow_rank_is_named_where_it_is_more_than_chance() -> None:
     told = told_by(rank=0, stats=dataclasses.replace(STATS, skew=1.31))
-    assert told.states[0]["note"].endswith("waiting for data, rank 3 31% slower than the mean")
+    assert told.states[0].note.endswith("waiting for data, rank 3 31% slower than the mean")
     points = {key: value for key, value, _ in told.points}
     assert (points["train/slowest_rank"], points["train/forward_skew"]) == (3, 1.31)
 

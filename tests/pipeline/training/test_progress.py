@@ -6,19 +6,21 @@ import itertools
 import re
 import time
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from pipeline.cluster import tasks
+from pipeline.tracking.run_log import ProgressState
 from pipeline.training import progress
 
 
 def test_an_epoch_that_goes_on_in_the_middle_has_its_own_speed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    about: dict[str, Any] = {"label": "epoch 2/3", "steps": 10_000, "note": "", "numbers": {}}
-    states = [{}, *({**about, "step": step} for step in (5000, 5010, 5020))]
+    states = [
+        None,
+        *(ProgressState(label="epoch 2/3", steps=10_000, step=step) for step in (5000, 5010, 5020)),
+    ]
     looks = itertools.chain(states, itertools.repeat(states[-1]))
     monkeypatch.setattr(tasks, "answer", lambda reference, otherwise: next(looks))
     with progress.shown(SimpleNamespace(state=lambda: None)):

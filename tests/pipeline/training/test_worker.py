@@ -253,7 +253,7 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
     assert [path for _, path in calls["table"]] == ["eval/epoch_001/per_class_ap.json"]
     assert len(calls["image"]) == 4
     assert {step for _, _, step in calls["image"]} == {96}
-    assert calls["progress"][-1]["label"] == f"validate 1/{EPOCHS}"
+    assert calls["progress"][-1][0].label == f"validate 1/{EPOCHS}"
 
 
 def test_an_epoch_left_within_its_validation_is_scored_by_who_goes_on(

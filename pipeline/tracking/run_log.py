@@ -1,0 +1,74 @@
+"""Declare what may be sent to a run in MLflow.
+
+`pipeline.tracking.writer.RunWriter` takes it in this process. A handle of that writer as a Ray
+actor (`pipeline.cluster.tasks.Detached`) does so without waiting: its methods return references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Point = tuple[str, float, int]
+"""Name, value, and images seen, which is MLflow's step."""
+
+
+class RunLog(Protocol):
+    """Results of a run."""
+
+    def log(self, points: Sequence[Point], sender: str = "") -> object:
+        """Send metric points."""
+
+    def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> object:
+        """Send a table artifact, columns by name."""
+
+    def artifact(self, content: bytes, path: str) -> object:
+        """Send a file artifact."""
+
+    def image(self, png: bytes, key: str, step: int) -> object:
+        """Send one image of a series."""
+
+    def tag(self, key: str, value: str) -> object:
+        """Set a tag of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressState:
+    """Where training is, for a progress bar.
+
+    Attributes:
+        label: what is under way (``epoch 2/3``).
+        step: steps done of it.
+        steps: steps of it.
+        note: how it goes, for people.
+        numbers: the same for programs.
+    """
+
+    label: str
+    step: int
+    steps: int
+    note: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+class TrainingLog(RunLog, Protocol):
+    """What a training run's workers and driver say to each other, beside its results."""
+
+    def system_metrics(self, node: str, values: Mapping[str, float]) -> object:
+        """Send how busy one machine is."""
+
+    def progress(self, state: ProgressState) -> object:
+        """Say where training is."""
+
+    def state(self) -> Any:
+        """Read the last `ProgressState`, None before the first."""
+
+    def leave(self) -> object:
+        """Ask the workers to save and end."""
+
+    def leaving(self) -> Any:
+        """Read whether they are asked to."""
+
+    def flush(self, timeout: float = 60.0) -> Any:
+        """Wait until everything was taken; the number of items that were not."""
