@@ -25,7 +25,6 @@ class AssumeNegative(Method):
         num_classes: K.
         epsilon: 0 for cross-entropy of logits (code of Large Loss and of this paper), 1e-5 for
             ``-log(p + 1e-5)`` (code of Cole et al.).
-        group: process group of the global batch.
     """
 
     def __init__(self, num_classes: int, *, epsilon: float = 0.0, group: Group = None) -> None:
@@ -71,7 +70,6 @@ class IgnoreUnobserved(Method):
         num_classes: K.
         normalise: "entries" divides by B x K, as all of that code does; "observed" by the number
             of observed entries of the global batch.
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -102,7 +100,6 @@ class LabelSmoothing(Method):
     Args:
         num_classes: K.
         ls_coef: e, 0.1 in the code of Cole et al.
-        group: process group of the global batch.
     """
 
     def __init__(self, num_classes: int, *, ls_coef: float = 0.1, group: Group = None) -> None:
@@ -143,7 +140,6 @@ class ExpectedPositive(Method):
         num_classes: K.
         expected_num_pos: mean number of positives per image (VOC 1.5, COCO 2.9, NUS 1.9,
             CUB 31.4).
-        group: process group of the global batch.
     """
 
     def __init__(self, num_classes: int, *, expected_num_pos: float, group: Group = None) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.selection import unobserved_top
@@ -41,7 +42,6 @@ class AsymmetricLoss(Method):
         clip: margin by which the probability of a negative is lowered.
         detach: keep the focusing weight out of the gradient (the code's default; its memory
             optimised variant defaults to false).
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -98,7 +98,6 @@ class PartialAsymmetricLoss(Method):
             checkpoint of an earlier P-ASL run, both keyed by MID
             (`pipeline.methods.parts.class_prior`).
         prior_epochs: epochs at the start that estimate the prior.
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -137,8 +136,7 @@ class PartialAsymmetricLoss(Method):
         self.given_K = None if prior is None else torch.as_tensor(prior, dtype=torch.float64)
         self._sum_K = torch.zeros(num_classes, dtype=torch.float64)
         self._images = 0.0
-        self._pending_K = torch.zeros(num_classes, dtype=torch.float64)
-        self._pending_count = torch.zeros(1, dtype=torch.float64)
+        self._discard_pending()
 
     def begin_epoch(self, epoch: int) -> None:
         """Discard the sums of an interrupted epoch."""
@@ -167,16 +165,15 @@ class PartialAsymmetricLoss(Method):
         Returns:
             (fp32 weights (B, K), bool mask (B, K)).
         """
-        observed_BK = labels_BK != UNOBSERVED
-        nothing_BK = torch.zeros_like(observed_BK)
-        estimating = self.epoch <= self.prior_epochs
-        if self.mode == "negative" and not estimating:
+        observed_BK, nothing_BK = labels_BK != UNOBSERVED, nothing_modified(labels_BK)
+        mode = "ignore" if self.epoch <= self.prior_epochs else self.mode
+        if mode == "negative":
             return torch.ones_like(logits_BK), nothing_BK
-        if self.mode == "ignore_normalize_classes" and not estimating:
+        if mode == "ignore":
+            return observed_BK.float(), nothing_BK
+        if mode == "ignore_normalize_classes":
             weight_B1 = 1 + 1 / (1 + observed_BK.sum(1, keepdim=True))
             return observed_BK * weight_B1, nothing_BK
-        if self.mode == "ignore" or estimating:
-            return observed_BK.float(), nothing_BK
         k = self.likelihood_topk * self.ranks.batch_size(logits_BK)
         absence_BK = _shifted_absence(torch.sigmoid(logits_BK), self.clip)
         ignored_BK = unobserved_top(-absence_BK, labels_BK, k, self.ranks)
@@ -191,13 +188,9 @@ class PartialAsymmetricLoss(Method):
             return self.given_K
         return self._sum_K / self._images if self.prior_epochs and self._images else None
 
-    def estimate(self) -> torch.Tensor:
-        """Average the probabilities over the images of all completed epochs, float64 (K,)."""
-        return self._sum_K / max(self._images, 1.0)
-
     def end_epoch(self) -> None:
         """Add the sums of all ranks, as long as the prior is estimated."""
-        sums = self.ranks.sum(torch.cat([self._pending_K, self._pending_count]))
+        sums = self.ranks.sum(self._pending)
         if not self.prior_epochs or self.epoch <= self.prior_epochs:
             self._sum_K += sums[:-1].cpu()
             self._images += float(sums[-1])
@@ -216,19 +209,19 @@ class PartialAsymmetricLoss(Method):
 
     def pending_state(self) -> dict[str, Any]:
         """Return this rank's sums of the running epoch."""
-        return {"sum": self._pending_K.cpu(), "images": self._pending_count.cpu()}
+        return {"sum": self._pending[:-1].cpu(), "images": self._pending[-1:].cpu()}
 
     def load_pending_state(self, state: dict[str, Any]) -> None:
         """Restore this rank's sums."""
-        self._pending_K, self._pending_count = state["sum"], state["images"]
+        self._pending = torch.cat([state["sum"], state["images"]])
 
     def _add_to_estimate(self, p_BK: torch.Tensor) -> None:
-        self._pending_K = self._pending_K.to(p_BK.device) + p_BK.sum(0, dtype=torch.float64)
-        self._pending_count = self._pending_count.to(p_BK.device) + len(p_BK)
+        sums = F.pad(p_BK.sum(0, dtype=torch.float64), (0, 1), value=len(p_BK))
+        self._pending = self._pending.to(p_BK.device) + sums
 
     def _discard_pending(self) -> None:
-        self._pending_K = torch.zeros(self.num_classes, dtype=torch.float64)
-        self._pending_count = torch.zeros(1, dtype=torch.float64)
+        # Sums of probabilities per class, then the number of images.
+        self._pending = torch.zeros(self.num_classes + 1, dtype=torch.float64)
 
 
 def _by_state(values: tuple[float, float, float], labels_BK: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,6 @@ class CnnRnn(Method):
         learning_rate: of the recurrent part.
         max_labels: labels of an image that are predicted; rarer ones are cut off.
         seed: of the recurrent part's initial values.
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class CnnRnn(Method):
 
     def pending_state(self) -> dict[str, Any]:
         """Return this rank's label counts of the running epoch."""
-        return {"frequency": self._pending_K}
+        return {"frequency": self._pending_K.clone()}
 
     def load_pending_state(self, state: dict[str, Any]) -> None:
         """Restore this rank's label counts."""

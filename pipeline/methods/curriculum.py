@@ -57,9 +57,7 @@ class Curriculum(Method):
         top: share for strategy "top".
         passes: passes for strategy "uncertainty".
         variance: threshold for strategy "uncertainty".
-        num_images: images of the training set, to refuse at once what does not fit ("score" keeps
-            no predictions); 0 finds out on the way.
-        group: process group of the global batch.
+        num_images: of the training set, to refuse at once predictions that do not fit (0: unknown).
     """
 
     def __init__(
@@ -108,14 +106,13 @@ class Curriculum(Method):
         known_BK = labels_BK
         if sample_ids_B is not None:
             known_BK = self.overlay.apply(labels_BK, sample_ids_B)
-        added_BK = (known_BK != UNOBSERVED) & (labels_BK == UNOBSERVED)
         mask_BK = known_BK != UNOBSERVED
         losses_BK = F.binary_cross_entropy_with_logits(
             logits_BK, (known_BK == POSITIVE).float(), reduction="none"
         )
         sums_B = torch.where(mask_BK, losses_BK, 0).sum(1)
         loss = (self.factor(mask_BK.sum(1)) * sums_B).sum() / self.ranks.batch_size(logits_BK)
-        return self.ranks.share(loss), added_BK
+        return self.ranks.share(loss), mask_BK & (labels_BK == UNOBSERVED)
 
     def factor(self, counts_B: torch.Tensor) -> torch.Tensor:
         """Compute the factor of an image's sum from its number of known entries, fp32 (B,)."""

@@ -33,7 +33,6 @@ class EntropyMaximization(Method):
         alpha: weight of the entropy (VOC 0.2, COCO 0.1, NUS 0.1, CUB 0.01).
         observed_negatives: "unobserved" gives them the entropy term, as the reference does, which
             knows none; "cross-entropy" lets them push down (inferred, for tri-state labels).
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -81,10 +80,8 @@ class PseudoLabeling(EntropyMaximization):
         warmup_epochs: epochs before the first pseudo labels (VOC, COCO 5, NUS 4, CUB 3).
         total_epochs: epochs of the run; one that is prolonged keeps those it began with.
         theta: share of the unobserved entries of a class labelled by the end.
-        num_images: images of the training set, to refuse at once what does not fit; 0 finds out
-            on the way.
+        num_images: of the training set, to refuse at once what does not fit (0: unknown).
         observed_negatives: as of `EntropyMaximization`.
-        group: process group of the global batch.
     """
 
     def __init__(

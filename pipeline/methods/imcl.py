@@ -39,7 +39,6 @@ class Imcl(Method):
         num_atoms: atoms per image (k; 3 end to end, 1 on fixed features).
         atoms_per_class: positives of each class in the dictionary.
         graph_lr: learning rate of the label graph.
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -163,8 +162,7 @@ class Imcl(Method):
             atoms_AK.detach(),
             atoms_AD,
             count=self.num_atoms,
-            weight_label=(self.weights or self.alphas)[0],
-            weight_feature=(self.weights or self.alphas)[1],
+            weights=self.weights or self.alphas,
         )
         pairs = ((completed_BK, atoms_AK, label_BT), (features_BD, atoms_AD, feature_BT))
         B = self.ranks.batch_size(logits_BK)
@@ -175,11 +173,11 @@ class Imcl(Method):
 
     def _balance(self, logistic: torch.Tensor, terms: list[torch.Tensor]) -> tuple[float, float]:
         values = self.ranks.sum(torch.stack([logistic, *terms]).detach()).tolist()
-        label, feature = (
-            alpha * values[0] / value if value else 0.0
-            for alpha, value in zip(self.alphas, values[1:], strict=True)
+        label, feature = self.alphas
+        return (
+            label * values[0] / values[1] if values[1] else 0.0,
+            feature * values[0] / values[2] if values[2] else 0.0,
         )
-        return label, feature
 
     def _features(self, B: int) -> torch.Tensor:
         if self._features_BD is None:

@@ -40,7 +40,6 @@ class _LargeLoss(Method):
         num_classes: K.
         delta_rel: percent of all B x K entries added to the selection per epoch (for LL-Cp:
             selected in each epoch).
-        group: process group of the global batch.
     """
 
     rejects = False
@@ -68,8 +67,8 @@ class _LargeLoss(Method):
             loss = modified_bce_sum(logits_BK, labels_BK) / entries
             return self.ranks.share(loss), nothing_modified(labels_BK)
         selected_BK = select_largest(logits_BK, labels_BK, k, self.ranks)
-        corrected_BK, rejected_BK = (None, selected_BK) if self.rejects else (selected_BK, None)
-        total = modified_bce_sum(logits_BK, labels_BK, corrected=corrected_BK, rejected=rejected_BK)
+        change = {"rejected" if self.rejects else "corrected": selected_BK}
+        total = modified_bce_sum(logits_BK, labels_BK, **change)
         return self.ranks.share(total / entries), selected_BK
 
 

@@ -29,10 +29,8 @@ class Role(ExpectedPositive):
         expected_num_pos: mean number of positives per image (VOC 1.5, COCO 2.9, NUS 1.9,
             CUB 31.4).
         estimator_lr: the estimator's learning rate; the reference uses ten times the classifier's.
-        num_images: images of the training set, to refuse at once what does not fit; 0 refuses
-            it when it no longer fits.
+        num_images: of the training set, to refuse at once what does not fit (0: unknown).
         seed: of the estimator's initial values, which depend on it and the image id alone.
-        group: process group of the global batch.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Role(ExpectedPositive):
         # Every rank needs every new row: rows move by momentum long after their batch.
         all_ids, all_labels = (self.ranks.concatenate(part) for part in (ids_B, labels_BK))
         self.estimator.add_rows(all_ids, all_labels)
-        estimates_BK = self.estimator.rows(ids_B, logits_BK.device).requires_grad_()
+        estimates_BK = self.estimator.rows(ids_B).to(logits_BK.device).requires_grad_()
         loss = self._loss(logits_BK, estimates_BK, labels_BK == POSITIVE)
         if loss.requires_grad:
             (gradient_BK,) = torch.autograd.grad(loss, estimates_BK, retain_graph=True)
@@ -100,7 +98,6 @@ class RoleLinearInit(Role):
         linear_rate: multiple of all learning rates in those epochs (COLE: 1e-3 against 1e-5).
         num_images: as of `Role`.
         seed: as of `Role`.
-        group: process group of the global batch.
     """
 
     def __init__(

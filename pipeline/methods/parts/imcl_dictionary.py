@@ -100,6 +100,5 @@ class DictionaryBuilder:
     @staticmethod
     def _width(features: list[torch.Tensor], ranks: Collectives) -> int:
         """Find the feature width, also on a rank that kept nothing."""
-        width = torch.tensor([len(features[0])] if features else [], dtype=torch.int64)
-        widths = ranks.concatenate(width)
+        widths = ranks.concatenate(torch.tensor([len(f) for f in features[:1]]).long())
         return int(widths.max()) if len(widths) else 0

@@ -72,10 +72,9 @@ class LabelEstimator:
         self._matrices_3NK[:, rows_M] = 0
         self._matrices_3NK[0, rows_M] = logits_MK.float()
 
-    def rows(self, ids_B: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    def rows(self, ids_B: torch.Tensor) -> torch.Tensor:
         """Copy the images' logits, fp32 (B, K)."""
-        rows_BK = self._matrices_3NK[0, self._rows_of(ids_B)]
-        return rows_BK if device is None else rows_BK.to(device)
+        return self._matrices_3NK[0, self._rows_of(ids_B)]
 
     def step(self, ids_B: torch.Tensor, gradient_BK: torch.Tensor) -> None:
         """Take one Adam step over all rows; those not named have gradient 0."""

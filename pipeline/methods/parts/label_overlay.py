@@ -68,12 +68,11 @@ class LabelOverlay:
         self, ids_M: np.ndarray, classes_M: np.ndarray, values_M: np.ndarray | None = None
     ) -> None:
         """Add entries, equal on all ranks; of a repeated one the older value stays."""
-        if values_M is None:
-            values_M = np.full(len(ids_M), np.nan, np.float32)
+        nans_M = np.full(len(ids_M), np.nan, np.float32)
         self.replace(
             np.concatenate([self._ids_M, ids_M]),
             np.concatenate([self._classes_M, classes_M.astype(np.int32)]),
-            np.concatenate([self._values_M, values_M]),
+            np.concatenate([self._values_M, nans_M if values_M is None else values_M]),
         )
 
     def replace(
@@ -89,7 +88,7 @@ class LabelOverlay:
         nans = np.full(len(order), np.nan) if values_M is None else values_M[order]
         self._values_M = nans[new].astype(np.float32)
 
-    def find(self, sample_ids_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def find(self, sample_ids_B: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Look up a batch's entries: (rows_M, classes_M, values_M), in host memory."""
         ids_B = sample_ids_B.cpu().numpy()
         first_B = np.searchsorted(self._ids_M, ids_B, "left")
@@ -99,8 +98,7 @@ class LabelOverlay:
         positions_M = starts_M + np.arange(len(rows_M))
         classes_M = self._classes_M[positions_M].astype(np.int64)
         columns = (rows_M, classes_M, self._values_M[positions_M])
-        rows, classes, values = (torch.from_numpy(column) for column in columns)
-        return rows, classes, values
+        return tuple(torch.from_numpy(column) for column in columns)
 
     def apply(
         self, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor, state: int | None = None
@@ -117,11 +115,10 @@ class LabelOverlay:
         )
         if not len(rows_M):
             return labels_BK
-        new_M = values_M.to(torch.int8) if state is None else torch.full_like(rows_M, state)
-        labels_BK = labels_BK.clone()
         old_M = labels_BK[rows_M, classes_M]
-        kept_M = torch.where(old_M == UNOBSERVED, new_M.to(torch.int8), old_M)
-        labels_BK[rows_M, classes_M] = kept_M
+        new_M = values_M.to(torch.int8) if state is None else torch.full_like(old_M, state)
+        labels_BK = labels_BK.clone()
+        labels_BK[rows_M, classes_M] = torch.where(old_M == UNOBSERVED, new_M, old_M)
         return labels_BK
 
     def entries(self) -> tuple[torch.Tensor, torch.Tensor]:

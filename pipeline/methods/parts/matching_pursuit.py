@@ -15,18 +15,21 @@ import torch
 from sharding.labels import NEGATIVE, POSITIVE
 
 _CLIP, _NEAR, _ACCEPT, _BALANCE = 80.0, 1e-3, 1e-3, 1e-4
+_C = 2.0  # of the asymmetric sigmoid: negatives count half
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Of labels and of features."""
 
 
-def asymmetric_sigmoid(x: torch.Tensor, c: float = 2.0) -> torch.Tensor:
-    """Squash logits to scores between -1/c and 1, 0 at 0."""
-    y = (x + 0.5 * math.log(1 / c)).clamp(-_CLIP, _CLIP)
+def asymmetric_sigmoid(x: torch.Tensor) -> torch.Tensor:
+    """Squash logits to scores between -1/2 and 1, 0 at 0."""
+    y = (x + 0.5 * math.log(1 / _C)).clamp(-_CLIP, _CLIP)
     rising, falling = torch.exp(y), torch.exp(-y)
-    return (rising - falling / c) / (rising + falling)
+    return (rising - falling / _C) / (rising + falling)
 
 
-def completed(scores_BK: torch.Tensor, labels_BK: torch.Tensor, c: float = 2.0) -> torch.Tensor:
-    """Replace the scores of observed entries: 1 where positive, -1/c where negative."""
-    known_BK = torch.where(labels_BK == NEGATIVE, -1 / c, scores_BK)
+def completed(scores_BK: torch.Tensor, labels_BK: torch.Tensor) -> torch.Tensor:
+    """Replace the scores of observed entries: 1 where positive, -1/2 where negative."""
+    known_BK = torch.where(labels_BK == NEGATIVE, -1 / _C, scores_BK)
     return torch.where(labels_BK == POSITIVE, 1.0, known_BK)
 
 
@@ -51,8 +54,7 @@ def pursue(
     atoms_AD: torch.Tensor,
     *,
     count: int,
-    weight_label: float,
-    weight_feature: float,
+    weights: tuple[float, float],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Select atoms by orthogonal matching pursuit over labels and features together.
 
@@ -62,15 +64,14 @@ def pursue(
         atoms_AK: completed labels of the dictionary.
         atoms_AD: its features.
         count: atoms per image, T.
-        weight_label: loss weight of the label residual.
-        weight_feature: loss weight of the feature residual.
+        weights: loss weights of the label and the feature residual.
 
     Returns:
         (selected_BT int64, coefficients_label_BT, coefficients_feature_BT); an image that accepts
         fewer atoms has coefficient 0 at atom 0.
     """
-    strongest = max(weight_label, weight_feature) + _BALANCE
-    balance = (weight_label / strongest, weight_feature / strongest)
+    strongest = max(weights) + _BALANCE
+    balance = (weights[0] / strongest, weights[1] / strongest)
     B = len(labels_BK)
     selected_BT = torch.zeros(B, count, dtype=torch.int64, device=labels_BK.device)
     coefficients_2BT = torch.zeros(2, B, count, device=labels_BK.device)
@@ -95,8 +96,8 @@ def residual(
 
 
 def _pursue_one(
-    targets: tuple[torch.Tensor, torch.Tensor],
-    atoms: tuple[torch.Tensor, torch.Tensor],
+    targets: Pair,
+    atoms: Pair,
     allowed_A: torch.Tensor,
     count: int,
     balance: tuple[float, float],
@@ -119,11 +120,9 @@ def _pursue_one(
 
 
 def _scores(
-    residuals: list[torch.Tensor],
-    atoms: tuple[torch.Tensor, torch.Tensor],
-    balance: tuple[float, float],
+    residuals: list[torch.Tensor], atoms: Pair, balance: tuple[float, float]
 ) -> torch.Tensor:
-    """Score each atom's agreement with both residuals; negative where their signs are."""
+    """Score each atom's agreement with both residuals; negative if it points against them."""
     strength_A = agreement_A = torch.zeros(len(atoms[0]), device=atoms[0].device)
     for residual_X, atoms_AX, weight in zip(residuals, atoms, balance, strict=True):
         products_A = atoms_AX @ residual_X

@@ -18,19 +18,17 @@ _ENTRY_BYTES = 16  # of an overlay: image, class and value
 
 
 def refuse_dense(num_images: int, num_classes: int, bytes_each: int, what: str) -> None:
-    """Refuse a matrix of images x classes that does not fit, showing the arithmetic.
+    """Refuse a matrix of images x classes that takes more than 4 GiB, showing the arithmetic.
 
     Raises:
-        InputError: it takes more than 4 GiB.
+        InputError: it does not fit.
     """
-    needed = num_images * num_classes * bytes_each
-    if needed > _LIMIT:
-        raise InputError(
-            f"{what}: {num_images:,} images x {num_classes:,} classes x {bytes_each} bytes = "
-            f"{needed / 1024**3:,.1f} GiB, and the limit is {_LIMIT / 1024**3:.0f} GiB",
-            fix="use it on single-positive data sets; at Open Images scale use ll-r, ll-ct, "
-            "ll-cp or p-asl",
-        )
+    _refuse(
+        num_images * num_classes * bytes_each,
+        f"{what}: {num_images:,} images x {num_classes:,} classes x {bytes_each} bytes",
+        fix="use it on single-positive data sets; at Open Images scale use ll-r, ll-ct, ll-cp or "
+        "p-asl",
+    )
 
 
 def refuse_predictions(num_images: int, num_classes: int) -> None:
@@ -39,18 +37,24 @@ def refuse_predictions(num_images: int, num_classes: int) -> None:
 
 
 def refuse_added(entries: int) -> None:
-    """Refuse more labels from predictions than fit, showing the arithmetic.
+    """Refuse labels added so far that take more than 4 GiB on every worker.
 
     Raises:
-        InputError: they take more than 4 GiB on every worker.
+        InputError: they do not fit.
     """
-    needed = entries * _ENTRY_BYTES
-    if needed > _LIMIT:
+    _refuse(
+        entries * _ENTRY_BYTES,
+        f"labels added from predictions: {entries:,} entries x {_ENTRY_BYTES} bytes",
+        fix="pass --method-options negative_threshold=-inf, which adds positives alone, or "
+        "thresholds further from 0",
+    )
+
+
+def _refuse(size: int, arithmetic: str, fix: str) -> None:
+    if size > _LIMIT:
+        limit = f"{_LIMIT / 1024**3:.0f} GiB"
         raise InputError(
-            f"labels added from predictions: {entries:,} entries x {_ENTRY_BYTES} bytes = "
-            f"{needed / 1024**3:,.1f} GiB so far, and the limit is {_LIMIT / 1024**3:.0f} GiB",
-            fix="pass --method-options negative_threshold=-inf, which adds positives alone, or "
-            "thresholds further from 0",
+            f"{arithmetic} = {size / 1024**3:,.1f} GiB, and the limit is {limit}", fix=fix
         )
 
 

@@ -59,7 +59,7 @@ def test_pursuit_and_gradients_equal_the_reference(golden: Golden) -> None:
         matching_pursuit.asymmetric_sigmoid(logits), golden.labels("labels_pm1")
     )
     selected, label, feature = matching_pursuit.pursue(
-        labels, features, atoms, golden.F_dict, count=3, weight_label=1.0, weight_feature=0.5
+        labels, features, atoms, golden.F_dict, count=3, weights=(1.0, 0.5)
     )
     np.testing.assert_array_equal(selected, golden.active_set)
     close(label, golden.coef_label)
