@@ -1,4 +1,7 @@
-"""Where the model is that a user names: a directory, a bucket, or MLflow."""
+"""Find the checkpoint that a user names: a directory, a run, a bucket, or MLflow.
+
+Every command resolves its ``--checkpoint`` here, once, on the driver.
+"""
 
 from __future__ import annotations
 
@@ -8,46 +11,78 @@ from pipeline import storage
 from pipeline.tracking import registry
 from sharding.errors import InputError
 
-# Inside an MLflow model made by `pipeline.inference.mlflow_model`; the link stands for absent
-# weights.
 IN_MODEL = "artifacts/checkpoint"
+"""Where an MLflow model made by `mlflow_model` has the weights, or the link to them."""
 LINK = "link.json"
 
 
 def checkpoint_directory(uri: str) -> str:
-    """The checkpoint directory, or its URL, that ``uri`` means; see `predictor.load`.
+    """Resolve what a user names to a checkpoint directory, or its URL.
+
+    Args:
+        uri: a checkpoint directory; a run directory, whose best checkpoint is taken; an MLflow
+            model's directory; ``runs:/<run id>`` of a training or an evaluation; or
+            ``models:/<name>@<alias>``, ``models:/<name>/<version>``, ``models:/<model id>``.
+
+    Returns:
+        A place that other machines see as well, where there is one; else a copy in ``IN_MODEL`` of
+        a model that was downloaded to this machine (`is_copy`).
 
     Raises:
         InputError: there is none.
     """
     if uri.startswith("runs:/"):
-        return checkpoint_directory(registry.run_directory(uri))
-    if uri.startswith("models:/"):
+        uri = registry.run_directory(uri)
+    elif uri.startswith("models:/"):
         uri = registry.download(uri)
     location = storage.absolute(uri)
     if storage.exists(storage.join(location, "MLmodel")):
-        return followed(storage.join(location, IN_MODEL))
-    if not storage.exists(storage.join(location, "meta.json")):
-        location = _best_of_run(location)
-    return location
+        held = storage.join(location, IN_MODEL)
+        named = _link(held)
+        return named if _same(named, held) else in_model(held)
+    if storage.exists(storage.join(location, "meta.json")):
+        return location
+    return _best_of_run(location)
 
 
-def followed(directory: str) -> str:
-    """The checkpoint that an MLflow model holds or names.
+def is_copy(directory: str) -> bool:
+    """Whether a checkpoint is part of an MLflow model, which only this machine may see."""
+    return directory.endswith(IN_MODEL)
+
+
+def in_model(directory: str) -> str:
+    """Resolve the checkpoint of an MLflow model: the weights in it, else those it links to.
+
+    Args:
+        directory: ``IN_MODEL`` of the model.
 
     Raises:
-        InputError: the one it names is no longer there.
+        InputError: the checkpoint that it links to is no longer there.
     """
     if storage.exists(storage.join(directory, "meta.json")):
         return directory
-    named = str((storage.read_json(storage.join(directory, LINK)) or {}).get("checkpoint", ""))
+    named = _link(directory)
     if not named or not storage.exists(storage.join(named, "meta.json")):
         raise InputError(
             "the checkpoint that this MLflow model names is gone",
             file=named or directory,
-            fix="use a registered model, or train with --log-model copy",
+            fix="use a registered model, which has its weights with it",
         )
     return named
+
+
+def _link(directory: str) -> str:
+    """Read which checkpoint an MLflow model was made of; "" if it does not say."""
+    return str((storage.read_json(storage.join(directory, LINK)) or {}).get("checkpoint", ""))
+
+
+def _same(named: str, held: str) -> bool:
+    """Whether both directories are there and hold one checkpoint."""
+    try:
+        metas = [storage.read_bytes(storage.join(path, "meta.json")) for path in (named, held)]
+    except (OSError, InputError):  # gone, or out of this machine's reach
+        return False
+    return metas[0] == metas[1]
 
 
 def _best_of_run(location: str) -> str:

@@ -136,7 +136,8 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
     listed = predict_plan.parts(config)
     left = predict_plan.unfinished(config, digest, listed)
     if left:
-        directory = _seen_everywhere(config, directory)
+        if locate.is_copy(directory):
+            directory = _copied(directory, config.output)
         connect()
         workers, gpus, cpus = session.shares(config.workers)
         done = tasks.map_parts(
@@ -174,11 +175,9 @@ def _counts(location: str) -> tuple[int, int]:
     return len(column), len(column) - column.null_count
 
 
-def _seen_everywhere(config: PredictConfig, directory: str) -> str:
-    """The checkpoint, or a copy in the output where it was downloaded to this machine alone."""
-    if "://" in directory or Path(config.checkpoint).exists():
-        return directory
-    copy = storage.join(config.output, predict_plan.CHECKPOINT)
+def _copied(directory: str, output: str) -> str:
+    """Copy a checkpoint that this machine alone sees into the output, where every worker reads."""
+    copy = storage.join(output, predict_plan.CHECKPOINT)
     for name in ("meta.json", "model.pt"):
         content = storage.read_bytes(storage.join(directory, name))
         storage.write_bytes(storage.join(copy, name), content)

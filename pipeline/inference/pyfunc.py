@@ -31,7 +31,7 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint among the model's artifacts, or the one that they name."""
-        directory = locate.followed(context.artifacts["checkpoint"])
+        directory = locate.in_model(context.artifacts["checkpoint"])
         self.predictor = Predictor(*checkpoint.load_model(directory))
 
     def predict(

@@ -146,11 +146,13 @@ def test_a_copy_outlives_its_checkpoint_and_a_link_does_not(run_id: str, saved: 
     model_id = mlflow_model.log_model(run_id, str(saved), copy=False)
     assert mlflow_model.log_model(run_id, str(saved), copy=True) == model_id
     assert weights_of(model_id) == ["link.json", "meta.json", "model.pt"]
+    assert locate.checkpoint_directory(f"models:/{model_id}") == str(saved), "all workers see it"
     other = shutil.copytree(saved, saved.with_name("other"))
     linked = mlflow_model.log_model(run_id, str(other), copy=False)
     assert linked != model_id
     shutil.rmtree(saved)
     shutil.rmtree(other)
+    assert locate.is_copy(locate.checkpoint_directory(f"models:/{model_id}"))
     pipeline.load(f"models:/{model_id}")
     with pytest.raises(InputError, match="is gone") as caught:
         pipeline.load(f"models:/{linked}")
