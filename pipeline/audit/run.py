@@ -1,17 +1,20 @@
-"""The audit of a finished or running training: judge its candidates, export them for review.
+"""Audit the label candidates of a finished or running training: judge them, export them.
 
 Free of torch until a sheet is drawn, so that the job shows its help at once.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import storage
 from pipeline.audit import candidates, judge
 from pipeline.audit.candidates import Candidates
 from pipeline.config.commands import AuditConfig
+from pipeline.data.staging import open_dataset
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
@@ -20,96 +23,119 @@ from sharding.storage.files import replacing
 
 SPLIT = "train"
 
-# (dataset, split, image ids, label version) -> (id, encoded image), as `sharding.dataset.lookup`
-# has it.
 ReadImages = Callable[[Dataset, str, Sequence[str], str | None], Iterable[tuple[str, bytes]]]
-
-# (dataset, what names the truth, split) -> labels, as `sharding.dataset.ground_truth` has it.
+"""(dataset, split, image ids, label version) -> (id, encoded image): `sharding.dataset.lookup`."""
 ReadTruth = Callable[[Dataset, str, str], LabelTable]
+"""(dataset, what names the truth, split) -> labels: `sharding.dataset.ground_truth`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What an audit reads.
+
+    Attributes:
+        run: directory or URL of the training run.
+        location: directory or URL of the dataset, as it was written.
+        dataset: opened; its images are on a local disk only where a sheet is drawn.
+        checkpoint: whose maps or corrections, as `locate.checkpoint_directory` takes it.
+    """
+
+    run: str
+    location: str
+    dataset: Dataset
+    checkpoint: str
+
+    @classmethod
+    def open(cls, config: AuditConfig) -> _Inputs:
+        run = storage.absolute(config.run)
+        location = config.dataset or _dataset_of(run)
+        dataset = open_dataset(location, tars=config.sheet and not config.corrections)
+        checkpoint = config.checkpoint or run
+        return cls(run=run, location=location, dataset=dataset, checkpoint=checkpoint)
+
+    @property
+    def name(self) -> str:
+        return self.run.rstrip("/").rpartition("/")[2]
 
 
 def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> str:
-    """Do what the options ask for; return what to tell the user.
+    """Do what the options ask for; return the report for the user.
+
+    Args:
+        config: the options.
+        read_images: reads the photographs of candidates.
+        read_truth: reads the labels to judge by.
 
     Raises:
         InputError: the run, the dataset, the epoch or the truth is not there, or do not match.
     """
-    location = storage.absolute(config.run)
     if config.corrections:
-        return _export_corrections(config, location)
-    epochs = candidates.read_run(location)
-    dataset = _dataset(config, location)
-    told = []
+        return _export_corrections(config)
+    epochs = candidates.read_run(storage.absolute(config.run))
+    inputs = _Inputs.open(config)
+    report = []
     if config.truth is not None:
-        told += [_judge(config, location, epochs, dataset, read_truth), ""]
-    found = candidates.of_epoch(epochs, config.epoch).select(
+        truth = read_truth(inputs.dataset, config.truth, SPLIT)
+        report += [_judge(epochs, truth, inputs, log=config.log), ""]
+    chosen = candidates.of_epoch(epochs, config.epoch).select(
         top=config.top,
         min_probability=config.min_probability,
         min_loss=config.min_loss,
         decisions=config.decisions,
     )
-    name = f"{_name_of(location)}-epoch-{found.epoch:03d}"
+    name = f"{inputs.name}-epoch-{chosen.epoch:03d}"
     output = config.output or Path(f"export-{name}")
-    with replacing(output / f"{SPLIT}.csv") as temporary:
-        temporary.write_text(found.to_csv(dataset.classes), encoding="utf-8")
-    told.append(f"candidates  {output / f'{SPLIT}.csv'}  ({len(found):,} of epoch {found.epoch})")
-    if config.sheet and len(found):
+    path = _write_csv(output, chosen.to_csv(inputs.dataset.classes))
+    report.append(f"candidates  {path}  ({len(chosen):,} of epoch {chosen.epoch})")
+    if config.sheet and len(chosen):
         sheet = output / "sheet.html"
-        checkpoint = config.checkpoint or location
-        command = _write_sheet(sheet, found, name, checkpoint, dataset, read_images)
-        told += [f"to review   {sheet}  (open it in a browser)", f"then        {command}"]
-    return "\n".join(told)
+        command = _write_sheet(sheet, chosen, name, inputs, read_images)
+        report += [f"to review   {sheet}  (open it in a browser)", f"then        {command}"]
+    return "\n".join(report)
 
 
-def _export_corrections(config: AuditConfig, location: str) -> str:
+def _dataset_of(run: str) -> str:
+    """Read from a run's configuration which dataset it trains on."""
+    trained = storage.read_json(storage.join(run, "config.json"))
+    if trained is None:
+        raise InputError("not a run: config.json is missing", file=run, fix="pass runs/NAME")
+    return str(trained["dataset"])
+
+
+def _export_corrections(config: AuditConfig) -> str:
     from pipeline.audit import corrections
     from pipeline.inference import locate
 
-    directory = locate.checkpoint_directory(config.checkpoint or location)
-    text, count = corrections.to_csv(directory, _dataset(config, location).classes)
-    output = config.output or Path(f"export-{_name_of(location)}-corrections")
-    with replacing(output / f"{SPLIT}.csv") as temporary:
+    inputs = _Inputs.open(config)
+    directory = locate.checkpoint_directory(inputs.checkpoint)
+    text, count = corrections.to_csv(directory, inputs.dataset.classes)
+    path = _write_csv(config.output or Path(f"export-{inputs.name}-corrections"), text)
+    return f"corrections  {path}  ({count:,})"
+
+
+def _write_csv(output: Path, text: str) -> Path:
+    path = output / f"{SPLIT}.csv"
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return f"corrections  {output / f'{SPLIT}.csv'}  ({count:,})"
+    return path
 
 
-def _name_of(location: str) -> str:
-    return location.rstrip("/").rpartition("/")[2]
+def _judge(epochs: Sequence[Candidates], truth: LabelTable, inputs: _Inputs, *, log: bool) -> str:
+    """Judge every epoch's candidates; return the table."""
+    missing = judge.Truth(inputs.dataset.labels(SPLIT, epochs[-1].labels), truth)
+    verdicts = [judge.judge(of_epoch, missing) for of_epoch in epochs]
+    if log:
+        _log(inputs.run, verdicts)
+    return judge.table(verdicts, missing)
 
 
-def _dataset(config: AuditConfig, location: str) -> Dataset:
-    if config.dataset is not None:
-        return Dataset.open(config.dataset)
-    trained = storage.read_json(storage.join(location, "config.json"))
-    if trained is None:
-        raise InputError("not a run: config.json is missing", file=location, fix="pass runs/NAME")
-    return Dataset.open(trained["dataset"])
-
-
-def _judge(
-    config: AuditConfig,
-    location: str,
-    epochs: Sequence[Candidates],
-    dataset: Dataset,
-    read_truth: ReadTruth,
-) -> str:
-    assert config.truth is not None
-    observed = dataset.labels(SPLIT, epochs[-1].labels)
-    truth = judge.Truth(observed, read_truth(dataset, config.truth, SPLIT))
-    verdicts = [judge.judge(found, truth) for found in epochs]
-    if config.log:
-        _log(location, verdicts)
-    return judge.table(verdicts, truth)
-
-
-def _log(location: str, verdicts: Sequence[judge.Verdict]) -> None:
-    import tempfile
-
+def _log(run: str, verdicts: Sequence[judge.Verdict]) -> None:
+    """Add precision and recall to the run's curves in MLflow."""
     from pipeline.inference import locate
     from pipeline.models.checkpoint import read_meta
     from pipeline.tracking import client, writer
 
-    run_id = read_meta(locate.checkpoint_directory(location)).mlflow_run_id
+    run_id = read_meta(locate.checkpoint_directory(run)).mlflow_run_id
     with tempfile.TemporaryDirectory() as directory:
         tracker = writer.RunWriter(client.tracking_uri(), run_id, f"{directory}/spool.jsonl")
         for verdict in verdicts:
@@ -123,34 +149,29 @@ def _log(location: str, verdicts: Sequence[judge.Verdict]) -> None:
 
 
 def _write_sheet(
-    path: Path,
-    found: Candidates,
-    name: str,
-    checkpoint: str,
-    dataset: Dataset,
-    read_images: ReadImages,
+    path: Path, chosen: Candidates, name: str, inputs: _Inputs, read_images: ReadImages
 ) -> str:
     """Write the sheet; return the command that takes in what the reviewer saves."""
     from pipeline.audit import review_sheet
     from pipeline.inference import predictor
 
-    model = predictor.load(checkpoint)
-    model.meta.check_classes(dataset.classes, checkpoint)
+    model = predictor.load(inputs.checkpoint)
+    model.meta.check_classes(inputs.dataset.classes, inputs.checkpoint)
     file = f"reviewed-{name}-{SPLIT}.csv"
     command = (
-        f"python jobs/reshard_openimages.py --dataset {dataset.directory} "
+        f"python jobs/reshard_openimages.py --dataset {inputs.location} "
         f"--annotations {file} --name reviewed-{name}"
     )
-    ids = format_image_ids(found.image_ids_N)
+    ids = format_image_ids(chosen.image_ids_N)
     review_sheet.write_sheet(
         path,
-        found,
-        title=f"{len(found)} candidates of {found.method}, epoch {found.epoch}",
+        chosen,
+        title=f"{len(chosen)} candidates of {chosen.method}, epoch {chosen.epoch}",
         file=file,
-        classes=dataset.classes,
-        observed=dataset.labels(SPLIT, found.labels),
+        classes=inputs.dataset.classes,
+        observed=inputs.dataset.labels(SPLIT, chosen.labels),
         model=model,
-        images=read_images(dataset, SPLIT, ids, found.labels),
+        images=read_images(inputs.dataset, SPLIT, ids, chosen.labels),
         command=command,
     )
     return command

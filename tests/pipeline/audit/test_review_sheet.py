@@ -135,6 +135,16 @@ def test_the_sheet_shows_every_candidate(
     assert not re.search(r"https?://", text)
 
 
+def test_a_dataset_in_a_bucket_is_read_from_the_cache(
+    dataset: Path, checkpoint: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the cache
+    url = dataset.as_uri()
+    told = export(run, tmp_path / "out", checkpoint=str(checkpoint), dataset=url)
+    assert f"--dataset {url} " in told
+    assert Sheet(tmp_path / "out/sheet.html").rows == entries(found_in(dataset), dataset)
+
+
 def test_only_what_is_asked_for_is_exported(dataset: Path, run: Path, tmp_path: Path) -> None:
     found = found_in(dataset)
     every = entries(found, dataset)
