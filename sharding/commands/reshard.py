@@ -169,7 +169,7 @@ def _over_base(
                 table=table,
                 report={},
                 unknown_mids={},
-                bad_rows=(),
+                rejected_rows=(),
                 sources={},
                 human_positives_K=dataset.classes.positives_K,
                 human_negatives_K=dataset.classes.negatives_K,

@@ -75,7 +75,7 @@ def restore(job: Job, manifest: Manifest, parallel: ParallelMap) -> Restored | N
         quarantine = still_listed(job.output)
         if set_aside:
             failures = known_failures(job.output, members)
-            quarantine = failures.merged(quarantine.rows(), job.labels.bad_rows)
+            quarantine = failures.merged(quarantine.rows(), job.labels.rejected_rows)
         publish(dataset, job.labels, members, quarantine)
         dataset, whole = Dataset.open(job.output), False
     tars = list(_lost_tars(dataset))

@@ -137,7 +137,7 @@ def _commit(job: Job, outcomes: Sequence[ShardOutcome]) -> Manifest:
     directory, name = job.output, job.options.dataset_name or job.output.resolve().name
     version = label_version(directory, job.labels, members)
     beside = write_beside(job)
-    quarantine = quarantine_of(outcomes).merged(job.labels.bad_rows)
+    quarantine = quarantine_of(outcomes).merged(job.labels.rejected_rows)
     digest = quarantine.write(directory / QUARANTINE_FILE)
     write_info(directory, name, shards)
     manifest = Manifest(

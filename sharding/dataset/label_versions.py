@@ -183,9 +183,11 @@ class NewLabels:
     splits: Mapping[str, SplitLabels]
 
     @property
-    def bad_rows(self) -> Quarantine:
+    def rejected_rows(self) -> Quarantine:
         """The annotation rows that were set aside."""
-        parts = [Quarantine.of_bad_rows(s, found.bad_rows) for s, found in self.splits.items()]
+        parts = [
+            Quarantine.of_rejected_rows(s, found.rejected_rows) for s, found in self.splits.items()
+        ]
         return Quarantine().merged(*parts)
 
 

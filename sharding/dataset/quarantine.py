@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.errors import InputError
-from sharding.openimages.row_status import BadRow
+from sharding.openimages.row_status import RejectedRow
 from sharding.shards.task import ShardOutcome
 from sharding.storage.files import replacing
 
@@ -63,7 +63,7 @@ class Quarantine:
         return len(self.entries)
 
     @classmethod
-    def of_bad_rows(cls, split: str, rows: Iterable[BadRow]) -> Quarantine:
+    def of_rejected_rows(cls, split: str, rows: Iterable[RejectedRow]) -> Quarantine:
         """The bad rows of an annotation file."""
         return cls(
             entries=tuple(

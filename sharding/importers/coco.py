@@ -111,7 +111,7 @@ def _part(
         names=tuple(f"{_PARTS[split]}/{files[image]}" for image in kept),
         labels_NK=labels_NK,
         report=account.report(split),
-        bad_rows=account.bad_rows(split),
+        rejected_rows=account.rejected_rows(split),
     )
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
-from sharding.openimages.row_status import BadRow
+from sharding.openimages.row_status import RejectedRow
 
 if TYPE_CHECKING:
     from sharding.importers.options import ImportOptions
@@ -33,13 +33,13 @@ class Part:
         names: N paths relative to the collection's image folder, with forward slashes.
         labels_NK: int8 tri-state labels.
         report: counts of what was read and left out.
-        bad_rows: rows that label nothing, the first of them.
+        rejected_rows: rows that label nothing, the first of them.
     """
 
     names: tuple[str, ...]
     labels_NK: npt.NDArray[np.int8]
     report: Mapping[str, int] = field(default_factory=dict)
-    bad_rows: tuple[BadRow, ...] = ()
+    rejected_rows: tuple[RejectedRow, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

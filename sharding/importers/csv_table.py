@@ -179,5 +179,5 @@ def _part(
         names=tuple(rows.names),
         labels_NK=labels_NK,
         report=account.report(split),
-        bad_rows=account.bad_rows(split),
+        rejected_rows=account.rejected_rows(split),
     )

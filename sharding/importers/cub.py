@@ -121,5 +121,5 @@ def _part(
         names=tuple(name for image, name in rows.items() if splits.get(image) == split),
         labels_NK=labels_NK[chosen_N],
         report=account.report(split),
-        bad_rows=account.bad_rows(split),
+        rejected_rows=account.rejected_rows(split),
     )

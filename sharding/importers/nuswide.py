@@ -77,7 +77,7 @@ def _official_part(source: Path, split: str, concepts: tuple[str, ...], account:
         names=tuple(name for name, kept in zip(names, kept_N, strict=True) if kept),
         labels_NK=labels_NK[kept_N],
         report=account.report(split),
-        bad_rows=account.bad_rows(split),
+        rejected_rows=account.rejected_rows(split),
     )
 
 
@@ -116,7 +116,7 @@ def _papers_part(source: Path, split: str, concepts: tuple[str, ...], account: R
         names=tuple(str(name).replace("\\", "/").lstrip("/") for name in names_N.tolist()),
         labels_NK=np.where(values_NK == 1, POSITIVE, NEGATIVE).astype(np.int8),
         report=account.report(split),
-        bad_rows=account.bad_rows(split),
+        rejected_rows=account.rejected_rows(split),
     )
 
 

@@ -121,7 +121,7 @@ def _single_positive(
     single = listed_once(single, strict=False)
     parts = complete_outside_training(single.parts, collection.parts)
     # Files read and rows set aside are in the account of the version as published.
-    parts = {split: dataclasses.replace(part, bad_rows=()) for split, part in parts.items()}
+    parts = {split: dataclasses.replace(part, rejected_rows=()) for split, part in parts.items()}
     return _new_labels(
         f"single-positive-{options.seed}", dataclasses.replace(single, parts=parts, sources={})
     )
@@ -154,7 +154,7 @@ def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
         table=table,
         report=report,
         unknown_mids={},
-        bad_rows=part.bad_rows,
+        rejected_rows=part.rejected_rows,
         sources=sources,
         human_positives_K=positives_K,
         human_negatives_K=negatives_K,

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from sharding.errors import InputError
-from sharding.openimages.row_status import MOST_LISTED, BadRow
+from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
 
 class ReadLog:
@@ -20,7 +20,7 @@ class ReadLog:
 
     def __init__(self, root: Path, *, strict: bool) -> None:
         self._root, self._strict = root, strict
-        self._bad_rows: dict[str, list[BadRow]] = {}
+        self._rejected_rows: dict[str, list[RejectedRow]] = {}
         self._counts: dict[str, Counter[str]] = {}
         self.sources: dict[str, str] = {}
 
@@ -75,18 +75,18 @@ class ReadLog:
         if self._strict:
             raise InputError(reason, file=path, row=row, fix=fix)
         self.count(split, "bad_rows")
-        listed = self._bad_rows.setdefault(split, [])
+        listed = self._rejected_rows.setdefault(split, [])
         if len(listed) < MOST_LISTED:
             name = self.name_of(path)
-            listed.append(BadRow(file=name, row=row, image_id=image[:64], reason=reason))
+            listed.append(RejectedRow(file=name, row=row, image_id=image[:64], reason=reason))
 
     def report(self, split: str) -> dict[str, int]:
         """The counts of a split."""
         return {"bad_rows": 0, **dict(sorted(self._counts.get(split, Counter()).items()))}
 
-    def bad_rows(self, split: str) -> tuple[BadRow, ...]:
+    def rejected_rows(self, split: str) -> tuple[RejectedRow, ...]:
         """The rows set aside in a split, the first `MOST_LISTED`."""
-        return tuple(self._bad_rows.get(split, ()))
+        return tuple(self._rejected_rows.get(split, ()))
 
     def name_of(self, path: Path) -> str:
         """How a file is told: relative to the root where it lies below it."""

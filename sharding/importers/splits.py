@@ -24,7 +24,7 @@ from sharding.importers.collection import Collection, Part
 from sharding.importers.options import ImportOptions
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS
-from sharding.openimages.row_status import MOST_LISTED, BadRow
+from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
 Rows = npt.NDArray[np.int64]
 
@@ -121,8 +121,8 @@ def listed_once(collection: Collection, *, strict: bool) -> Collection:
 
 
 def _without_repeated(part: Part, split_name: str, rows: list[int], repeated: list[int]) -> Part:
-    bad_rows = tuple(
-        BadRow(
+    rejected_rows = tuple(
+        RejectedRow(
             file=f"{split_name} images",
             row=row + 1,
             image_id=part.names[row],
@@ -133,7 +133,7 @@ def _without_repeated(part: Part, split_name: str, rows: list[int], repeated: li
     return replace(
         _take(part, np.array(rows, np.int64)),
         report={**part.report, "listed_twice": len(repeated)},
-        bad_rows=part.bad_rows + bad_rows,
+        rejected_rows=part.rejected_rows + rejected_rows,
     )
 
 
@@ -144,7 +144,7 @@ def _take(part: Part, rows_M: Rows) -> Part:
 
 def _drawn(part: Part, rows_M: Rows) -> Part:
     """The same, without the account of the files: that stays with the part drawn from."""
-    return replace(_take(part, rows_M), report={}, bad_rows=())
+    return replace(_take(part, rows_M), report={}, rejected_rows=())
 
 
 SEED = 1200

@@ -68,5 +68,5 @@ def _part(sets: Path, split: str, account: ReadLog) -> Part:
         names=tuple(f"{image}.jpg" for image in kept),
         labels_NK=labels_NK.reshape(-1, len(CLASSES)),
         report=account.report(split),
-        bad_rows=account.bad_rows(split),
+        rejected_rows=account.rejected_rows(split),
     )

@@ -166,7 +166,7 @@ def add_labels(
     """
     members = members_in(dataset)
     tables = {split: labels.table for split, labels in new.splits.items()}
-    quarantine = _quarantine(dataset).merged(new.bad_rows)
+    quarantine = _quarantine(dataset).merged(new.rejected_rows)
     in_tars, before = carried(dataset.manifest), {part.shard.split for part in members}
     added = 0
     if source is not None:

@@ -29,11 +29,11 @@ from sharding.openimages.row_status import (
     LABEL,
     MOST_LISTED,
     UNKNOWN,
-    BadRow,
     Judged,
-    bad_rows,
+    RejectedRow,
     broken_rows,
     judge,
+    rejected_rows,
 )
 from sharding.openimages.vocabulary import SOURCES, Vocabulary, count_words
 
@@ -91,7 +91,7 @@ class SplitLabels:
             image and class), ``images``, ``images_without_labels``, and ``source NAME`` for every
             known source.
         unknown_mids: rows per MID outside the class list, by descending count.
-        bad_rows: the first `MOST_LISTED` of them.
+        rejected_rows: the first `MOST_LISTED` of them.
         sources: sha256 of every file read, by folder and name.
         human_positives_K, human_negatives_K: int64 labels per class that a human or one of our
             exports gave; what groups are cut by, also where machine labels fill the table.
@@ -100,7 +100,7 @@ class SplitLabels:
     table: LabelTable
     report: Mapping[str, int]
     unknown_mids: Mapping[str, int]
-    bad_rows: tuple[BadRow, ...]
+    rejected_rows: tuple[RejectedRow, ...]
     sources: Mapping[str, str]
     human_positives_K: npt.NDArray[np.int64]
     human_negatives_K: npt.NDArray[np.int64]
@@ -142,7 +142,7 @@ class _SplitReader:
         names = (*FATES[1:], BROKEN, *(f"source {source}" for source in SOURCES))
         self._counts: Counter[str] = Counter(dict.fromkeys(names, 0))
         self._unknown_mids: Counter[bytes] = Counter()
-        self._bad_rows: list[BadRow] = []
+        self._rejected_rows: list[RejectedRow] = []
         self._sources: dict[str, str] = {}
 
     def read(self, file: DumpFile) -> None:
@@ -154,7 +154,9 @@ class _SplitReader:
                 judged = judge(batch, self._vocabulary, self._policy.machine)
                 self._keep(judged)
                 self._count(judged, batch)
-                self._list(broken_rows(rows, file) + bad_rows(judged, batch, rows, ordinal, file))
+                self._list(
+                    broken_rows(rows, file) + rejected_rows(judged, batch, rows, ordinal, file)
+                )
                 ordinal += len(batch)
             self._list(broken_rows(rows, file))
             self._counts[BROKEN] += rows.num_broken
@@ -183,7 +185,7 @@ class _SplitReader:
             table=table,
             report={"rows": sum(report[fate] for fate in ROW_FATES), **report},
             unknown_mids={mid.decode(): n for mid, n in self._unknown_mids.most_common()},
-            bad_rows=tuple(self._bad_rows),
+            rejected_rows=tuple(self._rejected_rows),
             sources=self._sources,
             human_positives_K=human_positives_K,
             human_negatives_K=human_negatives_K,
@@ -214,10 +216,10 @@ class _SplitReader:
             labels = batch.column("LabelName").filter(pa.array(outside))
             self._unknown_mids.update(count_words(labels))
 
-    def _list(self, found: list[BadRow]) -> None:
+    def _list(self, found: list[RejectedRow]) -> None:
         for bad in sorted(found, key=lambda bad: bad.row):
             if self._policy.strict:
                 fix = FIXES[bad.reason.split(":")[0]]
                 raise InputError(bad.reason, file=bad.file, row=bad.row, fix=fix)
-            if len(self._bad_rows) < MOST_LISTED:
-                self._bad_rows.append(bad)
+            if len(self._rejected_rows) < MOST_LISTED:
+                self._rejected_rows.append(bad)

@@ -116,7 +116,7 @@ MOST_LISTED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadRow:
+class RejectedRow:
     """A row that labels nothing: where it stands, its image id as written, and the reason."""
 
     file: str
@@ -125,9 +125,9 @@ class BadRow:
     reason: str
 
 
-def bad_rows(
+def rejected_rows(
     judged: Judged, batch: pa.RecordBatch, rows: LabelCsv, ordinal: int, file: DumpFile
-) -> list[BadRow]:
+) -> list[RejectedRow]:
     """The bad rows of a block, the first `MOST_LISTED`; ``ordinal`` is that of its first row."""
     found = []
     bad = np.flatnonzero(judged.fates_N >= FIRST_BAD)[:MOST_LISTED]
@@ -136,15 +136,17 @@ def bad_rows(
         cell = _text(batch, CELLS[fate], index)
         image_id = _text(batch, "ImageID", index)
         found.append(
-            BadRow(file=str(file), row=line, image_id=image_id, reason=f"{fate}: {cell!r}")
+            RejectedRow(file=str(file), row=line, image_id=image_id, reason=f"{fate}: {cell!r}")
         )
     return found
 
 
-def broken_rows(rows: LabelCsv, file: DumpFile) -> list[BadRow]:
+def broken_rows(rows: LabelCsv, file: DumpFile) -> list[RejectedRow]:
     """The rows of a wrong number of columns met since the last call."""
     return [
-        BadRow(file=str(file), row=line, image_id=text.split(",")[0], reason=f"{BROKEN}: {text!r}")
+        RejectedRow(
+            file=str(file), row=line, image_id=text.split(",")[0], reason=f"{BROKEN}: {text!r}"
+        )
         for line, text in rows.take_broken()
     ]
 

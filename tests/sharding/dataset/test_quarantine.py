@@ -39,8 +39,8 @@ def test_merging_and_recovering():
 
 def test_bad_annotation_rows_are_quarantined_with_file_and_line(tmp_path):
     write_labels(tmp_path, {"train": ["123e5,verification,/m/0a,1", "x,y"]})
-    rows = read_split(Dump.open(tmp_path), "train", MIDS).bad_rows
-    entries = Quarantine.of_bad_rows("train", rows).entries
+    rows = read_split(Dump.open(tmp_path), "train", MIDS).rejected_rows
+    entries = Quarantine.of_rejected_rows("train", rows).entries
     file = tmp_path / "2017_11" / "train" / "annotations-human.csv"
     assert [(entry.image_id, entry.source, entry.reason) for entry in entries] == [
         ("123e5", f"{file}:2", "bad_id: '123e5'"),

@@ -66,7 +66,7 @@ def test_splits_go_by_many_names(tmp_path: Path) -> None:
         "validation": ("b.jpg",),
         "test": ("c.jpg",),
     }
-    assert found.parts["train"].bad_rows[0].reason == "unknown split: 'holdout'"
+    assert found.parts["train"].rejected_rows[0].reason == "unknown split: 'holdout'"
 
 
 def test_without_a_split_column_all_three_are_drawn(tmp_path: Path) -> None:
@@ -111,7 +111,9 @@ def test_a_bad_row_labels_nothing_and_is_told(row: str, reason: str, tmp_path: P
     lines = ["image,labels,negatives", "ok.jpg,x,", row]
     part = read(tmp_path, lines).parts["train"]
     assert part.names == ("ok.jpg",)
-    assert [(bad.file, bad.row, bad.reason) for bad in part.bad_rows] == [("labels.csv", 3, reason)]
+    assert [(bad.file, bad.row, bad.reason) for bad in part.rejected_rows] == [
+        ("labels.csv", 3, reason)
+    ]
     with pytest.raises(InputError, match=r"labels\.csv, row 3: .* Fix: "):
         read(tmp_path, lines, strict=True)
 

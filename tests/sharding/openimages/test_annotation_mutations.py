@@ -116,7 +116,7 @@ def test_a_damaged_file_never_labels_wrongly(mutations):
         counts["bad"], counts["outside"], counts["blank"], counts["ignored"],
     )  # fmt: skip
     assert report["rows"] == sum(counts.values()) == sum(report[fate] for fate in ROW_FATES)
-    assert len(result.bad_rows) == bad
+    assert len(result.rejected_rows) == bad
 
 
 @settings(max_examples=100, deadline=None)
@@ -124,7 +124,7 @@ def test_a_damaged_file_never_labels_wrongly(mutations):
 def test_strict_means_that_no_bad_row_passes(mutations):
     content = mutate(mutations)
     try:
-        bad = read(content, AnnotationPolicy()).bad_rows
+        bad = read(content, AnnotationPolicy()).rejected_rows
     except InputError:
         return
     if not bad:

@@ -71,7 +71,7 @@ def test_line_ends_may_be_mixed_and_the_last_may_be_missing(tmp_path, ending):
     path.write_bytes(f"\ufeff{HEADER}{ending}{rows}".encode())
     result = read_split(Dump.open(tmp_path), "train", MIDS)
     assert labels(result.table) == {(A, "/m/0a"): 1, (A, "/m/0b"): 0, (B, "/m/0a"): 1}
-    assert result.bad_rows == ()
+    assert result.rejected_rows == ()
 
 
 def test_classes_outside_the_list_are_counted_and_their_images_stay(tmp_path):
@@ -214,7 +214,7 @@ def test_a_bad_row_is_counted_listed_with_its_line_and_labels_nothing(tmp_path, 
     assert nonzero(result.report) == {
         "rows": 4, "positives": 1, "negatives": 1, "blank": 1, reason: 1, "images": 2,
     }  # fmt: skip
-    (bad,) = result.bad_rows
+    (bad,) = result.rejected_rows
     assert (bad.row, bad.reason.split(":")[0]) == (4, reason)
     assert bad.file.endswith("train/annotations-human.csv")
 
@@ -246,7 +246,7 @@ def test_a_stray_quote_does_not_swallow_the_rows_after_it(tmp_path):
     rows = [f'{A},"verification,/m/0a,1', f"{B},verification,/m/0a,1", f'{C},verification,/m/0a",1']
     result = read(tmp_path, rows)
     assert labels(result.table) == {(B, "/m/0a"): 1}
-    assert [bad.row for bad in result.bad_rows] == [2, 4]
+    assert [bad.row for bad in result.rejected_rows] == [2, 4]
 
 
 def test_line_numbers_hold_across_blocks_blank_lines_and_broken_rows(tmp_path, monkeypatch):
@@ -262,13 +262,13 @@ def test_line_numbers_hold_across_blocks_blank_lines_and_broken_rows(tmp_path, m
             )
         )
     result = read(tmp_path, rows)
-    assert [bad.row for bad in result.bad_rows] == expected
+    assert [bad.row for bad in result.rejected_rows] == expected
     assert result.report["positives"] + len(expected) + result.report["blank"] == 398
 
 
 def test_the_list_of_bad_rows_is_capped_and_their_number_is_not(tmp_path):
     result = read(tmp_path, ["x,y"] * 700 + [f"{A},verification,/m/0a,9"] * 700)
-    assert len(result.bad_rows) == 1000
+    assert len(result.rejected_rows) == 1000
     assert (result.report["bad_columns"], result.report["bad_confidence"]) == (700, 700)
 
 
@@ -365,7 +365,7 @@ def test_the_real_v3_heads_parse_to_the_row(shared, place, split):
     result = read_split(dump, split, mids)
     assert nonzero(result.report) == REAL[split]
     assert result.report["source crowdsource-verification"] == REAL_CROWD[split]
-    assert result.bad_rows == ()
+    assert result.rejected_rows == ()
     assert sum(result.unknown_mids.values()) == REAL[split]["unknown_mid"]
 
 
