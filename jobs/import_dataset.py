@@ -24,10 +24,10 @@ def main() -> None:
         from sharding.importers.run import import_collection
 
         parallel = task_map("importing", options.workers)
-        with open_workspace(options.output, scratch=options.scratch) as desk:
-            here = dataclasses.replace(options, output=str(desk.directory))
-            told = import_collection(prepare_import(here), desk.through(parallel))
-        print(desk.named(str(told)))
+        with open_workspace(options.output, scratch=options.scratch) as workspace:
+            local = dataclasses.replace(options, output=str(workspace.directory))
+            summary = import_collection(prepare_import(local), parallel, workspace)
+        print(summary)
 
 
 if __name__ == "__main__":

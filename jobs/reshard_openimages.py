@@ -23,10 +23,10 @@ def main() -> None:
         from sharding.commands.workspace import open_workspace
 
         parallel = task_map("writing shards", options.workers)
-        with open_workspace(options.dataset, options.fetch, options.scratch) as desk:
-            here = dataclasses.replace(options, dataset=str(desk.directory))
-            told = reshard(here, desk.through(parallel))
-        print(desk.named(str(told)))
+        with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
+            local = dataclasses.replace(options, dataset=str(workspace.directory))
+            summary = reshard(local, parallel, workspace)
+        print(summary)
 
 
 if __name__ == "__main__":

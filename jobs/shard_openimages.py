@@ -24,10 +24,10 @@ def main() -> None:
         from sharding.commands.workspace import open_workspace
 
         parallel = task_map("sharding", options.workers)
-        with open_workspace(options.output, options.fetch, options.scratch) as desk:
-            here = dataclasses.replace(options, output=str(desk.directory))
-            told = shard_dump(prepare(here), desk.through(parallel))
-        print(desk.named(str(told)))
+        with open_workspace(options.output, options.fetch, options.scratch) as workspace:
+            local = dataclasses.replace(options, output=str(workspace.directory))
+            summary = shard_dump(prepare(local), parallel, workspace)
+        print(summary)
 
 
 if __name__ == "__main__":

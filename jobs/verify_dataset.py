@@ -21,9 +21,9 @@ def main() -> None:
         from sharding.commands.workspace import open_workspace
 
         parallel = task_map("checking shards", options.workers)
-        with open_workspace(options.dataset, options.fetch, options.scratch, indexes=True) as desk:
-            result = verify(options, parallel, desk)
-        print(desk.named(str(result)))
+        with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
+            result = verify(options, parallel, workspace)
+        print(result)
         raise SystemExit(0 if result.well else 1)
 
 

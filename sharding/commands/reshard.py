@@ -17,6 +17,7 @@ from typing import Any
 from sharding import log
 from sharding.commands.options import ReshardOptions
 from sharding.commands.summary import Resharded
+from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import NewLabels, all_labels, carried, with_carried
 from sharding.dataset.members import members_in, members_of
@@ -35,20 +36,30 @@ from sharding.maintenance.overlay import overlay
 from sharding.manifest import Dataset
 from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_split
 from sharding.openimages.dump import Dump
-from sharding.shards.dispatch import ParallelMap
+from sharding.shards.dispatch import Workers
+from sharding.sources.base import ParallelMap
 from sharding.sources.named import open_images
 from sharding.sources.shard import WITH_IMAGES
 from sharding.storage.files import remove_temporaries, write_json
 
 
-def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
+def reshard(
+    options: ReshardOptions, parallel: ParallelMap, workspace: Workspace | None = None
+) -> Resharded:
     """Write a label version, add shards for new images, write tars anew: as far as asked for.
+
+    Args:
+        options: whose dataset is a directory, the workspace's if there is one.
+        parallel: spreads work over the cluster.
+        workspace: of the dataset, if it is in a bucket.
 
     Raises:
         InputError: anything about dump, dataset or images that a user can mend.
     """
     started = time.monotonic()
     directory = Path(options.dataset)
+    workspace = workspace or Workspace(directory)
+    workers = workspace.workers(parallel)
     Dataset.open(directory)  # before a mistyped one would be made
     with lock.acquire(directory):
         dataset = Dataset.open(directory)
@@ -63,13 +74,14 @@ def reshard(options: ReshardOptions, parallel: ParallelMap) -> Resharded:
             if options.images is None
             else open_images(dataset, options.images, options.fetch, dump)
         )
-        added = add_labels(dataset, new, source, parallel, options.make_default)
+        added = add_labels(dataset, new, source, workers, options.make_default)
         labelled = Dataset.open(directory)
         diff = {} if comparison is None else comparison.report(labelled, new)
         if diff:
             write_json(dataset.directory / f"labels/{new.name}/{DIFF_FILE}", diff)
-        rewritten = _rewrite(labelled, new, parallel) if options.rewrite else 0
+        rewritten = _rewrite(labelled, new, workers) if options.rewrite else 0
         return Resharded(
+            location=workspace.location,
             dataset=Dataset.open(directory),
             name=new.name,
             diff=diff,
@@ -94,7 +106,7 @@ def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
         )
 
 
-def _rewrite(dataset: Dataset, new: NewLabels, parallel: ParallelMap) -> int:
+def _rewrite(dataset: Dataset, new: NewLabels, workers: Workers) -> int:
     """Replace the tars by tars that carry the new labels; return how many."""
     in_tars = carried(dataset.manifest)
     members = members_in(dataset)
@@ -103,7 +115,7 @@ def _rewrite(dataset: Dataset, new: NewLabels, parallel: ParallelMap) -> int:
     if not todo:
         return 0
     tables = {split: dataset.labels(split, new.name) for split in todo}
-    done = list(perform(tasks_for_labels(dataset, members, tables), parallel))
+    done = list(perform(tasks_for_labels(dataset, members, tables, workers.bucket), workers))
     kept = [part for part in members if part.shard.split not in tables]
     for task, outcome in done:
         part = members_of(outcome, task.plan.image_ids_N)

@@ -33,7 +33,7 @@ from sharding.layout import (
 from sharding.maintenance.checks import Problem, broken_beside, check_derived, check_quarantine
 from sharding.maintenance.repair import all_failures, known_failures, repair, still_listed
 from sharding.manifest import Dataset, Manifest
-from sharding.shards.dispatch import ParallelMap
+from sharding.shards.dispatch import Workers
 from sharding.shards.task import Failure, ShardOutcome, finished, read_record, record_is_of
 from sharding.storage.files import changed, sha256_of, write_json
 from sharding.storage.retry import MISSING
@@ -52,13 +52,13 @@ class Restored:
     forgotten: int
 
 
-def restore(job: Job, manifest: Manifest, parallel: ParallelMap) -> Restored | None:
+def restore(job: Job, manifest: Manifest, workers: Workers) -> Restored | None:
     """Make again what a finished dataset has lost; tars are judged by their sizes.
 
     Args:
         job: that made it.
         manifest: of the dataset.
-        parallel: performs tasks.
+        workers: perform tasks.
 
     Returns:
         None where nothing was lost.
@@ -81,7 +81,7 @@ def restore(job: Job, manifest: Manifest, parallel: ParallelMap) -> Restored | N
     tars = list(_lost_tars(dataset))
     problems = [*tars, *check_derived(dataset)]
     if problems:
-        repair(dataset, problems, job.source, parallel)
+        repair(dataset, problems, job.source, workers)
     whole = _restore_records(job, Dataset.open(job.output)) and whole and not problems
     forgotten = max(0, manifest.quarantined - dataset.manifest.quarantined)
     return None if whole else Restored(tars=len(tars), forgotten=forgotten)

@@ -17,6 +17,7 @@ from sharding.commands.restore import (
     write_beside,
 )
 from sharding.commands.summary import Summary, summarise
+from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.card import write_card
 from sharding.dataset.label_versions import label_version, remove_settled
@@ -33,31 +34,39 @@ from sharding.layout import (
 )
 from sharding.maintenance.extend import add_labels
 from sharding.manifest import DamagedManifest, Dataset, Manifest
-from sharding.shards.dispatch import ParallelMap, write_shards
+from sharding.shards.dispatch import write_shards
 from sharding.shards.task import ShardOutcome, ShardTask, count_how, finished
+from sharding.sources.base import ParallelMap
 from sharding.storage.files import remove_temporaries
 
 
-def shard_dump(job: Job, parallel: ParallelMap) -> Summary:
+def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = None) -> Summary:
     """Write what is not there yet, then the tables, then the manifest.
+
+    Args:
+        job: whose output is a directory, the workspace's if there is one.
+        parallel: spreads work over the cluster.
+        workspace: of the dataset, if it is in a bucket.
 
     Raises:
         InputError: the output holds something else or cannot be written, no image at all could
             be used, or something is bad and the job is strict.
     """
     started = time.monotonic()
+    workspace = workspace or Workspace(job.output)
     with lock.acquire(job.output):
         existing = _existing(job)
         if existing is not None:
-            return _again(job, existing, parallel, started)
+            return _again(job, existing, parallel, workspace, started)
         lock.begin(job.output, job.identity, begun=lacks_manifest_alone(job))
+        workspace.push()  # a shard must find there what says which command it is of
         tasks = list(job.tasks())
         earlier = [outcome for task in tasks if (outcome := finished(task)) is not None]
         if job.options.retry_failed:
             earlier = [outcome for outcome in earlier if not outcome.failures]
         names = {outcome.name for outcome in earlier}
         todo = [task for task in tasks if task.plan.name not in names]
-        written = write_shards(todo, parallel, planned=tasks)
+        written = write_shards(todo, workspace.workers(parallel), planned=tasks)
         outcomes = sorted([*earlier, *written], key=lambda done: done.name)
         if not any(outcome.shard for outcome in outcomes):
             raise _nothing_usable(job, tasks, outcomes)
@@ -66,26 +75,30 @@ def shard_dump(job: Job, parallel: ParallelMap) -> Summary:
         return summarise(
             job.output,
             manifest,
+            location=workspace.location,
             seconds=time.monotonic() - started,
             continued=len(earlier),
             how=count_how(outcomes),
         )
 
 
-def _again(job: Job, manifest: Manifest, parallel: ParallelMap, started: float) -> Summary:
+def _again(
+    job: Job, manifest: Manifest, parallel: ParallelMap, workspace: Workspace, started: float
+) -> Summary:
     """A dataset that was finished before: look again for images, or make again what was lost."""
-    directory = job.output
+    directory, workers = job.output, workspace.workers(parallel)
     remove_temporaries(directory)
     restored: Restored | None = Restored(tars=0, forgotten=0)
     if job.options.retry_failed:
         restore_beside(job, manifest)
-        add_labels(Dataset.open(directory), job.labels, job.source, parallel)
+        add_labels(Dataset.open(directory), job.labels, job.source, workers)
     else:
-        restored = restore(job, manifest, parallel)
+        restored = restore(job, manifest, workers)
     lock.end(directory)
     return summarise(
         directory,
         Manifest.read(directory),
+        location=workspace.location,
         seconds=None if restored is None else time.monotonic() - started,
         continued=len(manifest.shards) - restored.tars if restored and restored.tars else 0,
         forgotten=0 if restored is None else restored.forgotten,

@@ -29,7 +29,7 @@ class Summary:
     """A finished dataset in numbers.
 
     Attributes:
-        directory: of the dataset.
+        location: directory or URL of the dataset.
         manifest: as written.
         classes: with their groups.
         reasons: number of quarantined images and rows by reason.
@@ -39,7 +39,7 @@ class Summary:
         forgotten: entries of a lost quarantine that did not come back.
     """
 
-    directory: Path
+    location: str
     manifest: Manifest
     classes: ClassTable
     reasons: Mapping[str, int]
@@ -50,9 +50,9 @@ class Summary:
 
     def __str__(self) -> str:
         if self.seconds is None:
-            first = f"{self.directory} is already finished; nothing was done."
+            first = f"{self.location} is already finished; nothing was done."
         else:
-            first = f"{self.directory} is finished, in {self.seconds:.1f} s."
+            first = f"{self.location} is finished, in {self.seconds:.1f} s."
         rows = [*self._splits(), ("groups", self._groups())]
         if self.how:
             rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
@@ -104,6 +104,7 @@ class Resharded:
     """What re-sharding did.
 
     Attributes:
+        location: directory or URL of the dataset.
         dataset: as it is now.
         name: of the label version.
         diff: content of `diff.json`, empty where there was nothing to compare with.
@@ -112,6 +113,7 @@ class Resharded:
         seconds: it took.
     """
 
+    location: str
     dataset: Dataset
     name: str
     diff: Mapping[str, Any]
@@ -126,9 +128,10 @@ class Resharded:
         return {split: file.images_without_pixels for split, file in files.items()}
 
     def __str__(self) -> str:
-        directory = self.dataset.directory
         tars = f"{self.rewritten:,} tars written anew" if self.rewritten else "tars untouched"
-        first = f"labels {self.name} of {directory} are written, in {self.seconds:.1f} s; {tars}."
+        first = (
+            f"labels {self.name} of {self.location} are written, in {self.seconds:.1f} s; {tars}."
+        )
         rows = [
             (
                 split,
@@ -151,7 +154,7 @@ class Resharded:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
                 found += f": {now:,} need them now, {before:,} were missing before"
             rows.append(("no pixels", found))
-        command = f"jobs/train_openimages.py --dataset {directory} --labels {self.name}"
+        command = f"jobs/train_openimages.py --dataset {self.location} --labels {self.name}"
         return _aligned(first, [*rows, ("train", command)])
 
     def _changes(self, split: str) -> str:
@@ -188,6 +191,7 @@ def summarise(
     directory: Path,
     manifest: Manifest,
     *,
+    location: str,
     seconds: float | None,
     continued: int = 0,
     how: Mapping[str, int] | None = None,
@@ -203,7 +207,7 @@ def summarise(
     imported = (report.get("bad_rows", 0) for report in default)
     reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)
     return Summary(
-        directory=directory,
+        location=location,
         manifest=manifest,
         classes=ClassTable.read(directory / "classes.parquet"),
         reasons=dict((+reasons).most_common()),

@@ -13,6 +13,7 @@ import numpy as np
 
 from sharding.commands.shard import shard_dump
 from sharding.commands.summary import Summary, summarise
+from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import NewLabels
 from sharding.dataset.members import arrange, members_in
@@ -22,7 +23,7 @@ from sharding.labels import LabelTable
 from sharding.layout import SPLITS
 from sharding.maintenance.extend import add_labels
 from sharding.manifest import Dataset, Manifest
-from sharding.shards.dispatch import ParallelMap
+from sharding.sources.base import ParallelMap
 from sharding.storage.files import remove_temporaries, sha256_of
 
 
@@ -37,14 +38,17 @@ class Imported:
         return str(self.summary) if remark is None else f"{self.summary}\n  {'papers':<12} {remark}"
 
 
-def import_collection(job: ImportJob, parallel: ParallelMap) -> Imported:
+def import_collection(
+    job: ImportJob, parallel: ParallelMap, workspace: Workspace | None = None
+) -> Imported:
     """Write what is not there yet; a killed import is finished by repeating it.
 
     Raises:
         InputError: as `sharding.commands.shard.shard_dump`.
     """
     started = time.monotonic()
-    summary = shard_dump(job, parallel)
+    workspace = workspace or Workspace(job.output)
+    summary = shard_dump(job, parallel, workspace)
     new = job.single_positive
     if new is None:
         return Imported(summary=summary)
@@ -53,11 +57,12 @@ def import_collection(job: ImportJob, parallel: ParallelMap) -> Imported:
         current = _is_current(dataset, new)
         if not current:
             remove_temporaries(job.output)
-            add_labels(dataset, new, None, parallel, make_default=True)
+            add_labels(dataset, new, None, workspace.workers(parallel), make_default=True)
     return Imported(
         summary=summarise(
             job.output,
             Dataset.open(job.output).manifest,
+            location=workspace.location,
             seconds=summary.seconds if current else time.monotonic() - started,
             continued=summary.continued,
             how=summary.how,

@@ -48,7 +48,7 @@ from sharding.layout import (
 )
 from sharding.manifest import Dataset, LabelFile, Manifest, ShardRecord
 from sharding.storage.files import changed, stable_json
-from sharding.storage.object_store import Files, LocalFiles
+from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
 
 
@@ -83,7 +83,7 @@ def check_dataset(
     parallel: ParallelCheck,
     *,
     hashed: Collection[str] | None = None,
-    files: Files | None = None,
+    files: ObjectStore | None = None,
 ) -> list[Problem]:
     """Everything that is wrong with a dataset, sorted by path.
 
@@ -93,7 +93,7 @@ def check_dataset(
         hashed: tars whose content is hashed, all by default; of others the size is compared.
         files: where tars and indexes are looked at, if that is not the dataset's directory.
     """
-    files = files or LocalFiles(directory=dataset.directory)
+    files = files or ObjectStore.local(dataset.directory)
     check = partial(check_shard, files, hashed=hashed)
     found: list[Problem] = []
     for problems in parallel(check, dataset.manifest.shards):
@@ -113,7 +113,7 @@ def check_dataset(
 
 
 def check_shard(
-    files: Files, shard: ShardRecord, *, hashed: Collection[str] | None
+    files: ObjectStore, shard: ShardRecord, *, hashed: Collection[str] | None
 ) -> list[Problem]:
     """What is wrong with one tar and its index; runs on a worker."""
     problems = []

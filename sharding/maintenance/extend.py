@@ -22,13 +22,14 @@ from sharding.labels import LabelTable
 from sharding.layout import IMAGES_FOLDER, QUARANTINE_FILE
 from sharding.manifest import Dataset
 from sharding.openimages.rotations import Rotations, turns
-from sharding.shards.dispatch import ParallelMap, write_shards
+from sharding.shards.dispatch import Workers, write_shards
 from sharding.shards.plan import ShardPlan, choose_num_shards, plan_split
 from sharding.shards.task import ShardOutcome, ShardTask, finished, read_record
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
 from sharding.sources.shard import ShardSource
 from sharding.storage.files import write_json
+from sharding.storage.object_store import ObjectStore
 
 _IMAGE_FILE = re.compile(r"([a-z]+)-(\d{6})\.(?:tar|idx|json)")
 
@@ -71,7 +72,10 @@ def tasks_for_images(
 
 
 def tasks_for_labels(
-    dataset: Dataset, members: Sequence[Members], tables: Mapping[str, LabelTable]
+    dataset: Dataset,
+    members: Sequence[Members],
+    tables: Mapping[str, LabelTable],
+    bucket: ObjectStore | None = None,
 ) -> list[ShardTask]:
     """Every tar anew with these labels beside the same JPEG bytes."""
     numbers: dict[str, int] = {}
@@ -83,13 +87,13 @@ def tasks_for_labels(
         number = numbers.setdefault(split, next_number(dataset, split))
         numbers[split] += 1
         plan = ShardPlan(split=split, number=number, image_ids_N=part.image_ids_N)
-        source = ShardSource.of(dataset.directory, part.shard)
+        source = ShardSource.of(dataset.directory, part.shard, bucket)
         tasks.append(_task(dataset, plan, tables[split], source, ImagePolicy(check=False)))
     return tasks
 
 
 def perform(
-    tasks: Sequence[ShardTask], parallel: ParallelMap
+    tasks: Sequence[ShardTask], workers: Workers
 ) -> Iterator[tuple[ShardTask, ShardOutcome]]:
     """Write what an interrupted job did not; shards with failures are tried again."""
     by_name = {task.plan.name: task for task in tasks}
@@ -99,7 +103,7 @@ def perform(
         if (outcome := finished(task)) is not None and not outcome.failures
     }
     todo = [task for name, task in by_name.items() if name not in done]
-    done.update((outcome.name, outcome) for outcome in write_shards(todo, parallel))
+    done.update((outcome.name, outcome) for outcome in write_shards(todo, workers))
     for name in sorted(done):
         if done[name].shard is None:
             by_name[name].record.unlink(missing_ok=True)  # the next attempt takes this number
@@ -156,7 +160,7 @@ def add_labels(
     dataset: Dataset,
     new: NewLabels,
     source: Source | None,
-    parallel: ParallelMap,
+    workers: Workers,
     make_default: bool = False,
 ) -> int:
     """Publish a label version, with shards for those of its images that the source now has.
@@ -171,7 +175,7 @@ def add_labels(
     added = 0
     if source is not None:
         wanted_ids = without_pixels(tables, members)
-        done = list(perform(tasks_for_images(dataset, wanted_ids, tables, source), parallel))
+        done = list(perform(tasks_for_images(dataset, wanted_ids, tables, source), workers))
         for task, outcome in done:
             part = members_of(outcome, task.plan.image_ids_N)
             if part is not None:

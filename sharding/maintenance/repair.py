@@ -29,7 +29,7 @@ from sharding.layout import IMAGES_FOLDER, QUARANTINE_FILE, QUARANTINE_HASH, rec
 from sharding.maintenance.checks import Problem
 from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.openimages.rotations import Rotations, turns
-from sharding.shards.dispatch import ParallelMap, write_shards
+from sharding.shards.dispatch import Workers, write_shards
 from sharding.shards.plan import ShardPlan
 from sharding.shards.task import Failure, ShardOutcome, ShardTask, read_record
 from sharding.shards.transcode import ImagePolicy
@@ -39,7 +39,7 @@ from sharding.storage.tar_index import index_of_tar, read_index
 
 
 def repair(
-    dataset: Dataset, problems: Sequence[Problem], source: Source | None, parallel: ParallelMap
+    dataset: Dataset, problems: Sequence[Problem], source: Source | None, workers: Workers
 ) -> Dataset:
     """Mend what can be mended; the manifest is written last, if it has to change at all.
 
@@ -60,7 +60,7 @@ def repair(
             for shard in manifest.shards
             if shard.path in broken and tables[shard.split] not in by_kind["labels"]
         }
-        manifest = _tars(dataclasses.replace(dataset, manifest=manifest), able, source, parallel)
+        manifest = _tars(dataclasses.replace(dataset, manifest=manifest), able, source, workers)
         broken = broken - able
     manifest = _labels(dataclasses.replace(dataset, manifest=manifest), by_kind["labels"], broken)
     mended = dataclasses.replace(dataset, manifest=manifest)
@@ -93,7 +93,7 @@ def read_whole(dataset: Dataset, problems: Sequence[Problem]) -> set[str]:
 _KINDS = ("tar", "index", "record", "labels", "quarantine", "derived", "orphan")
 
 
-def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelMap) -> Manifest:
+def _tars(dataset: Dataset, paths: set[str], source: Source, workers: Workers) -> Manifest:
     """Write tars again from the images; one that comes out different replaces its hash."""
     if not paths:
         return dataset.manifest
@@ -121,7 +121,7 @@ def _tars(dataset: Dataset, paths: set[str], source: Source, parallel: ParallelM
         old_records[task.plan.name] = read_record(task.record)
         tasks.append(task)
     made = {}
-    for outcome in write_shards(tasks, parallel):
+    for outcome in write_shards(tasks, workers):
         assert outcome.shard is not None, "a strict task has no failures"
         made[outcome.shard.path] = outcome.shard
         old = old_records[outcome.name]

@@ -1,10 +1,11 @@
-"""Shard tasks on their way to the workers: what they read from is made ready, then cut to size."""
+"""Stage each image source once, narrow it to each shard, write the shards in parallel."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +13,41 @@ import numpy as np
 from sharding.image_ids import format_image_ids
 from sharding.shards.task import ShardOutcome, ShardTask
 from sharding.shards.writer import write_shard
-from sharding.sources.base import Source
+from sharding.sources.base import ParallelMap, Source
+from sharding.storage.object_store import ObjectStore
 
-ParallelMap = Callable[
-    [Callable[[ShardTask], ShardOutcome], Sequence[ShardTask]], Iterable[ShardOutcome]
-]
-"""Applies a function to items on other processes; yields results in any order."""
+
+def _ignore(outcome: ShardOutcome) -> None:
+    """What is written in place needs no mirror."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The processes that write shards, and the places that they reach.
+
+    Attributes:
+        parallel: applies a function to items on them.
+        shared: a directory that all of them reach; None where there is none.
+        bucket: where they upload shards; None where they write them into the tasks' own output.
+        mirror: called on the driver with every outcome, to repeat it in its own copy of a bucket.
+    """
+
+    parallel: ParallelMap
+    shared: Path | None
+    bucket: ObjectStore | None = None
+    mirror: Callable[[ShardOutcome], None] = _ignore
 
 
 def write_shards(
-    tasks: Sequence[ShardTask], parallel: ParallelMap, *, planned: Sequence[ShardTask] | None = None
+    tasks: Sequence[ShardTask], workers: Workers, *, planned: Sequence[ShardTask] | None = None
 ) -> Iterator[ShardOutcome]:
     """Write shards; yields outcomes in any order.
 
     Args:
         tasks: to perform.
-        parallel: performs them.
-        planned: these and the ones that an earlier run finished. What is made ready is made for
-            all of them, so that a continued job finds what the killed one left.
+        workers: perform them.
+        planned: these and the ones that an earlier run finished. Sources are staged for all of
+            them, so that a continued job finds what the killed one staged.
     """
     if not tasks:
         return
@@ -37,15 +55,19 @@ def write_shards(
     for task in planned or tasks:
         by_source.setdefault(id(task.source), []).append(task)
     with contextlib.ExitStack() as stack:
-        ready: dict[int, Source] = {}
+        staged: dict[int, Source] = {}
         for key, group in by_source.items():
             ids_N = np.concatenate([task.plan.image_ids_N for task in group])
-            staged = group[0].source.staged(ids_N, Path(group[0].output), parallel)  # type: ignore[arg-type]
-            ready[key] = stack.enter_context(staged)
+            context = group[0].source.staged(ids_N, workers.shared, workers.parallel)
+            staged[key] = stack.enter_context(context)
         narrow = [
             dataclasses.replace(
-                task, source=ready[id(task.source)].only(format_image_ids(task.plan.image_ids_N))
+                task,
+                source=staged[id(task.source)].only(format_image_ids(task.plan.image_ids_N)),
+                bucket=workers.bucket,
             )
             for task in tasks
         ]
-        yield from parallel(write_shard, narrow)
+        for outcome in workers.parallel(write_shard, narrow):
+            workers.mirror(outcome)
+            yield outcome

@@ -1,18 +1,16 @@
-"""How many images make a shard of so many bytes: from a sample, treated as the job will treat it.
+"""Choose how many images make a shard of so many bytes, by the mean of a sample of each split.
 
 The plan has to stand before the first image is read, or a missing image would move others to
 another shard. The sample is the images first by hash, so that repeating the command finds the same
-number; the number found first is kept where the images have changed since.
-
-It is no strict bound, which would need the size of every image beforehand: the images of a shard
-are a draw from those of its split, and a shard exceeds it about as often as three deviations are.
+number; the number found first is kept where the images have changed since. It is no strict bound,
+which would need the size of every image beforehand.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +25,18 @@ from sharding.sources.base import Source
 from sharding.storage.retry import BadImage
 
 SAMPLE = 200
-
-BESIDE = 2048
-"""Bytes of two headers, a label and padding, beside each image."""
-
-CERTAINTY = 3.0
-"""Standard deviations between what a full shard is expected to have and the bytes asked for."""
+OVERHEAD = 2048
+"""Bytes of two headers, a label and padding, for each image."""
 
 
 def images_for_bytes(
     shard_bytes: int,
     image_ids: Mapping[str, Ids],
     source: Source,
-    treatment: ImagePolicy,
+    policy: ImagePolicy,
     output: Path,
 ) -> dict[str, int]:
-    """Images in a shard that should not exceed ``shard_bytes`` bytes, by split.
+    """Choose the images of a shard of about ``shard_bytes`` bytes, by split.
 
     A split of which no sampled image is usable gets the least number of the others.
 
@@ -50,7 +44,7 @@ def images_for_bytes(
         shard_bytes: asked for.
         image_ids: of every split.
         source: where the images come from.
-        treatment: what the job does to them.
+        policy: what the job does to them.
         output: directory of the dataset, where an earlier run has left its numbers.
 
     Raises:
@@ -65,15 +59,19 @@ def images_for_bytes(
             fix="give --images-per-shard instead (315 KB is the mean of the mirror's images)",
         )
     samples = {split: _sample(ids_N) for split, ids_N in image_ids.items()}
-    with source.staged(np.concatenate(list(samples.values())), output, map) as staged:
-        sizes = {split: _sizes(staged, split, ids, treatment) for split, ids in samples.items()}
-    found = {split: _number(shard_bytes, sizes_M) for split, sizes_M in sizes.items() if sizes_M}
-    if not found:
+    with source.staged(np.concatenate(list(samples.values())), None, map) as staged:
+        sizes = {split: _sizes(staged, split, ids_M, policy) for split, ids_M in samples.items()}
+    counts = {
+        split: max(1, int(shard_bytes / np.mean(sizes_M)))
+        for split, sizes_M in sizes.items()
+        if sizes_M
+    }
+    if not counts:
         raise InputError(
             f"none of {sum(map(len, samples.values()))} sampled images could be used",
             fix="check --images",
         )
-    return {split: found.get(split, min(found.values())) for split in image_ids}
+    return {split: counts.get(split, min(counts.values())) for split in image_ids}
 
 
 def _sample(image_ids_N: Ids) -> Ids:
@@ -81,37 +79,24 @@ def _sample(image_ids_N: Ids) -> Ids:
     return np.sort(image_ids_N[order])
 
 
-def _sizes(source: Source, split: str, sample_M: Ids, treatment: ImagePolicy) -> list[int]:
-    """Bytes that each usable image of a sample takes in a tar."""
+def _sizes(source: Source, split: str, sample_M: Ids, policy: ImagePolicy) -> list[int]:
+    """Measure the bytes that each usable image of a sample takes in a tar."""
     image_ids, sizes = format_image_ids(sample_M), []
     with source.only(image_ids).reader(split, image_ids) as reader:
         for image_id in image_ids:
             try:
-                sizes.append(len(transcode(reader.read(image_id), treatment).data) + BESIDE)
+                sizes.append(len(transcode(reader.read(image_id), policy).data) + OVERHEAD)
             except BadImage:
                 continue
     return sizes
 
 
-def _number(shard_bytes: int, sizes_M: Sequence[int]) -> int:
-    """The largest n of which n * mean + CERTAINTY * deviation * sqrt(n) is within the bytes.
-
-    The mean is taken as far above the sample's as a sample of this size may err.
-    """
-    deviation = CERTAINTY * float(np.std(sizes_M))
-    mean = float(np.mean(sizes_M)) + deviation / len(sizes_M) ** 0.5
-    root = ((deviation**2 + 4 * mean * shard_bytes) ** 0.5 - deviation) / (2 * mean)
-    return max(1, int(root**2))
-
-
 def _earlier(shard_bytes: int, output: Path) -> dict[str, int] | None:
-    """The numbers that this job found when it began."""
-    begun = None
+    """Read the numbers that this job found when it began; None where it has not."""
+    sizing = None
     if (output / MANIFEST_FILE).is_file():
         with contextlib.suppress(DamagedManifest):
-            begun = json.loads(Manifest.read(output).created_by.get(SHARD_BYTES, "null"))
-    if begun is None and (output / UNFINISHED_FILE).is_file():
-        begun = json.loads((output / UNFINISHED_FILE).read_text(encoding="utf-8")).get(SHARD_BYTES)
-    if isinstance(begun, dict) and begun["bytes"] == shard_bytes:  # once it was a number
-        return dict(begun["images"])
-    return None
+            sizing = json.loads(Manifest.read(output).created_by.get(SHARD_BYTES, "null"))
+    if sizing is None and (output / UNFINISHED_FILE).is_file():
+        sizing = json.loads((output / UNFINISHED_FILE).read_text(encoding="utf-8")).get(SHARD_BYTES)
+    return sizing["images"] if sizing is not None and sizing["bytes"] == shard_bytes else None

@@ -25,6 +25,7 @@ from sharding.openimages.rotations import Rotations
 from sharding.shards.plan import ShardPlan
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
+from sharding.storage.object_store import ObjectStore
 
 FORMAT = 1
 
@@ -47,9 +48,10 @@ class ShardTask:
         labels: label table of exactly these images, in this order.
         source: where the images come from.
         treatment: what is done to the pixels.
-        output: directory of the dataset, reachable from every worker.
+        output: directory of the dataset; every worker reaches it where there is no ``bucket``.
         degrees_N: int16 counter-clockwise turns from the dump, negative where unknown; or None.
         strict: the first image that cannot be used is an error.
+        bucket: where the dataset is, if not in ``output``: the worker uploads the shard to it.
     """
 
     plan: ShardPlan
@@ -59,6 +61,7 @@ class ShardTask:
     output: str
     degrees_N: npt.NDArray[np.int16] | None = None
     strict: bool = False
+    bucket: ObjectStore | None = None
 
     @classmethod
     def of(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
@@ -15,6 +17,7 @@ from sharding.manifest import ShardRecord
 from sharding.shards.task import Failure, ShardOutcome, ShardTask
 from sharding.shards.transcode import Transcoded, transcode
 from sharding.storage.files import replacing, write_json
+from sharding.storage.locks import scratch_directory
 from sharding.storage.retry import BadImage
 from sharding.storage.tar_writer import IndexedTar
 
@@ -26,9 +29,23 @@ class _NothingToWrite(Exception):
 def write_shard(task: ShardTask) -> ShardOutcome:
     """Write tar, index and record of a shard; runs on a worker, once or again after a crash.
 
+    For a bucket they are written on this machine's disk, then uploaded, the record last.
+
     Raises:
         InputError: the output cannot be written; an image cannot be used and the task is strict.
     """
+    if task.bucket is None:
+        return _write_in_place(task)
+    with tempfile.TemporaryDirectory(prefix="shard-", dir=scratch_directory()) as folder:
+        local = dataclasses.replace(task, output=folder, bucket=None)
+        outcome = _write_in_place(local)
+        tar = [] if outcome.shard is None else [local.tar, local.index]
+        for file in (*tar, local.record):
+            task.bucket.upload(f"{IMAGES_FOLDER}/{file.name}", file)
+        return outcome
+
+
+def _write_in_place(task: ShardTask) -> ShardOutcome:
     try:
         outcome = _write(task)
         write_json(task.record, outcome.to_json())

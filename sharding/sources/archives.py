@@ -13,6 +13,7 @@ spool counts once its list is written, so that a killed job streams only unfinis
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import glob
 import gzip
 import hashlib
@@ -28,13 +29,13 @@ import numpy as np
 from sharding.errors import InputError
 from sharding.image_ids import LENGTH, IdIndex, Ids, parse_id_column
 from sharding.layout import STAGING_FOLDER
-from sharding.sources.base import AnyMap, Reader, Source
+from sharding.sources.base import ParallelMap, Reader, Source
 from sharding.sources.directory import image_folders
 from sharding.sources.packed import PackedImages
 from sharding.storage.files import replacing
+from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, RetryPolicy
 from sharding.storage.tar_reader import DamagedTar, TarStream
-from sharding.storage.transport import RangeStream
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
@@ -54,34 +55,41 @@ def _in_directory(directory: str) -> list[str]:
     return [os.path.join(directory, name) for name in names if name.endswith(SUFFIXES)]
 
 
+def _refuse_folders_beside(archives: list[str], directory: str) -> None:
+    folders = image_folders(Path(directory))
+    if archives and folders:
+        raise InputError(
+            f"holds folders of images ({folders[0]}) and archives "
+            f"({os.path.basename(archives[0])}): one kind is read",
+            file=directory,
+            fix="unpack each archive into a folder there, then move it elsewhere",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArchiveSource(Source):
     """Archives, in the order in which they count where two hold the same image."""
 
     archives: tuple[str, ...]
-    fetching: RetryPolicy
+    policy: RetryPolicy
 
     @classmethod
-    def open(cls, images: str, fetching: RetryPolicy) -> ArchiveSource:
+    def open(cls, images: str, policy: RetryPolicy) -> ArchiveSource:
         """Find the archives.
 
         Raises:
-            InputError: there are none.
+            InputError: there are none, or folders of images among them.
         """
         if "://" in images:
-            return cls(archives=_listed(images, fetching), fetching=fetching)
-        directory = os.path.isdir(images)
-        found = _in_directory(images) if directory else sorted(glob.glob(images))
-        if not found:
-            raise InputError("no archive is there", file=images, fix="check the path of --images")
-        if directory and (folders := image_folders(Path(images))):
-            raise InputError(
-                f"holds folders of images ({folders[0]}) and archives ({os.path.basename(found[0])}"
-                "): one kind is read",
-                file=images,
-                fix="unpack each archive into a folder there, then move it elsewhere",
-            )
-        return cls(archives=tuple(map(os.path.abspath, found)), fetching=fetching)
+            archives = _list_archives(images, policy)
+        elif os.path.isdir(images):
+            archives = _in_directory(os.path.abspath(images))
+            _refuse_folders_beside(archives, images)
+        else:
+            archives = sorted(glob.glob(os.path.abspath(images)))
+        if not archives:
+            raise InputError("no archive is there", file=images, fix="check --images")
+        return cls(archives=tuple(archives), policy=policy)
 
     @property
     def at_random(self) -> bool:
@@ -89,19 +97,25 @@ class ArchiveSource(Source):
         return all(in_place(archive) for archive in self.archives)
 
     @contextlib.contextmanager
-    def staged(self, image_ids_N: Ids, directory: Path, parallel: AnyMap) -> Iterator[Source]:
-        """List plain archives, spool the others."""
-        folder = directory / STAGING_FOLDER
+    def staged(
+        self, image_ids_N: Ids, shared: Path | None, parallel: ParallelMap
+    ) -> Iterator[Source]:
+        """List plain archives, spool the others below ``shared``."""
+        if shared is None and (packed := [a for a in self.archives if not in_place(a)]):
+            raise InputError(
+                "this archive is unpacked before the shards are written, "
+                "and there is no directory of the output where every worker finds it",
+                file=packed[0],
+                fix="give --scratch a directory that all workers reach, or name plain tars",
+            )
+        folder = "" if shared is None else str(shared / STAGING_FOLDER)
         wanted_N = np.unique(image_ids_N)
         tasks = [
-            StagingTask(
-                archive=archive, folder=str(folder), wanted_N=wanted_N, fetching=self.fetching
-            )
+            StagingTask(archive=archive, folder=folder, wanted_N=wanted_N, policy=self.policy)
             for archive in self.archives
         ]
-        found = {images.files[0]: images for images in parallel(stage, tasks)}
-        in_order = sorted(found.values(), key=lambda images: self.archives.index(images.names[0]))
-        yield PackedImages.first_of(in_order)
+        by_archive = {images.names[0]: images for images in parallel(stage, tasks)}
+        yield PackedImages.first_of([by_archive[archive] for archive in self.archives])
 
     def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
         """Not before staging."""
@@ -119,7 +133,7 @@ class StagingTask:
     archive: str
     folder: str
     wanted_N: Ids
-    fetching: RetryPolicy
+    policy: RetryPolicy
 
 
 def stage(task: StagingTask) -> PackedImages:
@@ -129,9 +143,9 @@ def stage(task: StagingTask) -> PackedImages:
         InputError: it is missing, cut off or damaged, or there is no room.
     """
     with _damage_as_input_error(task.archive):
-        length = _length(task)
-        if in_place(task.archive):
-            with open(task.archive, "rb") as stream:
+        stream, length = _open(task)
+        with stream:
+            if in_place(task.archive):
                 wanted = IdIndex(task.wanted_N)
                 tar = TarStream(stream, seekable=True, length=length)
                 rows = [
@@ -139,11 +153,11 @@ def stage(task: StagingTask) -> PackedImages:
                     for member in tar
                     if (key := _key(member.name)) is not None and key in wanted
                 ]
-            return PackedImages.of(task.archive, task.archive, rows)
-        spool = Path(task.folder) / f"{_identity(task, length)}.spool"
-        if not spool.with_suffix(".npz").is_file():
-            _spool(task, spool, length)
-        return PackedImages.load(spool, task.archive)
+                return PackedImages.of(task.archive, task.archive, rows)
+            spool = Path(task.folder) / f"{_identity(task, length)}.spool"
+            if not spool.with_suffix(".npz").is_file():
+                _spool(task, stream, spool)
+            return PackedImages.load(spool, task.archive)
 
 
 def in_place(archive: str) -> bool:
@@ -151,11 +165,21 @@ def in_place(archive: str) -> bool:
     return archive.endswith(".tar") and "://" not in archive
 
 
-def _spool(task: StagingTask, spool: Path, length: int) -> None:
+def _open(task: StagingTask) -> tuple[BinaryIO, int]:
+    """Open an archive as it is; return its bytes and their number."""
+    if "://" in task.archive:
+        return ObjectStore(url=task.archive, policy=task.policy).open()
+    return open(task.archive, "rb"), os.path.getsize(task.archive)
+
+
+def _spool(task: StagingTask, stream: BinaryIO, spool: Path) -> None:
+    """Copy the wanted images one after the other into one file, and write their positions."""
     rows: list[tuple[int, int, int]] = []
     wanted, seen = IdIndex(task.wanted_N), set[int]()
-    with replacing(spool) as temporary, open(temporary, "wb") as out, _stream(task, length) as data:
-        tar = TarStream(data)
+    if task.archive.endswith((".gz", ".tgz")):
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    with replacing(spool) as temporary, open(temporary, "wb") as out:
+        tar = TarStream(stream)
         for member in tar:
             key = _key(member.name)
             if key is not None and key not in seen and key in wanted:
@@ -163,24 +187,6 @@ def _spool(task: StagingTask, spool: Path, length: int) -> None:
                 rows.append((key, out.tell(), member.size))
                 tar.copy(member, out)
     PackedImages.of(str(spool), task.archive, rows).save(spool)
-
-
-@contextlib.contextmanager
-def _stream(task: StagingTask, length: int) -> Iterator[BinaryIO]:
-    with contextlib.ExitStack() as stack:
-        if "://" in task.archive:
-            raw = stack.enter_context(RangeStream.open(task.archive, length, task.fetching))
-        else:
-            raw = stack.enter_context(open(task.archive, "rb"))
-        if task.archive.endswith((".gz", ".tgz")):
-            raw = cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=raw)))
-        yield raw
-
-
-def _length(task: StagingTask) -> int:
-    if "://" in task.archive:
-        return RangeStream.length(task.archive, task.fetching)
-    return os.path.getsize(task.archive)
 
 
 def _identity(task: StagingTask, length: int) -> str:
@@ -202,16 +208,13 @@ def _key(name: str) -> int | None:
     return int(keys[0]) if valid[0] else None
 
 
-def _listed(images: str, fetching: RetryPolicy) -> tuple[str, ...]:
-    """Archives at a URL; a ``*`` in the last part is looked up where a bucket can be listed."""
+def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
+    """List archives at a URL; a ``*`` in the last part is looked up, which needs a bucket."""
     if "*" not in images:
-        return (images,)
-    from sharding.storage.object_store import matching
-
-    found = matching(images, fetching)
-    if not found:
-        raise InputError("no archive is there", file=images, fix="check the URL of --images")
-    return tuple(found)
+        return [images]
+    folder, _, pattern = images.rpartition("/")
+    names = ObjectStore(url=folder, policy=policy).names()
+    return [f"{folder}/{name}" for name in fnmatch.filter(names, pattern)]
 
 
 @contextlib.contextmanager

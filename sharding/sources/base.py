@@ -14,15 +14,23 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
+from sharding.image_ids import Ids
 from sharding.storage.retry import Buffer, limit_bytes
 
-AnyMap = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to items on other processes; yields results in any order."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class ParallelMap(Protocol):
+    """Applies a function to items, on other processes as a rule."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Sequence[Item], /
+    ) -> Iterable[Result]:
+        """Yield the results in any order."""
+        ...
 
 
 class Reader(Protocol):
@@ -63,14 +71,17 @@ class Source(Protocol):
         return True
 
     def staged(
-        self, image_ids_N: npt.NDArray[np.uint64], directory: Path, parallel: AnyMap
+        self, image_ids_N: Ids, shared: Path | None, parallel: ParallelMap
     ) -> AbstractContextManager[Source]:
-        """What has to happen once before shards of these images can be written, and its undoing.
+        """Prepare once what the shards of these images will be read from; clean up at the end.
 
         Args:
             image_ids_N: all images of the job, also those of shards that are finished.
-            directory: of the dataset; below it is room for what is needed meanwhile.
+            shared: a directory that all workers reach, with room; None where there is none.
             parallel: spreads work over the cluster.
+
+        Raises:
+            InputError: the images cannot be read, or need a directory where there is none.
         """
         return contextlib.nullcontext(self)
 

@@ -63,14 +63,14 @@ class NamedSource(Source):
 
 
 def open_images(
-    dataset: Dataset, images: str, fetching: RetryPolicy | None = None, dump: Dump | None = None
+    dataset: Dataset, images: str, policy: RetryPolicy | None = None, dump: Dump | None = None
 ) -> Source:
     """The source of a dataset's images: by their own names where they were imported.
 
     Args:
         dataset: that needs them.
         images: as the user named their place.
-        fetching: how patiently, over a network.
+        policy: of retries over a network.
         dump: whose image lists "originals" means.
 
     Raises:
@@ -78,7 +78,7 @@ def open_images(
             what it was.
     """
     if NAMES_HASH not in dataset.manifest.created_by:
-        return open_source(images, fetching, dump)
+        return open_source(images, policy, dump)
     refuse_changed(dataset.directory / NAMES_FILE, dataset.manifest.created_by[NAMES_HASH])
     if not Path(images).is_dir():
         raise InputError(

@@ -12,38 +12,36 @@ ORIGINALS = "originals"
 """Instead of a place: the URLs in the dump's own image lists."""
 
 
-def open_source(
-    images: str, fetching: RetryPolicy | None = None, dump: Dump | None = None
-) -> Source:
+def open_source(images: str, policy: RetryPolicy | None = None, dump: Dump | None = None) -> Source:
     """The source that ``--images`` names: a directory, archives, a URL, or a list of URLs.
 
     Args:
         images: as the user named it.
-        fetching: how patiently, over a network.
+        policy: of retries over a network.
         dump: whose image lists `ORIGINALS` means.
 
     Raises:
         InputError: it is missing, or nothing in it can be an image.
     """
     # Imported as needed: a directory wants neither an HTTP client nor a cloud's.
-    fetching = fetching or RetryPolicy()
+    policy = policy or RetryPolicy()
     if images == ORIGINALS or images.endswith((".csv", ".csv.gz")):
         from sharding.sources.originals import OriginalsSource
 
         if images != ORIGINALS:
-            return OriginalsSource.of_list(images, fetching)
+            return OriginalsSource.of_list(images, policy)
         if dump is None:
             raise InputError(
                 "there is no dump here whose image lists name the originals",
                 fix="give --images the image list itself (images.csv)",
             )
-        return OriginalsSource.of_dump(dump, fetching)
+        return OriginalsSource.of_dump(dump, policy)
     from sharding.sources.archives import ArchiveSource, names_archives
 
     if names_archives(images):
-        return ArchiveSource.open(images, fetching)
+        return ArchiveSource.open(images, policy)
     if "://" in images:
         from sharding.sources.remote import RemoteSource
 
-        return RemoteSource.open(images, fetching)
+        return RemoteSource.open(images, policy)
     return DirectorySource.open(images)

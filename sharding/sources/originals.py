@@ -23,10 +23,10 @@ from sharding.image_ids import IdIndex, Ids, parse_image_ids
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.image_lists import read_listed
-from sharding.sources.base import AnyMap, Reader, Source
+from sharding.sources.base import ParallelMap, Reader, Source
 from sharding.sources.remote import FetchingReader
-from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy, retry
-from sharding.storage.transport import transport_of
+from sharding.storage.object_store import ObjectStore
+from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy
 
 _SCHEMA = pa.schema([(name, pa.binary()) for name in ("url", "size", "md5")])
 COLUMNS = ("OriginalURL", "OriginalSize", "OriginalMD5")
@@ -37,10 +37,10 @@ class OriginalsSource(Source):
     """Image lists, not read yet."""
 
     files: tuple[DumpFile, ...]
-    fetching: RetryPolicy
+    policy: RetryPolicy
 
     @classmethod
-    def of_list(cls, path: str, fetching: RetryPolicy) -> OriginalsSource:
+    def of_list(cls, path: str, policy: RetryPolicy) -> OriginalsSource:
         """A list in a file.
 
         Raises:
@@ -49,10 +49,10 @@ class OriginalsSource(Source):
         if not Path(path).is_file():
             raise InputError("image list is missing", file=path, fix="check the path of --images")
         location = Path(path).name.removesuffix(".gz")
-        return cls(files=(DumpFile(path=Path(path), location=location),), fetching=fetching)
+        return cls(files=(DumpFile(path=Path(path), location=location),), policy=policy)
 
     @classmethod
-    def of_dump(cls, dump: Dump, fetching: RetryPolicy) -> OriginalsSource:
+    def of_dump(cls, dump: Dump, policy: RetryPolicy) -> OriginalsSource:
         """The lists of a dump.
 
         Raises:
@@ -65,10 +65,12 @@ class OriginalsSource(Source):
                 file=dump.root,
                 fix="put images.csv (or images_2017_11.tar.gz) beside the annotations",
             )
-        return cls(files=tuple(dict.fromkeys(files)), fetching=fetching)
+        return cls(files=tuple(dict.fromkeys(files)), policy=policy)
 
     @contextlib.contextmanager
-    def staged(self, image_ids_N: Ids, directory: Path, parallel: AnyMap) -> Iterator[Source]:
+    def staged(
+        self, image_ids_N: Ids, shared: Path | None, parallel: ParallelMap
+    ) -> Iterator[Source]:
         """Read the lists, as far as the images go: they name two and a half times as many."""
         wanted_N = np.unique(image_ids_N)
         ids, parts = [np.empty(0, np.uint64)], [_SCHEMA.empty_table()]
@@ -80,7 +82,7 @@ class OriginalsSource(Source):
                 parts.append(kept.filter(pa.array(chosen_B)).rename_columns(_SCHEMA.names))
         listed_N, first = np.unique(np.concatenate(ids), return_index=True)
         table = pa.concat_tables(parts).take(pa.array(first)).combine_chunks()
-        yield Originals(image_ids_N=listed_N, listed=table, fetching=self.fetching)
+        yield Originals(image_ids_N=listed_N, listed=table, policy=self.policy)
 
     def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
         """Not before staging."""
@@ -99,23 +101,23 @@ class Originals(Source):
         image_ids_N: uint64, ascending.
         listed: table of N rows with the columns url, size and md5 (base64) as binary, in this
             order; empty where the list says nothing.
-        fetching: how patiently.
+        policy: of retries.
     """
 
     image_ids_N: Ids
     listed: pa.Table
-    fetching: RetryPolicy
+    policy: RetryPolicy
 
     def only(self, image_ids: Sequence[str]) -> Originals:
         """The same for a few images."""
         wanted_M = np.intersect1d(self.image_ids_N, parse_image_ids(image_ids))
         rows = np.searchsorted(self.image_ids_N, wanted_M)
         listed = self.listed.take(pa.array(rows)).combine_chunks()
-        return Originals(image_ids_N=wanted_M, listed=listed, fetching=self.fetching)
+        return Originals(image_ids_N=wanted_M, listed=listed, policy=self.policy)
 
     def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
         """A reader that fetches ahead."""
-        return FetchingReader(image_ids, self._fetch, self.fetching, "the original URLs")
+        return FetchingReader(image_ids, self._fetch, self.policy, "the original URLs")
 
     def name(self, split: str, image_id: str) -> str:
         """The URL."""
@@ -141,8 +143,7 @@ class Originals(Source):
         url, size, md5 = row
         if urlsplit(url).scheme not in ("http", "https"):
             raise BadImage("its URL is not http or https")
-        transport = transport_of(url, self.fetching)
-        data = retry(lambda: transport.read(url), self.fetching)
+        data = ObjectStore(url=url, policy=self.policy).read()
         check_original(data, size, md5)
         return data
 

@@ -13,8 +13,8 @@ from typing import Self
 
 from sharding.errors import InputError
 from sharding.sources.base import Reader, Source
-from sharding.storage.retry import MISSING, BadImage, Buffer, RetriesExhausted, RetryPolicy, retry
-from sharding.storage.transport import transport_of
+from sharding.storage.object_store import ObjectStore
+from sharding.storage.retry import MISSING, BadImage, Buffer, RetriesExhausted, RetryPolicy
 
 SILENT = 32
 """So many images in a row that were given up mean that the source is down, not the images."""
@@ -27,26 +27,26 @@ class RemoteSource(Source):
     Attributes:
         url: the place, or with ``{id}`` in it (and maybe ``{split}``) the name of each image,
             which saves asking for the second name.
-        fetching: how patiently.
+        policy: of retries.
     """
 
     url: str
-    fetching: RetryPolicy
+    policy: RetryPolicy
 
     @classmethod
-    def open(cls, url: str, fetching: RetryPolicy) -> RemoteSource:
+    def open(cls, url: str, policy: RetryPolicy) -> RemoteSource:
         """Check that there is a client for the URL; nothing is asked of the server yet.
 
         Raises:
             InputError: there is none.
         """
-        transport_of(url, fetching)
-        return cls(url=url, fetching=fetching)
+        ObjectStore(url=url, policy=policy).connect()
+        return cls(url=url, policy=policy)
 
     def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
         """A reader that fetches ahead."""
         return FetchingReader(
-            image_ids, lambda image_id: self._fetch(split, image_id), self.fetching, self.url
+            image_ids, lambda image_id: self._fetch(split, image_id), self.policy, self.url
         )
 
     def name(self, split: str, image_id: str) -> str:
@@ -60,10 +60,9 @@ class RemoteSource(Source):
         return [f"{base}/{split}/{image_id}.jpg", f"{base}/{image_id}.jpg"]
 
     def _fetch(self, split: str, image_id: str) -> Buffer:
-        transport = transport_of(self.url, self.fetching)
         for url in self._candidates(split, image_id):
             try:
-                return retry(lambda url=url: transport.read(url), self.fetching)  # type: ignore[misc]
+                return ObjectStore(url=url, policy=self.policy).read()
             except BadImage as bad:
                 if str(bad) != MISSING:
                     raise
@@ -77,14 +76,14 @@ class FetchingReader:
         self,
         image_ids: Sequence[str],
         fetch: Callable[[str], Buffer],
-        fetching: RetryPolicy,
+        policy: RetryPolicy,
         place: str,
     ) -> None:
         self._coming = iter(image_ids)
         self._fetch, self._place = fetch, place
         self._ahead: dict[str, Future[Buffer]] = {}
-        self._most = 2 * fetching.at_once
-        self._pool = ThreadPoolExecutor(fetching.at_once, thread_name_prefix="fetch")
+        self._most = 2 * policy.at_once
+        self._pool = ThreadPoolExecutor(policy.at_once, thread_name_prefix="fetch")
         self._given_up = 0
 
     def read(self, image_id: str) -> Buffer:

@@ -1,10 +1,4 @@
-"""Objects in buckets: Arrow's own clients for S3 and Google, any fsspec file system for the rest.
-
-Arrow's clients are compiled, have time limits and need no further package. Credentials and region
-come from the environment (`AWS_PROFILE`, `AWS_ENDPOINT_URL`, application default credentials, ...);
-a public bucket is read without any as ``s3://anonymous@bucket/...``.
-
-Files of a dataset below a URL: looked at, put, removed.
+"""Read and write objects below a URL, or files below a directory, with retries.
 
 An object is put whole or not at all: a reader sees the old one or the new one. Buckets know no
 locks and no renames; what makes a dataset of objects is the order in which they are put
@@ -14,350 +8,276 @@ locks and no renames; what makes a dataset of objects is the order in which they
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fnmatch
 import functools
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from sharding.errors import InputError
-from sharding.storage.files import replacing, sha256_of
+from sharding.storage.arrow_transport import (
+    LOCAL,
+    ArrowTransport,
+    classified_errors,
+    file_system,
+    key_of,
+)
+from sharding.storage.files import replacing
 from sharding.storage.retry import (
     MISSING,
     BadImage,
     Buffer,
     RetryPolicy,
     TransientError,
-    limit_bytes,
     retry,
 )
 
-_ANONYMOUS = "anonymous@"
-
-_REFUSED = ("ACCESS_DENIED", "HTTP status 403", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
-
-_ABSENT = "NO_SUCH_BUCKET"
-
-
-def file_system(
-    scheme: str, bucket: str, fetching: RetryPolicy, attempts: int = 1
-) -> fs.FileSystem:
-    """The file system of a scheme, with the time limits asked for where it knows any.
-
-    Args:
-        scheme: of the URL.
-        bucket: that it names.
-        fetching: how patiently.
-        attempts: of the client itself at each request; pauses between whole objects are ours.
-
-    Raises:
-        InputError: the scheme is unknown, or its package is not installed.
-    """
-    anonymous = bucket.startswith(_ANONYMOUS)
-    if scheme == "s3":
-        return _s3(bucket.removeprefix(_ANONYMOUS), anonymous, fetching, attempts)
-    if scheme in ("gs", "gcs"):
-        limit = datetime.timedelta(seconds=fetching.timeout)
-        return fs.GcsFileSystem(anonymous=anonymous, retry_time_limit=limit)
-    return _by_fsspec(scheme)
-
-
-def _s3(bucket: str, anonymous: bool, fetching: RetryPolicy, attempts: int) -> fs.FileSystem:
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    own_server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if region is None and own_server is None:
-        try:
-            region = fs.resolve_s3_region(bucket)
-        except OSError as error:
-            raise InputError(
-                f"the bucket is not found ({str(error).splitlines()[0][:120]})",
-                file=f"s3://{bucket}",
-                fix="check its name and the network, or set AWS_REGION",
-            ) from None
-    return fs.S3FileSystem(
-        anonymous=anonymous,
-        region=region,
-        # Named here, Arrow asks for /bucket/key; from the environment, for a host of the bucket's.
-        endpoint_override=own_server,
-        request_timeout=fetching.timeout,
-        connect_timeout=fetching.timeout,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
-        allow_delayed_open=True,  # a small object is one request instead of three
-    )
-
-
-def _by_fsspec(scheme: str) -> fs.FileSystem:
-    try:
-        import fsspec
-
-        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
-    except (ImportError, ValueError) as error:
-        raise InputError(
-            f"no file system for {scheme}:// ({str(error).splitlines()[0]})",
-            file=f"{scheme}://",
-            fix="install the fsspec package that serves it on every worker",
-        ) from None
-
-
-class CloudTransport:
-    """Objects of one bucket; a `sharding.storage.transport.Transport`."""
-
-    def __init__(self, files: fs.FileSystem) -> None:
-        self._files = files
-
-    def read(self, url: str) -> Buffer:
-        """A whole object."""
-        with Sorted(), self._files.open_input_file(path_of(url)) as stream:
-            limit_bytes(stream.size())
-            data: bytes = stream.read()
-            if len(data) != stream.size():
-                raise TransientError(f"{len(data):,} of {stream.size():,} bytes came")
-            return data
-
-    def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Some bytes of an object."""
-        with Sorted(), self._files.open_input_file(path_of(url)) as stream:
-            data: bytes = stream.read_at(min(length, stream.size() - offset), offset)
-            if len(data) != min(length, stream.size() - offset):
-                raise TransientError(f"{len(data):,} of {length:,} bytes came")
-            return data
-
-    def size(self, url: str) -> int:
-        """Bytes of an object."""
-        with Sorted():
-            info = self._files.get_file_info(path_of(url))
-            if info.type != fs.FileType.File:
-                raise BadImage(MISSING)
-            return int(info.size)
-
-
-def matching(url: str, fetching: RetryPolicy) -> list[str]:
-    """The objects whose name matches the last part of the URL, sorted; nothing below them.
-
-    Raises:
-        InputError: this kind of place cannot be listed, or does not answer.
-    """
-    parts = urlsplit(url)
-    if parts.scheme in ("http", "https"):
-        raise InputError("a web server cannot be listed", file=url, fix="name one archive")
-    folder, _, pattern = path_of(url).rpartition("/")
-    files = file_system(parts.scheme, parts.netloc, fetching)
-
-    def listed() -> list[str]:
-        with Sorted():
-            found = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-            return sorted(info.base_name for info in found if info.is_file)
-
-    try:
-        names = fnmatch.filter(retry(listed, fetching), pattern)
-    except BadImage as bad:
-        raise InputError(f"cannot be listed ({bad})", file=url, fix="check the URL") from None
-    return [f"{url.rpartition('/')[0]}/{name}" for name in names]
-
-
-def path_of(url: str) -> str:
-    """Bucket and key, as a file system wants them."""
-    return url.partition("://")[2].removeprefix(_ANONYMOUS)
-
-
-class Sorted:
-    """Sorts the errors of a file system into gone, refused and passing."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise BadImage(MISSING) from None
-        if isinstance(error, OSError) and _ABSENT in str(error):
-            raise BadImage("there is no such bucket") from None
-        if isinstance(error, PermissionError) or (
-            isinstance(error, OSError) and any(word in str(error) for word in _REFUSED)
-        ):
-            raise BadImage(f"refused: {_first_line(error)}") from None
-        if isinstance(error, OSError):
-            raise TransientError(_first_line(error)) from None
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    _, mark, cause = lines[0].partition("AWS Error ")  # after the key, which is told anyway
-    return (cause if mark else lines[0])[:120]
-
-
 Result = TypeVar("Result")
 
+_WEB = ("http", "https")
 _CHUNK = 1 << 23
-
 _ATTEMPTS = 3
 """Of each request, by the client: a tar is put in many, and one that fails must not cost all."""
-
 _READABLE = "check the URL, the credentials and the network"
-
 _WRITABLE = "check credentials and network, then repeat the command: what was put counts"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bucket:
-    """`sharding.storage.object_store.Files` below a URL of any scheme that Arrow or fsspec can
-    write.
+class Transport(Protocol):
+    """Reads objects by URL, one attempt a call; safe to use from many threads.
 
-    Every method raises an InputError that names the URL where the place refuses, or does not
-    answer however often it is asked.
+    Every method raises `BadImage` where the object is missing or refused, and `TransientError`
+    where the attempt failed.
+    """
+
+    def read(self, url: str) -> Buffer:
+        """Read a whole object, of at most the size of an image."""
+        ...
+
+    def read_range(self, url: str, offset: int, length: int) -> bytes:
+        """Read ``length`` bytes from ``offset`` on, or as many as there are."""
+        ...
+
+    def size(self, url: str) -> int:
+        """Ask for the size of an object in bytes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """Objects below a URL (http and https for reading, s3, gs, any scheme of fsspec), or files
+    below a directory; travels to workers, which open clients of their own.
+
+    `read` and `open` raise what becomes of an image; every other method raises an InputError that
+    names the URL where the place refuses, or does not answer however often it is asked. Paths are
+    relative to ``url``; "" is the object at the URL itself.
 
     Attributes:
-        url: without a slash at its end.
-        fetching: how patiently.
+        url: URL or directory.
+        policy: time limits, attempts and pauses.
     """
 
     url: str
-    fetching: RetryPolicy
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
 
-    def size(self, path: str) -> int | None:
+    @classmethod
+    def local(cls, directory: str | os.PathLike[str]) -> ObjectStore:
+        """Open a directory: what fails on a disk is not tried again."""
+        return cls(url=os.fspath(directory), policy=RetryPolicy(tries=1))
+
+    def connect(self) -> None:
+        """Check that there is a client for the URL; nothing is asked of the server yet.
+
+        Raises:
+            InputError: no file system is known or installed for the scheme.
+        """
+        _ = self._transport
+
+    def read(self, path: str = "") -> Buffer:
+        """Read a whole object, of at most the size of an image.
+
+        Raises:
+            BadImage: it is missing, refused, or too large for an image.
+            RetriesExhausted: every attempt failed.
+        """
+        return retry(lambda: self._transport.read(self._url_of(path)), self.policy)
+
+    def size(self, path: str = "") -> int | None:
         """Bytes of an object, None where there is none."""
 
-        def asked() -> int | None:
-            info = self._files.get_file_info(self._key(path))
-            return int(info.size) if info.type == fs.FileType.File else None
+        def ask() -> int | None:
+            try:
+                return self._transport.size(self._url_of(path))
+            except BadImage as bad:
+                if str(bad) == MISSING:
+                    return None
+                raise
 
-        return self._carefully(path, "read", asked)
+        return self._retried(path, "read", ask)
+
+    def open(self, path: str = "") -> tuple[BinaryIO, int]:
+        """Open an object to be read forwards, range by range; return the stream and its length.
+
+        Raises:
+            BadImage: it is missing or refused, or every attempt failed; reading raises the same.
+        """
+        url = self._url_of(path)
+        length = retry(lambda: self._transport.size(url), self.policy)
+        stream = _RangeStream(self._transport, url, length, self.policy)
+        return cast(BinaryIO, io.BufferedReader(stream, _CHUNK)), length
 
     def sha256(self, path: str) -> str:
         """Hash of an object's content, in hexadecimal."""
 
-        def hashed() -> str:
+        def hash_parts() -> str:
             digest = hashlib.sha256()
             for part in self._parts(path):
                 digest.update(part)
             return digest.hexdigest()
 
-        return self._carefully(path, "read", hashed)
+        return self._retried(path, "read", hash_parts)
 
     def names(self) -> list[str]:
         """Names of objects and folders right below the URL, sorted."""
-        return sorted(info.base_name for info in self._listed(recursive=False))
+        return sorted(info.base_name for info in self._list(recursive=False))
 
     def sizes(self) -> dict[str, int]:
         """Bytes of all objects at any depth, by path."""
-        prefix = f"{self._key('')}".rstrip("/") + "/"
+        prefix = key_of(self.url).rstrip("/") + "/"
         return {
             info.path.lstrip("/").removeprefix(prefix): int(info.size)
-            for info in self._listed(recursive=True)
+            for info in self._list(recursive=True)
             if info.type == fs.FileType.File
         }
 
-    def fetch(self, path: str, target: Path) -> None:
+    def download(self, path: str, target: Path) -> None:
         """Copy an object to a file, which appears whole."""
 
-        def copied() -> None:
+        def copy() -> None:
             with replacing(target) as temporary, temporary.open("wb") as out:
                 for part in self._parts(path):
                     out.write(part)
 
-        self._carefully(path, "read", copied)
+        self._retried(path, "read", copy)
 
-    def put(self, path: str, source: Path) -> None:
+    def upload(self, path: str, source: Path) -> None:
         """Copy a file to an object, which appears whole."""
 
-        def copied() -> None:
-            stream = self._files.open_output_stream(self._key(path))
+        def copy() -> None:
+            stream = self._files.open_output_stream(key_of(self._url_of(path)))
             # In one call: Arrow completes an object that is let go of, so that whatever came
             # between two would publish the first of them.
             stream.write(_content(source))
             stream.close()
 
-        self._carefully(path, "written", copied)
+        self._retried(path, "written", copy)
 
     def remove(self, path: str) -> None:
         """Remove an object; none is fine, too."""
 
-        def removed() -> None:
+        def delete() -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._files.delete_file(self._key(path))
+                self._files.delete_file(key_of(self._url_of(path)))
 
-        self._carefully(path, "written", removed)
+        self._retried(path, "written", delete)
+
+    def _url_of(self, path: str) -> str:
+        return f"{self.url}/{path}" if path else self.url
+
+    @property
+    def _transport(self) -> Transport:
+        return _open_transport(*_scheme_and_bucket(self.url), self.policy)
 
     @property
     def _files(self) -> fs.FileSystem:
-        parts = urlsplit(self.url)
-        return _opened(parts.scheme, parts.netloc, self.fetching)
+        return _open_files(*_scheme_and_bucket(self.url), self.policy)
 
-    def _key(self, path: str) -> str:
-        return path_of(f"{self.url}/{path}").rstrip("/")
-
-    def _listed(self, *, recursive: bool) -> list[fs.FileInfo]:
-        folder = fs.FileSelector(self._key(""), allow_not_found=True, recursive=recursive)
-        return self._carefully("", "read", lambda: self._files.get_file_info(folder))
+    def _list(self, *, recursive: bool) -> list[fs.FileInfo]:
+        key = key_of(self.url).rstrip("/")
+        folder = fs.FileSelector(key, allow_not_found=True, recursive=recursive)
+        return self._retried("", "read", lambda: self._files.get_file_info(folder))
 
     def _parts(self, path: str) -> Iterator[bytes]:
-        with self._files.open_input_file(self._key(path)) as stream:
-            left = stream.size()
-            while left and (part := stream.read(_CHUNK)):
-                left -= len(part)
+        with self._files.open_input_file(key_of(self._url_of(path))) as stream:
+            missing = stream.size()
+            while missing and (part := stream.read(_CHUNK)):
+                missing -= len(part)
                 yield part
-        if left:
-            raise TransientError(f"{left:,} bytes did not come")
+        if missing:
+            raise TransientError(f"{missing:,} bytes did not come")
 
-    def _carefully(self, path: str, done: str, action: Callable[[], Result]) -> Result:
+    def _retried(self, path: str, done: str, action: Callable[[], Result]) -> Result:
         def attempt() -> Result:
-            with Sorted():
+            with classified_errors():
                 return action()
 
         try:
-            return retry(attempt, self.fetching, done)
+            return retry(attempt, self.policy, done)
         except BadImage as bad:
             raise InputError(
                 f"cannot be {done} ({bad})",
-                file=f"{self.url}/{path}".rstrip("/"),
+                file=self._url_of(path),
                 fix=_READABLE if done == "read" else _WRITABLE,
             ) from None
 
 
-def _content(file: Path) -> pa.Buffer | bytes:
-    """A file's bytes, not read before they are used."""
-    return pa.memory_map(str(file)).read_buffer() if file.stat().st_size else b""
+class _RangeStream(io.RawIOBase):
+    """Reads an object forwards; a broken connection costs a range, not a 50 GB archive."""
+
+    def __init__(self, transport: Transport, url: str, length: int, policy: RetryPolicy) -> None:
+        self._transport, self._url, self._policy = transport, url, policy
+        self._length, self._position = length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = min(len(buffer), self._length - self._position, _CHUNK)
+        if count <= 0:
+            return 0
+        data = retry(
+            lambda: self._transport.read_range(self._url, self._position, count), self._policy
+        )
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(scheme: str, bucket: str, fetching: RetryPolicy) -> fs.FileSystem:
-    if scheme in ("http", "https"):
+def _open_transport(scheme: str, bucket: str, policy: RetryPolicy) -> Transport:
+    """Open a transport once for many shards, so that its connections are kept."""
+    if scheme in _WEB:
+        from sharding.storage.http_transport import HttpTransport  # requests is slow to import
+
+        return HttpTransport(policy)
+    return ArrowTransport(file_system(scheme, bucket, policy))
+
+
+@functools.lru_cache(maxsize=8)
+def _open_files(scheme: str, bucket: str, policy: RetryPolicy) -> fs.FileSystem:
+    if scheme in _WEB:
         raise InputError(
-            "a web server takes no files", file=f"{scheme}://{bucket}", fix="name a bucket"
+            "a web server takes no files and lists none",
+            file=f"{scheme}://",
+            fix="name a bucket, or one file to read",
         )
-    return file_system(scheme, bucket, fetching, _ATTEMPTS)
+    return file_system(scheme, bucket, policy, _ATTEMPTS)
 
 
-class Files(Protocol):
-    """What checking a dataset asks of the place where it lies; travels to workers."""
-
-    def size(self, path: str) -> int | None:
-        """Bytes of a file, None where there is none."""
-        ...
-
-    def sha256(self, path: str) -> str:
-        """Hash of a file's content, in hexadecimal."""
-        ...
+def _scheme_and_bucket(url: str) -> tuple[str, str]:
+    """What a client is opened for; all web servers share one."""
+    if "://" not in url:
+        return LOCAL, ""
+    parts = urlsplit(url)
+    return parts.scheme, "" if parts.scheme in _WEB else parts.netloc
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalFiles:
-    """The files of a directory."""
-
-    directory: Path
-
-    def size(self, path: str) -> int | None:
-        """Bytes of a file, None where there is none."""
-        file = self.directory / path
-        return file.stat().st_size if file.is_file() else None
-
-    def sha256(self, path: str) -> str:
-        """Hash of a file's content, in hexadecimal."""
-        return sha256_of(self.directory / path)
+def _content(file: Path) -> pa.Buffer | bytes:
+    """Map a file's bytes, so that they are not read before they are used."""
+    return pa.memory_map(str(file)).read_buffer() if file.stat().st_size else b""

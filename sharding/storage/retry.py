@@ -1,7 +1,4 @@
-"""Fetching over a network: how long to wait, how often to try again, when to give up.
-
-An encoded image on its way, and the error that says why it is of no use.
-"""
+"""Retry what may pass: the policy of attempts and pauses, and the errors that fetching ends in."""
 
 from __future__ import annotations
 
@@ -14,31 +11,34 @@ from typing import TypeVar
 from sharding.errors import InputError
 
 Result = TypeVar("Result")
-
 Buffer = bytes | bytearray | memoryview
 
 MISSING = "missing"
 """Reason of a `BadImage` that is not there at all."""
-
 LARGEST_IMAGE = 1 << 28
 """Bytes; the largest original of Open Images has 15 MB."""
+LONGEST_PAUSE = 60.0
+"""Seconds between two attempts."""
 
 
 class BadImage(Exception):
-    """The image cannot be used; ``str(error)`` is the reason, on one line."""
+    """An image or other object cannot be used; ``str(error)`` is the reason, on one line."""
 
 
-def limit_bytes(size: int) -> None:
-    """Refuse what is too large for an image before room is made for it.
+class RetriesExhausted(BadImage):
+    """Every attempt failed in a way that may pass: the next run may have more luck."""
 
-    Raises:
-        BadImage: it is.
+
+class TransientError(Exception):
+    """One attempt failed in a way that may pass: a busy server, a broken connection, a short read.
+
+    Attributes:
+        wait: seconds that the server asked for.
     """
-    if size > LARGEST_IMAGE:
-        raise BadImage(f"more than {LARGEST_IMAGE:,} bytes")
 
-
-LONGEST_WAIT = 60.0
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,44 +64,38 @@ class RetryPolicy:
 
     def pause(self, attempt: int) -> float:
         """Longest pause in seconds after the attempt of this number, counted from 1."""
-        return min(LONGEST_WAIT, float(self.first_pause * 2 ** (attempt - 1)))
+        return min(LONGEST_PAUSE, float(self.first_pause * 2 ** (attempt - 1)))
 
 
-class TransientError(Exception):
-    """A failure that may pass: a busy server, a broken connection, a short read.
-
-    Attributes:
-        wait: seconds that the server asked for.
-    """
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class RetriesExhausted(BadImage):
-    """Every attempt failed in a way that may pass: the next run may have more luck."""
-
-
-def retry(fetch: Callable[[], Result], fetching: RetryPolicy, done: str = "fetched") -> Result:
-    """Call ``fetch`` until it does not raise `Passing`.
+def retry(attempt: Callable[[], Result], policy: RetryPolicy, done: str = "fetched") -> Result:
+    """Call ``attempt`` until it does not raise `TransientError`, with growing random pauses.
 
     Args:
-        fetch: one attempt.
-        fetching: how often, and with which pauses.
+        attempt: one attempt.
+        policy: how often, and with which pauses.
         done: what it did not do, for the message.
 
     Raises:
-        GaveUp: it did so every time.
+        RetriesExhausted: it raised `TransientError` every time.
     """
-    attempt = 1
+    number = 1
     while True:
         try:
-            return fetch()
+            return attempt()
         except TransientError as failure:
-            if attempt >= fetching.tries:
-                raise RetriesExhausted(f"not {done} in {attempt} tries: {failure}") from None
+            if number >= policy.tries:
+                raise RetriesExhausted(f"not {done} in {number} tries: {failure}") from None
             # Random: workers that failed together must not come back together.
-            pause = fetching.pause(attempt) * random.uniform(0.5, 1.0)
-            time.sleep(max(pause, min(failure.wait, LONGEST_WAIT)))
-            attempt += 1
+            pause = policy.pause(number) * random.uniform(0.5, 1.0)
+            time.sleep(max(pause, min(failure.wait, LONGEST_PAUSE)))
+            number += 1
+
+
+def limit_bytes(size: int) -> None:
+    """Refuse what is too large for an image before memory is allocated for it.
+
+    Raises:
+        BadImage: it has more than `LARGEST_IMAGE` bytes.
+    """
+    if size > LARGEST_IMAGE:
+        raise BadImage(f"more than {LARGEST_IMAGE:,} bytes")

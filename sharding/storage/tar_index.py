@@ -1,9 +1,4 @@
-"""Mending a dataset: what is broken is made again, and nothing else is touched.
-
-Indexes follow from tars, tars from images and labels, the labels that the tars carry from the
-tars. What is made again is compared with the manifest's hash: in the usual case it is the same
-file as before.
-"""
+"""Read a DALI index, or make the one of a tar: where each component of each sample is."""
 
 from __future__ import annotations
 
@@ -12,12 +7,14 @@ from pathlib import Path
 
 from sharding.errors import InputError
 
+REPAIR_DATASET = "run jobs/verify_dataset.py --repair"
+
 
 def index_of_tar(path: Path) -> bytes:
-    """The DALI index of a tar, from its headers.
+    """Make the DALI index of a tar from its headers.
 
     Raises:
-        InputError: it is no whole tar.
+        InputError: the tar is cut off or damaged.
     """
     samples: dict[str, list[str]] = {}
     try:
@@ -37,7 +34,7 @@ def index_of_tar(path: Path) -> bytes:
 
 
 def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    """(offset, size) of every component: by key in file order, then by extension.
+    """Read a DALI index into (offset, size) in bytes by key, in file order, then by extension.
 
     Raises:
         InputError: the file is missing or is no DALI index of version 1.2.
@@ -56,10 +53,7 @@ def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
         if version != "v1.2" or int(count) != len(entries):
             raise ValueError(f"{version}, {count} samples declared, {len(entries)} listed")
     except FileNotFoundError:
-        raise InputError("the index is missing", file=path, fix=_REPAIR) from None
+        raise InputError("the index is missing", file=path, fix=REPAIR_DATASET) from None
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise InputError(f"not a DALI index ({error})", file=path, fix=_REPAIR) from None
+        raise InputError(f"not a DALI index ({error})", file=path, fix=REPAIR_DATASET) from None
     return entries
-
-
-_REPAIR = "run jobs/verify_dataset.py --repair"

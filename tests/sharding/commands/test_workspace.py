@@ -95,24 +95,23 @@ def shard(inputs: tuple[Path, Path], output: str | Path, scratch: Path | None, *
     options = ShardOptions(
         annotations=inputs[0], images=str(inputs[1]), output=str(output), **settings
     )
-    with open_workspace(options.output, options.fetch, scratch) as desk:
-        here = dataclasses.replace(options, output=str(desk.directory))
-        told = shard_dump(prepare(here), desk.through(map))
-    return desk.named(str(told))
+    with open_workspace(options.output, options.fetch, scratch) as workspace:
+        local = dataclasses.replace(options, output=str(workspace.directory))
+        return str(shard_dump(prepare(local), map, workspace))
 
 
 def relabel(dataset: str | Path, scratch: Path, dump: Path, **more: Any) -> str:
     options = ReshardOptions(dataset=str(dataset), annotations=dump, fetch=FAST, **more)
-    with open_workspace(options.dataset, options.fetch, scratch) as desk:
-        told = reshard(dataclasses.replace(options, dataset=str(desk.directory)), desk.through(map))
-    return desk.named(str(told))
+    with open_workspace(options.dataset, options.fetch, scratch) as workspace:
+        local = dataclasses.replace(options, dataset=str(workspace.directory))
+        return str(reshard(local, map, workspace))
 
 
 def check(scratch: Path, **more: Any) -> tuple[VerifyReport, str]:
     options = VerifyOptions(dataset=URL, fetch=FAST, **more)
-    with open_workspace(options.dataset, options.fetch, scratch, indexes=True) as desk:
-        result = verify(options, map, desk)
-    return result, desk.named(str(result))
+    with open_workspace(options.dataset, options.fetch, scratch) as workspace:
+        report = verify(options, map, workspace)
+    return report, str(report)
 
 
 def objects(bucket: Any, prefix: str = "sets/tiny/") -> dict[str, str]:
@@ -143,7 +142,7 @@ def test_a_bucket_gets_the_bytes_that_a_directory_would(
     told = shard(inputs, URL, tmp_path)
     assert told.startswith(f"{URL} is finished")
     assert objects(bucket) == tree(on_disk)
-    assert not list(tmp_path.iterdir()), "the desk is cleared"
+    assert not list(tmp_path.iterdir()), "the workspace is removed"
     assert "already finished; nothing was done" in shard(inputs, URL, tmp_path)
     cached = open_dataset(URL, Cache(directory=tmp_path / "cache"))
     assert cached.digest == open_dataset(str(on_disk)).digest
@@ -164,10 +163,10 @@ def test_an_import_goes_into_a_bucket_too(inputs, bucket, tmp_path: Path) -> Non
             options = ImportOptions(
                 **settings, output=output, single_positive=True, seed=seed, images_per_shard=10
             )
-            with open_workspace(output, FAST, tmp_path / "scratch") as desk:
-                here = dataclasses.replace(options, output=str(desk.directory))
-                told = import_collection(prepare_import(here), desk.through(map))
-            assert desk.named(str(told)).startswith(f"{output} is finished")
+            with open_workspace(output, FAST, tmp_path / "scratch") as workspace:
+                local = dataclasses.replace(options, output=str(workspace.directory))
+                summary = import_collection(prepare_import(local), map, workspace)
+            assert str(summary).startswith(f"{output} is finished")
         assert objects(bucket) == tree(tmp_path / "tiny")
 
 
@@ -283,9 +282,9 @@ def test_one_job_at_a_time_on_a_machine(inputs, bucket, tmp_path: Path) -> None:
     options = ShardOptions(
         annotations=inputs[0], images=str(inputs[1]), output=URL, images_per_shard=10
     )
-    with open_workspace(URL, FAST, tmp_path) as desk:
-        here = dataclasses.replace(options, output=str(desk.directory))
-        shard_dump(prepare(here), desk.through(busy))
+    with open_workspace(URL, FAST, tmp_path) as workspace:
+        local = dataclasses.replace(options, output=str(workspace.directory))
+        shard_dump(prepare(local), busy, workspace)
 
 
 def test_images_that_were_missing_are_found_later(inputs, bucket, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sharding.commands.workspace import Workspace
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
@@ -290,7 +291,8 @@ def test_a_broken_tar_is_repaired_from_the_collections_images(tmp_path: Path) ->
     (dataset.directory / dataset.manifest.shards[0].path).write_bytes(b"gone")
     source = open_images(dataset, str(settings.source / "VOCdevkit/VOC2012/JPEGImages"))
     assert isinstance(source, NamedSource)
-    repair(dataset, check_dataset(dataset, map), source, map)
+    workers = Workspace(dataset.directory).workers(map)
+    repair(dataset, check_dataset(dataset, map), source, workers)
     assert tree(dataset.directory) == undisturbed
 
 

@@ -110,7 +110,7 @@ def test_a_server_too_simple_to_stream_from_is_told_apart_from_damage(lacks, rea
             archive=f"{web.url}/all.tar.gz",
             folder=str(tmp_path),
             wanted_N=np.zeros(1, np.uint64),
-            fetching=FAST,
+            policy=FAST,
         )
         with pytest.raises(InputError, match=rf"all.tar.gz: .*{reason}.*download the archive"):
             stage(task)
@@ -137,7 +137,7 @@ def test_a_continued_job_reads_no_finished_archive_again(inputs, tmp_path, monke
         archive=str(folder / "test.tar.gz"),
         folder=str(tmp_path / "spool"),
         wanted_N=wanted_N,
-        fetching=RetryPolicy(),
+        policy=RetryPolicy(),
     )
     first = stage(task)
     assert np.array_equal(first.image_ids_N, wanted_N)

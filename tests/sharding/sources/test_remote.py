@@ -22,7 +22,7 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.sources.open import open_source
 from sharding.sources.remote import SILENT, RemoteSource
-from sharding.storage.object_store import file_system
+from sharding.storage.arrow_transport import file_system
 from sharding.storage.retry import (
     MISSING,
     BadImage,
@@ -256,16 +256,16 @@ def test_gs_is_served_by_arrows_client(google, inputs, from_directory, tmp_path)
     (ours, *_) = image_ids(inputs[1], "train")
     assert read(open_source("gs://anonymous@photos/set", FAST), ours)
     buckets.mkdir("/datasets")
-    with open_workspace("gs://datasets/tiny", FAST) as desk:
+    with open_workspace("gs://datasets/tiny", FAST) as workspace:
         options = ShardOptions(
             annotations=inputs[0],
             images="gs://photos/set",
-            output=str(desk.directory),
+            output=str(workspace.directory),
             images_per_shard=10,
             dataset_name="tiny",
             fetch=FAST,
         )
-        shard_dump(prepare(options), desk.through(map))
+        shard_dump(prepare(options), map, workspace)
     put = {
         name.removeprefix("/datasets/tiny/"): hashlib.sha256(buckets.cat(name)).hexdigest()
         for name in buckets.find("/datasets/tiny")
