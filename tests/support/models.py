@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 
 from pipeline.config.sections import DataConfig, ModelConfig
 from pipeline.config.train import TrainConfig
+from pipeline.methods import Method
 from pipeline.models import cam_net, checkpoint
 from sharding.manifest import Dataset
 
@@ -47,3 +50,29 @@ def write_checkpoint(
         ),
     )
     return directory
+
+
+def write_method_checkpoint(
+    directory: Path, method: Method, mids: Sequence[str], config: TrainConfig | None = None
+) -> checkpoint.Meta:
+    """A fresh ResNet-18 for classes of any dataset, with a method's state."""
+    config = dataclasses.replace(
+        config or TrainConfig(dataset="d"), model=ModelConfig(backbone="resnet18")
+    )
+    meta = checkpoint.Meta(
+        config=config.to_dict(),
+        epoch=1,
+        images_seen=2,
+        world_size=1,
+        classes_sha256="0" * 64,
+        mids=list(mids),
+        names=list(mids),
+        dataset="d",
+        dataset_digest="",
+        labels="1",
+    )
+    directory.mkdir(exist_ok=True)
+    model = cam_net.build(config.model, len(mids))
+    state = {"method": method.state_dict()}
+    checkpoint.save(directory, scored=model.state_dict(), training=state, meta=meta)
+    return meta

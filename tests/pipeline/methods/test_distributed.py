@@ -97,15 +97,15 @@ def test_ranks_equal_one_process(world_size: int, sizes: list[int]) -> None:
     alone = train_all(0, [14])
     ranks = run_ranks(train_all, world_size, sizes)
     for name, expected in alone.items():
-        found = [result[name] for result in ranks]
+        results = [result[name] for result in ranks]
         np.testing.assert_allclose(
-            np.mean([r["losses"] for r in found], 0), expected["losses"], rtol=1e-5, err_msg=name
+            np.mean([r["losses"] for r in results], 0), expected["losses"], rtol=1e-5, err_msg=name
         )
         for epoch in range(EPOCHS):
-            mask_BK = np.concatenate([r["masks"][epoch] for r in found])
+            mask_BK = np.concatenate([r["masks"][epoch] for r in results])
             np.testing.assert_array_equal(mask_BK, expected["masks"][epoch], err_msg=name)
             # DDP averages gradients over the ranks.
-            gradient_BK = np.concatenate([r["gradients"][epoch] for r in found]) / world_size
+            gradient_BK = np.concatenate([r["gradients"][epoch] for r in results]) / world_size
             np.testing.assert_allclose(
                 gradient_BK, expected["gradients"][epoch], rtol=1e-4, atol=1e-7, err_msg=name
             )
@@ -113,7 +113,7 @@ def test_ranks_equal_one_process(world_size: int, sizes: list[int]) -> None:
             # Adam turns the rounding of a gradient near 0 into whole steps (1e-3); its moments,
             # compared as well, do not.
             atol = 3e-3 if "/tensors/" in key else 1e-6
-            for r in found:
+            for r in results:
                 np.testing.assert_allclose(
                     r["state"][key], value, rtol=1e-4, atol=atol, err_msg=name + key
                 )
@@ -151,9 +151,9 @@ def train_ddp(rank: int, sizes: list[int]) -> tuple[np.ndarray, float]:
 )
 def test_ddp_trains_as_one_process(world_size: int, sizes: list[int]) -> None:
     weights, loss = train_ddp(0, [14])
-    found = run_ranks(train_ddp, world_size, sizes)
-    assert np.mean([value for _, value in found]) == pytest.approx(loss, rel=1e-5)
-    for own, _ in found:
+    results = run_ranks(train_ddp, world_size, sizes)
+    assert np.mean([value for _, value in results]) == pytest.approx(loss, rel=1e-5)
+    for own, _ in results:
         np.testing.assert_allclose(own, weights, rtol=1e-4, atol=1e-6)
 
 
@@ -180,14 +180,14 @@ def awkward_floats() -> torch.Tensor:
 
 
 def test_collectives_take_shares_of_any_length() -> None:
-    for found in run_ranks(collectives, 4):
-        assert found["joined"] == [10, 20, 21, 30, 31, 32]
-        assert found["kth"] == [32, 21, 10, -float("inf")]
+    for results in run_ranks(collectives, 4):
+        assert results["joined"] == [10, 20, 21, 30, 31, 32]
+        assert results["kth"] == [32, 21, 10, -float("inf")]
         descending = awkward_floats().sort(descending=True).values
-        assert found["of_floats"] == [descending[k - 1].item() for k in PLACES]
+        assert results["of_floats"] == [descending[k - 1].item() for k in PLACES]
 
 
-def test_a_rank_that_raises_is_told() -> None:
+def test_a_rank_that_raises_is_reported() -> None:
     def fail(rank: int) -> None:
         if rank == 1:
             raise RuntimeError("no luck")
@@ -214,13 +214,13 @@ def test_state_goes_on_at_another_world_size() -> None:
         else:
             ranks = run_ranks(go_on, world_size, sizes, written)
         for name, expected in alone.items():
-            found = [result[name] for result in ranks]
+            results = [result[name] for result in ranks]
             np.testing.assert_allclose(
-                np.mean([r["losses"] for r in found]), expected["losses"][-1], rtol=1e-4
+                np.mean([r["losses"] for r in results]), expected["losses"][-1], rtol=1e-4
             )
-            mask_BK = np.concatenate([r["masks"][0] for r in found])
+            mask_BK = np.concatenate([r["masks"][0] for r in results])
             np.testing.assert_array_equal(mask_BK, expected["masks"][-1], err_msg=name)
-            gradient_BK = np.concatenate([r["gradients"][0] for r in found]) / world_size
+            gradient_BK = np.concatenate([r["gradients"][0] for r in results]) / world_size
             np.testing.assert_allclose(
                 gradient_BK, expected["gradients"][-1], rtol=1e-3, atol=1e-6, err_msg=name
             )

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from pipeline import methods
-from sharding.errors import InputError
 from tests.support.distributed import run_ranks
 from tests.support.goldenvectors import CORES, Core
 
@@ -117,18 +116,3 @@ def test_observed_negatives_can_push_down() -> None:
     method.observe(torch.full((1, 2), -9.0), labels_BK.to(torch.int8), torch.tensor([1]))
     method.end_pass()
     assert (method.initially_unobserved_K == [0, 1]).all(), "it is not there to be labelled"
-
-
-def test_predictions_that_do_not_fit_are_refused_with_the_arithmetic() -> None:
-    from pipeline.methods.parts.prediction_buffer import refuse_dense
-
-    with pytest.raises(InputError, match=r"3,657,355 images x 5,000 classes .* GiB"):
-        refuse_dense(3_657_355, 5_000, 5, "predictions")
-
-
-@pytest.mark.parametrize(
-    "options", [{"warmup_epochs": 10}, {"theta": 2.0}, {"alpha": -1.0}, {"observed_negatives": "x"}]
-)
-def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        methods.create("em-apl", 3, **options)

@@ -161,12 +161,12 @@ def test_ranks_equal_one_process() -> None:
     alone = train(0, 1)
     assert alone["losses"][1] > alone["losses"][0], "residuals join once there is a dictionary"
     for world_size in (2, 3):
-        found = run_ranks(train, world_size, world_size)
-        mean = np.mean([r["losses"] for r in found], 0)
+        results = run_ranks(train, world_size, world_size)
+        mean = np.mean([r["losses"] for r in results], 0)
         np.testing.assert_allclose(mean, alone["losses"], rtol=1e-4)
-        gradient = np.mean([r["gradient"] for r in found], 0)
+        gradient = np.mean([r["gradient"] for r in results], 0)
         np.testing.assert_allclose(gradient, alone["gradient"], rtol=1e-3, atol=1e-5)
-        for r in found:
+        for r in results:
             assert r["atoms"] == alone["atoms"]
             np.testing.assert_array_equal(r["graph"], alone["graph"])
             np.testing.assert_allclose(r["moments"], alone["moments"], rtol=1e-3, atol=1e-6)
@@ -177,13 +177,13 @@ def test_the_dictionary_holds_positives_of_every_class() -> None:
     builder = DictionaryBuilder(K, 1)
     for rows in torch.randperm(N).split(5):
         builder.add(features[rows, :, 0, 0], labels_NK[rows], ids_N[rows])
-    found = builder.build(Collectives())
+    dictionary = builder.build(Collectives())
     for k in range(K):
         positives = ids_N[labels_NK[:, k] == 1]
-        assert positives.min() in found.ids_A
+        assert positives.min() in dictionary.ids_A
     counts = (labels_NK == 1).float()
     expected = counts.T @ counts / counts.sum(0)
-    torch.testing.assert_close(found.graph_KK, expected)
+    torch.testing.assert_close(dictionary.graph_KK, expected)
 
 
 def test_features_are_missed_with_a_remedy() -> None:

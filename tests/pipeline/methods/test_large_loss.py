@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline import methods
 from pipeline.methods.large_loss import clean_rate
 from pipeline.methods.parts.bce import negative_losses
+from tests.pipeline.methods.test_literal import Batch, batches
 from tests.support.goldenvectors import CORES, Core
 
 SCHEMES = ("ll-r", "ll-ct", "ll-cp")
@@ -99,12 +100,12 @@ def test_trajectory_equals_the_reference(shared: Path, name: str) -> None:
             assert method.k(mask_BK.numel()) == d[f"{key}_k"][e, b]
         method.end_epoch()
         if name == "ll-cp":
-            found_NK = method.overlay.apply(labels_NK, torch.arange(24) * 1000 - 7, 1)
-            np.testing.assert_array_equal(found_NK.numpy(), d["llcp_labels_after_epoch"][e])
+            labels_after_NK = method.overlay.apply(labels_NK, torch.arange(24) * 1000 - 7, 1)
+            np.testing.assert_array_equal(labels_after_NK.numpy(), d["llcp_labels_after_epoch"][e])
             if e == 1:  # then the first release, which keeps one entry less per batch, parts
                 theirs_NK = d["llm_llcp_labels_after_epoch"][e] == 1
-                assert not (theirs_NK & (found_NK.numpy() != 1)).any()
-                assert (found_NK == 1).sum() - theirs_NK.sum() == len(order_N.split(size))
+                assert not (theirs_NK & (labels_after_NK.numpy() != 1)).any()
+                assert (labels_after_NK == 1).sum() - theirs_NK.sum() == len(order_N.split(size))
                 np.testing.assert_allclose(d["llm_llcp_loss"][:2], d["llcp_loss"][:2], rtol=1e-6)
 
 
@@ -141,31 +142,9 @@ def literal(
     return total / (B * K), mask_BK, gradient_BK
 
 
-@st.composite
-def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
-    B, K = draw(st.integers(1, 5)), draw(st.integers(1, 7))
-    values = draw(
-        st.sampled_from(
-            [
-                st.sampled_from([-1.0, 0.5, 2.0]),  # ties
-                st.sampled_from([-20.0, -15.0, -14.0]),  # losses that are exactly 0
-                st.floats(-60, 60, width=32),
-            ]
-        )
-    )
-    logits = draw(st.lists(values, min_size=B * K, max_size=B * K))
-    rows = []
-    for _ in range(B):  # rows without and rows full of observations
-        states = draw(st.sampled_from([[-1], [0, 1], [-1, 0, 1]]))
-        rows.append(draw(st.lists(st.sampled_from(states), min_size=K, max_size=K)))
-    return torch.tensor(logits).view(B, K), torch.tensor(rows, dtype=torch.int8)
-
-
 @settings(max_examples=200, deadline=None)
 @given(batch=batches(), name=st.sampled_from(SCHEMES), rate=st.sampled_from([1.0, 10.0, 50.0]))
-def test_equals_the_literal_formula(
-    batch: tuple[torch.Tensor, torch.Tensor], name: str, rate: float
-) -> None:
+def test_equals_the_literal_formula(batch: Batch, name: str, rate: float) -> None:
     logits_BK, labels_BK = batch
     method: Any = methods.create(name, logits_BK.shape[1], delta_rel=rate)
     method.begin_epoch(2)

@@ -21,9 +21,10 @@ Entry = tuple[float, float, float, int, int, int]
 
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
-    """Ties, saturation, B = 1, rows without and rows full of observations."""
-    B, K = draw(st.integers(1, 4)), draw(st.integers(1, 6))
-    values = draw(st.sampled_from([st.sampled_from([-1.0, 0.5]), st.floats(-60, 60, width=32)]))
+    """Ties, negative losses of 0, saturation, B = 1, rows without and full of observations."""
+    B, K = draw(st.integers(1, 5)), draw(st.integers(1, 7))
+    kinds = [st.sampled_from(tied) for tied in ([-1.0, 0.5, 2.0], [-20.0, -15.0, -14.0])]
+    values = draw(st.sampled_from([*kinds, st.floats(-60, 60, width=32)]))
     logits = draw(st.lists(values, min_size=B * K, max_size=B * K))
     rows = []
     for _ in range(B):

@@ -1,4 +1,4 @@
-"""Every method is made by name; a mistake in a name or option is told with the valid ones."""
+"""Every method is made by name; a mistake in a name or option names the valid ones."""
 
 from __future__ import annotations
 
@@ -47,6 +47,24 @@ def test_option_of_the_wrong_type_is_refused() -> None:
     with pytest.raises(InputError, match="epsilon"):
         methods.create("an", 5, epsilon=True)
     methods.create("ll-r", 5, delta_rel=1)  # an integer is a number
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("p-asl", o) for o in ({"mode": "sum"}, {"prior": [0.1]}, {"clip": 1.5})),
+        ("p-asl", {"likelihood_topk": -1}),
+        *(("curriculum", o) for o in ({"strategy": "x"}, {"normalise": "x"}, {"passes": 1})),
+        ("curriculum", {"top": 1.5}),
+        *(("em-apl", o) for o in ({"warmup_epochs": 10}, {"theta": 2.0}, {"alpha": -1.0})),
+        ("em-apl", {"observed_negatives": "x"}),
+        ("iu", {"normalise": "x"}),
+        ("cnn-rnn", {"hidden": 0}),
+    ],
+)
+def test_values_out_of_range_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        methods.create(name, 3, **options)
 
 
 @pytest.mark.parametrize("name", methods.names())

@@ -7,7 +7,7 @@ import torch
 from pipeline.config.sections import ModelConfig
 from pipeline.models import cam_net
 from pipeline.models.cam_head import CamHead
-from pipeline.models.label_graph import GraphHead
+from pipeline.models.label_graph import GraphHead, LabelGraph
 
 
 def make() -> tuple[GraphHead, CamHead, torch.Tensor]:
@@ -45,3 +45,16 @@ def test_the_configuration_makes_it_and_the_optimizer_has_it() -> None:
     assert {id(p) for p in model.head.graph.parameters()} <= {id(p) for p in groups[1]["params"]}
     assert {id(p) for group in groups for p in group["params"]} == set(map(id, model.parameters()))
     assert not isinstance(cam_net.build(ModelConfig(backbone="resnet18"), 5).head, GraphHead)
+
+
+def test_messages_are_the_mean_over_the_other_classes() -> None:
+    torch.manual_seed(0)
+    graph = LabelGraph(hidden=6, steps=1)
+    logits_BK = torch.randn(2, 5)
+    states = torch.nn.functional.pad(logits_BK[:, :, None], (0, 5))
+    for b in range(2):
+        for k in range(5):
+            others = [torch.relu(graph.message(states[b, j])) for j in range(5) if j != k]
+            message = torch.stack(others).mean(0)
+            expected = graph.readout(graph.update(message[None], states[b, k][None]))[0, 0]
+            torch.testing.assert_close(graph(logits_BK)[b, k], expected)

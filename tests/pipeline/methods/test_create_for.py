@@ -12,8 +12,8 @@ from pipeline import methods
 from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.methods.parts import class_prior
-from pipeline.models import cam_net, checkpoint
 from sharding.errors import InputError
+from tests.support.models import write_method_checkpoint
 
 MIDS = ["/m/a", "/m/b", "/m/c"]
 OPEN_IMAGES = 1_743_042
@@ -71,33 +71,13 @@ def test_a_prior_comes_from_a_file_by_mid(tmp_path: Path, scheme: str) -> None:
     torch.testing.assert_close(method.prior(), torch.tensor([0.1, 0.2, 0.3]).double())
 
 
-def write_checkpoint(folder: Path, method: Any, mids: list[str]) -> None:
-    meta = checkpoint.Meta(
-        config=TrainConfig(dataset="d").to_dict(),
-        epoch=1,
-        images_seen=2,
-        world_size=1,
-        classes_sha256="0" * 64,
-        mids=mids,
-        names=mids,
-        dataset="d",
-        dataset_digest="",
-        labels="1",
-    )
-    folder.mkdir()
-    model = cam_net.build(ModelConfig(backbone="resnet18"), len(mids))
-    checkpoint.save(
-        folder, scored=model.state_dict(), training={"method": method.state_dict()}, meta=meta
-    )
-
-
 def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:
     first = made("p-asl", "mode=ignore")
     first.begin_epoch(1)
     logits_BK = torch.tensor([[0.0, 2.0, -2.0], [0.0, 4.0, -4.0]])
     first.loss(logits_BK, torch.full((2, 3), -1, dtype=torch.int8))
     first.end_epoch()
-    write_checkpoint(tmp_path / "run", first, ["/m/c", "/m/a", "/m/b"])
+    write_method_checkpoint(tmp_path / "run", first, ["/m/c", "/m/a", "/m/b"])
     run = f"file://{tmp_path / 'run'}"
     second = made("p-asl", f"prior={run}", "prior_threshold=0.6", "likelihood_topk=0")
     expected_K = logits_BK.sigmoid().double().mean(0)[[1, 2, 0]]
@@ -105,15 +85,15 @@ def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:
     _, mask_BK = second.loss(logits_BK, torch.full((2, 3), -1, dtype=torch.int8))
     assert mask_BK.tolist() == [[True, False, False]] * 2
 
-    write_checkpoint(tmp_path / "other", methods.create("an", 3), MIDS)
+    write_method_checkpoint(tmp_path / "other", methods.create("an", 3), MIDS)
     with pytest.raises(InputError, match="without predicted priors"):
         made("p-asl", f"prior={tmp_path / 'other'}")
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = methods.with_absolute_paths(("mode=selective", "prior=p.parquet", "clip=0.1"))
-    assert found == ("mode=selective", f"prior={tmp_path}/p.parquet", "clip=0.1")
+    absolute = methods.with_absolute_paths(("mode=selective", "prior=p.parquet", "clip=0.1"))
+    assert absolute == ("mode=selective", f"prior={tmp_path}/p.parquet", "clip=0.1")
 
 
 def test_what_the_model_cannot_serve_is_refused() -> None:
