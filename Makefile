@@ -10,7 +10,7 @@ LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
 BENCHES := compute.evaluator compute.head compute.losses compute.audit data.loader compute.train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu test-cluster check bench clean-demo
+.PHONY: help demo test test-fast test-gpu test-cluster check bench clean-demo
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two worker
 
 test: $(VENV)/installed ## run the test suite
 	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/installed ## run the tests that start no Ray
+	@$(BIN)/python -m pytest -m 'not ray and not cluster and not gpu'
 
 test-gpu: $(VENV)/installed ## run what only a GPU shows, on this machine's first
 	@$(BIN)/python -m pytest -rs -m gpu tests/test_gpu.py

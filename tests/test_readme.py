@@ -1,4 +1,4 @@
-"""The README names what there is: every folder, every command, every link."""
+"""README and docs name what there is: every folder, every command, every link."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.name: path.read_text(encoding="utf-8")
+    for path in sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+}
+README, ARCHITECTURE = PAGES["README.md"], PAGES["architecture.md"]
 MAP = README.split("```")[README.split("## What is where")[0].count("```") + 1]
 
 
@@ -22,8 +26,9 @@ def folders() -> list[Path]:
 
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
-def test_the_map_names_every_folder(folder: Path) -> None:
+def test_every_folder_is_named_in_map_and_architecture(folder: Path) -> None:
     assert f"{folder.name}/" in MAP
+    assert re.search(rf"\b{folder.name}\b", ARCHITECTURE)
 
 
 def test_the_map_names_nothing_else_and_stays_short() -> None:
@@ -39,11 +44,12 @@ def test_every_link_leads_somewhere() -> None:
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
 
 
-def test_every_make_command_exists() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_command_exists(page: str) -> None:
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (REPOSITORY / "Makefile").read_text()))
+    assert set(re.findall(r"(?m)(?:^|`)make ([a-z-]+)", PAGES[page])) <= targets
 
 
-def test_no_page_holds_a_placeholder() -> None:
-    for page in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]:
-        assert not re.search(r"@[A-Z]+@|\bTBD\b", page.read_text(encoding="utf-8")), page
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_holds_a_placeholder(page: str) -> None:
+    assert not re.search(r"@[A-Z]+@|\bTBD\b", PAGES[page])
