@@ -29,7 +29,7 @@ from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_
 from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
-from sharding.openimages.image_lists import with_listed, write_attribution
+from sharding.openimages.image_lists import count_listed, write_attribution
 from sharding.openimages.rotations import Rotations, read_rotation_lists, turns
 from sharding.shards.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
 from sharding.shards.sizing import images_for_bytes
@@ -169,9 +169,11 @@ def prepare(options: ShardOptions) -> Job:
     )
     record = {key: value for key, value in policy.record().items() if key != "strict"}
     mids, names = zip(*read_classes(dump), strict=True)
+    labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
+    listed = {split: count_listed(dump, split, part.table) for split, part in labels.items()}
     labels = {
-        split: with_listed(dump, split, read_split(dump, split, mids, policy))
-        for split in dump.splits
+        split: dataclasses.replace(part, report={**part.report, **listed[split]})
+        for split, part in labels.items()
     }
     most_images = _most_images(options, labels, source)
     if most_images is not None:

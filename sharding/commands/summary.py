@@ -14,7 +14,7 @@ from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS
 from sharding.manifest import Dataset, Manifest
-from sharding.openimages.row_status import BROKEN, FATES, FIRST_BAD, MOST_LISTED
+from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
 _UNUSED = {
     "unknown_mid": "rows outside the class list",
@@ -201,8 +201,8 @@ def summarise(
     entries = Quarantine.read(directory / QUARANTINE_FILE).entries
     reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
     reports = [part for version in manifest.labels.values() for part in version.report.values()]
-    for fate in (*FATES[FIRST_BAD:], BROKEN):  # of which the table lists the first only
-        reasons[fate] = sum(report.get(fate, 0) for report in reports)
+    for status in REJECTED:  # of which the table lists the first only
+        reasons[status.key] = sum(report.get(status.key, 0) for report in reports)
     default = manifest.labels[manifest.default_labels].report.values()
     imported = (report.get("bad_rows", 0) for report in default)
     reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)

@@ -20,7 +20,7 @@ from sharding.importers.collection import Collection, Part, class_key, existing
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
-from sharding.openimages.vocabulary import is_mid
+from sharding.openimages.row_status import is_mid
 
 _SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
 _SPLITS = {

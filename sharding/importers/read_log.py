@@ -78,7 +78,9 @@ class ReadLog:
         listed = self._rejected_rows.setdefault(split, [])
         if len(listed) < MOST_LISTED:
             name = self.name_of(path)
-            listed.append(RejectedRow(file=name, row=row, image_id=image[:64], reason=reason))
+            listed.append(
+                RejectedRow(file=name, row=row, image_id=image[:64], reason=reason, fix=fix)
+            )
 
     def report(self, split: str) -> dict[str, int]:
         """The counts of a split."""

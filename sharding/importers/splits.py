@@ -26,6 +26,7 @@ from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
+_ONCE = "list it for one split, once"
 Rows = npt.NDArray[np.int64]
 
 
@@ -111,9 +112,7 @@ def listed_once(collection: Collection, *, strict: bool) -> Collection:
             (repeated if name in seen else rows).append(row)
             seen.add(name)
         if repeated and strict:
-            raise InputError(
-                f"{part.names[repeated[0]]!r} is listed twice", fix="list it for one split, once"
-            )
+            raise InputError(f"{part.names[repeated[0]]!r} is listed twice", fix=_ONCE)
         if repeated:
             part = _without_repeated(part, split_name, rows, repeated)
         parts[split_name] = part
@@ -127,6 +126,7 @@ def _without_repeated(part: Part, split_name: str, rows: list[int], repeated: li
             row=row + 1,
             image_id=part.names[row],
             reason=f"listed twice: {part.names[row]!r}",
+            fix=_ONCE,
         )
         for row in repeated[:MOST_LISTED]
     )

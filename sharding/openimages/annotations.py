@@ -1,8 +1,8 @@
-"""Annotation rows in, one label table per split out, and an account of every row on the way.
+"""Read the annotation rows of a split into a label table, and count what each row became.
 
-A file that is missing, cut off or has another header stops everything. A bad *row* is counted and
-listed and labels nothing, unless the policy is strict. Every row of a file has exactly one fate in
-the report: it became a label, or it is counted under the reason why not.
+A file that is missing, cut off or has another header is an error. A malformed *row* is counted
+and listed and labels nothing, unless the policy is strict. Every row of a file has exactly one
+outcome in the report: it became a label, or it is counted under the reason why not.
 """
 
 from __future__ import annotations
@@ -23,30 +23,27 @@ from sharding.openimages.csv_reader import LabelCsv
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.row_status import (
-    BROKEN,
-    FATES,
-    FIXES,
-    LABEL,
     MOST_LISTED,
-    UNKNOWN,
-    Judged,
+    SOURCES,
+    ClassifiedRows,
     RejectedRow,
-    broken_rows,
-    judge,
+    RowStatus,
+    classify,
+    count_words,
+    rejected_line,
     rejected_rows,
 )
-from sharding.openimages.vocabulary import SOURCES, Vocabulary, count_words
 
-# What a row can end as; each row ends as exactly one of them.
-ROW_FATES = (
+_OTHER_OUTCOMES = tuple(status.key for status in RowStatus if status != RowStatus.LABEL)
+ROW_OUTCOMES = (
     "positives",
     "negatives",
     "duplicates",
     "conflict_dropped",
     "machine_overruled",
-    *FATES[1:],
-    BROKEN,
+    *_OTHER_OUTCOMES,
 )
+"""Keys of the report; each row is counted under exactly one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +51,11 @@ class AnnotationPolicy:
     """How rows become labels; recorded in the manifest.
 
     Attributes:
-        conflict: what humans who disagree yield, see `sharding.openimages.conflicts.resolve`.
+        conflict: what becomes of rows of humans who disagree
+            (`sharding.openimages.conflicts.resolve`).
         machine: machine labels of at least this confidence count as positives where no human
             looked; None ignores machine labels.
-        strict: the first bad row is an error instead of a count.
+        strict: the first malformed row is an error instead of a count.
     """
 
     conflict: Conflict = "unobserved"
@@ -76,25 +74,25 @@ class AnnotationPolicy:
             )
 
     def record(self) -> dict[str, object]:
-        """As the manifest stores it."""
+        """Convert to what the manifest stores."""
         return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitLabels:
-    """The labels of one split of a dump, and the account of its rows.
+    """The labels of one split of a dump, with counts of its rows.
 
     Attributes:
-        table: ordered by image id; images whose rows all named classes outside the list are
-            there without labels.
-        report: counts. ``rows`` is the sum of `ROW_FATES`; beside them ``conflicts`` (pairs of
+        table: ordered by image id; images whose rows all name classes outside the list are
+            rows without labels.
+        report: counts. ``rows`` is the sum of `ROW_OUTCOMES`; further ``conflicts`` (pairs of
             image and class), ``images``, ``images_without_labels``, and ``source NAME`` for every
             known source.
         unknown_mids: rows per MID outside the class list, by descending count.
-        rejected_rows: the first `MOST_LISTED` of them.
+        rejected_rows: malformed rows, the first `MOST_LISTED`.
         sources: sha256 of every file read, by folder and name.
-        human_positives_K, human_negatives_K: int64 labels per class that a human or one of our
-            exports gave; what groups are cut by, also where machine labels fill the table.
+        human_positives_K, human_negatives_K: int64 labels per class from humans and our own
+            exports; groups are cut by them, also where machine labels fill the table.
     """
 
     table: LabelTable
@@ -109,7 +107,7 @@ class SplitLabels:
 def read_split(
     dump: Dump, split: str, mids: Sequence[str], policy: AnnotationPolicy | None = None
 ) -> SplitLabels:
-    """Read the labels of one split, as indices into ``mids``.
+    """Read the labels of one split into a table of indices into ``mids``.
 
     Raises:
         InputError: a file is missing, damaged or has another header; under a strict policy the
@@ -129,17 +127,21 @@ def read_split(
 
 
 class _SplitReader:
-    """Accumulates the rows of the files of one split: 8 bytes a row, 8 a run of one image."""
+    """Accumulate the rows of the files of one split.
+
+    Rows of one image mostly follow each other: memory takes 8 bytes for each such run and 8 for
+    each row of a known class.
+    """
 
     def __init__(self, mids: Sequence[str], policy: AnnotationPolicy) -> None:
         self._policy = policy
+        self._index_of = {mid.encode(): index for index, mid in enumerate(mids)}
         self._num_classes = len(mids)
-        self._vocabulary = Vocabulary(mids)
         self._num_runs = 0
-        self._runs: list[npt.NDArray[np.uint64]] = []
-        self._owners: list[npt.NDArray[np.int32]] = []
-        self._codes: list[npt.NDArray[np.int32]] = []
-        names = (*FATES[1:], BROKEN, *(f"source {source}" for source in SOURCES))
+        self._image_ids: list[npt.NDArray[np.uint64]] = []  # of runs
+        self._runs: list[npt.NDArray[np.int32]] = []  # of labels
+        self._codes: list[npt.NDArray[np.int32]] = []  # of labels
+        names = (*_OTHER_OUTCOMES, *(f"source {source}" for source in SOURCES))
         self._counts: Counter[str] = Counter(dict.fromkeys(names, 0))
         self._unknown_mids: Counter[bytes] = Counter()
         self._rejected_rows: list[RejectedRow] = []
@@ -147,29 +149,26 @@ class _SplitReader:
 
     def read(self, file: DumpFile) -> None:
         """Add all rows of a file."""
-        ordinal = 0
+        name = str(file)
         with file.open() as stream:
-            rows = LabelCsv(stream, str(file))
-            for batch in rows.batches():
-                judged = judge(batch, self._vocabulary, self._policy.machine)
-                self._keep(judged)
-                self._count(judged, batch)
-                self._list(
-                    broken_rows(rows, file) + rejected_rows(judged, batch, rows, ordinal, file)
-                )
-                ordinal += len(batch)
-            self._list(broken_rows(rows, file))
-            self._counts[BROKEN] += rows.num_broken
-        self._sources[file.short_name] = rows.sha256
+            lines = LabelCsv(stream, name)
+            for batch in lines.batches():
+                rows = classify(batch, self._index_of, self._policy.machine)
+                self._keep(rows)
+                self._count(rows, batch)
+                self._reject(lines, rejected_rows(rows, batch, lines.lines_of, name), name)
+            self._reject(lines, [], name)
+            self._counts[RowStatus.BAD_COLUMNS.key] += lines.num_malformed
+        self._sources[file.short_name] = lines.sha256
 
     def finish(self) -> SplitLabels:
-        """Resolve duplicates and conflicts; build the table."""
-        runs = np.concatenate([np.empty(0, np.uint64), *self._runs])
+        """Resolve duplicates and conflicts, and build the table."""
+        image_ids = np.concatenate([np.empty(0, np.uint64), *self._image_ids])
+        runs_E = np.concatenate([np.empty(0, np.int32), *self._runs])
         codes_E = np.concatenate([np.empty(0, np.int32), *self._codes])
-        owners_E = np.concatenate([np.empty(0, np.int32), *self._owners])
-        self._runs, self._codes, self._owners = [], [], []
-        image_ids_N, image_of_run = np.unique(runs, return_inverse=True)
-        entries_M, resolved = resolve(image_of_run[owners_E], codes_E, self._policy.conflict)
+        self._image_ids, self._runs, self._codes = [], [], []
+        image_ids_N, image_of_run = np.unique(image_ids, return_inverse=True)
+        entries_M, resolved = resolve(image_of_run[runs_E], codes_E, self._policy.conflict)
         human_positives_K, human_negatives_K = human_counts(entries_M, self._num_classes)
         table = LabelTable.from_entries(image_ids_N, *unpack(entries_M))
         positives = int(np.count_nonzero(table.states_E == POSITIVE))
@@ -183,7 +182,7 @@ class _SplitReader:
         }
         return SplitLabels(
             table=table,
-            report={"rows": sum(report[fate] for fate in ROW_FATES), **report},
+            report={"rows": sum(report[outcome] for outcome in ROW_OUTCOMES), **report},
             unknown_mids={mid.decode(): n for mid, n in self._unknown_mids.most_common()},
             rejected_rows=tuple(self._rejected_rows),
             sources=self._sources,
@@ -191,35 +190,36 @@ class _SplitReader:
             human_negatives_K=human_negatives_K,
         )
 
-    def _keep(self, judged: Judged) -> None:
-        """Remember the labels, and the images even of rows outside the class list."""
-        present = judged.fates_N <= UNKNOWN
-        keys = judged.keys_N[present]
-        if not len(keys):
+    def _keep(self, rows: ClassifiedRows) -> None:
+        """Keep the labels, and the images even of rows outside the class list."""
+        is_kept_N = rows.statuses_N <= RowStatus.UNKNOWN_MID
+        image_ids_M = rows.image_ids_N[is_kept_N]
+        if not len(image_ids_M):
             return
-        starts = np.concatenate([[True], keys[1:] != keys[:-1]])
-        owners = np.cumsum(starts, dtype=np.int32) + np.int32(self._num_runs - 1)
-        labels = judged.fates_N[present] == LABEL
-        self._runs.append(keys[starts])
-        self._num_runs += int(np.count_nonzero(starts))
-        self._owners.append(owners[labels])
-        self._codes.append(judged.codes_N[present][labels])
+        starts_M = np.concatenate([[True], image_ids_M[1:] != image_ids_M[:-1]])
+        runs_M = np.cumsum(starts_M, dtype=np.int32) + np.int32(self._num_runs - 1)
+        is_label_M = rows.statuses_N[is_kept_N] == RowStatus.LABEL
+        self._image_ids.append(image_ids_M[starts_M])
+        self._num_runs += int(np.count_nonzero(starts_M))
+        self._runs.append(runs_M[is_label_M])
+        self._codes.append(rows.codes_N[is_kept_N][is_label_M])
 
-    def _count(self, judged: Judged, batch: pa.RecordBatch) -> None:
-        fates = np.bincount(judged.fates_N, minlength=len(FATES)).tolist()
-        self._counts.update(dict(zip(FATES[1:], fates[1:], strict=True)))
-        for name, number in count_words(batch.column("Source")).items():
-            if name.decode(errors="replace") in SOURCES:
-                self._counts[f"source {name.decode()}"] += number
-        outside = judged.fates_N == UNKNOWN
-        if outside.any():
-            labels = batch.column("LabelName").filter(pa.array(outside))
-            self._unknown_mids.update(count_words(labels))
+    def _count(self, rows: ClassifiedRows, batch: pa.RecordBatch) -> None:
+        counts = np.bincount(rows.statuses_N, minlength=len(RowStatus)).tolist()
+        self._counts.update(dict(zip(_OTHER_OUTCOMES, counts[1:], strict=True)))
+        for source, count in count_words(batch.column("Source")).items():
+            if source.decode(errors="replace") in SOURCES:
+                self._counts[f"source {source.decode()}"] += count
+        is_unknown_N = rows.statuses_N == RowStatus.UNKNOWN_MID
+        if is_unknown_N.any():
+            unknown = batch.column("LabelName").filter(pa.array(is_unknown_N))
+            self._unknown_mids.update(count_words(unknown))
 
-    def _list(self, found: list[RejectedRow]) -> None:
-        for bad in sorted(found, key=lambda bad: bad.row):
+    def _reject(self, lines: LabelCsv, rows: list[RejectedRow], name: str) -> None:
+        """List rejected rows and the malformed lines since the last call, in file order."""
+        rows += [rejected_line(name, line, text) for line, text in lines.take_malformed()]
+        for row in sorted(rows, key=lambda row: row.row):
             if self._policy.strict:
-                fix = FIXES[bad.reason.split(":")[0]]
-                raise InputError(bad.reason, file=bad.file, row=bad.row, fix=fix)
+                raise row.as_error()
             if len(self._rejected_rows) < MOST_LISTED:
-                self._rejected_rows.append(bad)
+                self._rejected_rows.append(row)

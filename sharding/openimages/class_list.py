@@ -13,7 +13,7 @@ import io
 from sharding.errors import InputError
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
-from sharding.openimages.vocabulary import is_mid
+from sharding.openimages.row_status import is_mid
 
 _HEADER = ["LabelName", "DisplayName"]
 

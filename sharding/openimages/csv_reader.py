@@ -1,9 +1,9 @@
-"""One CSV of image labels as a stream of column batches. The header is law, a row may be bad.
+"""Read one CSV of image labels as a stream of column batches: a strict header, tolerant rows.
 
 Everything is read as bytes: ids and MIDs are never guessed to be numbers. A quote is an ordinary
 byte, because Open Images never quotes these columns and a stray one must not swallow the lines up
 to the next. No valid row holds a byte outside ASCII; such bytes become `?`, which no valid row
-holds either, because pyarrow cannot report a broken row that is not UTF-8.
+holds either, because pyarrow cannot report a malformed line that is not UTF-8.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ HEADER = ("ImageID", "Source", "LabelName", "Confidence")
 BLOCK_BYTES = 16 << 20
 
 _LONGEST_HEADER = 1 << 16
+_FIRST_LINE = 2  # of the rows: the header is line 1
 _ASCII = bytes(byte if byte < 128 else ord("?") for byte in range(256))
-_REPEATED = pa.dictionary(pa.int32(), pa.binary())
-_TYPES = {
-    "ImageID": pa.binary(),
-    "Source": _REPEATED,
-    "LabelName": _REPEATED,
-    "Confidence": _REPEATED,
-}
+_DICTIONARY = pa.dictionary(pa.int32(), pa.binary())
+_TYPES = {"ImageID": pa.binary(), **dict.fromkeys(HEADER[1:], _DICTIONARY)}
 
 
 class LabelCsv:
-    """Reads one annotation CSV once, from a binary stream."""
+    """One annotation CSV, read once from a binary stream.
+
+    Args:
+        stream: of the decompressed file.
+        name: of the file in errors.
+    """
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
-        self._broken_lines: list[int] = []
-        self._broken_untaken: list[tuple[int, str]] = []
-        self._name = name
         self._stream = _HashedStream(stream)
+        self._name = name
+        self._rows_before = 0
+        self._malformed: list[int] = []
+        self._malformed_texts: list[tuple[int, str]] = []
 
     @property
     def sha256(self) -> str:
@@ -48,17 +50,17 @@ class LabelCsv:
         return self._stream.digest.hexdigest()
 
     @property
-    def num_broken(self) -> int:
-        """Rows that have not four columns, met so far."""
-        return len(self._broken_lines)
+    def num_malformed(self) -> int:
+        """Lines of other than four columns, met so far."""
+        return len(self._malformed)
 
-    def take_broken(self) -> list[tuple[int, str]]:
-        """(line, text) of the rows of other than four columns since the last call."""
-        taken, self._broken_untaken = self._broken_untaken, []
+    def take_malformed(self) -> list[tuple[int, str]]:
+        """Return (line, text) of each line of other than four columns since the last call."""
+        taken, self._malformed_texts = self._malformed_texts, []
         return taken
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Rows of four columns, in file order; the last three dictionary-encoded.
+        """Yield the rows of four columns in file order, the last three dictionary-encoded.
 
         An empty line comes as a row of four empty values.
 
@@ -67,22 +69,9 @@ class LabelCsv:
         """
         self._check_header()
         try:
-            yield from csv.open_csv(
-                self._stream,
-                read_options=csv.ReadOptions(
-                    use_threads=False,  # row numbers are known to one thread only
-                    column_names=list(HEADER),
-                    block_size=BLOCK_BYTES,
-                ),
-                parse_options=csv.ParseOptions(
-                    quote_char=False,
-                    ignore_empty_lines=False,  # they count as lines
-                    invalid_row_handler=self._note_broken,
-                ),
-                convert_options=csv.ConvertOptions(
-                    check_utf8=False, column_types=_TYPES, null_values=[]
-                ),
-            )
+            for batch in self._open():
+                yield batch
+                self._rows_before += len(batch)
         except pa.ArrowInvalid as error:
             if "Empty CSV file" in str(error):
                 return  # a header without rows is a dump without labels
@@ -92,11 +81,30 @@ class LabelCsv:
                 fix="download the file again",
             ) from None
 
-    def lines(self, ordinals_M: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Line in the file (the header is line 1) of the n-th rows that `batches` yielded."""
-        broken = np.array(self._broken_lines, np.int64)
-        whole_before = broken - 2 - np.arange(len(broken))
-        return ordinals_M + 2 + np.searchsorted(whole_before, ordinals_M, side="right")
+    def lines_of(self, indices_M: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Find the lines in the file (the header is line 1) of rows of the current batch."""
+        rows_M = self._rows_before + indices_M
+        malformed = np.array(self._malformed, np.int64)
+        rows_ahead = malformed - _FIRST_LINE - np.arange(len(malformed))
+        return rows_M + _FIRST_LINE + np.searchsorted(rows_ahead, rows_M, side="right")
+
+    def _open(self) -> csv.CSVStreamingReader:
+        return csv.open_csv(
+            self._stream,
+            read_options=csv.ReadOptions(
+                use_threads=False,  # line numbers are known to one thread only
+                column_names=list(HEADER),
+                block_size=BLOCK_BYTES,
+            ),
+            parse_options=csv.ParseOptions(
+                quote_char=False,
+                ignore_empty_lines=False,  # they count as lines
+                invalid_row_handler=self._note_malformed,
+            ),
+            convert_options=csv.ConvertOptions(
+                check_utf8=False, column_types=_TYPES, null_values=[]
+            ),
+        )
 
     def _check_header(self) -> None:
         line = self._stream.first_line().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
@@ -108,14 +116,14 @@ class LabelCsv:
                 fix="give a file of image labels (not boxes, not a list of images)",
             )
 
-    def _note_broken(self, row: csv.InvalidRow) -> str:
-        self._broken_lines.append(row.number + 1)
-        self._broken_untaken.append((row.number + 1, row.text[:64]))
+    def _note_malformed(self, row: csv.InvalidRow) -> str:
+        self._malformed.append(row.number + 1)
+        self._malformed_texts.append((row.number + 1, row.text[:64]))
         return "skip"
 
 
 class _HashedStream:
-    """A stream of ASCII for pyarrow: hashes the bytes that pass, gives the first line apart."""
+    """A stream of ASCII for pyarrow that hashes the bytes read and returns the first line apart."""
 
     closed = False
 

@@ -1,17 +1,17 @@
-"""What the image lists of a dump say of a split: images that nobody annotated, and licences.
+"""Read the image lists of a dump: listed images, licences, and the credit that CC BY demands.
 
-59 % of V3's training images are in no shard, since nothing could be learnt from them; the report
-says how many they are.
+An image list (`images.csv` in V3, `...-images-with-labels-with-rotation.csv` and others from V4
+on) has a row per image with its URL, author, licence, size and MD5. 59 % of V3's training images
+are in no shard, since nobody annotated them; the report of the labels counts them.
 
-`attribution.parquet`: who took each image, from the image lists of the dump.
+`attribution.parquet` holds who took each image. There is a row for each image that the annotations
+name, also while it has no pixels: it may get them by `--retry-failed`.
 
-CC BY owes every author a name and a link wherever an image goes. There is a row for each image that
-the annotations name, also while it has no pixels: it may get them by `--retry-failed`.
+Shapes: B rows of a block, M of them chosen, N images of a label table.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,79 +26,64 @@ import pyarrow.parquet as pq
 from sharding.errors import InputError
 from sharding.image_ids import format_id_column, parse_id_column
 from sharding.labels import LabelTable
-from sharding.openimages.annotations import SplitLabels
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.layouts import ALL_SPLITS_LIST
 from sharding.storage.files import replacing, sha256_of
 
 LICENSE = "license "
-"""Begins the keys of the report that count labelled images by licence."""
-
+"""Prefix of the keys of a report that count labelled images by licence."""
 MOST_LICENSES = 20
 
-
-def with_listed(dump: Dump, split: str, labels: SplitLabels) -> SplitLabels:
-    """The labels of a split, their report with what the split's image list says of them.
-
-    ``listed`` counts the images of the list, ``listed_without_rows`` those that no row of the
-    annotations names, ``license NAME`` the others by licence, the most frequent ones by name;
-    all are absent where the dump has no list.
-
-    Raises:
-        InputError: the list is damaged.
-    """
-    file = dump.images_file(split)
-    if file is None:
-        return labels
-    listed = without = 0
-    licenses: Counter[str] = Counter()
-    for rows_B, batch in listed_rows(file, split, labels.table, ("License",)):
-        listed += len(rows_B)
-        without += int(np.count_nonzero(rows_B < 0))
-        named = batch.column("License").filter(pa.array(rows_B >= 0)).drop_null()
-        for found in named.value_counts().to_pylist():
-            name = found["values"].decode(errors="replace").strip()
-            licenses[name or "not said"] += found["counts"]
-    report = {**labels.report, "listed": listed, "listed_without_rows": without}
-    by_number = licenses.most_common()
-    report |= {f"{LICENSE}{name}": number for name, number in by_number[:MOST_LICENSES]}
-    if rare := sum(number for _, number in by_number[MOST_LICENSES:]):
-        report[f"{LICENSE}of other names"] = rare
-    return dataclasses.replace(labels, report=report)
-
-
-def listed_rows(
-    file: DumpFile, split: str, table: LabelTable, optional: Sequence[str]
-) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
-    """What a list says of a split, block by block: rows of the table, -1 for others, and columns.
-
-    Raises:
-        InputError: the list is damaged.
-    """
-    of_all = file.name.startswith(ALL_SPLITS_LIST)
-    for keys_B, batch in read_listed(file, ("Subset",) if of_all else (), optional):
-        if of_all:
-            ours_B = pc.equal(batch.column("Subset"), split.encode())
-            keys_B, batch = keys_B[np.asarray(ours_B)], batch.filter(ours_B)
-        yield table.rows_of(keys_B), batch
-
-
-_LISTED = {
+_CREDIT = {
     "license": "License",
     "author": "Author",
     "title": "Title",
     "original_url": "OriginalURL",
     "landing_url": "OriginalLandingURL",
 }
+"""Column of an image list by column of `attribution.parquet`."""
+SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", *_CREDIT)])
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", *_LISTED)])
+_BLOCK_BYTES = 16 << 20
+
+
+def count_listed(dump: Dump, split: str, table: LabelTable) -> dict[str, int]:
+    """Count the images of a split's image list, for the report of its labels.
+
+    ``listed`` counts all images of the list, ``listed_without_rows`` those that no row of the
+    annotations names, ``license NAME`` the others by licence, the most frequent ones by name.
+
+    Returns:
+        The counts; none where the dump has no list.
+
+    Raises:
+        InputError: the list is damaged.
+    """
+    file = dump.images_file(split)
+    if file is None:
+        return {}
+    listed = without_rows = 0
+    licenses: Counter[str] = Counter()
+    for rows_B, batch in _rows_of_split(file, split, table, ("License",)):
+        listed += len(rows_B)
+        without_rows += int(np.count_nonzero(rows_B < 0))
+        labelled = batch.column("License").filter(pa.array(rows_B >= 0)).drop_null()
+        for license in labelled.value_counts().to_pylist():
+            name = license["values"].decode(errors="replace").strip()
+            licenses[name or "not said"] += license["counts"]
+    frequent, rare = licenses.most_common()[:MOST_LICENSES], licenses.most_common()[MOST_LICENSES:]
+    counts = {"listed": listed, "listed_without_rows": without_rows}
+    counts |= {f"{LICENSE}{name}": count for name, count in frequent}
+    if rare:
+        counts[f"{LICENSE}of other names"] = sum(count for _, count in rare)
+    return counts
 
 
 def write_attribution(
     path: Path, lists: Mapping[str, DumpFile], tables: Mapping[str, LabelTable]
 ) -> str | None:
-    """Write what the lists say of the images of the tables, in the lists' order, block by block.
+    """Write the credit of the images of label tables, in the order of the lists.
 
     Args:
         path: of the Parquet file.
@@ -112,7 +97,9 @@ def write_attribution(
         InputError: a list is damaged.
     """
     blocks = (
-        block for split, file in lists.items() for block in _blocks(file, split, tables[split])
+        block
+        for split, file in lists.items()
+        for block in _attribution_blocks(file, split, tables[split])
     )
     first = next(blocks, None)
     if first is None:
@@ -125,26 +112,68 @@ def write_attribution(
         return sha256_of(temporary)
 
 
-def _blocks(file: DumpFile, split: str, table: LabelTable) -> Iterator[pa.RecordBatch]:
-    new_N = np.ones(len(table), np.bool_)
-    for rows_B, batch in listed_rows(file, split, table, list(_LISTED.values())):
+def read_listed(
+    file: DumpFile, columns: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Iterator[tuple[npt.NDArray[np.uint64], pa.RecordBatch]]:
+    """Read image ids (uint64, B) and further columns of an image list, block by block.
+
+    Args:
+        file: the list.
+        columns: names of columns that it must have.
+        optional: names of columns that hold nulls where the list does not have them.
+
+    Raises:
+        InputError: the list is damaged, lacks a column, or an image id is malformed.
+    """
+    row = 2  # the header is row 1
+    for batch in _read_blocks(file, ("ImageID", *columns), optional):
+        image_ids_B, is_valid_B = parse_id_column(batch.column("ImageID"))
+        if not is_valid_B.all():
+            index = int(np.argmin(is_valid_B))
+            malformed = batch.column("ImageID")[index].as_py()[:64].decode(errors="replace")
+            raise InputError(
+                f"image id {malformed!r} is not 16 lowercase hex characters",
+                file=str(file),
+                row=row + index,
+                fix="download the image list again",
+            )
+        yield image_ids_B, batch
+        row += len(batch)
+
+
+def _rows_of_split(
+    file: DumpFile, split: str, table: LabelTable, optional: Sequence[str]
+) -> Iterator[tuple[npt.NDArray[np.int64], pa.RecordBatch]]:
+    """Read the rows of a split, block by block: row in the label table (-1: none), and columns."""
+    is_of_all = file.name.startswith(ALL_SPLITS_LIST)
+    for image_ids_B, batch in read_listed(file, ("Subset",) if is_of_all else (), optional):
+        if is_of_all:
+            is_ours_B = pc.equal(batch.column("Subset"), split.encode())
+            image_ids_B, batch = image_ids_B[np.asarray(is_ours_B)], batch.filter(is_ours_B)
+        yield table.rows_of(image_ids_B), batch
+
+
+def _attribution_blocks(file: DumpFile, split: str, table: LabelTable) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of `attribution.parquet`; the first mention of an image counts."""
+    is_new_N = np.ones(len(table), np.bool_)
+    for rows_B, batch in _rows_of_split(file, split, table, list(_CREDIT.values())):
         if batch.column("License").null_count:
             return  # a list of ids alone
-        wanted_M = np.flatnonzero(rows_B >= 0)
-        wanted_M = wanted_M[new_N[rows_B[wanted_M]]]
-        _, first = np.unique(rows_B[wanted_M], return_index=True)  # the first mention counts
-        wanted_M = wanted_M[np.sort(first)]
-        new_N[rows_B[wanted_M]] = False
-        if len(wanted_M):
-            listed = batch.take(pa.array(wanted_M))
-            ids = format_id_column(table.image_ids_N[rows_B[wanted_M]])
+        indices_M = np.flatnonzero(rows_B >= 0)
+        indices_M = indices_M[is_new_N[rows_B[indices_M]]]
+        _, first = np.unique(rows_B[indices_M], return_index=True)
+        indices_M = indices_M[np.sort(first)]
+        is_new_N[rows_B[indices_M]] = False
+        if len(indices_M):
+            listed = batch.take(pa.array(indices_M))
+            image_ids = format_id_column(table.image_ids_N[rows_B[indices_M]])
             splits = pa.array([split] * len(listed))
-            columns = [_text(listed.column(name)) for name in _LISTED.values()]
-            yield pa.record_batch([ids, splits, *columns], schema=SCHEMA)
+            credit = [_as_text(listed.column(name)) for name in _CREDIT.values()]
+            yield pa.record_batch([image_ids, splits, *credit], schema=SCHEMA)
 
 
-def _text(column: pa.Array) -> pa.Array:
-    """As text; titles are anything, and now and then no UTF-8."""
+def _as_text(column: pa.Array) -> pa.Array:
+    """Decode a binary column; now and then a title is no UTF-8."""
     try:
         return column.cast(pa.string()).fill_null("")
     except pa.ArrowInvalid:
@@ -152,58 +181,28 @@ def _text(column: pa.Array) -> pa.Array:
         return pa.array([word.decode(errors="replace") for word in words], pa.string())
 
 
-def read_listed(
-    file: DumpFile, columns: Sequence[str] = (), optional: Sequence[str] = ()
-) -> Iterator[tuple[npt.NDArray[np.uint64], pa.RecordBatch]]:
-    """Image ids and further columns of an image list, block by block; as `read_image_list`.
-
-    Raises:
-        InputError: as there, or an image id is malformed.
-    """
-    row = 2  # the header is row 1
-    for batch in read_image_list(file, ("ImageID", *columns), optional):
-        keys_B, valid_B = parse_id_column(batch.column("ImageID"))
-        if not valid_B.all():
-            at = int(np.argmin(valid_B))
-            bad = batch.column("ImageID")[at].as_py()[:64].decode(errors="replace")
-            raise InputError(
-                f"image id {bad!r} is not 16 lowercase hex characters",
-                file=str(file),
-                row=row + at,
-                fix="download the image list again",
-            )
-        yield keys_B, batch
-        row += len(batch)
-
-
-def read_image_list(
-    file: DumpFile, columns: Sequence[str], optional: Sequence[str] = ()
+def _read_blocks(
+    file: DumpFile, columns: Sequence[str], optional: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The columns named of an image list, as binary, block by block; titles may hold anything.
-
-    Columns that are ``optional`` hold nulls where the list has none.
-
-    Raises:
-        InputError: the list is malformed or lacks a column.
-    """
-    wanted = [*columns, *optional]
+    """Read columns of an image list as binary, block by block; titles may hold anything."""
+    names = [*columns, *optional]
     try:
         with file.open() as stream:
             for batch in csv.open_csv(
                 stream,
-                read_options=csv.ReadOptions(block_size=16 << 20),
+                read_options=csv.ReadOptions(block_size=_BLOCK_BYTES),
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
                     check_utf8=False,
-                    include_columns=wanted,
+                    include_columns=names,
                     include_missing_columns=True,
-                    column_types=dict.fromkeys(wanted, pa.binary()),
+                    column_types=dict.fromkeys(names, pa.binary()),
                     null_values=[],
                 ),
             ):
-                lacking = [name for name in columns if batch.column(name).null_count]
-                if lacking:
-                    raise pa.ArrowInvalid(f"there is no {lacking[0]}")
+                missing = [name for name in columns if batch.column(name).null_count]
+                if missing:
+                    raise pa.ArrowInvalid(f"there is no {missing[0]}")
                 yield batch
     except pa.ArrowInvalid as error:
         raise InputError(

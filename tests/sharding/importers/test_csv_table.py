@@ -21,7 +21,7 @@ from sharding.importers.run import import_collection
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.maintenance.checks import check_dataset
 from sharding.manifest import Dataset
-from sharding.openimages.vocabulary import is_mid
+from sharding.openimages.row_status import is_mid
 from tests.support.foreign import write_csv, write_text
 
 

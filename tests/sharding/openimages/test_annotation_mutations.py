@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sharding.errors import InputError
-from sharding.openimages.annotations import ROW_FATES, AnnotationPolicy, read_split
+from sharding.openimages.annotations import ROW_OUTCOMES, AnnotationPolicy, read_split
 from sharding.openimages.dump import Dump
 from tests.sharding.test_labels import states
 from tests.support.dumpmaking import HEADER, IDS, LABELS, MIDS
@@ -111,11 +111,13 @@ def test_a_damaged_file_never_labels_wrongly(mutations):
     report = result.report
     assert states(result.table) == labels
     assert set(result.table.image_ids_N.tolist()) == images
-    bad = sum(number for fate, number in report.items() if fate.startswith("bad_"))
+    bad = sum(number for outcome, number in report.items() if outcome.startswith("bad_"))
     assert (bad, report["unknown_mid"], report["blank"], report["machine_ignored"]) == (
         counts["bad"], counts["outside"], counts["blank"], counts["ignored"],
     )  # fmt: skip
-    assert report["rows"] == sum(counts.values()) == sum(report[fate] for fate in ROW_FATES)
+    assert (
+        report["rows"] == sum(counts.values()) == sum(report[outcome] for outcome in ROW_OUTCOMES)
+    )
     assert len(result.rejected_rows) == bad
 
 

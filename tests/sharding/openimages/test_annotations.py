@@ -8,7 +8,7 @@ import pytest
 import sharding.openimages.csv_reader
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, LabelTable
-from sharding.openimages.annotations import ROW_FATES, AnnotationPolicy, read_split
+from sharding.openimages.annotations import ROW_OUTCOMES, AnnotationPolicy, read_split
 from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
 from tests.sharding.test_labels import states
@@ -417,5 +417,5 @@ def test_later_releases_of_the_real_rows_give_the_same_labels(shared, tmp_path, 
         assert nonzero(result.report) == REAL[split]
 
 
-def test_every_fate_is_in_every_report(tmp_path):
-    assert set(ROW_FATES) <= set(read(tmp_path, []).report)
+def test_every_outcome_is_in_every_report(tmp_path):
+    assert set(ROW_OUTCOMES) <= set(read(tmp_path, []).report)

@@ -10,7 +10,7 @@ import pytest
 from sharding.errors import InputError
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
-from sharding.openimages.image_lists import with_listed
+from sharding.openimages.image_lists import count_listed
 from tests.support.dumpmaking import MIDS, write_labels
 
 IDS = [f"{number:016x}" for number in range(4)]
@@ -19,7 +19,7 @@ ROWS = {split: [f"{IDS[0]},verification,{MIDS[0]},1"] for split in ("train", "te
 
 def report(root: Path, split: str = "train") -> dict[str, int]:
     dump = Dump.open(root)
-    return dict(with_listed(dump, split, read_split(dump, split, MIDS)).report)
+    return count_listed(dump, split, read_split(dump, split, MIDS).table)
 
 
 def test_images_without_any_row_are_counted(tmp_path: Path) -> None:
