@@ -15,21 +15,20 @@ from sharding.log import error
 
 
 def main() -> None:
-    """Parse, connect, evaluate, print the table, leave it in MLflow."""
+    """Parse, connect, evaluate, print the table, record it in MLflow."""
     with one_line_errors():
         config = tyro.cli(EvaluateConfig, description=__doc__)
-        from pipeline.cluster import checkpoints, session
+        from pipeline.cluster import session
         from pipeline.evaluation import record, run
         from pipeline.tracking import client
 
         session.connect()
-        checkpoint = checkpoints.best_of_run(config.checkpoint)
-        found = run.evaluate(config, checkpoint)
-        told = run.report(found, config)
-        print(told.terminal())
-        print(f"checkpoint  {checkpoint}  (epoch {found.meta.epoch})", flush=True)
+        evaluation = run.evaluate(config)
+        subject = evaluation.subject
+        print(evaluation.report.terminal())
+        print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
         try:
-            run_id = record.record(found, config, checkpoint, told)
+            run_id = record.record(evaluation)
         except record.NotRecorded as ended:
             error(str(ended))
             sys.exit(ended.exit_code)

@@ -1,43 +1,35 @@
-"""How attribution scores are distributed: the paper's comparison of partial and full labels.
+"""Study the class activation maps of verified positives: their scores, and where they point.
 
 A model trained on partial labels has maps of much the same shape as one trained on full labels,
 but their positive end is lower (paper section 3); that is what BoostLU mends. Scores are counted
 in fixed bins, so that runs are compared without running any of them again.
-
-What the activation maps of a split are like: their scores' distribution, where they point.
 """
 
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.cluster import session, tasks
-from pipeline.config.commands import EvaluateConfig
 from pipeline.data.labels import LabelledBatch, LabelledSplit
-from pipeline.data.staging import open_dataset
 from pipeline.evaluation.pointing_game import Boxes, points_inside
-from pipeline.models import checkpoint
 from pipeline.models.cam_net import CamNet
 from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
-# Zero is an edge: what lies above it is counted exactly. The outermost bins hold all beyond.
+BATCH = 16
+"""Images per forward pass of a study; their maps depend on it in the last bits."""
+# Zero is an edge: what is above it is counted exactly. The outermost bins hold all beyond.
 WIDTH, LIMIT = 0.25, 60.0
-
+EDGES = np.linspace(-LIMIT, LIMIT, round(2 * LIMIT / WIDTH) + 1)
 # Sums of its multiples are exact, and so the same in any order, up to 2**33.
 _GRAIN = 2.0**-20
-
-EDGES = np.linspace(-LIMIT, LIMIT, round(2 * LIMIT / WIDTH) + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +85,7 @@ class Attributions:
         return self.counts_H / (max(1, self.counts_H.sum()) * WIDTH)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; the inverse of `from_json`."""
+        """Convert to plain values; the inverse of `from_json`."""
         return {
             "edges": [float(edge) for edge in EDGES],
             "counts": self.counts_H.tolist(),
@@ -102,7 +94,7 @@ class Attributions:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], file: str) -> Attributions:
-        """Rebuild what an evaluation stored.
+        """Rebuild the counts that an evaluation stored.
 
         Raises:
             InputError: it is damaged, or counted in other bins.
@@ -121,15 +113,13 @@ class Attributions:
 
 NONE = Attributions(counts_H=np.zeros(len(EDGES) - 1, np.int64), positive_sum=0.0)
 
-_BATCH = 16
-
 
 @dataclass(frozen=True, kw_only=True)
 class MapStudy:
-    """Of the maps of verified positives, before the boost.
+    """Statistics of the maps of verified positives, before the boost.
 
     Attributes:
-        attributions: scores of the first images' maps.
+        attributions: scores of the maps of a split's first images.
         hits_K, pointed_K: int64; maps that point into a box of their class, and maps with a box.
     """
 
@@ -145,7 +135,7 @@ class MapStudy:
         )
 
     def pointing_game(self, groups_K: npt.NDArray[np.integer]) -> dict[str, float]:
-        """Mean over classes of the share of hits, by group and over all; empty without boxes."""
+        """Average the share of hits over classes, by group and over all; empty without boxes."""
         seen_K = self.pointed_K > 0
         if not seen_K.any():
             return {}
@@ -160,7 +150,14 @@ class MapStudy:
 
 @torch.inference_mode()
 def study(model: CamNet, split: LabelledSplit, images: int, boxes: Boxes | None = None) -> MapStudy:
-    """Study a part of a split: scores of the split's first ``images``, all boxes of the part."""
+    """Study the maps of a share of a split.
+
+    Args:
+        model: to compute the maps with.
+        split: the share, in batches of `BATCH`.
+        images: count the scores of this many images from the beginning of the whole split.
+        boxes: play the pointing game with all images of the share.
+    """
     model.eval()
     hits_K, pointed_K = (np.zeros(split.join.num_classes, np.int64) for _ in range(2))
     attributions = NONE
@@ -177,47 +174,6 @@ def study(model: CamNet, split: LabelledSplit, images: int, boxes: Boxes | None 
             pointed_K[class_index] += len(edges_M4) > 0
             hits_K[class_index] += points_inside(cam_HW, edges_M4)
     return MapStudy(attributions=attributions, hits_K=hits_K, pointed_K=pointed_K)
-
-
-def run(config: EvaluateConfig, checkpoint_directory: str, boxes: Boxes | None) -> MapStudy:
-    """Study a checkpoint's maps on the connected cluster, as `evaluation.run` scores it."""
-    dataset = open_dataset(config.dataset)
-    workers, gpus, cpus = session.shares(config.workers)
-    samples = sum(shard.images for shard in dataset.shards(config.split))
-    batches = -(-samples // _BATCH)
-    if boxes is None:
-        batches = min(batches, -(-config.attribution // _BATCH))
-    parts = min(workers, batches)
-    work = partial(_study_part, config, checkpoint_directory, boxes, batches * _BATCH, parts, cpus)
-    found = tasks.run_tasks(
-        work, range(parts), num_cpus=cpus, num_gpus=gpus, label=f"maps of {config.split}"
-    )
-    return reduce(operator.add, found)
-
-
-def _study_part(
-    config: EvaluateConfig,
-    checkpoint_directory: str,
-    boxes: Boxes | None,
-    images: int,
-    parts: int,
-    threads: int,
-    part: int,
-) -> MapStudy:
-    torch.set_num_threads(threads)
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    dataset = open_dataset(config.dataset)
-    model, meta = checkpoint.load_model(checkpoint_directory)
-    split = LabelledSplit.open(
-        dataset,
-        config.split,
-        config.labels,
-        device,
-        batch_size=_BATCH,
-        image_size=meta.train_config.data.image_size,
-        threads=threads,
-    ).part(part, parts, images)
-    return study(model.to(device), split, config.attribution, boxes)
 
 
 def _positive_maps(

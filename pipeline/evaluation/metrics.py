@@ -1,4 +1,4 @@
-"""Average precision over annotated entries, and its means over the five class groups.
+"""Compute average precision over annotated entries, and its means over the five class groups.
 
 Scores exist only where a human annotated, as flat arrays of (class, score, label). What to do
 with a class that has no annotated entry, or no positive, or no negative, is a *rule*; the papers'
@@ -35,7 +35,7 @@ def average_precision(
     num_classes: int,
     rule: Rule = "boostlu",
 ) -> npt.NDArray[np.float64]:
-    """Average precision of every class over its annotated entries.
+    """Compute the average precision of every class over its annotated entries.
 
     AP is the sum over distinct scores of (recall gained) x (precision there), equal to
     scikit-learn's `average_precision_score`, ties included. The result does not depend on the
@@ -59,40 +59,15 @@ def average_precision(
     """
     refuse_unknown("rule", rule, Rule)
     entries = _observed(np.asarray(scores), np.asarray(labels), np.asarray(class_ids), num_classes)
-    ranked = ranking.rank(ranking.sorted_keys(*entries), num_classes)
+    ranked = ranking.rank(np.sort(ranking.make_keys(*entries)), num_classes)
     ap_K = np.zeros(num_classes)
     has_positive_K, has_negative_K = ranked.positives_K > 0, ranked.negatives_K > 0
-    np.divide(ranked.precision_sums_K, ranked.positives_K, out=ap_K, where=has_positive_K)
+    np.divide(ranked.precision_sums(), ranked.positives_K, out=ap_K, where=has_positive_K)
     if rule == "boostlu":
         ap_K[~(has_positive_K | has_negative_K)] = np.nan
     elif rule == "csl":
         ap_K[~(has_positive_K & has_negative_K)] = np.nan
     return ap_K
-
-
-def average_precision_dense(
-    scores_NK: npt.NDArray[np.floating],
-    labels_NK: npt.NDArray[np.integer],
-    rule: Rule = "boostlu",
-) -> npt.NDArray[np.float64]:
-    """`average_precision` of a dense score matrix and dense tri-state labels, both (N, K).
-
-    Raises:
-        InputError: shapes that differ, and all that `average_precision` refuses.
-    """
-    if scores_NK.ndim != 2 or scores_NK.shape != labels_NK.shape:
-        raise InputError(
-            f"scores are {scores_NK.shape} and labels {labels_NK.shape}",
-            fix="pass two matrices of images x classes",
-        )
-    observed_NK = labels_NK != UNOBSERVED
-    return average_precision(
-        scores_NK[observed_NK],
-        labels_NK[observed_NK],
-        np.nonzero(observed_NK)[1],
-        scores_NK.shape[1],
-        rule,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +95,12 @@ class Summary:
     negatives: Mapping[int, int]
 
     def means(self) -> dict[str, float]:
-        """The means in the order of every table: group_1 .. group_5, all, mean_of_groups."""
+        """List the means in the order of every table: group_1 .. group_5, all, mean_of_groups."""
         groups = {f"group_{group}": value for group, value in self.map_groups.items()}
         return groups | {"all": self.map_all, "mean_of_groups": self.map_of_groups}
 
     def as_metrics(self, prefix: str) -> dict[str, float]:
-        """Flat metrics such as ``val/mAP/group_1`` for MLflow; means may be NaN."""
+        """List flat metrics such as ``val/mAP/group_1`` for MLflow; means may be NaN."""
         metrics = {f"{prefix}/mAP/{name}": value for name, value in self.means().items()}
         metrics[f"{prefix}/mAP/weighted"] = self.map_weighted
         counted = f"{prefix}/classes_evaluated"
@@ -203,8 +178,7 @@ def _observed(
             fix=f"encode positive {POSITIVE}, negative {NEGATIVE}, unobserved {UNOBSERVED}",
         )
     _check_integers(class_ids, "class ids")
-    # Read as unsigned, a negative number is larger than any class: one pass finds both.
-    if class_ids.view(f"u{class_ids.dtype.itemsize}").max(initial=0) >= max(num_classes, 1):
+    if len(class_ids) and (class_ids.min() < 0 or class_ids.max() >= num_classes):
         raise InputError(
             f"class ids range from {class_ids.min()} to {class_ids.max()}, but there are "
             f"{num_classes} classes",
@@ -215,10 +189,9 @@ def _observed(
         scores, labels, class_ids = scores[kept], labels[kept], class_ids[kept]
     if scores.dtype != np.float64:
         scores = scores.astype(np.float32, copy=False)
-    # The minimum is NaN if any element is.
-    if len(scores) and np.isnan(scores.min()):
+    if missing := int(np.isnan(scores).sum()):
         raise InputError(
-            f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN",
+            f"{missing} of {len(scores)} scores are NaN",
             fix="look at the run's loss; take an earlier checkpoint if it diverged",
         )
     return scores, labels.astype(np.int8, copy=False), class_ids

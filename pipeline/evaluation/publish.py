@@ -1,4 +1,4 @@
-"""What an evaluation leaves in MLflow: metrics, the per-class table, the chart, the maps."""
+"""Send an evaluation's results to MLflow: metrics, the per-class table, the chart, the maps."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 from PIL import Image
 
-from pipeline.evaluation import figures, report
-from pipeline.evaluation.metrics import Summary
+from pipeline.evaluation import figures
+from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
-from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON, Scores
 from pipeline.inference import cam_figures
 from pipeline.inference.cams import ExplainedImage
 from pipeline.tracking.run_log import RunLog
 from sharding.classes import ClassTable
 
 SHEETS = "cam"
-# MLflow hides a slider's pictures below the run's parameters until it is told otherwise.
+# MLflow hides a slider's pictures below the run's parameters unless their chart is configured.
 _MORE = (
     f"Activation maps: a sheet per epoch among the artifacts, `{SHEETS}/`; over epochs as sliders "
     "under Model metrics, `cam` (a chart's menu, Configure, Show run parameters off; then move the "
@@ -27,56 +25,43 @@ _MORE = (
 )
 
 
-def metrics_of(summaries: Mapping[str, Summary], prefix: str) -> dict[str, float]:
-    """Flat metrics: ``<prefix>/mAP/...`` with BoostLU, ``<prefix>_no_boost/mAP/...`` without."""
-    boosted = summaries[BOOST_ON].as_metrics(prefix)
-    raw = summaries[BOOST_OFF].as_metrics(f"{prefix}_no_boost")
-    # The boost changes no count: the same charts twice would only be in the way.
-    return boosted | {key: value for key, value in raw.items() if "/mAP/" in key}
-
-
 def evaluation(
-    sink: RunLog,
-    *,
-    classes: ClassTable,
-    scores: Scores,
-    ap_by_name: Mapping[str, np.ndarray],
-    told: Report,
-    prefix: str,
-    step: int,
-    folder: str,
-) -> dict[str, float]:
-    """Send metrics, per-class table and group chart; return the metrics.
+    log: RunLog, report: Report, per_class: PerClass, *, prefix: str, step: int, folder: str
+) -> None:
+    """Send metrics, per-class table, group chart and the report.
 
-    NaN metrics (a group without a counted class) are returned but not sent: a chart cannot
-    show them.
+    NaN metrics (a group without a counted class) are not sent: a chart cannot show them.
+
+    Args:
+        log: of the run.
+        report: the means.
+        per_class: the table behind them.
+        prefix: of the metrics' names: "val", or the split.
+        step: training images seen.
+        folder: of the artifacts.
     """
-    metrics = metrics_of(told.summaries, prefix)
-    sink.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
-    table = report.per_class_columns(
-        classes, *scores.supports(len(classes)), ap_by_name[BOOST_ON], ap_by_name[BOOST_OFF]
-    )
-    sink.table(table, f"{folder}/per_class_ap.json")
-    sink.artifact(cam_figures.png(figures.group_bars(told.summaries)), f"{folder}/group_map.png")
-    summary = told.markdown()
-    sink.artifact(summary.encode(), f"{folder}/summary.md")
-    # What the run's page shows first: the latest table.
-    sink.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
-    return metrics
+    metrics = report.metrics(prefix)
+    log.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
+    log.table(per_class.columns(), f"{folder}/per_class_ap.json")
+    log.artifact(cam_figures.png(figures.group_bars(report.summaries)), f"{folder}/group_map.png")
+    summary = report.markdown()
+    log.artifact(summary.encode(), f"{folder}/summary.md")
+    # The run's page shows its description first: the latest table.
+    log.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
 
 
 def maps(
-    sink: RunLog,
+    log: RunLog,
     explained: Iterable[ExplainedImage],
     classes: ClassTable,
     alpha: float,
     step: int,
     sheet: str,
 ) -> None:
-    """Send one picture per image, the raw map beside the boosted one for each class, and all.
+    """Send one picture per image, raw and boosted map side by side, and a sheet of all pictures.
 
     Args:
-        sink: where to.
+        log: of the run.
         explained: the images.
         classes: of the model.
         alpha: slope of BoostLU.
@@ -91,9 +76,9 @@ def maps(
             alpha=alpha,
         )
         pictures.append(cam_figures.png(figure))
-        sink.image(pictures[-1], f"cam/{image.image_id}", step)
+        log.image(pictures[-1], f"cam/{image.image_id}", step)
     if pictures:
-        sink.artifact(_below_each_other(pictures), f"{SHEETS}/{sheet}.png")
+        log.artifact(_below_each_other(pictures), f"{SHEETS}/{sheet}.png")
 
 
 def _below_each_other(pictures: Sequence[bytes]) -> bytes:

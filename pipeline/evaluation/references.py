@@ -1,10 +1,9 @@
-"""Published Open Images V3 results, as data with their sources, to stand beside our own.
+"""Read what an evaluation is compared with: published results, and another evaluation.
 
-mAP in percent over groups 1..5 and all classes, test split, 5,000 classes. The groups' count rule
-(positives and negatives, or positives alone) and the number of classes counted are not published;
-a comparison is therefore indicative (docs/evaluation.md).
-
-The other evaluation that ours is compared with (``--against``), read before ours begins.
+Published Open Images V3 results are data with their sources: mAP in percent over groups 1..5 and
+all classes, test split, 5,000 classes. The groups' count rule (positives and negatives, or
+positives alone) and the number of classes counted are not published; a comparison is therefore
+indicative (docs/evaluation.md). The other evaluation (``--against``) is the baseline.
 """
 
 from __future__ import annotations
@@ -18,14 +17,19 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.evaluation.attribution import Attributions
-from pipeline.evaluation.scores import ScoreFile
+from pipeline.evaluation.scores import Scores
 from pipeline.tracking import runs
 from sharding.errors import InputError
 from sharding.labels import LabelTable, entry_keys
 
 PAPER = "Bridging the Gap between Model Explanations, CVPR 2023, arXiv 2304.01804"
-
 LARGE_LOSS = "Large Loss Matters, CVPR 2022, arXiv 2206.03740"
+_RELEASE, _SPLIT, _CLASSES = "v3", "test", 5000
+
+SCORES = "eval/scores.parquet"
+"""Artifact of an evaluation's run."""
+ATTRIBUTION = "eval/attribution.json"
+"""Artifact of an evaluation's run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,34 +81,35 @@ LARGE_LOSS_OPEN_IMAGES_V3: Mapping[str, Published] = _rows(
 
 
 def published(method: str) -> tuple[Published, ...]:
-    """The paper's rows of a method of ours: without and with BoostLU; AN from the earlier paper.
+    """Find the published rows of a method: without and with BoostLU; AN from the earlier paper.
 
-    Raises:
-        InputError: the paper has no row of that method.
+    Empty if the papers have none.
     """
     wanted = method.replace("_", "-").lower()
     if wanted == "an":
         return (LARGE_LOSS_OPEN_IMAGES_V3["Naive AN"],)
-    rows = tuple(
-        row for name, row in OPEN_IMAGES_V3.items() if name.lower() in (wanted, f"{wanted}+boostlu")
-    )
-    if not rows:
-        raise InputError(
-            f"no published Open Images V3 result of {method!r}",
-            fix=f"choose one of {', '.join(['AN', *OPEN_IMAGES_V3])}",
-        )
-    return rows
+    names = (wanted, f"{wanted}+boostlu")
+    return tuple(row for name, row in OPEN_IMAGES_V3.items() if name.lower() in names)
 
 
-# Where an evaluation leaves them among its run's artifacts.
-SCORES = "eval/scores.parquet"
+def published_beside(
+    method: str, *, release: str, split: str, num_classes: int
+) -> tuple[Published, ...]:
+    """Find the published rows of a method if the evaluated data are those of the papers.
 
-ATTRIBUTION = "eval/attribution.json"
+    Args:
+        method: its name.
+        release: annotation release of the labels.
+        split: that was evaluated.
+        num_classes: K.
+    """
+    same = (release, split, num_classes) == (_RELEASE, _SPLIT, _CLASSES)
+    return published(method) if same else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What another evaluation found.
+    """The results of another evaluation, to compare with.
 
     Attributes:
         name: the MLflow run id or the path it was asked for by.
@@ -113,47 +118,51 @@ class Baseline:
     """
 
     name: str
-    scores: ScoreFile
-    attributions: dict[str, Attributions]
+    scores: Scores
+    attributions: Mapping[str, Attributions]
 
     @classmethod
     def read(cls, against: str) -> Baseline:
-        """The evaluation of an MLflow run id, or that of a `scores.parquet`.
+        """Read the evaluation of an MLflow run id, or that of a `scores.parquet`.
 
         Raises:
             InputError: there is no such run or file, or it is damaged.
         """
         if Path(against).is_file():
             counts = Path(against).with_name(Path(ATTRIBUTION).name)
-            attributions = _attributions(counts) if counts.is_file() else {}
-            return cls(name=against, scores=ScoreFile.read(against), attributions=attributions)
+            scores = Scores.read(against)
+            return cls(name=against, scores=scores, attributions=_attributions(counts))
         with tempfile.TemporaryDirectory() as directory:
-            scores = ScoreFile.read(runs.download(against, SCORES, directory))
+            scores = Scores.read(runs.download(against, SCORES, directory))
             try:
                 counts = Path(runs.download(against, ATTRIBUTION, directory))
-            except InputError:  # of --attribution 0
+            except InputError:  # it was made with --attribution 0
                 return cls(name=against, scores=scores, attributions={})
             return cls(name=against, scores=scores, attributions=_attributions(counts))
 
     def check_entries(self, table: LabelTable) -> None:
-        """Refuse scores of anything that the labels to be judged by do not say.
+        """Refuse scores of entries that the label table does not have.
 
         Raises:
             InputError: they are of another split or label version.
         """
-        entries, rows_E = table.entries(), table.rows_of(self.scores.image_ids_E)
-        ours = entry_keys(entries.rows_E, entries.classes_E) << 1 | entries.states_E
-        theirs = entry_keys(rows_E, self.scores.classes_E) << 1 | self.scores.labels_E
-        strange = int((~np.isin(theirs, ours)).sum())
-        if strange:
+        entries, scores = table.entries(), self.scores
+        rows_E = table.rows_of(scores.image_ids_E)
+        known = (entry_keys(entries.rows_E, entries.classes_E) << 1) + entries.states_E
+        scored = (entry_keys(rows_E, scores.classes_E) << 1) + scores.labels_E
+        unknown = int((~np.isin(scored, known)).sum())
+        if unknown:
             raise InputError(
-                f"{strange:,} of {len(theirs):,} scores are of other images or labels",
+                f"{unknown:,} of {len(scored):,} scores are of other images or labels",
                 file=self.name,
                 fix="evaluate both on the same split and label version",
             )
 
 
 def _attributions(path: Path) -> dict[str, Attributions]:
+    """The counts in a file, by the name of the run; empty without the file."""
+    if not path.is_file():
+        return {}
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         return {str(raw["run"]): Attributions.from_json(raw, str(path))}

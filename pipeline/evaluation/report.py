@@ -1,28 +1,21 @@
-"""An evaluation's result as people and programs read it: terminal, Markdown, JSON, per class.
+"""Report an evaluation's result as tables for the terminal, Markdown, JSON and MLflow metrics.
 
-One `Report` holds all that is told; every form says the same.
+One `Report` holds all of it; every form says the same.
 """
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.evaluation.bootstrap import WEIGHTED, Difference, Interval
 from pipeline.evaluation.metrics import RULES, Summary
+from pipeline.evaluation.per_class import none_for_nan
 from pipeline.evaluation.references import Published
+from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
 from pipeline.tables import Table, half_width, p_value, percent, signed
-from sharding.classes import NUM_GROUPS, ClassTable
-from sharding.storage.files import replacing
+from sharding.classes import NUM_GROUPS
 
 GROUPS = range(1, NUM_GROUPS + 1)
 COLUMNS = {
@@ -44,12 +37,12 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that is told of an evaluation.
+    """The means of an evaluation and what they are compared with.
 
     Attributes:
-        summaries: by name; the difference of two of them, second minus first, is told too.
+        summaries: by name; the tables add the difference of two of them, second minus first.
         intervals: `bootstrap.intervals` by name of summary, where they were computed.
-        published: the papers' rows that stand beside ours.
+        published: the papers' rows, below ours.
         comparison: with another evaluation.
         pointing_game: share of maps that point into a box, by group and over all.
     """
@@ -61,50 +54,60 @@ class Report:
     pointing_game: Mapping[str, float] = field(default_factory=dict)
 
     def terminal(self) -> str:
-        """Tables of fixed width: a row per summary (mAP in percent), then what is behind it."""
+        """Write tables of fixed width: a row per summary (mAP in percent), then its supports."""
         return "\n\n".join(table.terminal() for table in self._tables())
 
     def markdown(self) -> str:
-        """The same tables in Markdown."""
+        """Write the same tables in Markdown."""
         return "\n\n".join(table.markdown() for table in self._tables()) + "\n"
 
     def as_json(self) -> dict[str, Any]:
-        """The same in full precision, ready for `json.dumps`: fractions, no value as null."""
-        told: dict[str, Any] = {name: self._summary_as_json(name) for name in self.summaries}
+        """Convert to plain values in full precision: fractions, no value as null."""
+        raw: dict[str, Any] = {name: self._summary_as_json(name) for name in self.summaries}
         if self.published:
-            told["published"] = [
+            raw["published"] = [
                 {"method": row.method, "percent": list(row.values), "source": row.source}
                 for row in self.published
             ]
         if self.comparison:
-            told["difference"] = {
+            raw["difference"] = {
                 "first": self.comparison.first,
                 "second": self.comparison.second,
                 "means": {
                     name: {
-                        "delta": _or_none(found.delta),
-                        "interval_95": _as_pair(found.interval),
-                        "p": _or_none(found.p_value),
+                        "delta": none_for_nan(difference.delta),
+                        "interval_95": _as_pair(difference.interval),
+                        "p": none_for_nan(difference.p_value),
                     }
-                    for name, found in self.comparison.differences.items()
+                    for name, difference in self.comparison.differences.items()
                 },
             }
         if self.pointing_game:
-            told["pointing_game"] = dict(self.pointing_game)
-        return told
+            raw["pointing_game"] = dict(self.pointing_game)
+        return raw
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """List flat metrics for MLflow: ``<prefix>/mAP/...``, ``<prefix>_no_boost/mAP/...``.
+
+        The latter are without BoostLU. Means may be NaN.
+        """
+        boosted = self.summaries[BOOST_ON].as_metrics(prefix)
+        raw = self.summaries[BOOST_OFF].as_metrics(f"{prefix}_no_boost")
+        # BoostLU changes no count: the same charts twice would only be in the way.
+        return boosted | {key: value for key, value in raw.items() if "/mAP/" in key}
 
     def _summary_as_json(self, name: str) -> dict[str, Any]:
-        summary, known = self.summaries[name], self.intervals.get(name, {})
+        summary, intervals = self.summaries[name], self.intervals.get(name, {})
         return {
             "rule": summary.rule,
-            "map_all": _or_none(summary.map_all),
-            "map_of_groups": _or_none(summary.map_of_groups),
-            "map_weighted": _or_none(summary.map_weighted),
+            "map_all": none_for_nan(summary.map_all),
+            "map_of_groups": none_for_nan(summary.map_of_groups),
+            "map_weighted": none_for_nan(summary.map_weighted),
             "classes_counted": summary.counted_all,
-            "intervals_95": {column: _as_pair(interval) for column, interval in known.items()},
+            "intervals_95": {column: _as_pair(interval) for column, interval in intervals.items()},
             "groups": {
                 str(group): {
-                    "map": _or_none(summary.map_groups[group]),
+                    "map": none_for_nan(summary.map_groups[group]),
                     "classes_counted": summary.counted[group],
                     "positives": summary.positives[group],
                     "negatives": summary.negatives[group],
@@ -190,46 +193,8 @@ def _difference_table(comparison: Comparison) -> Table:
     return Table(headers=HEADERS, sections=[rows], notes=notes)
 
 
-def per_class_columns(
-    classes: ClassTable,
-    positives_K: npt.NDArray[np.integer],
-    negatives_K: npt.NDArray[np.integer],
-    ap_K: npt.NDArray[np.float64],
-    ap_no_boost_K: npt.NDArray[np.float64],
-) -> dict[str, list[Any]]:
-    """One row per class, as columns; AP is None where the rule skips the class.
-
-    Supports are those of the evaluated split, not of training.
-    """
-    return {
-        "index": list(range(len(classes))),
-        "mid": list(classes.mids),
-        "name": list(classes.names),
-        "group": classes.groups_K.tolist(),
-        "positives": positives_K.tolist(),
-        "negatives": negatives_K.tolist(),
-        "ap": [_or_none(value) for value in ap_K.tolist()],
-        "ap_no_boost": [_or_none(value) for value in ap_no_boost_K.tolist()],
-    }
-
-
-def write_per_class(
-    columns: Mapping[str, Sequence[Any]],
-    path: str | os.PathLike[str],
-    about: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Write `per_class_columns` as Parquet, atomically, with what it is ``about`` as metadata."""
-    types = {"ap": pa.float64(), "ap_no_boost": pa.float64(), "mid": pa.string()}
-    types |= {"name": pa.string()}
-    arrays = {
-        name: pa.array(values, types.get(name, pa.int64())) for name, values in columns.items()
-    }
-    with replacing(path) as temporary:
-        pq.write_table(pa.table(arrays, metadata=dict(about)), temporary)
-
-
 def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
-    """One nameless summary where all rest on the same entries (the usual case), else each."""
+    """One nameless summary if all rest on the same entries (the usual case), else each."""
     behind = [(s.counted, s.positives, s.negatives) for s in summaries.values()]
     if all(other == behind[0] for other in behind):
         return {"": next(iter(summaries.values()))}
@@ -237,13 +202,8 @@ def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
 
 
 def _as_pair(interval: Interval) -> list[float | None]:
-    return [_or_none(interval.low), _or_none(interval.high)]
+    return [none_for_nan(interval.low), none_for_nan(interval.high)]
 
 
 def _number(value: int) -> str:
     return f"{value:,}"
-
-
-def _or_none(value: float) -> float | None:
-    # JSON and Parquet readers disagree about NaN; null says "not counted" to all of them.
-    return None if math.isnan(value) else value

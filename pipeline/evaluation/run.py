@@ -1,17 +1,14 @@
-"""Evaluate a checkpoint on a split: scores from Ray tasks, AP per class, mAP per group.
-
-What is told of an evaluation: intervals, the papers' rows, the difference from another.
-"""
+"""Evaluate a checkpoint on a split: scores from Ray tasks, AP per class, means, comparisons."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline import storage
@@ -23,176 +20,226 @@ from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.metrics import Summary
+from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.pointing_game import Boxes
-from pipeline.evaluation.references import Baseline, Published
+from pipeline.evaluation.references import Baseline
 from pipeline.evaluation.report import Comparison, Report
-from pipeline.evaluation.scores import BOOST_ON, ScoreFile, Scores, per_class, score, summaries
-from pipeline.inference import beam
-from pipeline.models import checkpoint
-from sharding.classes import ClassTable
+from pipeline.evaluation.scores import BOOST_ON, Scores, score
+from pipeline.inference import beam, locate
+from pipeline.inference.cams import ExplainedImage, explain
+from pipeline.models.checkpoint import Meta, load_model, read_meta
 from sharding.errors import InputError
 from sharding.log import info
+from sharding.manifest import Dataset
 
 # Several parts per worker even out slow machines and make progress visible.
 _PARTS_PER_WORKER = 4
+_PICTURED_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What an evaluation is of and what it is compared with, opened and checked.
+
+    Attributes:
+        config: with an absolute dataset.
+        checkpoint: the checkpoint directory that the configuration names, or its URL.
+        meta: of the checkpoint.
+        dataset: its metadata; the images are opened where they are scored.
+        labels: name of the label version judged by.
+        boxes: for the pointing game, where that was asked for.
+        baseline: the evaluation to compare with, where that was asked for.
+    """
+
+    config: EvaluateConfig
+    checkpoint: str
+    meta: Meta
+    dataset: Dataset
+    labels: str
+    boxes: Boxes | None = None
+    baseline: Baseline | None = None
+
+    @classmethod
+    def open(cls, config: EvaluateConfig) -> Subject:
+        """Read everything that a configuration names, before the first image is scored.
+
+        Raises:
+            InputError: checkpoint, dataset, split, boxes or baseline are missing or do not fit
+                each other.
+        """
+        config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
+        directory = locate.checkpoint_directory(config.checkpoint)
+        meta = read_meta(directory)
+        dataset = open_dataset(config.dataset, tars=False)
+        meta.check_classes(dataset.classes, directory)
+        beam.check(meta, directory, config.beam)
+        table = dataset.labels(config.split, config.labels)
+        baseline = Baseline.read(config.against) if config.against else None
+        if baseline is not None:
+            baseline.check_entries(table)
+        return cls(
+            config=config,
+            checkpoint=directory,
+            meta=meta,
+            dataset=dataset,
+            labels=dataset.label_version(config.labels)[0],
+            boxes=Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None,
+            baseline=baseline,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The results of one part of the split.
+
+    Attributes:
+        scores: of the part's annotated entries.
+        maps: statistics of the part's maps, where they were asked for.
+        explained: pictures of the split's first images; the first part has them.
+    """
+
+    scores: Scores
+    maps: MapStudy | None = None
+    explained: tuple[ExplainedImage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation found.
+    """The results of an evaluation.
 
     Attributes:
+        subject: what was evaluated.
         scores: annotated entries with both logits.
-        ap_by_name: AP per class (float64), keyed "BoostLU off" and "BoostLU on".
-        summaries: mAP per group and overall, under the same keys.
-        classes: the class table used.
-        labels: name of the label version judged by.
-        release: the annotation release it was made from.
-        meta: the checkpoint's.
-        maps: what the activation maps are like, where that was asked for.
-        rival: the evaluation to compare with, where that was asked for.
+        per_class: AP and supports of every class.
+        maps: statistics of the activation maps, where they were asked for.
+        explained: activation maps of a few images.
+        report: the means, and what they are compared with.
     """
 
+    subject: Subject
     scores: Scores
-    ap_by_name: Mapping[str, np.ndarray]
-    summaries: Mapping[str, Summary]
-    classes: ClassTable
-    labels: str
-    release: str
-    meta: checkpoint.Meta
-    maps: MapStudy | None = None
-    rival: Baseline | None = None
-
-    @property
-    def score_file(self) -> ScoreFile:
-        """The entries, ready to be written."""
-        return ScoreFile(**vars(self.scores))
+    per_class: PerClass
+    maps: MapStudy | None
+    explained: tuple[ExplainedImage, ...]
+    report: Report
 
 
-def evaluate(config: EvaluateConfig, checkpoint_directory: str) -> Evaluation:
+def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate on the connected cluster; any number of equal workers gives the same bits.
 
-    Everything that the configuration names is read before the first image is scored.
-
     Raises:
-        InputError: checkpoint, dataset, split, boxes or the other evaluation are missing or do not
-            fit each other.
+        InputError: as of `Subject.open`, or a file is missing or damaged.
     """
-    config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
-    dataset = open_dataset(config.dataset)
-    meta = checkpoint.read_meta(checkpoint_directory)
-    meta.check_classes(dataset.classes, checkpoint_directory)
-    beam.check(meta, checkpoint_directory, config.beam)
-    table = dataset.labels(config.split, config.labels)
-    labels, version = dataset.label_version(config.labels)
-    boxes = Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None
-    rival = Baseline.read(config.against) if config.against else None
-    if rival is not None:
-        rival.check_entries(table)
+    subject = Subject.open(config)
     workers, gpus, cpus = session.shares(config.workers)
-    samples = sum(shard.images for shard in dataset.shards(config.split))
-    parts = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
-    work = partial(_score_part, config, checkpoint_directory, parts, cpus)
-    found = tasks.run_tasks(
-        work,
-        range(parts),
-        num_cpus=cpus,
-        num_gpus=gpus,
-        max_in_flight=workers,
-        label=f"evaluate {config.split}",
+    samples = sum(shard.images for shard in subject.dataset.shards(config.split))
+    count = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
+    work = partial(evaluate_part, subject.config, subject.checkpoint, subject.boxes, count, cpus)
+    parts = list(
+        tasks.run_tasks(
+            work,
+            range(count),
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_in_flight=workers,
+            label=f"evaluate {config.split}",
+        )
     )
-    scores = Scores.concatenate(list(found))
-    studied = None
-    if config.attribution or boxes is not None:
-        studied = attribution.run(config, checkpoint_directory, boxes)
-    ap_by_name = per_class(scores, len(dataset.classes), config.rule)
+    scores = Scores.concatenate([part.scores for part in parts])
+    studies = [part.maps for part in parts if part.maps is not None]
+    maps = sum(studies[1:], start=studies[0]) if studies else None
+    per_class = PerClass.of(scores, subject.dataset.classes, config.rule)
     return Evaluation(
+        subject=subject,
         scores=scores,
-        ap_by_name=ap_by_name,
-        summaries=summaries(scores, ap_by_name, dataset.classes, config.rule),
-        classes=dataset.classes,
-        labels=labels,
-        release=version.release,
-        meta=meta,
-        maps=studied,
-        rival=rival,
+        per_class=per_class,
+        maps=maps,
+        explained=sum((part.explained for part in parts), start=()),
+        report=make_report(subject, scores, per_class, maps),
     )
 
 
-def _score_part(
-    config: EvaluateConfig, checkpoint_directory: str, parts: int, threads: int, part: int
-) -> Scores:
-    """Score one part of the split; runs in a Ray task."""
+def evaluate_part(
+    config: EvaluateConfig, directory: str, boxes: Boxes | None, parts: int, threads: int, part: int
+) -> Part:
+    """Evaluate one part of the split; runs in a Ray task.
+
+    Args:
+        config: with an absolute dataset.
+        directory: the checkpoint, or its URL.
+        boxes: for the pointing game.
+        parts: into how many the split is cut, between batches.
+        threads: to decode and compute with.
+        part: which of them, from 0.
+    """
     torch.set_num_threads(threads)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     dataset = open_dataset(config.dataset)
-    model, meta = checkpoint.load_model(checkpoint_directory)
-    model = beam.attach(model, meta, checkpoint_directory, config.beam)
-    images = LabelledSplit.open(
-        dataset,
-        config.split,
-        config.labels,
-        device,
-        batch_size=config.batch_size,
-        image_size=meta.train_config.data.image_size,
-        threads=threads,
-    ).part(part, parts)
-    return score(model.to(device), images)
+    model, meta = load_model(directory)
+    model = model.to(device)
+
+    def images(batch_size: int) -> LabelledSplit:
+        size = meta.train_config.data.image_size
+        options: dict[str, Any] = {"image_size": size, "threads": threads}
+        return LabelledSplit.open(
+            dataset, config.split, config.labels, device, batch_size=batch_size, **options
+        )
+
+    maps = None
+    if config.attribution or boxes is not None:
+        batches = -(-config.attribution // attribution.BATCH)
+        first = None if boxes is not None else batches * attribution.BATCH
+        share = images(attribution.BATCH).part(part, parts, first)
+        maps = attribution.study(model, share, config.attribution, boxes)
+    explained = () if part else tuple(explain(model, images(_PICTURED_BATCH)))
+    # Last: the maps are those of the network's own head.
+    model = beam.attach(model, meta, directory, config.beam).to(device)
+    scores = score(model, images(config.batch_size).part(part, parts))
+    return Part(scores=scores, maps=maps, explained=explained)
 
 
-# The papers' tables are of the test split with this many trainable classes.
-_PAPERS_RELEASE, _PAPERS_SPLIT, _PAPERS_CLASSES = "v3", "test", 5000
-
-
-def report(found: Evaluation, config: EvaluateConfig) -> Report:
-    """The evaluation with everything that its configuration asks for."""
-    maps, groups_K = found.maps, found.classes.groups_K
+def make_report(
+    subject: Subject, scores: Scores, per_class: PerClass, maps: MapStudy | None
+) -> Report:
+    """Report the means with everything that the configuration asks for."""
+    config, dataset = subject.config, subject.dataset
+    summaries = per_class.summaries()
     return Report(
-        summaries=found.summaries,
-        intervals=_intervals(found, config),
-        published=published(found, config.split),
-        comparison=_comparison(found, config),
-        pointing_game=maps.pointing_game(groups_K) if maps else {},
+        summaries=summaries,
+        intervals=_intervals(summaries, scores, subject) if config.intervals else {},
+        published=references.published_beside(
+            subject.meta.train_config.method,
+            release=dataset.label_version(subject.labels)[1].release,
+            split=config.split,
+            num_classes=len(dataset.classes),
+        ),
+        comparison=_comparison(scores, subject, subject.baseline) if subject.baseline else None,
+        pointing_game=maps.pointing_game(dataset.classes.groups_K) if maps else {},
     )
 
 
-def published(found: Evaluation, split: str) -> Sequence[Published]:
-    """The papers' rows for this method, where what was evaluated is what theirs are of."""
-    evaluated = (found.release, split, len(found.classes))
-    if evaluated != (_PAPERS_RELEASE, _PAPERS_SPLIT, _PAPERS_CLASSES):
-        return ()
-    try:
-        return references.published(found.meta.train_config.method)
-    except InputError:  # a method that the papers' table does not have
-        return ()
-
-
-def _intervals(found: Evaluation, config: EvaluateConfig) -> Mapping[str, Mapping[str, Interval]]:
-    """95 % intervals of every mean by name of summary, none where none are asked for."""
-    if not config.intervals:
-        return {}
-    groups_K = found.classes.groups_K
-    return {
-        name: bootstrap.intervals(
-            summary,
-            bootstrap.resample(
-                found.score_file.judged(boosted=name == BOOST_ON),
-                groups_K,
-                rule=config.rule,
-                replicates=config.intervals,
-            ),
+def _intervals(
+    summaries: Mapping[str, Summary], scores: Scores, subject: Subject
+) -> Mapping[str, Mapping[str, Interval]]:
+    """95 % intervals of every mean, by name of summary."""
+    intervals = {}
+    for name, summary in summaries.items():
+        means_RM = bootstrap.resample(
+            scores,
+            subject.dataset.classes.groups_K,
+            boosted=name == BOOST_ON,
+            rule=subject.config.rule,
+            replicates=subject.config.intervals,
         )
-        for name, summary in found.summaries.items()
-    }
+        intervals[name] = bootstrap.intervals(summary, means_RM)
+    return intervals
 
 
-def _comparison(found: Evaluation, config: EvaluateConfig) -> Comparison | None:
-    if found.rival is None:
-        return None
-    theirs, ours = (file.judged(boosted=True) for file in (found.rival.scores, found.score_file))
+def _comparison(scores: Scores, subject: Subject, baseline: Baseline) -> Comparison | None:
+    groups_K, rule = subject.dataset.classes.groups_K, subject.config.rule
     try:
-        differences = bootstrap.compare(theirs, ours, found.classes.groups_K, rule=config.rule)
+        differences = bootstrap.compare(baseline.scores, scores, groups_K, rule=rule)
     except InputError as error:  # an image that only one of them could read: no reason to end
-        info(f"no comparison with {found.rival.name}: {error}", "WARNING")
+        info(f"no comparison with {baseline.name}: {error}", "WARNING")
         return None
-    return Comparison(first=found.rival.name, second="this run", differences=differences)
+    return Comparison(first=baseline.name, second="this run", differences=differences)

@@ -1,16 +1,15 @@
-"""Scores of annotated entries, gathered over ranks, summarised per class group.
+"""Score the annotated entries of a split, gather them over ranks, keep them in a Parquet file.
 
 Only entries that a human annotated can be judged, so only they are scored: 1.7 million of 627
 million in the test split of Open Images V3. The scores are fp32 logits; sigmoid would saturate
-and tie them.
-
-The scores of an evaluation as a Parquet file: whoever has it can recompute every number.
+and tie them. From the file every number of an evaluation can be computed again.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -20,105 +19,136 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.config.commands import Rule
 from pipeline.data.labels import LabelledBatch, LabelledSplit
-from pipeline.data.loader import Batch
-from pipeline.evaluation.metrics import Summary, average_precision, summarize
 from pipeline.models.cam_net import CamNet
-from sharding.classes import ClassTable
 from sharding.errors import InputError
-from sharding.image_ids import format_image_ids, parse_image_ids
-from sharding.labels import POSITIVE, UNOBSERVED
-from sharding.storage.files import replacing
+from sharding.image_ids import format_id_column, parse_image_ids
+from sharding.labels import UNOBSERVED
+from sharding.storage.parquet import as_input_error
 
 BOOST_OFF, BOOST_ON = "BoostLU off", "BoostLU on"
+_DTYPES = {
+    "image_ids_E": np.uint64,
+    "classes_E": np.int64,
+    "labels_E": np.int8,
+    "raw_E": np.float32,
+    "boosted_E": np.float32,
+}
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("class_index", pa.uint16()),
+        ("label", pa.int8()),
+        ("score_no_boost", pa.float32()),
+        ("score", pa.float32()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Annotated entries of a split, flat, length E.
+    """Annotated entries of a split with both logits, flat, length E, in any order.
 
     Attributes:
-        image_ids_E: uint64.
-        classes_E: int64 class indices.
-        labels_E: int8 in {+1, 0}.
+        image_ids_E: uint64 (`sharding.image_ids.parse_image_ids`).
+        classes_E: class indices, integers in [0, K).
+        labels_E: int8, POSITIVE or NEGATIVE.
         raw_E: fp32 logits without BoostLU.
         boosted_E: fp32 logits with BoostLU at the model's inference slope.
     """
 
     image_ids_E: npt.NDArray[np.uint64]
-    classes_E: npt.NDArray[np.int64]
+    classes_E: npt.NDArray[np.integer]
     labels_E: npt.NDArray[np.int8]
     raw_E: npt.NDArray[np.float32]
     boosted_E: npt.NDArray[np.float32]
 
+    def __post_init__(self) -> None:
+        if self.image_ids_E.shape != self.labels_E.shape or (self.labels_E == UNOBSERVED).any():
+            raise InputError(
+                "entries without label, or with another number of images than of labels",
+                fix="pass annotated entries only, with the image of each",
+            )
+
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
-        """All entries of several ranks or batches."""
+        """Join the entries of several ranks or batches; without parts there are no entries."""
         return cls(
-            image_ids_E=np.concatenate([part.image_ids_E for part in parts]),
-            classes_E=np.concatenate([part.classes_E for part in parts]),
-            labels_E=np.concatenate([part.labels_E for part in parts]),
-            raw_E=np.concatenate([part.raw_E for part in parts]),
-            boosted_E=np.concatenate([part.boosted_E for part in parts]),
+            **{
+                name: np.concatenate([np.empty(0, dtype), *(getattr(p, name) for p in parts)])
+                for name, dtype in _DTYPES.items()
+            }
         )
 
-    def supports(self, num_classes: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(positives_K, negatives_K) among these entries."""
-        positive_E = self.labels_E == POSITIVE
-        return (
-            np.bincount(self.classes_E[positive_E], minlength=num_classes),
-            np.bincount(self.classes_E[~positive_E], minlength=num_classes),
-        )
+    def logits(self, *, boosted: bool) -> npt.NDArray[np.float32]:
+        """Choose the logits with BoostLU or those without, (E,)."""
+        return self.boosted_E if boosted else self.raw_E
+
+    def to_parquet(self, about: Mapping[str, str] = MappingProxyType({})) -> bytes:
+        """Write rows ordered by image and class as Parquet: equal entries, equal bytes.
+
+        Args:
+            about: what was scored, kept as the schema's metadata.
+        """
+        order_E = np.lexsort([self.classes_E, self.image_ids_E])
+        columns = [
+            format_id_column(self.image_ids_E[order_E]),
+            pa.array(self.classes_E[order_E].astype(np.uint16)),
+            pa.array(self.labels_E[order_E]),
+            pa.array(self.raw_E[order_E]),
+            pa.array(self.boosted_E[order_E]),
+        ]
+        file = io.BytesIO()
+        table = pa.table(columns, schema=SCHEMA.with_metadata(dict(about)))
+        pq.write_table(table, file, compression="zstd")
+        return file.getvalue()
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Scores:
+        """Read a file made by `to_parquet`.
+
+        Raises:
+            InputError: the file is missing or is not a score file.
+        """
+        fix = "evaluate the run again; the evaluate job writes this file"
+        with as_input_error(path, kind="score file", fix=fix):
+            table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
+            return cls(
+                image_ids_E=parse_image_ids(table["image_id"].combine_chunks()),
+                classes_E=table["class_index"].to_numpy(),
+                labels_E=table["label"].to_numpy(),
+                raw_E=table["score_no_boost"].to_numpy(),
+                boosted_E=table["score"].to_numpy(),
+            )
 
 
 @torch.inference_mode()
 def score(
-    model: CamNet,
-    split: LabelledSplit,
-    on_batch: Callable[[Batch], None] = lambda batch: None,
+    model: CamNet, split: LabelledSplit, on_batch: Callable[[], None] = lambda: None
 ) -> Scores:
-    """Score this rank's share of a split, BoostLU off and on from one class activation map."""
+    """Score a share of a split, BoostLU off and on from one class activation map.
+
+    Args:
+        model: to score with; its head may search a beam (`inference.beam`).
+        split: the share.
+        on_batch: called after every batch.
+    """
     model.eval()
-    parts = [_score_batch(model, batch) for batch in _watched(split, on_batch) if len(batch)]
-    return Scores.concatenate(parts or [_empty()])
-
-
-def per_class(scores: Scores, num_classes: int, rule: Rule = "boostlu") -> dict[str, np.ndarray]:
-    """AP per class (float64, NaN where the rule skips the class), BoostLU off and on."""
-    return {
-        name: average_precision(values_E, scores.labels_E, scores.classes_E, num_classes, rule)
-        for name, values_E in ((BOOST_OFF, scores.raw_E), (BOOST_ON, scores.boosted_E))
-    }
-
-
-def summaries(
-    scores: Scores,
-    ap_by_name: dict[str, np.ndarray],
-    classes: ClassTable,
-    rule: Rule = "boostlu",
-) -> dict[str, Summary]:
-    """Group and overall mAP for each of `per_class`'s results."""
-    supports = scores.supports(len(classes))
-    return {
-        name: summarize(ap_K, classes.groups_K, *supports, rule=rule)
-        for name, ap_K in ap_by_name.items()
-    }
+    parts = []
+    for batch in split.epoch(0):
+        if len(batch):
+            parts.append(_score_batch(model, batch))
+        on_batch()
+    return Scores.concatenate(parts)
 
 
 def gather(scores: Scores) -> Scores:
-    """All ranks' entries on every rank; the identity without a process group."""
+    """Gather all ranks' entries on every rank; the identity without a process group."""
     if not torch.distributed.is_initialized():
         return scores
     parts: list[Scores | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, scores)
     return Scores.concatenate([part for part in parts if part is not None])
-
-
-def _watched(split: LabelledSplit, on_batch: Callable[[Batch], None]) -> Iterable[LabelledBatch]:
-    for batch in split.epoch(0):
-        yield batch
-        on_batch(batch)
 
 
 def _score_batch(model: CamNet, batch: LabelledBatch) -> Scores:
@@ -134,119 +164,3 @@ def _score_batch(model: CamNet, batch: LabelledBatch) -> Scores:
         raw_E=raw_E.float().cpu().numpy(),
         boosted_E=boosted_E.float().cpu().numpy(),
     )
-
-
-def _empty() -> Scores:
-    return Scores(
-        image_ids_E=np.empty(0, np.uint64),
-        classes_E=np.empty(0, np.int64),
-        labels_E=np.empty(0, np.int8),
-        raw_E=np.empty(0, np.float32),
-        boosted_E=np.empty(0, np.float32),
-    )
-
-
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("class_index", pa.uint16()),
-        ("label", pa.int8()),
-        ("score_no_boost", pa.float32()),
-        ("score", pa.float32()),
-    ]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreFile:
-    """Annotated entries with both logits, length E; rows are (image, class) pairs.
-
-    Attributes:
-        image_ids_E: uint64 (`sharding.labels.parse_image_ids`).
-        classes_E: class indices.
-        labels_E: int8 in {POSITIVE, NEGATIVE}.
-        raw_E, boosted_E: float32 logits without and with BoostLU.
-    """
-
-    image_ids_E: npt.NDArray[np.uint64]
-    classes_E: npt.NDArray[np.integer]
-    labels_E: npt.NDArray[np.int8]
-    raw_E: npt.NDArray[np.float32]
-    boosted_E: npt.NDArray[np.float32]
-
-    def judged(self, *, boosted: bool) -> Judged:
-        """One of the two runs that the file holds, for `bootstrap` and `significance`."""
-        return Judged(
-            scores_E=self.boosted_E if boosted else self.raw_E,
-            labels_E=self.labels_E,
-            class_ids_E=self.classes_E,
-            image_ids_E=self.image_ids_E,
-        )
-
-    def write(
-        self, path: str | os.PathLike[str], about: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        """Write atomically, rows ordered by image and class: equal entries, equal bytes.
-
-        Args:
-            path: of the file.
-            about: what was scored, kept as the schema's metadata.
-        """
-        order_E = np.lexsort([self.classes_E, self.image_ids_E])
-        columns = [
-            pa.array(format_image_ids(self.image_ids_E[order_E]), pa.string()),
-            pa.array(self.classes_E[order_E].astype(np.uint16)),
-            pa.array(self.labels_E[order_E]),
-            pa.array(self.raw_E[order_E]),
-            pa.array(self.boosted_E[order_E]),
-        ]
-        with replacing(path) as temporary:
-            table = pa.table(columns, schema=SCHEMA.with_metadata(dict(about)))
-            pq.write_table(table, temporary, compression="zstd")
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> ScoreFile:
-        """Read what `write` wrote.
-
-        Raises:
-            InputError: the file is missing or is not a score file.
-        """
-        fix = "evaluate the run again; the evaluate job writes this file"
-        try:
-            table = pq.read_table(path, columns=SCHEMA.names).cast(SCHEMA)
-        except FileNotFoundError:
-            raise InputError("score file is missing", file=path, fix=fix) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"not a score file ({reason})", file=path, fix=fix) from None
-        return cls(
-            image_ids_E=parse_image_ids(table["image_id"].to_pylist()),
-            classes_E=table["class_index"].to_numpy(),
-            labels_E=table["label"].to_numpy(),
-            raw_E=table["score_no_boost"].to_numpy(),
-            boosted_E=table["score"].to_numpy(),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """One run's scores of annotated entries, flat, length E, in any order.
-
-    Attributes:
-        scores_E: float32 or float64 logits.
-        labels_E: int8, POSITIVE or NEGATIVE.
-        class_ids_E: integers in [0, K).
-        image_ids_E: the image of each entry, any integers.
-    """
-
-    scores_E: npt.NDArray[np.floating]
-    labels_E: npt.NDArray[np.int8]
-    class_ids_E: npt.NDArray[np.integer]
-    image_ids_E: npt.NDArray[np.integer]
-
-    def __post_init__(self) -> None:
-        if self.image_ids_E.shape != self.labels_E.shape or (self.labels_E == UNOBSERVED).any():
-            raise InputError(
-                "entries without label, or with another number of images than of labels",
-                fix="pass annotated entries only, with the image of each",
-            )

@@ -15,11 +15,11 @@ import torch
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
 from pipeline.data.labels import LabelledSplit
-from pipeline.data.loader import Batch
 from pipeline.data.unreadable import LeftOut
 from pipeline.evaluation import publish
+from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
-from pipeline.evaluation.scores import gather, per_class, score, summaries
+from pipeline.evaluation.scores import gather, score
 from pipeline.inference.cams import explain
 from pipeline.models.cam_net import CamNet
 from pipeline.tracking.run_log import ProgressState, TrainingLog
@@ -97,23 +97,21 @@ class Validator:
             return {"epoch": float(epoch), SCORE: float(epoch)}
         steps, numbers = self._share.loader.plan.steps, itertools.count(1)
 
-        def on_batch(_: Batch) -> None:
+        def on_batch() -> None:
             done = next(numbers)
             self._show(epoch, done, steps)
             if done <= self._rounds and leaving():  # some ranks have one batch more
                 raise LeftEarly(f"left at batch {done} of the validation")
 
         scores = gather(score(model, self._share, on_batch))
-        ap_by_name = per_class(scores, len(self.dataset.classes))
-        found = summaries(scores, ap_by_name, self.dataset.classes)
-        metrics = publish.metrics_of(found, "val")
+        per_class = PerClass.of(scores, self.dataset.classes)
+        report = Report(summaries=per_class.summaries())
+        metrics = report.metrics("val")
         if self.rank == 0:
             publish.evaluation(
                 self.tracker,
-                classes=self.dataset.classes,
-                scores=scores,
-                ap_by_name=ap_by_name,
-                told=Report(summaries=found),
+                report,
+                per_class,
                 prefix="val",
                 step=images_seen,
                 folder=f"eval/epoch_{epoch:03d}",

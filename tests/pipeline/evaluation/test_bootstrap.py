@@ -1,4 +1,4 @@
-"""Confidence intervals: the weighted AP behind them, their pairing and their size."""
+"""Confidence intervals and differences: the weighted AP behind them, their pairing, their size."""
 
 from __future__ import annotations
 
@@ -10,67 +10,59 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import Summary, average_precision, summarize
-from pipeline.evaluation.scores import Judged
+from pipeline.evaluation.scores import Scores
 from sharding.errors import InputError
+from tests.pipeline.evaluation.entries import make_scores, reordered
 
 NUM_CLASSES = 10
 GROUPS = np.arange(NUM_CLASSES) // 2 + 1
+TWENTY = np.arange(20) // 4 + 1
 
 
-def judged(seed: int, size: int = 3000, images: int = 400, lift: float = 0.5) -> Judged:
-    """Entries with ties; positives score higher by `lift` on average."""
+def tied_scores(seed: int, size: int = 3000, images: int = 400) -> Scores:
+    """Entries with ties; positives score higher by a half on average."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, size).astype(np.int8)
-    scores = np.round(4 * (rng.normal(size=size) + lift * labels)) / 4
-    return Judged(
-        scores_E=scores.astype(np.float32),
-        labels_E=labels,
-        class_ids_E=rng.integers(0, NUM_CLASSES, size),
-        image_ids_E=rng.integers(0, images, size).astype(np.uint64) * 977,
-    )
+    labels = rng.integers(0, 2, size)
+    logits = np.round(4 * (rng.normal(size=size) + 0.5 * labels)) / 4
+    classes = rng.integers(0, NUM_CLASSES, size)
+    return make_scores(logits, labels, classes, rng.integers(0, images, size).astype("u8") * 977)
 
 
-def summary_of(entries: Judged) -> Summary:
-    ap_K = average_precision(entries.scores_E, entries.labels_E, entries.class_ids_E, NUM_CLASSES)
+def summary_of(entries: Scores) -> Summary:
+    ap_K = average_precision(entries.raw_E, entries.labels_E, entries.classes_E, NUM_CLASSES)
     none = np.zeros(NUM_CLASSES, int)
-    positives_K = np.bincount(entries.class_ids_E[entries.labels_E == 1], minlength=NUM_CLASSES)
+    positives_K = np.bincount(entries.classes_E[entries.labels_E == 1], minlength=NUM_CLASSES)
     return summarize(ap_K, GROUPS, positives_K, none)
 
 
 def test_a_replicate_is_scikit_learn_with_sample_weights() -> None:
-    entries = judged(0)
-    keys_E, order_E = bootstrap._sorted(entries)
+    entries = tied_scores(0)
     images, image_E = np.unique(entries.image_ids_E, return_inverse=True)
-    curves = bootstrap._Curves.of(keys_E, image_E[order_E], NUM_CLASSES)
+    curves = bootstrap._Curves.of(entries, entries.raw_E, image_E, NUM_CLASSES)
     for seed in range(3):
         drawn_N = np.random.default_rng(seed).integers(0, 3, len(images))
-        found, _ = curves.drawn(drawn_N)
+        ap_K, _ = curves.weighted_ap(drawn_N)
         for k in range(NUM_CLASSES):
-            mine = entries.class_ids_E == k
+            mine = entries.classes_E == k
             expected = average_precision_score(
                 entries.labels_E[mine],
-                entries.scores_E[mine],
+                entries.raw_E[mine],
                 sample_weight=drawn_N[image_E[mine]],
             )
-            assert found[k] == pytest.approx(expected, abs=1e-9)
+            assert ap_K[k] == pytest.approx(expected, abs=1e-9)
 
 
 def test_classes_of_a_replicate_weigh_what_was_drawn_of_them() -> None:
     # Two images, a class each, of AP 1 and 1/2: drawn are both, or one of them twice.
-    entries = Judged(
-        scores_E=np.array([1, 1, 2], np.float32),
-        labels_E=np.array([1, 1, 0], np.int8),
-        class_ids_E=np.array([0, 1, 1]),
-        image_ids_E=np.array([0, 1, 1]),
-    )
+    entries = make_scores([1, 1, 2], [1, 1, 0], [0, 1, 1], np.array([0, 1, 1]))
     weighted_R = bootstrap.resample(entries, np.array([1, 2]), replicates=40)[:, -1]
     assert set(weighted_R) == {0.5, 0.75, 1.0}
 
 
 def test_replicates_do_not_depend_on_the_order_of_entries() -> None:
-    entries = judged(1)
+    entries = tied_scores(1)
     shuffled = np.random.default_rng(5).permutation(len(entries.labels_E))
-    other = Judged(**{name: values[shuffled] for name, values in vars(entries).items()})
+    other = reordered(entries, shuffled)
     first = bootstrap.resample(entries, GROUPS, replicates=5)
     assert first.tobytes() == bootstrap.resample(other, GROUPS, replicates=5).tobytes()
     assert (first != bootstrap.resample(entries, GROUPS, replicates=5, seed=1)).any()
@@ -79,7 +71,7 @@ def test_replicates_do_not_depend_on_the_order_of_entries() -> None:
 def test_interval_holds_the_estimate_and_shrinks_with_data() -> None:
     widths = []
     for images in (200, 3200):
-        entries = judged(2, size=8 * images, images=images)
+        entries = tied_scores(2, size=8 * images, images=images)
         means = bootstrap.resample(entries, GROUPS, replicates=100)
         found = bootstrap.intervals(summary_of(entries), means)
         assert list(found) == list(bootstrap.MEANS)
@@ -96,12 +88,8 @@ def test_interval_holds_the_estimate_and_shrinks_with_data() -> None:
 def test_a_class_without_drawn_positive_is_left_out_and_rules_hold() -> None:
     # Class 0 has one positive; class 1 none, so it stays 0 in every replicate; class 2 nothing.
     size = 40
-    entries = Judged(
-        scores_E=np.arange(size, dtype=np.float32),
-        labels_E=(np.arange(size) == size - 2).astype(np.int8),
-        class_ids_E=np.arange(size) % 2,
-        image_ids_E=np.arange(size),
-    )
+    each = np.arange(size)
+    entries = make_scores(each, each == size - 2, each % 2)
     groups = np.array([1, 2, 3, 4, 5])
     means = bootstrap.resample(entries, groups, replicates=60)
     first = means[:, 0]
@@ -113,9 +101,45 @@ def test_a_class_without_drawn_positive_is_left_out_and_rules_hold() -> None:
     assert np.isnan(strict[:, 1]).all()
 
 
-def test_entries_without_image_or_label_are_refused() -> None:
-    entries = judged(3, size=10)
-    with pytest.raises(InputError, match="without label"):
-        dataclasses.replace(entries, labels_E=np.full(10, -1, np.int8))
-    with pytest.raises(InputError, match="number of images"):
-        dataclasses.replace(entries, image_ids_E=np.arange(9))
+def pair(lift: float, seed: int = 0, size: int = 4000) -> tuple[Scores, Scores]:
+    """Two runs whose scores share most of their noise; the second's positives are higher."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, size).astype(np.int8)
+    base = rng.normal(size=size) + labels
+    logits = base + 0.3 * rng.normal(size=size)
+    first = make_scores(logits, labels, rng.integers(0, 20, size), rng.integers(0, 500, size))
+    boosted = (base + lift * labels + 0.3 * rng.normal(size=size)).astype(np.float32)
+    return first, dataclasses.replace(first, boosted_E=boosted)
+
+
+def test_a_real_difference_is_significant_and_no_difference_is_not() -> None:
+    better = bootstrap.compare(*pair(0.4), TWENTY, replicates=150)
+    assert list(better) == list(bootstrap.MEANS)
+    assert better["all"].delta > 0
+    assert better["all"].interval.low > 0
+    assert better["all"].p_value < 0.02
+    same = bootstrap.compare(*pair(0.0), TWENTY, replicates=150)
+    assert same["all"].p_value > 0.05
+    assert same["all"].interval.low < 0 < same["all"].interval.high
+
+
+def test_a_run_against_itself_differs_by_nothing() -> None:
+    first, _ = pair(0.4)
+    found = bootstrap.compare(first, first, TWENTY, replicates=20)
+    assert {d.delta for d in found.values()} == {0.0}
+    assert {d.p_value for d in found.values()} == {1.0}
+
+
+def test_pairing_is_by_entry_whatever_their_order() -> None:
+    first, second = pair(0.4)
+    order = np.random.default_rng(1).permutation(len(second.labels_E))
+    shuffled = reordered(second, order)
+    expected = bootstrap.compare(first, second, TWENTY, replicates=20)
+    assert bootstrap.compare(first, shuffled, TWENTY, replicates=20) == expected
+
+
+def test_other_entries_are_refused() -> None:
+    first, second = pair(0.4)
+    relabelled = dataclasses.replace(second, labels_E=1 - second.labels_E)
+    with pytest.raises(InputError, match="different entries"):
+        bootstrap.compare(first, relabelled, TWENTY)

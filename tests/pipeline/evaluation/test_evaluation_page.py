@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.evaluation import report
-from pipeline.evaluation.metrics import average_precision, summarize
-from pipeline.evaluation.scores import ScoreFile
+from pipeline.evaluation.per_class import PerClass
+from pipeline.evaluation.scores import BOOST_ON
 from sharding.classes import ClassTable
+from tests.pipeline.evaluation.entries import make_scores
 
 PAGE = Path(__file__).parents[3] / "docs" / "evaluation.md"
 NUM_CLASSES = 20
@@ -31,21 +32,12 @@ def write_evaluation(folder: Path) -> float:
     kept = class_ids != rarest[1]
     labels, class_ids = labels[kept], class_ids[kept]
     scores = np.round(8 * (rng.normal(size=len(labels)) + labels)).astype(np.float32) / 8
-    image_ids = np.arange(len(labels)).astype(np.uint64)
-    ap_K = average_precision(scores, labels, class_ids, NUM_CLASSES)
-    positives_K = np.bincount(class_ids[labels == 1], minlength=NUM_CLASSES)
-    negatives_K = np.bincount(class_ids[labels == 0], minlength=NUM_CLASSES)
+    scored = dataclasses.replace(make_scores(scores, labels, class_ids), raw_E=-scores)
     classes.write(folder / "classes.parquet")
-    ScoreFile(
-        image_ids_E=image_ids,
-        classes_E=class_ids,
-        labels_E=labels,
-        raw_E=-scores,
-        boosted_E=scores,
-    ).write(folder / "scores.parquet")
-    columns = report.per_class_columns(classes, positives_K, negatives_K, ap_K, ap_K)
-    report.write_per_class(columns, folder / "per_class.parquet")
-    summary = summarize(ap_K, classes.groups_K, positives_K, negatives_K)
+    (folder / "scores.parquet").write_bytes(scored.to_parquet())
+    table = PerClass.of(scored, classes)
+    (folder / "per_class.parquet").write_bytes(table.to_parquet())
+    summary = table.summaries()[BOOST_ON]
     assert summary.counted[1] == 3
     return summary.map_groups[1]
 

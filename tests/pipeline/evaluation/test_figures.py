@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation import figures
+from pipeline.evaluation import figures, ranking
 from pipeline.evaluation.attribution import Attributions
-from pipeline.evaluation.metrics import Summary, summarize
+from pipeline.evaluation.metrics import Summary, average_precision, summarize
+from pipeline.evaluation.scores import Scores
 from pipeline.inference import cam_figures
+from tests.pipeline.evaluation.entries import make_scores
 
 RNG = np.random.default_rng(0)
+GROUPS = np.array([1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 1])
 
 
 def summary(shift: float = 0.0) -> Summary:
@@ -92,9 +95,9 @@ def test_constant_or_tiny_maps_and_small_images_render(size: tuple[int, int]) ->
 
 
 def test_precision_recall_names_each_line_with_its_map() -> None:
-    levels = (np.arange(100) + 0.5) / 100
-    curves = {"Group 1": 1 - levels, "Group 2": np.full(100, np.nan)}
-    figure = figures.precision_recall(curves, levels)
+    levels = figures.LEVELS_L
+    curves = {"Group 1": 1 - levels, "Group 2": np.full(len(levels), np.nan)}
+    figure = figures.precision_recall(curves)
     (axes,) = figure.axes
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["Group 1  50.0", "Group 2  –"]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), 100 * (1 - levels))
@@ -108,3 +111,35 @@ def test_attribution_histogram_says_what_lies_above_zero() -> None:
     texts = {t.get_text() for t in figure.axes[0].get_legend().get_texts()}
     assert texts == {"partial: 50% above zero, mean 2.00", "full: 0% above zero"}
     assert cam_figures.png(figure).startswith(b"\x89PNG")
+
+
+def eleven_classes() -> Scores:
+    """Ten classes with ties, and an eleventh of negatives only."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 4000)
+    class_ids = rng.integers(0, 11, 4000)
+    labels[class_ids == 10] = 0
+    scores = np.round(4 * (rng.normal(size=4000) + labels)) / 4
+    return make_scores(scores, labels, class_ids)
+
+
+def test_area_under_a_group_curve_is_its_map() -> None:
+    entries = eleven_classes()
+    ap_K = average_precision(entries.raw_E, entries.labels_E, entries.classes_E, 11)
+    none = np.zeros(11, int)
+    summary = summarize(ap_K, GROUPS, none, none)
+    found = figures.recall_curves(entries, GROUPS)
+    for group, value in summary.map_groups.items():
+        assert found[f"Group {group}"].mean() == pytest.approx(value, abs=2e-3)
+    assert found["All"].mean() == pytest.approx(summary.map_all, abs=2e-3)
+
+
+def test_precision_at_recall_by_hand() -> None:
+    # Descending: +, -, +, + with the last two tied to a negative.
+    scores = np.array([4, 3, 2, 2, 2], np.float32)
+    labels = np.array([1, 0, 1, 1, 0], np.int8)
+    keys = np.sort(ranking.make_keys(scores, labels, np.zeros(5, np.int64)))
+    levels = np.array([0.01, 1 / 3, 0.34, 2 / 3, 1.0])
+    found = ranking.rank(keys, 2).at_recall(levels)
+    np.testing.assert_allclose(found[0], [1, 1, 3 / 5, 3 / 5, 3 / 5])
+    assert np.isnan(found[1]).all()

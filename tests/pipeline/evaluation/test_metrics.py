@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import average_precision_score
 
-from pipeline.evaluation.metrics import average_precision, average_precision_dense, summarize
+from pipeline.config.commands import Rule
+from pipeline.evaluation.metrics import average_precision, summarize
 from sharding.errors import InputError
+from sharding.labels import UNOBSERVED
 
 GOLDEN = ["ap_partial_noties", "ap_partial_ties"]
 
@@ -29,6 +32,13 @@ def reference(
             positive = labels[mine] == 1
             ap_K[k] = average_precision_score(positive, scores[mine]) if positive.any() else 0.0
     return ap_K
+
+
+def dense_ap(scores_NK: np.ndarray, labels_NK: np.ndarray, rule: Rule) -> np.ndarray:
+    """AP per class of a dense score matrix and tri-state labels."""
+    rows_E, classes_E = np.nonzero(labels_NK != UNOBSERVED)
+    flat = scores_NK[rows_E, classes_E], labels_NK[rows_E, classes_E], classes_E
+    return average_precision(*flat, scores_NK.shape[1], rule)
 
 
 def entries(
@@ -47,10 +57,7 @@ def entries(
 @pytest.mark.parametrize("file", GOLDEN)
 def test_golden_vectors_under_each_rule(shared: Path, file: str) -> None:
     golden = np.load(shared / "golden" / f"{file}.npz")
-    ap = {
-        rule: average_precision_dense(golden["scores"], golden["labels"], rule)
-        for rule in ("boostlu", "imcl", "csl")
-    }
+    ap = {rule: dense_ap(golden["scores"], golden["labels"], rule) for rule in get_args(Rule)}
     np.testing.assert_allclose(ap["boostlu"], golden["ap_bridgegap"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(ap["imcl"], golden["ap_imcl"], rtol=0, atol=1e-9)
     assert 100 * np.nanmean(ap["boostlu"]) == pytest.approx(
@@ -63,6 +70,34 @@ def test_golden_vectors_under_each_rule(shared: Path, file: str) -> None:
         counted = golden["ap_csl"] != -1
         np.testing.assert_allclose(ap["csl"][counted], golden["ap_csl"][counted], rtol=1e-7)
         assert 100 * np.nanmean(ap["csl"]) == pytest.approx(float(golden["map_csl_pct"]), abs=1e-5)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("file", GOLDEN)
+def test_the_default_rule_is_sklearns_where_sklearn_has_a_value(shared: Path, file: str) -> None:
+    golden = np.load(shared / "golden" / f"{file}.npz")
+    ap_K = dense_ap(golden["scores"], golden["labels"], "boostlu")
+    defined_K = ~np.isnan(golden["ap_sklearn"])
+    np.testing.assert_allclose(ap_K[defined_K], golden["ap_sklearn"][defined_K], rtol=0, atol=1e-9)
+    compact = golden["aps_bridgegap_openimages_compact"]
+    np.testing.assert_allclose(ap_K[~np.isnan(ap_K)], compact, rtol=0, atol=1e-9)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("file", GOLDEN)
+def test_classes_are_skipped_for_the_reasons_of_the_reference(shared: Path, file: str) -> None:
+    golden = np.load(shared / "golden" / f"{file}.npz")
+    labels_NK = golden["labels"]
+    observed_K, positives_K = (labels_NK >= 0).sum(0), (labels_NK == 1).sum(0)
+    np.testing.assert_array_equal(observed_K, golden["n_observed"])
+    np.testing.assert_array_equal(positives_K, golden["n_pos"])
+    no_labels, no_negatives, no_positives = golden["csl_counts_nolabels_noneg_nopos"]
+    seen_K = observed_K > 0
+    assert (~seen_K).sum() == no_labels
+    assert (seen_K & (positives_K == observed_K)).sum() == no_negatives
+    assert (seen_K & (positives_K == 0)).sum() == no_positives
+    skipped_K = np.isnan(dense_ap(golden["scores"], labels_NK, "csl"))
+    assert skipped_K.sum() == no_labels + no_negatives + no_positives
 
 
 @settings(max_examples=150, deadline=None)
@@ -203,7 +238,7 @@ def test_summary_refuses_columns_of_other_classes() -> None:
 @pytest.mark.shared
 def test_weighted_mean_equals_the_reference(shared: Path) -> None:
     golden = np.load(shared / "golden" / "ap_partial_noties.npz")
-    ap_K = average_precision_dense(golden["scores"], golden["labels"], "csl")
+    ap_K = dense_ap(golden["scores"], golden["labels"], "csl")
     positives_K = golden["n_pos"]
     negatives_K = golden["n_observed"] - positives_K
     found = summarize(ap_K, np.ones(14, int), positives_K, negatives_K, rule="csl")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ import pytest
 from pipeline.evaluation import references, report
 from pipeline.evaluation.bootstrap import MEANS, Difference, Interval, means_of
 from pipeline.evaluation.metrics import Summary, summarize
+from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Comparison, Report
 from sharding.classes import ClassTable
 
@@ -96,7 +97,7 @@ def test_json_is_strict_and_keeps_full_precision(pair: dict[str, Summary]) -> No
     assert back["rule"] == "boostlu"
 
 
-def test_per_class_columns_round_trip_through_parquet(tmp_path: Path) -> None:
+def test_per_class_columns_round_trip_through_parquet() -> None:
     classes = ClassTable.build(
         ["/m/01", "/m/02", "/m/03", "/m/04", "/m/05"],
         ["Cat", "Trunk", "Trunk", 'Fiat 500 "topolino"', "Café"],
@@ -104,14 +105,21 @@ def test_per_class_columns_round_trip_through_parquet(tmp_path: Path) -> None:
         np.arange(5),
     )
     ap_K = np.array([0.5, np.nan, 1.0, 0.0, 1 / 3])
-    columns = report.per_class_columns(classes, np.arange(5), np.arange(5) * 2, ap_K, ap_K / 2)
+    table = PerClass(
+        classes=classes,
+        rule="boostlu",
+        ap_no_boost_K=ap_K / 2,
+        ap_K=ap_K,
+        positives_K=np.arange(5),
+        negatives_K=np.arange(5) * 2,
+    )
+    columns = table.columns()
     assert list(columns) == [
         *("index", "mid", "name", "group"),
         *("positives", "negatives", "ap", "ap_no_boost"),
     ]
     assert columns["ap"][1] is None
-    report.write_per_class(columns, tmp_path / "per_class.parquet")
-    back = pq.read_table(tmp_path / "per_class.parquet").to_pydict()
+    back = pq.read_table(io.BytesIO(table.to_parquet())).to_pydict()
     assert back == columns
     assert back["ap"][4] == 1 / 3
 

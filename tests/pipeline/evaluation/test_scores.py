@@ -1,10 +1,13 @@
-"""Scores of annotated entries: the same from any number of parts, and right."""
+"""Scores of annotated entries: the same from any number of parts, right, and kept in a file."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,13 +17,17 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.labels import LabelledSplit
 from pipeline.data.loader import Loader
 from pipeline.data.unreadable import LeftOut
-from pipeline.evaluation.scores import Scores, _empty, score
+from pipeline.evaluation.metrics import average_precision
+from pipeline.evaluation.per_class import PerClass
+from pipeline.evaluation.scores import Scores, score
 from pipeline.models import cam_net
 from pipeline.training import validation
 from pipeline.training.loop import LeftEarly
 from pipeline.training.validation import Validator
+from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
+from tests.pipeline.evaluation.entries import reordered
 from tests.pipeline.training.test_worker import Recorder
 from tests.support.distributed import run_ranks
 
@@ -45,10 +52,10 @@ def test_every_annotated_entry_is_scored_once(squares: Path, model: cam_net.CamN
     assert len(found.labels_E) == len(table.states_E) == 24 * 4
     pairs = set(zip(format_image_ids(found.image_ids_E), found.classes_E.tolist(), strict=True))
     assert len(pairs) == 24 * 4
-    positives_K, negatives_K = found.supports(K)
+    per_class = PerClass.of(found, Dataset.open(squares).classes)
     expected = table.count_per_class(K)
-    assert np.array_equal(positives_K, expected[0])
-    assert np.array_equal(negatives_K, expected[1])
+    assert np.array_equal(per_class.positives_K, expected[0])
+    assert np.array_equal(per_class.negatives_K, expected[1])
 
 
 def test_scores_are_the_networks_logits(squares: Path, model: cam_net.CamNet) -> None:
@@ -144,7 +151,59 @@ def test_ranks_with_unequal_shares_leave_a_validation_together(
     assert run_ranks(left_or_scored, 2, squares, model, None) == [("scored True", 2)] * 2
 
 
-def test_a_rank_without_images_has_no_entries(squares: Path, model: cam_net.CamNet) -> None:
-    nothing = Scores.concatenate([_empty()])
+def test_a_rank_without_images_has_no_entries(squares: Path) -> None:
+    nothing = Scores.concatenate([])
     assert len(nothing.labels_E) == 0
-    assert nothing.supports(3)[0].tolist() == [0, 0, 0]
+    table = PerClass.of(nothing, Dataset.open(squares).classes)
+    assert table.positives_K.tolist() == [0] * K
+
+
+def random_scores(size: int = 500) -> Scores:
+    rng = np.random.default_rng(0)
+    pairs = rng.choice(100 * 9, size, replace=False)
+    return Scores(
+        # Ids with leading zeros, all digits and the top bit set must survive as text.
+        image_ids_E=(pairs // 9).astype(np.uint64) * np.uint64(2**57 + 3),
+        classes_E=pairs % 9,
+        labels_E=rng.integers(0, 2, size).astype(np.int8),
+        raw_E=rng.normal(size=size).astype(np.float32),
+        boosted_E=rng.normal(size=size).astype(np.float32),
+    )
+
+
+def test_average_precision_survives_the_round_trip_to_the_last_bit(tmp_path: Path) -> None:
+    before = random_scores()
+    (tmp_path / "scores.parquet").write_bytes(before.to_parquet())
+    after = Scores.read(tmp_path / "scores.parquet")
+    for boosted in (False, True):
+        ap_K = [
+            average_precision(s.logits(boosted=boosted), s.labels_E, s.classes_E, 9).tobytes()
+            for s in (before, after)
+        ]
+        assert ap_K[0] == ap_K[1]
+    assert set(after.image_ids_E) == set(before.image_ids_E)
+
+
+def test_bytes_do_not_depend_on_the_order_of_entries() -> None:
+    first = random_scores()
+    order = np.random.default_rng(1).permutation(len(first.labels_E))
+    second = reordered(first, order)
+    assert first.to_parquet() == second.to_parquet()
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="score file is missing"):
+        Scores.read(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("no parquet")
+    pq.write_table(pa.table({"image_id": ["0"]}), tmp_path / "other.parquet")
+    for name in ("text", "other"):
+        with pytest.raises(InputError, match="not a score file"):
+            Scores.read(tmp_path / f"{name}.parquet")
+
+
+def test_entries_without_image_or_label_are_refused() -> None:
+    entries = random_scores(10)
+    with pytest.raises(InputError, match="without label"):
+        dataclasses.replace(entries, labels_E=np.full(10, -1, np.int8))
+    with pytest.raises(InputError, match="number of images"):
+        dataclasses.replace(entries, image_ids_E=np.arange(9))

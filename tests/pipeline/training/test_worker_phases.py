@@ -14,7 +14,7 @@ import torch
 from pipeline.config.commands import EvaluateConfig
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
-from pipeline.evaluation.run import _score_part
+from pipeline.evaluation.run import evaluate_part
 from pipeline.evaluation.scores import Scores
 from pipeline.models.cam_head import CamHead
 from pipeline.models.cam_net import CamNet
@@ -118,7 +118,7 @@ def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) ->
         config = EvaluateConfig(
             checkpoint=str(tmp_path), dataset=str(squares), split="validation", beam=beam
         )
-        return _score_part(config, str(tmp_path), 1, 1, 0)
+        return evaluate_part(config, str(tmp_path), None, 1, 1, 0).scores
 
     alone, searched = scored(0), scored(2)
     assert len(alone.raw_E) == len(searched.raw_E) > 0
