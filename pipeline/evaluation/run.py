@@ -128,9 +128,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate on the connected cluster; any number of equal workers gives the same bits.
 
     Raises:
-        InputError: as of `Subject.open`, or a file is missing or damaged.
+        InputError: as of `Subject.open`; a file is missing or damaged; or the checkpoint is an
+            MLflow model's own copy and the cluster has several nodes.
     """
     subject = Subject.open(config)
+    if locate.is_copy(subject.checkpoint) and len(session.nodes()) > 1:
+        raise InputError(
+            f"{config.checkpoint} was downloaded to this machine, which the others do not see",
+            fix="pass a checkpoint directory or bucket that every node reads",
+        )
     workers, gpus, cpus = session.shares(config.workers)
     samples = sum(shard.images for shard in subject.dataset.shards(config.split))
     count = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
