@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from sharding.errors import InputError
+from sharding.openimages.dump_files import decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
 
@@ -47,14 +48,7 @@ class ReadLog:
         Raises:
             InputError: it is missing, cannot be read, or is not UTF-8.
         """
-        try:
-            return self.read(path).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"not UTF-8 ({error.reason} at byte {error.start})",
-                file=path,
-                fix="save it as UTF-8",
-            ) from None
+        return decode_utf8(self.read(path), path)
 
     def lines(self, path: Path) -> list[str]:
         """The lines of a UTF-8 file, whatever its line ends."""

@@ -1,8 +1,8 @@
-"""The class list of a dump with its display names, exactly as published.
+"""Read the class list of a dump and the display names of its classes, as published.
 
 The index of a class is the line number of its MID; Google's order ignores `_` and is no plain
-sort, so it is never sorted again. Descriptions mix line ends, quote some names, and have a header
-from V6 on. Names are not unique; MIDs are.
+sort, so the list is never sorted again. Descriptions mix line ends, quote some names, and have a
+header from V6 on. Names are not unique; MIDs are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEADER = ["LabelName", "DisplayName"]
 
 
 def read_classes(dump: Dump) -> list[tuple[str, str]]:
-    """(MID, name) of every trainable class, in list order; a class without a name bears its MID.
+    """Read (MID, name) of every trainable class, in list order; the MID where it has no name.
 
     Raises:
         InputError: a file is missing or malformed, or the list repeats a MID.
@@ -29,13 +29,13 @@ def read_classes(dump: Dump) -> list[tuple[str, str]]:
 
 
 def read_mids(file: DumpFile) -> list[str]:
-    """The MIDs of a class list, one a line, in file order.
+    """Read the MIDs of a class list, one a line, in file order.
 
     Raises:
         InputError: a line is no MID, or repeats one, or there is none.
     """
     rows: dict[str, int] = {}
-    for row, line in enumerate(io.StringIO(_text(file), newline=None), start=1):
+    for row, line in enumerate(io.StringIO(file.read_text(), newline=None), start=1):
         mid = line.rstrip("\n")
         if not mid:
             continue
@@ -60,13 +60,13 @@ def read_mids(file: DumpFile) -> list[str]:
 
 
 def read_descriptions(file: DumpFile) -> dict[str, str]:
-    """Name by MID, in file order.
+    """Read names by MID, in file order.
 
     Raises:
         InputError: a row is not ``MID,name``, or repeats a MID.
     """
     names: dict[str, str] = {}
-    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(file.read_text(), newline=""), strict=True)
     try:
         for cells in reader:
             if not cells or (reader.line_num == 1 and cells == _HEADER):
@@ -82,16 +82,3 @@ def read_descriptions(file: DumpFile) -> dict[str, str]:
             fix="give rows of MID,name; quote a name that holds a comma or a quote",
         ) from None
     return names
-
-
-def _text(file: DumpFile) -> str:
-    with file.open() as stream:
-        raw = stream.read()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"not UTF-8 ({error.reason} at byte {error.start})",
-            file=str(file),
-            fix="save it as UTF-8",
-        ) from None

@@ -1,18 +1,18 @@
-"""An annotation dump, located: which release it is and which of its files is which."""
+"""Locate an annotation dump: which release it is, and which of its files holds what."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sharding.errors import InputError
 from sharding.layout import SPLITS
-from sharding.openimages.dump_files import DumpFile, list_files
+from sharding.openimages.dump_files import RARELY_READ, DumpFile, list_files
 from sharding.openimages.layouts import (
     LAYOUTS,
     Layout,
@@ -23,16 +23,19 @@ from sharding.openimages.layouts import (
     recognise,
 )
 
+Role = Literal["machine", "classes", "descriptions", "images"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dump:
-    """An annotation dump, located: which files it consists of. Nothing is read but names.
+    """The files of an annotation dump, found by their names; none is read.
 
     Attributes:
         root: the directory, archive or file it was opened from.
         name: the directory that holds the labels ("2017_11"), or chosen; names the label version.
         release: "v3" ... "v7" or "export".
         human: file of human-verified labels by split; never empty.
+        files: all tables, but for those in rarely read archives.
     """
 
     root: Path
@@ -40,6 +43,9 @@ class Dump:
     release: str
     human: Mapping[str, DumpFile]
     files: tuple[DumpFile, ...] = field(repr=False)
+    _rarely_read: dict[str, tuple[DumpFile, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def open(
@@ -48,7 +54,7 @@ class Dump:
         release: str | None = None,
         name: str | None = None,
     ) -> Dump:
-        """Locate the files of a dump.
+        """Find the files of a dump.
 
         Args:
             directory: the dump's folder or its parent, or a folder with the published archives.
@@ -61,14 +67,15 @@ class Dump:
         root = Path(directory)
         files = list_files(root)
         layout, human = recognise(root, files, release)
-        chosen = name if name is not None else _folder(next(iter(human.values())))
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", chosen):
+        if name is None:
+            name = _folder(next(iter(human.values())))
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise InputError(
-                f"{chosen!r} cannot name a label version",
+                f"{name!r} cannot name a label version",
                 file=root,
                 fix="name it with letters, digits, '.', '_' and '-' only",
             )
-        return cls(root=root, name=chosen, release=layout.release, human=human, files=files)
+        return cls(root=root, name=name, release=layout.release, human=human, files=files)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -77,7 +84,7 @@ class Dump:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a user should know who expects a whole dump."""
+        """Notes for a user who expects a complete dump."""
         return tuple(
             f"note: the {split} labels are only those of the classes that have boxes ({file.name})"
             for split, file in self.human.items()
@@ -87,7 +94,7 @@ class Dump:
     @property
     def has_class_list(self) -> bool:
         """Whether the trainable list came with the dump."""
-        return self._find(self._layout.classes, self.files, "train") is not None
+        return self._find("classes") is not None
 
     @property
     def class_list_file(self) -> DumpFile:
@@ -108,7 +115,7 @@ class Dump:
         return self._required("descriptions", "the class names")
 
     def annotation_files(self, split: str) -> tuple[DumpFile, ...]:
-        """The files of human-verified labels of a split.
+        """List the files of human-verified labels of a split.
 
         Raises:
             InputError: the dump has no such split.
@@ -117,70 +124,66 @@ class Dump:
             raise InputError(
                 f"the dump has no {split!r} labels; present: {', '.join(self.splits)}",
                 file=self.root,
-                fix=f"add {_either(self._layout.human, split)}",
+                fix=f"add {_alternatives(self._layout.human, split)}",
             )
         return (self.human[split],)
 
     def machine_file(self, split: str) -> DumpFile:
-        """The file of machine labels of a split.
+        """Find the file of machine labels of a split.
 
         Raises:
             InputError: the dump has none.
         """
-        patterns = self._layout.machine
-        found = self._find(patterns, self._with_machine_labels, split)
-        if found is None:
+        file = self._find("machine", split)
+        if file is None:
+            looked_for = _alternatives(self._layout.machine, split)
             raise InputError(
-                f"machine labels were asked for: looked for {_either(patterns, split)}",
+                f"machine labels were asked for: looked for {looked_for}",
                 file=self.root,
                 fix="add the file or leave out the machine threshold",
             )
-        return found
+        return file
 
     def images_file(self, split: str) -> DumpFile | None:
-        """The image list (URLs, MD5, from V4 on rotation) of a split, None where there is none."""
-        return self._find(self._layout.images, self._with_image_lists, split)
+        """Find the image list (URLs, MD5, from V4 on rotation) of a split; None where missing."""
+        return self._find("images", split)
 
     @property
     def _layout(self) -> Layout:
         return next(layout for layout in LAYOUTS if layout.release == self.release)
 
-    @functools.cached_property
-    def _with_machine_labels(self) -> tuple[DumpFile, ...]:
-        return self._also("machine")
-
-    @functools.cached_property
-    def _with_image_lists(self) -> tuple[DumpFile, ...]:
-        return self._also("images")
-
-    def _also(self, rarely_read: str) -> tuple[DumpFile, ...]:
-        return tuple(dict.fromkeys((*self.files, *list_files(self.root, rarely_read=rarely_read))))
-
-    def _required(self, role: str, what: str) -> DumpFile:
-        patterns = getattr(self._layout, role)
-        found = self._find(patterns, self.files, "train")
-        if found is None:
+    def _required(self, role: Role, what: str) -> DumpFile:
+        file = self._find(role)
+        if file is None:
+            looked_for = _alternatives(getattr(self._layout, role), "train")
             raise InputError(
-                f"{what} is missing: looked for {_either(patterns, 'train')}",
+                f"{what} is missing: looked for {looked_for}",
                 file=self.root,
                 fix="put the file beside the annotations",
             )
-        return found
+        return file
 
-    def _find(
-        self, patterns: tuple[str, ...], files: tuple[DumpFile, ...], split: str
-    ) -> DumpFile | None:
-        """The best file of a role: earlier pattern, then closer to the labels, then unpacked."""
+    def _find(self, role: Role, split: str = "train") -> DumpFile | None:
+        """Find the best file: earlier pattern, then closer to the labels, then unpacked."""
         home = next(iter(self.human.values()))
-        for pattern in patterns:
-            matching = [file for file in files if matches(pattern, split, file)]
+        for pattern in getattr(self._layout, role):
+            matching = [f for f in self._files_for(role) if matches(pattern, split, f)]
             if matching:
                 return min(matching, key=lambda file: (-_shared_folders(file, home), file.packing))
         return None
 
+    def _files_for(self, role: Role) -> tuple[DumpFile, ...]:
+        """List the files that may have a role, members of rarely read archives once asked for."""
+        if role not in RARELY_READ:
+            return self.files
+        if role not in self._rarely_read:
+            more = list_files(self.root, rarely_read=role)
+            self._rarely_read[role] = tuple(dict.fromkeys((*self.files, *more)))
+        return self._rarely_read[role]
+
 
 def _folder(file: DumpFile) -> str:
-    """The folder a release lies in, above the split's own folder."""
+    """Name the folder of a release, above the split's own folder."""
     folders = file.location.split("/")[:-1]
     while len(folders) > 1 and is_split_folder(folders[-1]):
         folders.pop()
@@ -192,5 +195,5 @@ def _shared_folders(file: DumpFile, home: DumpFile) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _either(patterns: Sequence[str], split: str) -> str:
+def _alternatives(patterns: Sequence[str], split: str) -> str:
     return " or ".join(readable(pattern, split) for pattern in patterns) or "nothing: none exist"

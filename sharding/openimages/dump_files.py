@@ -1,4 +1,4 @@
-"""Files of a dump, wherever they lie: plain, `.gz`, or a member of a `.tar.gz`, never unpacked."""
+"""List and open the tables of a dump: plain, `.gz`, or members of a `.tar.gz`, never unpacked."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 TABLES = (".csv", ".txt")
 DEPTH = 4
 
-# An archive is listed by reading it through, seconds for a gigabyte, so those that are rarely asked
-# for wait until they are. Names as published: annotations_machine_2017_11, images_2017_11, ...
-_RARELY_READ = re.compile(r"(?:^|[_-])(machine|images|bbox)(?:[_.-]|$)")
+# Listing an archive means reading it, seconds for a gigabyte, so those that are rarely needed wait
+# until they are. Names as published: annotations_machine_2017_11, images_2017_11, ...
+RARELY_READ = ("machine", "images", "bbox")
+_RARE_NAME = re.compile(rf"(?:^|[_-])({'|'.join(RARELY_READ)})(?:[_.-]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class DumpFile:
     Attributes:
         path: the file on disk.
         member: name inside the archive at ``path``, None for a file that is no archive.
-        location: where the table would lie if everything were unpacked in place, relative to the
-            dump's directory and starting with that directory's name; forward slashes.
+        location: path of the table if everything were unpacked in place, relative to the dump's
+            directory and starting with that directory's name; forward slashes.
     """
 
     path: Path
@@ -59,11 +60,11 @@ class DumpFile:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The table's bytes as a stream, decompressed.
+        """Open the table as a stream of decompressed bytes.
 
         Raises:
-            InputError: also for errors met while reading inside the ``with`` block: the file is
-                missing, or the archive is cut off or damaged.
+            InputError: the file is missing, or the archive is cut off or damaged; also while it
+                is read inside the ``with`` block.
         """
         with self.damage_as_input_error():
             if self.member is not None:
@@ -79,9 +80,18 @@ class DumpFile:
                 with open(self.path, "rb", buffering=0) as plain:
                     yield plain
 
+    def read_text(self) -> str:
+        """Read the whole table as UTF-8 text, with or without a byte order mark.
+
+        Raises:
+            InputError: as `open`, or it is not UTF-8.
+        """
+        with self.open() as stream:
+            return decode_utf8(stream.read(), str(self))
+
     @contextlib.contextmanager
     def damage_as_input_error(self) -> Iterator[None]:
-        """Name this file in one line where reading it fails."""
+        """Turn errors of reading this file into one line that names it."""
         try:
             yield
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, KeyError) as error:
@@ -97,12 +107,28 @@ class DumpFile:
             ) from None
 
 
-def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile, ...]:
-    """Every table under a dump's directory, to a depth of four, and inside its archives.
+def decode_utf8(content: bytes, file: str | os.PathLike[str]) -> str:
+    """Decode the content of a file, with or without a byte order mark.
 
-    ``root`` may also be a single archive or a single table. Archives whose first member is no
-    table are passed over: they hold pictures. Archives that are named for machine labels, boxes
-    or image lists are listed when ``rarely_read`` is that word, and no others then.
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 ({error.reason} at byte {error.start})"
+        raise InputError(problem, file=file, fix="save it as UTF-8") from None
+
+
+def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile, ...]:
+    """List the tables under a dump's directory, to a depth of four, and inside its archives.
+
+    Archives whose first member is no table are skipped: they hold pictures.
+
+    Args:
+        root: the directory, or a single archive or table.
+        rarely_read: one of `RARELY_READ`, to list the archives named for it and no others; those
+            are skipped without it.
 
     Raises:
         InputError: ``root`` does not exist, or an archive is damaged.
@@ -113,32 +139,32 @@ def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile,
         )
     root = root.resolve()
     base = root if root.is_dir() else root.parent
-    found: list[DumpFile] = []
+    tables: list[DumpFile] = []
     for path in _walk(root) if root.is_dir() else [root]:
         file = DumpFile(path=path, location=f"{base.name}/{path.relative_to(base).as_posix()}")
         if path.name.endswith(ARCHIVES):
-            found.extend(_members(file, rarely_read))
+            tables.extend(_members(file, rarely_read))
         elif path.name.removesuffix(".gz").endswith(TABLES):
-            found.append(replace(file, location=file.location.removesuffix(".gz")))
-    return tuple(sorted(found, key=lambda file: (file.location, file.packing, str(file.path))))
+            tables.append(replace(file, location=file.location.removesuffix(".gz")))
+    return tuple(sorted(tables, key=lambda file: (file.location, file.packing, str(file.path))))
 
 
 def _walk(root: Path) -> Iterator[Path]:
     depth = len(root.parts)
     # Links are followed: the depth ends a cycle.
     for directory, folders, names in os.walk(root, followlinks=True):
-        here = Path(directory)
-        if len(here.parts) - depth >= DEPTH:
+        folder = Path(directory)
+        if len(folder.parts) - depth >= DEPTH:
             folders.clear()
         folders.sort()
         for name in names:
             if name.endswith(ARCHIVES) or name.removesuffix(".gz").endswith(TABLES):
-                yield here / name
+                yield folder / name
 
 
 def _members(file: DumpFile, rarely_read: str | None) -> list[DumpFile]:
     folder = file.location.rsplit("/", 1)[0]
-    rare = _RARELY_READ.search(file.path.name)
+    rare = _RARE_NAME.search(file.path.name)
     if (rare and rare[1]) != rarely_read:
         return []
     with file.damage_as_input_error(), tarfile.open(file.path) as archive:

@@ -1,20 +1,18 @@
-"""The file names of Open Images V3 to V7, as one table.
+"""Recognise the release of a dump, V3 to V7, from the names of its files.
 
-Source: the published file names (READMEV3 and the download pages of V4 to V7). The header of the
-image-label files never changed, so a release is recognised by its names alone. V4 and V5 have the
-same names; only the folder they were published in (`2018_04`, `v5`) tells them apart. V6 re-issued
-the train labels only: its validation and test labels are V5's. V7 writes `val` for `validation`.
-Files named `-boxable` hold the labels of the 600 classes that have boxes; they are taken for a
-split whose whole labels are not there.
-
-Which release the files of a folder are, and which of them hold the labels of which split.
+Source of the names: READMEV3 and the download pages of V4 to V7. The header of the image-label
+files never changed, so a release is recognised by its names alone. V4 and V5 have the same names;
+only the folder they were published in (`2018_04`, `v5`) tells them apart. V6 re-issued the train
+labels only: its validation and test labels are V5's. V7 writes `val` for `validation`. Files named
+`-boxable` hold the labels of the 600 classes that have boxes; they serve for a split whose full
+label file is missing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sharding.errors import InputError
@@ -30,9 +28,18 @@ _ANY_PREFIX = "(?:[^/]*[-_.])?"
 class Layout:
     """The file names of one release, as patterns over the end of a location.
 
-    ``{split}`` stands for the spellings of a split; of several patterns the first that finds a
-    file wins. ``folder`` is where the release was published (a regular expression). The layout
-    fits only where ``marker`` is found, in any split.
+    ``{split}`` matches the spellings of a split; of several patterns the first that finds a file
+    wins.
+
+    Attributes:
+        release: "v3" ... "v7" or "export".
+        folder: where the release was published (a regular expression).
+        human: files of human-verified labels.
+        marker: the layout fits only where this is found, in any split.
+        machine: files of machine labels.
+        classes: the trainable class list.
+        descriptions: names of the classes.
+        images: image lists.
     """
 
     release: str
@@ -46,23 +53,36 @@ class Layout:
 
 
 ALL_SPLITS_LIST = "image_ids_and_rotation.csv"
-"""The one image list that is not of a single split."""
+"""Name of the one image list that is not of a single split."""
 
-_V4_LABELS = "{split}-annotations-human-imagelabels.csv"
-
-_V4_BOXABLE = "{split}-annotations-human-imagelabels-boxable.csv"
-
-_V4_EITHER = "{split}-annotations-human-imagelabels(?:-boxable)?.csv"
-
-_V4_MACHINE = "{split}-annotations-machine-imagelabels.csv"
-
-_V4_IMAGES = (
+_LABELS = "{split}-annotations-human-imagelabels.csv"
+_BOXABLE = "{split}-annotations-human-imagelabels-boxable.csv"
+_MACHINE = "{split}-annotations-machine-imagelabels.csv"
+_LISTS = (
     "{split}-images-with-labels-with-rotation.csv",
     "{split}-images-with-rotation.csv",
     "{split}-images-boxable-with-rotation.csv",
     ALL_SPLITS_LIST,
 )
 
+_V4 = Layout(
+    release="v4",
+    folder="2018_04",
+    human=(_LABELS, _BOXABLE),
+    marker="{split}-annotations-human-imagelabels(?:-boxable)?.csv",
+    machine=(_MACHINE,),
+    images=_LISTS,
+)
+_V6 = Layout(
+    release="v6",
+    folder="v6|v5",
+    human=("oidv6-" + _LABELS, _LABELS, _BOXABLE),
+    marker="oidv6-train-annotations-human-imagelabels.csv",
+    machine=("oidv6-" + _MACHINE, _MACHINE),
+    classes=("oidv6-classes-trainable.txt", "classes-trainable.txt"),
+    descriptions=("oidv6-class-descriptions.csv", "class-descriptions.csv"),
+    images=("oidv6-{split}-images-with-labels-with-rotation.csv", *_LISTS),
+)
 LAYOUTS = (
     Layout(
         release="v3",
@@ -72,41 +92,18 @@ LAYOUTS = (
         machine=("{split}/annotations-machine.csv",),
         images=("{split}/images.csv",),
     ),
-    Layout(
-        release="v4",
-        folder="2018_04",
-        human=(_V4_LABELS, _V4_BOXABLE),
-        marker=_V4_EITHER,
-        machine=(_V4_MACHINE,),
-        images=_V4_IMAGES,
-    ),
-    Layout(
-        release="v5",
-        folder="v5",
-        human=(_V4_LABELS, _V4_BOXABLE),
-        marker=_V4_EITHER,
-        machine=(_V4_MACHINE,),
-        images=_V4_IMAGES,
-    ),
-    Layout(
-        release="v6",
-        folder="v6|v5",
-        human=("oidv6-" + _V4_LABELS, _V4_LABELS, _V4_BOXABLE),
-        marker="oidv6-train-annotations-human-imagelabels.csv",
-        machine=("oidv6-" + _V4_MACHINE, _V4_MACHINE),
-        classes=("oidv6-classes-trainable.txt", "classes-trainable.txt"),
-        descriptions=("oidv6-class-descriptions.csv", "class-descriptions.csv"),
-        images=("oidv6-{split}-images-with-labels-with-rotation.csv", *_V4_IMAGES),
-    ),
-    Layout(
+    _V4,
+    replace(_V4, release="v5", folder="v5"),
+    _V6,
+    replace(
+        _V6,
         release="v7",
         folder="v7",
-        human=("oidv7-" + _V4_LABELS,),
-        marker="oidv7-" + _V4_LABELS,
-        machine=("oidv7-" + _V4_MACHINE,),
+        human=("oidv7-" + _LABELS,),
+        marker="oidv7-" + _LABELS,
+        machine=("oidv7-" + _MACHINE,),
         classes=("oidv7-classes-trainable.txt", "classes-trainable.txt"),
         descriptions=("oidv7-class-descriptions.csv", "class-descriptions.csv"),
-        images=("oidv6-{split}-images-with-labels-with-rotation.csv", *_V4_IMAGES),
     ),
     # What this project writes itself: corrections and reviewed candidates, one CSV per split.
     Layout(
@@ -116,10 +113,14 @@ LAYOUTS = (
         marker="{any}{split}(?:/corrections)?.csv",
     ),
 )
+RELEASES = tuple(layout.release for layout in LAYOUTS)
+
+Fit = tuple[Layout, dict[str, DumpFile]]
+"""A layout that fits a folder, and its label files by split."""
 
 
 def matches(pattern: str, split: str, file: DumpFile) -> bool:
-    """Whether a file's location ends as the pattern says."""
+    """Test whether a file's location ends as the pattern says."""
     expression = pattern.replace(".", r"\.").replace("{any}", _ANY_PREFIX)
     return bool(
         re.search(f"(^|/){expression.replace('{split}', _SPELLINGS[split])}$", file.location)
@@ -127,36 +128,31 @@ def matches(pattern: str, split: str, file: DumpFile) -> bool:
 
 
 def readable(pattern: str, split: str) -> str:
-    """The pattern as a person would write it."""
+    """Format the pattern as a person would write it."""
     return pattern.replace("{any}", "*").replace("{split}", split)
 
 
 def at_home(layout: Layout, file: DumpFile) -> bool:
-    """Whether the file lies in the folder that its release was published in."""
+    """Test whether the file is in the folder that its release was published in."""
     return bool(re.search(f"(^|/)({layout.folder})/", file.location))
 
 
 def is_boxable(file: DumpFile) -> bool:
-    """Whether a file of labels is cut to the classes that have boxes."""
+    """Test whether a file of labels is cut to the classes that have boxes."""
     return file.name.endswith("-boxable.csv")
 
 
 def is_split_folder(name: str) -> bool:
-    """Whether a folder is named as a split is."""
+    """Test whether a folder is named as a split is."""
     return any(re.fullmatch(spelling, name) for spelling in _SPELLINGS.values())
 
 
-RELEASES = tuple(layout.release for layout in LAYOUTS)
-
-Fit = tuple[Layout, dict[str, DumpFile]]
-
-
 def recognise(root: Path, files: Sequence[DumpFile], release: str | None) -> Fit:
-    """The one layout that fits, and its label files by split.
+    """Find the one layout that fits, and its label files by split.
 
     Args:
-        root: told in errors.
-        files: all of the dump.
+        root: named in errors.
+        files: all files of the dump.
         release: one of `RELEASES`, or None to find out.
 
     Raises:
@@ -185,22 +181,22 @@ def recognise(root: Path, files: Sequence[DumpFile], release: str | None) -> Fit
 
 
 def _label_files(root: Path, files: Sequence[DumpFile], layout: Layout) -> dict[str, DumpFile]:
-    """Label files by split, train first; empty where the layout does not fit."""
+    """Find label files by split, train first; none where the layout does not fit."""
     if not any(matches(layout.marker, split, file) for split in SPLITS for file in files):
         return {}
-    found = {}
+    label_files = {}
     for split in SPLITS:
         for pattern in layout.human:
             matching = [file for file in files if matches(pattern, split, file)]
             if matching:
                 home = [file for file in matching if at_home(layout, file)]
-                found[split] = _only(root, split, home or matching)
+                label_files[split] = _least_packed(root, split, home or matching)
                 break
-    return found
+    return label_files
 
 
-def _only(root: Path, split: str, matching: Sequence[DumpFile]) -> DumpFile:
-    """The least packed file; two that are packed alike are one too many."""
+def _least_packed(root: Path, split: str, matching: Sequence[DumpFile]) -> DumpFile:
+    """Choose the least packed file; two that are packed alike are an error."""
     first, *others = sorted(matching, key=lambda file: file.packing)
     if others and others[0].packing == first.packing:
         raise InputError(
@@ -212,21 +208,22 @@ def _only(root: Path, split: str, matching: Sequence[DumpFile]) -> DumpFile:
 
 
 def _supersedes(other: Fit, fit: Fit) -> bool:
-    """Whether ``other`` explains all files of ``fit``, and more of them or better.
+    """Test whether ``other`` explains all files of ``fit``, and more of them or better.
 
-    Files cut to boxable classes do not count: whole ones are better.
+    Files cut to boxable classes do not count: full ones are better.
     """
     (other_layout, other_files), (layout, files) = other, fit
     if layout.release == "export":
         return other_layout.release != "export"
-    theirs, ours = (
-        {file for file in found.values() if not is_boxable(file)} for found in (other_files, files)
+    full, other_full = (
+        {file for file in chosen.values() if not is_boxable(file)}
+        for chosen in (files, other_files)
     )
-    if theirs != ours:
-        return ours < theirs
-    return _all_home(other) and not _all_home(fit)
+    if full != other_full:
+        return full < other_full
+    return _all_at_home(other) and not _all_at_home(fit)
 
 
-def _all_home(fit: Fit) -> bool:
+def _all_at_home(fit: Fit) -> bool:
     layout, files = fit
     return all(at_home(layout, file) for file in files.values())
