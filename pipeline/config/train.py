@@ -66,7 +66,7 @@ class TrainConfig:
     cache: str = "~/.cache/openimages-boostlu"
     """Where a dataset from a bucket is copied to, on each node's own disk."""
     cache_gb: float = 500.0
-    """Bound of that directory; what was not used for longest makes room."""
+    """Bound of that directory; beyond it a dataset is refused."""
     labels: str | None = None
     """Label version (annotation dump); by default the run's, in a new run the dataset's own."""
     method: MethodName = "ll-r"

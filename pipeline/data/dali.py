@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,13 @@ class Reading:
     seed: int
 
 
+class Sample(NamedTuple):
+    """Where a sample is from: the path of its tar, and the member's name in it."""
+
+    tar: str
+    member: str
+
+
 def batches(
     reading: Reading,
     size: int,
@@ -52,7 +59,7 @@ def batches(
     hardware_share: float = HARDWARE_SHARE,
     position: bytes | None = None,
 ) -> Any:
-    """DALI's iterator over ``images`` uint8 (B, H, W, 3) and ``source``; see `source_names`.
+    """DALI's iterator over ``images`` uint8 (B, H, W, 3) and ``source``; see `samples_of`.
 
     Args:
         reading: which samples.
@@ -87,8 +94,8 @@ def batches(
     return _iterator(graph(), ["images", "source"])
 
 
-def encoded(reading: Reading) -> Iterator[tuple[list[str], list[npt.NDArray[np.uint8]]]]:
-    """The same samples in the same order without decoding: (names, JPEG bytes) per batch."""
+def encoded(reading: Reading) -> Iterator[tuple[list[Sample], list[npt.NDArray[np.uint8]]]]:
+    """Read the same samples in the same order without decoding: (samples, JPEG bytes) a batch."""
     from nvidia.dali import fn, pipeline_def
 
     @pipeline_def(batch_size=reading.batch_size, num_threads=1, device_id=None, seed=reading.seed)
@@ -98,7 +105,7 @@ def encoded(reading: Reading) -> Iterator[tuple[list[str], list[npt.NDArray[np.u
 
     for (outputs,) in _iterator(graph(), ["data", "size", "source"]):
         rows = zip(outputs["data"].numpy(), outputs["size"].numpy(), strict=True)
-        yield source_names(outputs["source"].numpy()), [row[: int(n[0])] for row, n in rows]
+        yield samples_of(outputs["source"].numpy()), [row[: int(n[0])] for row, n in rows]
 
 
 def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
@@ -121,9 +128,10 @@ def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
     return True
 
 
-def source_names(source_BL: npt.NDArray[np.uint8]) -> list[str]:
-    """Where each sample is from: "path.tar:offset:0123456789abcdef.jpg"."""
-    return [bytes(row).rstrip(b"\0").decode() for row in source_BL]
+def samples_of(source_BL: npt.NDArray[np.uint8]) -> list[Sample]:
+    """Parse DALI's source of each sample: "path.tar:offset:0123456789abcdef.jpg", zero-padded."""
+    names = (bytes(row).rstrip(b"\0").decode() for row in source_BL)
+    return [Sample(tar, member) for tar, _, member in (name.rsplit(":", 2) for name in names)]
 
 
 def _on_host(encoded: Any, size: int, augmentation: Augmentation, threads: int) -> Any:

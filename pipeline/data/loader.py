@@ -209,7 +209,7 @@ class Loader:
         )
 
     def _index(self, number: int) -> Path:
-        bad = self.left_out.members(self.tars[number])
+        bad = self.left_out.members(str(self.tars[number]))
         index = self.indexes[number]
         if bad:
             index = dali_index.redirected(index, bad)
@@ -236,8 +236,8 @@ class Epoch(Iterator[Batch]):
             return next(self)
         self._position = self._iterator.checkpoints()[0]
         self._done += 1
-        names = dali.source_names(outputs["source"].cpu().numpy())
-        return self._batch(outputs["images"], names)
+        samples = dali.samples_of(outputs["source"].cpu().numpy())
+        return self._batch(outputs["images"], samples)
 
     def position(self) -> bytes:
         """What `Loader.epoch` needs to go on after the last batch taken (some hundred bytes)."""
@@ -258,17 +258,16 @@ class Epoch(Iterator[Batch]):
             position=self._position,
         )
 
-    def _batch(self, images_BHWC: torch.Tensor, names: list[str]) -> Batch:
-        parts = [name.rsplit(":", 2) for name in names]
+    def _batch(self, images_BHWC: torch.Tensor, samples: list[dali.Sample]) -> Batch:
         if bad := self.loader.left_out:
-            kept = [i for i, (tar, _, m) in enumerate(parts) if m not in bad.members(Path(tar))]
-            images_BHWC, parts = images_BHWC[kept], [parts[i] for i in kept]
-        image_ids_B = parse_image_ids([member.partition(".")[0] for _, _, member in parts])
+            kept = [i for i, (tar, member) in enumerate(samples) if member not in bad.members(tar)]
+            images_BHWC, samples = images_BHWC[kept], [samples[i] for i in kept]
+        image_ids_B = parse_image_ids([sample.member.partition(".")[0] for sample in samples])
         return Batch(images_BHWC=images_BHWC, image_ids_B=image_ids_B)
 
     def _leave_out_what_is_unreadable(self, error: RuntimeError) -> None:
-        found = unreadable.find(self._reading, self._done, self.loader.device_id)
-        if not found:
+        bad = unreadable.find(self._reading, self._done, self.loader.device_id)
+        if not bad:
             raise error
-        self.loader.left_out.add(found)
+        self.loader.left_out.add(bad)
         self._open()

@@ -14,8 +14,8 @@ from pipeline import storage
 from pipeline.cluster import preemption
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.config.train import TrainConfig
-from pipeline.data import unreadable
 from pipeline.data.staging import Cache, open_dataset
+from pipeline.data.unreadable import LeftOut
 from pipeline.models import checkpoint
 from pipeline.tracking import system_metrics
 from pipeline.tracking.run_log import TrainingLog
@@ -98,7 +98,7 @@ def validate_checkpoint(
         device=device,
         threads=threads,
         tracker=tracker,
-        left_out=unreadable.of_run(config, dataset, "validation", tracker.artifact),
+        left_out=LeftOut(tracker.artifact),
         shown=False,
     )
     return validator(model.to(device), epoch=meta.epoch, images_seen=meta.images_seen)

@@ -12,8 +12,8 @@ from pipeline.audit import candidates, corrections
 from pipeline.audit.collector import Collector
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.config.train import TrainConfig
-from pipeline.data import unreadable
 from pipeline.data.labels import LabelledEpoch, LabelledSplit
+from pipeline.data.unreadable import LeftOut
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.methods.protocol import StepResult
 from pipeline.models import cam_net, checkpoint
@@ -58,7 +58,7 @@ class Worker:
         self.trained = TrainState(config, K, device)
         self.model, self.optimizer = self.trained.model, self.trained.optimizer
         self.teller = MetricsLogger(config, rank, tracker, device)
-        left_out = unreadable.of_run(config, dataset, f"rank-{rank}", tracker.artifact)
+        left_out = LeftOut(tracker.artifact)
         self.images = LabelledSplit.open(
             dataset,
             "train",

@@ -22,14 +22,9 @@ from typing import TextIO
 @contextmanager
 def exclusive(path: Path) -> Iterator[TextIO]:
     """Wait until nobody else holds the lock, and hold it."""
-    with _waited_for(path, fcntl.LOCK_EX) as file:
-        yield file
-
-
-@contextmanager
-def shared(path: Path) -> Iterator[TextIO]:
-    """Wait until nobody holds the lock exclusively, and hold it as others may."""
-    with _waited_for(path, fcntl.LOCK_SH) as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 
 
@@ -40,19 +35,6 @@ def try_lock(file: TextIO | int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def share(file: TextIO) -> None:
-    """Wait until nobody holds the open file's lock exclusively, and hold it as others may."""
-    fcntl.flock(file, fcntl.LOCK_SH)
-
-
-@contextmanager
-def _waited_for(path: Path, kind: int) -> Iterator[TextIO]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, kind)
-        yield file
 
 
 @functools.cache

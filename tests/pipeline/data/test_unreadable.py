@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -11,12 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.train import TrainConfig
 from pipeline.data import unreadable
 from pipeline.data.unreadable import LeftOut
-from pipeline.training.validation import Validator
 from sharding.image_ids import format_image_ids
-from sharding.manifest import Dataset
 from tests.pipeline.data.test_loader import loader, spoil
 from tests.pipeline.training.test_worker import Recorder, begin, worker_for
 
@@ -51,6 +49,18 @@ def test_the_first_batch_after_a_resume_is_survived(squares: Path, broken: Path)
     assert ours == [[name for name in batch if name not in bad] for batch in theirs[done:]]
 
 
+def test_a_resume_after_a_bad_image_gives_the_same_pixels(broken: Path) -> None:
+    spoil(broken, 2)
+    epoch = loader(broken).epoch(1)
+    first = len(list(itertools.takewhile(lambda _: not epoch.loader.left_out, epoch))) + 1
+    position, expected = epoch.position(), list(epoch)
+    assert expected
+    ours = list(loader(broken).epoch(1, done=first, position=position))
+    assert names(ours) == names(expected)
+    for batch, theirs in zip(ours, expected, strict=True):
+        assert torch.equal(batch.images_BHWC, theirs.images_BHWC)
+
+
 def test_batches_whose_headers_dali_reads_in_threads_are_survived(broken: Path) -> None:
     for number in range(3):
         spoil(broken, 10, number, 1)
@@ -65,48 +75,17 @@ def test_batches_whose_headers_dali_reads_in_threads_are_survived(broken: Path) 
     assert ended.stdout.split() == ["66"] * 5, ended.stderr[-2000:]
 
 
-def of_run(dataset: Path, tmp_path: Path, process: str, tracker: Recorder) -> LeftOut:
-    config = TrainConfig(dataset=str(dataset), storage=str(tmp_path / "runs"), name="one")
-    return unreadable.of_run(config, Dataset.open(dataset), process, tracker.artifact)
-
-
-def test_what_one_process_found_the_others_know(
-    broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_image_is_noted_once(broken: Path) -> None:
     bad, tracker = spoil(broken, 2), Recorder()
-    left_out = of_run(broken, tmp_path, "rank-1", tracker)
-    ours = names(list(loader(broken, left_out=left_out).epoch(1)))
-    assert sum(map(len, ours)) == 94
-    content, path = tracker.calls["artifact"][-1]
-    assert path == "unreadable/rank-1.json"
-    assert (tmp_path / "runs/one" / path).read_bytes() == content
-    assert {row["member"] for row in json.loads(content)} == bad
-    assert {row["tar"] for row in json.loads(content)} == {"images/train-000001.tar"}
-
-    def refuse(*arguments: object) -> None:
-        raise AssertionError("searched again")
-
-    monkeypatch.setattr(unreadable, "find", refuse)
-    again = of_run(broken, tmp_path, "rank-0", Recorder())
-    assert names(list(loader(broken, left_out=again).epoch(1))) == ours
-
-
-def test_a_mended_tar_is_read_again(squares: Path, broken: Path, tmp_path: Path) -> None:
-    spoil(broken, 2)
-    list(loader(broken, left_out=of_run(broken, tmp_path, "rank-0", Recorder())).epoch(1))
-    assert len(of_run(broken, tmp_path, "rank-0", Recorder())) == 2
-    tar = "images/train-000001.tar"
-    shutil.copy(squares / tar, broken / tar)
-    mended = of_run(broken, tmp_path, "rank-0", Recorder())
-    assert sum(map(len, loader(broken, left_out=mended).epoch(1))) == 96
-
-
-def test_a_run_that_cannot_note_it_goes_on(broken: Path, tmp_path: Path) -> None:
-    spoil(broken, 1)
-    (tmp_path / "runs").mkdir()
-    left_out = of_run(broken, tmp_path, "rank-0", Recorder())
-    (tmp_path / "runs/one").touch()  # nothing can be written below a file
-    assert sum(map(len, loader(broken, left_out=left_out).epoch(1))) == 95
+    one = loader(broken, left_out=LeftOut(tracker.artifact))
+    for epoch in (1, 2):
+        assert sum(map(len, one.epoch(epoch))) == 94
+    notes = tracker.calls["artifact"]
+    assert sorted(path for _, path in notes) == [f"unreadable/{name}.json" for name in sorted(bad)]
+    assert {json.loads(content)["member"] for content, _ in notes} == bad
+    assert {json.loads(content)["tar"] for content, _ in notes} == {
+        str(broken / "images/train-000001.tar")
+    }
 
 
 def test_a_worker_searches_once_and_validates_without(
@@ -126,17 +105,4 @@ def test_a_worker_searches_once_and_validates_without(
         worker.validate()
     assert len(searches) == 1
     noted = [path for _, path in worker.tracker.calls["artifact"] if "unreadable" in path]
-    assert noted == ["unreadable/rank-0.json"]
-
-    config = worker.config
-    beside = Validator(
-        config=config,
-        dataset=worker.dataset,
-        device=torch.device("cpu"),
-        threads=1,
-        tracker=Recorder(),
-        left_out=unreadable.of_run(config, worker.dataset, "validation", Recorder().artifact),
-    )
-    beside(worker.model.eval(), epoch=2, images_seen=192)
-    assert len(searches) == 1
-    assert name in (tmp_path / "runs" / config.run_name / "unreadable/rank-0.json").read_text()
+    assert noted == [f"unreadable/{name}.json"]
