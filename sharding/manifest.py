@@ -1,7 +1,7 @@
-"""`dataset.json`: what a dataset holds. A thing exists when the manifest says so.
+"""Read and write `dataset.json`, the manifest that says what a dataset holds.
 
-The manifest is written last and atomically; readers never look at files it does not name.
-Paths inside it are relative to the dataset directory, so a dataset can be moved or copied whole.
+The manifest is written last and atomically, and readers look at no file that it does not name.
+Paths in it are relative to the dataset directory, so that a dataset can be moved or copied whole.
 """
 
 from __future__ import annotations
@@ -18,26 +18,32 @@ from typing import Any
 from sharding.classes import ClassTable
 from sharding.errors import REPEAT_COMMAND, InputError
 from sharding.labels import LabelTable
-from sharding.layout import MANIFEST_FILE
+from sharding.layout import CLASSES_FILE, MANIFEST_FILE, parse_shard_name, shard_name
 from sharding.storage.files import write_json
 
 FORMAT = 1
 
 
 class DamagedManifest(InputError):
-    """The manifest is missing, cut off or changed by hand."""
+    """Report a manifest that is missing, cut off or changed by hand."""
 
     def __init__(self, problem: str, path: Path) -> None:
-        fix = (
-            "restore the file from a copy; where nothing was added to the dataset since, "
-            "repeating the command that made it writes the file again"
-        )
+        fix = "restore the file from a copy, or make the dataset again in another directory"
         super().__init__(problem, file=path, fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """One committed image tar; paths relative to the dataset, sizes in bytes."""
+    """Describe one committed image tar; paths are relative to the dataset.
+
+    Attributes:
+        path: of the tar.
+        index: path of its DALI index.
+        split: of all its images.
+        images: number of samples in the tar.
+        bytes: size of the tar.
+        sha256, index_sha256: hashes of the two files.
+    """
 
     path: str
     index: str
@@ -47,13 +53,31 @@ class ShardRecord:
     sha256: str
     index_sha256: str
 
+    @property
+    def number(self) -> int:
+        """Number of the shard within its split."""
+        parsed = parse_shard_name(self.path)
+        if parsed is None:
+            raise ValueError(f"{self.path} is not the path of a shard")
+        return parsed[1]
+
+    @property
+    def name(self) -> str:
+        """Name of the shard, as `ShardPlan.name`."""
+        return shard_name(self.split, self.number)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFile:
-    """One label table: the labels of one split in one annotation dump.
+    """Describe one label table: the labels of one split in one annotation dump.
 
-    ``without_pixels`` is the table of the images that the dump labels and no tar holds; None
-    where there are none.
+    Attributes:
+        path: of the table, relative to the dataset.
+        images: number of its rows.
+        positives, negatives: number of its labels.
+        sha256: of the file.
+        without_pixels: table of the images that the dump labels and no tar holds; None where
+            there are none.
     """
 
     path: str
@@ -65,22 +89,24 @@ class LabelFile:
 
     @property
     def images_without_pixels(self) -> int:
-        """Number of images that the dump labels and no tar holds."""
+        """Count the images that the dump labels and no tar holds."""
         return 0 if self.without_pixels is None else self.without_pixels.images
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> LabelFile:
-        """As the manifest has it."""
-        apart = record.get("without_pixels")
-        return cls(**{**record, "without_pixels": None if apart is None else cls(**apart)})
+    def from_json(cls, raw: Mapping[str, Any]) -> LabelFile:
+        """Build from the manifest's JSON."""
+        without_pixels = raw.get("without_pixels")
+        table = None if without_pixels is None else cls(**without_pixels)
+        return cls(**{**raw, "without_pixels": table})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelVersion:
-    """The labels of one annotation dump.
+    """Describe the labels of one annotation dump.
 
     Attributes:
-        release: "v3" ... "v7", or "export" for our own corrections and reviewed candidates.
+        release: "v3" ... "v7", "export" for our own corrections and reviewed candidates, or the
+            name of an imported collection.
         sources: sha256 of every annotation file read, by file name.
         policy: how conflicts and machine labels were treated, as recorded by the reader.
         report: counts of rows kept and dropped, by reason.
@@ -95,26 +121,33 @@ class LabelVersion:
 
     @property
     def files(self) -> list[LabelFile]:
-        """Every table, those of images without pixels too."""
-        over_shards = list(self.splits.values())
-        return over_shards + [file.without_pixels for file in over_shards if file.without_pixels]
+        """List every table, those of images without pixels included."""
+        tables = list(self.splits.values())
+        return tables + [table.without_pixels for table in tables if table.without_pixels]
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> LabelVersion:
+        """Build from the manifest's JSON."""
+        splits = {split: LabelFile.from_json(table) for split, table in raw["splits"].items()}
+        return cls(**{**raw, "splits": splits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything `dataset.json` says.
+    """Hold everything that `dataset.json` says.
 
     Attributes:
         name: dataset name, the directory's own unless chosen.
         classes_sha256: hash of the ordered class list (`ClassTable.sha256`).
         num_classes: K.
         seed: placement seed (shard of an image = f(id, seed)).
-        images_per_shard: the bound the plan was made with.
-        treatment: what was done to the pixels ({"mode": "keep"} or shorter side and quality).
+        images_per_shard: the bound that the plan was made with.
+        treatment: what was done to the pixels, as `ImagePolicy.record` has it.
         default_labels: the label version a reader takes when none is named.
         labels: label versions by dump name.
         shards: every image tar, sorted by path.
         quarantined: number of rows in `quarantine.parquet`.
+        created_by: provenance: hashes and choices by the keys of `sharding.layout`.
     """
 
     name: str
@@ -129,8 +162,12 @@ class Manifest:
     quarantined: int = 0
     created_by: Mapping[str, str] = field(default_factory=dict)
 
-    def saying(self, **created_by: str) -> Manifest:
-        """The same with further keys in ``created_by``."""
+    def next_number(self, split: str) -> int:
+        """Number of the next shard of a split: one above the highest of its tars."""
+        return 1 + max((s.number for s in self.shards if s.split == split), default=-1)
+
+    def with_provenance(self, **created_by: str) -> Manifest:
+        """Copy with further keys in ``created_by``."""
         return dataclasses.replace(self, created_by={**self.created_by, **created_by})
 
     def write(self, directory: str | os.PathLike[str]) -> None:
@@ -138,7 +175,7 @@ class Manifest:
         write_json(Path(directory) / MANIFEST_FILE, {"format": FORMAT, **self.record()})
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it; what is None is left out, so that a new field changes no old digest."""
+        """Convert to plain values; None is left out, so that a new field changes no old digest."""
         return dataclasses.asdict(
             self, dict_factory=lambda pairs: {key: v for key, v in pairs if v is not None}
         )
@@ -172,22 +209,14 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any]) -> Manifest:
-        labels = {
-            name: LabelVersion(
-                **{
-                    **version,
-                    "splits": {s: LabelFile.of_record(f) for s, f in version["splits"].items()},
-                }
-            )
-            for name, version in raw["labels"].items()
-        }
+        labels = {name: LabelVersion.from_json(v) for name, v in raw["labels"].items()}
         shards = tuple(ShardRecord(**shard) for shard in raw["shards"])
         return cls(**{**raw, "labels": labels, "shards": shards})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset directory, opened: manifest and classes read, nothing else touched."""
+    """Give access to a dataset directory: manifest and classes are read, tables on demand."""
 
     directory: Path
     manifest: Manifest
@@ -195,52 +224,52 @@ class Dataset:
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> Dataset:
-        """Open a dataset.
+        """Read the manifest and the class table.
 
         Raises:
-            InputError: no manifest, or a class table that is not the one the manifest names.
+            InputError: there is no manifest, or the class table is not the one that it names.
         """
         path = Path(directory)
         manifest = Manifest.read(path)
-        classes = ClassTable.read(path / "classes.parquet")
+        classes = ClassTable.read(path / CLASSES_FILE)
         if classes.sha256 != manifest.classes_sha256:
             raise InputError(
                 f"class list {classes.sha256[:12]} is not the manifest's "
                 f"{manifest.classes_sha256[:12]}",
-                file=path / "classes.parquet",
+                file=path / CLASSES_FILE,
                 fix=REPEAT_COMMAND,
             )
         return cls(directory=path, manifest=manifest, classes=classes)
 
     @property
     def digest(self) -> str:
-        """Hash of the manifest: names this exact dataset in MLflow and in checkpoints."""
+        """Hash the manifest: the identity of this exact dataset in MLflow and in checkpoints."""
         content = json.dumps(self.manifest.record(), sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def shards(self, split: str) -> list[ShardRecord]:
-        """The image tars of a split, in manifest order.
+        """List the image tars of a split, in manifest order.
 
         Raises:
             InputError: the dataset has no such split.
         """
-        found = [shard for shard in self.manifest.shards if shard.split == split]
-        if not found:
+        records = [shard for shard in self.manifest.shards if shard.split == split]
+        if not records:
             present = sorted({shard.split for shard in self.manifest.shards})
             raise InputError(
                 f"split {split!r} has no images; present: {', '.join(present) or 'none'}",
                 file=self.directory / MANIFEST_FILE,
                 fix="name a split that is present",
             )
-        return found
+        return records
 
     def shards_digest(self, split: str) -> str:
-        """Hash of a split's image tars in their order: a reader's position in them rests on it."""
+        """Hash a split's image tars in their order, on which a reader's position depends."""
         content = json.dumps([[s.path, s.sha256, s.images] for s in self.shards(split)])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def label_version(self, name: str | None = None) -> tuple[str, LabelVersion]:
-        """(name, version) of the labels named, or of the default ones.
+        """Find the label version named, or the default one; returns (name, version).
 
         Raises:
             InputError: the dataset has no such label version.
@@ -255,7 +284,11 @@ class Dataset:
         return chosen, self.manifest.labels[chosen]
 
     def labels(self, split: str, name: str | None = None) -> LabelTable:
-        """The label table of a split in the label version named, or the default one."""
+        """Read the label table of a split in the label version named, or in the default one.
+
+        Raises:
+            InputError: there is no such version or split, or the table is missing or damaged.
+        """
         chosen, version = self.label_version(name)
         if split not in version.splits:
             raise InputError(

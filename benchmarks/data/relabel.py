@@ -41,9 +41,9 @@ from benchmarks.data.simulated import (
 from sharding.dataset.label_versions import (
     NewLabels,
     all_labels,
-    label_version,
     labels_without_pixels,
     rearranged,
+    write_version,
 )
 from sharding.dataset.members import members_in
 from sharding.image_ids import format_image_ids
@@ -76,7 +76,7 @@ def relabel(dataset: Dataset, *, pixels_come: bool = False) -> dict[str, float]:
         diff_tables(old, new.table, CLASSES)
     with step("join and write"):
         labels = NewLabels(name="new", release="v3", policy={}, splits={"train": new})
-        label_version(dataset.directory, labels, members)
+        write_version(dataset.directory, labels, members)
     written = sum(path.stat().st_size for path in dataset.directory.glob("labels/new/*"))
     cpu_seconds = time.process_time()
     if pixels_come:

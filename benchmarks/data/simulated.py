@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharding.classes import ClassTable
-from sharding.dataset.label_versions import NewLabels, label_version
+from sharding.dataset.label_versions import NewLabels, write_version
 from sharding.dataset.members import Members
 from sharding.image_ids import format_id_column
 from sharding.manifest import Dataset, Manifest, ShardRecord
@@ -84,7 +84,7 @@ def simulate_dataset(folder: Path, images_per_shard: int, rng: np.random.Generat
         images_per_shard=images_per_shard,
         treatment={"mode": "keep"},
         default_labels="old",
-        labels={"old": label_version(folder, new, members)},
+        labels={"old": write_version(folder, new, members)},
         shards=tuple(part.shard for part in members),
     ).write(folder)
     return Dataset.open(folder)

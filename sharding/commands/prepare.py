@@ -20,6 +20,8 @@ from sharding.errors import InputError
 from sharding.layout import (
     ATTRIBUTION_FILE,
     ATTRIBUTION_HASH,
+    CLASSES_FILE,
+    CLASSES_HASH,
     GROUPS_OF,
     ROTATIONS_FILE,
     ROTATIONS_HASH,
@@ -30,13 +32,14 @@ from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.image_lists import count_listed, write_attribution
-from sharding.openimages.rotations import Rotations, read_rotation_lists, turns
+from sharding.openimages.rotations import Rotations, read_rotation_lists
 from sharding.shards.plan import SHARDS_PER_RANK, ShardPlan, choose_num_shards, plan_split
 from sharding.shards.sizing import images_for_bytes
 from sharding.shards.task import FORMAT, ShardTask
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
 from sharding.sources.open import open_source
+from sharding.storage.files import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,33 +108,33 @@ class Job:
         for split, plans in self.plans.items():
             table = self.labels.splits[split].table
             for plan in plans:
-                yield ShardTask(
-                    plan=plan,
-                    labels=table.select(table.rows_of(plan.image_ids_N), [""] * len(plan)),
-                    source=self.source,
-                    treatment=self.treatment,
-                    output=str(self.output.resolve()),
-                    degrees_N=turns(self.rotations, plan.image_ids_N),
+                yield ShardTask.of(
+                    plan,
+                    table,
+                    self.source,
+                    self.treatment,
+                    self.output,
+                    rotations=self.rotations,
                     strict=self.options.strict,
                 )
 
     @property
-    def label_names(self) -> frozenset[str]:
-        """The label versions that it writes."""
-        return frozenset({self.labels.name})
-
-    @property
     def images_fix(self) -> str:
-        """What to do where no image was found."""
+        """Say what to do where no image was found."""
         return "give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump"
 
-    def write_extras(self, directory: Path) -> Mapping[str, str]:
-        """Write what this kind of job has beside the rest; what ``created_by`` says of it."""
+    def write_side_files(self) -> dict[str, str]:
+        """Write what follows from the dump alone; returns the entries of ``created_by`` for it."""
+        self.classes.write(self.output / CLASSES_FILE)
+        return {CLASSES_HASH: sha256_of(self.output / CLASSES_FILE), **self.write_extras()}
+
+    def write_extras(self) -> dict[str, str]:
+        """Write the side files of this kind of job; returns the entries of ``created_by``."""
         extras = {}
         if self.rotations is not None:
-            extras[ROTATIONS_HASH] = self.rotations.write(directory / ROTATIONS_FILE)
-        tables = {split: found.table for split, found in self.labels.splits.items()}
-        attribution = write_attribution(directory / ATTRIBUTION_FILE, self.image_lists, tables)
+            extras[ROTATIONS_HASH] = self.rotations.write(self.output / ROTATIONS_FILE)
+        tables = {split: labels.table for split, labels in self.labels.splits.items()}
+        attribution = write_attribution(self.output / ATTRIBUTION_FILE, self.image_lists, tables)
         if attribution is not None:
             extras[ATTRIBUTION_HASH] = attribution
         if "train" not in self.labels.splits:

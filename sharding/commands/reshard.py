@@ -1,9 +1,8 @@
-"""A new annotation dump over an existing dataset: new label tables, the same image tars.
+"""Run the re-shard job: new label tables from another dump, over the same image tars.
 
-Classes keep their index: the dump's labels are matched by MID, and what the dataset's class list
-lacks is counted. Every older label version stays readable; choosing it is the way back.
-
-Reading the labels of a new dump, or of an export, for a dataset that already has classes.
+Classes keep their index: the dump's labels are matched by MID, and those of classes that the
+dataset's list lacks are counted. Every older label version stays readable; choosing it is the way
+back.
 """
 
 from __future__ import annotations
@@ -19,19 +18,14 @@ from sharding.commands.options import ReshardOptions
 from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.label_versions import NewLabels, all_labels, carried, with_carried
+from sharding.dataset.label_versions import NewLabels, all_labels, tar_labels, with_tar_labels
 from sharding.dataset.members import members_in, members_of
-from sharding.dataset.publish import publish
+from sharding.dataset.publish import publish, remove_outdated
+from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
-from sharding.layout import DIFF_FILE, MANIFEST_FILE
+from sharding.layout import MANIFEST_FILE, QUARANTINE_FILE, diff_path
 from sharding.maintenance.diff import Comparison
-from sharding.maintenance.extend import (
-    _quarantine,
-    add_labels,
-    perform,
-    remove_superseded,
-    tasks_for_labels,
-)
+from sharding.maintenance.extend import add_labels, tasks_for_labels, write_unfinished
 from sharding.maintenance.overlay import overlay
 from sharding.manifest import Dataset
 from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_split
@@ -42,11 +36,14 @@ from sharding.sources.named import open_images
 from sharding.sources.shard import WITH_IMAGES
 from sharding.storage.files import remove_temporaries, write_json
 
+_UNREVIEWED = ("source ll-cp-correction", "source large-loss")
+"""Sources of exported labels that no human has seen, as the reports count them."""
+
 
 def reshard(
     options: ReshardOptions, parallel: ParallelMap, workspace: Workspace | None = None
 ) -> Resharded:
-    """Write a label version, add shards for new images, write tars anew: as far as asked for.
+    """Write a label version; where asked for, add shards for new images and rewrite the tars.
 
     Args:
         options: whose dataset is a directory, the workspace's if there is one.
@@ -63,8 +60,8 @@ def reshard(
     Dataset.open(directory)  # before a mistyped one would be made
     with lock.acquire(directory):
         dataset = Dataset.open(directory)
-        remove_temporaries(dataset.directory)
-        remove_superseded(dataset)
+        remove_temporaries(directory)
+        remove_outdated(directory, dataset.manifest)  # of a job killed after it wrote the manifest
         dump = open_dump(options)
         new = read_labels(dataset, dump, options)
         _refuse_other_content(dataset, new)
@@ -74,11 +71,11 @@ def reshard(
             if options.images is None
             else open_images(dataset, options.images, options.fetch, dump)
         )
-        added = add_labels(dataset, new, source, workers, options.make_default)
+        added = add_labels(dataset, new, source, workers, make_default=options.make_default)
         labelled = Dataset.open(directory)
         diff = {} if comparison is None else comparison.report(labelled, new)
         if diff:
-            write_json(dataset.directory / f"labels/{new.name}/{DIFF_FILE}", diff)
+            write_json(directory / diff_path(new.name), diff)
         rewritten = _rewrite(labelled, new, workers) if options.rewrite else 0
         return Resharded(
             location=workspace.location,
@@ -91,54 +88,8 @@ def reshard(
         )
 
 
-def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
-    """A label version is what it was made from; another dump needs another name."""
-    old = dataset.manifest.labels.get(new.name)
-    if old is None:
-        return
-    sources = {k: v for labels in new.splits.values() for k, v in labels.sources.items()}
-    policy = {k: v for k, v in old.policy.items() if k != "strict"}
-    if (old.sources, policy) != (sources, dict(new.policy)):
-        raise InputError(
-            f"labels {new.name!r} are there already, from other files or by another policy",
-            file=dataset.directory / MANIFEST_FILE,
-            fix="give the new ones a --name of their own",
-        )
-
-
-def _rewrite(dataset: Dataset, new: NewLabels, workers: Workers) -> int:
-    """Replace the tars by tars that carry the new labels; return how many."""
-    in_tars = carried(dataset.manifest)
-    members = members_in(dataset)
-    splits = {part.shard.split for part in members}
-    todo = [split for split in new.splits if split in splits and in_tars.get(split) != new.name]
-    if not todo:
-        return 0
-    tables = {split: dataset.labels(split, new.name) for split in todo}
-    done = list(perform(tasks_for_labels(dataset, members, tables, workers.bucket), workers))
-    kept = [part for part in members if part.shard.split not in tables]
-    for task, outcome in done:
-        part = members_of(outcome, task.plan.image_ids_N)
-        if part is None or outcome.failures:
-            raise InputError(
-                f"images of {task.source.name(task.plan.split, '*')} cannot be read",
-                file=dataset.directory,
-                fix=WITH_IMAGES,
-            )
-        kept.append(part)
-    in_tars.update(dict.fromkeys(todo, new.name))
-    created_by = with_carried(dataset.manifest.created_by, in_tars, splits)
-    publish(dataset, new, kept, _quarantine(dataset), created_by=created_by)
-    remove_superseded(Dataset.open(dataset.directory))
-    return len(done)
-
-
-# Sources of exports that no human has seen.
-_OF_A_MODEL = ("source ll-cp-correction", "source large-loss")
-
-
 def open_dump(options: ReshardOptions) -> Dump:
-    """The dump or export that the options name."""
+    """Open the dump or export that the options name."""
     dump = Dump.open(options.annotations, options.release, options.name)
     for remark in dump.remarks:
         log.info(remark)
@@ -146,7 +97,7 @@ def open_dump(options: ReshardOptions) -> Dump:
 
 
 def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLabels:
-    """The dump's labels as indices into the dataset's class list.
+    """Read a dump's labels as indices into the dataset's class list.
 
     Raises:
         InputError: anything about the dump that a user can mend.
@@ -165,9 +116,9 @@ def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLab
 def _over_base(
     dataset: Dataset, exports: Mapping[str, SplitLabels], base: str
 ) -> dict[str, SplitLabels]:
-    """Exports speak of a few entries; all else stays what the base says."""
+    """Lay exports, which have a few entries only, over the labels of the base version."""
     _, version = dataset.label_version(base)
-    unseen = sum(split.report[source] for split in exports.values() for source in _OF_A_MODEL)
+    unseen = sum(split.report[source] for split in exports.values() for source in _UNREVIEWED)
     if 0 < unseen < sum(split.report["rows"] for split in exports.values()):
         raise InputError(
             "the export mixes a model's labels, which yield to humans, with labels that do not",
@@ -187,6 +138,49 @@ def _over_base(
                 human_negatives_K=dataset.classes.negatives_K,
             )
             continue
-        laid = overlay(table, exports[split].table, patch_wins=not unseen)
-        splits[split] = dataclasses.replace(exports[split], table=laid)
+        combined = overlay(table, exports[split].table, patch_wins=not unseen)
+        splits[split] = dataclasses.replace(exports[split], table=combined)
     return splits
+
+
+def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
+    """Refuse to replace a label version by labels of other files or another policy."""
+    old = dataset.manifest.labels.get(new.name)
+    if old is None:
+        return
+    sources = {k: v for labels in new.splits.values() for k, v in labels.sources.items()}
+    policy = {k: v for k, v in old.policy.items() if k != "strict"}
+    if (old.sources, policy) != (sources, dict(new.policy)):
+        raise InputError(
+            f"labels {new.name!r} are there already, from other files or by another policy",
+            file=dataset.directory / MANIFEST_FILE,
+            fix="give the new ones a --name of their own",
+        )
+
+
+def _rewrite(dataset: Dataset, new: NewLabels, workers: Workers) -> int:
+    """Replace the tars by tars with the new labels in them; return how many."""
+    in_tars = tar_labels(dataset.manifest)
+    members = members_in(dataset)
+    splits = {part.shard.split for part in members}
+    todo = [split for split in new.splits if split in splits and in_tars.get(split) != new.name]
+    if not todo:
+        return 0
+    tables = {split: dataset.labels(split, new.name) for split in todo}
+    tasks = tasks_for_labels(dataset, members, tables, workers.bucket)
+    written = write_unfinished(tasks, workers)
+    updated = [part for part in members if part.shard.split not in tables]
+    for task, outcome in written:
+        part = members_of(outcome, task.plan)
+        if part is None or outcome.failures:
+            raise InputError(
+                f"images of {task.source.name(task.plan.split, '*')} cannot be read",
+                file=dataset.directory,
+                fix=WITH_IMAGES,
+            )
+        updated.append(part)
+    in_tars.update(dict.fromkeys(todo, new.name))
+    created_by = with_tar_labels(dataset.manifest.created_by, in_tars, splits)
+    quarantine = Quarantine.read(dataset.directory / QUARANTINE_FILE)
+    publish(dataset, new, updated, quarantine, created_by=created_by)
+    return len(written)

@@ -12,7 +12,7 @@ import numpy as np
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
-from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS
+from sharding.layout import CLASSES_FILE, GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
 from sharding.manifest import Dataset, Manifest
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
@@ -148,8 +148,7 @@ class Resharded:
         if self.added:
             rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
         if missing := sum(self.wanted.values()):
-            listed = f"labels/{self.name}/wanted.txt"
-            found = f"{missing:,} labelled images, listed in {listed}"
+            found = f"{missing:,} labelled images, listed in {wanted_path(self.name)}"
             if self.diff:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
                 found += f": {now:,} need them now, {before:,} were missing before"
@@ -209,7 +208,7 @@ def summarise(
     return Summary(
         location=location,
         manifest=manifest,
-        classes=ClassTable.read(directory / "classes.parquet"),
+        classes=ClassTable.read(directory / CLASSES_FILE),
         reasons=dict((+reasons).most_common()),
         seconds=seconds,
         continued=continued,

@@ -8,8 +8,8 @@ from pathlib import Path
 from sharding.commands.options import VerifyOptions
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.maintenance.checks import Problem, check_dataset
-from sharding.maintenance.repair import read_whole, repair
+from sharding.maintenance.checks import Kind, Problem, check_dataset
+from sharding.maintenance.repair import repair, tars_to_read
 from sharding.manifest import Dataset
 from sharding.sources.base import ParallelMap
 from sharding.sources.named import open_images
@@ -87,10 +87,10 @@ def verify(
                 if options.images is None
                 else open_images(dataset, options.images, options.fetch)
             )
-            workspace.download(read_whole(dataset, found))
+            workspace.download(tars_to_read(dataset, found))
             dataset = repair(dataset, found, source, workspace.workers(parallel))
             workspace.push()
-            suspects = {problem.path for problem in found if problem.kind == "tar"}
+            suspects = {problem.path for problem in found if problem.kind is Kind.TAR}
             shards = dataset.manifest.shards
             workspace.download(shard.index for shard in shards if shard.path in suspects)
             left = check_dataset(dataset, check_all, hashed=suspects, files=workspace.store)

@@ -1,10 +1,8 @@
-"""A label version on disk: for each split the labels over the shards, and all others apart.
+"""Write and read label versions: for each split a table over the shards and one of other images.
 
-A dump labels more images than have pixels. The rows of a label table follow the shards; the rows
-of images that no tar holds yet are kept beside it. Whichever job gives those their pixels later,
-every version then has its labels of them.
-
-Which labels the tars carry: a version per split, as long as all tars of the split carry it.
+A dump labels more images than have pixels. The rows of a split's table follow its shards; the rows
+of images that no tar holds yet are in a second table, so that every version has its labels of them
+when a later job gives them their pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE, LabelTable
-from sharding.layout import SPLITS, TAR_LABELS, WANTED_FILE, WITHOUT_PIXELS
+from sharding.layout import SPLITS, TAR_LABELS, WITHOUT_PIXELS, labels_path, wanted_path
 from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest
 from sharding.openimages.annotations import SplitLabels
 from sharding.storage.files import replacing
@@ -32,7 +30,7 @@ _COUNT = "images_without_pixels"
 """Key in a version's report, by split."""
 
 
-def label_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
+def write_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
     """Write the tables of a label version, and the list of its images that have no pixels."""
     tables = {split: labels.table for split, labels in new.splits.items()}
     files = _write(directory, new.name, tables, members)
@@ -50,7 +48,7 @@ def label_version(directory: Path, new: NewLabels, members: Sequence[Members]) -
 
 
 def rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:
-    """Write the tables of a finished label version anew, over other tars than before.
+    """Write the tables of an existing label version again, over other tars than before.
 
     Raises:
         InputError: one of its tables is missing or damaged.
@@ -62,7 +60,7 @@ def rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> Label
 
 
 def all_labels(dataset: Dataset, split: str, name: str) -> LabelTable:
-    """All that a version says of a split: the rows over the shards, then those of other images.
+    """Read all labels of a version in a split: rows over the shards, then those of other images.
 
     Raises:
         InputError: there is no such version or split, or a table is missing or damaged.
@@ -75,7 +73,7 @@ def all_labels(dataset: Dataset, split: str, name: str) -> LabelTable:
 
 
 def labels_without_pixels(dataset: Dataset, split: str, name: str) -> LabelTable:
-    """The rows of images that a version labels and no tar holds, by id.
+    """Read the rows of images that a version labels and no tar holds, by id.
 
     Raises:
         InputError: the table is missing or damaged.
@@ -86,26 +84,26 @@ def labels_without_pixels(dataset: Dataset, split: str, name: str) -> LabelTable
     try:
         return LabelTable.read(dataset.directory / file.path)
     except InputError as error:
-        raise InputError(error.problem, file=error.file, fix=how_to_write_again(name)) from None
+        raise InputError(error.problem, file=error.file, fix=how_to_rewrite(name)) from None
 
 
-def how_to_write_again(name: str) -> str:
-    """What mends a table that follows from nothing but the annotations."""
+def how_to_rewrite(name: str) -> str:
+    """Say what mends a table that follows from nothing but the annotations."""
     return (
-        f"repeat the command that wrote labels {name}, or run jobs/reshard_openimages.py "
-        f"--name {name} with its annotations (an import: repeat it with --retry-failed)"
+        f"repeat the command that wrote labels {name}, "
+        f"or run jobs/reshard_openimages.py --name {name} with its annotations"
     )
 
 
-def remove_settled(directory: Path, manifest: Manifest) -> None:
-    """Remove what told of images that have their pixels now; call it once the manifest is there."""
+def remove_outdated_labels(directory: Path, manifest: Manifest) -> None:
+    """Remove tables and lists of images without pixels that the written manifest does not have."""
     named = {file.path for version in manifest.labels.values() for file in version.files}
-    for path in directory.glob(f"labels/*/*{WITHOUT_PIXELS}.parquet"):
+    for path in directory.glob(labels_path("*", f"*{WITHOUT_PIXELS}")):
         if path.relative_to(directory).as_posix() not in named:
             path.unlink()
     for name, version in manifest.labels.items():
         if not any(of_split.get(_COUNT) for of_split in version.report.values()):
-            (directory / f"labels/{name}/{WANTED_FILE}").unlink(missing_ok=True)
+            (directory / wanted_path(name)).unlink(missing_ok=True)
 
 
 def _write(
@@ -123,7 +121,7 @@ def _write(
             files[split] = dataclasses.replace(files[split], without_pixels=beside)
         wanted += [f"{split}/{image_id}\n" for image_id in format_image_ids(apart.image_ids_N)]
     if wanted:
-        with replacing(directory / f"labels/{name}/{WANTED_FILE}") as temporary:
+        with replacing(directory / wanted_path(name)) as temporary:
             temporary.write_text("".join(wanted), encoding="ascii")
     return files
 
@@ -140,23 +138,20 @@ def _counted(report: Mapping[str, Any], files: Mapping[str, LabelFile]) -> dict[
     return {**report, **{split: {**report.get(split, {}), **n} for split, n in counts.items()}}
 
 
-def carried(manifest: Manifest) -> dict[str, str]:
-    """Label version by split, without the splits whose tars carry several."""
-    said, found = manifest.created_by, {}
-    for split in dict.fromkeys(shard.split for shard in manifest.shards):
-        able = [name for name, version in manifest.labels.items() if split in version.splits]
-        name = said.get(f"{TAR_LABELS}/{split}", said.get(TAR_LABELS))
-        if name not in able and len(able) == 1:
-            name = able[0]  # no other labels can be in there
-        if name in able:
-            found[split] = name
-    return found
+def tar_labels(manifest: Manifest) -> dict[str, str]:
+    """Look up the label version in the tars, by split; a split whose tars hold several has none."""
+    created_by = manifest.created_by
+    names = {
+        shard.split: created_by.get(f"{TAR_LABELS}/{shard.split}", created_by.get(TAR_LABELS))
+        for shard in manifest.shards
+    }
+    return {split: name for split, name in names.items() if name is not None}
 
 
-def with_carried(
+def with_tar_labels(
     created_by: Mapping[str, str], by_split: Mapping[str, str], splits: Collection[str]
 ) -> dict[str, str]:
-    """A manifest's ``created_by`` that says what the tars of these splits carry."""
+    """Copy a manifest's ``created_by`` with the label version in the tars of these splits."""
     names = {by_split.get(split, "") for split in splits}
     if len(names) == 1 and "" not in names:
         keys = {TAR_LABELS: names.pop()}
@@ -164,6 +159,18 @@ def with_carried(
         keys = {f"{TAR_LABELS}/{split}": by_split[split] for split in splits if split in by_split}
     rest = {k: v for k, v in created_by.items() if k.partition("/")[0] != TAR_LABELS}
     return {**rest, **keys}
+
+
+def labels_to_repair_with(manifest: Manifest) -> dict[str, str]:
+    """Choose the label version, by split, that lost tars are written again with.
+
+    It is the one in the tars, where they hold several the default one, or any that has the split.
+    """
+    known, chosen = tar_labels(manifest), {}
+    for split in {shard.split for shard in manifest.shards}:
+        names = (known.get(split), manifest.default_labels, *manifest.labels)
+        chosen[split] = next(n for n in names if n and split in manifest.labels[n].splits)
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +200,7 @@ class NewLabels:
 
 def write_labels(directory: Path, name: str, split: str, arranged: LabelTable) -> LabelFile:
     """Write a label table of a label version, under the name of its split."""
-    path = f"labels/{name}/{split}.parquet"
+    path = labels_path(name, split)
     digest = arranged.write(directory / path)
     positives = int(np.count_nonzero(arranged.states_E == POSITIVE))
     return LabelFile(

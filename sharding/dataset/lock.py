@@ -1,4 +1,4 @@
-"""Guarding an output directory: one job at a time, nothing foreign overwritten, kills survived.
+"""Lock an output directory: one job at a time, nothing foreign overwritten, continued after kills.
 
 While a dataset has no manifest, `unfinished.json` says which command it will be the result of.
 """
@@ -6,8 +6,6 @@ While a dataset has no manifest, `unfinished.json` says which command it will be
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import shutil
@@ -18,16 +16,17 @@ from typing import Any
 from sharding.errors import InputError
 from sharding.layout import STAGING_FOLDER, UNFINISHED_FILE
 from sharding.storage.files import remove_temporaries, remove_temporaries_beside, write_json
+from sharding.storage.locks import try_lock
 
 
 @contextlib.contextmanager
 def acquire(directory: Path) -> Iterator[None]:
-    """Hold a directory against other jobs; it is released even by `kill -9`.
+    """Lock a directory against other jobs; a process that is killed releases its lock.
 
-    Once the work inside has succeeded, `STAGING` is removed.
+    The directory is created if it is missing. After success its staging folder is removed.
 
     Raises:
-        InputError: another job holds it, or it cannot be made.
+        InputError: another job holds the lock, or the directory cannot be created.
     """
     if directory.parts[:1] and directory.parts[0].endswith(":"):
         # pathlib has made "s3:/bucket" of it, which would be a local directory.
@@ -51,27 +50,22 @@ def acquire(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def begin(directory: Path, identity: Mapping[str, Any], *, begun: bool = False) -> None:
-    """Say what the directory is going to hold, unless it already says so.
+def begin(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Record which command's result a directory will be, or check that it already says so.
 
     Temporary files that a killed job left are removed.
 
-    Args:
-        directory: of the dataset.
-        identity: of the job.
-        begun: what is there already is known to be the job's.
-
     Raises:
-        InputError: it holds something else.
+        InputError: the directory holds something else.
     """
     path = directory / UNFINISHED_FILE
-    if path.is_file():
+    if is_begun(directory):
         _refuse_other(path, json.loads(path.read_text(encoding="utf-8")), identity)
         remove_temporaries(directory)
         return
-    remove_temporaries_beside(path)  # of a job killed before it could say anything
+    remove_temporaries_beside(path)  # of a job killed before it could write the file
     strangers = sorted(entry.name for entry in directory.iterdir())
-    if strangers and not begun:
+    if strangers:
         raise InputError(
             f"the directory is not empty (it holds {strangers[0]!r}) and is no dataset of ours",
             file=directory,
@@ -80,23 +74,28 @@ def begin(directory: Path, identity: Mapping[str, Any], *, begun: bool = False) 
     write_json(path, identity)
 
 
+def is_begun(directory: Path) -> bool:
+    """Tell whether a directory is recorded as some command's unfinished result."""
+    return (directory / UNFINISHED_FILE).is_file()
+
+
 def end(directory: Path) -> None:
-    """Nothing is unfinished any more: the manifest is written, or all was taken back."""
+    """Remove the record of the command: the manifest is written, or everything was taken back."""
     shutil.rmtree(directory / STAGING_FOLDER, ignore_errors=True)
     (directory / UNFINISHED_FILE).unlink(missing_ok=True)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between two identities, for an error message."""
+    """Describe what differs between two identities, for an error message."""
     keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     return "; ".join(f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}" for key in keys)
 
 
 def _refuse_other(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    found = differences(old, new)
-    if found:
+    changes = differences(old, new)
+    if changes:
         raise InputError(
-            f"an unfinished run with other options is here: {found}",
+            f"an unfinished run with other options is here: {changes}",
             file=path,
             fix="repeat its options, choose another --output, or remove the directory",
         )
@@ -108,12 +107,10 @@ def _short(value: Any) -> str:
 
 
 def _lock(descriptor: int, directory: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
+    with contextlib.suppress(OSError):  # a file system without locks
+        if not try_lock(descriptor):
             raise InputError(
                 "another job is writing to this directory",
                 file=directory,
                 fix="wait until it ends",
-            ) from None
+            )

@@ -1,4 +1,4 @@
-"""The end of every job that writes images: tables over what was committed, manifest last."""
+"""List the images of committed tars, and order label tables by them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sharding.image_ids import Ids, parse_image_ids
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset, ShardRecord
+from sharding.shards.plan import ShardPlan
 from sharding.shards.task import ShardOutcome
 from sharding.storage.files import changed
 from sharding.storage.tar_index import read_index
@@ -18,25 +19,30 @@ from sharding.storage.tar_index import read_index
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """The images of one committed tar, ``image_ids_N`` (uint64) in tar order."""
+    """Hold the images of one committed tar, ``image_ids_N`` (uint64) in tar order."""
 
     shard: ShardRecord
     image_ids_N: npt.NDArray[np.uint64]
 
 
-def members_of(outcome: ShardOutcome, planned_N: npt.NDArray[np.uint64]) -> Members | None:
-    """What a shard holds: the images planned without those that failed; None without a tar."""
+def members_of(outcome: ShardOutcome, plan: ShardPlan) -> Members | None:
+    """List the images of a written shard: those planned without those that failed.
+
+    Returns:
+        None where no image could be used, so that there is no tar.
+    """
     if outcome.shard is None:
         return None
     failed = parse_image_ids([failure.image_id for failure in outcome.failures])
-    return Members(shard=outcome.shard, image_ids_N=planned_N[~np.isin(planned_N, failed)])
+    image_ids_N = plan.image_ids_N[~np.isin(plan.image_ids_N, failed)]
+    return Members(shard=outcome.shard, image_ids_N=image_ids_N)
 
 
 def members_in(dataset: Dataset) -> list[Members]:
-    """The images of every tar of a dataset.
+    """List the images of every tar of a dataset.
 
-    Read from the label tables, which list them; from the indexes where a job was killed after it
-    changed a table and before it wrote the manifest.
+    They are read from a label table of each split; from the indexes where a job was killed after
+    it changed the tables and before it wrote the manifest.
 
     Raises:
         InputError: an index is missing or damaged.
@@ -58,7 +64,7 @@ def members_in(dataset: Dataset) -> list[Members]:
 def _listed(
     dataset: Dataset, split: str, records: Sequence[ShardRecord]
 ) -> list[npt.NDArray[np.uint64]] | None:
-    """The ids of each tar as a whole label table lists them; None where there is no such table."""
+    """Read the ids of each tar from an intact label table; None where there is no such table."""
     ends = np.cumsum([record.images for record in records])
     default, versions = dataset.manifest.default_labels, dataset.manifest.labels
     for name in sorted(versions, key=lambda name: name != default):
@@ -73,18 +79,15 @@ def _listed(
 
 
 def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
-    """The rows of the images at hand, ordered as the shards.
-
-    An image that the table does not know becomes a row without labels.
-    """
+    """Select the rows of the tars' images, in tar order; unknown images get rows without labels."""
     ordered = sorted(members, key=lambda part: part.shard.path)
     image_ids_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in ordered)])
     shards = [part.shard.path for part in ordered for _ in range(len(part.image_ids_N))]
-    # An image without a row of its own comes back with id 0.
+    # `select` gives an image without a row the id 0.
     return replace(table.select(table.rows_of(image_ids_N), shards), image_ids_N=image_ids_N)
 
 
 def ids_of(split: str, members: Iterable[Members]) -> Ids:
-    """The images of a split, in tar order."""
+    """Join the image ids of a split, in tar order."""
     parts = [part.image_ids_N for part in members if part.shard.split == split]
     return np.concatenate([np.empty(0, np.uint64), *parts])

@@ -1,4 +1,4 @@
-"""Making a change of a finished dataset count: every table first, the manifest last."""
+"""Publish a dataset or a change of it: tables first, the manifest last, then remove what is old."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sharding.classes import ClassTable
 from sharding.dataset.card import write_card
-from sharding.dataset.label_versions import NewLabels, label_version, rearranged, remove_settled
+from sharding.dataset.label_versions import (
+    NewLabels,
+    rearranged,
+    remove_outdated_labels,
+    write_version,
+)
 from sharding.dataset.members import Members
 from sharding.dataset.quarantine import Quarantine
-from sharding.layout import INFO_FILE, QUARANTINE_FILE, QUARANTINE_HASH
+from sharding.layout import (
+    IMAGES_FOLDER,
+    INFO_FILE,
+    QUARANTINE_FILE,
+    QUARANTINE_HASH,
+    parse_shard_name,
+)
 from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.storage.files import transaction, write_json
 
@@ -22,40 +34,52 @@ def publish(
     members: Sequence[Members],
     quarantine: Quarantine,
     **changes: Any,
-) -> None:
-    """Write a label version over the tars named; bring the others along if the tars changed.
+) -> Manifest:
+    """Write a label version over the tars named, and the other versions too if the tars changed.
 
     Args:
-        dataset: as it is.
+        dataset: as it is; a new one has a manifest without labels and shards.
         new: the label version to write or replace.
-        members: all tars that shall count from now on.
+        members: all tars of the dataset from now on.
         quarantine: the whole table.
         changes: further fields of the manifest.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        InputError: the disk is full, or a table of another version is missing or damaged; the
+            dataset is then as it was.
     """
     directory, manifest = dataset.directory, dataset.manifest
     shards = tuple(sorted((part.shard for part in members), key=lambda shard: shard.path))
     with transaction():
-        version = label_version(directory, new, members)
+        version = write_version(directory, new, members)
         others = {name: old for name, old in manifest.labels.items() if name != new.name}
         if shards != manifest.shards:
             others = {name: rearranged(dataset, name, members) for name in others}
         digest = quarantine.write(directory / QUARANTINE_FILE)
-        write_info(directory, manifest.name, shards)
-        changed: Manifest = dataclasses.replace(
+        manifest = dataclasses.replace(
             manifest,
             labels={**others, new.name: version},
             shards=shards,
             quarantined=len(quarantine),
             **changes,
-        )
-        changed = changed.saying(**{QUARANTINE_HASH: digest})
-        write_card(directory, changed, dataset.classes)
-        changed.write(directory)
-    remove_settled(directory, changed)
+        ).with_provenance(**{QUARANTINE_HASH: digest})
+        write_manifest(directory, manifest, dataset.classes)
+    remove_outdated(directory, manifest)
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
+    """Write what follows from a manifest, `_info.json` and the card, and then the manifest."""
+    write_json(directory / INFO_FILE, info(manifest.name, manifest.shards))
+    write_card(directory, manifest, classes)
+    manifest.write(directory)
 
 
 def info(name: str, shards: Sequence[ShardRecord]) -> dict[str, Any]:
-    """Splits, files and lengths, as timm reads them from `_info.json`."""
+    """Make the content of `_info.json`: splits, files and lengths, as timm reads them."""
     splits: dict[str, dict[str, Any]] = {}
     for shard in shards:
         split = splits.setdefault(
@@ -68,6 +92,22 @@ def info(name: str, shards: Sequence[ShardRecord]) -> dict[str, Any]:
     return {"name": name, "splits": splits}
 
 
-def write_info(directory: Path, name: str, shards: Sequence[ShardRecord]) -> None:
-    """Write `_info.json`."""
-    write_json(directory / INFO_FILE, info(name, shards))
+def remove_outdated(directory: Path, manifest: Manifest) -> None:
+    """Remove files that a written manifest has replaced; call it again after a kill.
+
+    These are label tables of images that have their pixels now, tars that a rewrite replaced, and
+    records: bookkeeping of jobs that is of no use once their shards are in the manifest. Shards
+    of a killed job, which its repetition continues, have numbers that are not in use yet.
+    """
+    remove_outdated_labels(directory, manifest)
+    named = {path for shard in manifest.shards for path in (shard.path, shard.index)}
+    splits = {shard.split for shard in manifest.shards}
+    unused = {split: manifest.next_number(split) for split in splits}
+    for path in sorted((directory / IMAGES_FOLDER).glob("*")):
+        parsed = parse_shard_name(path.name)
+        if parsed is None or f"{IMAGES_FOLDER}/{path.name}" in named:
+            continue
+        split, number = parsed
+        without_tar = path.suffix == ".json" and not path.with_suffix(".tar").exists()
+        if number < unused.get(split, 0) or without_tar:
+            path.unlink()

@@ -1,40 +1,36 @@
-"""`quarantine.parquet`: every image and annotation row that was set aside, and why.
+"""Read and write `quarantine.parquet`: every image and annotation row set aside, with the reason.
 
-Nothing is dropped in silence: what could not be used is a row here, and the next run with
-`--retry-failed` starts from it.
+Nothing is dropped silently: what could not be used is a row of this table, and `--retry-failed`
+looks again for the images in it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sharding.errors import InputError
+from sharding.errors import REPEAT_COMMAND
 from sharding.openimages.row_status import RejectedRow
 from sharding.shards.task import ShardOutcome
-from sharding.storage.files import replacing
+from sharding.storage.parquet import read_table, write_table
 
 COLUMNS = ("image_id", "split", "source", "reason")
-
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
-_OF_A_ROW = re.compile(r".*:\d+", re.DOTALL)
+_ROW_SOURCE = re.compile(r".*:\d+", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True, order=True, slots=True)
 class Entry:
-    """One thing set aside.
+    """Describe one image or annotation row that was set aside.
 
     Attributes:
-        image_id: as written, which for a bad annotation row may be no id at all.
         split: "train", "validation" or "test".
+        image_id: as written, which for a bad annotation row may be no id at all.
         source: file or URL of the image, or ``file:row`` of an annotation.
         reason: one line.
     """
@@ -46,13 +42,13 @@ class Entry:
 
     @property
     def is_row(self) -> bool:
-        """Whether it is an annotation row and no image: its source ends in a line number."""
-        return _OF_A_ROW.fullmatch(self.source) is not None
+        """Tell an annotation row, whose source ends in a line number, from an image."""
+        return _ROW_SOURCE.fullmatch(self.source) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantine:
-    """The table; its entries are sorted and distinct, so equal content gives equal bytes."""
+    """Hold the table; its entries are sorted and distinct, so that equal content is equal bytes."""
 
     entries: tuple[Entry, ...] = ()
 
@@ -64,7 +60,7 @@ class Quarantine:
 
     @classmethod
     def of_rejected_rows(cls, split: str, rows: Iterable[RejectedRow]) -> Quarantine:
-        """The bad rows of an annotation file."""
+        """List the rejected rows of an annotation file."""
         return cls(
             entries=tuple(
                 Entry(
@@ -77,26 +73,42 @@ class Quarantine:
             )
         )
 
+    @classmethod
+    def of_outcomes(cls, outcomes: Iterable[ShardOutcome]) -> Quarantine:
+        """List the images that could not be used when shards were written."""
+        return cls(
+            entries=tuple(
+                Entry(
+                    image_id=failure.image_id,
+                    split=outcome.split,
+                    source=failure.source,
+                    reason=failure.reason,
+                )
+                for outcome in outcomes
+                for failure in outcome.failures
+            )
+        )
+
     def merged(self, *others: Quarantine) -> Quarantine:
-        """All entries of this table and of the others."""
+        """Combine the entries of this table and of others."""
         return Quarantine(
             entries=self.entries + tuple(e for other in others for e in other.entries)
         )
 
     def rows(self) -> Quarantine:
-        """The annotation rows alone."""
+        """Select the annotation rows."""
         return Quarantine(entries=tuple(e for e in self.entries if e.is_row))
 
     def images(self) -> Quarantine:
-        """The images alone."""
+        """Select the images."""
         return Quarantine(entries=tuple(e for e in self.entries if not e.is_row))
 
     def image_ids(self, split: str) -> frozenset[str]:
-        """The ids set aside in a split."""
+        """Collect the ids set aside in a split."""
         return frozenset(entry.image_id for entry in self.entries if entry.split == split)
 
     def without_images(self, split: str, image_ids: Iterable[str]) -> Quarantine:
-        """What remains after the images named were recovered; rows about them stay bad."""
+        """Drop the images named, which were recovered; rows about them stay rejected."""
         recovered = {(split, image_id) for image_id in image_ids}
         return Quarantine(
             entries=tuple(
@@ -105,11 +117,9 @@ class Quarantine:
         )
 
     def write(self, path: str | os.PathLike[str]) -> str:
-        """Write the Parquet file atomically; return its sha256."""
+        """Write the Parquet file atomically; return its SHA-256."""
         columns = {name: [getattr(e, name) for e in self.entries] for name in COLUMNS}
-        with replacing(path) as temporary:
-            pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd")
-            return hashlib.sha256(temporary.read_bytes()).hexdigest()
+        return write_table(pa.table(columns, schema=SCHEMA), path)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Quarantine:
@@ -118,37 +128,5 @@ class Quarantine:
         Raises:
             InputError: it is missing or not a quarantine table.
         """
-        fix = "run jobs/verify_dataset.py --repair"
-        try:
-            table = pq.read_table(Path(path), columns=list(COLUMNS)).cast(SCHEMA)
-            return cls(entries=tuple(Entry(**row) for row in table.to_pylist()))
-        except FileNotFoundError:
-            raise InputError("quarantine table is missing", file=path, fix=fix) from None
-        except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"not a quarantine table ({reason})", file=path, fix=fix) from None
-
-
-def quarantine_of(outcomes: Iterable[ShardOutcome]) -> Quarantine:
-    """The images that could not be used."""
-    return Quarantine(
-        entries=tuple(
-            Entry(
-                image_id=failure.image_id,
-                split=outcome.name.rpartition("-")[0],
-                source=failure.source,
-                reason=failure.reason,
-            )
-            for outcome in outcomes
-            for failure in outcome.failures
-        )
-    )
-
-
-def merged_failures(
-    old: Quarantine, tried: Mapping[str, Sequence[str]], failures: Quarantine
-) -> Quarantine:
-    """The table after images were tried again: recovered ones are gone, reasons are fresh."""
-    for split, image_ids in tried.items():
-        old = old.without_images(split, image_ids)
-    return old.merged(failures)
+        table = read_table(path, SCHEMA, kind="quarantine table", fix=REPEAT_COMMAND)
+        return cls(entries=tuple(Entry(**row) for row in table.to_pylist()))

@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -54,12 +53,6 @@ class ImportJob(Job):
     single_positive: NewLabels | None = None
 
     @property
-    def label_names(self) -> frozenset[str]:
-        """The label versions that it writes."""
-        further = set() if self.single_positive is None else {self.single_positive.name}
-        return super().label_names | further
-
-    @property
     def images_fix(self) -> str:
         """What to do where no image was found."""
         return "unpack the images where the collection's own archive puts them"
@@ -71,9 +64,9 @@ class ImportJob(Job):
             image_ids = format_image_ids(task.plan.image_ids_N)
             yield dataclasses.replace(task, source=self.source.only(image_ids))
 
-    def write_extras(self, directory: Path) -> Mapping[str, str]:
-        """Write `names.parquet`."""
-        return {NAMES_HASH: self.names.write(directory / NAMES_FILE)}
+    def write_extras(self) -> dict[str, str]:
+        """Write `names.parquet`; returns the entry of ``created_by`` for it."""
+        return {NAMES_HASH: self.names.write(self.output / NAMES_FILE)}
 
 
 def read_collection(options: ImportOptions) -> Collection:

@@ -1,34 +1,23 @@
-"""One thing that is wrong with a dataset, and how to mend it.
+"""Check a dataset against its manifest: hash its files, read its tables, list unknown files.
 
-Is a dataset what its manifest says? Every file hashed, every table read, nothing over.
-
-Checks only look. What they find is a list of problems, each with the file, what is wrong with it
-and how to mend it; `sharding.maintenance.repair` mends what can be.
-
-Files beside tars and tables: records of shards, reports, and what the manifest does not name.
-
-Files that follow from the dump alone: the class list, how images are turned, names, authors.
-
-Tars and tables are made by them, so that none of them may change unseen. The manifest knows their
-hashes; the command that made a dataset writes them again.
+Checks change nothing. They return problems, each with the file, what is wrong with it and how to
+mend it; `sharding.maintenance.repair` mends what can be mended.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sharding.dataset.card import card
-from sharding.dataset.label_versions import carried, how_to_write_again
+from sharding.dataset.label_versions import how_to_rewrite, labels_to_repair_with, tar_labels
 from sharding.dataset.publish import info
-from sharding.dataset.quarantine import Quarantine
 from sharding.errors import REPEAT_COMMAND, InputError
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import (
@@ -36,38 +25,92 @@ from sharding.layout import (
     CLASSES_FILE,
     IMAGES_FOLDER,
     INFO_FILE,
+    LABELS_FOLDER,
     MANIFEST_FILE,
     QUARANTINE_FILE,
     QUARANTINE_HASH,
-    REPAIR,
-    REPAIR_WITH_IMAGES,
     SIDE_FILES,
-    WANTED_FILE,
+    STAGING_FOLDER,
+    UNFINISHED_FILE,
     WITHOUT_PIXELS,
-    record_path,
+    diff_path,
+    parse_shard_name,
+    wanted_path,
 )
 from sharding.manifest import Dataset, LabelFile, Manifest, ShardRecord
 from sharding.storage.files import changed, stable_json
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
 
+_REPAIR = "repeat this command with --repair"
+_REPAIR_WITH_IMAGES = f"{_REPAIR} --images and the folder of the images"
+
+_OUR_FILES = re.compile(
+    rf"(?:.*\.tmp\..*|{IMAGES_FOLDER}/[a-z]+-\d{{6,}}\.(?:tar|idx)|{re.escape(UNFINISHED_FILE)}"
+    rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/[^/]+/[a-z]+{re.escape(WITHOUT_PIXELS)}\.parquet)"
+)
+"""Paths that only our jobs write, so that they may be removed where the manifest has none such."""
+
+
+class Kind(StrEnum):
+    """Say what is broken, which decides how it is mended."""
+
+    TAR = "tar"
+    """A tar, or the index of a broken tar: written again from the images."""
+    INDEX = "index"
+    """The index of a tar that is intact: follows from the tar."""
+    TAR_LABELS = "tar labels"
+    """A label table whose labels are in the tars, which are intact: follows from them."""
+    LABELS = "labels"
+    """A label table that follows from its annotations only."""
+    SIDE_FILE = "side file"
+    """A file that follows from dump and options."""
+    QUARANTINE = "quarantine"
+    """The table of what was set aside."""
+    DERIVED = "derived"
+    """A file that follows from the manifest."""
+    ORPHAN = "orphan"
+    """A file of ours that the manifest does not name, or that cannot be read: removed."""
+    STRANGER = "stranger"
+    """A file of somebody else."""
+
+
+_FIXES = {
+    Kind.TAR: _REPAIR_WITH_IMAGES,
+    Kind.INDEX: _REPAIR,
+    Kind.TAR_LABELS: _REPAIR,
+    Kind.LABELS: "",
+    Kind.SIDE_FILE: REPEAT_COMMAND,
+    Kind.QUARANTINE: f"{REPEAT_COMMAND}; "
+    "annotation rows come back by repeating the command that set them aside",
+    Kind.DERIVED: _REPAIR,
+    Kind.ORPHAN: _REPAIR,
+    Kind.STRANGER: "move it elsewhere, if nobody needs it here",
+}
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Problem:
-    """One thing that is wrong.
+    """Describe one thing that is wrong.
 
     Attributes:
         path: of the file, relative to the dataset.
         what: is wrong.
-        fix: how to mend it.
-        kind: "tar", "index", "record", "labels", "beside", "quarantine", "derived", "orphan" or
-            "stranger".
+        kind: of the file, and so of the fix.
+        labels: name of the label version that has to be written again, before anything else is
+            done about it; empty if none has to.
     """
 
     path: str
     what: str
-    fix: str
-    kind: str
+    kind: Kind
+    labels: str = ""
+
+    @property
+    def fix(self) -> str:
+        """Say how to mend it."""
+        first = how_to_rewrite(self.labels) if self.labels else ""
+        return ", then ".join(filter(None, (first, _FIXES[self.kind])))
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}. Fix: {self.fix}"
@@ -85,7 +128,7 @@ def check_dataset(
     hashed: Collection[str] | None = None,
     files: ObjectStore | None = None,
 ) -> list[Problem]:
-    """Everything that is wrong with a dataset, sorted by path.
+    """Find everything that is wrong with a dataset, sorted by path.
 
     Args:
         dataset: opened, so that manifest and class list are known to fit each other.
@@ -95,121 +138,89 @@ def check_dataset(
     """
     files = files or ObjectStore.local(dataset.directory)
     check = partial(check_shard, files, hashed=hashed)
-    found: list[Problem] = []
-    for problems in parallel(check, dataset.manifest.shards):
-        found += problems
-    broken = {problem.path for problem in found if problem.kind == "tar"}
+    problems = [p for of_shard in parallel(check, dataset.manifest.shards) for p in of_shard]
+    broken_tars = {problem.path for problem in problems if problem.kind is Kind.TAR}
     for name, version in dataset.manifest.labels.items():
-        for split, file in version.splits.items():
-            found += _labels(dataset, name, split, file, broken)
-    found = _in_order(dataset, found)
-    found += _beside(dataset)
-    found += check_quarantine(dataset)
-    found += check_derived(dataset)
-    found += check_records(dataset)
-    found += check_reports(dataset)
-    found += check_orphans(dataset)
-    return sorted(found)
+        for split in version.splits:
+            problems += check_labels(dataset, name, split, broken_tars)
+    problems = _tars_after_labels(dataset.manifest, problems)
+    problems += check_side_files(dataset.directory, dataset.manifest)
+    problems += check_derived(dataset)
+    problems += check_reports(dataset)
+    problems += check_orphans(dataset)
+    return sorted(problems)
 
 
 def check_shard(
     files: ObjectStore, shard: ShardRecord, *, hashed: Collection[str] | None
 ) -> list[Problem]:
-    """What is wrong with one tar and its index; runs on a worker."""
+    """Check one tar and its index; runs on a worker."""
     problems = []
     size = files.size(shard.path)
     must_hash = hashed is None or shard.path in hashed
     if size is None:
-        problems.append(
-            Problem(path=shard.path, what="missing", fix=REPAIR_WITH_IMAGES, kind="tar")
-        )
+        problems.append(Problem(path=shard.path, what="missing", kind=Kind.TAR))
     elif size != shard.bytes:
         what = f"{size:,} bytes, not {shard.bytes:,}"
-        problems.append(Problem(path=shard.path, what=what, fix=REPAIR_WITH_IMAGES, kind="tar"))
+        problems.append(Problem(path=shard.path, what=what, kind=Kind.TAR))
     elif must_hash and files.sha256(shard.path) != shard.sha256:
         what = "its content has changed (SHA-256 differs)"
-        problems.append(Problem(path=shard.path, what=what, fix=REPAIR_WITH_IMAGES, kind="tar"))
-    fix = REPAIR_WITH_IMAGES if problems else REPAIR
+        problems.append(Problem(path=shard.path, what=what, kind=Kind.TAR))
+    kind = Kind.TAR if problems else Kind.INDEX
     if files.size(shard.index) is None:
-        problems.append(Problem(path=shard.index, what="missing", fix=fix, kind="index"))
+        problems.append(Problem(path=shard.index, what="missing", kind=kind))
     elif files.sha256(shard.index) != shard.index_sha256:
         what = "its content has changed; DALI would read wrong bytes"
-        problems.append(Problem(path=shard.index, what=what, fix=fix, kind="index"))
+        problems.append(Problem(path=shard.index, what=what, kind=kind))
     return problems
 
 
-def _labels(
-    dataset: Dataset, name: str, split: str, file: LabelFile, broken: Collection[str]
+def check_labels(
+    dataset: Dataset, name: str, split: str, broken_tars: Collection[str]
 ) -> Iterator[Problem]:
+    """Check the label tables of a version in a split against manifest and indexes."""
+    file = dataset.manifest.labels[name].splits[split]
     records = [shard for shard in dataset.manifest.shards if shard.split == split]
-    again = how_to_write_again(name)
-    in_tars = carried(dataset.manifest).get(split) == name
-    mendable = in_tars and not any(record.path in broken for record in records)
-    problem = partial(Problem, path=file.path, fix=REPAIR if mendable else again, kind="labels")
-    table = yield from _table(dataset, file, problem)
+    table, faults = _read_table(dataset, file)
+    if table is not None:
+        expected = [record.path for record in records for _ in range(record.images)]
+        if list(table.shards) != expected:
+            faults.append(f"its {len(table)} rows do not follow the {len(expected)} images")
+        misplaced = _misplaced(dataset, table.image_ids_N.tolist(), records)
+        faults += [f"lists other images than {record.path} holds" for record in misplaced]
+    in_tars = tar_labels(dataset.manifest).get(split) == name
+    mendable = in_tars and not any(record.path in broken_tars for record in records)
+    kind, labels = (Kind.TAR_LABELS, "") if mendable else (Kind.LABELS, name)
+    yield from (Problem(path=file.path, what=what, kind=kind, labels=labels) for what in faults)
     if file.without_pixels is not None:
-        # Nothing else in the dataset tells these labels.
-        apart = partial(Problem, path=file.without_pixels.path, fix=again, kind="labels")
-        yield from _table(dataset, file.without_pixels, apart)
-    if table is None:
-        return
-    expected = [shard.path for shard in records for _ in range(shard.images)]
-    if list(table.shards) != expected:
-        yield problem(what=f"its {len(table)} rows do not follow the {len(expected)} images")
-    for record in _misplaced(dataset, table.image_ids_N.tolist(), records):
-        yield problem(what=f"lists other images than {record.path} holds")
+        path = file.without_pixels.path
+        _, faults = _read_table(dataset, file.without_pixels)
+        yield from (Problem(path=path, what=w, kind=Kind.LABELS, labels=name) for w in faults)
 
 
-def _table(
-    dataset: Dataset, file: LabelFile, problem: Callable[..., Problem]
-) -> Generator[Problem, None, LabelTable | None]:
-    """Whether a table is what the manifest says; returns it if it can be read."""
+def _read_table(dataset: Dataset, file: LabelFile) -> tuple[LabelTable | None, list[str]]:
+    """Read a label table, None if that is impossible, and compare it with the manifest."""
     path = dataset.directory / file.path
     if (wrong := changed(path, file.sha256)) is not None:
-        yield problem(what=wrong)
-        return None
+        return None, [wrong]
     try:
         table = LabelTable.read(path)
     except InputError as error:
-        yield problem(what=error.problem)
-        return None
+        return None, [error.problem]
+    faults = []
     positives = int(np.count_nonzero(table.states_E == POSITIVE))
     counts = (len(table), positives, len(table.states_E) - positives)
     if counts != (file.images, file.positives, file.negatives):
-        yield problem(what=f"images and labels are {counts}, not as the manifest says")
+        faults.append(f"images and labels are {counts}, not as the manifest says")
     if len(table.classes_E) and int(table.classes_E.max()) >= len(dataset.classes):
-        yield problem(what=f"class {table.classes_E.max()} of {len(dataset.classes)}")
-    return table
-
-
-def _in_order(dataset: Dataset, problems: Iterable[Problem]) -> list[Problem]:
-    """What to do first, for tars that must wait for the labels they carry."""
-    problems = list(problems)
-    paths = {problem.path for problem in problems}
-    manifest, in_tars = dataset.manifest, carried(dataset.manifest)
-    lost = {
-        split: how_to_write_again(name)
-        for split, name in in_tars.items()
-        if manifest.labels[name].splits[split].path in paths
-    }
-    waiting = {
-        path: lost[shard.split]
-        for shard in manifest.shards
-        if shard.split in lost
-        for path in (shard.path, shard.index)
-    }
-    return [
-        replace(problem, fix=f"{waiting[problem.path]}, then {problem.fix}")
-        if problem.fix == REPAIR_WITH_IMAGES and problem.path in waiting
-        else problem
-        for problem in problems
-    ]
+        faults.append(f"class {table.classes_E.max()} of {len(dataset.classes)}")
+    return table, faults
 
 
 def _misplaced(
     dataset: Dataset, ids: list[int], records: Sequence[ShardRecord]
 ) -> Iterator[ShardRecord]:
-    """The tars whose indexes name other images than the table lists, in its order."""
+    """Find the tars whose indexes name other images than a table lists, in its order."""
     position = 0
     for record in records:
         expected = ids[position : position + record.images]
@@ -217,108 +228,75 @@ def _misplaced(
         try:
             named = [int(key, 16) for key in read_index(dataset.directory / record.index)]
         except (InputError, ValueError):
-            continue  # a problem of the index, told by `check_shard`
+            continue  # a problem of the index, which `check_shard` reports
         if named != expected:
             yield record
 
 
-def _beside(dataset: Dataset) -> Iterator[Problem]:
-    for name, what in broken_beside(dataset.directory, dataset.manifest):
-        yield Problem(path=name, what=what, fix=REPEAT_COMMAND, kind="beside")
+def _tars_after_labels(manifest: Manifest, problems: Sequence[Problem]) -> list[Problem]:
+    """Note on broken tars which label table, broken too, has to be written again first."""
+    paths = {problem.path for problem in problems}
+    lost = {
+        split: name
+        for split, name in labels_to_repair_with(manifest).items()
+        if manifest.labels[name].splits[split].path in paths
+    }
+    splits = {path: shard.split for shard in manifest.shards for path in (shard.path, shard.index)}
+    return [
+        replace(problem, labels=lost.get(splits[problem.path], ""))
+        if problem.kind is Kind.TAR
+        else problem
+        for problem in problems
+    ]
 
 
-def check_quarantine(dataset: Dataset) -> Iterator[Problem]:
-    """Whether what was set aside is listed as it was."""
-    manifest, path = dataset.manifest, dataset.directory / QUARANTINE_FILE
-    fix = f"{REPAIR}; annotation rows come back by repeating the command that set them aside"
-    problem = partial(Problem, path=QUARANTINE_FILE, fix=fix, kind="quarantine")
-    try:
-        entries = Quarantine.read(path)
-    except InputError as error:
-        yield problem(what=error.problem)
-        return
-    known = manifest.created_by.get(QUARANTINE_HASH)
-    if len(entries) != manifest.quarantined:
-        yield problem(what=f"{len(entries)} rows, not {manifest.quarantined}")
-    elif known is not None and (wrong := changed(path, known)) is not None:
-        yield problem(what=wrong)
+def check_side_files(directory: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Check the files whose hashes are in the manifest's ``created_by``."""
+    for key, name in {**SIDE_FILES, QUARANTINE_HASH: QUARANTINE_FILE}.items():
+        digest = manifest.created_by.get(key)
+        if digest is not None and (wrong := changed(directory / name, digest)) is not None:
+            kind = Kind.QUARANTINE if name == QUARANTINE_FILE else Kind.SIDE_FILE
+            yield Problem(path=name, what=wrong, kind=kind)
 
 
 def check_derived(dataset: Dataset) -> Iterator[Problem]:
-    """Whether what is told elsewhere is what the manifest says."""
-    manifest = dataset.manifest
-    expected = {
-        INFO_FILE: stable_json(info(manifest.name, manifest.shards)),
-        CARD_FILE: card(manifest, dataset.classes),
-    }
-    for name, content in expected.items():
+    """Check the files that follow from the manifest; the card's text may be edited."""
+    expected = stable_json(info(dataset.manifest.name, dataset.manifest.shards))
+    for name in (INFO_FILE, CARD_FILE):
         path = dataset.directory / name
-        if not path.is_file() or path.read_bytes() != content.encode():
-            what = "missing" if not path.is_file() else "differs from the manifest"
-            yield Problem(path=name, what=what, fix=REPAIR, kind="derived")
-
-
-OURS = re.compile(
-    r"(?:.*\.tmp\..*|images/[a-z]+-\d{6}\.(?:tar|idx|json)|unfinished\.json|staging/\w+\.\w+"
-    rf"|labels/[^/]+/[a-z]+{re.escape(WITHOUT_PIXELS)}\.parquet)"
-)
-"""Paths that only our jobs write: orphans of these may be removed."""
-
-
-def check_records(dataset: Dataset) -> Iterator[Problem]:
-    """Records of committed tars that are lost: they know which images were set aside."""
-    for shard in dataset.manifest.shards:
-        path = record_path(shard.path)
-        shard_of = _field(dataset.directory / path, "shard")
-        if not isinstance(shard_of, dict) or shard_of.get("path") != shard.path:
-            there = (dataset.directory / path).is_file()
-            what = "not the record of its tar" if there else "missing"
-            yield Problem(path=path, what=what, fix=REPAIR, kind="record")
+        if not path.is_file():
+            yield Problem(path=name, what="missing", kind=Kind.DERIVED)
+        elif name == INFO_FILE and path.read_bytes() != expected.encode():
+            yield Problem(path=name, what="differs from the manifest", kind=Kind.DERIVED)
 
 
 def check_reports(dataset: Dataset) -> Iterator[Problem]:
-    """Reports of label versions that cannot be read."""
+    """Check that the reports on what label versions changed can be read."""
     for name in dataset.manifest.labels:
-        path = f"labels/{name}/diff.json"
-        file = dataset.directory / path
-        if file.is_file() and _field(file, "against") is None:
-            fix = f"{REPAIR}, which removes it; the command that wrote labels {name} makes it anew"
-            yield Problem(path=path, what="not a report", fix=fix, kind="orphan")
+        path = dataset.directory / diff_path(name)
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            report = None
+        if not isinstance(report, dict) or "against" not in report:
+            what = f"not a report; the command that wrote labels {name} writes it again"
+            yield Problem(path=diff_path(name), what=what, kind=Kind.ORPHAN)
 
 
 def check_orphans(dataset: Dataset) -> Iterator[Problem]:
-    """Files that the manifest does not name."""
+    """Find files that the manifest does not name; records of shards are nobody's concern."""
     named = {MANIFEST_FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, CARD_FILE}
     named |= {name for key, name in SIDE_FILES.items() if key in dataset.manifest.created_by}
     for shard in dataset.manifest.shards:
-        named |= {shard.path, shard.index, record_path(shard.path)}
+        named |= {shard.path, shard.index}
     for name, version in dataset.manifest.labels.items():
-        named |= {file.path for file in version.files}
-        named |= {f"labels/{name}/{WANTED_FILE}", f"labels/{name}/diff.json"}
+        named |= {file.path for file in version.files} | {wanted_path(name), diff_path(name)}
     for path in sorted(dataset.directory.rglob("*")):
         relative = path.relative_to(dataset.directory).as_posix()
-        if path.is_dir() or relative in named:
+        is_record = path.suffix == ".json" and parse_shard_name(relative) is not None
+        if path.is_dir() or relative in named or is_record:
             continue
-        record = relative.startswith(f"{IMAGES_FOLDER}/") and relative.endswith(".json")
-        if record and _field(path, "shard", missing="") is None:
-            continue  # of a shard of which no image could be used: it has no tar
-        ours = OURS.fullmatch(relative) is not None
-        fix = REPAIR if ours else "move it elsewhere, if nobody needs it here"
-        kind = "orphan" if ours else "stranger"
-        yield Problem(path=relative, what="the manifest does not name it", fix=fix, kind=kind)
-
-
-def _field(path: Path, name: str, missing: Any = None) -> Any:
-    """A field of a JSON file, ``missing`` where there is no such thing."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[name]
-    except (OSError, ValueError, KeyError, TypeError):
-        return missing
-
-
-def broken_beside(directory: Path, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """(file, what is wrong with it) of those that the manifest names."""
-    for key, name in SIDE_FILES.items():
-        known = manifest.created_by.get(key)
-        if known is not None and (wrong := changed(directory / name, known)) is not None:
-            yield name, wrong
+        kind = Kind.ORPHAN if _OUR_FILES.fullmatch(relative) else Kind.STRANGER
+        yield Problem(path=relative, what="the manifest does not name it", kind=kind)

@@ -145,6 +145,11 @@ class ShardOutcome:
     failures: tuple[Failure, ...] = ()
     how: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def split(self) -> str:
+        """Split of the shard."""
+        return self.name.rpartition("-")[0]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the record."""
         return dataclasses.asdict(self)
@@ -168,12 +173,6 @@ def read_record(path: Path) -> ShardOutcome | None:
         return ShardOutcome.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def record_is_of(task: ShardTask) -> bool:
-    """Whether the record of the task's shard is there, and of this very task."""
-    record = read_record(task.record)
-    return record is not None and record.fingerprint == task.fingerprint
 
 
 def finished(task: ShardTask) -> ShardOutcome | None:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.reshard import reshard
-from sharding.commands.shard import shard_dump
 from sharding.commands.summary import Resharded
-from sharding.commands.verify import verify
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.labels import LabelTable
+from sharding.layout import SPLITS
 from sharding.manifest import Dataset
-from sharding.shards.transcode import transcode
+from sharding.shards.transcode import ImagePolicy, transcode
 from sharding.sources.shard import ShardSource
 from sharding.storage.tar_index import read_index
+from tests.support import commands
+from tests.support.commands import check, shard
 from tests.support.dumpmaking import HEADER, MIDS, write_classes, write_labels
 from tests.support.killing import run_until
 from tests.support.photos import image_ids, tree, write_photo_dump
@@ -47,7 +45,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("original") / "dataset"
-    shard_dump(prepare(shard_options(inputs, output)), serially)
+    shard(inputs, output)
     return output
 
 
@@ -79,24 +77,14 @@ def rows_of(dump: Path, split: str) -> list[str]:
     return (dump / f"2017_11/{split}/annotations-human.csv").read_text().splitlines()[1:]
 
 
-def serially(function: Any, items: Sequence[Any]) -> Iterator[Any]:
-    return map(function, items)
-
-
-def shard_options(inputs: tuple[Path, Path], output: Path, **more: Any) -> ShardOptions:
-    settings: dict[str, Any] = {"images": str(inputs[1]), "images_per_shard": 10, **more}
-    return ShardOptions(annotations=inputs[0], output=output, dataset_name="tiny", **settings)
-
-
 def relabel(dataset: Path, annotations: Path, **more: Any) -> Resharded:
-    options = ReshardOptions(dataset=dataset, annotations=annotations, **more)
-    done = reshard(options, serially)
+    done = commands.relabel(dataset, annotations, **more)
     assert is_well(dataset)
     return done
 
 
-def is_well(dataset: Path) -> bool:
-    result = verify(VerifyOptions(dataset=dataset), serially)
+def is_well(dataset: Path, **more: Any) -> bool:
+    result = check(dataset, **more)
     assert result.well, str(result)
     return True
 
@@ -175,8 +163,8 @@ def test_new_images_get_shards_of_their_own(dataset: Path, newer: Path, inputs) 
 def test_images_that_turn_up_later_are_taken_in(dataset: Path, inputs) -> None:
     before = images_of(dataset)
     later = str(inputs[0].parent / "later")
-    retry = shard_options(inputs, dataset, images=later, retry_failed=True)
-    told = str(shard_dump(prepare(retry), serially))
+    retry = {"images": later, "retry_failed": True}
+    told = shard(inputs, dataset, **retry)
     assert is_well(dataset)
     assert "24 images in" in told
     assert "set aside    nothing" in told
@@ -184,17 +172,15 @@ def test_images_that_turn_up_later_are_taken_in(dataset: Path, inputs) -> None:
     assert len(states(Dataset.open(dataset).labels("train"))) == 48
     # Looking again finds nothing more to do, and the plain command is satisfied too.
     settled = tree(dataset)
-    shard_dump(prepare(retry), serially)
+    shard(inputs, dataset, **retry)
     assert tree(dataset) == settled
-    told = str(shard_dump(prepare(shard_options(inputs, dataset)), serially))
-    assert "already finished" in told
+    assert "already finished" in shard(inputs, dataset)
     assert tree(dataset) == settled
 
 
 def test_looking_in_vain_leaves_no_trace(dataset: Path, inputs) -> None:
     before = tree(dataset)
-    retry = shard_options(inputs, dataset, retry_failed=True)
-    shard_dump(prepare(retry), serially)
+    shard(inputs, dataset, retry_failed=True)
     assert tree(dataset) == before
 
 
@@ -220,27 +206,20 @@ def test_rewriting_copies_jpegs_and_carries_the_new_labels(dataset: Path, newer:
     assert tree(dataset) == before
 
 
-@pytest.mark.parametrize("older", [False, True], ids=["as written now", "as written before"])
 def test_a_split_that_the_new_dump_lacks_can_be_mended_after_a_rewrite(
-    dataset: Path, newer: Path, inputs, older: bool
+    dataset: Path, newer: Path, inputs
 ) -> None:
     relabel(dataset, newer, rewrite=True)
-    said = json.loads((dataset / "dataset.json").read_text())
-    keys = {split: f"tar_labels/{split}" for split in ("train", "validation", "test")}
-    written = {split: said["created_by"].pop(key) for split, key in keys.items()}
+    created_by = Dataset.open(dataset).manifest.created_by
+    written = {split: created_by[f"tar_labels/{split}"] for split in SPLITS}
     assert written == {"train": "2018_04", "validation": "2017_11", "test": "2018_04"}
-    if older:  # one version for all splits, whatever they carry
-        said["created_by"]["tar_labels"] = "2018_04"
-        (dataset / "dataset.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
-    assert is_well(dataset)
     before = tree(dataset)
-    mend = VerifyOptions(dataset=dataset, repair=True, images=str(inputs[1]))
     for lost in ("images/validation-000000.tar", "labels/2017_11/validation.parquet"):
         (dataset / lost).unlink()
-        assert verify(mend, serially).well
+        assert is_well(dataset, repair=True, images=str(inputs[1]))
         assert tree(dataset) == before
     (dataset / "labels/2018_04/train.parquet").unlink()
-    assert verify(VerifyOptions(dataset=dataset, repair=True), serially).well
+    assert is_well(dataset, repair=True)
     assert tree(dataset) == before
 
 
@@ -251,8 +230,7 @@ def test_a_rewrite_of_a_lost_tar_is_one_line_and_goes_on_when_it_is_mended(
     lost.unlink()
     with pytest.raises(InputError, match=r"train-000001\.tar: cannot be read .*--repair --images"):
         relabel(dataset, newer, rewrite=True)
-    mend = VerifyOptions(dataset=dataset, repair=True, images=str(inputs[1]))
-    assert verify(mend, serially).well
+    assert is_well(dataset, repair=True, images=str(inputs[1]))
     assert relabel(dataset, newer, rewrite=True).rewritten > 1
 
 
@@ -286,18 +264,14 @@ def test_killed_anywhere_it_ends_the_same(original, newer, inputs, tmp_path, wha
     event, died = 0, True
     while died:
         dataset = shutil.copytree(original, tmp_path / f"killed-{event}")
-        died = run_until(event, _relabel, dataset, newer, more)
-        for split in ("train", "validation", "test"):
+        died = run_until(event, partial(relabel, dataset, newer, **more))
+        for split in SPLITS:
             assert len(Dataset.open(dataset).labels(split))  # readable at every moment
         relabel(dataset, newer, **more)
         assert tree(dataset) == expected, f"killed at event {event}"
         shutil.rmtree(dataset)
         event += 11
     assert event > 40
-
-
-def _relabel(dataset: Path, annotations: Path, more: dict[str, Any]) -> None:
-    relabel(dataset, annotations, **more)
 
 
 @pytest.mark.parametrize(
@@ -345,13 +319,7 @@ def test_images_are_read_back_from_a_tar(original: Path) -> None:
     ids = list(read_index(opened.directory / record.index))
     with source.reader("train", ids) as reader:
         for image_id in ids:
-            assert transcode(reader.read(image_id), treatment()).how == "kept"
-
-
-def treatment() -> Any:
-    from sharding.shards.transcode import ImagePolicy
-
-    return ImagePolicy()
+            assert transcode(reader.read(image_id), ImagePolicy()).how == "kept"
 
 
 @pytest.mark.parametrize("damage", ["v1.1 1\n", "", "v1.2 2\njpg 512 3 a.jpg\n", "v1.2 1\njpg x\n"])

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sharding.commands.options import ShardOptions
 from sharding.commands.prepare import prepare
 from sharding.commands.shard import shard_dump
-from sharding.commands.summary import Summary
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.layout import UNFINISHED_FILE
 from sharding.manifest import Dataset
 from sharding.shards.task import ShardTask
+from tests.support.commands import shard, shard_options
 from tests.support.dumpmaking import MIDS
 from tests.support.killing import run_until
 from tests.support.photos import (
@@ -38,20 +37,6 @@ LEFTOVERS = (".tmp.", UNFINISHED_FILE)
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_photo_dump(tmp_path_factory.mktemp("input"))
-
-
-def options(inputs: tuple[Path, Path], output: Path, **more: Any) -> ShardOptions:
-    settings: dict[str, Any] = {"images_per_shard": 10, "dataset_name": "tiny", **more}
-    return ShardOptions(annotations=inputs[0], images=str(inputs[1]), output=output, **settings)
-
-
-def serially(function: Any, items: Sequence[Any]) -> Iterator[Any]:
-    # Backwards: results may come in any order.
-    return map(function, reversed(items))
-
-
-def shard(inputs: tuple[Path, Path], output: Path, **more: Any) -> Summary:
-    return shard_dump(prepare(options(inputs, output, **more)), serially)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +82,7 @@ def test_the_same_input_gives_the_same_bytes(undisturbed: Path, inputs, tmp_path
 def test_a_finished_dataset_is_left_alone(undisturbed: Path, inputs, tmp_path: Path) -> None:
     output = shutil.copytree(undisturbed, tmp_path / "dataset")
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-    told = str(shard(inputs, output))
+    told = shard(inputs, output)
     assert "already finished; nothing was done" in told
     assert "24 images in" in told
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
@@ -107,7 +92,7 @@ def test_a_lost_shard_is_written_again(undisturbed: Path, inputs, tmp_path: Path
     output = shutil.copytree(undisturbed, tmp_path / "dataset")
     lost = sorted((output / "images").glob("train-*.tar"))[0]
     lost.unlink()
-    assert "continued" in str(shard(inputs, output))
+    assert "continued" in shard(inputs, output)
     assert tree(output) == tree(undisturbed)
 
 
@@ -133,7 +118,7 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
 
 def test_killed_before_it_said_anything_the_directory_is_still_free(inputs, tmp_path) -> None:
     (tmp_path / f"{UNFINISHED_FILE}.tmp.0123abcd").write_text('{"half of')
-    assert "24 images" in str(shard(inputs, tmp_path))
+    assert "24 images" in shard(inputs, tmp_path)
     assert not list(tmp_path.glob("*.tmp.*"))
 
 
@@ -163,7 +148,7 @@ def test_bad_images_are_quarantined_and_the_rest_is_kept(inputs, tmp_path: Path)
     for image_id, (_, content) in zip(ids, kinds, strict=False):
         (images / f"train/{image_id}.jpg").write_bytes(content)
     (images / f"train/{ids[-1]}.jpg").unlink()
-    told = str(shard((inputs[0], images), tmp_path / "out"))
+    told = shard((inputs[0], images), tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
     assert len(dataset.labels("train")) == len(ids) - len(kinds) - 1
     quarantine = Quarantine.read(tmp_path / "out/quarantine.parquet")
@@ -190,11 +175,11 @@ def test_rows_are_told_by_their_number_however_few_are_listed(inputs, tmp_path: 
         *["xyz,verification"] * 4,
     ]
     labels.write_text("\n".join([labels.read_text().rstrip(), *odd]) + "\n")
-    told = str(shard((dump, inputs[1]), tmp_path / "out"))
+    told = shard((dump, inputs[1]), tmp_path / "out")
     assert "set aside    2,500 bad_confidence, 4 bad_columns (listed" in told
     assert "3 rows outside the class list, 2 rows said before, 1 classes of an image" in told
     assert len(Quarantine.read(tmp_path / "out/quarantine.parquet")) < 1100
-    assert "no label" not in str(shard(inputs, tmp_path / "clean"))
+    assert "no label" not in shard(inputs, tmp_path / "clean")
 
 
 def test_dali_reads_every_kind_of_accepted_image(inputs, tmp_path: Path) -> None:
@@ -210,7 +195,7 @@ def test_dali_reads_every_kind_of_accepted_image(inputs, tmp_path: Path) -> None
 
 
 def test_shrunk_datasets_hold_shrunk_images(inputs, tmp_path: Path) -> None:
-    told = str(shard(inputs, tmp_path / "out", shorter_side=32))
+    told = shard(inputs, tmp_path / "out", shorter_side=32)
     assert "35 shrunk" in told
     treatment = Dataset.open(tmp_path / "out").manifest.treatment
     assert (treatment["mode"], treatment["shorter_side"], treatment["quality"]) == (
@@ -223,7 +208,7 @@ def test_shrunk_datasets_hold_shrunk_images(inputs, tmp_path: Path) -> None:
 def test_a_dump_without_train_labels_says_what_cuts_the_groups(inputs, tmp_path, capsys) -> None:
     dump = shutil.copytree(inputs[0], tmp_path / "dump")
     shutil.rmtree(dump / "2017_11/train")
-    told = str(shard((dump, inputs[1]), tmp_path / "out"))
+    told = shard((dump, inputs[1]), tmp_path / "out")
     assert "no train labels; groups are cut by validation and test" in capsys.readouterr().out
     assert "counted in validation and test: there are no train labels" in told
     card = (tmp_path / "out/README.md").read_text()
@@ -283,7 +268,7 @@ def test_two_jobs_do_not_write_at_once(inputs, tmp_path: Path) -> None:
             shard(inputs, tmp_path / "out")
         return map(function, items)
 
-    shard_dump(prepare(options(inputs, tmp_path / "out")), busy)
+    shard_dump(prepare(shard_options(inputs, tmp_path / "out")), busy)
 
 
 def test_images_of_another_dump_are_one_line(inputs, tmp_path: Path) -> None:
@@ -293,7 +278,7 @@ def test_images_of_another_dump_are_one_line(inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none of the 35 labelled images could be used"):
         shard((inputs[0], images.parent), tmp_path / "out")
     assert not tree(tmp_path / "out")
-    assert "24 images" in str(shard(inputs, tmp_path / "out"))
+    assert "24 images" in shard(inputs, tmp_path / "out")
 
 
 def test_an_export_is_no_dump_to_shard(inputs, tmp_path: Path) -> None:

@@ -9,11 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.reshard import reshard
-from sharding.commands.shard import shard_dump
-from sharding.commands.verify import verify
 from sharding.dataset.label_versions import all_labels, labels_without_pixels
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
@@ -24,6 +19,8 @@ from sharding.manifest import Dataset
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
 from tests.sharding.test_labels import states
+from tests.support import commands
+from tests.support.commands import flip_a_byte
 from tests.support.dumpmaking import HEADER, MIDS, write_classes, write_labels
 from tests.support.photos import image_ids, write_photo_dump
 
@@ -71,24 +68,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 def shard(inputs: Inputs, dataset: Path, images: str = "jpegs", **more) -> None:
-    options = ShardOptions(
-        annotations=inputs.folder / V3,
-        images=str(inputs.folder / images),
-        output=str(dataset),
-        images_per_shard=10,
-        **more,
-    )
-    shard_dump(prepare(options), map)
+    commands.shard((inputs.folder / V3, inputs.folder / images), dataset, **more)
 
 
 def relabel(inputs: Inputs, dataset: Path, name: str, **more) -> None:
-    annotations = inputs.folder / name
-    reshard(ReshardOptions(dataset=str(dataset), annotations=annotations, **more), map)
+    commands.relabel(dataset, inputs.folder / name, **more)
 
 
 def check(dataset: Path, **more) -> list[str]:
-    result = verify(VerifyOptions(dataset=str(dataset), **more), map)
-    return [str(problem) for problem in result.left]
+    return [str(problem) for problem in commands.check(dataset, **more).left]
 
 
 def of_images(found: Mapping[tuple[int, int], int], keys: set[int]) -> dict[tuple[int, int], int]:
@@ -194,12 +182,6 @@ def test_rows_that_a_killed_job_left_in_both_tables_count_once(
     assert len(all_labels(opened, "train", V3)) == len(grown)
 
 
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize("damage", [Path.unlink, flip_a_byte])
 def test_a_lost_table_is_told_and_comes_back_from_the_dump(
     inputs: Inputs, dataset: Path, damage
@@ -251,8 +233,7 @@ def test_an_imports_lost_table_comes_back_by_repeating_it(inputs: Inputs, tmp_pa
     for path in before:
         path.unlink()
         (told,) = check(dataset, repair=True)
-        assert "(an import: repeat it with --retry-failed)" in told
-        again = dataclasses.replace(options, retry_failed=True)
-        import_collection(prepare_import(again), map)
+        assert f"repeat the command that wrote labels {path.parent.name}" in told
+        import_collection(prepare_import(options), map)
         assert check(dataset) == []
         assert path.read_bytes() == before[path]

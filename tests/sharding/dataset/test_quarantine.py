@@ -1,12 +1,22 @@
+"""What was set aside stays listed, whatever is done to a dataset or lost from it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sharding.dataset.quarantine import Entry, Quarantine
 from sharding.errors import InputError
+from sharding.layout import QUARANTINE_FILE
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
-from tests.support.dumpmaking import MIDS, write_labels
+from tests.support.commands import check, relabel, shard
+from tests.support.dumpmaking import MIDS, write_classes, write_labels
+from tests.support.photos import image_ids, tree, write_photo_dump
 
 A = Entry(image_id="0" * 16, split="train", source="a.jpg", reason="cut off")
 B = Entry(image_id="1" * 16, split="train", source="b.jpg", reason="missing")
@@ -59,3 +69,140 @@ def test_what_is_no_quarantine_table_is_one_line(tmp_path, content):
         Quarantine.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bad_row_is_told_from_a_bad_image() -> None:
+    row = Entry(image_id="0" * 16, split="train", source="train/a.csv:12", reason="bad_id: 'x'")
+    for source in ("train/0.jpg", "s3://b/1:2.jpg", f"list.csv: {'0' * 16}", "a.tar:12.jpg"):
+        image = Entry(image_id="0" * 16, split="train", source=source, reason="missing")
+        both = Quarantine(entries=(row, image))
+        assert (both.rows().entries, both.images().entries) == ((row,), (image,))
+        assert both.without_images("train", ["0" * 16]).entries == (row,)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> tuple[Path, Path]:
+    """(V3 dump, images)."""
+    return write_photo_dump(tmp_path / "in")
+
+
+def set_aside(dataset: Path) -> set[tuple[str, str]]:
+    """(image, kind of reason)."""
+    entries = Quarantine.read(dataset / QUARANTINE_FILE).entries
+    return {(entry.image_id, entry.reason.partition(":")[0]) for entry in entries}
+
+
+def spoil_a_row(dump: Path, image_id: str) -> None:
+    """A row about the image that labels nothing."""
+    file = dump / "2017_11/train/annotations-human.csv"
+    file.write_text(f"{file.read_text()}{image_id},verification,{MIDS[0]},7\n")
+
+
+def take_away(images: Path, folder: Path, names: list[str]) -> Path:
+    (folder / "train").mkdir(parents=True)
+    for name in names:
+        shutil.move(images / f"train/{name}.jpg", folder / f"train/{name}.jpg")
+    return folder
+
+
+def later_dump(images: Path, folder: Path) -> Path:
+    rows = [f"{image_id},verification,{MIDS[0]},1" for image_id in image_ids(images, "train")]
+    return write_classes(write_labels(folder, {"train": rows}, "v4"), release="v4")
+
+
+def test_bad_rows_outlive_a_search_for_their_image(inputs, tmp_path: Path) -> None:
+    first, *_ = image_ids(inputs[1], "train")
+    spoil_a_row(inputs[0], first)
+    later = take_away(inputs[1], tmp_path / "later", [first])
+    dataset = tmp_path / "out"
+    shard(inputs, dataset)
+    told = {(first, "missing"), (first, "bad_confidence")}
+    assert set_aside(dataset) == told
+    shard(inputs, dataset, retry_failed=True)
+    assert set_aside(dataset) == told
+    shard(inputs, dataset, retry_failed=True, images=str(later))
+    assert set_aside(dataset) == {(first, "bad_confidence")}
+    assert check(dataset).well
+
+
+def test_an_image_that_was_found_later_is_not_set_aside_again(inputs, tmp_path: Path) -> None:
+    first, second, *_ = image_ids(inputs[1], "train")
+    later = take_away(inputs[1], tmp_path / "later", [first, second])
+    dataset = tmp_path / "out"
+    shard(inputs, dataset)
+    (later / f"train/{second}.jpg").unlink()
+    shard(inputs, dataset, retry_failed=True, images=str(later))
+    before = tree(dataset)
+    (dataset / QUARANTINE_FILE).unlink()
+    shard(inputs, dataset)
+    assert set_aside(dataset) == {(second, "missing")}
+    assert tree(dataset) == before
+
+
+def test_a_lost_table_is_missed_until_the_command_is_repeated(inputs, tmp_path: Path) -> None:
+    first, *_ = image_ids(inputs[1], "train")
+    take_away(inputs[1], tmp_path / "later", [first])
+    spoil_a_row(inputs[0], first)
+    dataset = tmp_path / "out"
+    shard(inputs, dataset)
+    before = tree(dataset)
+    (dataset / QUARANTINE_FILE).unlink()
+    (problem,) = check(dataset, repair=True).left
+    assert (problem.path, problem.what) == (QUARANTINE_FILE, "missing")
+    assert "annotation rows come back by repeating the command that set them aside" in problem.fix
+    shard(inputs, dataset)
+    assert set_aside(dataset) == {(first, "missing"), (first, "bad_confidence")}
+    assert tree(dataset) == before
+
+
+def test_a_changed_entry_is_noticed_and_mended(inputs, tmp_path: Path) -> None:
+    take_away(inputs[1], tmp_path / "later", image_ids(inputs[1], "train")[:2])
+    dataset = tmp_path / "out"
+    shard(inputs, dataset)
+    before = tree(dataset)
+    first, *others = Quarantine.read(dataset / QUARANTINE_FILE).entries
+    other = Entry(image_id="f" * 16, split=first.split, source=first.source, reason=first.reason)
+    Quarantine(entries=(other, *others)).write(dataset / QUARANTINE_FILE)
+    assert [problem.path for problem in check(dataset).left] == [QUARANTINE_FILE]
+    shard(inputs, dataset)
+    assert tree(dataset) == before
+
+
+def test_a_lost_table_lists_what_is_found_in_the_images_now(inputs, tmp_path: Path) -> None:
+    first, second, *_ = image_ids(inputs[1], "train")
+    later = take_away(inputs[1], tmp_path / "later", [first, second])
+    dataset = tmp_path / "out"
+    shard(inputs, dataset)
+    (dataset / QUARANTINE_FILE).unlink()
+    (later / f"train/{first}.jpg").rename(inputs[1] / f"train/{first}.jpg")
+    (inputs[1] / f"train/{second}.jpg").write_bytes(b"gone")
+    told = shard(inputs, dataset)
+    assert "24 images" not in told
+    assert "23 images" in told
+    assert "forgotten" not in told
+    ((image_id, reason),) = set_aside(dataset)
+    assert (image_id, reason != "missing") == (second, True)
+    assert check(dataset).well
+
+
+@pytest.mark.parametrize("rewrite", [False, True], ids=["labels alone", "tars too"])
+def test_what_was_set_aside_outlives_new_labels(inputs, tmp_path: Path, rewrite: bool) -> None:
+    shard(inputs, tmp_path / "whole")
+    dump = later_dump(inputs[1], tmp_path / "later dump")
+    lines = (tmp_path / "whole/images/train-000000.idx").read_text().splitlines()[1:]
+    take_away(inputs[1], tmp_path / "later", [line.split()[3][:16] for line in lines])
+    more = image_ids(inputs[1], "train")[0]
+    (inputs[1] / f"train/{more}.jpg").write_bytes(b"gone")
+    dataset = tmp_path / "out"
+    shard(inputs, dataset)
+    assert not (dataset / "images/train-000000.tar").exists()
+    told = set_aside(dataset)
+    assert len(told) == len(lines) + 1
+    for _ in range(2):
+        relabel(dataset, dump, rewrite=rewrite)
+        assert check(dataset).well
+    before = tree(dataset)
+    (dataset / QUARANTINE_FILE).unlink()
+    shard(inputs, dataset)
+    assert set_aside(dataset) == told
+    assert tree(dataset) == before

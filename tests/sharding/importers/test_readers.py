@@ -305,15 +305,6 @@ def test_a_lost_table_of_names_is_told(tmp_path: Path) -> None:
     bring_in(options("cub", tmp_path))  # repeated, it is well
 
 
-def test_a_lost_manifest_comes_back_with_the_import(tmp_path: Path) -> None:
-    settings = options("voc", tmp_path, single_positive=True)
-    dataset = bring_in(settings)
-    undisturbed = tree(dataset.directory)
-    (dataset.directory / "dataset.json").unlink()
-    bring_in(settings)
-    assert tree(dataset.directory) == undisturbed
-
-
 def test_the_card_says_where_the_pictures_come_from(tmp_path: Path) -> None:
     dataset = bring_in(options("coco", tmp_path))
     card = (dataset.directory / "README.md").read_text(encoding="utf-8")

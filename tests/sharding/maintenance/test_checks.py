@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sharding.commands.options import ShardOptions, VerifyOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.shard import shard_dump
-from sharding.commands.verify import VerifyReport, verify
 from sharding.errors import InputError
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.storage.tar_index import index_of_tar
+from tests.support.commands import check, flip_a_byte, relabel, shard
+from tests.support.dumpmaking import MIDS, write_classes, write_labels
 from tests.support.photos import image_ids, tree, write_photo_dump
 
 TAR, INDEX = "images/train-000001.tar", "images/train-000001.idx"
 TABLE = "labels/2017_11/train.parquet"
-
-
-def serially(function: Any, items: Sequence[Any]) -> Iterator[Any]:
-    return map(function, items)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +33,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("original") / "dataset"
-    options = ShardOptions(
-        annotations=inputs[0], images=str(inputs[1]), output=output, images_per_shard=10
-    )
-    shard_dump(prepare(options), serially)
+    shard(inputs, output)
     return output
 
 
@@ -50,23 +42,13 @@ def dataset(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "dataset")
 
 
-def check(dataset: Path, **more: Any) -> VerifyReport:
-    return verify(VerifyOptions(dataset=dataset, **more), serially)
-
-
-def flip_a_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-600])
 
 
 def other_rows(path: Path) -> None:
     table = LabelTable.read(path)
-    table.select(range(len(table)), list(table.shards)[::-1]).write(path)
+    table.select(np.arange(len(table)), list(table.shards)[::-1]).write(path)
 
 
 def test_an_untouched_dataset_is_well(dataset: Path) -> None:
@@ -88,9 +70,8 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
     (TABLE, flip_a_byte, "content has changed"),
     (TABLE, other_rows, "content has changed"),
     ("_info.json", Path.unlink, "missing"),
-    ("README.md", flip_a_byte, "differs from the manifest"),
-    ("quarantine.parquet", Path.unlink, "quarantine table is missing"),
-    ("quarantine.parquet", cut, "not a quarantine table"),
+    ("_info.json", flip_a_byte, "differs from the manifest"),
+    ("README.md", Path.unlink, "missing"),
 ]
 
 
@@ -164,10 +145,7 @@ def _fields(table: Any) -> dict[str, Any]:
 def test_the_shard_job_still_knows_a_repaired_dataset(dataset: Path, inputs) -> None:
     (dataset / TAR).unlink()
     check(dataset, repair=True, images=str(inputs[1]))
-    options = ShardOptions(
-        annotations=inputs[0], images=str(inputs[1]), output=dataset, images_per_shard=10
-    )
-    assert "nothing was done" in str(shard_dump(prepare(options), serially))
+    assert "nothing was done" in shard(inputs, dataset)
 
 
 def test_an_index_is_rebuilt_from_the_headers(dataset: Path) -> None:
@@ -188,3 +166,27 @@ def test_an_interrupted_command_is_no_dataset_yet(dataset: Path) -> None:
     manifest.write_text(json.dumps({"format": 99}))
     with pytest.raises(InputError, match="format"):
         check(dataset)
+
+
+def test_records_of_a_job_are_gone_or_ignored(dataset: Path) -> None:
+    assert not list((dataset / "images").glob("*.json"))
+    (dataset / "images/train-000001.json").write_text("as release 0.1.0 left it")
+    assert check(dataset).well
+
+
+def test_an_unreadable_report_is_removed_and_written_again(dataset: Path, tmp_path: Path) -> None:
+    rows = [f"{'0' * 16},verification,{MIDS[0]},1"]
+    dump = write_classes(write_labels(tmp_path / "later", {"train": rows}, "v4"), release="v4")
+    relabel(dataset, dump)
+    before = tree(dataset)
+    (dataset / "labels/2018_04/diff.json").write_text('{"again')
+    (problem,) = check(dataset).left
+    assert "the command that wrote labels 2018_04 writes it again" in problem.what
+    assert check(dataset, repair=True).well
+    relabel(dataset, dump)
+    assert tree(dataset) == before
+
+
+def test_the_card_may_be_edited(dataset: Path) -> None:
+    (dataset / "README.md").write_text("# Ours\n")
+    assert check(dataset).well

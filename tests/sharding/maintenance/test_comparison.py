@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.commands.options import ReshardOptions, ShardOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.reshard import reshard
-from sharding.commands.shard import shard_dump
-from sharding.commands.summary import Resharded
 from sharding.errors import InputError
+from tests.support.commands import relabel, shard
 from tests.support.dumpmaking import CLASSES, MIDS, write_classes, write_labels
 from tests.support.photos import image_ids, tree, write_photo_dump
 
@@ -34,8 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (images / f"train/{names[1]}.jpg").unlink()
     with (dump / "2017_11/train/annotations-human.csv").open("a") as rows:
         rows.write(f"{SILENT},verification,/m/0outside,1\n")
-    options = ShardOptions(annotations=dump, images=str(images), output=str(root / "dataset"))
-    shard_dump(prepare(options), map)
+    shard((dump, images), root / "dataset")
     return root
 
 
@@ -47,10 +42,6 @@ def dataset(original: Path, tmp_path: Path) -> Path:
 def rows_of(original: Path, split: str = "train") -> list[str]:
     path = original / f"dump/2017_11/{split}/annotations-human.csv"
     return path.read_text().splitlines()[1:]
-
-
-def relabel(dataset: Path, dump: Path) -> Resharded:
-    return reshard(ReshardOptions(dataset=str(dataset), annotations=dump), map)
 
 
 def test_images_are_new_gone_missing_as_before_or_missing_now(
@@ -88,9 +79,8 @@ def test_a_split_that_is_new_is_added_whole(original: Path, tmp_path: Path) -> N
     for name, release in (("older", "v3"), ("newer", "v4")):
         write_classes(write_labels(tmp_path / name, rows, release), MIDS, release)
         rows["validation"] = rows_of(original, "validation")
-    dataset, images = tmp_path / "dataset", str(original / "jpegs")
-    options = ShardOptions(annotations=tmp_path / "older", images=images, output=str(dataset))
-    shard_dump(prepare(options), map)
+    dataset = tmp_path / "dataset"
+    shard((tmp_path / "older", original / "jpegs"), dataset)
     diff = relabel(dataset, tmp_path / "newer").diff["splits"]
     assert diff["train"]["images_new"] == 0
     assert diff["validation"]["images_new"] == SIZES["validation"]
