@@ -1,4 +1,4 @@
-"""MS COCO 2014: `annotations/instances_{train,val}2014.json` and the folders of images.
+"""Read MS COCO 2014: `annotations/instances_{train,val}2014.json` and the folders of images.
 
 The official `val` is the test set of every single-positive paper. Classes are in the order of
 their category ids; crowds count; images without any annotation are left out; images follow the
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.importers.collection import Collection, Part, existing
+from sharding.importers.collection import Collection, Part, first_existing
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE
@@ -28,35 +28,37 @@ _BULKY = ("segmentation", "bbox", "area", "captions", "coco_url", "flickr_url", 
 def read_coco(options: ImportOptions) -> Collection:
     """Read the annotations; see `sharding.importers.collection.Reader`."""
     source = options.source
-    account = ReadLog(source, strict=options.strict)
-    images = existing([source / "train2014", source / "images/train2014"], "train2014", _FIX).parent
+    log = ReadLog(source, strict=options.strict)
+    images = first_existing(
+        [source / "train2014", source / "images/train2014"], "train2014", _FIX
+    ).parent
     categories: list[tuple[int, str]] = []
     parts = {}
     for split, part in _PARTS.items():
         path = source / "annotations" / f"instances_{part}.json"
-        content = _load(path, account)
-        found = _categories(content, path)
-        if categories and found != categories:
+        content = _load(path, log)
+        of_part = _categories(content, path)
+        if categories and of_part != categories:
             raise InputError(
                 "its categories are not those of instances_train2014.json", file=path, fix=_FETCH
             )
-        categories = found
-        parts[split] = _part(content, categories, split, path, account)
+        categories = of_part
+        parts[split] = _read_part(content, categories, split, path, log)
     return Collection(
         release="coco2014",
         keys=tuple(f"/m/coco_{number}" for number, _ in categories),
         class_names=tuple(name for _, name in categories),
         images=images,
         parts=parts,
-        sources=account.sources,
+        sources=log.sources,
         policy={"crowds": "count", "without_positive": "left out"},
     )
 
 
-def _load(path: Path, account: ReadLog) -> dict[str, Any]:
+def _load(path: Path, log: ReadLog) -> dict[str, Any]:
     try:
-        # Outlines are nine tenths of the file: forgotten as soon as each annotation is parsed.
-        content = json.loads(account.text(path), object_hook=_without_bulk)
+        # Outlines are nine tenths of the file: dropped as soon as each annotation is parsed.
+        content = json.loads(log.text(path), object_hook=_without_bulk)
     except ValueError as error:
         raise InputError(f"not JSON ({error})", file=path, fix=_FETCH) from None
     for key in ("images", "annotations", "categories"):
@@ -65,30 +67,29 @@ def _load(path: Path, account: ReadLog) -> dict[str, Any]:
     return content
 
 
-def _without_bulk(found: dict[str, Any]) -> dict[str, Any]:
-    for key in _BULKY:
-        found.pop(key, None)
-    return found
+def _without_bulk(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in _BULKY}
 
 
 def _categories(content: dict[str, Any], path: Path) -> list[tuple[int, str]]:
+    """List (id, name) of the categories, ordered by id."""
     try:
-        found = sorted((int(entry["id"]), str(entry["name"])) for entry in content["categories"])
+        names = [(int(entry["id"]), str(entry["name"])) for entry in content["categories"]]
     except (KeyError, TypeError, ValueError):
         raise InputError("a category lacks id or name", file=path, fix=_FETCH) from None
-    if not found or len({number for number, _ in found}) != len(found):
+    if not names or len(dict(names)) != len(names):
         raise InputError("no categories, or an id twice", file=path, fix=_FETCH)
-    return found
+    return sorted(names)
 
 
-def _part(
+def _read_part(
     content: dict[str, Any],
     categories: list[tuple[int, str]],
     split: str,
     path: Path,
-    account: ReadLog,
+    log: ReadLog,
 ) -> Part:
-    files = _files(content, split, path, account)
+    files = _files(content, split, path, log)
     index_of = {number: index for index, (number, _) in enumerate(categories)}
     present: dict[int, set[int]] = {}
     for row, entry in enumerate(content["annotations"], start=1):
@@ -98,25 +99,20 @@ def _part(
         )
         if image not in files or category not in index_of:
             reason = f"unknown image or category: {image!r}, {category!r}"
-            account.bad(split, path, row, reason, fix=_FETCH, image=str(image))
+            log.reject(split, path, row, reason, fix=_FETCH, image=str(image))
             continue
         present.setdefault(image, set()).add(index_of[category])
-    account.count(split, "annotations", len(content["annotations"]))
-    account.count(split, "without_positive", len(files) - len(present))
+    log.count(split, "annotations", len(content["annotations"]))
+    log.count(split, "without_positive", len(files) - len(present))
     kept = sorted(present, key=str)
     labels_NK = np.full((len(kept), len(categories)), NEGATIVE, np.int8)
     for row, image in enumerate(kept):
         labels_NK[row, list(present[image])] = POSITIVE
-    return Part(
-        names=tuple(f"{_PARTS[split]}/{files[image]}" for image in kept),
-        labels_NK=labels_NK,
-        report=account.report(split),
-        rejected_rows=account.rejected_rows(split),
-    )
+    return log.part(split, [f"{_PARTS[split]}/{files[image]}" for image in kept], labels_NK)
 
 
-def _files(content: dict[str, Any], split: str, path: Path, account: ReadLog) -> dict[int, str]:
-    """File name by image id."""
+def _files(content: dict[str, Any], split: str, path: Path, log: ReadLog) -> dict[int, str]:
+    """Read the file name of each image by its id."""
     files: dict[int, str] = {}
     for row, entry in enumerate(content["images"], start=1):
         if (
@@ -126,5 +122,5 @@ def _files(content: dict[str, Any], split: str, path: Path, account: ReadLog) ->
         ):
             files[entry["id"]] = entry["file_name"]
         else:
-            account.bad(split, path, row, f"image without id or file: {entry!r:.80}", fix=_FETCH)
+            log.reject(split, path, row, f"image without id or file: {entry!r:.80}", fix=_FETCH)
     return files

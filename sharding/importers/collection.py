@@ -1,4 +1,4 @@
-"""What a foreign collection is once it is read, whatever its files looked like.
+"""Define what a foreign collection is once it is read, for any file format.
 
 Shapes: N images of a part, K classes.
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ import numpy.typing as npt
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
 from sharding.openimages.row_status import RejectedRow
-
-if TYPE_CHECKING:
-    from sharding.importers.options import ImportOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +30,7 @@ class Part:
         names: N paths relative to the collection's image folder, with forward slashes.
         labels_NK: int8 tri-state labels.
         report: counts of what was read and left out.
-        rejected_rows: rows that label nothing, the first of them.
+        rejected_rows: malformed rows, the first of them.
     """
 
     names: tuple[str, ...]
@@ -48,7 +45,7 @@ class Collection:
 
     Attributes:
         release: of the label version: "voc2012", "coco2014", ...
-        keys: K class keys of the shape of a MID, so that exports and re-sharding take them.
+        keys: K class keys of the shape of a MID, so that exports and re-sharding accept them.
         class_names: K display names.
         images: folder that image names are relative to.
         parts: by split; "train" is the official training set, from which validation is drawn
@@ -77,10 +74,10 @@ class Collection:
 
 
 class Reader(Protocol):
-    """Reads a format; one function per module of this package."""
+    """Reader of a format; one function per module of this package."""
 
     def __call__(self, options: ImportOptions) -> Collection:
-        """The collection below ``options.source``.
+        """Read the collection in the folder ``options.source``.
 
         Raises:
             InputError: a file is missing or is not of the format; under ``--strict`` a bad row.
@@ -89,16 +86,17 @@ class Reader(Protocol):
 
 
 def class_key(prefix: str, name: str) -> str:
-    """A key of the shape of a MID: the name where it is plain, else its hash."""
-    plain = re.fullmatch(r"[0-9a-z_]+", name)
-    return f"/m/{prefix}_{name if plain else 'x' + hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    """Make a key of the shape of a MID: of the name where it is plain, else of its hash."""
+    is_plain = re.fullmatch(r"[0-9a-z_]+", name)
+    suffix = name if is_plain else "x" + hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"/m/{prefix}_{suffix}"
 
 
-def existing(candidates: list[Path], what: str, fix: str) -> Path:
-    """The first of several places that is there.
+def first_existing(candidates: list[Path], what: str, fix: str) -> Path:
+    """Find the first of several paths that exists.
 
     Raises:
-        InputError: none is.
+        InputError: none does.
     """
     for path in candidates:
         if path.exists():

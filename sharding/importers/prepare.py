@@ -1,9 +1,8 @@
-"""From a collection to a sharding job: ids for names, splits, labels, groups, plan."""
+"""Prepare an import: from a collection to a sharding job with ids for names, labels and plan."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -14,27 +13,31 @@ from sharding.commands.prepare import Job, plan_shards
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids
+from sharding.importers.coco import read_coco
 from sharding.importers.collection import Collection, Part, Reader
-from sharding.importers.options import ImportOptions
+from sharding.importers.csv_table import read_table
+from sharding.importers.cub import read_cub
+from sharding.importers.nuswide import read_nuswide
+from sharding.importers.options import Format, ImportOptions
 from sharding.importers.splits import (
-    complete_outside_training,
     listed_once,
     with_single_positives,
     with_test,
     with_validation,
 )
+from sharding.importers.voc import read_voc
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
 from sharding.layout import NAMES_FILE, NAMES_HASH
 from sharding.openimages.annotations import SplitLabels
 from sharding.shards.task import ShardTask
 from sharding.sources.named import NamedSource, Names, image_id_of
 
-READERS = {
-    "voc": "sharding.importers.voc:read_voc",
-    "coco": "sharding.importers.coco:read_coco",
-    "nuswide": "sharding.importers.nuswide:read_nuswide",
-    "cub": "sharding.importers.cub:read_cub",
-    "csv": "sharding.importers.csv_table:read_table",
+READERS: Mapping[Format, Reader] = {
+    "voc": read_voc,
+    "coco": read_coco,
+    "nuswide": read_nuswide,
+    "cub": read_cub,
+    "csv": read_table,
 }
 COMPLETE, PARTIAL = "complete", "partial"
 """Names of the label version as published: every class of every image is known, or not."""
@@ -42,11 +45,11 @@ COMPLETE, PARTIAL = "complete", "partial"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportJob(Job):
-    """A sharding job whose images go by names of their own.
+    """A sharding job of images with file names instead of ids.
 
     Attributes:
         names: of all images.
-        single_positive: the further label version, if it is wanted.
+        single_positive: a second label version of one positive per training image, if wanted.
     """
 
     names: Names
@@ -77,9 +80,7 @@ def read_collection(options: ImportOptions) -> Collection:
     """
     if not options.source.is_dir():
         raise InputError("folder is missing", file=options.source, fix="check --source")
-    module, _, name = READERS[options.format].partition(":")
-    reader: Reader = getattr(importlib.import_module(module), name)
-    return reader(options)
+    return READERS[options.format](options)
 
 
 def prepare_import(options: ImportOptions) -> ImportJob:
@@ -112,9 +113,12 @@ def _single_positive(
         return None
     single = with_validation(with_single_positives(official, options.seed), options)
     single = listed_once(single, strict=False)
-    parts = complete_outside_training(single.parts, collection.parts)
-    # Files read and rows set aside are in the account of the version as published.
-    parts = {split: dataclasses.replace(part, rejected_rows=()) for split, part in parts.items()}
+    # Validation and test keep all labels. Files read and rejected rows are recorded with the
+    # version as published.
+    parts = {
+        split: dataclasses.replace(part, rejected_rows=())
+        for split, part in {**collection.parts, "train": single.parts["train"]}.items()
+    }
     return _new_labels(
         f"single-positive-{options.seed}", dataclasses.replace(single, parts=parts, sources={})
     )
@@ -134,7 +138,9 @@ def _new_labels(name: str, collection: Collection) -> NewLabels:
 
 
 def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
-    table = label_table(part)
+    image_ids_N = parse_image_ids([image_id_of(name) for name in part.names])
+    order_N = np.argsort(image_ids_N)
+    table = LabelTable.from_dense(image_ids_N[order_N], part.labels_NK[order_N])
     positives_K, negatives_K = table.count_per_class(part.labels_NK.shape[1])
     report = {
         "images": len(table),
@@ -154,15 +160,8 @@ def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
     )
 
 
-def label_table(part: Part) -> LabelTable:
-    """The labels of a part by image id, sparse."""
-    image_ids_N = parse_image_ids([image_id_of(name) for name in part.names])
-    order_N = np.argsort(image_ids_N)
-    return LabelTable.from_dense(image_ids_N[order_N], part.labels_NK[order_N])
-
-
 def _classes(official: Collection, options: ImportOptions) -> ClassTable:
-    """Counts and groups come from the whole official training set, before validation is drawn."""
+    """Cut groups by the whole official training set, before validation is drawn from it."""
     labels_NK = official.parts["train"].labels_NK
     return ClassTable.build(
         official.keys,

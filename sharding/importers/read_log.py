@@ -1,32 +1,40 @@
-"""Reading text files with an account: a hash per file, and every row that labels nothing."""
+"""Read the text files of a collection, logging the hash of each file and every malformed row."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from sharding.errors import InputError
+from sharding.importers.collection import Part
 from sharding.openimages.dump_files import decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
 
 class ReadLog:
-    """Hashes, counts and bad rows of one collection while it is read.
+    """Hashes, counts and rejected rows of one collection while it is read.
 
     Args:
-        root: folder that file names are told relative to.
-        strict: the first bad row is an error instead of an entry.
+        root: folder that file names in the log are relative to.
+        strict: the first malformed row is an error instead of an entry.
+
+    Attributes:
+        sources: sha256 of every file read, by name.
     """
 
     def __init__(self, root: Path, *, strict: bool) -> None:
         self._root, self._strict = root, strict
-        self._rejected_rows: dict[str, list[RejectedRow]] = {}
-        self._counts: dict[str, Counter[str]] = {}
+        self._rejected: defaultdict[str, list[RejectedRow]] = defaultdict(list)
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.sources: dict[str, str] = {}
 
     def read(self, path: Path) -> bytes:
-        """The content of a file, its hash noted.
+        """Read a file and log its hash.
 
         Raises:
             InputError: it is missing or cannot be read.
@@ -39,11 +47,11 @@ class ReadLog:
                 file=path,
                 fix="give the folder of the unpacked collection as --source",
             ) from None
-        self.sources[self.name_of(path)] = hashlib.sha256(content).hexdigest()
+        self.sources[self._name_of(path)] = hashlib.sha256(content).hexdigest()
         return content
 
     def text(self, path: Path) -> str:
-        """The content of a UTF-8 file.
+        """Read a UTF-8 file.
 
         Raises:
             InputError: it is missing, cannot be read, or is not UTF-8.
@@ -51,17 +59,23 @@ class ReadLog:
         return decode_utf8(self.read(path), path)
 
     def lines(self, path: Path) -> list[str]:
-        """The lines of a UTF-8 file, whatever its line ends."""
-        return self.text(path).splitlines()
+        """Read the lines of a UTF-8 file, without white space at their ends."""
+        return [line.strip() for line in self.text(path).splitlines()]
+
+    def rows(self, path: Path) -> Iterator[tuple[int, list[str]]]:
+        """Read a table of cells between white space: (1-based line, cells) of lines with any."""
+        for number, line in enumerate(self.lines(path), start=1):
+            if line:
+                yield number, line.split()
 
     def count(self, split: str, what: str, number: int = 1) -> None:
-        """Add to a count of the report."""
-        self._counts.setdefault(split, Counter())[what] += number
+        """Add to a count of a split's report."""
+        self._counts[split][what] += number
 
-    def bad(
+    def reject(
         self, split: str, path: Path, row: int, reason: str, *, fix: str, image: str = ""
     ) -> None:
-        """Set a row aside.
+        """Log a malformed row.
 
         Raises:
             InputError: the reading is strict.
@@ -69,25 +83,21 @@ class ReadLog:
         if self._strict:
             raise InputError(reason, file=path, row=row, fix=fix)
         self.count(split, "bad_rows")
-        listed = self._rejected_rows.setdefault(split, [])
-        if len(listed) < MOST_LISTED:
-            name = self.name_of(path)
-            listed.append(
-                RejectedRow(file=name, row=row, image_id=image[:64], reason=reason, fix=fix)
+        if len(self._rejected[split]) < MOST_LISTED:
+            name, image_id = self._name_of(path), image[:64]
+            self._rejected[split].append(
+                RejectedRow(file=name, row=row, image_id=image_id, reason=reason, fix=fix)
             )
 
-    def report(self, split: str) -> dict[str, int]:
-        """The counts of a split."""
-        return {"bad_rows": 0, **dict(sorted(self._counts.get(split, Counter()).items()))}
-
-    def rejected_rows(self, split: str) -> tuple[RejectedRow, ...]:
-        """The rows set aside in a split, the first `MOST_LISTED`."""
-        return tuple(self._rejected_rows.get(split, ()))
-
-    def name_of(self, path: Path) -> str:
-        """How a file is told: relative to the root where it lies below it."""
-        return (
-            path.relative_to(self._root).as_posix()
-            if path.is_relative_to(self._root)
-            else path.name
+    def part(self, split: str, names: Sequence[str], labels_NK: npt.NDArray[np.int8]) -> Part:
+        """Build a part with the counts and rejected rows of its split."""
+        return Part(
+            names=tuple(names),
+            labels_NK=labels_NK,
+            report={"bad_rows": 0, **dict(sorted(self._counts[split].items()))},
+            rejected_rows=tuple(self._rejected[split]),
         )
+
+    def _name_of(self, path: Path) -> str:
+        is_below = path.is_relative_to(self._root)
+        return path.relative_to(self._root).as_posix() if is_below else path.name

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012: `VOCdevkit/VOC2012` with `ImageSets/Main/<class>_{train,val}.txt`.
+"""Read PASCAL VOC 2012: `VOCdevkit/VOC2012` with `ImageSets/Main/<class>_{train,val}.txt`.
 
 The official `val` is the test set of every single-positive paper. A flag of 1 is a positive; 0
 ("difficult" objects only) is a negative, and images without any positive are left out, both as in
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.importers.collection import Collection, Part, existing
+from sharding.importers.collection import Collection, Part, first_existing
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
@@ -28,45 +28,36 @@ _FIX = "unpack VOCtrainval_11-May-2012.tar and give the folder that holds VOCdev
 
 def read_voc(options: ImportOptions) -> Collection:
     """Read the image sets; see `sharding.importers.collection.Reader`."""
-    source = options.source
-    below = ("VOCdevkit/VOC2012", "VOC2012", ".")
-    sets = existing(
-        [source / p / "ImageSets/Main" for p in below], "the folder of image sets", _FIX
+    folders = [options.source / path for path in ("VOCdevkit/VOC2012", "VOC2012", ".")]
+    sets = first_existing(
+        [folder / "ImageSets/Main" for folder in folders], "the folder of image sets", _FIX
     )
-    account = ReadLog(source, strict=options.strict)
+    log = ReadLog(options.source, strict=options.strict)
     return Collection(
         release="voc2012",
         keys=tuple(f"/m/voc_{name}" for name in CLASSES),
         class_names=CLASSES,
-        images=existing([sets.parents[1] / "JPEGImages"], "the folder of images", _FIX),
-        parts={split: _part(sets, split, account) for split in _PARTS},
-        sources=account.sources,
+        images=first_existing([sets.parents[1] / "JPEGImages"], "the folder of images", _FIX),
+        parts={split: _read_part(sets, split, log) for split in _PARTS},
+        sources=log.sources,
         policy={"difficult": "negative", "without_positive": "left out"},
     )
 
 
-def _part(sets: Path, split: str, account: ReadLog) -> Part:
+def _read_part(sets: Path, split: str, log: ReadLog) -> Part:
     states: dict[str, list[int]] = {}
     for index, name in enumerate(CLASSES):
         path = sets / f"{name}_{_PARTS[split]}.txt"
-        for row, line in enumerate(account.lines(path), start=1):
-            cells = line.split()
-            if not cells:
-                continue
+        for row, cells in log.rows(path):
             if len(cells) != 2 or cells[1] not in _STATES:
                 fix = "write an image and 1, 0 or -1, or fetch the file again"
-                reason = f"bad flag: {line[:80]!r}"
-                account.bad(split, path, row, reason, fix=fix, image=cells[0])
+                reason = f"bad flag: {' '.join(cells)[:80]!r}"
+                log.reject(split, path, row, reason, fix=fix, image=cells[0])
                 continue
             labels = states.setdefault(cells[0], [UNOBSERVED] * len(CLASSES))
             labels[index] = _STATES[cells[1]]
-            account.count(split, "difficult_as_negative", cells[1] == "0")
+            log.count(split, "difficult_as_negative", cells[1] == "0")
     kept = sorted(image for image, labels in states.items() if POSITIVE in labels)
-    account.count(split, "without_positive", len(states) - len(kept))
-    labels_NK = np.array([states[image] for image in kept], np.int8)
-    return Part(
-        names=tuple(f"{image}.jpg" for image in kept),
-        labels_NK=labels_NK.reshape(-1, len(CLASSES)),
-        report=account.report(split),
-        rejected_rows=account.rejected_rows(split),
-    )
+    log.count(split, "without_positive", len(states) - len(kept))
+    labels_NK = np.array([states[image] for image in kept], np.int8).reshape(-1, len(CLASSES))
+    return log.part(split, [f"{image}.jpg" for image in kept], labels_NK)
