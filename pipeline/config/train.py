@@ -91,8 +91,8 @@ class TrainConfig:
     """Trace a few steps of the first epoch on the first worker (profile/trace.json.gz)."""
     async_validation: bool = False
     """Validate in a task of its own while training goes on; it needs resources of one worker."""
-    log_model: Literal["link", "copy", "off"] = "link"
-    """The best checkpoint as MLflow model: a link to it, with its weights uploaded, or not."""
+    log_model: Literal["link", "off"] = "link"
+    """Make the best checkpoint an MLflow model, by a link to it, or not."""
     candidates_per_epoch: int = 1000
     """Unobserved entries of largest loss kept per epoch for the label audit; 0 keeps none."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,1 +1,1 @@
-"""Load batches: staging from buckets, DALI decoding, labels joined to images."""
+"""Load batches: copy datasets from buckets, decode images with DALI, join their labels."""

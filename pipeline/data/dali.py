@@ -1,6 +1,6 @@
-"""The DALI graphs: one for training and evaluation on CPU and GPU, and two that look for damage.
+"""Build the DALI graphs: one that reads batches on CPU or GPU, and two that look for damage.
 
-The package's only importer of DALI, lazily, as of torch: configurations do without them.
+The package's only importer of DALI, and lazily, so that configurations need neither it nor torch.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import numpy.typing as npt
 from pipeline.config.sections import HARDWARE_SHARE, WHOLE_IMAGE, Augmentation
 
 READER = "shards"
-
-# Of both sides of the pictures a hardware decoder has room for from the start: Open Images' copies.
 _HARDWARE_SIDE = 1024
+"""Pixels a side that a hardware decoder allocates in advance: Open Images' copies have no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Which samples a reader gives, and in which order.
+    """Choose the samples that a reader reads, and their order.
 
     Attributes:
         tars, indexes: paths, in reading order.
-        rank, world_size: the reader gives the rank's contiguous share.
+        rank, world_size: the reader reads the rank's contiguous share.
         batch_size: samples per batch.
         shuffle_buffer: samples drawn from at random; 0 keeps the order.
         seed: of the draws here and in the augmentation.
@@ -59,7 +58,7 @@ def batches(
     hardware_share: float = HARDWARE_SHARE,
     position: bytes | None = None,
 ) -> Any:
-    """DALI's iterator over ``images`` uint8 (B, H, W, 3) and ``source``; see `samples_of`.
+    """Iterate over ``images`` uint8 (B, H, W, 3) and ``source`` (`samples_of` parses it).
 
     Args:
         reading: which samples.
@@ -68,7 +67,10 @@ def batches(
         device_id: CUDA device that decodes, or None for the CPU.
         threads: decoding threads.
         hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
-        position: DALI's checkpoint of an iterator with the same arguments.
+        position: DALI's checkpoint of an iterator with the same arguments, to go on from.
+
+    Returns:
+        A `DALIGenericIterator`; its ``checkpoints()[0]`` is the position after the last batch.
     """
     from nvidia.dali import pipeline_def
 
@@ -109,7 +111,7 @@ def encoded(reading: Reading) -> Iterator[tuple[list[Sample], list[npt.NDArray[n
 
 
 def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
-    """Whether the decoder of `batches` takes these bytes."""
+    """Return whether the decoder of `batches` decodes these JPEG bytes."""
     from nvidia.dali import fn, pipeline_def, types
 
     decoder = {"device": "cpu"} if device_id is None else _mixed(HARDWARE_SHARE)
@@ -135,7 +137,7 @@ def samples_of(source_BL: npt.NDArray[np.uint8]) -> list[Sample]:
 
 
 def _on_host(encoded: Any, size: int, augmentation: Augmentation, threads: int) -> Any:
-    """Squares from JPEGs, decoded and resized by processors."""
+    """Decode JPEGs on the CPU and resize them to squares."""
     from nvidia.dali import fn, types
 
     from pipeline.data.resize import Squash
@@ -150,8 +152,10 @@ def _on_host(encoded: Any, size: int, augmentation: Augmentation, threads: int) 
 
 
 def _on_gpu(encoded: Any, size: int, augmentation: Augmentation, hardware_share: float) -> Any:
-    """The same from a GPU. It decodes whole images: before nvJPEG 13.2 it cannot interpolate the
-    colours of a part, and reading the bits, most of the work, takes all of them anyway.
+    """Decode JPEGs on a GPU and resize them to squares.
+
+    It decodes whole images: before nvJPEG 13.2 it cannot interpolate the colours of a part, and
+    reading the bits, most of the work, takes all of them anyway.
     """
     from nvidia.dali import fn, types
 
@@ -164,7 +168,7 @@ def _on_gpu(encoded: Any, size: int, augmentation: Augmentation, hardware_share:
 
 
 def _mixed(hardware_share: float) -> dict[str, Any]:
-    """Arguments of a decoder on a GPU."""
+    """Give the arguments of a decoder on a GPU."""
     return {
         "device": "mixed",
         # As on the host; else photographs are 0.6 of 255 grey levels away, 2.5 at hard edges.
@@ -195,15 +199,17 @@ def _read(reading: Reading) -> tuple[Any, Any]:
 
 
 def _parsed(encoded: Any) -> Any:
-    """The same bytes, once DALI has read their headers; one that cannot be read is an error here.
+    """Have DALI parse the JPEG headers first, so that a damaged one is an error and no crash.
 
-    The decoder (2.4) cuts a batch for threads that it does not wait for before it throws: a damaged
-    header there is a segfault as often as not.
+    The decoder (DALI 2.4) divides a batch among threads and throws without waiting for them: a
+    damaged header there is a segmentation fault as often as not.
     """
     from nvidia.dali import fn
 
     shape = fn.peek_image_shape(encoded)
-    return fn.reinterpret(encoded, rel_shape=shape[:1] * 0.0 + 1.0)  # nothing but a dependence
+    return fn.reinterpret(
+        encoded, rel_shape=shape[:1] * 0.0 + 1.0
+    )  # 1.0, but computed from the header
 
 
 def _augment(images: Any, size: int, augmentation: Augmentation) -> Any:
@@ -214,7 +220,8 @@ def _augment(images: Any, size: int, augmentation: Augmentation) -> Any:
     if augmentation.rand_augment:
         from nvidia.dali.auto_aug.rand_augment import rand_augment
 
-        with warnings.catch_warnings(record=True):  # DALI's, of its own old names: no filter helps
+        # DALI warns of deprecated names that it uses itself, whatever the filters say.
+        with warnings.catch_warnings(record=True):
             images = rand_augment(
                 images, n=2, m=augmentation.rand_augment, shape=[size, size], fill_value=128
             )
@@ -239,5 +246,5 @@ def _iterator(pipe: Any, names: list[str]) -> Any:
         # With padded reads PARTIAL cuts exactly the padding: no sample twice, none missing.
         last_batch_policy=LastBatchPolicy.PARTIAL,
         auto_reset=False,
-        prepare_first_batch=False,  # it may fail, like any other
+        prepare_first_batch=False,  # decoding it may fail, as of any other
     )

@@ -1,12 +1,10 @@
-"""Who reads how much of a split: in an epoch of training, and where images are only scored.
-
-Shards to batches on one rank.
+"""Read the shards of a split as batches of images on one rank.
 
 An epoch is a pure function of (seed, epoch, rank, world size): the order of the tars, the
 shuffle buffer's draws and the augmentation all derive from it, so a resumed run sees what the
-uninterrupted one would have seen. Within an epoch DALI's own checkpoints say where a reader
-stands. Images leave DALI as uint8 and are normalised on the training device: a quarter of the
-bytes to move.
+uninterrupted one would have seen. Within an epoch DALI's own checkpoints hold a reader's position.
+Images leave DALI as uint8 and are normalised on the training device: a quarter of the bytes to
+move.
 """
 
 from __future__ import annotations
@@ -33,12 +31,15 @@ from sharding.manifest import Dataset
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-    """Who reads how much in one epoch: every sample once over all ranks, equal step counts.
+    """Divide a split among ranks: every sample once in an epoch, the same number of steps.
 
     Attributes:
-        samples: of the whole split; none take no step.
+        samples: of the whole split; with none there is no step.
         world_size: number of ranks.
         batch_size: images per rank and step.
+
+    Raises:
+        InputError: there are fewer samples than ranks.
     """
 
     samples: int
@@ -53,22 +54,22 @@ class EpochPlan:
             )
 
     def samples_of(self, rank: int) -> int:
-        """Images that ``rank`` reads: contiguous ranges whose sizes differ by at most one."""
+        """Count the images of ``rank``: contiguous ranges whose sizes differ by at most one."""
         begin = self.samples * rank // self.world_size
         return self.samples * (rank + 1) // self.world_size - begin
 
     @property
     def steps(self) -> int:
-        """Steps of every rank; a rank's last batch may be smaller than the others', or empty."""
+        """Number of steps of every rank; the last batch of a rank may be smaller, or empty."""
         largest = max(self.samples_of(rank) for rank in range(self.world_size))
         return -(-largest // self.batch_size)
 
 
 def whole_batches(samples: int, batch_size: int, part: int, parts: int) -> range:
-    """The images of one of ``parts`` contiguous shares, cut between batches of the whole split.
+    """Cut a split into ``parts`` contiguous shares between its batches; return share ``part``.
 
-    What stands in a batch together is the same for any number of parts, down to the last batch
-    alone being smaller. Shares differ by at most one batch; one may be empty.
+    The batches are the same for any number of parts: only the last of the split is smaller. Shares
+    differ by at most one batch; one may be empty.
     """
     batches = -(-samples // batch_size)
     edges = (batches * number // parts * batch_size for number in (part, part + 1))
@@ -77,7 +78,12 @@ def whole_batches(samples: int, batch_size: int, part: int, parts: int) -> range
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """``images_BHWC`` uint8 RGB on the training device; ``image_ids_B`` uint64 on the host."""
+    """Images with their ids.
+
+    Attributes:
+        images_BHWC: uint8 RGB on the device that decoded them.
+        image_ids_B: uint64 on the host.
+    """
 
     images_BHWC: torch.Tensor
     image_ids_B: npt.NDArray[np.uint64]
@@ -93,21 +99,24 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Loader:
-    """Reads one split on one rank.
+    """Read the images of a split on one rank.
 
     Attributes:
         tars, indexes: image tars and their DALI indexes, in the same order.
         counts: images per tar that are read.
-        begins: per tar, the first image that is read; empty where all tars are read whole.
-        first: place in the split of the first image that is read.
         batch_size: images per step on this rank.
         image_size: output side in pixels (squashed, bilinear with antialiasing as in torchvision).
         train: shuffle and augment; otherwise manifest order and whole images.
         augmentation: of training images.
+        shuffle_buffer: encoded images drawn from at random.
+        rank, world_size: this rank reads a contiguous share of every epoch.
+        begins: per tar, the first image that is read; empty where all tars are read whole.
+        first: position in the split of the first image that is read.
+        seed: of order and augmentation.
         device_id: CUDA device of this rank, or None to decode on the CPU.
         threads: decoding threads.
         hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
-        left_out: images that cannot be decoded, to which those are added that prove so.
+        left_out: images that cannot be decoded; those found to be so are added.
     """
 
     tars: Sequence[Path]
@@ -130,7 +139,7 @@ class Loader:
 
     @classmethod
     def of_split(cls, dataset: Dataset, split: str, **options: Any) -> Loader:
-        """A loader over every tar of a split; ``options`` are the remaining attributes.
+        """Make a loader of every tar of a split; ``options`` are the remaining attributes.
 
         Raises:
             InputError: the split is absent, or a tar or index that the manifest names is.
@@ -148,10 +157,11 @@ class Loader:
         return cls(tars=tars, indexes=indexes, counts=[s.images for s in shards], **options)
 
     def part(self, number: int, parts: int, images: int | None = None) -> Loader:
-        """A loader of one of ``parts`` shares of the split, or of its first ``images``, in order.
+        """Make a loader of one of ``parts`` shares of the split, or of its first ``images``.
 
-        Shares are cut between batches (`epochplan.whole_batches`): how a network rounds depends on
-        what is in a batch, and so a score would depend on the number of parts to its last bits.
+        It reads in order, without augmentation. Shares are cut between batches (`whole_batches`):
+        a network's rounding depends on what is in a batch, so a score's last bits would otherwise
+        depend on the number of parts.
         """
         samples = sum(self.counts) if images is None else min(sum(self.counts), images)
         share = whole_batches(samples, self.batch_size, number, parts)
@@ -170,27 +180,26 @@ class Loader:
 
     @property
     def plan(self) -> EpochPlan:
-        """Samples and steps of an epoch."""
+        """Division of an epoch among the ranks."""
         return EpochPlan(
             samples=sum(self.counts), world_size=self.world_size, batch_size=self.batch_size
         )
 
     def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> Epoch:
-        """The batches of epoch ``number``: `EpochPlan.steps` of them, each sample exactly once.
+        """Iterate over epoch ``number``: `EpochPlan.steps` batches, each sample exactly once.
 
-        The pipeline is built anew: with indexes at hand this takes milliseconds per thousand
-        samples, on a GPU two seconds more, and it leaves no state behind that a run resumed
-        between epochs would need.
+        Every epoch builds its own pipeline, which takes milliseconds per thousand samples, on a
+        GPU two seconds more: a run resumed between epochs needs no state of the one before.
 
         Args:
             number: counted from 1.
-            done: batches that an interrupted epoch already took.
+            done: batches already taken of an interrupted epoch.
             position: `Epoch.position` after them.
         """
         return Epoch(self, number, done, position)
 
     def reading(self, epoch: int) -> dali.Reading:
-        """This rank's share of an epoch."""
+        """Choose this rank's samples of an epoch, and their order."""
         order = np.arange(len(self.tars))
         if self.train:
             # The same permutation on every rank: the ranks cut one common list into ranges.
@@ -209,6 +218,7 @@ class Loader:
         )
 
     def _index(self, number: int) -> Path:
+        """Give the DALI index of a tar, without unreadable images and images not in the share."""
         bad = self.left_out.members(str(self.tars[number]))
         index = self.indexes[number]
         if bad:
@@ -219,7 +229,7 @@ class Loader:
 
 
 class Epoch(Iterator[Batch]):
-    """The batches of one epoch on one rank; see `Loader.epoch`."""
+    """Iterate over the batches of one epoch on one rank; see `Loader.epoch`."""
 
     def __init__(self, loader: Loader, number: int, done: int, position: bytes | None) -> None:
         self.loader, self._number, self._done, self._position = loader, number, done, position
@@ -232,7 +242,7 @@ class Epoch(Iterator[Batch]):
         try:
             (outputs,) = next(self._iterator)
         except RuntimeError as error:
-            self._leave_out_what_is_unreadable(error)
+            self._leave_out_unreadable(error)
             return next(self)
         self._position = self._iterator.checkpoints()[0]
         self._done += 1
@@ -240,7 +250,11 @@ class Epoch(Iterator[Batch]):
         return self._batch(outputs["images"], samples)
 
     def position(self) -> bytes:
-        """What `Loader.epoch` needs to go on after the last batch taken (some hundred bytes)."""
+        """Give what `Loader.epoch` needs to go on after the last batch taken (hundreds of bytes).
+
+        Raises:
+            ValueError: no batch was taken yet.
+        """
         if self._position is None:
             raise ValueError("no batch was taken yet")
         return self._position
@@ -265,7 +279,8 @@ class Epoch(Iterator[Batch]):
         image_ids_B = parse_image_ids([sample.member.partition(".")[0] for sample in samples])
         return Batch(images_BHWC=images_BHWC, image_ids_B=image_ids_B)
 
-    def _leave_out_what_is_unreadable(self, error: RuntimeError) -> None:
+    def _leave_out_unreadable(self, error: RuntimeError) -> None:
+        """Find the images that made a batch fail and reopen the pipeline without them."""
         bad = unreadable.find(self._reading, self._done, self.loader.device_id)
         if not bad:
             raise error

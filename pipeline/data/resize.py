@@ -1,4 +1,4 @@
-"""Images squashed to squares on the CPU, bilinear and antialiased: torchvision's pixels, exactly.
+"""Resize images to squares on the CPU, bilinear and antialiased: torchvision's pixels, exactly.
 
 DALI's own resize gives nearly the same and takes several times as long there
 (`benchmarks/data/loader.py`).
@@ -18,15 +18,15 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def squash(image_HWC: Pixels, size: int) -> Pixels:
-    """A uint8 image (H, W, 3) as one of (size, size, 3), its proportions lost."""
-    # Channels last, which torch recognises, and is fast at, only where the batch was there first.
+    """Resize a uint8 image (H, W, 3) to (size, size, 3), whatever its proportions."""
+    # torch recognises channels last, and is fast at it, only where the batch dimension comes first.
     image_BCHW = torch.from_numpy(image_HWC)[None].permute(0, 3, 1, 2)
     square_BCHW = F.interpolate(image_BCHW, size=(size, size), mode="bilinear", antialias=True)
     return square_BCHW.permute(0, 2, 3, 1)[0].numpy()
 
 
 class Squash:
-    """`squash` of the images of a batch, for DALI's Python operator.
+    """Resize the images of a batch, for DALI's Python operator.
 
     Args:
         size: both output sides, in pixels.
@@ -38,7 +38,7 @@ class Squash:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="squash")
 
     def __call__(self, images: Sequence[Pixels]) -> list[Pixels]:
-        """uint8 images (H, W, 3) of any sizes to as many of (size, size, 3)."""
+        """Resize uint8 images (H, W, 3) of any sizes to (size, size, 3)."""
         # A task per thread, not per image: handing one over costs as much as half a resize.
         parts = [images[first :: self._threads] for first in range(self._threads)]
         squares: list[Pixels] = [*images]

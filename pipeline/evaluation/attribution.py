@@ -8,7 +8,7 @@ in fixed bins, so that runs are compared without running any of them again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.labels import LabelledBatch, LabelledSplit
+from pipeline.data.labels import LabelledSplit
 from pipeline.evaluation.pointing_game import Boxes, points_inside
+from pipeline.inference.cams import positive_maps
 from pipeline.models.cam_net import CamNet
 from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
-from sharding.labels import POSITIVE
 
 BATCH = 16
 """Images per forward pass of a study; their maps depend on it in the last bits."""
@@ -165,7 +165,11 @@ def study(model: CamNet, split: LabelledSplit, images: int, boxes: Boxes | None 
     for first, batch in zip(places, split.epoch(0), strict=False):
         if boxes is None and first >= images:
             break
-        for row, class_index, cam_HW in _positive_maps(model, batch):
+        if not len(batch):
+            continue
+        rows_P, classes_P, cam_PHW = positive_maps(model, batch)
+        maps = zip(rows_P.tolist(), classes_P.tolist(), cam_PHW.cpu().numpy(), strict=True)
+        for row, class_index, cam_HW in maps:
             if first + row < images:
                 attributions += Attributions.of(cam_HW)
             if boxes is None:
@@ -174,17 +178,3 @@ def study(model: CamNet, split: LabelledSplit, images: int, boxes: Boxes | None 
             pointed_K[class_index] += len(edges_M4) > 0
             hits_K[class_index] += points_inside(cam_HW, edges_M4)
     return MapStudy(attributions=attributions, hits_K=hits_K, pointed_K=pointed_K)
-
-
-def _positive_maps(
-    model: CamNet, batch: LabelledBatch
-) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
-    """(row, class, map) of the batch's verified positives."""
-    if not len(batch):
-        return
-    entries = batch.observed
-    positive_E = entries.states_E == POSITIVE
-    cam_BKHW = model.head.cam(model.features(batch.images_BHWC))
-    rows_P, classes_P = entries.rows_E[positive_E], entries.classes_E[positive_E]
-    cam_PHW = cam_BKHW[torch.from_numpy(rows_P), torch.from_numpy(classes_P)].float().cpu().numpy()
-    yield from zip(rows_P.tolist(), classes_P.tolist(), cam_PHW, strict=True)

@@ -12,9 +12,8 @@ from pipeline.evaluation import figures
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
 from pipeline.inference import cam_figures
-from pipeline.inference.cams import ExplainedImage
+from pipeline.inference.cams import Cams
 from pipeline.tracking.run_log import RunLog
-from sharding.classes import ClassTable
 
 SHEETS = "cam"
 # MLflow hides a slider's pictures below the run's parameters unless their chart is configured.
@@ -52,9 +51,7 @@ def evaluation(
 
 def maps(
     log: RunLog,
-    explained: Iterable[ExplainedImage],
-    classes: ClassTable,
-    alpha: float,
+    explained: Iterable[tuple[str, Cams]],
     step: int,
     sheet: str,
 ) -> None:
@@ -62,21 +59,14 @@ def maps(
 
     Args:
         log: of the run.
-        explained: the images.
-        classes: of the model.
-        alpha: slope of BoostLU.
+        explained: image ids and their maps.
         step: images seen.
         sheet: name of the artifact, without suffix, that has all pictures, one below the other.
     """
     pictures = []
-    for image in explained:
-        figure = cam_figures.cam_overlay(
-            image.image_HWC,
-            [(classes.names[e.class_index], e.raw_HW, e.boosted_HW) for e in image.explanations],
-            alpha=alpha,
-        )
-        pictures.append(cam_figures.png(figure))
-        log.image(pictures[-1], f"cam/{image.image_id}", step)
+    for image_id, cams in explained:
+        pictures.append(cams.png(0))
+        log.image(pictures[-1], f"cam/{image_id}", step)
     if pictures:
         log.artifact(_below_each_other(pictures), f"{SHEETS}/{sheet}.png")
 

@@ -112,14 +112,7 @@ def _send_files(log: writer.RunWriter, evaluation: Evaluation) -> None:
 def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:
     """Send pictures of maps, the pointing game, and attribution scores beside the baseline's."""
     subject, meta = evaluation.subject, evaluation.subject.meta
-    publish.maps(
-        log,
-        evaluation.explained,
-        subject.dataset.classes,
-        meta.train_config.model.alpha_infer,
-        meta.images_seen,
-        f"epoch_{meta.epoch:03d}",
-    )
+    publish.maps(log, evaluation.explained, meta.images_seen, f"epoch_{meta.epoch:03d}")
     game = evaluation.report.pointing_game.items()
     prefix = f"{subject.config.split}/pointing_game"
     log.log([(f"{prefix}/{key}", value, meta.images_seen) for key, value in game])

@@ -26,7 +26,7 @@ from pipeline.evaluation.references import Baseline
 from pipeline.evaluation.report import Comparison, Report
 from pipeline.evaluation.scores import BOOST_ON, Scores, score
 from pipeline.inference import beam, locate
-from pipeline.inference.cams import ExplainedImage, explain
+from pipeline.inference.cams import Cams, explain
 from pipeline.models.checkpoint import Meta, load_model, read_meta
 from sharding.errors import InputError
 from sharding.log import info
@@ -100,7 +100,7 @@ class Part:
 
     scores: Scores
     maps: MapStudy | None = None
-    explained: tuple[ExplainedImage, ...] = ()
+    explained: tuple[tuple[str, Cams], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Evaluation:
     scores: Scores
     per_class: PerClass
     maps: MapStudy | None
-    explained: tuple[ExplainedImage, ...]
+    explained: tuple[tuple[str, Cams], ...]
     report: Report
 
 
@@ -197,7 +197,7 @@ def evaluate_part(
         first = None if boxes is not None else batches * attribution.BATCH
         share = images(attribution.BATCH).part(part, parts, first)
         maps = attribution.study(model, share, config.attribution, boxes)
-    explained = () if part else tuple(explain(model, images(_PICTURED_BATCH)))
+    explained = () if part else tuple(explain(model, images(_PICTURED_BATCH), dataset.classes))
     # Last: the maps are those of the network's own head.
     model = beam.attach(model, meta, directory, config.beam).to(device)
     scores = score(model, images(config.batch_size).part(part, parts))

@@ -1,7 +1,4 @@
-"""Class activation maps of images x classes, as arrays, PNG and npz.
-
-Class activation maps of a few images: what the network looked at, raw beside boosted.
-"""
+"""Compute class activation maps: as arrays, PNG and npz, and of a split's verified positives."""
 
 from __future__ import annotations
 
@@ -13,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.labels import LabelledSplit
+from pipeline.data.labels import LabelledBatch, LabelledSplit
 from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
+from sharding.classes import ClassTable
 from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE
 
@@ -41,7 +39,7 @@ class Cams:
     alpha: float
 
     def png(self, image: int, class_: int | None = None) -> bytes:
-        """The image, the raw map over it and the boosted one; a row for each class, or for one."""
+        """Draw an image, its raw and its boosted map; a row for each class, or for one."""
         from pipeline.inference import cam_figures  # matplotlib takes a second to import
 
         chosen = range(len(self.mids)) if class_ is None else [class_]
@@ -76,66 +74,69 @@ class Cams:
         return written
 
 
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """The maps of one class in one image.
+def positive_maps(
+    model: CamNet, batch: LabelledBatch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute the maps of a batch's verified positives before the boost.
 
-    Attributes:
-        class_index: the class.
-        raw_HW: its class activation map, fp32, at the feature map's size.
-        boosted_HW: the map after BoostLU at the model's inference slope.
+    Args:
+        model: in evaluation mode.
+        batch: one image or more.
+
+    Returns:
+        int64 rows_P in the batch and classes_P, on the host; fp32 maps_PHW on the device.
     """
-
-    class_index: int
-    raw_HW: npt.NDArray[np.float32]
-    boosted_HW: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExplainedImage:
-    """An image as the network saw it (uint8 RGB, H W 3) and its classes' maps."""
-
-    image_id: str
-    image_HWC: npt.NDArray[np.uint8]
-    explanations: tuple[Explanation, ...]
+    positive_E = batch.observed.states_E == POSITIVE
+    rows_P = torch.from_numpy(batch.observed.rows_E[positive_E])
+    classes_P = torch.from_numpy(batch.observed.classes_E[positive_E])
+    cam_BKHW = model.head.cam(model.features(batch.images_BHWC))
+    return rows_P, classes_P, cam_BKHW[rows_P, classes_P].float()
 
 
 @torch.inference_mode()
 def explain(
     model: CamNet,
     split: LabelledSplit,
+    classes: ClassTable,
     *,
     images: int = 4,
     classes_per_image: int = 2,
-) -> Iterator[ExplainedImage]:
-    """The first images of a split that have a verified positive, with those classes' maps.
+) -> Iterator[tuple[str, Cams]]:
+    """Compute maps of the first images of a split that have a verified positive.
 
     The split's order is fixed, so every epoch and every run over it explains the same images.
-    Of an image's verified positives the highest-scored are taken.
+
+    Args:
+        model: whose maps.
+        split: the images and their labels.
+        classes: of the model and the labels.
+        images: how many.
+        classes_per_image: of an image's verified positives the highest-scored are taken.
+
+    Yields:
+        The image id, and the maps of that one image.
     """
     model.eval()
     shown = 0
     for batch in split.epoch(0):
-        entries = batch.observed
-        positive_E = entries.states_E == POSITIVE
-        cam_BKHW = model.head.cam(model.features(batch.images_BHWC))
-        for row, image_id in enumerate(format_image_ids(batch.image_ids_B)):
-            classes = entries.classes_E[positive_E & (entries.rows_E == row)]
-            if not len(classes):
-                continue
-            cam_PHW = cam_BKHW[row, torch.from_numpy(classes).to(cam_BKHW.device)].float()
-            best = cam_PHW.mean((1, 2)).argsort(descending=True)[:classes_per_image].tolist()
-            boosted_PHW = boostlu(cam_PHW, model.head.alpha_infer)
-            yield ExplainedImage(
-                image_id=image_id,
-                image_HWC=batch.images_BHWC[row].cpu().numpy(),
-                explanations=tuple(
-                    Explanation(
-                        class_index=int(classes[i]),
-                        raw_HW=cam_PHW[i].cpu().numpy(),
-                        boosted_HW=boosted_PHW[i].cpu().numpy(),
-                    )
-                    for i in best
+        if not len(batch):
+            continue
+        rows_P, classes_P, maps_PHW = positive_maps(model, batch)
+        ids = format_image_ids(batch.image_ids_B)
+        for row in rows_P.unique().tolist():
+            of_image = torch.nonzero(rows_P == row)[:, 0]
+            scores_P = maps_PHW[of_image].mean((1, 2))
+            best = of_image[scores_P.argsort(descending=True)[:classes_per_image].cpu()]
+            chosen, raw_PHW = classes_P[best].tolist(), maps_PHW[best].cpu()
+            yield (
+                ids[row],
+                Cams(
+                    images_NHWC=batch.images_BHWC[row : row + 1].cpu().numpy(),
+                    mids=[classes.mids[k] for k in chosen],
+                    names=[classes.names[k] for k in chosen],
+                    raw_NPHW=raw_PHW[None].numpy(),
+                    boosted_NPHW=boostlu(raw_PHW, model.head.alpha_infer)[None].numpy(),
+                    alpha=model.head.alpha_infer,
                 ),
             )
             shown += 1

@@ -1,1 +1,1 @@
-"""Build CAM networks and read and write their checkpoints."""
+"""Build networks that score classes by activation maps, and read and write checkpoints."""

@@ -1,4 +1,4 @@
-"""Backbones that end in feature maps: torchvision's by name, timm's as ``timm/<name>``."""
+"""Build backbones that end in feature maps: torchvision's by name, timm's as ``timm/<name>``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Split = Callable[[Any], tuple[nn.Module, int]]
 
 
 def build(name: str, weights: str | None) -> tuple[nn.Module, int]:
-    """A network from (B, 3, H, W) to features (B, D, H/stride, W/stride), and D.
+    """Build a network from (B, 3, H, W) to features (B, D, H/stride, W/stride); return it and D.
 
     Args:
         name: a torchvision ResNet, ResNeXt, ConvNeXt, EfficientNet or Swin (ResNets and ConvNeXts
@@ -43,7 +43,7 @@ def build(name: str, weights: str | None) -> tuple[nn.Module, int]:
 
 
 def torchvision_names() -> list[str]:
-    """Classification networks of torchvision whose feature maps we know how to take."""
+    """List the classification networks of torchvision that `build` knows how to cut."""
     import torchvision
 
     listed = torchvision.models.list_models(module=torchvision.models)
@@ -51,7 +51,7 @@ def torchvision_names() -> list[str]:
 
 
 class TimmFeatures(nn.Module):
-    """The features of a timm network as maps, whatever layout they have there.
+    """Give the features of a timm network as maps (B, D, h, w), also those of NHWC and ViTs.
 
     Args:
         network: made by `timm.create_model` without pooling and classifier.
@@ -65,7 +65,7 @@ class TimmFeatures(nn.Module):
                 setattr(network, name, nn.Identity())
 
     def forward(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) to (B, D, h, w)."""
+        """Compute features (B, D, h, w) of images (B, 3, H, W)."""
         features = cast(Any, self.network).forward_features(images_BCHW)
         if features.dim() == 3:
             return self._grid(features, images_BCHW.shape[-2:])
@@ -74,7 +74,7 @@ class TimmFeatures(nn.Module):
         return features
 
     def _grid(self, tokens_BND: torch.Tensor, size: torch.Size) -> torch.Tensor:
-        """Patch tokens back on the grid they were cut from; class and register tokens dropped."""
+        """Put patch tokens back on their grid; drop class and register tokens."""
         network = cast(Any, self.network)
         h, w = network.patch_embed.dynamic_feat_size(tuple(size))
         patches_BND = tokens_BND[:, network.num_prefix_tokens :]

@@ -1,4 +1,4 @@
-"""The recurrent part of CNN-RNN, and the beam search over sequences of labels.
+"""Score classes by beam search over label sequences: the recurrent part of CNN-RNN.
 
 Shapes: B images, T labels so far, H size of the state, W paths kept, X = W K continuations.
 """
@@ -9,9 +9,12 @@ import torch
 
 from pipeline.models.cam_head import CamHead, RefinedHead
 
+_LARGEST = -1e-16
+"""Log of the largest probability that float64 can tell from 1."""
+
 
 class Recurrence(torch.nn.Module):
-    """What the labels so far add to the logits of the next (Wang et al. 2016).
+    """Predict the next label's logits from the labels so far (Wang et al. 2016).
 
     Args:
         num_classes: K.
@@ -27,11 +30,11 @@ class Recurrence(torch.nn.Module):
         self.project = torch.nn.Linear(hidden, embedding)
 
     def forward(self, previous_BT: torch.Tensor, last: bool = False) -> torch.Tensor:
-        """fp32 (B, T + 1, K): what is added before the first label, and after each.
+        """Compute fp32 (B, T + 1, K) to add to the image's logits, before and after labels.
 
         Args:
-            previous_BT: int64 labels; what follows -1, the end of a sequence, has no meaning.
-            last: after the last label alone, (B, 1, K).
+            previous_BT: int64 labels; entries after -1, the end of a sequence, have no meaning.
+            last: compute only the step after the last label, (B, 1, K).
         """
         K = len(self.embed.weight) - 1
         start_B1 = previous_BT.new_full((len(previous_BT), 1), K)
@@ -49,15 +52,18 @@ class Recurrence(torch.nn.Module):
 def search(
     recurrence: Recurrence, logits_BK: torch.Tensor, *, beam: int, steps: int
 ) -> torch.Tensor:
-    """float64 (B, K): log of the largest probability of each class at any step of a path kept.
+    """Search for the likeliest label sequences of each image.
 
     Paths are kept by the product of their labels' probabilities; a path names a label once.
 
     Args:
-        recurrence: scores what follows what.
+        recurrence: scores the next label.
         logits_BK: the image's part of the logits.
         beam: paths kept of each image.
         steps: labels in a path, at most K.
+
+    Returns:
+        float64 (B, K): log of the largest probability of each class at any step of a kept path.
     """
     B, K = logits_BK.shape
     best_BK = torch.full((B, K), -torch.inf, dtype=torch.float64, device=logits_BK.device)
@@ -79,15 +85,12 @@ def search(
     return best_BK
 
 
-_LARGEST = -1e-16  # log of the largest probability below 1 that a float64 tells from it
-
-
 class BeamHead(RefinedHead):
-    """A trained head and a recurrence; logits are log-odds of each class's best step.
+    """Score classes by the log-odds of their best step in a beam search.
 
     Args:
         head: gives the image's part of the logits.
-        recurrence: what the labels so far add.
+        recurrence: gives the part of the labels so far.
         beam: paths kept of each image.
         steps: labels in a path.
     """
@@ -101,7 +104,7 @@ class BeamHead(RefinedHead):
         self.beam, self.steps = beam, steps
 
     def refined(self, logits_BK: torch.Tensor) -> torch.Tensor:
-        """fp32 log-odds (B, K) of the largest probability at any step of any path kept."""
+        """Compute fp32 log-odds (B, K) of the largest probability at any step of any kept path."""
         log_BK = search(self.recurrence, logits_BK, beam=self.beam, steps=self.steps)
         log_BK = log_BK.clamp(max=_LARGEST)
         return (log_BK - torch.log(-torch.expm1(log_BK))).float()

@@ -1,15 +1,13 @@
-"""The CAM head: 1x1 convolution, BoostLU on its maps, spatial mean (paper equations 2 and 3).
+"""Score classes by their activation maps: 1x1 convolution, BoostLU, mean (paper eq. 2 and 3).
 
 The mean of a boosted map is ``mean(x) + (alpha - 1) * mean(relu(x))``: the first term is a linear
 classifier on pooled features, and the second needs the maps of a few classes at a time. So no
-pass ever holds the maps (B, K, H, W), which at 5,000 classes outweigh everything else the head
-makes; the backward pass needs their signs alone, one byte each. Only an exported graph does: it is
-to be plain.
+pass holds the maps (B, K, H, W), which at 5,000 classes outweigh everything else the head makes;
+the backward pass needs their signs alone, one byte each. An exported graph does hold them, since it
+has to consist of standard operators.
 
 Shapes: B batch, D feature channels, K classes, H W space, S = H W, R = B S positions, E annotated
 (image, class) pairs.
-
-A CAM head whose logits go through something that sees those of all classes together.
 """
 
 from __future__ import annotations
@@ -20,16 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-# Classes whose maps are made at a time: wide enough for a fast GEMM, narrow enough for a buffer
-# that is small beside the gradients.
 _CHUNK = 512
-
-# Pairs of one image scored by one batched GEMM; more would pad images that have few.
+"""Classes whose maps are made at a time: wide enough for a fast GEMM, narrow enough for a buffer
+that is small beside the gradients."""
 _SLAB = 16
+"""Pairs of one image scored by one batched GEMM; more would pad images that have few."""
 
 
 def boostlu(x: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Multiply what is positive by ``alpha``; the derivative at 0 is 1 (paper section 4).
+    """Multiply positive values by ``alpha``; the derivative at 0 is 1 (paper section 4).
 
     Not ``max(x, alpha * x)``: the two differ for alpha below 1.
     """
@@ -37,7 +34,7 @@ def boostlu(x: torch.Tensor, alpha: float) -> torch.Tensor:
 
 
 class CamHead(nn.Module):
-    """Scores classes by the boosted mean of their activation maps.
+    """Score classes by the mean of their boosted activation maps.
 
     The bias lies inside the boost, as in the paper's code (its equation 2 shows none). With
     alpha 1 the head equals global average pooling and a linear classifier. Features are best
@@ -64,7 +61,7 @@ class CamHead(nn.Module):
         self.alpha_train, self.alpha_infer = alpha_train, alpha_infer
 
     def forward(self, features_BDHW: torch.Tensor) -> torch.Tensor:
-        """fp32 logits (B, K)."""
+        """Compute fp32 logits (B, K) of features (B, D, H, W)."""
         alpha = self.alpha_train if self.training else self.alpha_infer
         if torch.compiler.is_exporting():
             return boostlu(self.cam(features_BDHW), alpha).mean((2, 3))
@@ -74,11 +71,11 @@ class CamHead(nn.Module):
         return _BoostedMean.apply(features_BDHW, weight_KD, bias_K, alpha)
 
     def cam(self, features_BDHW: torch.Tensor) -> torch.Tensor:
-        """Class activation maps (B, K, H, W) before the boost, bias included."""
+        """Compute the class activation maps (B, K, H, W) before the boost, bias included."""
         return self.classifier(features_BDHW)
 
     def both(self, features_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 logits (B, K) without and with the boost of evaluation, from one pass."""
+        """Compute fp32 logits (B, K) without and with the boost of evaluation in one pass."""
         weight_KD, bias_K = self._parameters_as(features_BDHW)
         raw_BK = _pooled_linear(features_BDHW, weight_KD, bias_K)
         return raw_BK, _BoostedMean.apply(features_BDHW, weight_KD, bias_K, self.alpha_infer)
@@ -86,7 +83,7 @@ class CamHead(nn.Module):
     def pair_scores(
         self, features_BDHW: torch.Tensor, rows_E: torch.Tensor, classes_E: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 logits (E,) of the pairs (row, class) alone, without and with the boost.
+        """Compute fp32 logits (E,) of chosen (row, class) pairs, without and with the boost.
 
         Args:
             features_BDHW: features of the batch.
@@ -108,14 +105,46 @@ class CamHead(nn.Module):
     def _parameters_as(
         self, features_BDHW: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(K, D) weight and (K,) bias in the precision of the features."""
+        """Cast the weight (K, D) and the bias (K,) to the precision of the features."""
         weight_KD, bias_K = self.classifier.weight.flatten(1), self.classifier.bias
         kind = features_BDHW.dtype
         return weight_KD.to(kind), None if bias_K is None else bias_K.to(kind)
 
 
+class RefinedHead(CamHead):
+    """Score classes by a function, `refined`, of the logits of all classes of a `CamHead`.
+
+    The maps stay those of the classes themselves. Pairs cost as much as all scores.
+    """
+
+    def forward(self, features_BDHW: torch.Tensor) -> torch.Tensor:
+        """Compute fp32 refined logits (B, K) of features (B, D, H, W)."""
+        return self._in_fp32(super().forward(features_BDHW))
+
+    def both(self, features_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute fp32 refined logits (B, K) without and with the boost of evaluation."""
+        raw_BK, boosted_BK = super().both(features_BDHW)
+        return self._in_fp32(raw_BK), self._in_fp32(boosted_BK)
+
+    def pair_scores(
+        self, features_BDHW: torch.Tensor, rows_E: torch.Tensor, classes_E: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute fp32 refined logits (E,) of (row, class) pairs, without and with the boost."""
+        raw_BK, boosted_BK = self.both(features_BDHW)
+        return raw_BK[rows_E, classes_E], boosted_BK[rows_E, classes_E]
+
+    def refined(self, logits_BK: torch.Tensor) -> torch.Tensor:
+        """Refine fp32 logits (B, K); a subclass says how, by default they stay as they are."""
+        return logits_BK
+
+    def _in_fp32(self, logits_BK: torch.Tensor) -> torch.Tensor:
+        # Logits rounded to bf16 would tie.
+        with torch.autocast(logits_BK.device.type, enabled=False):
+            return self.refined(logits_BK)
+
+
 class _BoostedMean(torch.autograd.Function):
-    """Mean over space of BoostLU of the maps; saves the maps' signs, not the maps."""
+    """Average the boosted maps over space; save the maps' signs, not the maps."""
 
     @staticmethod
     def forward(
@@ -177,7 +206,10 @@ class _BoostedMean(torch.autograd.Function):
 def _pooled_linear(
     features_BDHW: torch.Tensor, weight_KD: torch.Tensor, bias_K: torch.Tensor | None
 ) -> torch.Tensor:
-    # In fp32 whatever the precision of the features: logits rounded to bf16 would tie.
+    """Compute fp32 logits (B, K) of spatially averaged features.
+
+    In fp32 whatever the precision of the features: logits rounded to bf16 would tie.
+    """
     with torch.autocast(features_BDHW.device.type, enabled=False):
         pooled_BD = features_BDHW.mean((2, 3), dtype=torch.float32)
         bias = None if bias_K is None else bias_K.float()
@@ -185,7 +217,7 @@ def _pooled_linear(
 
 
 def _positions(features_BDHW: torch.Tensor) -> torch.Tensor:
-    """(R, D): a view of channels_last features."""
+    """Flatten features to (R, D): a view if they are channels_last."""
     return features_BDHW.permute(0, 2, 3, 1).reshape(-1, features_BDHW.shape[1])
 
 
@@ -214,35 +246,3 @@ def _slabs(
         places_IP = starts_B[images, None] + torch.where(filled_IP, within_IP, first)
         # Indexing with every image would copy all features.
         yield slice(None) if len(images) == B else images, order_E[places_IP], filled_IP
-
-
-class RefinedHead(CamHead):
-    """`CamHead`, then `refined`; the maps stay those of the classes themselves.
-
-    Every score needs the logits of all classes, so pairs cost as much as the whole.
-    """
-
-    def forward(self, features_BDHW: torch.Tensor) -> torch.Tensor:
-        """fp32 refined logits (B, K)."""
-        return self._in_fp32(super().forward(features_BDHW))
-
-    def both(self, features_BDHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 refined logits (B, K) without and with the boost of evaluation."""
-        raw_BK, boosted_BK = super().both(features_BDHW)
-        return self._in_fp32(raw_BK), self._in_fp32(boosted_BK)
-
-    def pair_scores(
-        self, features_BDHW: torch.Tensor, rows_E: torch.Tensor, classes_E: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """fp32 refined logits (E,) of the pairs (row, class), without and with the boost."""
-        raw_BK, boosted_BK = self.both(features_BDHW)
-        return raw_BK[rows_E, classes_E], boosted_BK[rows_E, classes_E]
-
-    def refined(self, logits_BK: torch.Tensor) -> torch.Tensor:
-        """fp32 logits (B, K) from those of the maps; as they are by default."""
-        return logits_BK
-
-    def _in_fp32(self, logits_BK: torch.Tensor) -> torch.Tensor:
-        # Logits rounded to bf16 would tie.
-        with torch.autocast(logits_BK.device.type, enabled=False):
-            return self.refined(logits_BK)

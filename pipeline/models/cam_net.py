@@ -1,4 +1,4 @@
-"""Backbone, 1x1 convolution, BoostLU, spatial mean (paper section 4, equations 2 and 3)."""
+"""Build the network: backbone, 1x1 convolution, BoostLU, spatial mean (paper section 4)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipeline.models import backbones
 from pipeline.models.cam_head import CamHead
 from pipeline.models.label_graph import GraphHead
 
-# ImageNet statistics, in the 0..255 range that images leave the loader in.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
+"""ImageNet statistics, in the 0..255 range that images leave the loader in."""
 
 
 class CamNet(nn.Module):
-    """A network whose class activation maps are its classifier.
+    """Classify images by class activation maps.
 
     Args:
         backbone: maps (B, 3, H, W) to features (B, D, h, w).
@@ -45,23 +45,23 @@ class CamNet(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB images (B, H, W, 3) to fp32 logits (B, K)."""
+        """Compute fp32 logits (B, K) of uint8 RGB images (B, H, W, 3)."""
         return self.head(self.dropout(self.features(images_BHWC)))
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Keep the backbone as it is, in evaluation mode, until told otherwise."""
+        """Freeze the backbone in evaluation mode, or let it train again."""
         self._frozen = frozen
         self.train(self.training)
 
     def train(self, mode: bool = True) -> CamNet:
-        """Training or evaluation mode; a frozen backbone stays in the latter."""
+        """Set training or evaluation mode; a frozen backbone stays in the latter."""
         super().train(mode)
         if self._frozen:
             self.backbone.eval()
         return self
 
     def features(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB images (B, H, W, 3) to backbone features (B, D, h, w)."""
+        """Compute backbone features (B, D, h, w) of uint8 RGB images (B, H, W, 3)."""
         normal_BCHW = normalised(images_BHWC, self.mean, self.std)
         if self._compiled:  # else an epoch's last batch would compile everything again
             torch._dynamo.maybe_mark_dynamic(normal_BCHW, 0)
@@ -76,7 +76,7 @@ class CamNet(nn.Module):
 
 
 def normalised(images_BHWC: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
-    """uint8 images (B, H, W, 3) as numbers around 0, (B, 3, H, W), channels last in memory.
+    """Normalise uint8 images (B, H, W, 3) to (B, 3, H, W), channels last in memory.
 
     Args:
         images_BHWC: RGB.
@@ -107,7 +107,7 @@ def build(config: ModelConfig, num_classes: int) -> CamNet:
 
 
 def parameter_groups(model: CamNet, learning_rate: float, head_multiplier: float) -> list[dict]:
-    """Adam's groups: the backbone at ``learning_rate``, the head at a multiple of it."""
+    """Make Adam's groups: the backbone at ``learning_rate``, the head at a multiple of it."""
     return [
         {"params": list(model.backbone.parameters()), "lr": learning_rate},
         {"params": list(model.head.parameters()), "lr": learning_rate * head_multiplier},
@@ -115,6 +115,6 @@ def parameter_groups(model: CamNet, learning_rate: float, head_multiplier: float
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch and numpy; the same initial weights on every rank."""
+    """Seed torch and numpy, so that every rank draws the same initial weights."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)

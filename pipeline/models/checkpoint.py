@@ -1,9 +1,9 @@
-"""What a checkpoint holds, and the refusal to use it with another class list.
+"""Write and read checkpoints, and refuse to use one with another class list.
 
 A checkpoint is a directory: `model.pt` (weights, all that inference needs), `training.pt`
 (trained weights, optimizer, method state) and `meta.json` (configuration, class list, provenance).
-One written within an epoch also has `rank-N.pt` of every worker: where its reader stands, its
-random state, and what its method gathered.
+One written within an epoch also has `rank-N.pt` of every worker: its reader's position, its random
+state, and what its method gathered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """Everything about a checkpoint but its tensors.
+    """Describe a checkpoint: everything but its tensors.
 
     Attributes:
         config: the run's configuration (`TrainConfig.to_dict`).
@@ -93,7 +93,7 @@ class Meta:
             )
 
     def change(self, world_size: int, shards_sha256: str) -> str | None:
-        """What is not as it was when a run left off here, in words; None if all is.
+        """Describe what changed since a run stopped here; None if nothing did.
 
         Within an epoch such a change means that the epoch begins again.
 
@@ -101,14 +101,14 @@ class Meta:
             world_size: workers that go on.
             shards_sha256: `Dataset.shards_digest` of the training split.
         """
-        others = self.shards_sha256 not in ("", shards_sha256)
-        left = f"epoch {self.epoch + 1} was left at step {self.step}"
+        other_images = self.shards_sha256 not in ("", shards_sha256)
+        stopped = f"epoch {self.epoch + 1} was left at step {self.step}"
         if not self.step:
-            return f"training images are not those of epoch {self.epoch}" if others else None
-        if others:
-            return f"{left} with other training images; it begins again"
+            return f"training images are not those of epoch {self.epoch}" if other_images else None
+        if other_images:
+            return f"{stopped} with other training images; it begins again"
         if world_size != self.world_size:
-            return f"{left} by {self.world_size} workers; {world_size} begin it again"
+            return f"{stopped} by {self.world_size} workers; {world_size} begin it again"
         return None
 
 
@@ -123,7 +123,7 @@ def save(
 
     Args:
         directory: where to.
-        scored: weights that inference should use (a moving average's where there is one).
+        scored: weights for inference (a moving average's where there is one).
         training: state dicts of what is trained: "model", "optimizer", "method", "step".
         meta: everything else.
     """
@@ -135,13 +135,13 @@ def save(
 
 
 def save_rank(directory: str | Path, rank: int, state: Mapping[str, Any]) -> None:
-    """Write what one worker alone knows within an epoch."""
+    """Write one worker's state within an epoch."""
     torch.save(dict(state), Path(directory) / f"rank-{rank}.pt")
 
 
 def load_rank(directory: str | Path, rank: int) -> dict[str, Any]:
-    """What `save_rank` got."""
-    return _load(storage.join(str(directory), f"rank-{rank}.pt"))
+    """Read one worker's state within an epoch, as `save_rank` got it."""
+    return _load(directory, f"rank-{rank}.pt")
 
 
 def read_meta(directory: str | Path) -> Meta:
@@ -171,27 +171,27 @@ def read_meta(directory: str | Path) -> Meta:
         ) from None
 
 
-def load_weights(directory: str | Path, model: cam_net.CamNet) -> None:
-    """Load `model.pt` into a network of the same configuration."""
-    model.load_state_dict(_load(storage.join(str(directory), "model.pt")))
-
-
 def load_training(directory: str | Path) -> dict[str, Any]:
-    """What `save` got as ``training``."""
-    return _load(storage.join(str(directory), "training.pt"))
+    """Read `training.pt`, as `save` got it."""
+    return _load(directory, "training.pt")
 
 
 def load_model(directory: str | Path) -> tuple[cam_net.CamNet, Meta]:
-    """The network of a checkpoint, in inference mode, with what is known about it."""
+    """Load the network of a checkpoint in evaluation mode, and its `Meta`.
+
+    Raises:
+        InputError: the directory is not a checkpoint, or a file of it is missing or damaged.
+    """
     meta = read_meta(directory)
-    # The checkpoint's weights replace the initial ones, so none need to be at hand.
+    # The checkpoint's weights replace the initial ones, whose file may be gone.
     config = dataclasses.replace(meta.train_config.model, weights=None)
     model = cam_net.build(config, len(meta.mids))
-    load_weights(directory, model)
+    model.load_state_dict(_load(directory, "model.pt"))
     return model.eval(), meta
 
 
-def _load(path: str) -> Any:
+def _load(directory: str | Path, name: str) -> Any:
+    path = storage.join(str(directory), name)
     try:
         file = io.BytesIO(storage.read_bytes(path)) if "://" in path else path
         return torch.load(file, map_location="cpu", weights_only=True)

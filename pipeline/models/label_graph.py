@@ -1,10 +1,8 @@
-"""A graph network over classes that refines logits (Durand et al. 2019, section 3.2; after a
-third-party port, for want of official code).
+"""Refine logits with a graph network over the classes (Durand et al. 2019, section 3.2).
 
-Every class is a node whose first state is its score. Messages between all pairs of classes would
-cost K squared; the message to a node is the mean over the others, which one sum gives all nodes.
-
-A CAM head whose logits are refined by a graph network over the classes (curriculum's).
+Every class is a node whose first state is its score. The message to a node is the mean over the
+others, which one sum gives all nodes; messages between all pairs would cost K squared. There is no
+official code; the details are those of a third-party port.
 """
 
 from __future__ import annotations
@@ -16,10 +14,10 @@ from pipeline.models.cam_head import RefinedHead
 
 
 class LabelGraph(nn.Module):
-    """Maps logits (B, K) to refined logits (B, K); memory B x K x ``hidden`` floats per step.
+    """Pass messages between classes.
 
     Args:
-        hidden: size of a node's state.
+        hidden: size of a node's state; memory is B x K x ``hidden`` floats per round.
         steps: rounds of messages.
     """
 
@@ -31,7 +29,7 @@ class LabelGraph(nn.Module):
         self.readout = nn.Linear(hidden, 1)
 
     def forward(self, logits_BK: torch.Tensor) -> torch.Tensor:
-        """Refined logits (B, K)."""
+        """Refine logits (B, K)."""
         B, K = logits_BK.shape
         hidden = self.message.out_features
         states_BKH = nn.functional.pad(logits_BK[:, :, None], (0, hidden - 1))
@@ -44,14 +42,14 @@ class LabelGraph(nn.Module):
 
 
 class GraphHead(RefinedHead):
-    """`CamHead`, then `LabelGraph`.
+    """Refine the logits of a CAM head with a `LabelGraph`; the head of curriculum labelling.
 
     Args:
         in_features: feature channels D.
         num_classes: K.
         alpha_train: BoostLU factor in training mode.
         alpha_infer: BoostLU factor in evaluation mode.
-        hidden: size of a node's state; memory is B x K x ``hidden`` floats per round.
+        hidden: see `LabelGraph`.
     """
 
     def __init__(
@@ -67,5 +65,5 @@ class GraphHead(RefinedHead):
         self.graph = LabelGraph(hidden)
 
     def refined(self, logits_BK: torch.Tensor) -> torch.Tensor:
-        """fp32 logits (B, K) after the messages between classes."""
+        """Compute fp32 logits (B, K) after the messages between classes."""
         return self.graph(logits_BK)

@@ -123,15 +123,8 @@ class Validator:
     def _picture(self, model: CamNet, epoch: int, images_seen: int) -> None:
         """Maps of a few test images (validation images without such a split), always the same."""
         pictured = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
-        explained = explain(model, pictured)
-        publish.maps(
-            self.tracker,
-            explained,
-            self.dataset.classes,
-            model.head.alpha_infer,
-            images_seen,
-            f"epoch_{epoch:03d}",
-        )
+        explained = explain(model, pictured, self.dataset.classes)
+        publish.maps(self.tracker, explained, images_seen, f"epoch_{epoch:03d}")
 
     def _open(self, split: str, **options: Any) -> LabelledSplit:
         return LabelledSplit.open(

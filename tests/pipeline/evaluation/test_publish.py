@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.evaluation import publish
-from pipeline.inference.cams import ExplainedImage, Explanation
-from sharding.manifest import Dataset
+from pipeline.inference.cams import Cams
 
 
 class Kept:
@@ -30,21 +29,21 @@ class Kept:
         raise AssertionError(f"maps are no {name}")
 
 
-def explained(image_id: str, classes: int) -> ExplainedImage:
-    map_HW = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
-    return ExplainedImage(
-        image_id=image_id,
-        image_HWC=np.zeros((32, 32, 3), np.uint8),
-        explanations=tuple(
-            Explanation(class_index=index, raw_HW=map_HW, boosted_HW=map_HW)
-            for index in range(classes)
-        ),
+def explained(image_id: str, classes: int) -> tuple[str, Cams]:
+    maps_NPHW = np.tile(np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4), (1, classes, 1, 1))
+    return image_id, Cams(
+        images_NHWC=np.zeros((1, 32, 32, 3), np.uint8),
+        mids=["/m/0"] * classes,
+        names=["Square"] * classes,
+        raw_NPHW=maps_NPHW,
+        boosted_NPHW=maps_NPHW,
+        alpha=5.0,
     )
 
 
-def test_maps_are_a_series_per_image_and_one_sheet(squares: Any) -> None:
-    sink, classes = Kept(), Dataset.open(squares).classes
-    publish.maps(sink, [explained("a", 1), explained("b", 2)], classes, 5.0, 96, "epoch_001")
+def test_maps_are_a_series_per_image_and_one_sheet() -> None:
+    sink = Kept()
+    publish.maps(sink, [explained("a", 1), explained("b", 2)], 96, "epoch_001")
     assert list(sink.images) == ["cam/a@96", "cam/b@96"]
     (sheet,) = sink.artifacts.items()
     assert sheet[0] == "cam/epoch_001.png"
@@ -57,7 +56,7 @@ def test_maps_are_a_series_per_image_and_one_sheet(squares: Any) -> None:
     assert np.array_equal(found[len(first) :, : second.shape[1]], second)
 
 
-def test_no_pictures_no_sheet(squares: Any) -> None:
+def test_no_pictures_no_sheet() -> None:
     sink = Kept()
-    publish.maps(sink, [], Dataset.open(squares).classes, 5.0, 96, "epoch_001")
+    publish.maps(sink, [], 96, "epoch_001")
     assert not sink.artifacts
