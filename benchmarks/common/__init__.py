@@ -1,1 +1,1 @@
-"""Time, photographs and hosts that benchmarks share."""
+"""Timing, photographs and hosts that benchmarks share."""

@@ -1,4 +1,4 @@
-"""Photographs to measure with: crops of scikit-learn's two sample pictures, with grain."""
+"""Make photographs to measure with: crops of scikit-learn's two sample pictures, with grain."""
 
 from __future__ import annotations
 

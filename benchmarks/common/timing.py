@@ -1,4 +1,4 @@
-"""Interleaved rounds of time, and peak memory: what every comparison here is made of."""
+"""Measure time in interleaved rounds, and peak memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
 
 
 def cpu_seconds() -> float:
-    """Spent so far by this process and by those it started that have ended."""
+    """Read the CPU seconds of this process and of its children that have ended."""
     spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
@@ -25,17 +25,16 @@ def interleaved(
     rounds: int,
     clock: Callable[[], float] = cpu_seconds,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each variant, one run of each per round after one warm-up round.
+    """Time each variant in milliseconds, one run of each per round after a warm-up round.
 
-    Rounds begin with another variant each, so that none always finds the caches as the same one
-    left them.
+    Each round begins with another variant, so that none always finds the caches of the same one.
 
     Args:
-        variants: what to run, by name.
-        rounds: how often.
-        clock: seconds since some moment.
+        variants: calls by name.
+        rounds: number of measured rounds.
+        clock: returns seconds.
     """
-    # Where glibc's own adaptation ends up when large blocks come and go.
+    # What glibc adapts to by itself when large blocks come and go.
     _LIBC.mallopt(_M_MMAP_THRESHOLD, 1 << 25)
     _LIBC.mallopt(_M_TRIM_THRESHOLD, 1 << 26)
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -43,20 +42,20 @@ def interleaved(
     for round_number in range(rounds + 1):
         first = round_number % len(names)
         for name in names[first:] + names[:first]:
-            begun = clock()
+            start = clock()
             variants[name]()
             if round_number:
-                times[name].append(1000 * (clock() - begun))
+                times[name].append(1000 * (clock() - start))
     return times
 
 
 def ratio(over: list[float], under: list[float]) -> float:
-    """Median of the per-round ratios."""
+    """Compute the median of the per-round ratios."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Most resident memory a call adds to a process (Linux, glibc); median of five forks.
+    """Measure the most resident memory a call adds (Linux, glibc), the median of five forks.
 
     For this, importing this module makes the allocator map and unmap large blocks: freed memory
     that stays resident would hide, or add to, what the call takes. Measure before `interleaved`,

@@ -1,4 +1,4 @@
-"""What the label audit costs a training step: collecting candidates beside the loss alone.
+"""Measure what the label audit costs a training step: collecting candidates beside the loss.
 
 CPU time of `Collector.add` for one batch, in the middle of an epoch, against forward and backward
 of the loss of the same batch (a step also runs the network, next to which either is small);
@@ -9,11 +9,12 @@ interleaved rounds, median of the per-round ratios. Prints a Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import statistics
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import tyro
 
 from benchmarks.common.timing import interleaved, ratio
 from benchmarks.compute.losses import make_batch
@@ -23,16 +24,26 @@ from pipeline.data.loader import Batch
 from pipeline.methods.protocol import StepResult
 
 
-def main() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure."""
+
+    batch: int = 256
+    """Images, B."""
+    classes: int = 5000
+    """K."""
+    observed: int = 6
+    """Labels per image."""
+    candidates: int = 1000
+    """Entries kept."""
+    epoch: int = 5
+    """Whose selection LL-R makes."""
+    rounds: int = 15
+    """Interleaved rounds."""
+
+
+def main(options: Options) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=256, help="images")
-    parser.add_argument("--classes", type=int, default=5000)
-    parser.add_argument("--observed", type=int, default=6, help="labels per image")
-    parser.add_argument("--candidates", type=int, default=1000)
-    parser.add_argument("--epoch", type=int, default=5, help="whose selection ll-r makes")
-    parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
     torch.set_num_threads(1)
     logits_BK, labels_BK = make_batch(options.batch, options.classes, options.observed)
     method = methods.create("ll-r", options.classes, delta_rel=0.2)
@@ -51,8 +62,8 @@ def main() -> None:
     warm = Collector(options.candidates, torch.device("cpu"))
     warm.add(result)
 
-    def backward(of: methods.Method) -> None:
-        of.loss(logits_BK, labels_BK)[0].backward()
+    def backward(loss_method: methods.Method) -> None:
+        loss_method.loss(logits_BK, labels_BK)[0].backward()
         logits_BK.grad = None
 
     variants = {
@@ -67,11 +78,11 @@ def main() -> None:
     print(f"B = {options.batch}, K = {options.classes}, {options.candidates} candidates\n")
     print("| | CPU ms | of the an loss | of the ll-r loss |")
     print("|---|---:|---:|---:|")
-    for name, found in times.items():
-        shares = (ratio(found, times[of]) for of in ("loss an", "loss ll-r"))
+    for name, measured in times.items():
+        shares = (ratio(measured, times[of]) for of in ("loss an", "loss ll-r"))
         cells = " | ".join(f"{share:.2f}" for share in shares)
-        print(f"| {name} | {statistics.median(found):.1f} | {cells} |")
+        print(f"| {name} | {statistics.median(measured):.1f} | {cells} |")
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

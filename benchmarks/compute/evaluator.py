@@ -1,7 +1,7 @@
-"""Average precision at the scale of the Open Images V3 test split, against its alternatives.
+"""Measure average precision at the scale of the Open Images V3 test split.
 
-python -m benchmarks.compute.evaluator
-python -m benchmarks.compute.evaluator --rounds 9 --dense-classes 5000   # the dense rows: 4 GB
+    python -m benchmarks.compute.evaluator
+    python -m benchmarks.compute.evaluator --rounds 9 --dense-classes 5000   # the dense rows: 4 GB
 
 Every round runs every variant once; a ratio is the median of the rounds' ratios of CPU time.
 Scikit-learn on dense masks and torchmetrics run on the first --dense-classes classes and are
@@ -39,10 +39,10 @@ class Options:
     dense_classes: int = 200
     rounds: int = 15
     slow_rounds: int = 3
-    """Rounds of what takes seconds."""
+    """Rounds of the variants that take seconds."""
     seed: int = 0
     sort_only: bool = False
-    """Compare with numpy's sort alone."""
+    """Compare with numpy's sort alone, and print the ratio."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Entries:
 
 
 def make_entries(options: Options) -> Entries:
-    """Entries with long-tailed class frequencies; positives score higher on average."""
+    """Draw entries with long-tailed class frequencies; positives score higher on average."""
     rng = np.random.default_rng(options.seed)
     size = options.positives + options.negatives
     frequency = 1 / (np.arange(options.classes) + options.classes / 20)
@@ -86,22 +86,22 @@ def make_entries(options: Options) -> Entries:
 
 
 def per_class(split: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Scikit-learn, one class at a time, on entries split beforehand."""
+    """Compute AP with scikit-learn, one class at a time, on entries split beforehand."""
     return np.array([average_precision_score(labels, scores) for labels, scores in split])
 
 
 def per_dense_column(scores_NK: np.ndarray, labels_NK: np.ndarray) -> np.ndarray:
-    """Scikit-learn on dense matrices, one masked column at a time."""
-    found = []
+    """Compute AP with scikit-learn on dense matrices, one masked column at a time."""
+    precisions = []
     for k in range(scores_NK.shape[1]):
         observed_N = labels_NK[:, k] != -1
         labels, scores = labels_NK[observed_N, k], scores_NK[observed_N, k]
-        found.append(average_precision_score(labels, scores) if labels.any() else 0.0)
-    return np.array(found)
+        precisions.append(average_precision_score(labels, scores) if labels.any() else 0.0)
+    return np.array(precisions)
 
 
 def densify(entries: Entries, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """(scores_NK float32, labels_NK int8) of the dense classes, spread over the frequencies."""
+    """Make (scores_NK float32, labels_NK int8) of classes spread over the frequencies."""
     step = options.classes // options.dense_classes
     chosen = (entries.classes_E % step == 0) & (entries.classes_E // step < options.dense_classes)
     rows, columns = entries.rows_E[chosen], entries.classes_E[chosen] // step
@@ -115,7 +115,7 @@ def densify(entries: Entries, options: Options) -> tuple[np.ndarray, np.ndarray]
 def torchmetrics_or_none(
     scores_NK: np.ndarray, labels_NK: np.ndarray
 ) -> Callable[[], object] | None:
-    """Torchmetrics' multilabel AP over the same dense matrices, where it is installed."""
+    """Make a call of torchmetrics' multilabel AP on dense matrices, if it is installed."""
     try:
         from torchmetrics.functional.classification import multilabel_average_precision
     except ImportError:
@@ -128,7 +128,7 @@ def torchmetrics_or_none(
 
 
 def peak_megabytes(work: Callable[[], object]) -> float:
-    """Peak memory allocated by the call beyond its inputs, MB."""
+    """Measure the peak memory that a call allocates beyond its inputs, MB."""
     tracemalloc.start()
     work()
     peak = tracemalloc.get_traced_memory()[1]
@@ -197,7 +197,7 @@ def main(options: Options) -> None:
 
 
 def wide_instructions() -> str:
-    """Numpy's names of the AVX-512 instructions that it uses here."""
+    """List numpy's names of the AVX-512 instructions that it uses on this machine."""
     from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
     names = (name for name in __cpu_dispatch__ if name == "X86_V4" or name.startswith("AVX512"))
@@ -205,15 +205,16 @@ def wide_instructions() -> str:
 
 
 def without(features: str) -> str:
-    """What this script says with ``--sort-only`` where numpy may not use the features named."""
+    """Run this module with ``--sort-only``, numpy's CPU features named switched off."""
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": features}
-    command = [sys.executable, *sys.argv, "--sort-only"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return told.stdout.strip()
+    module = ["-m", "benchmarks.compute.evaluator"]
+    command = [sys.executable, *module, *sys.argv[1:], "--sort-only"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
 
 
 def print_rows(times: dict[str, list[float]], scale: dict[str, float]) -> None:
-    """Rows of the table; `scale` multiplies what ran on a part of the classes."""
+    """Print rows of the table; `scale` multiplies times of a part of the classes."""
     for name, values in times.items():
         factor = scale.get(name, 1.0)
         median, over = factor * statistics.median(values), factor * ratio(values, times["ours"])

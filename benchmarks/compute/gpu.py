@@ -1,11 +1,11 @@
-"""Training on a GPU: images per second of the loader alone, of the network alone, and of both.
+"""Measure training on a GPU: images per second of the loader, of the network, and of both.
 
 Photographs of 1024 x 768 from tars, decoded with DALI's `mixed` decoder (or on the CPU, for
 comparison), cut at random to 224 px or squashed to 448; a CAM network with BoostLU and Large Loss
-(LL-R) on bf16, beside a bare PyTorch loop of the same network with BCE on batches that lie ready.
-Wall-clock time of interleaved rounds, medians. `both` over the slower of the two is what the loop
-leaves of it. An epoch lasts longer than the rounds, so that the seconds in which a pipeline starts
-are not among them; what it has prefetched when a round begins, two batches, is.
+(LL-R) on bf16, beside a bare PyTorch loop of the same network with BCE, on batches made
+beforehand. Wall-clock time of interleaved rounds, medians; the last lines compare `both` with the
+slower of its parts. An epoch lasts longer than the rounds, so that a pipeline's start of seconds
+is not counted; the two batches that it has prefetched when a round begins are.
 
     python -m benchmarks.compute.gpu --backbone resnet50 --batch-size 256
     python -m benchmarks.compute.gpu --task squash --batch-size 36 --hardware-share 1
@@ -69,7 +69,7 @@ class Options:
 
 
 class Bench:
-    """Tars, labels, and what is measured on them."""
+    """Tars, labels, and the loops measured on them."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         self.options = options
@@ -78,17 +78,17 @@ class Bench:
         sizes = loaders.Options(tars=options.tars, workers=options.threads)
         work = loaders.Work.of(folder, jpegs, options.task, sizes)
         images = (options.rounds + 2) * (options.steps + 4) * options.batch_size
-        again = -(-images // len(work.jpegs))
-        self.work = dataclasses.replace(work, tars=work.tars * again, jpegs=work.jpegs * again)
+        repeats = -(-images // len(work.jpegs))
+        self.work = dataclasses.replace(work, tars=work.tars * repeats, jpegs=work.jpegs * repeats)
         self.ready = list(itertools.islice(self.batches(0), 4))
         network = ModelConfig(backbone=options.backbone, compile=options.compile)
-        join = loops.labels(len(jpegs), options.classes)
+        join = loops.random_labels(len(jpegs), options.classes)
         config = OptimizerConfig(precision=options.precision)
         self.train = loops.ours(network, options.method, join, config, DEVICE)
         self.train_bare = loops.bare(network, self.ready, join, options.precision)
 
     def batches(self, device_id: int | None) -> Iterator[Batch]:
-        """More than all rounds take, from our loader."""
+        """Load more batches than all rounds take with our loader."""
         loader = loaders.our_loader(
             self.work, batch_size=self.options.batch_size, device_id=device_id
         )
@@ -98,7 +98,7 @@ class Bench:
             yield dataclasses.replace(batch, images_BHWC=images_BHWC)
 
     def loader(self, device_id: int | None) -> Callable[[], None]:
-        """The loader alone."""
+        """Make a call that runs the loader alone."""
         batches = self.batches(device_id)
 
         def run() -> None:
@@ -109,15 +109,15 @@ class Bench:
         return run
 
     def network(self) -> None:
-        """Our loop on batches that lie ready."""
+        """Run our loop on batches made beforehand."""
         self.train(itertools.islice(itertools.cycle(self.ready), self.options.steps))
 
     def bare(self) -> None:
-        """The bare loop on batches that lie ready."""
+        """Run the bare loop on batches made beforehand."""
         self.train_bare(self.options.steps)
 
     def both(self, device_id: int | None) -> Callable[[], None]:
-        """Our loop on what our loader loads."""
+        """Make a call that runs our loop on our loader's batches."""
         batches = self.batches(device_id)
         return lambda: self.train(itertools.islice(batches, self.options.steps))
 
@@ -153,7 +153,7 @@ def main(options: Options) -> None:
 
 
 def _seconds() -> float:
-    """Now, once the GPU has done what it was given."""
+    """Read the clock once the GPU has finished its work."""
     torch.cuda.synchronize()
     return time.perf_counter()
 

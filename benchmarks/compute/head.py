@@ -1,4 +1,4 @@
-"""The CAM head with BoostLU against its bare GEMMs and the reference formulation.
+"""Measure the CAM head with BoostLU against its bare GEMMs and the reference formulation.
 
 Forward and backward on one CPU thread, then the scores of annotated pairs against the dense head,
 in interleaved rounds; each ratio is the median of the per-round ratios of CPU time. Memory is the
@@ -10,11 +10,12 @@ Prints Markdown tables.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+import tyro
 
 from benchmarks.common.timing import interleaved, peak_bytes, ratio
 from pipeline.models.cam_head import CamHead
@@ -23,10 +24,28 @@ ALPHA = 5.0
 Step = Callable[[], object]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure."""
+
+    batch: int = 8
+    """Images, B."""
+    side: int = 14
+    """Of the map: 14 for 448 px."""
+    features: int = 2048
+    """D."""
+    classes: int = 5000
+    """K."""
+    pairs: int = 10
+    """Annotated pairs per image."""
+    rounds: int = 7
+    """Interleaved rounds."""
+
+
 def training_steps(
     head: CamHead, features_BDHW: torch.Tensor, upstream_BK: torch.Tensor
 ) -> dict[str, Step]:
-    """The step in our form, in the reference's, and the three matrix products alone."""
+    """Make our training step, the reference's, and the three matrix products alone."""
     inputs = [features_BDHW, *head.parameters()]
     # As the papers' code: default layout, the whole CAM, torch.where, mean.
     plain_BDHW = features_BDHW.detach().contiguous().requires_grad_()
@@ -50,7 +69,7 @@ def training_steps(
 
 
 def agreement(ours: Step, reference: Step) -> float:
-    """Largest relative norm of the difference of a gradient."""
+    """Compute the largest relative norm of a difference of gradients."""
     pairs = zip(ours(), reference(), strict=True)  # type: ignore[call-overload]
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
@@ -58,7 +77,7 @@ def agreement(ours: Step, reference: Step) -> float:
 def evaluation_steps(
     head: CamHead, features_BDHW: torch.Tensor, pairs_per_image: int
 ) -> dict[str, Step]:
-    """Scores of annotated pairs alone, and of every class."""
+    """Make calls that score annotated pairs alone, and every class."""
     rows_E = torch.arange(len(features_BDHW)).repeat_interleave(pairs_per_image)
     classes_E = torch.randint(0, head.classifier.out_channels, (len(rows_E),))
     features_BDHW = features_BDHW.detach()
@@ -73,19 +92,11 @@ def evaluation_steps(
     }
 
 
-def main() -> None:
+def main(options: Options) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--side", type=int, default=14, help="of the map: 14 for 448 px")
-    parser.add_argument("--features", type=int, default=2048)
-    parser.add_argument("--classes", type=int, default=5000)
-    parser.add_argument("--pairs", type=int, default=10, help="annotated pairs per image")
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    B, D, K, S = args.batch, args.features, args.classes, args.side
+    B, D, K, S = options.batch, options.features, options.classes, options.side
     head = CamHead(D, K, alpha_train=ALPHA, alpha_infer=ALPHA)
     features_BDHW = torch.relu(torch.randn(B, D, S, S)).contiguous(
         memory_format=torch.channels_last
@@ -94,10 +105,10 @@ def main() -> None:
     cam = 4 * B * K * S * S
     gradients = 4 * (features_BDHW.numel() + sum(p.numel() for p in head.parameters()))
     memory = {n: (peak_bytes(steps[n]) - gradients) / cam for n in ("ours", "reference")}
-    times = interleaved(steps, args.rounds)
+    times = interleaved(steps, options.rounds)
     over_products = {n: ratio(t, times["products"]) for n, t in times.items()}
 
-    print(f"B = {B}, D = {D}, K = {K}, map {S} x {S}, {args.rounds} rounds, 1 thread\n")
+    print(f"B = {B}, D = {D}, K = {K}, map {S} x {S}, {options.rounds} rounds, 1 thread\n")
     print("| training step | CPU ms | over the three GEMMs | reference over it | extra CAMs |")
     print("|---|---|---|---|---|")
     for name in ("ours", "reference"):
@@ -107,7 +118,7 @@ def main() -> None:
         )
     difference = agreement(steps["ours"], steps["reference"])
     print(f"\nGradients differ by at most {difference:.1e} of their norm.\n")
-    times = interleaved(evaluation_steps(head, features_BDHW, args.pairs), args.rounds)
+    times = interleaved(evaluation_steps(head, features_BDHW, options.pairs), options.rounds)
     print("| evaluation | CPU ms | dense over it |")
     print("|---|---|---|")
     for name in ("pairs", "dense"):
@@ -118,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

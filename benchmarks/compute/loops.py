@@ -1,4 +1,4 @@
-"""A bare PyTorch training loop and ours, on the same batches, for train_step.py and gpu.py."""
+"""Make a bare PyTorch training loop and ours, and batches and labels for both."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ from sharding.labels import LabelTable
 CPU = torch.device("cpu")
 
 
-def labels(images: int, classes: int) -> LabelJoin:
-    """Three positive and three negative labels for each of the images 0, 1, ... in hexadecimal."""
-    rng = np.random.default_rng(0)
+def random_labels(images: int, classes: int, seed: int = 0) -> LabelJoin:
+    """Draw three positive and three negative labels for each of the images 0, 1, ...
+
+    Their ids are the numbers in hexadecimal.
+    """
+    rng = np.random.default_rng(seed)
     rows = [sorted(rng.choice(classes, 6, replace=False).tolist()) for _ in range(images)]
     table = LabelTable.from_lists(
         image_ids=[f"{number:016x}" for number in range(images)],
@@ -32,10 +35,22 @@ def labels(images: int, classes: int) -> LabelJoin:
     return LabelJoin(table=table, num_classes=classes)
 
 
+def random_batches(join: LabelJoin, batch_size: int, image_size: int) -> list[Batch]:
+    """Draw pixels for all images of `random_labels`, in batches of one size."""
+    ids_N, size = join.table.image_ids_N, (batch_size, image_size, image_size, 3)
+    return [
+        Batch(
+            images_BHWC=torch.randint(0, 256, size, dtype=torch.uint8),
+            image_ids_B=ids_N[begin : begin + batch_size],
+        )
+        for begin in range(0, len(ids_N), batch_size)
+    ]
+
+
 def bare(
     network: ModelConfig, batches: Sequence[Batch], join: LabelJoin, precision: str = "fp32"
 ) -> Callable[[int], None]:
-    """What a paper's repository has: dense float targets at hand, BCE-with-logits, Adam.
+    """Make the loop of a paper's repository: dense float targets, BCE-with-logits, Adam.
 
     Returns:
         A call that trains for a number of steps, over the batches again and again.
@@ -65,7 +80,7 @@ def ours(
     config: OptimizerConfig | None = None,
     device: torch.device = CPU,
 ) -> Callable[[Iterable[Batch]], None]:
-    """Our loop with a method, in the first epoch in which Large Loss selects.
+    """Make our loop with a method, in the first epoch in which Large Loss selects.
 
     Returns:
         A call that trains on batches.

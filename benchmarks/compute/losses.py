@@ -28,7 +28,6 @@ from benchmarks.common.timing import interleaved, peak_bytes, ratio
 from benchmarks.compute import loops
 from pipeline import methods
 from pipeline.config.sections import ModelConfig
-from pipeline.data.loader import Batch
 from tests.support.distributed import run_ranks
 
 Step = Callable[[], object]
@@ -111,12 +110,9 @@ def selected(method: Any, options: Options) -> int:
 def training_step_ms(options: Options) -> float:
     """Measure the CPU time per image of a ResNet-50 training step at 224 pixels."""
     B = options.step_batch
-    join = loops.labels(B, options.classes, torch.device("cpu"))
-    batch = Batch(
-        images_BHWC=torch.randint(0, 256, (B, 224, 224, 3), dtype=torch.uint8),
-        image_ids_B=join.table.image_ids_N,
-    )
-    run = functools.partial(loops.bare(ModelConfig(backbone="resnet50"), [batch], join), 1)
+    join = loops.random_labels(B, options.classes)
+    batches = loops.random_batches(join, B, image_size=224)
+    run = functools.partial(loops.bare(ModelConfig(backbone="resnet50"), batches, join), 1)
     return statistics.median(interleaved({"step": run}, rounds=3)["step"]) / B
 
 

@@ -1,7 +1,7 @@
-"""Training on many GPUs, computed: what decides a step, from rates of one GPU, one link, one core.
+"""Compute the speed of training on many GPUs from rates of one GPU, one link and one core.
 
-Nothing is measured here. The defaults are published peaks of links, and rates that the other
-benchmarks measured on one machine or one GPU; put in those of yours.
+Nothing is measured. The defaults are published peaks of links, and rates that the other benchmarks
+measured on one machine or one GPU; pass those of your hardware.
 
     python -m benchmarks.compute.scale_model
     python -m benchmarks.compute.scale_model --node-gbit 100 --image-gflop 50 --decode-ms 0.44
@@ -27,8 +27,7 @@ class Rates:
     image_gflop: float = 199
     """Forward and backward of one image: three times 62.4 + 4.0 (at 224 px: 50)."""
     gpu_tflops: float = 110
-    """What a ResNet-50 gets of an H200 on bf16, not compiled (benchmarks/compute/gpu.py): a ninth
-    of its
+    """Of a ResNet-50 on an H200 on bf16, not compiled (benchmarks/compute/gpu.py): a ninth of its
     peak, because batch norms and additions, which are most of the time, move memory."""
     parameters: float = 52.7e6
     """ResNet-101 without its classifier, and a head of 2048 x 5000."""
@@ -37,9 +36,9 @@ class Rates:
     node_gbit: float = 3200
     """Network of a node, one way."""
     selection_ms: float = 0.4
-    """Four sums of at most 16 KiB (eight on hosts), each waited for: 0.1 ms a piece."""
+    """Four sums of at most 16 KiB that a step waits for: 0.1 ms each."""
     decode_ms: float = 1.9
-    """CPU time per image of the loader, where the GPU does not decode (data/loader.py)."""
+    """CPU time per image of the loader, where the GPU does not decode (benchmarks/data/loader)."""
     image_bytes: float = 85_000
     """Of an image in the shards: shorter side 512."""
 
@@ -59,11 +58,11 @@ class Step:
 
 
 def step(rates: Rates, gpus: int) -> Step:
-    """One step on ``gpus`` GPUs of whole nodes.
+    """Compute one step on ``gpus`` GPUs of whole nodes.
 
     The gradients (fp32) are summed around two rings, within the nodes and between them; DDP hides
-    that behind the backward pass, two thirds of the computation, and what is left over is waited
-    for.
+    that behind the backward pass, two thirds of the computation, and a step waits for
+    the rest.
     """
     inside, nodes = min(gpus, rates.gpus_per_node), max(1, gpus // rates.gpus_per_node)
     megabytes = rates.parameters * 4 / 1e6
@@ -85,7 +84,7 @@ def step(rates: Rates, gpus: int) -> Step:
 
 
 def _ring(members: int) -> float:
-    """How often each member sends the whole sum around."""
+    """Count how often each member of a ring sends the whole sum."""
     return 2 * (members - 1) / members
 
 
@@ -94,11 +93,12 @@ def main(rates: Rates) -> None:
     print("| GPUs | compute | all-reduce | step | images/s | epoch | of linear | cores per GPU |")
     print("|---|---|---|---|---|---|---|---|")
     for gpus in rates.gpus:
-        found = step(rates, gpus)
+        result = step(rates, gpus)
         print(
-            f"| {gpus} | {found.compute_ms:.1f} ms | {found.reduce_ms:.1f} ms "
-            f"| {found.step_ms:.1f} ms | {found.images_per_second:,.0f} "
-            f"| {found.epoch_seconds:.0f} s | {found.efficiency:.0%} | {found.cores_per_gpu:.1f} |"
+            f"| {gpus} | {result.compute_ms:.1f} ms | {result.reduce_ms:.1f} ms "
+            f"| {result.step_ms:.1f} ms | {result.images_per_second:,.0f} "
+            f"| {result.epoch_seconds:.0f} s | {result.efficiency:.0%} "
+            f"| {result.cores_per_gpu:.1f} |"
         )
     first = step(rates, rates.gpus[0])
     print(f"\nA node reads {first.node_read_mbytes:,.0f} MB/s of shards.")

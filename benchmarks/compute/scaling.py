@@ -1,14 +1,14 @@
-"""One to four ranks of one training on this machine: what a rank's step costs more than alone.
+"""Measure what a rank's step costs more than alone, for one to four ranks on this machine.
 
 Weak scaling: every rank takes the same number of images a step through the network under DDP
 (gloo), the global selection of Large Loss, and Adam, one thread each. With fewer cores than ranks
-the wall clock says nothing about a cluster, so the figures are CPU time per rank: a step's, what
-the sum of all gradients takes by itself, and what the collectives of the selection take. Images
+the wall clock says nothing about a cluster, so the figures are CPU time per rank: of a step, of
+summing all gradients alone, and of the collectives of the selection. Images
 per second are those of ranks with a core each. Ranks that wait for the slowest burn no CPU;
 stragglers are not modelled here. The sums go through the loopback interface or, with `--hosts`,
-over a switch: every rank has a host of its own then, made of network namespaces (root only).
-Images per second by the wall clock are shown as well; with more ranks than cores they tell how the
-ranks share the cores, not how training scales.
+over a switch: every rank then has its own host, made of network namespaces (root only).
+Images per second by the wall clock are shown as well; with more ranks than cores they show how
+the ranks share the cores, not how training scales.
 
     python -m benchmarks.compute.scaling --ranks 1 2 3 4 --rounds 5
     python -m benchmarks.compute.scaling --ranks 1 2 3 4 --rounds 3 --hosts
@@ -26,8 +26,8 @@ from typing import Annotated
 
 import tyro
 
-from benchmarks.common.onhosts import ranks_on_hosts
-from benchmarks.compute.rankcost import Cost, Training, gradient_bytes, measured
+from benchmarks.common.rank_hosts import ranks_on_hosts
+from benchmarks.compute.rank_cost import Cost, Training, gradient_bytes, measured
 from sharding.errors import one_line_errors
 from tests.support.distributed import run_ranks
 
@@ -42,9 +42,9 @@ class Options:
     """What to measure."""
 
     ranks: tuple[int, ...] = (1, 2, 3, 4)
-    """Numbers of ranks; the first is what the others are compared with."""
+    """Numbers of ranks; the others are compared with the first."""
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
-    """What they train."""
+    """What the ranks train."""
     rounds: int = 5
     """Interleaved rounds."""
     hosts: bool = False
@@ -54,26 +54,26 @@ class Options:
 def main(options: Options) -> None:
     """Measure and print."""
     rounds: dict[int, list[Cost]] = {ranks: [] for ranks in options.ranks}
-    with _place(options) as run:
+    with _runner(options) as run:
         for _ in range(options.rounds):
-            for ranks, found in rounds.items():
-                found.append(_slowest(run(measured, ranks, options.training)))
+            for ranks, costs in rounds.items():
+                costs.append(_slowest(run(measured, ranks, options.training)))
     training, gradients = options.training, gradient_bytes(options.training)
     print(
         f"{training.backbone}, {training.image_size} px, {training.batch_size} images per rank, "
         f"K = {training.classes}: {gradients / 1e6:.0f} MB of gradients per step\n\n{_HEAD}"
     )
     alone = rounds[options.ranks[0]]
-    for ranks, found in rounds.items():
+    for ranks, costs in rounds.items():
         over = statistics.median(
-            each.step_ms / one.step_ms for each, one in zip(found, alone, strict=True)
+            each.step_ms / one.step_ms for each, one in zip(costs, alone, strict=True)
         )
         ring = 2 * (ranks - 1) / ranks * gradients
-        print(_row(options, ranks, _typical(found), over, ring))
+        print(_row(options, ranks, _median(costs), over, ring))
 
 
-def _place(options: Options) -> contextlib.AbstractContextManager[Callable[..., list[Cost]]]:
-    """Where the ranks run, until the block ends; yields the function that runs them there."""
+def _runner(options: Options) -> contextlib.AbstractContextManager[Callable[..., list[Cost]]]:
+    """Start hosts for the ranks if asked to; yields the function that runs the ranks."""
     if options.hosts:
         return ranks_on_hosts(max(options.ranks))
     return contextlib.nullcontext(run_ranks)
@@ -83,8 +83,8 @@ def _slowest(costs: list[Cost]) -> Cost:
     return max(costs, key=lambda cost: cost.step_ms)
 
 
-def _typical(rounds: list[Cost]) -> Cost:
-    """The median of each part."""
+def _median(rounds: list[Cost]) -> Cost:
+    """Take the median of each part."""
     parts = [part.name for part in fields(Cost)]
     return Cost(**{part: statistics.median(getattr(c, part) for c in rounds) for part in parts})
 

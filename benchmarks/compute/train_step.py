@@ -1,7 +1,7 @@
-"""Our training loop against a bare PyTorch loop: same network, same batches, CPU time.
+"""Measure our training loop against a bare PyTorch loop: same network and batches, CPU time.
 
-The bare loop is what a paper's repository has: dense float targets at hand, BCE-with-logits,
-Adam. Ours looks labels up by image id, applies the method, keeps statistics and the schedule.
+The bare loop is that of a paper's repository: dense float targets, BCE-with-logits, Adam. Ours
+looks labels up by image id, applies the method, keeps statistics and the schedule.
 
     python -m benchmarks.compute.train_step --backbone resnet50 --image-size 224 --classes 5000
 """
@@ -18,7 +18,6 @@ import tyro
 from benchmarks.common.timing import interleaved, ratio
 from benchmarks.compute import loops
 from pipeline.config.sections import ModelConfig
-from pipeline.data.loader import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +44,8 @@ def main(options: Options) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    N, K = options.steps * options.batch_size, options.classes
-    join = loops.labels(N, K)
-    size = (options.batch_size, options.image_size, options.image_size, 3)
-    batches = [
-        Batch(
-            images_BHWC=torch.randint(0, 256, size, dtype=torch.uint8),
-            image_ids_B=join.table.image_ids_N[begin : begin + options.batch_size],
-        )
-        for begin in range(0, N, options.batch_size)
-    ]
+    join = loops.random_labels(options.steps * options.batch_size, options.classes)
+    batches = loops.random_batches(join, options.batch_size, options.image_size)
     network = ModelConfig(backbone=options.backbone)
     runs: dict[str, Callable[[], None]] = {
         "bare PyTorch": functools.partial(loops.bare(network, batches, join), options.steps)
@@ -62,7 +53,10 @@ def main(options: Options) -> None:
     for name in options.methods:
         runs[f"ours, {name}"] = functools.partial(loops.ours(network, name, join), batches)
     times = interleaved(runs, options.rounds)
-    print(f"{options.backbone}, {options.image_size} px, batch {options.batch_size}, K = {K}\n")
+    print(
+        f"{options.backbone}, {options.image_size} px, batch {options.batch_size}, "
+        f"K = {options.classes}\n"
+    )
     print("| loop | CPU ms per step | over bare |\n|---|---|---|")
     for name, measured in times.items():
         each = sorted(measured)[len(measured) // 2] / options.steps

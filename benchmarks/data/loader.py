@@ -1,8 +1,8 @@
-"""Our loader against a bare DALI pipeline and against what others train from: CPU time per image.
+"""Measure our loader against a bare DALI pipeline and other loaders: CPU time per image.
 
 Random-resized crops of 224 px with flips (``crop``, of areas as torchvision draws them) or the
 paper's squash to 448 px (``squash``), from photographs of 1024 x 768 or with a shorter side of 256
-(`--sides 512` for another), antialiased by all. Each loader as it is used, with two workers:
+(`--sides 512` for another), antialiased by all. Each loader runs as it is used, with two workers:
 threads of DALI's, ours and FFCV's, processes of torch's DataLoader, whose batches come through
 shared memory (`--workers 0`: all in this process, one thread). Interleaved rounds, medians of the
 per-round ratios. Peers are measured where they are installed:
@@ -10,9 +10,9 @@ per-round ratios. Peers are measured where they are installed:
     pip install --target peers litdata mosaicml-streaming
     PYTHONPATH=peers python -m benchmarks.data.loader
 
-FFCV's own setup looks for an OpenCV and a compiler of its time. By hand, in its source directory
-and with libopencv-dev and libturbojpeg0-dev: compile libffcv/libffcv.cpp into the shared library
-_libffcv (opencv_core, opencv_imgproc, turbojpeg, pthread) beside the package, and install numba.
+FFCV's setup looks for an old OpenCV and compiler. By hand, in its source directory and with
+libopencv-dev and libturbojpeg0-dev: compile libffcv/libffcv.cpp into the shared library _libffcv
+(opencv_core, opencv_imgproc, turbojpeg, pthread) beside the package, and install numba.
 """
 
 from __future__ import annotations
@@ -24,27 +24,31 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for all, as our workers have it
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # for all loaders, as our workers have it
 
 import torch
 import tyro
 import webdataset
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms import v2
 
 from benchmarks.common.photographs import photographs
 from benchmarks.common.timing import interleaved, ratio
-from benchmarks.data.peers import PEERS, SMALLEST, NotMeasured, Order
+from benchmarks.data.peers import (
+    PEERS,
+    SMALLEST,
+    NotMeasured,
+    PeerTask,
+    Task,
+    torchvision_decoder,
+)
 from pipeline.config.sections import Augmentation, Crop
 from pipeline.data.loader import Loader
 from pipeline.models.cam_net import MEAN, STD, normalised
 from sharding.storage.tar_writer import IndexedTar
 
 BATCH = 64
-Task = Literal["crop", "squash"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,8 @@ class Options:
     count: int = 256
     """Photographs."""
     tars: int = 16
-    """Of all photographs each. Few make DALI look slow: when an epoch ends it has decoded two
-    batches for nobody."""
+    """Tars, of all photographs each. Few make DALI look slow: at an epoch's end it has decoded two
+    batches in vain."""
     workers: int = 2
     """Threads or processes of each loader; 0: all in this process, one thread."""
     rounds: int = 3
@@ -68,7 +72,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Tars with their indexes, and what is to become of the JPEGs in them."""
+    """Tars with their indexes, and the task for the JPEGs in them."""
 
     tars: list[Path]
     jpegs: list[bytes]
@@ -77,7 +81,7 @@ class Work:
 
     @classmethod
     def of(cls, folder: Path, jpegs: list[bytes], task: Task, options: Options) -> Work:
-        """Write the tars where they are not there yet."""
+        """Write the tars with their indexes."""
         tars = [folder / f"train-{number:06}.tar" for number in range(options.tars)]
         for tar in tars:
             with tar.open("wb") as file:
@@ -90,12 +94,12 @@ class Work:
 
     @property
     def indexes(self) -> list[Path]:
-        """DALI's, of the tars."""
+        """List the tars' DALI indexes."""
         return [tar.with_suffix(".idx") for tar in self.tars]
 
     @property
     def size(self) -> int:
-        """Pixels of both sides of what comes out."""
+        """Pixels of both sides of an output image."""
         return 224 if self.task == "crop" else 448
 
 
@@ -105,7 +109,7 @@ def our_loader(
     batch_size: int = BATCH,
     device_id: int | None = None,
 ) -> Loader:
-    """Our loader of the tars, decoding on the CPU unless there is a device."""
+    """Make our loader of the tars, decoding on the CPU unless there is a device."""
     crop: Crop = "random-resized" if work.task == "crop" else "squash"
     return Loader(
         tars=work.tars,
@@ -122,12 +126,12 @@ def our_loader(
 
 
 def ours(work: Work) -> Iterator[torch.Tensor]:
-    """Batches of our loader, uint8 (B, H, W, 3)."""
+    """Load batches with our loader, uint8 (B, H, W, 3)."""
     return (batch.images_BHWC for batch in our_loader(work).epoch(1))
 
 
 def bare_dali(work: Work) -> Iterator[torch.Tensor]:
-    """The same pixels from a pipeline as DALI's documentation has it: no ids, no checkpoints."""
+    """Load with a pipeline as in DALI's documentation: no ids, no checkpoints."""
     from nvidia.dali import fn, pipeline_def, types
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
@@ -156,33 +160,16 @@ def bare_dali(work: Work) -> Iterator[torch.Tensor]:
 
 
 def torchvision_webdataset(work: Work, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """webdataset with torchvision's decoder and transforms; (B, 3, H, W)."""
-    if work.task == "crop":
-        cut: Any = v2.RandomResizedCrop(work.size, scale=(SMALLEST, 1.0), antialias=True)
-    else:
-        cut = v2.Resize([work.size, work.size], antialias=True)
-    transform = v2.Compose([cut, v2.RandomHorizontalFlip(), *to_dtype(dtype)])
-
-    def decode(jpeg: bytes) -> torch.Tensor:
-        raw = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
-        return transform(decode_jpeg(raw, mode=ImageReadMode.RGB))
-
+    """Load with webdataset and torchvision's decoder and transforms, (B, 3, H, W)."""
+    decode = torchvision_decoder(work.task, work.size, dtype)
     names = [str(tar) for tar in work.tars]
     images = webdataset.WebDataset(names, shardshuffle=len(names)).shuffle(256)
     batches = images.to_tuple("jpg").map_tuple(decode).batched(BATCH, collation_fn=_stack)
     yield from webdataset.WebLoader(batches, batch_size=None, num_workers=work.workers)
 
 
-def to_dtype(dtype: torch.dtype) -> list[Any]:
-    """What torchvision adds for float32 output."""
-    if dtype == torch.uint8:
-        return []
-    mean, std = ([value / 255 for value in values] for values in (MEAN, STD))
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-
-
 def to_float(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """What our network does first, wherever it runs."""
+    """Normalise as our network does first, on any device."""
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return (normalised(images_BHWC, mean, std) for images_BHWC in batches)
 
@@ -194,12 +181,12 @@ def main(options: Options) -> None:
         ids = photographs(folder, options.count)
         full = [(folder / f"{image_id}.jpg").read_bytes() for image_id in ids]
         for side in options.sides:
-            place = folder / str(side)
-            place.mkdir()
+            subfolder = folder / str(side)
+            subfolder.mkdir()
             jpegs = full if side == 768 else [_shrunk(jpeg, side) for jpeg in full]
             label = "1024 x 768" if side == 768 else f"shorter side {side}"
             for task in options.tasks:
-                _table(Work.of(place, jpegs, task, options), label, options.rounds)
+                _table(Work.of(subfolder, jpegs, task, options), label, options.rounds)
 
 
 def _table(work: Work, label: str, rounds: int) -> None:
@@ -212,28 +199,28 @@ def _table(work: Work, label: str, rounds: int) -> None:
     }
     for peer, (module, make) in PEERS.items():
         if importlib.util.find_spec(module) is None:
-            print(f"{peer}: {module} is not installed, left out")
+            print(f"{peer}: {module} is not installed, skipped")
             continue
         try:
-            order = Order(task=work.task, size=work.size, batch=BATCH, workers=work.workers)
-            variants[peer] = make(work.jpegs, work.tars[0].parent, order)
+            task = PeerTask(task=work.task, size=work.size, batch=BATCH, workers=work.workers)
+            variants[peer] = make(work.jpegs, work.tars[0].parent, task)
         except NotMeasured as reason:
-            print(f"{peer}: {reason}, left out")
+            print(f"{peer}: {reason}, skipped")
     times = interleaved({key: _drain(make, work) for key, make in variants.items()}, rounds)
     print(f"\n### {work.task} to {work.size} px from {label}\n")
     print("| loader | CPU ms per image | ours is faster by |\n|---|---|---|")
     for key, measured in times.items():
-        mine = times[f"ours, {key.rsplit(', ', 1)[1]}"]
+        ours_ms = times[f"ours, {key.rsplit(', ', 1)[1]}"]
         each = sorted(measured)[len(measured) // 2] / len(work.jpegs)
-        print(f"| {key} | {each:.2f} | {ratio(measured, mine):.2f} |")
+        print(f"| {key} | {each:.2f} | {ratio(measured, ours_ms):.2f} |")
 
 
 def _drain(make: Callable[[], Iterator[torch.Tensor]], work: Work) -> Callable[[], None]:
     def run() -> None:
-        torch.set_num_threads(1)  # FFCV's loader leaves as many as it has workers
-        seen = sum(len(batch) for batch in make())
-        if seen < len(work.jpegs):
-            raise RuntimeError(f"{seen} of {len(work.jpegs)} images")
+        torch.set_num_threads(1)  # FFCV's loader sets as many as it has workers
+        images = sum(len(batch) for batch in make())
+        if images < len(work.jpegs):
+            raise RuntimeError(f"{images} of {len(work.jpegs)} images")
 
     return run
 

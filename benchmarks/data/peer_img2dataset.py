@@ -1,10 +1,11 @@
-"""img2dataset on the same images, in an environment of its own: its pins conflict with ours.
+"""Run img2dataset on the same images, in a virtual environment of its own.
 
     python3.11 -m venv i2d && i2d/bin/pip install img2dataset "setuptools<81"
     python -m benchmarks.data.sharding shrink --img2dataset i2d/bin/python
 
-One process, four threads, images by file:// URL, shorter side by `keep_ratio`, hashes off. Its
-start takes seconds, so a job of n images is taken off one of 4 n.
+Its pins conflict with ours. One process, four threads, images by file:// URL, shorter side by
+`keep_ratio`, hashes off. Its start takes seconds, so a job of n images is subtracted from one of
+4 n.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _IMAGES = 1200
-"""At least: fewer drown in the seconds of its start. Images are taken again to make so many."""
+"""At least: with fewer its start dominates. Images are repeated to make so many."""
 _JOB = """
 import sys
 from img2dataset import download
@@ -30,7 +31,7 @@ download(url_list=urls, output_folder=out, input_format="txt", output_format="we
 
 
 def cpu_seconds_per_image(python: Path, paths: Sequence[str], side: int, quality: int) -> float:
-    """CPU seconds that img2dataset takes for an image beyond its start."""
+    """Measure the CPU seconds that img2dataset takes for an image beyond its start."""
     paths = list(paths) * -(-_IMAGES // len(paths))
     few = paths[: len(paths) // 4]
     return (_job(python, paths, side, quality) - _job(python, few, side, quality)) / (

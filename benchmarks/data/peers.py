@@ -1,6 +1,6 @@
-"""Loaders of other projects, fed the same JPEGs, for `benchmarks/data/loader.py`.
+"""Load the same JPEGs with other projects' loaders, for `benchmarks.data.loader`.
 
-LitData and Streaming decode with torchvision; all in random order.
+LitData and Streaming decode with torchvision; all load in random order.
 """
 
 from __future__ import annotations
@@ -16,33 +16,37 @@ from torchvision.transforms import v2
 
 from pipeline.models.cam_net import MEAN, STD
 
+Task = Literal["crop", "squash"]
+"""Random-resized crop, or resize that ignores the aspect ratio."""
 SMALLEST = 0.08
 """Share of an image that a random-resized crop has at least: torchvision's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What is asked of every peer."""
+class PeerTask:
+    """The task, output size, batch size and workers of every peer."""
 
-    task: Literal["crop", "squash"]
+    task: Task
     size: int
     batch: int
     workers: int
 
 
-Make = Callable[[list[bytes], Path, Order], Callable[[], Iterator[torch.Tensor]]]
+Make = Callable[[list[bytes], Path, PeerTask], Callable[[], Iterator[torch.Tensor]]]
 
 
 class NotMeasured(Exception):
     """A peer that cannot do a task."""
 
 
-def litdata(jpegs: list[bytes], place: Path, order: Order) -> Callable[[], Iterator[torch.Tensor]]:
-    """LitData: optimised chunks, StreamingDataset, PyTorch's DataLoader."""
+def litdata(
+    jpegs: list[bytes], folder: Path, task: PeerTask
+) -> Callable[[], Iterator[torch.Tensor]]:
+    """Load with LitData: optimised chunks, StreamingDataset, PyTorch's DataLoader."""
     from litdata import StreamingDataset
     from litdata.streaming.writer import BinaryWriter
 
-    folder, decode = place / "litdata", _decoder(order)
+    folder = folder / "litdata"
     if not folder.exists():
         folder.mkdir()
         writer = BinaryWriter(str(folder), chunk_bytes=64 << 20)
@@ -50,38 +54,38 @@ def litdata(jpegs: list[bytes], place: Path, order: Order) -> Callable[[], Itera
             writer.add_item(number, {"jpg": jpeg})
         writer.done()
         writer.merge()
-    return lambda: _batches(StreamingDataset(str(folder), shuffle=True), decode, order)
+    return lambda: _batches(StreamingDataset(str(folder), shuffle=True), task)
 
 
 def streaming(
-    jpegs: list[bytes], place: Path, order: Order
+    jpegs: list[bytes], folder: Path, task: PeerTask
 ) -> Callable[[], Iterator[torch.Tensor]]:
-    """MosaicML Streaming: MDS shards, StreamingDataset, PyTorch's DataLoader."""
+    """Load with MosaicML Streaming: MDS shards, StreamingDataset, PyTorch's DataLoader."""
     from streaming import MDSWriter, StreamingDataset
 
-    folder, decode = place / "streaming", _decoder(order)
+    folder = folder / "streaming"
     if not folder.exists():
         with MDSWriter(out=str(folder), columns={"jpg": "bytes"}) as writer:
             for jpeg in jpegs:
                 writer.write({"jpg": jpeg})
-    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=order.batch)
-    return lambda: _batches(dataset, decode, order)
+    dataset = StreamingDataset(local=str(folder), shuffle=True, batch_size=task.batch)
+    return lambda: _batches(dataset, task)
 
 
-def ffcv(jpegs: list[bytes], place: Path, order: Order) -> Callable[[], Iterator[torch.Tensor]]:
-    """FFCV: one beton file of JPEGs, its own decoder, crop and normalisation."""
-    return _ffcv(jpegs, place, order, normalised=True)
+def ffcv(jpegs: list[bytes], folder: Path, task: PeerTask) -> Callable[[], Iterator[torch.Tensor]]:
+    """Load with FFCV: one beton file of JPEGs, its decoder, crop and normalisation."""
+    return _ffcv(jpegs, folder, task, normalised=True)
 
 
 def ffcv_uint8(
-    jpegs: list[bytes], place: Path, order: Order
+    jpegs: list[bytes], folder: Path, task: PeerTask
 ) -> Callable[[], Iterator[torch.Tensor]]:
-    """FFCV without its normalisation."""
-    return _ffcv(jpegs, place, order, normalised=False)
+    """Load with FFCV without its normalisation."""
+    return _ffcv(jpegs, folder, task, normalised=False)
 
 
 def _ffcv(
-    jpegs: list[bytes], place: Path, order: Order, *, normalised: bool
+    jpegs: list[bytes], folder: Path, task: PeerTask, *, normalised: bool
 ) -> Callable[[], Iterator[torch.Tensor]]:
     import numpy as np
     from ffcv.fields import BytesField, RGBImageField
@@ -90,22 +94,22 @@ def _ffcv(
     from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
     from ffcv.writer import DatasetWriter
 
-    if order.task != "crop":
+    if task.task != "crop":
         raise NotMeasured("has no plain resize")
-    path = place / "ffcv.beton"
+    path = folder / "ffcv.beton"
     if not path.exists():
         fields = {"image": RGBImageField(write_mode="jpg"), "id": BytesField()}
         DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(_Decoded(jpegs))
     pipeline: list[Any] = [
-        RandomResizedCropRGBImageDecoder((order.size, order.size), (SMALLEST, 1.0), (3 / 4, 4 / 3)),
+        RandomResizedCropRGBImageDecoder((task.size, task.size), (SMALLEST, 1.0), (3 / 4, 4 / 3)),
         RandomHorizontalFlip(),
     ]
     if normalised:
         pipeline.append(NormalizeImage(np.array(MEAN), np.array(STD), np.float32))
     loader = Loader(
         str(path),
-        batch_size=order.batch,
-        num_workers=order.workers or 1,
+        batch_size=task.batch,
+        num_workers=task.workers or 1,
         order=OrderOption.RANDOM,
         pipelines={"image": [*pipeline, ToTensor(), ToTorchImage()], "id": None},
     )
@@ -120,35 +124,40 @@ PEERS: Mapping[str, tuple[str, Make]] = {
 }
 
 
-def _decoder(order: Order) -> Callable[[dict[str, bytes]], torch.Tensor]:
-    if order.task == "crop":
-        cut: Any = v2.RandomResizedCrop(order.size, scale=(SMALLEST, 1.0), antialias=True)
+def torchvision_decoder(
+    task: Task, size: int, dtype: torch.dtype
+) -> Callable[[bytes], torch.Tensor]:
+    """Make a function that decodes and transforms a JPEG with torchvision, (3, size, size)."""
+    if task == "crop":
+        resize: Any = v2.RandomResizedCrop(size, scale=(SMALLEST, 1.0), antialias=True)
     else:
-        cut = v2.Resize([order.size, order.size], antialias=True)
+        resize = v2.Resize([size, size], antialias=True)
     mean, std = ([value / 255 for value in values] for values in (MEAN, STD))
-    steps = [cut, v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True)]
-    transform = v2.Compose([*steps, v2.Normalize(mean, std)])
-
-    def decode(sample: dict[str, bytes]) -> torch.Tensor:
-        raw = torch.frombuffer(bytearray(sample["jpg"]), dtype=torch.uint8)
-        return transform(decode_jpeg(raw, mode=ImageReadMode.RGB))
-
-    return decode
+    normalise = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    steps = [] if dtype == torch.uint8 else normalise
+    transform = v2.Compose([resize, v2.RandomHorizontalFlip(), *steps])
+    return lambda jpeg: transform(_pixels(jpeg))
 
 
-def _batches(
-    dataset: Any, decode: Callable[[dict[str, bytes]], torch.Tensor], order: Order
-) -> Iterator[torch.Tensor]:
+def _pixels(jpeg: bytes) -> torch.Tensor:
+    """Decode a JPEG, uint8 (3, H, W)."""
+    raw = torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)
+    return decode_jpeg(raw, mode=ImageReadMode.RGB)
+
+
+def _batches(dataset: Any, task: PeerTask) -> Iterator[torch.Tensor]:
+    decode = torchvision_decoder(task.task, task.size, torch.float32)
+
     def collate(samples: list[dict[str, bytes]]) -> torch.Tensor:
-        return torch.stack([decode(sample) for sample in samples])
+        return torch.stack([decode(sample["jpg"]) for sample in samples])
 
     yield from torch.utils.data.DataLoader(
-        dataset, batch_size=order.batch, num_workers=order.workers, collate_fn=collate
+        dataset, batch_size=task.batch, num_workers=task.workers, collate_fn=collate
     )
 
 
 class _Decoded:
-    """What FFCV's writer reads: pixels and a number."""
+    """The dataset that FFCV's writer reads: pixels and a number."""
 
     def __init__(self, jpegs: list[bytes]) -> None:
         self._jpegs = jpegs
@@ -159,6 +168,5 @@ class _Decoded:
     def __getitem__(self, number: int) -> tuple[Any, Any]:
         import numpy as np
 
-        raw = torch.frombuffer(bytearray(self._jpegs[number]), dtype=torch.uint8)
-        pixels = decode_jpeg(raw, mode=ImageReadMode.RGB).permute(1, 2, 0).contiguous()
+        pixels = _pixels(self._jpegs[number]).permute(1, 2, 0).contiguous()
         return pixels.numpy(), np.array([number], np.uint8)

@@ -1,12 +1,12 @@
-"""Re-labelling: what a new annotation dump costs an existing dataset.
+"""Measure what a new annotation dump costs an existing dataset.
 
 Two measurements, each printed as a Markdown table:
 
-* ``size``: a dump of V3's size (3.66 M images, 20.9 M rows) is simulated; then, in a process of
-  its own, the new labels are read, compared with the old ones, brought into shard order and
+* ``size``: a dump of V3's size (3.66 M images, 20.9 M rows) is simulated; then, in a new process,
+  the new labels are read, compared with the old ones, brought into shard order and
   written. Wall time, peak memory, bytes written. The images stay untouched, whatever their size.
-  The last line is what it costs when the 1% of images without pixels get them: the labels that
-  were there before are brought into the new order, too.
+  The last line is the cost when the 1% of images without pixels get them: then the old labels are
+  brought into the new order, too.
 * ``ratio``: CPU time of the same steps on a small set against reading its tars and writing them
   again with webdataset, in interleaved rounds; median of the per-round ratios.
 
@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common.timing import ratio
 from benchmarks.data.simulated import (
     CLASSES,
     ROWS_FILE,
@@ -57,7 +58,7 @@ PIXELS_COME = "the old tables over more shards, once there are pixels"
 
 
 def relabel(dataset: Dataset, *, pixels_come: bool = False) -> dict[str, float]:
-    """Read the new labels, compare, bring into shard order, write; seconds of each step."""
+    """Read the new labels, compare, bring into shard order, write; time each step."""
     seconds = {}
 
     @contextmanager
@@ -94,33 +95,33 @@ def relabel(dataset: Dataset, *, pixels_come: bool = False) -> dict[str, float]:
 
 
 def measure_size(folder: Path, arguments: argparse.Namespace) -> None:
-    """Simulate, then run `relabel` in a fresh process and print its bill."""
+    """Simulate, then run `relabel` in a fresh process and print its costs."""
     rng = np.random.default_rng(arguments.seed)
     ids_N = np.unique(rng.integers(0, 2**64 - 1, arguments.images, np.uint64, endpoint=True))
     simulate_dump(folder, ids_N, arguments.rows_per_image, rng)
     simulate_dataset(folder, 4_000, rng)
     module = "benchmarks.data.relabel"
     command = [sys.executable, "-m", module, "measured", "--directory", str(folder)]
-    bill = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    print(f"\n{bill.pop('images'):,} images, {bill.pop('rows'):,} rows, ", end="")
+    costs = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    print(f"\n{costs.pop('images'):,} images, {costs.pop('rows'):,} rows, ", end="")
     print(f"{(folder / ROWS_FILE).stat().st_size / 1e6:,.0f} MB of CSV\n")
     print("| step | |\n|---|---|")
-    peak, reading = bill.pop("peak_bytes"), bill.pop("reading_bytes")
-    cpu, written = bill.pop("cpu_seconds"), bill.pop("written_bytes")
-    late = bill.pop(PIXELS_COME)
-    for name, value in bill.items():
+    peak, reading = costs.pop("peak_bytes"), costs.pop("reading_bytes")
+    cpu, written = costs.pop("cpu_seconds"), costs.pop("written_bytes")
+    late = costs.pop(PIXELS_COME)
+    for name, value in costs.items():
         print(f"| {name} | {value:.1f} s |")
-    print(f"| **all, wall / CPU** | **{sum(bill.values()):.1f} s / {cpu:.1f} s** |")
+    print(f"| **all, wall / CPU** | **{sum(costs.values()):.1f} s / {cpu:.1f} s** |")
     print(f"| peak memory while reading / at all | {reading / 1e9:.2f} / {peak / 1e9:.2f} GB |")
     print(f"| written (image bytes: 0) | {written / 1e6:.0f} MB |")
     print(f"| {PIXELS_COME} | {late:.1f} s |")
 
 
 def run_measured(folder: Path) -> None:
-    """The measured process of ``size``: prints its bill as JSON."""
-    bill = relabel(Dataset.open(folder), pixels_come=True)
-    bill["peak_bytes"] = peak_bytes()
-    print(json.dumps(bill))
+    """Run the measured process of ``size``: prints its costs as JSON."""
+    costs = relabel(Dataset.open(folder), pixels_come=True)
+    costs["peak_bytes"] = peak_bytes()
+    print(json.dumps(costs))
 
 
 def measure_ratio(folder: Path, arguments: argparse.Namespace) -> None:
@@ -131,24 +132,24 @@ def measure_ratio(folder: Path, arguments: argparse.Namespace) -> None:
     dataset = simulate_dataset(folder, 4_000, rng)
     table = dataset.labels("train")
     write_tar(folder / "old.tar", table, rng, arguments.image_bytes)
-    ours, theirs = [], []
+    relabelling, rewriting = [], []
     for _ in range(arguments.rounds):
-        theirs.append(cpu_time(lambda: rewrite_tar(folder / "old.tar", folder / "new.tar")))
-        ours.append(cpu_time(lambda: relabel(dataset)))
-    ratios = [theirs / ours for theirs, ours in zip(theirs, ours, strict=True)]
+        rewriting.append(cpu_time(lambda: rewrite_tar(folder / "old.tar", folder / "new.tar")))
+        relabelling.append(cpu_time(lambda: relabel(dataset)))
+    ratio_of_times = ratio(rewriting, relabelling)
     print(f"\n{len(table):,} images of {arguments.image_bytes / 1e3:.0f} KB\n")
     print("| way | CPU, median | bytes written |\n|---|---|---|")
     for name, times, pattern in (
-        ("webdataset: read tar, write tar", theirs, "new.tar"),
-        ("new label version", ours, "labels/new/*"),
+        ("webdataset: read tar, write tar", rewriting, "new.tar"),
+        ("new label version", relabelling, "labels/new/*"),
     ):
         size = sum(path.stat().st_size for path in folder.glob(pattern))
         print(f"| {name} | {1e3 * statistics.median(times):.0f} ms | {size / 1e6:.2f} MB |")
-    print(f"\nmedian of {arguments.rounds} per-round ratios: {statistics.median(ratios):.0f}x")
+    print(f"\nmedian of {arguments.rounds} per-round ratios: {ratio_of_times:.0f}x")
 
 
 def write_tar(path: Path, table: LabelTable, rng: np.random.Generator, image_bytes: int) -> None:
-    """One tar of incompressible bytes standing for JPEGs; nothing here decodes them."""
+    """Write one tar of incompressible bytes in place of JPEGs, which nothing decodes."""
     import webdataset
 
     with webdataset.TarWriter(str(path)) as sink:
@@ -157,7 +158,7 @@ def write_tar(path: Path, table: LabelTable, rng: np.random.Generator, image_byt
 
 
 def rewrite_tar(source: Path, target: Path) -> None:
-    """The usual way: read every sample, replace its labels, write every sample."""
+    """Rewrite with webdataset: read every sample, replace its labels, write it."""
     import webdataset
 
     with webdataset.TarWriter(str(target)) as sink:
@@ -167,12 +168,12 @@ def rewrite_tar(source: Path, target: Path) -> None:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held so far."""
+    """Read the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def cpu_time(action: Callable[[], object]) -> float:
-    """CPU seconds of this process, all threads."""
+    """Measure the CPU seconds of a call, all threads."""
     start = time.process_time()
     action()
     return time.process_time() - start

@@ -1,15 +1,13 @@
-"""Sharding against its peers and its limits: ratios of CPU time in one run.
+"""Measure sharding against its peers and its limits: ratios of CPU time in one run.
 
 * ``keep``: JPEG bytes from files into a tar with labels, index included; against webdataset's
   TarWriter, Python's tarfile and the kernel's bare copy (sendfile without any header).
 * ``shrink``: JPEG to shorter side 256 into a tar; against the usual OpenCV and Pillow loops and
-  against the floor of any such job, entropy decoding plus encoding. PSNR is against Pillow's full
+  against the limit of any such job, entropy decoding plus encoding. PSNR is against Pillow's full
   Lanczos resize.
 
 Interleaved rounds, median of the per-round ratios. Photographs are crops of scikit-learn's two
 sample pictures with grain, or those of ``--images DIR``.
-
-Run by `sharding.py`:
 
     python -m benchmarks.data.sharding keep --count 300 --rounds 7 --work /dev/shm
     python -m benchmarks.data.sharding shrink --count 100 --rounds 5 --img2dataset i2d/bin/python
@@ -26,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +32,15 @@ import webdataset
 from benchmarks.common.photographs import photographs
 from benchmarks.common.timing import interleaved, ratio
 from benchmarks.data.peer_img2dataset import cpu_seconds_per_image
-from benchmarks.data.shrinking import QUALITY, SIDE, by_opencv, by_pillow, by_us, floor_of, psnr
+from benchmarks.data.shrinking import (
+    QUALITY,
+    SIDE,
+    by_opencv,
+    by_pillow,
+    by_shard_job,
+    codec_limit,
+    psnr,
+)
 from sharding.image_ids import parse_image_ids
 from sharding.labels import LabelTable
 from sharding.shards.plan import ShardPlan
@@ -61,7 +66,7 @@ class Bench:
         self.table = LabelTable.from_lists(ids, [c[:3] for c in classes], [c[3:] for c in classes])
 
     def ours(self, treatment: ImagePolicy) -> Callable[[], object]:
-        """The shard job's own task."""
+        """Make a call of the shard job's own task."""
         keys = parse_image_ids(self.ids)
         task = ShardTask(
             plan=ShardPlan(split="train", number=0, image_ids_N=keys),
@@ -73,7 +78,7 @@ class Bench:
         return lambda: write_shard(task)
 
     def ours_without_hash(self) -> None:
-        """The tar and its index only."""
+        """Write the tar and its index only."""
         source = DirectorySource.open(self.images)
         with open(self.output / "a.tar", "wb", buffering=0) as stream:
             archive = IndexedTar(stream.fileno(), hashed=False)
@@ -84,13 +89,13 @@ class Bench:
         (self.output / "a.idx").write_bytes(archive.index())
 
     def webdataset(self) -> None:
-        """webdataset's TarWriter, without index."""
+        """Write with webdataset's TarWriter, without index."""
         with webdataset.TarWriter(str(self.output / "b.tar"), encoder=False) as writer:
             for image_id, path, label in zip(self.ids, self.paths, self.labels, strict=True):
                 writer.write({"__key__": image_id, "jpg": Path(path).read_bytes(), "json": label})
 
     def tarfile(self) -> None:
-        """Python's tarfile, without index."""
+        """Write with Python's tarfile, without index."""
         with tarfile.open(self.output / "c.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
             for image_id, path, label in zip(self.ids, self.paths, self.labels, strict=True):
                 for extension, content in (("jpg", Path(path).read_bytes()), ("json", label)):
@@ -99,17 +104,17 @@ class Bench:
                     archive.addfile(member, io.BytesIO(content))
 
     def sendfile(self) -> None:
-        """The kernel's copy of the images, with neither header nor label: no writer is faster."""
+        """Copy the images in the kernel, without headers or labels: no writer is faster."""
         with open(self.output / "d.raw", "wb", buffering=0) as stream:
             for path in self.paths:
                 descriptor = os.open(path, os.O_RDONLY)
-                left = os.fstat(descriptor).st_size
-                while left:
-                    left -= os.sendfile(stream.fileno(), descriptor, None, left)
+                remaining = os.fstat(descriptor).st_size
+                while remaining:
+                    remaining -= os.sendfile(stream.fileno(), descriptor, None, remaining)
                 os.close(descriptor)
 
     def encoded_by(self, shrink: Callable[[bytes], bytes]) -> Callable[[], object]:
-        """A loop of one's own: read, shrink, write with webdataset."""
+        """Make a call that reads, shrinks and writes with webdataset."""
 
         def run() -> None:
             with webdataset.TarWriter(str(self.output / "e.tar"), encoder=False) as writer:
@@ -121,7 +126,7 @@ class Bench:
 
 
 def table(times: dict[str, list[float]], base: str, count: int, extra: dict[str, str]) -> str:
-    """A Markdown table of images per CPU second, and the ratio to a base."""
+    """Format a Markdown table of images per CPU second, and the ratio to a base."""
     lines = [f"| variant | images per CPU second | x {base} |  |", "|---|---|---|---|"]
     for name, values in times.items():
         rate = 1000 * count / float(np.median(values))
@@ -159,7 +164,7 @@ def shrink(bench: Bench, options: argparse.Namespace) -> None:
             "OpenCV area loop": bench.encoded_by(by_opencv),
             "Pillow Lanczos loop": bench.encoded_by(by_pillow),
             ours: bench.ours(ImagePolicy(shorter_side=SIDE, quality=QUALITY)),
-            "limit: entropy decode + encode": floor_of(images),
+            "limit: entropy decode + encode": codec_limit(images),
         },
         options.rounds,
     )
@@ -167,7 +172,7 @@ def shrink(bench: Bench, options: argparse.Namespace) -> None:
     quality = {
         "OpenCV area loop": f"PSNR {psnr(by_opencv, sample):.2f} dB",
         "Pillow Lanczos loop": f"PSNR {psnr(by_pillow, sample):.2f} dB",
-        ours: f"PSNR {psnr(by_us, sample):.2f} dB",
+        ours: f"PSNR {psnr(by_shard_job, sample):.2f} dB",
     }
     print(table(times, "OpenCV area loop", len(bench.ids), quality))
     limit = ratio(times["limit: entropy decode + encode"], times[ours])
@@ -181,9 +186,9 @@ def against_img2dataset(bench: Bench, options: argparse.Namespace) -> None:
     task = bench.ours(ImagePolicy(shorter_side=SIDE, quality=QUALITY))
     ratios, rates = [], []
     for _ in range(options.rounds):
-        begun = time.process_time()
+        start = time.process_time()
         task()
-        ours = (time.process_time() - begun) / len(bench.ids)
+        ours = (time.process_time() - start) / len(bench.ids)
         theirs = cpu_seconds_per_image(options.img2dataset, bench.paths, SIDE, QUALITY)
         ratios.append(theirs / ours)
         rates.append(1 / theirs)
@@ -191,6 +196,9 @@ def against_img2dataset(bench: Bench, options: argparse.Namespace) -> None:
         f"img2dataset: {np.median(rates):.0f} images per CPU second beyond its start; "
         f"ours is {np.median(ratios):.2f} times that"
     )
+
+
+MEASURES: dict[str, Callable[[Bench, argparse.Namespace], None]] = {"keep": keep, "shrink": shrink}
 
 
 def main() -> None:
@@ -220,4 +228,5 @@ def main() -> None:
             print()
 
 
-MEASURES: dict[str, Callable[[Bench, argparse.Namespace], Any]] = {"keep": keep, "shrink": shrink}
+if __name__ == "__main__":
+    main()

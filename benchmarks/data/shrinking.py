@@ -1,4 +1,4 @@
-"""Ways of shrinking a JPEG to a shorter side, the floor under all of them, and their PSNR."""
+"""Shrink a JPEG to a shorter side in several ways, and measure their PSNR."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ SIDE, QUALITY = 256, 90
 
 
 def size_for(height: int, width: int) -> tuple[int, int]:
-    """(width, height) with the shorter side at `SIDE`."""
+    """Compute (width, height) with the shorter side at `SIDE`."""
     scale = SIDE / min(height, width)
     return round(width * scale), round(height * scale)
 
 
 def by_opencv(data: bytes) -> bytes:
-    """Full decode, INTER_AREA, encode: img2dataset's core."""
+    """Decode whole, resize with INTER_AREA, encode: img2dataset's core."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     small = cv2.resize(image, size_for(*image.shape[:2]), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
 
 
 def by_pillow(data: bytes) -> bytes:
-    """Full decode, Lanczos, encode: most projects' preparation script."""
+    """Decode whole, resize with Lanczos, encode: most projects' preparation script."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     out = io.BytesIO()
     small = image.resize(size_for(image.height, image.width), Image.Resampling.LANCZOS)
@@ -37,13 +37,13 @@ def by_pillow(data: bytes) -> bytes:
     return out.getvalue()
 
 
-def by_us(data: bytes) -> bytes:
-    """What the shard job does to one image."""
+def by_shard_job(data: bytes) -> bytes:
+    """Shrink as the shard job does."""
     return bytes(transcode(data, ImagePolicy(shorter_side=SIDE, quality=QUALITY)).data)
 
 
-def floor_of(images: list[bytes]) -> Callable[[], None]:
-    """Entropy-decode the original and encode the small picture: no codec avoids these two."""
+def codec_limit(images: list[bytes]) -> Callable[[], None]:
+    """Make a call that only entropy-decodes the originals and encodes the small pictures."""
     small = [simplejpeg.decode_jpeg(by_opencv(data), "RGB") for data in images]
 
     def run() -> None:
@@ -55,7 +55,7 @@ def floor_of(images: list[bytes]) -> Callable[[], None]:
 
 
 def psnr(shrink: Callable[[bytes], bytes], images: list[bytes]) -> float:
-    """Mean PSNR in dB against Pillow's full Lanczos resize, before that is encoded."""
+    """Compute the mean PSNR in dB against Pillow's Lanczos resize before encoding."""
     values = []
     for data in images:
         image = Image.open(io.BytesIO(data)).convert("RGB")

@@ -1,4 +1,4 @@
-"""An annotation dump like V3's, of any size, and a dataset of it: all but the images."""
+"""Simulate an annotation dump like V3's, of any size, and its dataset without the images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS_FILE = "2017_11/train/annotations-human.csv"
 
 
 def class_list() -> list[str]:
-    """As many MIDs as V3's trainable list has."""
+    """List as many MIDs as V3's trainable list has."""
     return [f"/m/0{index:05x}" for index in range(CLASSES)]
 
 
@@ -58,15 +58,15 @@ def simulate_dump(
 
 
 def simulate_dataset(folder: Path, images_per_shard: int, rng: np.random.Generator) -> Dataset:
-    """A dataset without its tars: 5% of the labels differ, 1% of the images have no pixels."""
+    """Write a dataset without tars: 5% of the labels differ, 1% of the images have no pixels."""
     labels = read_split(Dump.open(folder), "train", class_list())
     changed = rng.random(len(labels.table.states_E)) < 0.05
     states_E = np.where(changed, 1 - labels.table.states_E, labels.table.states_E)
     old = dataclasses.replace(labels.table, states_E=states_E)
     order = np.argsort(old.image_ids_N * np.uint64(0x9E3779B97F4A7C15))  # placed by hash
-    at_hand_N = old.image_ids_N[order[: int(0.99 * len(order))]]
-    cuts = range(images_per_shard, len(at_hand_N), images_per_shard)
-    members = [shard(number, ids_N) for number, ids_N in enumerate(np.split(at_hand_N, cuts))]
+    with_pixels_N = old.image_ids_N[order[: int(0.99 * len(order))]]
+    cuts = range(images_per_shard, len(with_pixels_N), images_per_shard)
+    members = [shard(number, ids_N) for number, ids_N in enumerate(np.split(with_pixels_N, cuts))]
     new = NewLabels(
         name="old",
         release="v3",
@@ -91,7 +91,7 @@ def simulate_dataset(folder: Path, images_per_shard: int, rng: np.random.Generat
 
 
 def shard(number: int, image_ids_N: npt.NDArray[np.uint64]) -> Members:
-    """The images of a tar that nobody is going to read."""
+    """Describe a tar that is never read."""
     path = f"images/train-{number:06d}"
     record = ShardRecord(
         path=f"{path}.tar",

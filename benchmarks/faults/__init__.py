@@ -1,1 +1,1 @@
-"""Kill trainings and compare what they end in."""
+"""Benchmarks of recovery: kill trainings and compare their final weights."""

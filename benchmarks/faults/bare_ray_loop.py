@@ -1,7 +1,8 @@
-"""Restart the least that a Ray Train loop can be, for comparison in `benchmarks.faults.kills`.
+"""Train next to nothing with Ray Train, for comparison in `benchmarks.faults.kills`.
 
 Two workers, DDP over one small layer, a checkpoint reported asynchronously after every step, and
-the same settings for failures as our training. It reads no images and computes next to nothing.
+the same settings for failures as our training. It reads no images. `kills` runs this file by its
+path, in a directory of its own.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import torch
 
 
 def loop(settings: dict[str, Any]) -> None:
-    """Step, report, step; begin after the last checkpoint."""
+    """Step and report, from the last checkpoint on."""
     import ray.train
     import ray.train.torch
 
     model = ray.train.torch.prepare_model(torch.nn.Linear(8, 8))
-    begun, latest = 0, ray.train.get_checkpoint()
+    done, latest = 0, ray.train.get_checkpoint()
     if latest:
-        begun = json.loads((Path(latest.path) / "meta.json").read_text())["step"]
-    for step in range(begun + 1, settings["steps"] + 1):
+        done = json.loads((Path(latest.path) / "meta.json").read_text())["step"]
+    for step in range(done + 1, settings["steps"] + 1):
         time.sleep(settings["seconds"])
         model(torch.zeros(1, 8)).sum().backward()
         saved = None
@@ -40,7 +41,7 @@ def loop(settings: dict[str, Any]) -> None:
 
 
 def main(storage: str, name: str, steps: str, seconds: str) -> None:
-    """Run it in this machine's own Ray; the command line is this function's arguments."""
+    """Run the loop in a local Ray; the command line gives these arguments."""
     from pipeline.cluster import session
 
     session.connect("local")

@@ -1,10 +1,10 @@
-"""Kill -9 training at random moments: does it end in the same weights, and how soon does it go on?
+"""Kill training at random moments (SIGKILL); compare final weights and measure time to resume.
 
 One undisturbed run, then one run per kill, alternately of a worker (Ray Train starts the workers
 again) and of the driver (the same command is repeated). Checkpoints are written every step, so
 that a kill falls within an epoch. Time is from the kill to the checkpoint of the first step after
 it. A Ray Train loop that does next to nothing (bare_ray_loop.py) is killed in the same way: its
-time is Ray's own, the rest is ours: opening the dataset, building the network, one step.
+time is that of Ray, the rest is ours: opening the dataset, building the network, one step.
 
     python -m benchmarks.faults.kills --dataset demo/dataset --kills 10 --steps 4
 """
@@ -29,11 +29,11 @@ import psutil
 import torch
 import tyro
 
-HERE = Path(__file__).parent
-JOB = HERE.parents[1] / "jobs" / "train_openimages.py"
-PATIENCE = 900
-# What was under way at a kill is over by then, and nothing has started again.
-SETTLED = 2.0
+BARE_LOOP = Path(__file__).parent / "bare_ray_loop.py"
+JOB = Path(__file__).parents[2] / "jobs" / "train_openimages.py"
+TIMEOUT_SECONDS = 900
+# After a kill: pending uploads have ended by then, and nothing has restarted.
+SETTLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Options:
     output: Path = Path("demo/faults")
     """Where the runs go."""
     kills: int = 10
-    """Half of them of a worker, half of the driver."""
+    """Half of a worker, half of the driver."""
     bare_kills: int = 4
-    """Of the loop that does nothing, likewise."""
+    """Of the bare loop, likewise."""
     epochs: int = 2
     """Of each run."""
     steps: int = 6
@@ -66,11 +66,11 @@ class Run:
 
     @property
     def directory(self) -> Path:
-        """Where its checkpoints are."""
+        """Return the directory of its checkpoints."""
         return self.options.output / "runs" / self.name
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Begin or continue it."""
+        """Start or resume it."""
         options = self.options
         training = [
             *(str(JOB), "--preset", "demo", "--name", self.name, "--storage", "runs"),
@@ -78,7 +78,7 @@ class Run:
             *("--max-steps", str(options.steps), "--checkpoint-every", "1"),
         ]
         steps = str(options.epochs * options.steps)
-        bare = [str(HERE / "bare_ray_loop.py"), "runs", self.name, steps, "1"]
+        bare = [str(BARE_LOOP), "runs", self.name, steps, "1"]
         with (options.output / f"{self.name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, *(bare if self.bare else training)],
@@ -89,19 +89,19 @@ class Run:
             )
 
     def checkpoints(self, since: float = 0.0) -> list[tuple[int, Path]]:
-        """(steps done, directory) of the checkpoints that were begun after a time."""
-        found = []
+        """List (steps done, directory) of the checkpoints that were begun after a time."""
+        checkpoints = []
         for path in self.directory.glob("checkpoint_2*/meta.json"):
             begun = datetime.strptime(path.parent.name, "checkpoint_%Y-%m-%d_%H-%M-%S.%f")
             if begun.timestamp() > since:
                 meta = json.loads(path.read_text() or "{}")
                 if meta:
                     steps = meta["epoch"] * self.options.steps + meta["step"]
-                    found.append((steps, path.parent))
-        return sorted(found)
+                    checkpoints.append((steps, path.parent))
+        return sorted(checkpoints)
 
     def weights(self) -> str:
-        """Hash of the weights after the last epoch."""
+        """Hash the weights after the last epoch."""
         last = self.options.epochs * self.options.steps
         for steps, directory in self.checkpoints():
             if steps == last and not self.bare:
@@ -115,12 +115,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Disturbance:
-    """What a kill did.
+    """The outcome of a kill.
 
     Attributes:
         seconds: from the kill to the checkpoint of the first step after it.
         repeated: steps done twice.
-        weights: hash of the final ones, or what went wrong.
+        weights: hash of the final ones, "failed" or "unfinished".
     """
 
     seconds: float
@@ -130,7 +130,7 @@ class Disturbance:
 
 def wait_until(arrived: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     """Poll while the process runs."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not arrived() and process.poll() is None:
         if time.monotonic() > deadline:
             process.kill()
@@ -152,10 +152,10 @@ def disturb(run: Run, victim: str, moment: int) -> Disturbance:
             if "RayTrainWorker" in " ".join(child.cmdline())
         ]
         random.choice(workers).kill()
-    killed, settled = time.monotonic(), time.time() + SETTLED
+    killed, settled = time.monotonic(), time.time() + SETTLE_SECONDS
     if victim == "driver":
         process = run.start()
-    time.sleep(SETTLED)
+    time.sleep(SETTLE_SECONDS)
     before = max(steps for steps, _ in run.checkpoints())
     wait_until(lambda: bool(run.checkpoints(settled)), process)
     resumed = time.monotonic() - killed
@@ -168,20 +168,20 @@ def disturb(run: Run, victim: str, moment: int) -> Disturbance:
 
 
 def disturb_often(options: Options, *, bare: bool, expected: str) -> dict[str, list[Disturbance]]:
-    """Kill again and again, print a row each; what came of it by victim."""
-    found: dict[str, list[Disturbance]] = {"worker": [], "driver": []}
+    """Kill many runs and print a row each; returns the outcomes by victim."""
+    outcomes: dict[str, list[Disturbance]] = {"worker": [], "driver": []}
     for number in range(options.bare_kills if bare else options.kills):
         victim = ("worker", "driver")[number % 2]
         moment = random.randrange(1, options.epochs * options.steps - 1)
         run = Run(f"{'bare' if bare else 'killed'}-{number}", bare, options)
         result = disturb(run, victim, moment)
-        found[victim].append(result)
+        outcomes[victim].append(result)
         same = "-" if bare else result.weights == expected
-        told = f"{result.seconds:.1f} | {result.repeated} | {same}"
+        cells = f"{result.seconds:.1f} | {result.repeated} | {same}"
         print(
-            f"| {'bare loop' if bare else 'training'} | {victim} | {moment} | {told} |", flush=True
+            f"| {'bare loop' if bare else 'training'} | {victim} | {moment} | {cells} |", flush=True
         )
-    return found
+    return outcomes
 
 
 def main(options: Options) -> None:
@@ -196,15 +196,15 @@ def main(options: Options) -> None:
     print("|---|---|---:|---:|---:|---|", flush=True)
     ours = disturb_often(options, bare=False, expected=expected)
     bare = disturb_often(options, bare=True, expected=expected)
-    equal = sum(found.weights == expected for some in ours.values() for found in some)
+    equal = sum(kill.weights == expected for kills in ours.values() for kill in kills)
     print(f"\n{equal} of {options.kills} ended in the undisturbed run's weights ({expected})")
     print("\n| killed | s to the next step, median | of a bare Ray Train loop | ours |")
     print("|---|---:|---:|---:|")
     for victim in ours:
         if ours[victim] and bare[victim]:
-            whole = statistics.median(found.seconds for found in ours[victim])
-            rays = statistics.median(found.seconds for found in bare[victim])
-            print(f"| {victim} | {whole:.1f} | {rays:.1f} | {whole - rays:.1f} |")
+            ours_s = statistics.median(kill.seconds for kill in ours[victim])
+            bare_s = statistics.median(kill.seconds for kill in bare[victim])
+            print(f"| {victim} | {ours_s:.1f} | {bare_s:.1f} | {ours_s - bare_s:.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Scores of methods on the demo data, over several seeds."""
+"""Benchmarks of the scores of methods on the demo data."""

@@ -1,10 +1,10 @@
-"""LL-R with BoostLU against AN without, on the demo data: test mAP over several seeds.
+"""Compare LL-R with BoostLU and AN without on the demo data: test mAP over several seeds.
 
-python -m benchmarks.quality.demo_methods --dataset demo/dataset --seeds 3
+    python -m benchmarks.quality.demo_methods --dataset demo/dataset --seeds 3
 
 Runs the real jobs, several trainings side by side with one worker each, and prints one row per
 configuration: mean and standard deviation over seeds of the test mAP over all classes, with and
-without BoostLU at inference. Nothing here is a claim; the table says what came out.
+without BoostLU at inference. The table is a result, not a claim.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Run name."""
+        """Name the run."""
         return f"{self.method}-alpha{self.alpha}-seed{self.seed}"
 
 
@@ -62,15 +62,17 @@ def main(options: Options) -> None:
     cases = [("an", 1), ("ll-r", 5)]
     runs = [Run(method=m, alpha=a, seed=s) for s in range(options.seeds) for m, a in cases]
     with ThreadPoolExecutor(options.parallel) as pool:
-        found = dict(zip(runs, pool.map(lambda run: measure(run, options), runs), strict=True))
+        metrics_by_run = dict(
+            zip(runs, pool.map(lambda run: measure(run, options), runs), strict=True)
+        )
     print("| training | seeds | BoostLU off at inference | BoostLU on at inference |")
     print("|---|---:|---:|---:|")
     for method, alpha in cases:
-        rows = [found[run] for run in runs if (run.method, run.alpha) == (method, alpha)]
+        rows = [metrics_by_run[run] for run in runs if (run.method, run.alpha) == (method, alpha)]
         cells = [_mean_and_deviation([row[key] for row in rows]) for key in KEYS]
-        told = f"{method.upper()}, alpha {alpha} in training"
-        print(f"| {told} | {len(rows)} | {' | '.join(cells)} |")
-    for run, metrics in found.items():
+        label = f"{method.upper()}, alpha {alpha} in training"
+        print(f"| {label} | {len(rows)} | {' | '.join(cells)} |")
+    for run, metrics in metrics_by_run.items():
         print(f"{run.name}: " + ", ".join(f"{key} {100 * metrics[key]:.2f}" for key in KEYS))
 
 

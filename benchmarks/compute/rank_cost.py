@@ -1,4 +1,4 @@
-"""What a step costs one rank: Large Loss under DDP (gloo) with Adam, on images made up here."""
+"""Measure what a step costs one rank: Large Loss under DDP (gloo) with Adam, random images."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
+from benchmarks.compute.loops import random_batches, random_labels
 from pipeline import methods
 from pipeline.config.sections import ModelConfig, OptimizerConfig
-from pipeline.data.labels import LabelJoin, LabelledBatch
-from pipeline.data.loader import Batch
 from pipeline.models import cam_net
 from pipeline.training.step import TrainStep
-from sharding.labels import LabelTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +36,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one rank and step.
+    """Cost of one rank's step.
 
     Attributes:
         step_ms: CPU time.
         wall_ms: time by the wall clock.
-        sent_bytes: what left the interface, headers included; of all ranks where they share it.
-        gradients_ms: CPU time of the sum of all gradients by itself.
+        sent_bytes: sent through the interface, headers included; of all ranks where they share it.
+        gradients_ms: CPU time of summing all gradients alone.
         exchange_bytes: handed to the collectives of the selection.
-        exchange_ms: CPU time of these.
-        calls: how many these are.
+        exchange_ms: CPU time of these collectives.
+        calls: their number.
     """
 
     step_ms: float
@@ -61,16 +58,18 @@ class Cost:
 
 
 def gradient_bytes(training: Training) -> int:
-    """What the ranks sum in every step."""
+    """Count the bytes that the ranks sum in every step."""
     return 4 * sum(parameter.numel() for parameter in _network(training).parameters())
 
 
 def measured(rank: int, training: Training) -> Cost:
-    """Take the steps as this rank; its process group is there."""
+    """Take the steps as this rank of a process group."""
     torch.manual_seed(0)
-    batches = _data(rank, training)
+    # One batch to begin with, and those to measure.
+    join = random_labels((training.steps + 1) * training.batch_size, training.classes, seed=rank)
+    batches = list(map(join, random_batches(join, training.batch_size, training.image_size)))
     step = _step(training)
-    spent = _watched_sums()
+    spent = _count_sums()
     step(batches[0])  # DDP makes its buckets, Adam its moments
     spent.update(dict.fromkeys(spent, 0.0))
     begun = _clocks()
@@ -78,25 +77,25 @@ def measured(rank: int, training: Training) -> Cost:
         step(batch)
     each = 1 / training.steps
     cpu, wall, sent = (each * (end - begin) for end, begin in zip(_clocks(), begun, strict=True))
-    found = dict(spent)
+    exchanged = dict(spent)  # summing the gradients below counts, too
     return Cost(
         step_ms=1000 * cpu,
         wall_ms=1000 * wall,
         sent_bytes=sent,
         gradients_ms=_sum_of_gradients(step.model, training.steps),
-        exchange_bytes=found["bytes"] * each,
-        exchange_ms=1000 * found["seconds"] * each,
-        calls=found["calls"] * each,
+        exchange_bytes=exchanged["bytes"] * each,
+        exchange_ms=1000 * exchanged["seconds"] * each,
+        calls=exchanged["calls"] * each,
     )
 
 
 def _clocks() -> tuple[float, float, float]:
-    """Seconds of CPU, seconds by the wall clock, and bytes sent so far."""
+    """Read seconds of CPU, seconds by the wall clock, and bytes sent so far."""
     return time.process_time(), time.perf_counter(), _sent_bytes()
 
 
 def _sent_bytes() -> int:
-    """What left the interface that gloo uses, so far.
+    """Read the bytes sent so far through the interface that gloo uses.
 
     From /proc, which shows the network of the process that reads; /sys may show another's.
     """
@@ -108,7 +107,7 @@ def _sent_bytes() -> int:
 
 
 def _sum_of_gradients(model: torch.nn.Module, steps: int) -> float:
-    """CPU milliseconds of summing all gradients at once over the ranks, gloo's threads included."""
+    """Measure CPU milliseconds of summing all gradients at once, gloo's threads included."""
     if dist.get_world_size() == 1:
         return 0.0
     gradients = torch.zeros(sum(parameter.numel() for parameter in model.parameters()))
@@ -118,14 +117,14 @@ def _sum_of_gradients(model: torch.nn.Module, steps: int) -> float:
     return 1000 * (time.process_time() - begun) / steps
 
 
-def _watched_sums() -> dict[str, float]:
-    """Count what goes through all-reduce from Python: DDP's own gradients do not."""
+def _count_sums() -> dict[str, float]:
+    """Count what all-reduce is given from Python from now on: DDP's own gradients are not."""
     spent = {"calls": 0.0, "bytes": 0.0, "seconds": 0.0}
-    original = dist.all_reduce
+    all_reduce = dist.all_reduce
 
     def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         begun = time.thread_time()
-        result = original(tensor, *args, **kwargs)
+        result = all_reduce(tensor, *args, **kwargs)
         spent["seconds"] += time.thread_time() - begun
         spent["calls"] += 1
         spent["bytes"] += tensor.numel() * tensor.element_size()
@@ -133,30 +132,6 @@ def _watched_sums() -> dict[str, float]:
 
     dist.all_reduce = counted
     return spent
-
-
-def _data(rank: int, training: Training) -> list[LabelledBatch]:
-    """One batch to begin with and ``steps`` to measure, with six labels an image."""
-    K, B = training.classes, training.batch_size
-    N = (training.steps + 1) * B
-    rng = np.random.default_rng(rank)
-    lists = [sorted(rng.choice(K, 6, replace=False).tolist()) for _ in range(N)]
-    table = LabelTable.from_lists(
-        image_ids=[f"{number:016x}" for number in range(N)],
-        positives=[row[:3] for row in lists],
-        negatives=[row[3:] for row in lists],
-    )
-    join = LabelJoin(table=table, num_classes=K)
-    size = (B, training.image_size, training.image_size, 3)
-    return [
-        join(
-            Batch(
-                images_BHWC=torch.randint(0, 256, size, dtype=torch.uint8),
-                image_ids_B=table.image_ids_N[begin : begin + B],
-            )
-        )
-        for begin in range(0, N, B)
-    ]
 
 
 def _network(training: Training) -> cam_net.CamNet:

@@ -1,11 +1,10 @@
-"""Ranks with a host each: as `tests.support.distributed.run_ranks`, but over a switch between the
-ranks.
+"""Run ranks on a host each: `tests.support.distributed.run_ranks` over a switch.
 
-The hosts are the cluster tests': namespaces with an address, processes, and disks of their own.
-They do not see the checkout, so a copy of its packages lies in the directory that they share, as
-on NFS; what to call and what it returned go through that directory as well.
+The hosts are those of the cluster tests: namespaces with an address, processes, and disks of their
+own. They do not see the checkout, so its packages are copied into a directory that they share, as
+on NFS; the call and its results go through that directory as well.
 
-A host runs this file as a script: it is one rank then.
+A host runs this module as a script, as one rank.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _PACKAGES = ("benchmarks", "pipeline", "sharding", "tests")
 
 @contextlib.contextmanager
 def ranks_on_hosts(count: int) -> Iterator[Callable[..., list[Any]]]:
-    """Make hosts that live until the block ends; yields a `run_ranks` for up to so many ranks."""
-    lacks = missing()
-    if lacks:
+    """Start hosts until the block ends; yields a `run_ranks` for up to ``count`` ranks."""
+    lacking = missing()
+    if lacking:
         raise InputError(
-            f"--hosts needs {', '.join(lacks)}",
+            f"--hosts needs {', '.join(lacking)}",
             fix="run as root of a machine or privileged container that has the packages named, "
             "from a virtual environment, or leave out --hosts",
         )
@@ -60,13 +59,13 @@ def _run_ranks(
         host.start(
             f"PYTHONPATH={SHARED} GLOO_SOCKET_IFNAME=eth0 MASTER_ADDR={hosts[0].address} "
             f"MASTER_PORT=29500 WORLD_SIZE={world_size} RANK={rank} "
-            "python -m benchmarks.common.onhosts"
+            "python -m benchmarks.common.rank_hosts"
         )
         for rank, host in enumerate(hosts[:world_size])
     ]
-    # No limit here: ranks that wait for a failed one give up by themselves.
-    told = [rank.communicate()[0] for rank in ranks]
-    failed = [text for rank, text in zip(ranks, told, strict=True) if rank.returncode]
+    # No time limit: ranks that wait for a failed one time out in gloo.
+    outputs = [rank.communicate()[0] for rank in ranks]
+    failed = [text for rank, text in zip(ranks, outputs, strict=True) if rank.returncode]
     if failed:
         raise RuntimeError("\n".join(failed))
     return [pickle.loads((shared / f"result{rank}").read_bytes()) for rank in range(world_size)]
