@@ -18,16 +18,19 @@ import glob
 import gzip
 import hashlib
 import os
+import re
+import shutil
+import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.image_ids import LENGTH, IdIndex, Ids, parse_id_column
+from sharding.image_ids import IdIndex, Ids
 from sharding.layout import STAGING_FOLDER
 from sharding.sources.base import ParallelMap, Reader, Source
 from sharding.sources.directory import image_folders
@@ -35,9 +38,11 @@ from sharding.sources.packed import PackedImages
 from sharding.storage.files import replacing
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, RetryPolicy
-from sharding.storage.tar_reader import DamagedTar, TarStream
+from sharding.storage.tar_reader import read_members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_IMAGE = re.compile(r"(?:.*/)?([0-9a-f]{16})\.jpg", re.DOTALL)
+_CHUNK = 1 << 18
 
 
 def names_archives(images: str) -> bool:
@@ -146,13 +151,7 @@ def stage(task: StagingTask) -> PackedImages:
         stream, length = _open(task)
         with stream:
             if in_place(task.archive):
-                wanted = IdIndex(task.wanted_N)
-                tar = TarStream(stream, seekable=True, length=length)
-                rows = [
-                    (key, member.offset, member.size)
-                    for member in tar
-                    if (key := _key(member.name)) is not None and key in wanted
-                ]
+                rows = [(key, m.offset_data, m.size) for key, m, _ in _wanted(stream, task)]
                 return PackedImages.of(task.archive, task.archive, rows)
             spool = Path(task.folder) / f"{_identity(task, length)}.spool"
             if not spool.with_suffix(".npz").is_file():
@@ -174,19 +173,26 @@ def _open(task: StagingTask) -> tuple[BinaryIO, int]:
 
 def _spool(task: StagingTask, stream: BinaryIO, spool: Path) -> None:
     """Copy the wanted images one after the other into one file, and write their positions."""
-    rows: list[tuple[int, int, int]] = []
-    wanted, seen = IdIndex(task.wanted_N), set[int]()
     if task.archive.endswith((".gz", ".tgz")):
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    rows: dict[int, tuple[int, int, int]] = {}
     with replacing(spool) as temporary, open(temporary, "wb") as out:
-        tar = TarStream(stream)
-        for member in tar:
-            key = _key(member.name)
-            if key is not None and key not in seen and key in wanted:
-                seen.add(key)
-                rows.append((key, out.tell(), member.size))
-                tar.copy(member, out)
-    PackedImages.of(str(spool), task.archive, rows).save(spool)
+        for key, member, content in _wanted(stream, task):
+            if key not in rows:
+                rows[key] = (key, out.tell(), member.size)
+                shutil.copyfileobj(content, out, _CHUNK)
+    PackedImages.of(str(spool), task.archive, list(rows.values())).save(spool)
+
+
+def _wanted(
+    stream: BinaryIO, task: StagingTask
+) -> Iterator[tuple[int, tarfile.TarInfo, IO[bytes]]]:
+    """Yield the members that are wanted images: key of the id, header, content."""
+    wanted = IdIndex(task.wanted_N)
+    for member, content in read_members(stream):
+        named = _IMAGE.fullmatch(member.name)
+        if named is not None and (key := int(named[1], 16)) in wanted:
+            yield key, member, content
 
 
 def _identity(task: StagingTask, length: int) -> str:
@@ -195,17 +201,6 @@ def _identity(task: StagingTask, length: int) -> str:
     digest = hashlib.sha256(f"{task.archive} {length} {changed} ".encode())
     digest.update(task.wanted_N.tobytes())
     return digest.hexdigest()[:16]
-
-
-def _key(name: str) -> int | None:
-    """The image id in a member's name, None where it is no image of ours."""
-    import pyarrow as pa
-
-    stem, _, extension = name.rpartition("/")[2].partition(".")
-    if extension != "jpg" or len(stem) != LENGTH:
-        return None
-    keys, valid = parse_id_column(pa.array([stem]))
-    return int(keys[0]) if valid[0] else None
 
 
 def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
@@ -221,7 +216,7 @@ def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
 def _damage_as_input_error(archive: str) -> Iterator[None]:
     try:
         yield
-    except (DamagedTar, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
             f"the archive is damaged ({error})",
             file=archive,

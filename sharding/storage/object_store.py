@@ -122,7 +122,7 @@ class ObjectStore:
         return self._retried(path, "read", ask)
 
     def open(self, path: str = "") -> tuple[BinaryIO, int]:
-        """Open an object to be read forwards, range by range; return the stream and its length.
+        """Open an object to be read range by range; return the stream and its length in bytes.
 
         Raises:
             BadImage: it is missing or refused, or every attempt failed; reading raises the same.
@@ -228,7 +228,7 @@ class ObjectStore:
 
 
 class _RangeStream(io.RawIOBase):
-    """Reads an object forwards; a broken connection costs a range, not a 50 GB archive."""
+    """Reads an object in ranges; a broken connection costs a range, not a 50 GB archive."""
 
     def __init__(self, transport: Transport, url: str, length: int, policy: RetryPolicy) -> None:
         self._transport, self._url, self._policy = transport, url, policy
@@ -236,6 +236,14 @@ class _RangeStream(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origins = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}
+        self._position = origins[whence] + offset
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         count = min(len(buffer), self._length - self._position, _CHUNK)

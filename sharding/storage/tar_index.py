@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 from sharding.errors import InputError
+from sharding.storage.tar_reader import read_members
 
 REPAIR_DATASET = "run jobs/verify_dataset.py --repair"
 
@@ -18,12 +19,12 @@ def index_of_tar(path: Path) -> bytes:
     """
     samples: dict[str, list[str]] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
+        with open(path, "rb") as stream:
+            for member, _ in read_members(stream):
                 key, _, extension = member.name.partition(".")
                 field = f"{extension} {member.offset_data} {member.size} {member.name}"
                 samples.setdefault(key, []).append(field)
-    except tarfile.TarError as error:
+    except tarfile.ReadError as error:
         raise InputError(
             f"not a whole tar ({error})",
             file=path,

@@ -1,4 +1,4 @@
-"""POSIX ustar archives written in one pass, together with their DALI index and their hash.
+"""Write POSIX ustar archives in one pass, together with their DALI index and their hash.
 
 `tarfile` builds an object and three small writes per member, and writes PAX headers with float
 times that DALI skips with samples lost; here a header is a copied template with three fields
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 from collections.abc import Sequence
 
 from sharding.storage.retry import Buffer
@@ -19,42 +20,24 @@ _RECORD = 20 * BLOCK
 _ZEROS = bytes(_RECORD)
 _NAME_BYTES = 100
 _LARGEST = 8**11 - 1
-
-
-def _template() -> bytes:
-    header = bytearray(BLOCK)
-    header[100:124] = b"0000644\0" + b"0000000\0" * 2
-    header[136:148] = b"00000000000\0"
-    header[156:157] = b"0"
-    header[257:265] = b"ustar\x0000"
-    return bytes(header)
-
-
-_TEMPLATE = _template()
-_TEMPLATE_SUM = sum(_TEMPLATE) + 8 * ord(" ")
+# A header of no name and size 0, around its fields name, size and checksum.
+_TEMPLATE = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+_MODE_AND_OWNER, _TIME, _TYPE_TO_END = _TEMPLATE[100:124], _TEMPLATE[136:148], _TEMPLATE[156:]
+_SUM = sum(_MODE_AND_OWNER + _TIME + _TYPE_TO_END) + 8 * ord(" ")
 
 
 def header(name: bytes, size: int) -> bytes:
-    """The 512-byte header of a regular file.
+    """Make the 512-byte header of a regular file.
 
     Raises:
         ValueError: the name is longer than 100 bytes, or the size needs more than 11 octal digits.
     """
     if len(name) > _NAME_BYTES or size > _LARGEST:
         raise ValueError(f"{name!r} of {size} bytes does not fit a ustar header")
-    digits = b"%011o" % size
-    checksum = b"%06o\0 " % (_TEMPLATE_SUM + sum(name) + sum(digits))
-    return b"".join(
-        (
-            name.ljust(_NAME_BYTES, b"\0"),
-            _TEMPLATE[100:124],
-            digits,
-            b"\0",
-            _TEMPLATE[136:148],
-            checksum,
-            _TEMPLATE[156:],
-        )
-    )
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0 " % (_SUM + sum(name) + sum(digits))
+    name = name.ljust(_NAME_BYTES, b"\0")
+    return b"".join((name, _MODE_AND_OWNER, digits, _TIME, checksum, _TYPE_TO_END))
 
 
 class IndexedTar:
