@@ -82,9 +82,9 @@ class Bench:
         source = DirectorySource.open(self.images)
         with open(self.output / "a.tar", "wb", buffering=0) as stream:
             archive = IndexedTar(stream.fileno(), hashed=False)
-            with source.reader("train", self.ids) as reader:
+            with source.reader("train", self.ids) as read:
                 for image_id, label in zip(self.ids, self.labels, strict=True):
-                    archive.add(image_id, (("jpg", reader.read(image_id)), ("json", label)))
+                    archive.add(image_id, (("jpg", read(image_id)), ("json", label)))
             archive.finish()
         (self.output / "a.idx").write_bytes(archive.index())
 

@@ -40,10 +40,10 @@ def read_images(
                 fix="pass the dataset that was trained on",
             )
         source = ShardSource.of(dataset.directory, records[path])
-        with source.reader(split, wanted) as reader:
+        with source.reader(split, wanted) as read:
             for image_id in wanted:
                 try:
-                    yield image_id, bytes(reader.read(image_id))
+                    yield image_id, bytes(read(image_id))
                 except BadImage as error:
                     raise InputError(
                         f"{image_id}: {error}",

@@ -82,10 +82,10 @@ def _sample(image_ids_N: Ids) -> Ids:
 def _sizes(source: Source, split: str, sample_M: Ids, policy: ImagePolicy) -> list[int]:
     """Measure the bytes that each usable image of a sample takes in a tar."""
     image_ids, sizes = format_image_ids(sample_M), []
-    with source.only(image_ids).reader(split, image_ids) as reader:
+    with source.only(image_ids).reader(split, image_ids) as read:
         for image_id in image_ids:
             try:
-                sizes.append(len(transcode(reader.read(image_id), policy).data) + OVERHEAD)
+                sizes.append(len(transcode(read(image_id), policy).data) + OVERHEAD)
             except BadImage:
                 continue
     return sizes

@@ -105,10 +105,10 @@ def _add_images(
     split, image_ids = task.plan.split, format_image_ids(task.plan.image_ids_N)
     degrees = [0] * len(image_ids) if task.degrees_N is None else task.degrees_N.tolist()
     lines = label_lines(image_ids, task.labels)
-    with task.source.reader(split, image_ids) as reader:
+    with task.source.reader(split, image_ids) as read:
         for image_id, line, turned in zip(image_ids, lines, degrees, strict=True):
             try:
-                image: Transcoded = transcode(reader.read(image_id), task.treatment, turned)
+                image: Transcoded = transcode(read(image_id), task.treatment, turned)
             except BadImage as bad:
                 failures.append(_failure(task, image_id, str(bad)))
                 continue

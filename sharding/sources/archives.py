@@ -23,6 +23,7 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -32,7 +33,7 @@ import numpy as np
 from sharding.errors import InputError
 from sharding.image_ids import IdIndex, Ids
 from sharding.layout import STAGING_FOLDER
-from sharding.sources.base import ParallelMap, Reader, Source
+from sharding.sources.base import ParallelMap, ReadImage, Source
 from sharding.sources.directory import image_folders
 from sharding.sources.packed import PackedImages
 from sharding.storage.files import replacing
@@ -122,7 +123,7 @@ class ArchiveSource(Source):
         by_archive = {images.names[0]: images for images in parallel(stage, tasks)}
         yield PackedImages.first_of([by_archive[archive] for archive in self.archives])
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
         """Not before staging."""
         raise AssertionError("archives are read after they were staged")
 

@@ -1,9 +1,7 @@
-"""What a place that encoded images come from can do.
+"""Say what a source of encoded images can do.
 
-A `Source` is small and travels to the workers; a `Reader` is opened there and serves one shard.
-There are four, a file each: `sharding.sources.directory`, `sharding.sources.archives`,
-`sharding.sources.remote` and `sharding.sources.originals`; `sharding.sources.open` finds out which
-one a user means.
+A `Source` is small and travels to the workers; a reader is opened there and serves one shard.
+`sharding.sources.open` finds out which kind of source a user names; each has a file of its own.
 """
 
 from __future__ import annotations
@@ -13,14 +11,19 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from sharding.image_ids import Ids
-from sharding.storage.retry import Buffer, limit_bytes
+from sharding.storage.retry import MISSING, BadImage, Buffer, limit_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+ReadImage = Callable[[str], Buffer]
+"""Reads the encoded bytes of an image by its id, valid until the next call.
+
+Raises `BadImage` where there is no such image (`MISSING`), or it cannot be read.
+"""
 
 
 class ParallelMap(Protocol):
@@ -33,36 +36,15 @@ class ParallelMap(Protocol):
         ...
 
 
-class Reader(Protocol):
-    """Serves the images of one shard, in the order that `Source.reader` was given."""
-
-    def read(self, image_id: str) -> Buffer:
-        """The encoded bytes, valid until the next call.
-
-        Raises:
-            BadImage: there is no such image (`MISSING`), or it cannot be read.
-        """
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
-
-
 class Source(Protocol):
     """A set of images by split and id."""
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader of the images named."""
+    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
+        """Open the source for the images named, which are then read in this order."""
         ...
 
     def name(self, split: str, image_id: str) -> str:
-        """Where an image lies, for the quarantine table: relative to the source, or a URL."""
+        """Path or URL of an image for the quarantine table; a path is relative to the source."""
         ...
 
     @property
@@ -86,18 +68,18 @@ class Source(Protocol):
         return contextlib.nullcontext(self)
 
     def only(self, image_ids: Sequence[str]) -> Source:
-        """The same for a few images: small enough to travel with each task."""
+        """Narrow the source to a few images, so that it is small enough for each task."""
         return self
 
 
 class ReadBuffer:
-    """What one image after another is read into: a fresh one costs a page fault every 4 KiB."""
+    """Memory that one image after another is read into; a fresh page costs a fault every 4 KiB."""
 
     def __init__(self) -> None:
         self._memory = memoryview(bytearray(1 << 20))
 
     def read(self, descriptor: int, offset: int, size: int) -> memoryview:
-        """The ``size`` bytes from ``offset`` on, fewer where the file ends; valid until the next.
+        """Read ``size`` bytes from ``offset`` on, fewer where the file ends; valid until the next.
 
         Raises:
             BadImage: no image has so many.
@@ -113,3 +95,24 @@ class ReadBuffer:
                 break
             filled += count
         return self._memory[:filled]
+
+    def read_first(self, paths: Iterable[str]) -> memoryview:
+        """Read the first of the files that is there; valid until the next.
+
+        Raises:
+            BadImage: none is there, or it cannot be read.
+        """
+        for path in paths:
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise BadImage(f"cannot be opened: {error.strerror}") from None
+            try:
+                return self.read(descriptor, 0, os.fstat(descriptor).st_size)
+            except OSError as error:
+                raise BadImage(f"cannot be read: {error.strerror}") from None
+            finally:
+                os.close(descriptor)
+        raise BadImage(MISSING)

@@ -1,17 +1,16 @@
-"""Images in a directory."""
+"""Read images from a directory and the folders in it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from sharding.errors import InputError
 from sharding.layout import SPLITS
-from sharding.sources.base import ReadBuffer, Reader, Source
-from sharding.storage.retry import MISSING, BadImage, Buffer
+from sharding.sources.base import ReadBuffer, ReadImage, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,52 +47,27 @@ class DirectorySource(Source):
         others = tuple(name for name in folders if name not in ("", *SPLITS))
         return cls(directory=str(root.resolve()), others=others)
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader that reuses one buffer for all images."""
-        places = (os.path.join(self.directory, folder) for folder in self._folders(split))
-        return _DirectoryReader(*places)
+    @contextlib.contextmanager
+    def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
+        """Open the folders of a split."""
+        paths = [os.path.join(self.directory, folder) for folder in self._folders(split)]
+        folders = [path for path in paths if os.path.isdir(path)]
+        buffer = ReadBuffer()
+        yield lambda image_id: buffer.read_first(f"{folder}/{image_id}.jpg" for folder in folders)
 
     def name(self, split: str, image_id: str) -> str:
-        """Path below the directory."""
+        """Path below the directory; the bare file name where no folder has it."""
         name = f"{image_id}.jpg"
-        names = (os.path.join(folder, name) for folder in self._folders(split))
-        there = (path for path in names if os.path.exists(os.path.join(self.directory, path)))
-        return next(there, name)
+        paths = (os.path.join(folder, name) for folder in self._folders(split))
+        existing = (path for path in paths if os.path.exists(os.path.join(self.directory, path)))
+        return next(existing, name)
 
     def _folders(self, split: str) -> tuple[str, ...]:
         return (split, "", *self.others)
 
 
-class _DirectoryReader:
-    def __init__(self, *folders: str) -> None:
-        self._folders = [folder for folder in folders if os.path.isdir(folder)]
-        self._buffer = ReadBuffer()
-
-    def read(self, image_id: str) -> Buffer:
-        for folder in self._folders:
-            try:
-                descriptor = os.open(f"{folder}/{image_id}.jpg", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise BadImage(f"cannot be opened: {error.strerror}") from None
-            try:
-                return self._buffer.read(descriptor, 0, os.fstat(descriptor).st_size)
-            except OSError as error:
-                raise BadImage(f"cannot be read: {error.strerror}") from None
-            finally:
-                os.close(descriptor)
-        raise BadImage(MISSING)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def image_folders(root: Path) -> list[str]:
-    """The folders that hold a `.jpg`: "" for ``root`` itself, names of those in it."""
+    """List the folders that hold a `.jpg`: "" for ``root`` itself, names of those in it."""
     with os.scandir(root) as entries:
         below = sorted(entry.name for entry in entries if entry.is_dir())
     return [name for name in ("", *below) if _holds_jpeg(root / name)]

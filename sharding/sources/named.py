@@ -8,12 +8,13 @@ an id stands for is in `names.parquet` of the dataset.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import pyarrow as pa
 
@@ -22,11 +23,11 @@ from sharding.image_ids import LENGTH
 from sharding.layout import NAMES_FILE, NAMES_HASH
 from sharding.manifest import Dataset
 from sharding.openimages.dump import Dump
-from sharding.sources.base import ReadBuffer, Reader, Source
+from sharding.sources.base import ReadBuffer, ReadImage, Source
 from sharding.sources.open import open_source
 from sharding.storage import parquet
 from sharding.storage.files import refuse_changed
-from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy
+from sharding.storage.retry import Buffer, RetryPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +49,19 @@ class NamedSource(Source):
         return cls(directory=str(directory.resolve()), names=together)
 
     def only(self, image_ids: Sequence[str]) -> NamedSource:
-        """The same for a few images: small enough to travel with each task."""
-        return NamedSource(
-            directory=self.directory, names={key: self.names[key] for key in image_ids}
-        )
+        """Narrow the names to a few images."""
+        return dataclasses.replace(self, names={key: self.names[key] for key in image_ids})
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader of the images named."""
-        return _NamedReader(Path(self.directory), self.names)
+    @contextlib.contextmanager
+    def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
+        """Open the directory."""
+        buffer = ReadBuffer()
+
+        def read(image_id: str) -> Buffer:
+            names = [self.names[image_id]] if image_id in self.names else []
+            return buffer.read_first(os.path.join(self.directory, name) for name in names)
+
+        yield read
 
     def name(self, split: str, image_id: str) -> str:
         """Path below the directory."""
@@ -85,27 +91,6 @@ def open_images(
             "image directory is missing", file=images, fix="check the path of --images"
         )
     return NamedSource.of(Path(images), Names.read(dataset.directory / NAMES_FILE))
-
-
-class _NamedReader:
-    def __init__(self, directory: Path, names: Mapping[str, str]) -> None:
-        self._directory, self._names = directory, names
-        self._buffer = ReadBuffer()
-
-    def read(self, image_id: str) -> Buffer:
-        try:
-            with open(self._directory / self._names[image_id], "rb", buffering=0) as file:
-                return self._buffer.read(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        except (KeyError, FileNotFoundError, NotADirectoryError):
-            raise BadImage(MISSING) from None
-        except OSError as error:
-            raise BadImage(f"cannot be read: {error.strerror}") from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", "name")])

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,8 +25,8 @@ from sharding.image_ids import IdIndex, Ids, parse_image_ids
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.image_lists import read_listed
-from sharding.sources.base import ParallelMap, Reader, Source
-from sharding.sources.remote import FetchingReader
+from sharding.sources.base import ParallelMap, ReadImage, Source
+from sharding.sources.remote import fetch_ahead
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import MISSING, BadImage, Buffer, RetryPolicy
 
@@ -84,7 +86,7 @@ class OriginalsSource(Source):
         table = pa.concat_tables(parts).take(pa.array(first)).combine_chunks()
         yield Originals(image_ids_N=listed_N, listed=table, policy=self.policy)
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
+    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
         """Not before staging."""
         raise AssertionError("image lists are used after they were staged")
 
@@ -110,14 +112,16 @@ class Originals(Source):
 
     def only(self, image_ids: Sequence[str]) -> Originals:
         """The same for a few images."""
-        wanted_M = np.intersect1d(self.image_ids_N, parse_image_ids(image_ids))
-        rows = np.searchsorted(self.image_ids_N, wanted_M)
-        listed = self.listed.take(pa.array(rows)).combine_chunks()
-        return Originals(image_ids_N=wanted_M, listed=listed, policy=self.policy)
+        chosen_N = np.isin(self.image_ids_N, parse_image_ids(image_ids))
+        return dataclasses.replace(
+            self,
+            image_ids_N=self.image_ids_N[chosen_N],
+            listed=self.listed.filter(pa.array(chosen_N)).combine_chunks(),
+        )
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader that fetches ahead."""
-        return FetchingReader(image_ids, self._fetch, self.policy, "the original URLs")
+    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
+        """Start to fetch the images."""
+        return fetch_ahead(image_ids, self._fetch, self.policy, "the original URLs")
 
     def name(self, split: str, image_id: str) -> str:
         """The URL."""

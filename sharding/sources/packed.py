@@ -1,20 +1,21 @@
-"""Images that lie in a few large files at known positions: plain tars and spools of others."""
+"""Read images at known positions in a few large files: plain tars and spools of others."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
 from sharding.image_ids import IdIndex, Ids, parse_image_ids
-from sharding.sources.base import ReadBuffer, Reader, Source
+from sharding.sources.base import ReadBuffer, ReadImage, Source
 from sharding.storage.files import replacing
 from sharding.storage.retry import MISSING, BadImage, Buffer
 
@@ -23,7 +24,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class PackedImages(Source):
-    """Where each image lies.
+    """A list of the file, offset and size of each image.
 
     Attributes:
         files: the large files.
@@ -39,7 +40,7 @@ class PackedImages(Source):
 
     @classmethod
     def of(cls, file: str, name: str, rows: Sequence[tuple[int, int, int]]) -> PackedImages:
-        """The images of one file from (id, offset, size); the first mention of an id counts."""
+        """List the images of one file by (id, offset, size); the first mention of an id counts."""
         ids = np.array([key for key, _, _ in rows], np.uint64)
         image_ids_N, first = np.unique(ids, return_index=True)
         places = np.array([(0, *place) for _, *place in rows], np.int64).reshape(-1, 3)
@@ -47,7 +48,7 @@ class PackedImages(Source):
 
     @classmethod
     def first_of(cls, parts: Sequence[PackedImages]) -> PackedImages:
-        """All images of single files; where two have the same, the earlier counts."""
+        """Join the lists of single files; where two have the same, the earlier counts."""
         ids = np.concatenate([part.image_ids_N for part in parts])
         places = np.concatenate([part.places_N3 for part in parts])
         places[:, 0] = np.repeat(np.arange(len(parts)), [len(part.image_ids_N) for part in parts])
@@ -76,20 +77,34 @@ class PackedImages(Source):
             )
 
     def only(self, image_ids: Sequence[str]) -> PackedImages:
-        """The same for a few images."""
-        chosen_M, rows_M, _ = np.intersect1d(
-            self.image_ids_N, parse_image_ids(image_ids), return_indices=True
-        )
-        return PackedImages(
-            files=self.files,
-            names=self.names,
-            image_ids_N=chosen_M,
-            places_N3=self.places_N3[rows_M],
+        """Narrow the list to a few images."""
+        chosen_N = np.isin(self.image_ids_N, parse_image_ids(image_ids))
+        return dataclasses.replace(
+            self, image_ids_N=self.image_ids_N[chosen_N], places_N3=self.places_N3[chosen_N]
         )
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader that reuses one buffer for all images."""
-        return _PackedReader(self)
+    @contextlib.contextmanager
+    def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
+        """Open the files, each when its first image is read."""
+        buffer, descriptors = ReadBuffer(), dict[int, int]()
+
+        def read(image_id: str) -> Buffer:
+            place = self.place(image_id)
+            if place is None:
+                raise BadImage(MISSING)
+            number, offset, size = place
+            if number not in descriptors:
+                descriptors[number] = _open(self.files[number])
+            data = buffer.read(descriptors[number], offset, size)
+            if len(data) < size:
+                raise BadImage("the archive is cut off")
+            return data
+
+        try:
+            yield read
+        finally:
+            for descriptor in descriptors.values():
+                os.close(descriptor)
 
     def name(self, split: str, image_id: str) -> str:
         """Archive and member; the first archive where none has it."""
@@ -111,38 +126,12 @@ class PackedImages(Source):
         return IdIndex(self.image_ids_N)
 
 
-class _PackedReader:
-    def __init__(self, images: PackedImages) -> None:
-        self._images = images
-        self._open: dict[int, int] = {}
-        self._buffer = ReadBuffer()
-
-    def read(self, image_id: str) -> Buffer:
-        place = self._images.place(image_id)
-        if place is None:
-            raise BadImage(MISSING)
-        number, offset, size = place
-        data = self._buffer.read(self._file(number), offset, size)
-        if len(data) < size:
-            raise BadImage("the archive is cut off")
-        return data
-
-    def _file(self, number: int) -> int:
-        if number not in self._open:
-            path = self._images.files[number]
-            try:
-                self._open[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise InputError(
-                    f"cannot be opened ({error.strerror})",
-                    file=path,
-                    fix="put archives and dataset where every worker can read them",
-                ) from None
-        return self._open[number]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(
+            f"cannot be opened ({error.strerror})",
+            file=path,
+            fix="put archives and dataset where every worker can read them",
+        ) from None

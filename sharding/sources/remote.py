@@ -1,4 +1,4 @@
-"""Images behind URLs, fetched ahead of the shard that is being written.
+"""Fetch images by URL, ahead of the shard that is being written.
 
 A shard's worker keeps ``at_once`` requests under way and at most twice as many images in memory;
 the tar is still written in the order of the ids, so that it does not depend on who answers first.
@@ -6,13 +6,15 @@ the tar is still written in the order of the ids, so that it does not depend on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Self
 
 from sharding.errors import InputError
-from sharding.sources.base import Reader, Source
+from sharding.sources.base import ReadImage, Source
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import MISSING, BadImage, Buffer, RetriesExhausted, RetryPolicy
 
@@ -43,9 +45,9 @@ class RemoteSource(Source):
         ObjectStore(url=url, policy=policy).connect()
         return cls(url=url, policy=policy)
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader that fetches ahead."""
-        return FetchingReader(
+    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
+        """Start to fetch the images."""
+        return fetch_ahead(
             image_ids, lambda image_id: self._fetch(split, image_id), self.policy, self.url
         )
 
@@ -69,58 +71,48 @@ class RemoteSource(Source):
         raise BadImage(MISSING)
 
 
-class FetchingReader:
-    """Serves images in the order given while the next ones are on their way."""
+@contextlib.contextmanager
+def fetch_ahead(
+    image_ids: Sequence[str], fetch: ReadImage, policy: RetryPolicy, place: str
+) -> Iterator[ReadImage]:
+    """Fetch images in threads; yields what waits for one while the next ones are on their way.
 
-    def __init__(
-        self,
-        image_ids: Sequence[str],
-        fetch: Callable[[str], Buffer],
-        policy: RetryPolicy,
-        place: str,
-    ) -> None:
-        self._coming = iter(image_ids)
-        self._fetch, self._place = fetch, place
-        self._ahead: dict[str, Future[Buffer]] = {}
-        self._most = 2 * policy.at_once
-        self._pool = ThreadPoolExecutor(policy.at_once, thread_name_prefix="fetch")
-        self._given_up = 0
+    Args:
+        image_ids: in the order in which they will be read.
+        fetch: reads one of them.
+        policy: of which ``at_once`` bounds the threads, and twice that the images in memory.
+        place: where they are, for errors.
 
-    def read(self, image_id: str) -> Buffer:
-        """The bytes of an image.
+    Raises:
+        InputError: by reading, where so many in a row failed that the source must be down.
+    """
+    waiting, ahead = iter(image_ids), dict[str, Future[Buffer]]()
+    pool = ThreadPoolExecutor(policy.at_once, thread_name_prefix="fetch")
+    failures_in_a_row = 0
 
-        Raises:
-            BadImage: it is missing, or cannot be fetched.
-            InputError: so many in a row could not that the source must be down.
-        """
-        self._fill()
-        future = self._ahead.pop(image_id, None) or self._pool.submit(self._fetch, image_id)
+    def read(image_id: str) -> Buffer:
+        nonlocal failures_in_a_row
+        for next_id in itertools.islice(waiting, 2 * policy.at_once - len(ahead)):
+            ahead[next_id] = pool.submit(fetch, next_id)
+        future = ahead.pop(image_id, None) or pool.submit(fetch, image_id)
         try:
             data = future.result()
         except RetriesExhausted as reason:
-            self._given_up += 1
-            if self._given_up >= SILENT:
+            failures_in_a_row += 1
+            if failures_in_a_row >= SILENT:
                 raise InputError(
                     f"{SILENT} images in a row could not be fetched (the last: {reason})",
-                    file=self._place,
+                    file=place,
                     fix="wait until it answers, then repeat the command: finished shards are kept",
                 ) from None
             raise
         except BadImage:
-            self._given_up = 0
+            failures_in_a_row = 0
             raise
-        self._given_up = 0
+        failures_in_a_row = 0
         return data
 
-    def _fill(self) -> None:
-        while len(self._ahead) < self._most:
-            image_id = next(self._coming, None)
-            if image_id is None:
-                return
-            self._ahead[image_id] = self._pool.submit(self._fetch, image_id)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield read
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

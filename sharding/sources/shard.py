@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from sharding.errors import InputError
 from sharding.manifest import ShardRecord
-from sharding.sources.base import ReadBuffer, Reader, Source
+from sharding.sources.base import ReadImage, Source
+from sharding.sources.packed import PackedImages
 from sharding.storage.locks import scratch_directory
 from sharding.storage.object_store import ObjectStore
-from sharding.storage.retry import MISSING, BadImage, Buffer
 from sharding.storage.tar_index import REPAIR_DATASET, read_index
 
 WITH_IMAGES = f"{REPAIR_DATASET} --images with the folder of the images"
@@ -41,47 +40,28 @@ class ShardSource(Source):
         tar = str((directory / shard.path).resolve()) if bucket is None else shard.path
         return cls(tar=tar, bucket=bucket)
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> Reader:
-        """A reader over the tar's index."""
-        return _ShardReader(self)
+    @contextlib.contextmanager
+    def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
+        """Open the tar, downloaded to this machine where it is in a bucket."""
+        with tempfile.TemporaryDirectory(prefix="tar-", dir=scratch_directory()) as folder:
+            tar = Path(self.tar)
+            if self.bucket is not None:
+                tar = Path(folder, tar.name)
+                for suffix in (".tar", ".idx"):
+                    name = str(Path(self.tar).with_suffix(suffix))
+                    self.bucket.download(name, tar.with_suffix(suffix))
+            entries = read_index(tar.with_suffix(".idx"))
+            if not tar.is_file():
+                raise InputError("cannot be read (it is missing)", file=tar, fix=WITH_IMAGES)
+            rows = [
+                (int(key, 16), *components["jpg"])
+                for key, components in entries.items()
+                if "jpg" in components
+            ]
+            images = PackedImages.of(str(tar), self.tar, rows)
+            with images.reader(split, image_ids) as read:
+                yield read
 
     def name(self, split: str, image_id: str) -> str:
         """Tar and member."""
         return f"{os.path.basename(self.tar)}:{image_id}.jpg"
-
-
-class _ShardReader:
-    def __init__(self, source: ShardSource) -> None:
-        with ExitStack() as stack:
-            tar = Path(source.tar)
-            if source.bucket is not None:
-                folder = tempfile.TemporaryDirectory(prefix="tar-", dir=scratch_directory())
-                tar = Path(stack.enter_context(folder), tar.name)
-                source.bucket.download(source.tar, tar)
-                index = Path(source.tar).with_suffix(".idx").as_posix()
-                source.bucket.download(index, tar.with_suffix(".idx"))
-            self._entries = read_index(tar.with_suffix(".idx"))
-            try:
-                self._file = stack.enter_context(open(tar, "rb", buffering=0))
-            except OSError as error:
-                raise InputError(
-                    f"cannot be read ({error.strerror})", file=tar, fix=WITH_IMAGES
-                ) from None
-            self._resources = stack.pop_all()
-        self._buffer = ReadBuffer()
-
-    def read(self, image_id: str) -> Buffer:
-        entry = self._entries.get(image_id, {}).get("jpg")
-        if entry is None:
-            raise BadImage(MISSING)
-        offset, size = entry
-        data = self._buffer.read(self._file.fileno(), offset, size)
-        if len(data) < size:
-            raise BadImage("the tar is cut off")
-        return data
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()

@@ -317,9 +317,9 @@ def test_images_are_read_back_from_a_tar(original: Path) -> None:
     (record, *_) = opened.shards("train")
     source = ShardSource.of(opened.directory, record)
     ids = list(read_index(opened.directory / record.index))
-    with source.reader("train", ids) as reader:
+    with source.reader("train", ids) as read:
         for image_id in ids:
-            assert transcode(reader.read(image_id), ImagePolicy()).how == "kept"
+            assert transcode(read(image_id), ImagePolicy()).how == "kept"
 
 
 @pytest.mark.parametrize("damage", ["v1.1 1\n", "", "v1.2 2\njpg 512 3 a.jpg\n", "v1.2 1\njpg x\n"])

@@ -22,14 +22,14 @@ def test_both_layouts_are_found_and_the_split_wins(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / f"{ID}.jpg").write_bytes(b"flat")
     source = open_source(str(tmp_path))
-    with source.reader("train", [ID]) as reader:
-        assert bytes(reader.read(ID)) == b"flat"
+    with source.reader("train", [ID]) as read:
+        assert bytes(read(ID)) == b"flat"
     assert source.name("train", ID) == f"{ID}.jpg"
     (tmp_path / f"train/{ID}.jpg").write_bytes(b"nested")
-    with source.reader("train", [ID]) as reader:
-        assert bytes(reader.read(ID)) == b"nested"
-    with source.reader("test", [ID]) as reader:
-        assert bytes(reader.read(ID)) == b"flat"
+    with source.reader("train", [ID]) as read:
+        assert bytes(read(ID)) == b"nested"
+    with source.reader("test", [ID]) as read:
+        assert bytes(read(ID)) == b"flat"
     assert source.name("train", ID) == f"train/{ID}.jpg"
 
 
@@ -39,22 +39,22 @@ def test_folders_of_other_names_are_looked_into(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / f"{name}.jpg").write_bytes(folder.encode())
     source = open_source(str(tmp_path))
-    with source.reader("train", [ID, other]) as reader:
-        assert bytes(reader.read(ID)) == b"train_0"
-        assert bytes(reader.read(other)) == b"train_f"
+    with source.reader("train", [ID, other]) as read:
+        assert bytes(read(ID)) == b"train_0"
+        assert bytes(read(other)) == b"train_f"
     assert source.name("train", other) == f"train_f/{other}.jpg"
-    with source.reader("test", [ID]) as reader:
-        assert bytes(reader.read(ID)) == b"test"
+    with source.reader("test", [ID]) as read:
+        assert bytes(read(ID)) == b"test"
 
 
 def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
     sizes = (10, 3_000_000, 0, 20)
     for number, size in enumerate(sizes):
         (tmp_path / f"{number:016x}.jpg").write_bytes(os.urandom(size))
-    with DirectorySource.open(tmp_path).reader("train", []) as reader:
+    with DirectorySource.open(tmp_path).reader("train", []) as read:
         for number in range(len(sizes)):
             name = f"{number:016x}"
-            assert bytes(reader.read(name)) == (tmp_path / f"{name}.jpg").read_bytes()
+            assert bytes(read(name)) == (tmp_path / f"{name}.jpg").read_bytes()
 
 
 def test_no_room_is_made_for_what_cannot_be_an_image(tmp_path: Path) -> None:
@@ -72,20 +72,20 @@ def test_no_room_is_made_for_what_cannot_be_an_image(tmp_path: Path) -> None:
     path.symlink_to(in_a_tar.tar)
     for source in (DirectorySource.open(tmp_path), packed, named, in_a_tar):
         with (
-            source.reader("train", [ID]) as reader,
+            source.reader("train", [ID]) as read,
             pytest.raises(BadImage, match=f"more than {LARGEST_IMAGE:,} bytes"),
         ):
-            reader.read(ID)
+            read(ID)
 
 
 def test_what_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"x")
     (tmp_path / f"{ID}.jpg").mkdir()
-    with DirectorySource.open(tmp_path).reader("train", []) as reader:
+    with DirectorySource.open(tmp_path).reader("train", []) as read:
         with pytest.raises(BadImage, match=MISSING):
-            reader.read("f" * 16)
+            read("f" * 16)
         with pytest.raises(BadImage, match="cannot be read: Is a directory"):
-            reader.read(ID)
+            read(ID)
 
 
 @pytest.mark.parametrize("make", [False, True])

@@ -104,8 +104,8 @@ def test_one_list_is_a_source_too(placed) -> None:
 
     with source.staged(parse_image_ids([first]), dump, map) as ready:
         assert len(ready.image_ids_N) == 1
-        with ready.only([first]).reader("test", [first]) as reader:
-            assert bytes(reader.read(first)) == (images / f"test/{first}.jpg").read_bytes()
+        with ready.only([first]).reader("test", [first]) as read:
+            assert bytes(read(first)) == (images / f"test/{first}.jpg").read_bytes()
 
 
 def test_a_dump_without_lists_is_one_line(tmp_path) -> None:

@@ -73,8 +73,8 @@ def shard(dump: Path, images: str, output: Path, **more) -> Summary:
 
 
 def read(source, *wanted: str) -> list[bytes]:
-    with source.reader("train", wanted) as reader:
-        return [bytes(reader.read(image_id)) for image_id in wanted]
+    with source.reader("train", wanted) as read:
+        return [bytes(read(image_id)) for image_id in wanted]
 
 
 def test_a_web_server_that_stumbles_gives_the_same_bytes(
@@ -131,12 +131,12 @@ def test_a_dead_server_ends_the_job_instead_of_emptying_it() -> None:
     quick = RetryPolicy(tries=1, timeout=0.2, at_once=4, first_pause=0.01)
     source = RemoteSource.open("http://127.0.0.1:9", quick)
     ids = [f"{number:016x}" for number in range(SILENT)]
-    with source.reader("train", ids) as reader:
+    with source.reader("train", ids) as read:
         for image_id in ids[:-1]:
             with pytest.raises(RetriesExhausted, match="Connection"):
-                reader.read(image_id)
+                read(image_id)
         with pytest.raises(InputError, match="in a row could not be fetched"):
-            reader.read(ids[-1])
+            read(ids[-1])
 
 
 def test_pauses_double_up_to_a_minute_and_honour_the_server(monkeypatch) -> None:
@@ -203,12 +203,12 @@ def test_s3_says_what_is_missing_and_what_failed(bucket, inputs) -> None:
     (first, second, *_) = image_ids(inputs[1], "train")
     bucket.faults = {f"photos/set/train/{first}.jpg": [500] * 3}
     source = open_source("s3://photos/set", FAST)
-    with source.reader("train", [first, second]) as reader:
+    with source.reader("train", [first, second]) as read:
         with pytest.raises(RetriesExhausted, match="not fetched in 3 tries"):
-            reader.read(first)
-        assert bytes(reader.read(second)) == (inputs[1] / f"train/{second}.jpg").read_bytes()
+            read(first)
+        assert bytes(read(second)) == (inputs[1] / f"train/{second}.jpg").read_bytes()
         with pytest.raises(BadImage, match=f"^{MISSING}$"):
-            reader.read("f" * 16)
+            read("f" * 16)
 
 
 def test_archives_of_a_bucket_are_found_by_a_pattern(bucket, inputs, from_directory, tmp_path):
