@@ -1,12 +1,12 @@
-"""Procedural photographs with complete ground truth, and a partial dump in Open Images V3's layout.
+"""Draw photographs with complete ground truth, and a partial dump in Open Images V3's layout.
 
 Every class is a shape, a colour and a texture ("striped red star"), so that objects are local,
 classes share parts (hard negatives), and the truth is known for every class of every image.
 
-    vocabulary, options     what there is to draw, and how much of it
-    scene                   where the objects of an image are
-    shapes, paint, camera   outlines, objects with texture and light, background and imperfections
-    annotate                what humans would have verified of it
+    vocabulary, options     classes; sizes of a dump
+    scene                   positions of the objects of an image
+    shapes, paint, camera   outlines; texture and light; background, blur, noise
+    annotate                rows that humans would have verified
     photograph              one image: scene, JPEG, rows
-    layout, dump            the tree of files; all images, over processes
+    layout, dump            files and folders; all images, over processes
 """

@@ -1,4 +1,4 @@
-"""From complete truth to what a partially annotated collection would know of it.
+"""Annotate an image as partially as Open Images V3 does, and invent its row of `images.csv`.
 
 Open Images V3 has, per labelled training image, 2.7 positive and 3.0 negative human labels (5.7,
 47% positive), and 13.3 per validation and test image, 66% positive. Training images follow that:
@@ -6,10 +6,8 @@ two thirds of what is present is verified, the rest is unobserved although prese
 and test everything present is verified; that is four objects on average, so that filling up to 13
 labels with verified absences leaves about 30% positive instead of V3's 66%.
 
-Who took a photograph and what it is called: the invented columns of `images.csv`.
-
-As in Open Images V3: a few titles with commas, HTML entities and letters beyond ASCII, some
-thumbnails missing. Every address lies under a domain that is reserved for examples.
+As in V3's `images.csv` there are a few titles with commas, HTML entities and letters beyond ASCII,
+and some thumbnails are missing. Every address is of a domain that is reserved for examples.
 """
 
 from __future__ import annotations
@@ -22,19 +20,20 @@ import numpy as np
 from sharding.labels import NEGATIVE, POSITIVE
 from sharding.synthetic.vocabulary import OUTSIDE, Vocabulary
 
-_TRAIN_SEEN = 0.66
+LICENCE = "https://creativecommons.org/publicdomain/zero/1.0/"
 
-_TRAIN_NEGATIVES = 2.85
-
-_HELD_OUT = 13
-
-# V3's negatives are proposals of a model that a human refused: kin of what is there.
-_HARD = 0.8
-
-_OUTSIDE = 0.06
-
+_SHARE_VERIFIED = 0.66  # of what is present in a training image
+_TRAIN_NEGATIVES = 2.85  # per image, on average
+_HELD_OUT_LABELS = 13  # per validation or test image
+_SHARE_OUTSIDE = 0.06  # of rows with a class outside the trainable list
+# V3's negatives are proposals of a model that a human refused: similar to what is present.
+_SHARE_HARD = 0.8
 # Crowd verification is rare, and confirms more often than it refuses.
-_CROWD = {POSITIVE: 0.06, NEGATIVE: 0.01}
+_SHARE_CROWD = {POSITIVE: 0.06, NEGATIVE: 0.01}
+
+_AUTHORS = ("Ada O&#x27;Pixel", "José Ruído", "Noise &amp; Field", "P. Procedural", "Zoë Gradient")
+_TITLES = ("Still life", "Tabletop", "Früh am Morgen", "Things I found", "Untitled", "Desk")
+_NO_THUMBNAIL, _OLD_THUMBNAIL, _UNTITLED, _COMMA = 0.02, 0.1, 0.4, 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,50 +43,6 @@ class Row:
     source: str
     mid: str
     confidence: int
-
-
-def annotate(
-    present: Sequence[int], vocabulary: Vocabulary, *, train: bool, rng: np.random.Generator
-) -> list[Row]:
-    """The verified rows of an image; what is present but not among them is unobserved."""
-    seen = [k for k in present if not train or rng.random() < _TRAIN_SEEN]
-    count = rng.poisson(_TRAIN_NEGATIVES) if train else _HELD_OUT - len(seen)
-    absent = _negatives(present, vocabulary, int(count), rng)
-    rows = [_row(vocabulary.kinds[k].mid, POSITIVE, rng) for k in seen]
-    rows += [_row(vocabulary.kinds[k].mid, NEGATIVE, rng) for k in absent]
-    if rng.random() < _OUTSIDE * len(rows):
-        mid, _ = OUTSIDE[int(rng.integers(len(OUTSIDE)))]
-        rows.append(_row(mid, int(rng.integers(2)), rng))
-    return [rows[i] for i in rng.permutation(len(rows))]
-
-
-def _negatives(
-    present: Sequence[int], vocabulary: Vocabulary, count: int, rng: np.random.Generator
-) -> list[int]:
-    """Absent classes, mostly those that share two of three parts with one that is present."""
-    K = len(vocabulary.kinds)
-    weights_K = vocabulary.weights_K.copy()
-    weights_K[list(present)] = 0
-    hard_K = weights_K * (vocabulary.kinship_KK[list(present)] == 2).any(0)
-    if hard_K.any():
-        weights_K = _HARD * hard_K / hard_K.sum() + (1 - _HARD) * weights_K / weights_K.sum()
-    count = min(count, int(np.count_nonzero(weights_K)))
-    return rng.choice(K, count, replace=False, p=weights_K / weights_K.sum()).tolist()
-
-
-def _row(mid: str, confidence: int, rng: np.random.Generator) -> Row:
-    crowd = rng.random() < _CROWD[confidence]
-    source = "crowdsource-verification" if crowd else "verification"
-    return Row(source=source, mid=mid, confidence=confidence)
-
-
-LICENCE = "https://creativecommons.org/publicdomain/zero/1.0/"
-
-_AUTHORS = ("Ada O&#x27;Pixel", "José Ruído", "Noise &amp; Field", "P. Procedural", "Zoë Gradient")
-
-_TITLES = ("Still life", "Tabletop", "Früh am Morgen", "Things I found", "Untitled", "Desk")
-
-_NO_THUMBNAIL, _OLD_THUMBNAIL, _COMMA = 0.02, 0.1, 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +55,28 @@ class Credit:
     author: str
     title: str
     thumbnail_url: str
+
+
+def annotate(
+    present: Sequence[int], vocabulary: Vocabulary, *, train: bool, rng: np.random.Generator
+) -> list[Row]:
+    """Draw the verified rows of an image; present classes without a row are unobserved.
+
+    Args:
+        present: class indices of its objects.
+        vocabulary: the classes.
+        train: whether it is a training image.
+        rng: generator of the draws.
+    """
+    verified = [k for k in present if not train or rng.random() < _SHARE_VERIFIED]
+    count = rng.poisson(_TRAIN_NEGATIVES) if train else _HELD_OUT_LABELS - len(verified)
+    absent = _negatives(present, vocabulary, int(count), rng)
+    rows = [_row(vocabulary.kinds[k].mid, POSITIVE, rng) for k in verified]
+    rows += [_row(vocabulary.kinds[k].mid, NEGATIVE, rng) for k in absent]
+    if rng.random() < _SHARE_OUTSIDE * len(rows):
+        mid, _ = OUTSIDE[int(rng.integers(len(OUTSIDE)))]
+        rows.append(_row(mid, int(rng.integers(2)), rng))
+    return [rows[i] for i in rng.permutation(len(rows))]
 
 
 def credit(rng: np.random.Generator) -> Credit:
@@ -119,8 +96,30 @@ def credit(rng: np.random.Generator) -> Credit:
     )
 
 
+def _negatives(
+    present: Sequence[int], vocabulary: Vocabulary, count: int, rng: np.random.Generator
+) -> list[int]:
+    """Draw absent classes, mostly those that share two of three parts with a present one."""
+    K = len(vocabulary.kinds)
+    weights_K = vocabulary.weights_K.copy()
+    weights_K[list(present)] = 0
+    hard_K = weights_K * (vocabulary.shared_parts_KK[list(present)] == 2).any(0)
+    if hard_K.any():
+        easy_K = (1 - _SHARE_HARD) * weights_K / weights_K.sum()
+        weights_K = _SHARE_HARD * hard_K / hard_K.sum() + easy_K
+    count = min(count, int(np.count_nonzero(weights_K)))
+    return rng.choice(K, count, replace=False, p=weights_K / weights_K.sum()).tolist()
+
+
+def _row(mid: str, confidence: int, rng: np.random.Generator) -> Row:
+    is_crowd = rng.random() < _SHARE_CROWD[confidence]
+    source = "crowdsource-verification" if is_crowd else "verification"
+    return Row(source=source, mid=mid, confidence=confidence)
+
+
 def _title(number: int, rng: np.random.Generator) -> str:
-    if rng.random() < 0.4:
+    if rng.random() < _UNTITLED:
         return f"IMG_{number % 10000:04d}"
     title = _TITLES[int(rng.integers(len(_TITLES)))]
-    return f"{title}, no. {number % 40}" if rng.random() < _COMMA / 0.6 else title
+    has_comma = rng.random() < _COMMA / (1 - _UNTITLED)
+    return f"{title}, no. {number % 40}" if has_comma else title

@@ -1,4 +1,4 @@
-"""The tree of files: Open Images V3's tables, and the complete truth beside them.
+"""Write the tables of a demo dump: Open Images V3's, and the complete ground truth.
 
 2017_11/classes.txt, classes-trainable.txt, class-descriptions.csv
 2017_11/SPLIT/annotations-human.csv, images.csv
@@ -19,7 +19,7 @@ from sharding.synthetic.photograph import Photograph
 from sharding.synthetic.vocabulary import OUTSIDE, Vocabulary, collated
 
 RELEASE = "2017_11"
-TRUTH = "ground_truth"
+GROUND_TRUTH = "ground_truth"
 IMAGES = "images"
 
 _HUMAN_HEADER = "ImageID,Source,LabelName,Confidence"
@@ -32,7 +32,7 @@ _LF_EVERY = 20
 
 
 def write_classes(output: Path, vocabulary: Vocabulary) -> None:
-    """Write the class lists, in their own collation, and the names."""
+    """Write the class lists, in the order of the real ones, and the names."""
     folder = output / RELEASE
     names = {kind.mid: kind.name for kind in vocabulary.kinds} | dict(OUTSIDE)
     _write_lines(folder / "classes-trainable.txt", [kind.mid for kind in vocabulary.kinds])
@@ -48,7 +48,7 @@ def write_split(
     output: Path, split: str, photographs: Sequence[Photograph], vocabulary: Vocabulary
 ) -> dict[str, int]:
     """Write the tables of a split, rows in the order of ``photographs``; return their counts."""
-    folder, truth = output / RELEASE / split, output / TRUTH
+    folder, truth = output / RELEASE / split, output / GROUND_TRUTH
     rows = [(photo.image_id, row) for photo in photographs for row in photo.rows]
     human = (f"{id_},{row.source},{row.mid},{row.confidence}" for id_, row in rows)
     _write_lines(folder / "annotations-human.csv", [_HUMAN_HEADER, *human])
@@ -76,11 +76,11 @@ def write_split(
 
 
 def _image_line(photo: Photograph, split: str) -> str:
-    """A row of `images.csv`; the real file quotes author and title always, the others never."""
-    who = photo.credit
-    urls = f"{who.url},{who.landing_url},{LICENCE},{who.profile_url}"
-    what = f'"{who.author}","{who.title}",{photo.size},{photo.md5},{who.thumbnail_url}'
-    return f"{photo.image_id},{split},{urls},{what}"
+    """Format a row of `images.csv`; the real file quotes author and title and nothing else."""
+    credit = photo.credit
+    urls = f"{credit.url},{credit.landing_url},{LICENCE},{credit.profile_url}"
+    texts = f'"{credit.author}","{credit.title}",{photo.size},{photo.md5},{credit.thumbnail_url}'
+    return f"{photo.image_id},{split},{urls},{texts}"
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""How large a synthetic dump is and what it is drawn from."""
+"""Define the sizes and the seed of a demo dump."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_IMAGES = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class DumpOptions:
-    """Sizes and seed; the same options give the same bytes, whatever the number of workers."""
+    """Sizes and seed; the same options give the same bytes with any number of workers."""
 
     train: int = 3000
     """Training images, partially annotated."""

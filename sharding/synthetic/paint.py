@@ -1,4 +1,4 @@
-"""One object onto a canvas: shadow, outline, colour, texture, light."""
+"""Paint one object onto a canvas: shadow, outline, colour, texture, light."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DARK, _PALE = 0.22, 235.0
 def paint(
     canvas_HWC: Canvas, kind: Kind, item: Placed, light: float, rng: np.random.Generator
 ) -> None:
-    """Draw an object into the canvas, in place; ``light`` is the direction it is lit from."""
+    """Draw an object into the canvas, in place; ``light`` is its direction in radians."""
     patch_HWC, contours, left, top = _patch(canvas_HWC, item)
     inside_HW = _coverage(contours, patch_HWC.shape[:2])
     toward = np.array([np.cos(light), np.sin(light)], np.float32)
@@ -39,7 +39,7 @@ def paint(
 
 
 def _patch(canvas_HWC: Canvas, item: Placed) -> tuple[Canvas, list[Contour], int, int]:
-    """The part of the canvas an object and its shadow touch, contours in its coordinates."""
+    """Cut out what an object and its shadow touch: (patch, contours in it, left, top)."""
     contours = item.contours()
     points = np.concatenate(contours)
     margin = 2 + item.radius * 0.35
@@ -50,7 +50,7 @@ def _patch(canvas_HWC: Canvas, item: Placed) -> tuple[Canvas, list[Contour], int
 
 
 def _coverage(contours: list[Contour], size: tuple[int, ...]) -> _Plane:
-    """Share of each pixel inside the outline."""
+    """Compute the share of each pixel inside the outline."""
     mask_HW = np.zeros(size, np.uint8)
     fixed = [np.round(contour * 2**_SUBPIXEL_BITS).astype(np.int32) for contour in contours]
     cv2.fillPoly(mask_HW, fixed, 255, cv2.LINE_AA, _SUBPIXEL_BITS)
@@ -70,7 +70,7 @@ def _shadow(
 def _surface(
     kind: Kind, item: Placed, rows_H1: _Plane, columns_1W: _Plane, rng: np.random.Generator
 ) -> Canvas:
-    """Colour of the object at each pixel of its patch, before light."""
+    """Compute the colour of the object at each pixel of its patch, before light."""
     colour = np.array(COLOURS[kind.colour], np.float32) + rng.normal(0, 9, 3).astype(np.float32)
     phase = rng.random(2, np.float32)
     cos, sin = np.float32(np.cos(item.angle)), np.float32(np.sin(item.angle))

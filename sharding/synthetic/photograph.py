@@ -1,4 +1,4 @@
-"""One image of the dump, from its place in a split to a JPEG file and what is known of it."""
+"""Make one image of the dump: its id, scene, JPEG file and annotation rows."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _make_vocabulary = cache(Vocabulary.make)
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """What is known of an image after its file was written.
+    """An image whose file is written.
 
     Attributes:
-        size: bytes of the JPEG.
+        image_id: 16 hex characters.
+        scene: the objects in it.
+        rows: human annotations.
+        credit: columns of `images.csv`.
+        size: of the JPEG in bytes.
         md5: of the JPEG, 16 binary bytes in base64 as in `images.csv`.
     """
 
@@ -39,16 +43,16 @@ class Photograph:
     md5: str
 
 
-def take(options: DumpOptions, split: str, index: int, folder: Path) -> Photograph:
+def take_photograph(options: DumpOptions, split: str, index: int, folder: Path) -> Photograph:
     """Draw image ``index`` of a split and write it to ``folder``."""
     vocabulary = _make_vocabulary(options.classes, options.seed)
-    # Nothing but (seed, split, index) decides what is in an image, so any process can draw it.
+    # Only (seed, split, index) decides what is in an image, so any process can draw it.
     seeds = np.random.SeedSequence([options.seed, SPLITS.index(split), index]).spawn(4)
     for_scene, for_pixels, for_rows, for_credit = map(np.random.default_rng, seeds)
     scene = compose(vocabulary, options.side, for_scene)
     jpeg = _expose(scene, vocabulary, for_pixels)
     present = [item.class_index for item in scene.objects]
-    image_id = place(options, split, index)
+    image_id = image_id_of(options, split, index)
     (folder / f"{image_id}.jpg").write_bytes(jpeg)
     return Photograph(
         image_id=image_id,
@@ -60,8 +64,8 @@ def take(options: DumpOptions, split: str, index: int, folder: Path) -> Photogra
     )
 
 
-def place(options: DumpOptions, split: str, index: int) -> str:
-    """The id of an image: distinct, and far denser at the low end as in the real dump.
+def image_id_of(options: DumpOptions, split: str, index: int) -> str:
+    """Compute the id of an image: distinct, and far denser at the low end as in the real dump.
 
     Splits and images are interleaved over the whole range; an even range of file order or of id
     prefixes holds very uneven numbers of images.

@@ -1,4 +1,4 @@
-"""What is in an image and where: a few objects of distinct classes, the later ones in front."""
+"""Compose a scene: a few objects of distinct classes, the later ones in front."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sharding.synthetic.shapes import Contour, outline, within
+from sharding.synthetic.shapes import Contour, clip, outline
 from sharding.synthetic.vocabulary import Vocabulary
 
 _FEWEST, _MOST = 2, 6
-# How often a further object is kin of one already there: what makes negatives hard and lets the
-# classes of an image depend on each other, as those of photographs do.
-_KIN = 0.35
+# How often a further object shares two parts with the one before: this makes negatives hard, and
+# the classes of an image depend on each other, as those of photographs do.
+_SHARE_SIMILAR = 0.35
 _SMALLEST, _LARGEST = 0.14, 0.24
 # Two objects may overlap by this share of the smaller one's diameter.
 _OVERLAP = 0.35
@@ -37,16 +37,16 @@ class Placed:
     squeeze: float
 
     def contours(self) -> tuple[Contour, ...]:
-        """The outline in pixels."""
+        """Compute the outline in pixels, points (x, y)."""
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         turn = np.array([[cos * self.squeeze, -sin], [sin * self.squeeze, cos]]) * self.radius
         centre = (self.x, self.y)
         return tuple((c @ turn.T + centre).astype(np.float32) for c in outline(self.shape))
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """(XMin, XMax, YMin, YMax) of what is inside the image, as fractions of its sides."""
-        # The centre of pixel 0 lies half a pixel inside the image. Holes do not widen an outline.
-        visible = within(self.contours()[0] + np.float32(0.5), width, height)
+        """Compute (XMin, XMax, YMin, YMax) of its part in the image, as fractions of the sides."""
+        # The centre of pixel 0 is half a pixel inside the image. Holes do not widen an outline.
+        visible = clip(self.contours()[0] + np.float32(0.5), width, height)
         (left, top), (right, bottom) = visible.min(0).tolist(), visible.max(0).tolist()
         return left / width, right / width, top / height, bottom / height
 
@@ -71,33 +71,34 @@ def compose(vocabulary: Vocabulary, side: int, rng: np.random.Generator) -> Scen
         if spot is not None:
             x, y, radius = spot
             chosen = _choose(vocabulary, [other.class_index for other in placed], rng)
-            thing = Placed(
-                class_index=chosen,
-                shape=vocabulary.kinds[chosen].shape,
-                x=x,
-                y=y,
-                radius=radius,
-                angle=float(rng.uniform(-0.5, 0.5)),
-                squeeze=float(rng.uniform(0.8, 1.0)),
+            placed.append(
+                Placed(
+                    class_index=chosen,
+                    shape=vocabulary.kinds[chosen].shape,
+                    x=x,
+                    y=y,
+                    radius=radius,
+                    angle=float(rng.uniform(-0.5, 0.5)),
+                    squeeze=float(rng.uniform(0.8, 1.0)),
+                )
             )
-            placed.append(thing)
     return Scene(width=width, height=height, objects=tuple(placed))
 
 
 def _choose(vocabulary: Vocabulary, chosen: list[int], rng: np.random.Generator) -> int:
-    """A class that is not there yet."""
+    """Draw a class that is not in the scene yet."""
     weights_K = vocabulary.weights_K.copy()
     weights_K[chosen] = 0
-    if chosen and rng.random() < _KIN:
-        kin_K = weights_K * (vocabulary.kinship_KK[chosen[-1]] == 2)
-        weights_K = kin_K if kin_K.any() else weights_K
+    if chosen and rng.random() < _SHARE_SIMILAR:
+        similar_K = weights_K * (vocabulary.shared_parts_KK[chosen[-1]] == 2)
+        weights_K = similar_K if similar_K.any() else weights_K
     return int(rng.choice(len(weights_K), p=weights_K / weights_K.sum()))
 
 
 def _spot(
     width: int, height: int, placed: list[Placed], rng: np.random.Generator
 ) -> tuple[float, float, float] | None:
-    """(x, y, radius) that leaves every object mostly visible; None where the image is full."""
+    """Draw (x, y, radius) such that every object stays visible; None where the image is full."""
     short = min(width, height)
     for _ in range(_TRIES):
         radius = float(rng.uniform(_SMALLEST, _LARGEST)) * short

@@ -1,4 +1,4 @@
-"""Outlines of the shapes, in a frame where every shape fits the unit circle; y points down."""
+"""Compute the outlines of the shapes, fitted into the unit circle; y points down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ARM, _REACH = 0.32, 0.95
 
 @cache
 def outline(shape: str) -> tuple[Contour, ...]:
-    """Closed contours (points, 2) of (x, y); an inner contour is a hole."""
+    """Compute closed contours (points, 2) of (x, y); an inner contour is a hole."""
     match shape:
         case "disc":
             return (_polygon(_ROUND, 0.9),)
@@ -34,16 +34,16 @@ def outline(shape: str) -> tuple[Contour, ...]:
     raise ValueError(f"no shape {shape!r}")
 
 
-def within(contour: Contour, width: float, height: float) -> Contour:
-    """The part of a closed contour inside the rectangle from (0, 0) to (width, height)."""
+def clip(contour: Contour, width: float, height: float) -> Contour:
+    """Clip a closed contour to the rectangle from (0, 0) to (width, height)."""
     for axis, size in enumerate((width, height)):
-        contour = _beyond(contour, contour[:, axis])
-        contour = _beyond(contour, size - contour[:, axis])
+        contour = _clip(contour, contour[:, axis])
+        contour = _clip(contour, size - contour[:, axis])
     return contour
 
 
-def _beyond(contour: Contour, distances: npt.NDArray[np.float32]) -> Contour:
-    """Cut a closed contour off where the distance is negative (Sutherland-Hodgman)."""
+def _clip(contour: Contour, distances: npt.NDArray[np.float32]) -> Contour:
+    """Cut off the part of a closed contour with negative distance (Sutherland-Hodgman)."""
     following, following_distances = np.roll(contour, -1, axis=0), np.roll(distances, -1)
     crosses = (distances < 0) != (following_distances < 0)
     share = np.divide(
@@ -55,7 +55,7 @@ def _beyond(contour: Contour, distances: npt.NDArray[np.float32]) -> Contour:
 
 
 def _polygon(corners: int, radius: float, turn: float = 0.0) -> Contour:
-    """Corners on a circle, the first one at the top."""
+    """Place corners on a circle, the first one at the top."""
     angles = np.arange(corners) * (2 * np.pi / corners) + turn
     points = np.stack([np.sin(angles), -np.cos(angles)], axis=1) * radius
     return points.astype(np.float32)

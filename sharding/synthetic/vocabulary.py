@@ -1,4 +1,4 @@
-"""The classes: shape x colour x texture, with MIDs, a long tail and kinship."""
+"""Make the classes: shape x colour x texture, with MIDs, in a long tail of frequencies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sharding.synthetic.shapes import SHAPES
 
-# Six hues that stay apart under every light the camera knows.
+# Six hues that stay apart under every light of `camera.expose`.
 COLOURS = {
     "red": (214, 48, 42),
     "yellow": (240, 205, 40),
@@ -53,14 +53,14 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """K classes in the order of the trainable list, and how often each is drawn."""
+    """K classes in the order of the trainable list, and the weights they are drawn with."""
 
     kinds: tuple[Kind, ...]
     weights_K: npt.NDArray[np.float64]
 
     @classmethod
     def make(cls, num_classes: int, seed: int) -> Vocabulary:
-        """The first ``num_classes`` combinations (plain ones first), their frequencies shuffled."""
+        """Take the first ``num_classes`` combinations, plain ones first; shuffle frequencies."""
         rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC1A55]))
         combinations = product(TEXTURES, SHAPES, COLOURS)
         mids = _mids(num_classes, rng)
@@ -75,21 +75,21 @@ class Vocabulary:
         )
 
     @cached_property
-    def kinship_KK(self) -> npt.NDArray[np.int64]:
-        """How many of the three parts two classes share; 3 on the diagonal."""
+    def shared_parts_KK(self) -> npt.NDArray[np.int64]:
+        """Number of the three parts that two classes share; 3 on the diagonal."""
         parts_K3 = np.array([(kind.shape, kind.colour, kind.texture) for kind in self.kinds])
         return (parts_K3[:, None] == parts_K3[None, :]).sum(axis=2)
 
 
 def collated(mid: str) -> str:
-    """The key by which the real class lists are sorted: a locale's collation ignores "_"."""
+    """Make the key that the real class lists are sorted by: a locale's collation ignores "_"."""
     return mid.replace("_", "")
 
 
 def _mids(count: int, rng: np.random.Generator) -> list[str]:
-    found: dict[str, None] = {}
-    while len(found) < count:
+    mids: dict[str, None] = {}
+    while len(mids) < count:
         length = int(rng.integers(4, 7))
         characters = rng.integers(0, len(_MID_CHARACTERS), length)
-        found.setdefault("/m/0" + "".join(_MID_CHARACTERS[i] for i in characters))
-    return list(found)
+        mids.setdefault("/m/0" + "".join(_MID_CHARACTERS[i] for i in characters))
+    return list(mids)

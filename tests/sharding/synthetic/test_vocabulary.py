@@ -97,7 +97,7 @@ def test_negatives_are_hard(dump: Path) -> None:
     index = {kind.mid: i for i, kind in enumerate(vocabulary.kinds)}
     present = truth(dump, "train")
     closest = [
-        max(vocabulary.kinship_KK[index[row["LabelName"]], index[mid]] for mid in there)
+        max(vocabulary.shared_parts_KK[index[row["LabelName"]], index[mid]] for mid in there)
         for row in human(dump, "train")
         if row["Confidence"] == "0" and row["LabelName"] in index
         for there in [present[row["ImageID"]]]
