@@ -1,4 +1,4 @@
-"""Fixtures shared by the suite: real data where it is at hand, one Ray instance per session."""
+"""Share fixtures: the folder of real data, one Ray instance per session, a bucket, a dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and golden vectors, named by OI_SHARED or beside the checkout."""
+    """Find the folder of real data and golden vectors: OI_SHARED, else `shared` by the checkout."""
     folder = Path(os.environ.get("OI_SHARED") or REPOSITORY.parent / "shared")
     if not (folder / "README.md").is_file():
         pytest.skip(f"real data is absent: no {folder}; set OI_SHARED to the folder that holds it")
@@ -32,7 +32,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A small Ray instance of this session's own, never one that happens to be running."""
+    """Start a small Ray instance; one that is running already is left alone."""
     import ray
 
     from pipeline.cluster.session import connect
@@ -44,7 +44,7 @@ def ray_local() -> Iterator[None]:
 
 @pytest.fixture
 def bucket() -> Iterator[Any]:
-    """An empty bucket on a server that is this test's own: a `tests.support.buckets.Bucket`."""
+    """Start a server with an empty bucket, a `tests.support.buckets.Bucket`."""
     from tests.support.buckets import empty_bucket
 
     with empty_bucket() as bucket:
@@ -53,7 +53,7 @@ def bucket() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small learnable dataset; do not write into it."""
+    """Write a small learnable dataset; tests only read it."""
     from tests.support.datasets import write_dataset
 
     return write_dataset(tmp_path_factory.mktemp("squares"))

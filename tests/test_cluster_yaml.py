@@ -20,11 +20,15 @@ def load(name: str) -> dict[str, Any]:
     return yaml.safe_load((REPOSITORY / name).read_text())
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_valid_for_rays_schema(name: str) -> None:
+@pytest.fixture(params=FILES)
+def config(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return load(request.param)
+
+
+def test_valid_for_rays_schema(config: dict[str, Any]) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(load(name)))
+    validate_config(prepare_config(config))
 
 
 def test_schema_check_can_fail() -> None:
@@ -35,25 +39,21 @@ def test_schema_check_can_fail() -> None:
         validate_config({**load("ray_cluster.yaml"), "no_such_key": 1})
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_mounts_are_narrow_and_exist(name: str) -> None:
-    mounts = load(name)["file_mounts"]
+def test_mounts_are_narrow_and_exist(config: dict[str, Any]) -> None:
+    mounts = config["file_mounts"]
     local = {source for source in mounts.values() if not source.startswith("~")}
     assert {"pipeline", "sharding", "pyproject.toml", "requirements.lock"} == local
     assert all((REPOSITORY / source).exists() for source in local)
     assert "." not in mounts.values()
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_node_agrees_on_authentication(name: str) -> None:
-    config = load(name)
+def test_every_node_agrees_on_authentication(config: dict[str, Any]) -> None:
     assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
     assert "~/.ray/auth_token" in config["file_mounts"]
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_import_on_the_head_can_restart_the_workers(name: str) -> None:
-    assert not load(name).get("file_mounts_sync_continuously", False)
+def test_no_import_on_the_head_can_restart_the_workers(config: dict[str, Any]) -> None:
+    assert not config.get("file_mounts_sync_continuously", False)
 
 
 def test_the_cluster_test_changes_little_of_the_shipped_file() -> None:

@@ -1,4 +1,4 @@
-"""Real photographs with real labels go through shard, train and evaluate, as a V3-style dump."""
+"""Shard, train and evaluate real photographs with real labels, as a V3-style dump."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sharding.manifest import Dataset
+from tests.support.dumpmaking import write_classes, write_labels
 from tests.support.home import Home
 
 pytestmark = [pytest.mark.ray, pytest.mark.shared]
@@ -22,18 +23,15 @@ def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Home:
 
 
 def write_dump(coco: Path, output: Path) -> None:
-    """COCO's full labels as Open Images V3 writes them: every class of the vocabulary verified.
+    """Write COCO's full labels as Open Images V3 does: every class of the vocabulary verified.
 
     train2017 becomes train; val2017 is halved into validation and test.
     """
     rows = list(csv.DictReader((coco / "labels.csv").open(encoding="utf-8")))
     names = sorted({name for row in rows for name in row["labels"].split("|") if name})
     mids = {name: f"/m/0c{number:03d}" for number, name in enumerate(names)}
-    dump = output / "2017_11"
-    dump.mkdir(parents=True)
-    (dump / "classes-trainable.txt").write_text("".join(f"{mid}\n" for mid in mids.values()))
     descriptions = "".join(f"{mid},{name}\n" for name, mid in mids.items())
-    (dump / "class-descriptions.csv").write_text(descriptions)
+    write_classes(output, list(mids.values()), descriptions=descriptions)
     lines: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for number, row in enumerate(rows):
         held_out = "test" if number % 2 else "validation"
@@ -44,11 +42,8 @@ def write_dump(coco: Path, output: Path) -> None:
         shutil.copy(coco / row["image"], target)
         present = set(row["labels"].split("|"))
         for name, mid in mids.items():
-            lines[split].append(f"{image_id},verification,{mid},{int(name in present)}\n")
-    for split, rows_of_split in lines.items():
-        (dump / split).mkdir()
-        text = "ImageID,Source,LabelName,Confidence\n" + "".join(rows_of_split)
-        (dump / split / "annotations-human.csv").write_text(text)
+            lines[split].append(f"{image_id},verification,{mid},{int(name in present)}")
+    write_labels(output, lines)
 
 
 def test_shard_train_and_evaluate(home: Home) -> None:
@@ -68,6 +63,6 @@ def test_shard_train_and_evaluate(home: Home) -> None:
         *("--preset", "demo", "--dataset", "dataset", "--name", "coco"),
         *("--epochs", "1", "--max-steps", "2", "--image-size", "96"),
     )
-    told = home.run("evaluate_openimages.py", "--checkpoint", "runs/coco", "--dataset", "dataset")
-    assert "BoostLU off" in told
-    assert "BoostLU on" in told
+    output = home.run("evaluate_openimages.py", "--checkpoint", "runs/coco", "--dataset", "dataset")
+    assert "BoostLU off" in output
+    assert "BoostLU on" in output

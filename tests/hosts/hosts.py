@@ -1,4 +1,4 @@
-"""Pretend machines of Linux namespaces: own address, processes, sshd, home, /tmp and /dev/shm.
+"""Make pretend machines of Linux namespaces: own address, processes, sshd, home, /tmp, /dev/shm.
 
 Every machine is a process tree in anonymous namespaces that dies with the test process, whatever
 ends it: there is nothing to clean up, and nothing is added to the real machine's network. The
@@ -95,14 +95,15 @@ class Host:
         began = time.monotonic()
         process = self.start(command)
         try:
-            told, _ = process.communicate(timeout=timeout)
+            output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             process.kill()
-            told, _ = process.communicate()
-            raise AssertionError(f"{timeout:g} s were too few for {command}\n{told}") from None
-        print(f"--- {self.name}: {command}  ({time.monotonic() - began:.1f} s)\n{told}", flush=True)
-        assert status is None or process.returncode == status, f"{process.returncode}: {told}"
-        return told
+            output, _ = process.communicate()
+            raise AssertionError(f"{timeout:g} s were too few for {command}\n{output}") from None
+        seconds = time.monotonic() - began
+        print(f"--- {self.name}: {command}  ({seconds:.1f} s)\n{output}", flush=True)
+        assert status is None or process.returncode == status, f"{process.returncode}: {output}"
+        return output
 
     @contextlib.contextmanager
     def unplugged(self) -> Iterator[None]:
@@ -115,21 +116,21 @@ class Host:
 
     def processes(self, text: str) -> list[int]:
         """Processes of this machine, seen from outside, whose command line contains a text."""
-        here = os.readlink(f"/proc/{self.pid}/ns/pid")
-        found = []
+        machine = os.readlink(f"/proc/{self.pid}/ns/pid")
+        processes = []
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if text in command and os.readlink(entry / "ns/pid") == here:
-                    found.append(int(entry.name))
-        return found
+                if text in command and os.readlink(entry / "ns/pid") == machine:
+                    processes.append(int(entry.name))
+        return processes
 
     def kill(self, text: str, number: int = signal.SIGKILL) -> int:
         """Send a signal to `processes` with that text; return how many there were."""
-        found = self.processes(text)
-        for process in found:
+        processes = self.processes(text)
+        for process in processes:
             os.kill(process, number)
-        return len(found)
+        return len(processes)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What a user does with a cluster, as the commands a user types."""
+"""Run the commands that a user types for a cluster, and wait for what they cause."""
 
 from __future__ import annotations
 
@@ -64,6 +64,20 @@ class Cluster:
         """`ray submit` a job without waiting for it."""
         return self.laptop.start(f"ray submit {_RAY} jobs/{job} -- {arguments}")
 
+    def start_training(self, name: str, options: str = "") -> subprocess.Popen[str]:
+        """`ray submit` a training, and wait for its first checkpoint."""
+        training = self.start_submit(_TRAINING, f"{TRAIN} --name {name} {options}")
+        self.wait_for_checkpoint(name, training)
+        return training
+
+    def end_training(self, training: subprocess.Popen[str]) -> str:
+        """Ask the driver of a training to end; return what the training printed."""
+        assert self.head.kill(f"python {HOME}/{_TRAINING}", signal.SIGTERM) == 1, "not its shell"
+        output, _ = training.communicate(timeout=200)
+        print(output)
+        assert "error: SIGTERM; repeat the command to go on" in output
+        return output
+
     def submit_ray_job(self, command: str) -> str:
         """`ray job submit` through a forwarded dashboard port; return the job's log."""
         return self.laptop.run(
@@ -79,8 +93,8 @@ class Cluster:
     def list(self, kind: str, *filters: str) -> list[dict[str, Any]]:
         """Ask Ray's State API on the head."""
         chosen = " ".join(f"--filter {filter}" for filter in filters)
-        told = self.head.run(f"ray list {kind} --detail --format json {chosen}")
-        return json.loads(told[told.index("[") :])
+        output = self.head.run(f"ray list {kind} --detail --format json {chosen}")
+        return json.loads(output[output.index("[") :])
 
     def curve(self, name: str, status: str = "FINISHED") -> tuple[int, list[int]]:
         """(MLflow runs of that name, steps of its validation curve), from the head's own disk."""
@@ -99,11 +113,11 @@ class Cluster:
 
     def checkpoints(self, name: str) -> list[tuple[checkpoint.Meta, Path]]:
         """What is kept of a run, the latest last."""
-        found = []
+        checkpoints = []
         for path in (self.shared / "runs" / name).glob("checkpoint_2*/meta.json"):
             with contextlib.suppress(OSError, InputError):  # it is being removed, or written
-                found.append((checkpoint.read_meta(path.parent), path.parent))
-        return sorted(found, key=lambda each: (each[0].epoch, each[0].step))
+                checkpoints.append((checkpoint.read_meta(path.parent), path.parent))
+        return sorted(checkpoints, key=lambda each: (each[0].epoch, each[0].step))
 
     def weights(self, name: str, epochs: int) -> str:
         """Hash of a run's weights after its last epoch."""
@@ -135,7 +149,7 @@ class Cluster:
                 and len(self.list("nodes", "state=ALIVE")) >= count
             )
 
-        _wait(joined, 180, lambda: self.head.run("ray status", status=None))
+        _wait(joined, 180, report=lambda: self.head.run("ray status", status=None))
 
     def wait_for_checkpoint(self, run: str, training: subprocess.Popen[str]) -> None:
         """Wait until Ray counts the first checkpoint of a training as its own."""
@@ -160,10 +174,6 @@ class Cluster:
             200,
         )
 
-    def terminate_job(self) -> int:
-        """Ask the drivers of trainings to end, not their shells; return how many there were."""
-        return self.head.kill(f"python {HOME}/{_TRAINING}", signal.SIGTERM)
-
     def kill_jobs(self) -> int:
         """Kill what runs a training, its shell too; return how many processes there were."""
         return self.head.kill(_TRAINING)
@@ -173,22 +183,17 @@ class Cluster:
     ) -> None:
         """Wait for something that a training does as long as it runs."""
 
-        def told() -> str:
+        def report() -> str:
             self.kill_jobs()
             return training.communicate(timeout=60)[0]
 
-        _wait(what, seconds, told, lambda: training.poll() is not None)
+        _wait(lambda: training.poll() is not None or what(), seconds, report)
+        assert what(), f"ended before:\n{report()}"
 
 
-def _wait(
-    what: Callable[[], bool],
-    seconds: float,
-    told: Callable[[], str],
-    ended: Callable[[], bool] = lambda: False,
-) -> None:
-    """Wait for something; where it does not come, fail with what was told in the meantime."""
+def _wait(what: Callable[[], bool], seconds: float, report: Callable[[], str]) -> None:
+    """Wait for something; where it does not come, fail with a report."""
     deadline = time.monotonic() + seconds
     while not what():
-        if ended() or time.monotonic() > deadline:
-            raise AssertionError(f"never came:\n{told()}")
+        assert time.monotonic() < deadline, f"never came:\n{report()}"
         time.sleep(0.2)

@@ -16,29 +16,27 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 def test_machines_have_the_code_from_the_mounts_alone(cluster: Cluster) -> None:
     place = "import os, pipeline; print(os.path.relpath(pipeline.__file__, os.environ['HOME']))"
     for host in cluster.nodes_by_name.values():
-        told = host.run(f'python -c "{place}"')
-        assert told.strip() == "openimages/pipeline/__init__.py"
+        output = host.run(f'python -c "{place}"')
+        assert output.strip() == "openimages/pipeline/__init__.py"
 
 
 def test_the_dump_becomes_a_dataset(cluster: Cluster) -> None:
-    told = cluster.submit(
+    output = cluster.submit(
         "shard_openimages.py",
         f"--annotations {SHARED}/dump --images {SHARED}/dump/images "
         f"--output {SHARED}/dataset --images-per-shard 20",
     )
-    assert "images in" in told
+    assert "images in" in output
     assert json.loads((cluster.shared / "dataset/dataset.json").read_text())
 
 
 def test_training_whose_driver_is_killed_is_resumed_by_the_same_command(cluster: Cluster) -> None:
-    arguments = f"{TRAIN} --name first"
-    submitted = cluster.start_submit("train_openimages.py", arguments)
-    cluster.wait_for_checkpoint("first", submitted)
+    training = cluster.start_training("first")
     assert cluster.kill_jobs()
-    told, _ = submitted.communicate(timeout=60)
-    assert submitted.returncode != 0, told
-    told = cluster.submit("train_openimages.py", arguments)
-    assert "best checkpoint" in told
+    output, _ = training.communicate(timeout=60)
+    assert training.returncode != 0, output
+    output = cluster.submit("train_openimages.py", f"{TRAIN} --name first")
+    assert "best checkpoint" in output
     assert cluster.curve("first") == cluster.expected_curve(EPOCHS)
 
 
@@ -52,31 +50,24 @@ def test_two_workers_were_on_two_hosts(cluster: Cluster) -> None:
 
 
 def test_a_host_that_is_lost_in_training_costs_no_point_of_the_curve(cluster: Cluster) -> None:
-    submitted = cluster.start_submit("train_openimages.py", f"{TRAIN} --name second")
-    cluster.wait_for_checkpoint("second", submitted)
+    training = cluster.start_training("second")
     assert cluster.machines["worker2"].kill("raylet/raylet")
-    told, _ = submitted.communicate(timeout=600)
-    print(told)
-    assert submitted.returncode == 0
+    output, _ = training.communicate(timeout=600)
+    assert training.returncode == 0, output
     assert cluster.curve("second") == cluster.expected_curve(EPOCHS)
     assert cluster.weights("second", EPOCHS) == cluster.weights("first", EPOCHS)
 
 
 def test_a_driver_that_is_told_to_end_saves_its_step(cluster: Cluster) -> None:
-    arguments = f"{TRAIN} --name ended --checkpoint-every 1"
-    submitted = cluster.start_submit("train_openimages.py", arguments)
-    cluster.wait_for_checkpoint("ended", submitted)
-    assert cluster.terminate_job() == 1
-    told, _ = submitted.communicate(timeout=200)
-    assert "error: SIGTERM; repeat the command to go on" in told
-    cluster.submit("train_openimages.py", arguments)
+    cluster.end_training(cluster.start_training("ended", "--checkpoint-every 1"))
+    cluster.submit("train_openimages.py", f"{TRAIN} --name ended --checkpoint-every 1")
     assert cluster.curve("ended") == cluster.expected_curve(EPOCHS)
     assert cluster.weights("ended", EPOCHS) == cluster.weights("first", EPOCHS)
 
 
 def test_a_ray_job_evaluates_the_checkpoint(cluster: Cluster) -> None:
-    told = cluster.submit_ray_job(
+    output = cluster.submit_ray_job(
         f"evaluate_openimages.py --checkpoint {SHARED}/runs/first --dataset {SHARED}/dataset"
     )
-    assert "BoostLU on" in told
-    assert "succeeded" in told
+    assert "BoostLU on" in output
+    assert "succeeded" in output

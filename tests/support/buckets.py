@@ -1,4 +1,4 @@
-"""A bucket of the moto server for tests of what pipeline keeps there, by pyarrow's file systems."""
+"""Make S3 buckets on a moto server, reached by pyarrow's file systems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """One bucket and the server that has it."""
+    """A bucket and its server."""
 
     server: Web
     bucket: Any
@@ -33,6 +33,7 @@ class Bucket:
         return f"s3://{_NAME}/{key}"
 
     def put(self, prefix: str, folder: Path) -> None:
+        """Upload every file of a folder below the prefix."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 key = f"{prefix}/{path.relative_to(folder).as_posix()}"
@@ -41,8 +42,8 @@ class Bucket:
     def objects(self, prefix: str) -> dict[str, bytes]:
         """Content by name below the prefix."""
         return {
-            found.key.removeprefix(f"{prefix}/"): found.get()["Body"].read()
-            for found in self.bucket.objects.filter(Prefix=f"{prefix}/")
+            item.key.removeprefix(f"{prefix}/"): item.get()["Body"].read()
+            for item in self.bucket.objects.filter(Prefix=f"{prefix}/")
         }
 
     def remove(self, *keys: str) -> None:
@@ -51,7 +52,7 @@ class Bucket:
 
 @contextlib.contextmanager
 def empty_bucket() -> Iterator[Bucket]:
-    """A server of its own with an empty bucket, named by the environment."""
+    """Start a server with an empty bucket and point the environment to it."""
     import boto3
 
     with s3() as server, pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""A small learnable dataset, written with tarfile and DALI's own indexer.
+"""Write a small learnable dataset with tarfile and DALI's own indexer.
 
 It does not go through `sharding.shards.writer`, so that a fault of the writer and a fault of the
 reader cannot hide each other. A class is a coloured square at a random place on noise.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sharding.classes import ClassTable
+from sharding.dataset.label_versions import write_labels
 from sharding.labels import LabelTable
 from sharding.manifest import LabelFile, LabelVersion, Manifest, ShardRecord
 
@@ -31,46 +34,21 @@ SPLITS: Mapping[str, tuple[int, ...]] = {
 def write_dataset(directory: Path, *, num_classes: int = 8, seed: int = 0) -> Path:
     """Write the dataset (shard sizes as in `SPLITS`) and return its directory."""
     rng = np.random.default_rng(seed)
+    numbers = itertools.count()
     shards: list[ShardRecord] = []
     files: dict[str, LabelFile] = {}
     counts: dict[str, tuple[np.ndarray, ...]] = {}
-    number = 0
     for split, sizes in SPLITS.items():
-        ids, positives, negatives, owners = [], [], [], []
+        images: list[_Image] = []
         for shard, size in enumerate(sizes):
-            tar = f"images/{split}-{shard:06d}.tar"
-            members = {}
-            for _ in range(size):
-                image_id = f"{number:016x}"
-                number += 1
-                present = sorted(rng.choice(num_classes, 2, replace=False).tolist())
-                absent = [k for k in range(num_classes) if k not in present]
-                members[image_id] = _picture(present, rng)
-                ids.append(image_id)
-                # One of the two is left unobserved: a false negative under "assume negative".
-                positives.append(present[:1] if split == "train" else present)
-                negatives.append(sorted(rng.choice(absent, 2, replace=False).tolist()))
-                owners.append(tar)
-            _write_tar(directory / tar, members)
-            shards.append(
-                ShardRecord(
-                    path=tar,
-                    index=tar.replace(".tar", ".idx"),
-                    split=split,
-                    images=size,
-                    bytes=(directory / tar).stat().st_size,
-                    sha256=_sha256(directory / tar),
-                    index_sha256=_sha256((directory / tar).with_suffix(".idx")),
-                )
-            )
+            path = f"images/{split}-{shard:06d}.tar"
+            drawn = [_draw(next(numbers), path, split, num_classes, rng) for _ in range(size)]
+            shards.append(_write_shard(directory, path, split, drawn))
+            images += drawn
+        ids, positives, negatives, owners, _ = zip(*images, strict=True)
         table = LabelTable.from_lists(ids, positives, negatives, owners)
         counts[split] = table.count_per_class(num_classes)
-        path = f"labels/first/{split}.parquet"
-        digest = table.write(directory / path)
-        p, n = (int(count.sum()) for count in counts[split])
-        files[split] = LabelFile(
-            path=path, images=len(ids), positives=p, negatives=n, sha256=digest
-        )
+        files[split] = write_labels(directory, "first", split, table)
     classes = ClassTable.build(
         [f"/m/0{k:03d}" for k in range(num_classes)],
         [f"square {k}" for k in range(num_classes)],
@@ -92,6 +70,26 @@ def write_dataset(directory: Path, *, num_classes: int = 8, seed: int = 0) -> Pa
     return directory
 
 
+class _Image(NamedTuple):
+    """One image, its label lists and the tar it is in."""
+
+    image_id: str
+    positives: list[int]
+    negatives: list[int]
+    tar: str
+    content: bytes
+
+
+def _draw(number: int, tar: str, split: str, num_classes: int, rng: np.random.Generator) -> _Image:
+    present = sorted(rng.choice(num_classes, 2, replace=False).tolist())
+    absent = [k for k in range(num_classes) if k not in present]
+    content = _picture(present, rng)
+    negatives = sorted(rng.choice(absent, 2, replace=False).tolist())
+    # One of the two is left unobserved: a false negative under "assume negative".
+    positives = present[:1] if split == "train" else present
+    return _Image(f"{number:016x}", positives, negatives, tar, content)
+
+
 def _picture(present: list[int], rng: np.random.Generator) -> bytes:
     image_HWC = rng.integers(90, 150, (64, 80, 3)).astype(np.uint8)
     for slot, k in enumerate(present):
@@ -103,17 +101,23 @@ def _picture(present: list[int], rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _write_tar(path: Path, members: Mapping[str, bytes]) -> None:
+def _write_shard(directory: Path, tar: str, split: str, images: Sequence[_Image]) -> ShardRecord:
+    path = directory / tar
+    index = path.with_suffix(".idx")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(f"{name}.jpg")
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for image in images:
+            info = tarfile.TarInfo(f"{image.image_id}.jpg")
+            info.size = len(image.content)
+            archive.addfile(info, io.BytesIO(image.content))
     indexer = Path(sys.executable).with_name("wds2idx")
-    command = [str(indexer), str(path), str(path.with_suffix(".idx"))]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([str(indexer), str(path), str(index)], check=True, stdout=subprocess.DEVNULL)
+    return ShardRecord(
+        path=tar,
+        index=index.relative_to(directory).as_posix(),
+        split=split,
+        images=len(images),
+        bytes=path.stat().st_size,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
+    )

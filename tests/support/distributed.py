@@ -1,4 +1,4 @@
-"""Forks gloo ranks on the CPU and collects what each returns."""
+"""Fork gloo ranks on the CPU and collect what each returns."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def _result(rank: int, pipe: Any) -> Any:
     assert pipe.poll(TIMEOUT.total_seconds()), f"rank {rank} did not answer"
     try:
         # Plain pickles: torch would pass tensors by handles of a process that is gone by then.
-        fine, value = pickle.loads(pipe.recv_bytes())
+        succeeded, value = pickle.loads(pipe.recv_bytes())
     except EOFError:
         raise AssertionError(f"rank {rank} died") from None
-    assert fine, f"rank {rank} raised:\n{value}"
+    assert succeeded, f"rank {rank} raised:\n{value}"
     return value

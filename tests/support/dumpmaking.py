@@ -1,4 +1,4 @@
-"""Small annotation dumps for the tests, in the file layout of any release."""
+"""Write small annotation dumps in the file layout of any release."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ HEADER = "ImageID,Source,LabelName,Confidence"
 MIDS = ("/m/0a", "/m/0b", "/m/0c", "/m/0_d")
 IDS = tuple(f"{number:016x}" for number in (0x1, 0xABCDEF, 0x123E5, 0xFFFFFFFFFFFFFFFF))
 
-# Where the labels of each split lie, and the class files, below the folder given.
+
+def _of_splits(pattern: str) -> dict[str, str]:
+    return {split: pattern.format(split) for split in ("train", "validation", "test")}
+
+
+_V5, _V7 = (
+    "v5/{}-annotations-human-imagelabels.csv",
+    "v7/oidv7-{}-annotations-human-imagelabels.csv",
+)
+# Files of labels by split, and of classes, below a dump's folder.
 LABELS = {
-    "v3": {s: f"2017_11/{s}/annotations-human.csv" for s in ("train", "validation", "test")},
-    "v4": {
-        s: f"2018_04/{s}/{s}-annotations-human-imagelabels.csv"
-        for s in ("train", "validation", "test")
-    },
-    "v5": {s: f"v5/{s}-annotations-human-imagelabels.csv" for s in ("train", "validation", "test")},
-    "v6": {
-        "train": "v6/oidv6-train-annotations-human-imagelabels.csv",
-        "validation": "v5/validation-annotations-human-imagelabels.csv",
-        "test": "v5/test-annotations-human-imagelabels.csv",
-    },
-    "v7": {
-        "train": "v7/oidv7-train-annotations-human-imagelabels.csv",
-        "validation": "v7/oidv7-val-annotations-human-imagelabels.csv",
-        "test": "v7/oidv7-test-annotations-human-imagelabels.csv",
-    },
-    "export": {s: f"corrections/{s}.csv" for s in ("train", "validation", "test")},
+    "v3": _of_splits("2017_11/{}/annotations-human.csv"),
+    "v4": _of_splits("2018_04/{0}/{0}-annotations-human-imagelabels.csv"),
+    "v5": _of_splits(_V5),
+    "v6": {**_of_splits(_V5), "train": "v6/oidv6-train-annotations-human-imagelabels.csv"},
+    "v7": {**_of_splits(_V7), "validation": _V7.format("val")},
+    "export": _of_splits("corrections/{}.csv"),
 }
 CLASSES = {
     "v3": ("2017_11/classes-trainable.txt", "2017_11/class-descriptions.csv"),

@@ -1,4 +1,4 @@
-"""Small made-up collections in the official layouts, with tiny JPEGs."""
+"""Write small collections in the official layouts (VOC, COCO, NUS-WIDE, CUB) with tiny JPEGs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden vectors of one batch: inputs, and a check of a loss with its gradient."""
+"""Read golden vectors of one batch; compare a loss and its gradient with them."""
 
 from __future__ import annotations
 
@@ -55,25 +55,25 @@ class Core:
         assert logits_BK.grad is not None
         self.check_gradient(logits_BK.grad.numpy(), gradient or f"{key}_grad", at)
 
-    def check_gradient(self, found_BK: Any, key: str, at: tuple[int, ...] = ()) -> None:
+    def check_gradient(self, gradient_BK: Any, key: str, at: tuple[int, ...] = ()) -> None:
         if key in self:
-            np.testing.assert_allclose(found_BK, self[key][at], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(gradient_BK, self[key][at], rtol=1e-4, atol=1e-6)
             return
-        chosen = found_BK.reshape(-1)[self["grad_idx"]]
-        np.testing.assert_allclose(chosen, self[f"{key}__at_idx"][at], rtol=1e-4, atol=1e-6)
-        norm = np.linalg.norm(found_BK.astype(np.float64))
+        sampled = gradient_BK.reshape(-1)[self["grad_idx"]]
+        np.testing.assert_allclose(sampled, self[f"{key}__at_idx"][at], rtol=1e-4, atol=1e-6)
+        norm = np.linalg.norm(gradient_BK.astype(np.float64))
         np.testing.assert_allclose(norm, self[f"{key}__l2"][at], rtol=1e-4)
-        total = found_BK.astype(np.float64).sum()
+        total = gradient_BK.astype(np.float64).sum()
         np.testing.assert_allclose(total, self[f"{key}__sum"][at], rtol=1e-4, atol=1e-4)
 
     def mask(self, key: str, scheme: int, epoch: int) -> Any:
-        """A stored mask of modified entries."""
+        """Read a stored mask of modified entries, bool (B, K)."""
         shape = self["logits"].shape
         if f"{key}_modified" in self:
             packed = self[f"{key}_modified"][scheme, epoch]
             return np.unpackbits(packed, axis=-1, count=shape[1]).astype(bool)
         mask_BK = np.zeros(shape, bool)
         coordinates = self[f"{key}_modified_coo"]
-        own = (coordinates[0] == scheme) & (coordinates[1] == epoch)
-        mask_BK[coordinates[2, own], coordinates[3, own]] = True
+        rows = (coordinates[0] == scheme) & (coordinates[1] == epoch)
+        mask_BK[coordinates[2, rows], coordinates[3, rows]] = True
         return mask_BK

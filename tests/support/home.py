@@ -21,7 +21,7 @@ class Home:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a job sees: no variable of the test itself, never a running Ray cluster or a GPU."""
+        """Environment of a job: nothing of the test's own, no running Ray cluster, no GPU."""
         return {
             "HOME": str(self.directory),
             "PATH": os.environ["PATH"],
@@ -40,6 +40,6 @@ class Home:
             text=True,
             timeout=400,
         )
-        told = done.stdout + done.stderr
-        assert done.returncode == status, told[-4000:]
-        return told
+        output = done.stdout + done.stderr
+        assert done.returncode == status, output[-4000:]
+        return output

@@ -1,4 +1,4 @@
-"""Processes that die by SIGKILL at a chosen system call, as a driver or a worker may anywhere.
+"""Kill processes by SIGKILL at a chosen system call, as a driver or a worker may die anywhere.
 
 The k-th call that changes the file system is the last: every state a kill can leave on disk is
 reached by some k, without waiting for luck.
@@ -32,14 +32,14 @@ def run_until(event: int, function: Callable[..., Any], *arguments: Any) -> bool
 
 
 def _run(event: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    left = event
+    remaining = event
 
     def counted(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            if left == 0:
+            nonlocal remaining
+            if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
+            remaining -= 1
             return original(*arguments, **options)
 
         return call

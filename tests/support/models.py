@@ -1,4 +1,4 @@
-"""Small untrained checkpoints, for tests of what uses a model rather than of what makes one."""
+"""Write small untrained checkpoints, for tests of what uses a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = 64
 def write_checkpoint(
     directory: Path, dataset: Path, *, seed: int = 0, run_id: str = "", **model_options: Any
 ) -> Path:
-    """A ResNet-18 for the classes of ``dataset``, seeing 64 x 64 pixels."""
+    """Write a ResNet-18 for the classes of a dataset, seeing 64 x 64 pixels."""
     opened = Dataset.open(dataset)
     config = TrainConfig(
         dataset=str(dataset),
@@ -29,25 +29,15 @@ def write_checkpoint(
         data=DataConfig(image_size=SIZE),
     )
     torch.manual_seed(seed)
-    model = cam_net.build(config.model, len(opened.classes)).eval()
-    directory.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(
+    _write(
         directory,
-        scored=model.state_dict(),
-        training={},
-        meta=checkpoint.Meta(
-            config=config.to_dict(),
-            epoch=1,
-            images_seen=96,
-            world_size=1,
-            classes_sha256=opened.classes.sha256,
-            mids=list(opened.classes.mids),
-            names=list(opened.classes.names),
-            dataset=str(dataset),
-            dataset_digest=opened.digest,
-            labels="first",
-            mlflow_run_id=run_id,
-        ),
+        config,
+        opened.classes.mids,
+        names=list(opened.classes.names),
+        classes_sha256=opened.classes.sha256,
+        dataset_digest=opened.digest,
+        labels="first",
+        mlflow_run_id=run_id,
     )
     return directory
 
@@ -55,24 +45,32 @@ def write_checkpoint(
 def write_method_checkpoint(
     directory: Path, method: Method, mids: Sequence[str], config: TrainConfig | None = None
 ) -> checkpoint.Meta:
-    """A fresh ResNet-18 for classes of any dataset, with a method's state."""
+    """Write a ResNet-18 for classes of no dataset, with a method's state."""
     config = dataclasses.replace(
         config or TrainConfig(dataset="d"), model=ModelConfig(backbone="resnet18")
     )
-    meta = checkpoint.Meta(
-        config=config.to_dict(),
-        epoch=1,
-        images_seen=2,
-        world_size=1,
-        classes_sha256="0" * 64,
-        mids=list(mids),
-        names=list(mids),
-        dataset="d",
-        dataset_digest="",
-        labels="1",
-    )
-    directory.mkdir(exist_ok=True)
-    model = cam_net.build(config.model, len(mids))
-    state = {"method": method.state_dict()}
-    checkpoint.save(directory, scored=model.state_dict(), training=state, meta=meta)
-    return meta
+    return _write(directory, config, mids, method=method.state_dict())
+
+
+def _write(
+    directory: Path, config: TrainConfig, mids: Sequence[str], *, method: Any = None, **known: Any
+) -> checkpoint.Meta:
+    """Write a checkpoint after an epoch; ``known`` replaces fields of its meta data."""
+    meta = {
+        "config": config.to_dict(),
+        "epoch": 1,
+        "images_seen": 96,
+        "world_size": 1,
+        "classes_sha256": "0" * 64,
+        "mids": list(mids),
+        "names": list(mids),
+        "dataset": config.dataset,
+        "dataset_digest": "",
+        "labels": "1",
+        **known,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = cam_net.build(config.model, len(mids)).state_dict()
+    training = {} if method is None else {"method": method}
+    checkpoint.save(directory, scored=weights, training=training, meta=checkpoint.Meta(**meta))
+    return checkpoint.Meta(**meta)

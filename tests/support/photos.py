@@ -1,4 +1,4 @@
-"""Small pictures in every form an image file has, whole and broken; and a dump of some of them."""
+"""Draw small pictures, encode them in every format, whole and broken; write a dump of some."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLIT_SIZES = {"train": 24, "validation": 6, "test": 5}
 
 
 def photo(width: int = 300, height: int = 200, seed: int = 0) -> Image.Image:
-    """Smooth colour gradients with some texture."""
+    """Draw smooth colour gradients with some texture."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
@@ -33,14 +33,14 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
 
 
 def oriented(orientation: int, kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A picture whose EXIF says it is to be turned."""
+    """Encode a picture with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x112] = orientation
     return encode(photo().convert(mode), kind, exif=exif, quality=90)
 
 
 def ycck() -> bytes:
-    """A JPEG of Adobe's transform 2: luminance, chrominance and black, inverted as CMYK is."""
+    """Encode a YCCK JPEG (Adobe's transform 2), inverted as CMYK is."""
     ycc = Image.fromarray(255 - np.asarray(photo())).convert("YCbCr")
     planes = [Image.fromarray(255 - np.asarray(plane)) for plane in ycc.split()]
     data = encode(Image.merge("CMYK", [*planes, Image.new("L", ycc.size)]), quality=95)
@@ -49,7 +49,7 @@ def ycck() -> bytes:
 
 @functools.cache
 def whole_images() -> Mapping[str, bytes]:
-    """Images that must be accepted, by kind."""
+    """Encode images that must be accepted, by kind."""
     deep = np.random.default_rng(1).integers(0, 65535, (40, 60), dtype=np.uint16)
     return {
         "jpeg": encode(photo(), quality=90),
@@ -80,7 +80,7 @@ def whole_images() -> Mapping[str, bytes]:
 
 @functools.cache
 def broken_images() -> Mapping[str, bytes]:
-    """Images that must be set aside, by what is wrong with them."""
+    """Encode images that must be rejected, by what is wrong with them."""
     good = encode(photo(), quality=90)
     scan, frame = good.find(b"\xff\xda"), good.find(b"\xff\xc0")
     middle = (scan + len(good)) // 2
@@ -116,7 +116,7 @@ def broken_images() -> Mapping[str, bytes]:
 def write_photo_dump(
     root: Path, sizes: Mapping[str, int] = SPLIT_SIZES, *, side: int = 96
 ) -> tuple[Path, Path]:
-    """A V3 dump of small photographs below ``root``; return (annotations, images)."""
+    """Write a V3 dump of small photographs below ``root``; return (annotations, images)."""
     rng = random.Random(3)
     rows: dict[str, list[str]] = {}
     images = root / "jpegs"
@@ -138,7 +138,7 @@ def image_ids(images: Path, split: str) -> list[str]:
 
 
 def tree(directory: Path) -> dict[str, str]:
-    """Hash of every file below a directory."""
+    """Hash every file below a directory: SHA-256 by relative path."""
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))

@@ -1,9 +1,8 @@
-"""Servers that fail on request: a web server of a few files, and S3 by moto behind a gate.
+"""Serve files or S3 with chosen faults: a web server in a thread, and moto behind a gate.
 
 ``faults`` lists what happens to the next requests of a path, one entry each: an HTTP status, "hang"
-(no answer within the client's patience), "short" (the connection closes amid the body), "noise" (an
-answer that is no HTTP), or "close".
-Afterwards requests succeed.
+(no answer before the client's timeout), "short" (the connection closes amid the body), "noise" (an
+answer that is no HTTP), or "close". Afterwards requests succeed.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
 Fault = int | str
@@ -20,7 +19,17 @@ HANG = 1.0
 
 
 class Web:
-    """Files by path, faults by path, and the paths that were asked for."""
+    """State of a server.
+
+    Attributes:
+        files: content by path.
+        faults: by path; see the module.
+        asked: paths that were requested.
+        together, most_together: requests in progress now, and at most so far.
+        delay: seconds before each answer.
+        lacks: what the server cannot do: "HEAD", "Range" or "Content-Length".
+        url: of its root.
+    """
 
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         self.files = files or {}
@@ -28,11 +37,12 @@ class Web:
         self.asked: list[str] = []
         self.together = self.most_together = 0
         self.delay = 0.0
-        self.lacks = ""  # "HEAD", "Range" or "Content-Length"
+        self.lacks = ""
         self.url = ""
         self.lock = threading.Lock()
 
     def fault(self, path: str) -> Fault | None:
+        """Note a request; return the fault it meets, if any."""
         with self.lock:
             self.asked.append(path)
             return self.faults[path].pop(0) if self.faults.get(path) else None
@@ -40,7 +50,7 @@ class Web:
 
 @contextlib.contextmanager
 def serving(files: dict[str, bytes]) -> Iterator[Web]:
-    """A web server on a port of its own, in a thread."""
+    """Run a web server of these files on a port of its own."""
     web = Web(files)
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,9 +84,9 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
             status = fault if isinstance(fault, int) else 200 if content is not None else 404
             status = 405 if web.lacks == self.command else status
             content = content if status == 200 and content is not None else b"sorry"
-            wanted = self.headers.get("Range")
-            if status == 200 and wanted and web.lacks != "Range":
-                first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
+            byte_range = self.headers.get("Range")
+            if status == 200 and byte_range and web.lacks != "Range":
+                first, last = (int(n) for n in byte_range.removeprefix("bytes=").split("-"))
                 content, status = content[first : last + 1], 206
             self.send_response(status)
             if body or web.lacks != "Content-Length":
@@ -92,19 +102,16 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    web.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
+    with _running(server, web):
         yield web
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextlib.contextmanager
 def s3() -> Iterator[Web]:
-    """A moto S3 server; ``faults`` are by path `bucket/key` for GET requests, by `PUT bucket/key`
-    for single puts and by `POST bucket/key` for the first and last request of puts in parts.
+    """Run a moto S3 server.
+
+    ``faults`` are by path `bucket/key` for GET requests, by `PUT bucket/key` for single puts and by
+    `POST bucket/key` for the first and last request of puts in parts.
     """
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -114,8 +121,8 @@ def s3() -> Iterator[Web]:
     def app(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"].lstrip("/")
         method = environ["REQUEST_METHOD"]
-        asked = path if method == "GET" else f"{method} {path}"
-        fault = None if method == "HEAD" else web.fault(asked)
+        name = path if method == "GET" else f"{method} {path}"
+        fault = None if method == "HEAD" else web.fault(name)
         if fault == "hang":
             time.sleep(HANG)
         if isinstance(fault, int):
@@ -127,11 +134,17 @@ def s3() -> Iterator[Web]:
             return [whole[: len(whole) // 2]]
         return body
 
-    server = make_server("127.0.0.1", 0, app, threaded=True)
+    with _running(make_server("127.0.0.1", 0, app, threaded=True), web):
+        yield web
+
+
+@contextlib.contextmanager
+def _running(server: HTTPServer, web: Web) -> Iterator[None]:
+    """Serve in a thread until the block ends."""
     web.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
-        yield web
+        yield
     finally:
         server.shutdown()
         server.server_close()
