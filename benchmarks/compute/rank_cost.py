@@ -62,7 +62,7 @@ def gradient_bytes(training: Training) -> int:
     return 4 * sum(parameter.numel() for parameter in _network(training).parameters())
 
 
-def measured(rank: int, training: Training) -> Cost:
+def measure_rank(rank: int, training: Training) -> Cost:
     """Take the steps as this rank of a process group."""
     torch.manual_seed(0)
     # One batch to begin with, and those to measure.

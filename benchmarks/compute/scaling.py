@@ -27,7 +27,7 @@ from typing import Annotated
 import tyro
 
 from benchmarks.common.rank_hosts import ranks_on_hosts
-from benchmarks.compute.rank_cost import Cost, Training, gradient_bytes, measured
+from benchmarks.compute.rank_cost import Cost, Training, gradient_bytes, measure_rank
 from sharding.errors import one_line_errors
 from tests.support.distributed import run_ranks
 
@@ -57,7 +57,7 @@ def main(options: Options) -> None:
     with _runner(options) as run:
         for _ in range(options.rounds):
             for ranks, costs in rounds.items():
-                costs.append(_slowest(run(measured, ranks, options.training)))
+                costs.append(_slowest(run(measure_rank, ranks, options.training)))
     training, gradients = options.training, gradient_bytes(options.training)
     print(
         f"{training.backbone}, {training.image_size} px, {training.batch_size} images per rank, "

@@ -24,13 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.timing import ratio
+from benchmarks.common.timing import interleaved, ratio
 from benchmarks.data.simulated import (
     CLASSES,
     ROWS_FILE,
@@ -69,7 +69,7 @@ def relabel(dataset: Dataset, *, pixels_come: bool = False) -> dict[str, float]:
 
     with step("read the new dump"):
         new = read_split(Dump.open(dataset.directory), "train", class_list())
-    reading_bytes = peak_bytes()
+    reading_bytes = peak_memory()
     with step("read the old tables"):
         old = all_labels(dataset, "train", "old")
         members = members_in(dataset)
@@ -120,7 +120,7 @@ def measure_size(folder: Path, arguments: argparse.Namespace) -> None:
 def run_measured(folder: Path) -> None:
     """Run the measured process of ``size``: prints its costs as JSON."""
     costs = relabel(Dataset.open(folder), pixels_come=True)
-    costs["peak_bytes"] = peak_bytes()
+    costs["peak_bytes"] = peak_memory()
     print(json.dumps(costs))
 
 
@@ -132,20 +132,21 @@ def measure_ratio(folder: Path, arguments: argparse.Namespace) -> None:
     dataset = simulate_dataset(folder, 4_000, rng)
     table = dataset.labels("train")
     write_tar(folder / "old.tar", table, rng, arguments.image_bytes)
-    relabelling, rewriting = [], []
-    for _ in range(arguments.rounds):
-        rewriting.append(cpu_time(lambda: rewrite_tar(folder / "old.tar", folder / "new.tar")))
-        relabelling.append(cpu_time(lambda: relabel(dataset)))
-    ratio_of_times = ratio(rewriting, relabelling)
+    rewrite, relabelled = "webdataset: read tar, write tar", "new label version"
+    times = interleaved(
+        {
+            rewrite: lambda: rewrite_tar(folder / "old.tar", folder / "new.tar"),
+            relabelled: lambda: relabel(dataset),
+        },
+        arguments.rounds,
+    )
     print(f"\n{len(table):,} images of {arguments.image_bytes / 1e3:.0f} KB\n")
     print("| way | CPU, median | bytes written |\n|---|---|---|")
-    for name, times, pattern in (
-        ("webdataset: read tar, write tar", rewriting, "new.tar"),
-        ("new label version", relabelling, "labels/new/*"),
-    ):
+    for name, pattern in ((rewrite, "new.tar"), (relabelled, "labels/new/*")):
         size = sum(path.stat().st_size for path in folder.glob(pattern))
-        print(f"| {name} | {1e3 * statistics.median(times):.0f} ms | {size / 1e6:.2f} MB |")
-    print(f"\nmedian of {arguments.rounds} per-round ratios: {ratio_of_times:.0f}x")
+        print(f"| {name} | {statistics.median(times[name]):.0f} ms | {size / 1e6:.2f} MB |")
+    over = ratio(times[rewrite], times[relabelled])
+    print(f"\nmedian of {arguments.rounds} per-round ratios: {over:.0f}x")
 
 
 def write_tar(path: Path, table: LabelTable, rng: np.random.Generator, image_bytes: int) -> None:
@@ -167,16 +168,9 @@ def rewrite_tar(source: Path, target: Path) -> None:
             sink.write(sample)
 
 
-def peak_bytes() -> int:
+def peak_memory() -> int:
     """Read the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def cpu_time(action: Callable[[], object]) -> float:
-    """Measure the CPU seconds of a call, all threads."""
-    start = time.process_time()
-    action()
-    return time.process_time() - start
 
 
 def main() -> None:
