@@ -161,22 +161,23 @@ class LabelTable:
         """Number of observed entries of each image."""
         return np.diff(self.offsets_N1)
 
-    def select(self, rows_M: npt.NDArray[np.integer], shards: Sequence[str]) -> LabelTable:
-        """Build a table of the given rows, in the given order.
+    def select(
+        self, image_ids_M: npt.NDArray[np.uint64], shards: Sequence[str] | None = None
+    ) -> LabelTable:
+        """Build the table of the given images, in the given order.
 
         Args:
-            rows_M: row numbers; -1 yields an image with id 0 and without any label.
-            shards: new shard names, one per selected row.
+            image_ids_M: uint64 ids; an image that the table does not hold becomes a row without
+                labels.
+            shards: name of the tar of each image; none by default.
         """
-        counts_M, positions_E = self._positions(rows_M)
-        image_ids_M = np.zeros(len(rows_M), np.uint64)
-        image_ids_M[rows_M >= 0] = self.image_ids_N[rows_M[rows_M >= 0]]
+        counts_M, positions_E = self._positions(self.rows_of(image_ids_M))
         return LabelTable(
             image_ids_N=image_ids_M,
             offsets_N1=_offsets(counts_M),
             classes_E=self.classes_E[positions_E],
             states_E=self.states_E[positions_E],
-            shards=list(shards),
+            shards=[""] * len(image_ids_M) if shards is None else list(shards),
         )
 
     def rows_of(self, image_ids_B: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

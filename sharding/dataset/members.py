@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -83,8 +83,7 @@ def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
     ordered = sorted(members, key=lambda part: part.shard.path)
     image_ids_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in ordered)])
     shards = [part.shard.path for part in ordered for _ in range(len(part.image_ids_N))]
-    # `select` gives an image without a row the id 0.
-    return replace(table.select(table.rows_of(image_ids_N), shards), image_ids_N=image_ids_N)
+    return table.select(image_ids_N, shards)
 
 
 def ids_of(split: str, members: Iterable[Members]) -> Ids:

@@ -88,7 +88,7 @@ class ShardTask:
         """
         return cls(
             plan=plan,
-            labels=labels.select(labels.rows_of(plan.image_ids_N), [""] * len(plan)),
+            labels=labels.select(plan.image_ids_N),
             source=source,
             treatment=policy,
             output=str(output.resolve()),
