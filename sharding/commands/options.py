@@ -1,4 +1,4 @@
-"""What the shard job can be told; light to import, so that `--help` answers at once."""
+"""Define the options of the dataset jobs; light to import, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,9 @@ from sharding.storage.retry import RetryPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardOptions:
-    """Options of `jobs/shard_openimages.py`; field docs are its help."""
+class DatasetOptions:
+    """Options of every job that makes a dataset; field docs are its help."""
 
-    annotations: Path
-    """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
-    images: str
-    """Folder of <id>.jpg or of such folders (train, train_0); tar archives of them (folder, file,
-    glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image lists, or
-    such a list."""
     output: str
     """Directory of the dataset, or a URL (s3, gs); repeating the command continues an unfinished
     one."""
@@ -28,51 +22,76 @@ class ShardOptions:
     temporary directory; one that all workers reach where archives have to be unpacked."""
     images_per_shard: int = 4096
     """Most images in a shard."""
-    shard_bytes: int | None = None
-    """Bytes that a shard should not exceed, by a sample of each split; takes the place of
-    --images-per-shard."""
     shorter_side: int | None = None
     """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
     quality: int | None = None
     """JPEG quality of what is encoded anew: 90 when shrinking, else 95 by default."""
-    rotations: Path | None = None
-    """Image list of V4 or later, or a folder of such: its Rotation column turns images upright."""
-    max_pixels: int = 80_000_000
-    """Images of more pixels are set aside before they are decoded."""
     trust_images: bool = False
     """Do not decode images to check them; one bad image then ends every later DALI run."""
-    seed: int = 0
-    """Placement seed: the shard of an image is a function of its id and this."""
     ranks: int = 2
     """Training workers to keep fed: splits get 8 shards for each, if they have the images."""
-    release: Literal["v3", "v4", "v5", "v6", "v7"] | None = None
-    """Release of the dump; recognised from its files by default."""
-    name: str | None = None
-    """Name of the label version; the folder of the dump by default ("2017_11")."""
     dataset_name: str | None = None
     """Name of the dataset; the output directory's own by default."""
     group_by: Literal["annotations", "positives"] = "annotations"
     """Training count that cuts the classes into five groups."""
-    conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
-    """What a class becomes where humans disagree about an image."""
-    machine: float | None = None
-    """Count machine labels of at least this confidence as positives where no human looked."""
     strict: bool = False
-    """Stop at the first bad annotation row or image instead of setting it aside."""
+    """Stop at the first bad row or image instead of setting it aside."""
     retry_failed: bool = False
-    """Look again for images that were missing or bad; --images may name another place."""
-    fetch: RetryPolicy = field(default_factory=RetryPolicy)
-    """How to fetch images over a network."""
+    """Look again for images that were missing or bad."""
     workers: int | None = None
     """Shards written at once; all CPUs of the cluster by default."""
 
     def __post_init__(self) -> None:
-        for name in ("images_per_shard", "shard_bytes", "ranks", "workers", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is {value}", fix="give a positive number"
-                )
+        for name in ("images_per_shard", "ranks", "workers"):
+            refuse_below_one(name, getattr(self, name))
+
+
+def refuse_below_one(name: str, value: int | None) -> None:
+    """Refuse an option that is given and not positive.
+
+    Raises:
+        InputError: it is below 1.
+    """
+    if value is not None and value < 1:
+        raise InputError(f"--{name.replace('_', '-')} is {value}", fix="give a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(DatasetOptions):
+    """Options of `jobs/shard_openimages.py`; field docs are its help."""
+
+    annotations: Path
+    """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
+    images: str
+    """Folder of <id>.jpg or of such folders (train, train_0); tar archives of them (folder, file,
+    glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image lists, or
+    such a list."""
+    shard_bytes: int | None = None
+    """Bytes that a shard should not exceed, by a sample of each split; takes the place of
+    --images-per-shard."""
+    rotations: Path | None = None
+    """Image list of V4 or later, or a folder of such: its Rotation column turns images upright."""
+    max_pixels: int = 80_000_000
+    """Images of more pixels are set aside before they are decoded."""
+    seed: int = 0
+    """Placement seed: the shard of an image is a function of its id and this."""
+    release: Literal["v3", "v4", "v5", "v6", "v7"] | None = None
+    """Release of the dump; recognised from its files by default."""
+    name: str | None = None
+    """Name of the label version; the folder of the dump by default ("2017_11")."""
+    conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
+    """What a class becomes where humans disagree about an image."""
+    machine: float | None = None
+    """Count machine labels of at least this confidence as positives where no human looked."""
+    retry_failed: bool = False
+    """Look again for images that were missing or bad; --images may name another place."""
+    fetch: RetryPolicy = field(default_factory=RetryPolicy)
+    """How to fetch images over a network."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("shard_bytes", "max_pixels"):
+            refuse_below_one(name, getattr(self, name))
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"--seed is {self.seed}", fix="give a number from 0 to 2^63 - 1")
 

@@ -1,31 +1,25 @@
-"""What the import job can be told; light to import, so that `--help` answers at once."""
+"""Define the options of the import job; light to import, so that `--help` answers at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from sharding.commands.options import ShardOptions
+from sharding.commands.options import DatasetOptions, ShardOptions
 from sharding.errors import InputError
 
 Format = Literal["voc", "coco", "nuswide", "cub", "csv"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportOptions:
+class ImportOptions(DatasetOptions):
     """Options of `jobs/import_dataset.py`; field docs are its help."""
 
     format: Format
     """Layout of the source."""
     source: Path
     """Folder of the unpacked collection."""
-    output: str
-    """Directory of the dataset, or a URL (s3, gs); repeating the command continues an unfinished
-    one."""
-    scratch: Path | None = None
-    """Where the driver keeps small files while the output is a URL, by default the system's
-    temporary directory."""
     single_positive: bool = False
     """Also make labels of one positive per training image, and train on them by default."""
     seed: int = 1200
@@ -54,58 +48,27 @@ class ImportOptions:
     """What a class that a CSV row does not name is; negative, unless there are negatives."""
     group_by: Literal["annotations", "positives"] = "positives"
     """Training count that cuts the classes into five groups."""
-    images_per_shard: int = 4096
-    """Most images in a shard."""
-    shorter_side: int | None = None
-    """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
-    quality: int | None = None
-    """JPEG quality of what is encoded anew: 90 when shrinking, else 95 by default."""
-    trust_images: bool = False
-    """Do not decode images to check them; one bad image then ends every later DALI run."""
     placement_seed: int = 0
     """The shard of an image is a function of its id and this."""
-    ranks: int = 2
-    """Training workers to keep fed: splits get 8 shards for each, if they have the images."""
-    dataset_name: str | None = None
-    """Name of the dataset; the output directory's own by default."""
-    strict: bool = False
-    """Stop at the first bad row or image instead of setting it aside."""
-    retry_failed: bool = False
-    """Look again for images that were missing or bad."""
-    workers: int | None = None
-    """Shards written at once; all CPUs of the cluster by default."""
 
     def __post_init__(self) -> None:
-        for name in ("validation_share", "test_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}",
-                    fix="give a share from 0 up to but not 1",
-                )
-        for name in ("seed", "split_seed"):
-            if not 0 <= getattr(self, name) < 1 << 32:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}",
-                    fix="give a number from 0 to 2^32 - 1",
-                )
+        super().__post_init__()
+        for name, below, fix in (
+            ("validation_share", 1, "give a share from 0 up to but not 1"),
+            ("test_share", 1, "give a share from 0 up to but not 1"),
+            ("seed", 1 << 32, "give a number from 0 to 2^32 - 1"),
+            ("split_seed", 1 << 32, "give a number from 0 to 2^32 - 1"),
+        ):
+            value = getattr(self, name)
+            if not 0 <= value < below:
+                raise InputError(f"--{name.replace('_', '-')} is {value}", fix=fix)
         if not self.separator:
             raise InputError("--separator is empty", fix="leave it out for |")
 
     def shard_options(self) -> ShardOptions:
-        """The same, as the shard job takes it."""
+        """Convert to the options of the shard job."""
+        shared = {field.name: getattr(self, field.name) for field in fields(DatasetOptions)}
+        source = str(self.source)
         return ShardOptions(
-            annotations=self.source,
-            images=str(self.source),
-            output=self.output,
-            images_per_shard=self.images_per_shard,
-            shorter_side=self.shorter_side,
-            quality=self.quality,
-            trust_images=self.trust_images,
-            seed=self.placement_seed,
-            ranks=self.ranks,
-            dataset_name=self.dataset_name,
-            group_by=self.group_by,
-            strict=self.strict,
-            retry_failed=self.retry_failed,
-            workers=self.workers,
+            annotations=self.source, images=source, seed=self.placement_seed, **shared
         )
