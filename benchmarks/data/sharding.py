@@ -72,7 +72,7 @@ class Bench:
             plan=ShardPlan(split="train", number=0, image_ids_N=keys),
             labels=self.table,
             source=DirectorySource.open(self.images),
-            treatment=treatment,
+            policy=treatment,
             output=str(self.output),
         )
         return lambda: write_shard(task)

@@ -1,4 +1,4 @@
-"""What a worker is told to write, and what it reports: one shard as task and as outcome.
+"""Describe one shard to write, and what became of it.
 
 The record (`images/<split>-<number>.json`) is written after tar and index, so that a tar without
 record is unfinished work. It carries a fingerprint of everything the tar follows from; the same
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ class ShardTask:
         plan: name and images of the shard.
         labels: label table of exactly these images, in this order.
         source: where the images come from.
-        treatment: what is done to the pixels.
+        policy: what is done to the pixels.
         output: directory of the dataset; every worker reaches it where there is no ``bucket``.
         degrees_N: int16 counter-clockwise turns from the dump, negative where unknown; or None.
         strict: the first image that cannot be used is an error.
@@ -57,7 +58,7 @@ class ShardTask:
     plan: ShardPlan
     labels: LabelTable
     source: Source
-    treatment: ImagePolicy
+    policy: ImagePolicy
     output: str
     degrees_N: npt.NDArray[np.int16] | None = None
     strict: bool = False
@@ -90,7 +91,7 @@ class ShardTask:
             plan=plan,
             labels=labels.select(plan.image_ids_N),
             source=source,
-            treatment=policy,
+            policy=policy,
             output=str(output.resolve()),
             degrees_N=None if rotations is None else rotations.of(plan.image_ids_N),
             strict=strict,
@@ -99,7 +100,7 @@ class ShardTask:
     @property
     def fingerprint(self) -> str:
         """Hash of all that decides the bytes of the tar, but for the images themselves."""
-        digest = hashlib.sha256(f"{FORMAT} {self.plan.name} {self.treatment.record()}".encode())
+        digest = hashlib.sha256(f"{FORMAT} {self.plan.name} {self.policy.record()}".encode())
         for array in (
             self.plan.image_ids_N,
             self.labels.offsets_N1,
@@ -113,17 +114,17 @@ class ShardTask:
 
     @property
     def tar(self) -> Path:
-        """Where the tar goes."""
+        """Path of the tar."""
         return Path(self.output) / IMAGES_FOLDER / f"{self.plan.name}.tar"
 
     @property
     def index(self) -> Path:
-        """Where its DALI index goes."""
+        """Path of its DALI index."""
         return self.tar.with_suffix(".idx")
 
     @property
     def record(self) -> Path:
-        """Where the outcome is written, last."""
+        """Path of the outcome, which is written last."""
         return self.tar.with_suffix(".json")
 
 
@@ -151,12 +152,12 @@ class ShardOutcome:
         return self.name.rpartition("-")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for the record."""
+        """Convert to plain values, for the record."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> ShardOutcome:
-        """The inverse of `to_json`."""
+        """Read what `to_json` made."""
         shard = raw["shard"]
         return cls(
             name=raw["name"],
@@ -167,32 +168,26 @@ class ShardOutcome:
         )
 
 
-def read_record(path: Path) -> ShardOutcome | None:
-    """What a record says, None where there is none or it is damaged."""
-    try:
-        return ShardOutcome.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def finished(task: ShardTask) -> ShardOutcome | None:
-    """The outcome of an earlier run of this very task, None where there is none.
+    """Read the outcome of an earlier run of this very task, None where there is none.
 
     Cheap: tar and index must be there in the recorded size; `verify` compares hashes.
     """
-    outcome = read_record(task.record)
-    if outcome is None or outcome.fingerprint != task.fingerprint:
+    try:
+        outcome = ShardOutcome.from_json(json.loads(task.record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):  # no record, or a damaged one
         return None
-    if outcome.shard is not None:
-        present = task.tar.is_file() and task.tar.stat().st_size == outcome.shard.bytes
-        return outcome if present and task.index.is_file() else None
-    return outcome
+    if outcome.fingerprint != task.fingerprint:
+        return None
+    if outcome.shard is None:
+        return outcome
+    is_whole = task.tar.is_file() and task.tar.stat().st_size == outcome.shard.bytes
+    return outcome if is_whole and task.index.is_file() else None
 
 
 def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:
-    """Images by what was done to them, over all shards."""
-    total: dict[str, int] = {}
+    """Count images by what was done to them, over all shards."""
+    total: Counter[str] = Counter()
     for outcome in outcomes:
-        for how, count in outcome.how.items():
-            total[how] = total.get(how, 0) + count
+        total.update(outcome.how)
     return dict(sorted(total.items()))

@@ -1,10 +1,8 @@
-"""From the bytes somebody calls a JPEG to bytes that every decoder reads, or a reason why not.
+"""Transcode an image file to an upright RGB JPEG that every decoder reads, or say why not.
 
 An undecodable image ends a DALI pipeline for good, so each image is decoded in full here, once.
 libjpeg-turbo in strict mode is the judge: what it decodes without a warning, DALI's CPU decoder
 accepts. What it decodes with a warning has lost pixels and is refused.
-
-Which way is up: the EXIF orientation of a JPEG, and turning pixels accordingly.
 """
 
 from __future__ import annotations
@@ -28,8 +26,10 @@ from sharding.storage.retry import BadImage, Buffer
 Pixels = npt.NDArray[np.uint8]
 
 MAX_PIXELS = 80_000_000
-
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+_ORIENTATION_TAG = 0x112
+_EXIF = b"Exif\0\0"
+_START_OF_SCAN = 0xDA
 # What runs in parallel is shards; OpenCV's threads would only wait for one another.
 cv2.setNumThreads(1)
 
@@ -63,12 +63,12 @@ class ImagePolicy:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> ImagePolicy:
-        """The treatment that the manifest stores."""
+        """Read the policy that a manifest stores."""
         fields = {key: value for key, value in record.items() if key != "mode"}
         return cls(**fields, check=record.get("mode") != "trust")
 
     def record(self) -> Mapping[str, Any]:
-        """As the manifest stores it."""
+        """Convert to plain values, as the manifest stores them."""
         mode = "keep" if self.shorter_side is None else "shrink"
         return {
             "mode": mode if self.check else "trust",
@@ -80,49 +80,48 @@ class ImagePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcoded:
-    """JPEG bytes (three components, upright), and what made them: "kept", "shrunk", ..."""
+    """JPEG bytes (three components, upright), and what was done: "kept", "shrunk", "turned", ..."""
 
     data: Buffer
     how: str
 
 
-def transcode(data: Buffer, treatment: ImagePolicy, degrees: int = 0) -> Transcoded:
-    """Check an image and bring it into the form that the treatment asks for.
+def transcode(data: Buffer, policy: ImagePolicy, degrees: int = 0) -> Transcoded:
+    """Check an image and encode it as the policy asks for.
 
     Args:
         data: the file's bytes; kept ones are returned as the same object.
+        policy: size, quality and limits.
         degrees: counter-clockwise turn known from the dump (`sharding.openimages.rotations`), 0 or
-        less for
-            none. An EXIF orientation describes the same turn and takes its place.
+            less for none. An EXIF orientation describes the same turn and takes its place.
 
     Raises:
         BadImage: it cannot be decoded in full, or has too many pixels.
     """
-    if not treatment.check:
+    if not policy.check:
         return Transcoded(data=data, how="kept")
     if not len(data):
         raise BadImage("empty file")
     if bytes(data[:3]) != b"\xff\xd8\xff":
-        return _converted(data, treatment, degrees)
+        return _converted(data, policy, degrees)
     height, width, colours, _ = _header(data)
-    _limit_pixels(width, height, treatment)
-    orientation = exif_orientation(data)
-    target = _target(height, width, treatment)
+    _limit_pixels(width, height, policy)
+    orientation = _exif_orientation(data)
+    target = _target(height, width, policy)
     if colours in ("CMYK", "YCCK"):
         _decode(data, "CMYK", 1, 1)  # Pillow, which converts it, is lenient
-        return _converted(data, treatment, degrees)
-    if target is not None:
-        pixels_HWC = _resize(_decode(data, "RGB", *_least(height, width, *target)), *target)
-        return Transcoded(
-            data=_encode(turn(pixels_HWC, orientation, degrees), treatment), how="shrunk"
-        )
-    if upright(orientation, degrees) and colours != "Gray":
+        return _converted(data, policy, degrees)
+    if target is None and orientation == 1 and degrees <= 0 and colours != "Gray":
         # An eighth of the size and no colour: decodes all of the stream and little else.
         _decode(data, "GRAY", 1, 1)
         return Transcoded(data=data, how="kept")
-    pixels_HWC = turn(_decode(data, "RGB", height, width), orientation, degrees)
-    how = "from grayscale" if colours == "Gray" else "turned"
-    return Transcoded(data=_encode(pixels_HWC, treatment), how=how)
+    if target is None:
+        pixels_HWC = _decode(data, "RGB", height, width)
+        how = "from grayscale" if colours == "Gray" else "turned"
+    else:
+        pixels_HWC = _resize(_decode(data, "RGB", *_least(height, width, *target)), *target)
+        how = "shrunk"
+    return Transcoded(data=_encode(_turn(pixels_HWC, orientation, degrees), policy), how=how)
 
 
 def _header(data: Buffer) -> tuple[int, int, str, str]:
@@ -142,16 +141,16 @@ def _decode(data: Buffer, colours: str, min_height: int, min_width: int) -> Pixe
         raise BadImage(f"damaged JPEG: {_reason(error)}") from None
 
 
-def _target(height: int, width: int, treatment: ImagePolicy) -> tuple[int, int] | None:
-    """(height, width) to shrink to, None where the image is small enough."""
-    short, side = min(height, width), treatment.shorter_side
+def _target(height: int, width: int, policy: ImagePolicy) -> tuple[int, int] | None:
+    """Compute the (height, width) to shrink to, None where the image is small enough."""
+    short, side = min(height, width), policy.shorter_side
     if side is None or short <= side:
         return None
     return max(1, round(height * side / short)), max(1, round(width * side / short))
 
 
 def _least(height: int, width: int, min_height: int, min_width: int) -> tuple[int, int]:
-    """(height, width) to decode at least, for a picture of at least the minimum.
+    """Compute the (height, width) to decode at least, for a picture of at least the minimum.
 
     Where it can be halved that is the half, fourth or eighth: libjpeg-turbo has vector instructions
     for these scales, and none for the eighths between. Above the half the next eighth is best:
@@ -165,7 +164,7 @@ def _least(height: int, width: int, min_height: int, min_width: int) -> tuple[in
 
 
 def _resize(pixels_HWC: Pixels, height: int, width: int) -> Pixels:
-    """Bicubic, antialiased: by Pillow, or below one halving by a blur, ten times as fast."""
+    """Shrink, bicubic and antialiased: by Pillow, above one half by a blur, ten times as fast."""
     ratio = pixels_HWC.shape[0] / height
     if pixels_HWC.shape[:2] == (height, width):
         return pixels_HWC
@@ -180,35 +179,35 @@ def _resize(pixels_HWC: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(resized, np.uint8)
 
 
-def _encode(pixels_HWC: Pixels, treatment: ImagePolicy) -> bytes:
+def _encode(pixels_HWC: Pixels, policy: ImagePolicy) -> bytes:
     pixels_HWC = np.ascontiguousarray(pixels_HWC)
     try:
-        return simplejpeg.encode_jpeg(pixels_HWC, treatment.quality, "RGB", "420")
+        return simplejpeg.encode_jpeg(pixels_HWC, policy.quality, "RGB", "420")
     except ValueError as error:  # a side that no JPEG can have
         raise BadImage(f"cannot be a JPEG: {_reason(error)}") from None
 
 
-def _converted(data: Buffer, treatment: ImagePolicy, degrees: int) -> Transcoded:
+def _converted(data: Buffer, policy: ImagePolicy, degrees: int) -> Transcoded:
     """Decode anything that is no ordinary JPEG with Pillow, and encode it as one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _limit_pixels(*image.size, treatment)
+                _limit_pixels(*image.size, policy)
                 kind = "CMYK" if image.mode == "CMYK" else str(image.format)
                 pixels_HWC = _to_rgb(image)
-                orientation = orientation_in(image.getexif)  # loading a TIFF already turned it
+                orientation = _orientation_in(image.getexif)  # loading a TIFF already turned it
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
         raise BadImage(f"not an image: begins with {bytes(data[:8])!r}") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
         raise BadImage(f"damaged image: {_reason(error)}") from None
-    pixels_HWC = turn(pixels_HWC, orientation, degrees)
-    target = _target(pixels_HWC.shape[0], pixels_HWC.shape[1], treatment)
+    pixels_HWC = _turn(pixels_HWC, orientation, degrees)
+    target = _target(pixels_HWC.shape[0], pixels_HWC.shape[1], policy)
     if target is not None:
         pixels_HWC = _resize(pixels_HWC, *target)
-    return Transcoded(data=_encode(pixels_HWC, treatment), how=f"from {kind}")
+    return Transcoded(data=_encode(pixels_HWC, policy), how=f"from {kind}")
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
@@ -220,8 +219,8 @@ def _to_rgb(image: Image.Image) -> Pixels:
     return np.asarray(image.convert("RGB"))
 
 
-def _limit_pixels(width: int, height: int, treatment: ImagePolicy) -> None:
-    if width * height > treatment.max_pixels:
+def _limit_pixels(width: int, height: int, policy: ImagePolicy) -> None:
+    if width * height > policy.max_pixels:
         raise BadImage(f"too many pixels: {width} x {height}")
 
 
@@ -230,15 +229,8 @@ def _reason(error: Exception) -> str:
     return lines[0][:120] if lines else type(error).__name__
 
 
-_ORIENTATION = 0x112
-
-_EXIF = b"Exif\0\0"
-
-_START_OF_SCAN = 0xDA
-
-
-def exif_orientation(data: bytes | bytearray | memoryview) -> int:
-    """EXIF orientation of a JPEG, 1..8; 1 where there is none or it makes no sense.
+def _exif_orientation(data: Buffer) -> int:
+    """Read the EXIF orientation of a JPEG, 1..8; 1 where there is none or it makes no sense.
 
     Walks the segments before the first scan, so that no thumbnail's EXIF can be taken for it.
     """
@@ -253,17 +245,12 @@ def exif_orientation(data: bytes | bytearray | memoryview) -> int:
         length = data[position + 2] << 8 | data[position + 3]
         if marker == 0xE1 and bytes(data[position + 4 : position + 10]) == _EXIF:
             segment = bytes(data[position + 4 : position + 2 + length])
-            return orientation_in(functools.partial(_loaded, segment))
+            return _orientation_in(functools.partial(_load_exif, segment))
         position += 2 + length
     return 1
 
 
-def upright(orientation: int, degrees: int) -> bool:
-    """Whether `turn` would leave the pixels as they are."""
-    return orientation == 1 and degrees <= 0
-
-
-def turn(pixels_HWC: Pixels, orientation: int, degrees: int) -> Pixels:
+def _turn(pixels_HWC: Pixels, orientation: int, degrees: int) -> Pixels:
     """Turn pixels upright: by EXIF where it says so, else ``degrees`` counter-clockwise.
 
     Source of the eight orientations: the EXIF 2.32 standard, tag 0x0112.
@@ -279,16 +266,16 @@ def turn(pixels_HWC: Pixels, orientation: int, degrees: int) -> Pixels:
     return pixels_HWC
 
 
-def orientation_in(read: Callable[[], Image.Exif]) -> int:
-    """Orientation in the EXIF block that ``read`` gives, 1..8; 1 where it makes no sense."""
+def _orientation_in(read: Callable[[], Image.Exif]) -> int:
+    """Read the orientation in an EXIF block, 1..8; 1 where it makes no sense."""
     try:
-        value = read().get(_ORIENTATION, 1)
+        value = read().get(_ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block is common and says nothing about the picture
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _loaded(segment: bytes) -> Image.Exif:
+def _load_exif(segment: bytes) -> Image.Exif:
     exif = Image.Exif()
     exif.load(segment)
     return exif

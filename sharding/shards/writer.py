@@ -108,7 +108,7 @@ def _add_images(
     with task.source.reader(split, image_ids) as read:
         for image_id, line, turned in zip(image_ids, lines, degrees, strict=True):
             try:
-                image: Transcoded = transcode(read(image_id), task.treatment, turned)
+                image: Transcoded = transcode(read(image_id), task.policy, turned)
             except BadImage as bad:
                 failures.append(_failure(task, image_id, str(bad)))
                 continue

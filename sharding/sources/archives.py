@@ -22,8 +22,7 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -33,7 +32,7 @@ import numpy as np
 from sharding.errors import InputError
 from sharding.image_ids import IdIndex, Ids
 from sharding.layout import STAGING_FOLDER
-from sharding.sources.base import ParallelMap, ReadImage, Source
+from sharding.sources.base import ParallelMap, Source
 from sharding.sources.directory import image_folders
 from sharding.sources.packed import PackedImages
 from sharding.storage.files import replacing
@@ -123,12 +122,8 @@ class ArchiveSource(Source):
         by_archive = {images.names[0]: images for images in parallel(stage, tasks)}
         yield PackedImages.first_of([by_archive[archive] for archive in self.archives])
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
-        """Not before staging."""
-        raise AssertionError("archives are read after they were staged")
-
     def name(self, split: str, image_id: str) -> str:
-        """The archives together: none of them holds it."""
+        """The first archive and the member it would be: none of them holds it."""
         return f"{self.archives[0]}:{image_id}.jpg"
 
 

@@ -41,7 +41,7 @@ class Source(Protocol):
 
     def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
         """Open the source for the images named, which are then read in this order."""
-        ...
+        raise AssertionError(f"{type(self).__name__} has to be staged before it is read")
 
     def name(self, split: str, image_id: str) -> str:
         """Path or URL of an image for the quarantine table; a path is relative to the source."""

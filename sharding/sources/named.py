@@ -1,6 +1,4 @@
-"""Images that go by another name than their id: read from where the collection has them.
-
-Foreign file names and the 16-hex ids that stand for them here.
+"""Read images of an imported collection, whose file names are not the 16-hex ids of the dataset.
 
 The id is the beginning of the SHA-256 of the name, so that it depends on nothing else. Which name
 an id stands for is in `names.parquet` of the dataset.
@@ -29,75 +27,11 @@ from sharding.storage import parquet
 from sharding.storage.files import refuse_changed
 from sharding.storage.retry import Buffer, RetryPolicy
 
-
-@dataclass(frozen=True, kw_only=True)
-class NamedSource(Source):
-    """A folder of images with a name for every id.
-
-    Attributes:
-        directory: of the images.
-        names: path below it by id.
-    """
-
-    directory: str
-    names: Mapping[str, str]
-
-    @classmethod
-    def of(cls, directory: Path, names: Names) -> NamedSource:
-        """All images of a collection."""
-        together = {k: v for part in names.by_split.values() for k, v in part.items()}
-        return cls(directory=str(directory.resolve()), names=together)
-
-    def only(self, image_ids: Sequence[str]) -> NamedSource:
-        """Narrow the names to a few images."""
-        return dataclasses.replace(self, names={key: self.names[key] for key in image_ids})
-
-    @contextlib.contextmanager
-    def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
-        """Open the directory."""
-        buffer = ReadBuffer()
-
-        def read(image_id: str) -> Buffer:
-            names = [self.names[image_id]] if image_id in self.names else []
-            return buffer.read_first(os.path.join(self.directory, name) for name in names)
-
-        yield read
-
-    def name(self, split: str, image_id: str) -> str:
-        """Path below the directory."""
-        return self.names.get(image_id, image_id)
-
-
-def open_images(
-    dataset: Dataset, images: str, policy: RetryPolicy | None = None, dump: Dump | None = None
-) -> Source:
-    """The source of a dataset's images: by their own names where they were imported.
-
-    Args:
-        dataset: that needs them.
-        images: as the user named their place.
-        policy: of retries over a network.
-        dump: whose image lists "originals" means.
-
-    Raises:
-        InputError: it is missing, nothing in it can be an image, or the table of names is not
-            what it was.
-    """
-    if NAMES_HASH not in dataset.manifest.created_by:
-        return open_source(images, policy, dump)
-    refuse_changed(dataset.directory / NAMES_FILE, dataset.manifest.created_by[NAMES_HASH])
-    if not Path(images).is_dir():
-        raise InputError(
-            "image directory is missing", file=images, fix="check the path of --images"
-        )
-    return NamedSource.of(Path(images), Names.read(dataset.directory / NAMES_FILE))
-
-
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", "name")])
 
 
 def image_id_of(name: str) -> str:
-    """The 16 hex characters that stand for an image path, relative with forward slashes."""
+    """Hash an image path, relative with forward slashes, to an id of 16 hex characters."""
     return hashlib.sha256(name.encode()).hexdigest()[:LENGTH]
 
 
@@ -109,24 +43,22 @@ class Names:
 
     @classmethod
     def of(cls, names: Mapping[str, Iterable[str]]) -> Names:
-        """The ids of the names of every split, each of them there once.
+        """Hash the names of every split, each of them there once.
 
         Raises:
             InputError: two names have the same id.
         """
-        known: dict[str, str] = {}
-        by_split: dict[str, dict[str, str]] = {}
+        by_split: dict[str, dict[str, str]] = {split: {} for split in names}
+        name_of: dict[str, str] = {}
         for split, listed in names.items():
-            by_split[split] = {}
             for name in listed:
                 image_id = image_id_of(name)
-                other = known.setdefault(image_id, name)
-                if other != name:
+                by_split[split][image_id] = name
+                if (other := name_of.setdefault(image_id, name)) != name:
                     raise InputError(
                         f"{other!r} and {name!r} get the same id {image_id}",
                         fix="rename one of the two files",
                     )
-                by_split[split][image_id] = name
         return cls(by_split=by_split)
 
     def write(self, path: str | os.PathLike[str]) -> str:
@@ -157,3 +89,63 @@ class Names:
         for row in table.to_pylist():
             by_split.setdefault(row["split"], {})[row["image_id"]] = row["name"]
         return cls(by_split=by_split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedSource(Source):
+    """A folder of images with a name for every id.
+
+    Attributes:
+        directory: of the images.
+        names: path below it by id.
+    """
+
+    directory: str
+    names: Mapping[str, str]
+
+    @classmethod
+    def of(cls, directory: Path, names: Names) -> NamedSource:
+        """Name all images of a collection."""
+        all_names = {key: name for part in names.by_split.values() for key, name in part.items()}
+        return cls(directory=str(directory.resolve()), names=all_names)
+
+    def only(self, image_ids: Sequence[str]) -> NamedSource:
+        """Narrow the names to a few images."""
+        return dataclasses.replace(self, names={key: self.names[key] for key in image_ids})
+
+    @contextlib.contextmanager
+    def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
+        """Open the directory."""
+        buffer = ReadBuffer()
+
+        def read(image_id: str) -> Buffer:
+            names = [self.names[image_id]] if image_id in self.names else []
+            return buffer.read_first(os.path.join(self.directory, name) for name in names)
+
+        yield read
+
+    def name(self, split: str, image_id: str) -> str:
+        """Path below the directory."""
+        return self.names.get(image_id, image_id)
+
+
+def open_images(
+    dataset: Dataset, images: str, policy: RetryPolicy | None = None, dump: Dump | None = None
+) -> Source:
+    """Open a source of a dataset's images, by their own names where they were imported.
+
+    Args:
+        dataset: that needs them.
+        images: what ``--images`` says.
+        policy: of retries over a network.
+        dump: whose image lists "originals" means.
+
+    Raises:
+        InputError: it is missing, nothing in it can be an image, or the table of names has changed.
+    """
+    if NAMES_HASH not in dataset.manifest.created_by:
+        return open_source(images, policy, dump)
+    refuse_changed(dataset.directory / NAMES_FILE, dataset.manifest.created_by[NAMES_HASH])
+    if not Path(images).is_dir():
+        raise InputError("image directory is missing", file=images, fix="check --images")
+    return NamedSource.of(Path(images), Names.read(dataset.directory / NAMES_FILE))

@@ -1,11 +1,14 @@
-"""Which kind of source ``--images`` names."""
+"""Find out which kind of source ``--images`` names, and open it."""
 
 from __future__ import annotations
 
 from sharding.errors import InputError
 from sharding.openimages.dump import Dump
+from sharding.sources.archives import ArchiveSource, names_archives
 from sharding.sources.base import Source
 from sharding.sources.directory import DirectorySource
+from sharding.sources.originals import OriginalsSource
+from sharding.sources.remote import RemoteSource
 from sharding.storage.retry import RetryPolicy
 
 ORIGINALS = "originals"
@@ -13,35 +16,28 @@ ORIGINALS = "originals"
 
 
 def open_source(images: str, policy: RetryPolicy | None = None, dump: Dump | None = None) -> Source:
-    """The source that ``--images`` names: a directory, archives, a URL, or a list of URLs.
+    """Open the source that ``--images`` names: a directory, archives, a URL, or a list of URLs.
 
     Args:
-        images: as the user named it.
+        images: what ``--images`` says.
         policy: of retries over a network.
         dump: whose image lists `ORIGINALS` means.
 
     Raises:
         InputError: it is missing, or nothing in it can be an image.
     """
-    # Imported as needed: a directory wants neither an HTTP client nor a cloud's.
     policy = policy or RetryPolicy()
-    if images == ORIGINALS or images.endswith((".csv", ".csv.gz")):
-        from sharding.sources.originals import OriginalsSource
-
-        if images != ORIGINALS:
-            return OriginalsSource.of_list(images, policy)
+    if images == ORIGINALS:
         if dump is None:
             raise InputError(
                 "there is no dump here whose image lists name the originals",
                 fix="give --images the image list itself (images.csv)",
             )
         return OriginalsSource.of_dump(dump, policy)
-    from sharding.sources.archives import ArchiveSource, names_archives
-
+    if images.endswith((".csv", ".csv.gz")):
+        return OriginalsSource.of_list(images, policy)
     if names_archives(images):
         return ArchiveSource.open(images, policy)
     if "://" in images:
-        from sharding.sources.remote import RemoteSource
-
         return RemoteSource.open(images, policy)
     return DirectorySource.open(images)

@@ -1,4 +1,4 @@
-"""Originals by the URLs of the dump's image lists, checked against the size and MD5 listed there.
+"""Fetch originals by the URLs of the dump's image lists, checked against the size and MD5 listed there.
 
 Thousands of the originals on Flickr have been removed or changed since: a placeholder picture or a
 new version decodes well, and only the MD5 tells.
@@ -36,14 +36,14 @@ COLUMNS = ("OriginalURL", "OriginalSize", "OriginalMD5")
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalsSource(Source):
-    """Image lists, not read yet."""
+    """Image lists with URLs, which are read when they are staged."""
 
     files: tuple[DumpFile, ...]
     policy: RetryPolicy
 
     @classmethod
     def of_list(cls, path: str, policy: RetryPolicy) -> OriginalsSource:
-        """A list in a file.
+        """Name a list in a file.
 
         Raises:
             InputError: there is no such file.
@@ -55,7 +55,7 @@ class OriginalsSource(Source):
 
     @classmethod
     def of_dump(cls, dump: Dump, policy: RetryPolicy) -> OriginalsSource:
-        """The lists of a dump.
+        """Name the lists of a dump.
 
         Raises:
             InputError: it has none for any of its splits.
@@ -86,10 +86,6 @@ class OriginalsSource(Source):
         table = pa.concat_tables(parts).take(pa.array(first)).combine_chunks()
         yield Originals(image_ids_N=listed_N, listed=table, policy=self.policy)
 
-    def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
-        """Not before staging."""
-        raise AssertionError("image lists are used after they were staged")
-
     def name(self, split: str, image_id: str) -> str:
         """The first list."""
         return f"{self.files[0]}: {image_id}"
@@ -111,7 +107,7 @@ class Originals(Source):
     policy: RetryPolicy
 
     def only(self, image_ids: Sequence[str]) -> Originals:
-        """The same for a few images."""
+        """Narrow the lists to a few images."""
         chosen_N = np.isin(self.image_ids_N, parse_image_ids(image_ids))
         return dataclasses.replace(
             self,

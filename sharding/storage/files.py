@@ -1,6 +1,6 @@
-"""Files of a dataset by relative path, wherever they lie: their sizes and hashes.
+"""Write files atomically, and check them against known hashes.
 
-Files appear whole or not at all: write to a temporary name, fsync, rename.
+A file appears whole or not at all: it is written to a temporary name, fsynced, then renamed.
 """
 
 from __future__ import annotations
@@ -19,42 +19,11 @@ from typing import Any
 
 from sharding.errors import REPEAT_COMMAND, InputError
 
-_HASH_BLOCK = 1 << 22
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def changed(path: Path, known: str) -> str | None:
-    """What is wrong with a file whose hash is known; None where nothing is."""
-    if not path.is_file():
-        return "missing"
-    return None if sha256_of(path) == known else "its content has changed (SHA-256 differs)"
-
-
-def refuse_changed(path: Path, known: str) -> None:
-    """Let nothing follow from a file that is not what it was.
-
-    Raises:
-        InputError: it is missing or its hash is another one.
-    """
-    wrong = changed(path, known)
-    if wrong is not None:
-        raise InputError(wrong, file=path, fix=REPEAT_COMMAND)
-
-
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
 _TEMPORARY = ".tmp."
-
-_WAITING: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
-    "files that appear together", default=None
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_HASH_BLOCK = 1 << 22
+_TRANSACTION: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
+    "written files that wait to be renamed together", default=None
 )
 
 
@@ -71,19 +40,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(path)
     temporary = final.with_name(f"{final.name}{_TEMPORARY}{secrets.token_hex(4)}")
-    waiting = _WAITING.get()
+    waiting = _TRANSACTION.get()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        _fsync(temporary)
         if waiting is not None:
             waiting.append((temporary, final))
         else:
-            _appear(temporary, final)
+            _rename(temporary, final)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise InputError(
                 f"cannot be written ({os.strerror(error.errno)})",
                 file=final,
@@ -94,19 +62,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def transaction() -> Iterator[None]:
-    """What `replacing` writes inside appears at the end, in the order written, or not at all.
+    """Let all that `replacing` writes inside appear at the end, in the order written, or nothing.
 
     A disk that fills up amid several files then leaves all of them as they were. Inside, what was
     written cannot be read back yet.
     """
     waiting: list[tuple[Path, Path]] = []
-    token = _WAITING.set(waiting)
+    token = _TRANSACTION.set(waiting)
     try:
         yield
         while waiting:
-            _appear(*waiting.pop(0))
+            _rename(*waiting.pop(0))
     finally:
-        _WAITING.reset(token)
+        _TRANSACTION.reset(token)
         for temporary, _ in waiting:
             temporary.unlink(missing_ok=True)
 
@@ -118,7 +86,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def stable_json(value: Any) -> str:
-    """Readable JSON with sorted keys and a final newline: equal values, equal text."""
+    """Format readable JSON with sorted keys and a final newline: equal values, equal text."""
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
@@ -137,13 +105,40 @@ def remove_temporaries_beside(path: str | os.PathLike[str]) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _appear(temporary: Path, final: Path) -> None:
+def sha256_of(path: Path) -> str:
+    """Hash a file in blocks; in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as stream:
+        while block := stream.read(_HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def changed(path: Path, sha256: str) -> str | None:
+    """Compare a file with its known hash; return what is wrong, None where nothing is."""
+    if not path.is_file():
+        return "missing"
+    return None if sha256_of(path) == sha256 else "its content has changed (SHA-256 differs)"
+
+
+def refuse_changed(path: Path, sha256: str) -> None:
+    """Check a file before it is used.
+
+    Raises:
+        InputError: it is missing or its hash is another one.
+    """
+    wrong = changed(path, sha256)
+    if wrong is not None:
+        raise InputError(wrong, file=path, fix=REPEAT_COMMAND)
+
+
+def _rename(temporary: Path, final: Path) -> None:
     os.replace(temporary, final)
-    _fsync_directory(final.parent)
+    _fsync(final.parent)
 
 
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

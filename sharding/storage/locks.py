@@ -1,13 +1,12 @@
-"""Locks between the processes of a node; the system lets go of them if a process dies.
+"""Lock files between the processes of a node, and give each process a scratch directory.
 
-A directory of this process on the node's own disk: it goes with the process.
-
-That of a killed one goes when the next process of the node makes its own.
+The system releases a lock when its process dies.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import fcntl
 import functools
 import os
@@ -22,9 +21,16 @@ from typing import TextIO
 @contextmanager
 def exclusive(path: Path) -> Iterator[TextIO]:
     """Wait until nobody else holds the lock, and hold it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with _open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[TextIO]:
+    """Wait until nobody holds the lock exclusively, and hold it as others may."""
+    with _open(path) as file:
+        share(file)
         yield file
 
 
@@ -37,27 +43,36 @@ def try_lock(file: TextIO | int) -> bool:
     return True
 
 
+def share(file: TextIO) -> None:
+    """Wait until nobody holds the open file's lock exclusively, and hold it as others may."""
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
 @functools.cache
 def scratch_directory() -> Path:
-    """The same for all callers in this process."""
+    """Make this process's own directory on the node's disk; later calls return the same.
+
+    It is removed with the process; that of a killed one when the next process makes its own.
+    """
     parent = Path(tempfile.gettempdir(), f"openimages-{os.getuid()}")
     with exclusive(parent / ".lock"):
         for other in parent.iterdir():
             if other.is_dir():
                 _remove_unless_alive(other)
-        own = Path(tempfile.mkdtemp(dir=parent))
-        try_lock(os.open(own, os.O_RDONLY))  # never closed
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    return own
+        directory = Path(tempfile.mkdtemp(dir=parent))
+        try_lock(os.open(directory, os.O_RDONLY))  # never closed
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
-def _remove_unless_alive(other: Path) -> None:
-    try:
-        descriptor = os.open(other, os.O_RDONLY)
-    except FileNotFoundError:  # its process has just ended
-        return
-    try:
+def _open(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a")
+
+
+def _remove_unless_alive(directory: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # its process has just ended
+        descriptor = os.open(directory, os.O_RDONLY)
         if try_lock(descriptor):
-            shutil.rmtree(other, ignore_errors=True)
-    finally:
+            shutil.rmtree(directory, ignore_errors=True)
         os.close(descriptor)

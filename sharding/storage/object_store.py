@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -30,8 +30,8 @@ from sharding.storage.arrow_transport import (
     key_of,
 )
 from sharding.storage.files import replacing
+from sharding.storage.http_transport import HttpTransport
 from sharding.storage.retry import (
-    MISSING,
     BadImage,
     Buffer,
     RetryPolicy,
@@ -40,6 +40,7 @@ from sharding.storage.retry import (
 )
 
 Result = TypeVar("Result")
+Transport = HttpTransport | ArrowTransport
 
 _WEB = ("http", "https")
 _CHUNK = 1 << 23
@@ -49,30 +50,12 @@ _READABLE = "check the URL, the credentials and the network"
 _WRITABLE = "check credentials and network, then repeat the command: what was put counts"
 
 
-class Transport(Protocol):
-    """Reads objects by URL, one attempt a call; safe to use from many threads.
-
-    Every method raises `BadImage` where the object is missing or refused, and `TransientError`
-    where the attempt failed.
-    """
-
-    def read(self, url: str) -> Buffer:
-        """Read a whole object, of at most the size of an image."""
-        ...
-
-    def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Read ``length`` bytes from ``offset`` on, or as many as there are."""
-        ...
-
-    def size(self, url: str) -> int:
-        """Ask for the size of an object in bytes."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class ObjectStore:
-    """Objects below a URL (http and https for reading, s3, gs, any scheme of fsspec), or files
-    below a directory; travels to workers, which open clients of their own.
+    """Objects below a URL, or files below a directory; travels to workers.
+
+    Schemes are http and https (for reading), s3, gs, and whatever fsspec serves. Clients are opened
+    once a process and policy.
 
     `read` and `open` raise what becomes of an image; every other method raises an InputError that
     names the URL where the place refuses, or does not answer however often it is asked. Paths are
@@ -108,16 +91,12 @@ class ObjectStore:
         """
         return retry(lambda: self._transport.read(self._url_of(path)), self.policy)
 
-    def size(self, path: str = "") -> int | None:
-        """Bytes of an object, None where there is none."""
+    def size(self, path: str) -> int | None:
+        """Ask for the size of an object in bytes, None where there is none."""
 
         def ask() -> int | None:
-            try:
-                return self._transport.size(self._url_of(path))
-            except BadImage as bad:
-                if str(bad) == MISSING:
-                    return None
-                raise
+            info = self._files.get_file_info(key_of(self._url_of(path)))
+            return int(info.size) if info.type == fs.FileType.File else None
 
         return self._retried(path, "read", ask)
 
@@ -133,7 +112,7 @@ class ObjectStore:
         return cast(BinaryIO, io.BufferedReader(stream, _CHUNK)), length
 
     def sha256(self, path: str) -> str:
-        """Hash of an object's content, in hexadecimal."""
+        """Hash the content of an object; in hexadecimal."""
 
         def hash_parts() -> str:
             digest = hashlib.sha256()
@@ -144,11 +123,11 @@ class ObjectStore:
         return self._retried(path, "read", hash_parts)
 
     def names(self) -> list[str]:
-        """Names of objects and folders right below the URL, sorted."""
+        """List the names of objects and folders right below the URL, sorted."""
         return sorted(info.base_name for info in self._list(recursive=False))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of all objects at any depth, by path."""
+        """List the sizes in bytes of all objects at any depth, by path."""
         prefix = key_of(self.url).rstrip("/") + "/"
         return {
             info.path.lstrip("/").removeprefix(prefix): int(info.size)
@@ -261,8 +240,6 @@ class _RangeStream(io.RawIOBase):
 def _open_transport(scheme: str, bucket: str, policy: RetryPolicy) -> Transport:
     """Open a transport once for many shards, so that its connections are kept."""
     if scheme in _WEB:
-        from sharding.storage.http_transport import HttpTransport  # requests is slow to import
-
         return HttpTransport(policy)
     return ArrowTransport(file_system(scheme, bucket, policy))
 

@@ -74,7 +74,7 @@ def test_turns_known_from_the_dump_are_those_of_the_images(task: ShardTask) -> N
         degrees_N=np.array([90, 0, 180], np.int16),
     )
     turned = ShardTask.of(
-        task.plan, task.labels, task.source, task.treatment, Path(task.output), rotations=rotations
+        task.plan, task.labels, task.source, task.policy, Path(task.output), rotations=rotations
     )
     assert turned.degrees_N.tolist() == [-1, -1, 90, -1, 0, -1]
     assert turned.fingerprint != task.fingerprint
@@ -118,12 +118,12 @@ def test_equal_tasks_write_equal_bytes(task: ShardTask, tmp_path: Path) -> None:
     assert tree(tmp_path / "out") == tree(tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("change", ["labels", "treatment", "images", "turns"])
+@pytest.mark.parametrize("change", ["labels", "policy", "images", "turns"])
 def test_another_task_is_not_finished(task: ShardTask, change: str) -> None:
     write_shard(task)
     other = {
         "labels": {"labels": LabelTable.from_lists(IDS, [[1]] * 6, [[]] * 6)},
-        "treatment": {"treatment": ImagePolicy(shorter_side=32)},
+        "policy": {"policy": ImagePolicy(shorter_side=32)},
         "images": {"plan": dataclasses.replace(task.plan, image_ids_N=task.plan.image_ids_N[1:])},
         "turns": {"degrees_N": np.full(6, 90, np.int16)},
     }[change]
