@@ -1,4 +1,4 @@
-"""Fetch originals by the URLs of the dump's image lists, checked against the size and MD5 listed there.
+"""Fetch originals by the URLs of the dump's image lists, and check their size and MD5.
 
 Thousands of the originals on Flickr have been removed or changed since: a placeholder picture or a
 new version decodes well, and only the MD5 tells.
