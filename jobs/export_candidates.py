@@ -13,7 +13,7 @@ from sharding.errors import one_line_errors
 
 
 def main() -> None:
-    """Parse, judge if there is a truth to judge by, export, say how to go on."""
+    """Parse, judge where --truth is given, export, print what to do next."""
     with one_line_errors():
         config = tyro.cli(AuditConfig, description=__doc__)
         from pipeline.audit import run

@@ -14,15 +14,17 @@ from sharding.errors import one_line_errors
 
 
 def main() -> None:
-    """Parse, connect, predict what is not predicted yet, say where it is."""
+    """Parse, connect, predict what is missing, print where the predictions are."""
     with one_line_errors():
         config = tyro.cli(PredictConfig, description=__doc__)
         from pipeline.cluster import session
         from pipeline.inference import predict
 
-        told = predict.predict(config, session.connect)
-        print(f"{told['images']:,} images, {told['errors']:,} of them unreadable (column error)")
-        print(f"predictions  {config.output}/part-*.parquet  ({told['files']} files)")
+        counts = predict.predict(config, session.connect)
+        print(
+            f"{counts['images']:,} images, {counts['errors']:,} of them unreadable (column error)"
+        )
+        print(f"predictions  {config.output}/part-*.parquet  ({counts['files']} files)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""CNN-RNN's own prediction: a head that scores classes by beam search over label sequences.
+"""Predict with CNN-RNN by beam search over label sequences.
 
-Training scores an image by its own part of the logits, as with every method; the recurrent part
-is state of the method. `attach` brings both together from a checkpoint, to score with.
+Training scores an image by the network's logits alone, as with every method; the recurrent part is
+state of the method. `attach` joins both from a checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ METHOD = "cnn-rnn"
 
 
 def check(meta: Meta, directory: str, beam: int) -> None:
-    """Refuse a beam search that there is nothing for.
+    """Refuse a beam search for a checkpoint of another method.
 
     Raises:
         InputError: the checkpoint is of another method, or the beam below 0.
@@ -32,7 +32,7 @@ def check(meta: Meta, directory: str, beam: int) -> None:
 
 
 def attach(model: CamNet, meta: Meta, directory: str, beam: int) -> CamNet:
-    """Have a checkpoint's network score by beam search.
+    """Replace the head of a checkpoint's network by one that scores by beam search.
 
     Args:
         model: of the checkpoint; its head is replaced.

@@ -1,7 +1,6 @@
-"""Figures of an evaluation: group means, class activation maps, precision and recall.
+"""Draw class activation maps over their images.
 
-Figures are made without pyplot, so that workers and threads share no state. Colours are Okabe and
-Ito's, which people with any common colour vision tell apart.
+Figures are made without pyplot, so that workers and threads share no state.
 """
 
 from __future__ import annotations
@@ -25,14 +24,19 @@ INK, FAINT = "#222222", "#D9D9D9"
 _EVIDENCE = LinearSegmentedColormap.from_list(
     "evidence", ["#08306B", "#4292C6", "#FFFFFF", "#F16913", "#7F2704"]
 )
-
 _DPI = 120
-
 Cam = tuple[str, npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of a size in inches, laid out by constraints."""
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
-    """The figure as PNG bytes."""
+    """Encode a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
     return buffer.getvalue()
@@ -41,12 +45,12 @@ def png(figure: Figure) -> bytes:
 def cam_overlay(
     image_HWC: npt.NDArray[np.uint8], cams: Sequence[Cam], *, alpha: float | None = None
 ) -> Figure:
-    """The image, and per class its raw map beside the boosted one over it.
+    """Draw an image and, in a row per class, its raw and its boosted map over it.
 
     Args:
         image_HWC: uint8 RGB as the network saw it.
-        cams: (class name, raw map, boosted map), maps of any equal size (H W, floats). A row
-            each, on one colour scale for both maps, so that their strengths compare.
+        cams: (class name, raw map, boosted map), maps of any equal size (H W, floats). Both maps
+            of a row have one colour scale, so that their strengths compare.
         alpha: the slope of BoostLU, for the heading.
     """
     rows = max(1, len(cams))
@@ -76,7 +80,7 @@ def cam_pictures(
     raw_HW: npt.NDArray[np.floating],
     boosted_HW: npt.NDArray[np.floating],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Both maps over the image, bare uint8 pixels of its size; arguments as of `cam_overlay`."""
+    """Draw both maps over the image: uint8 pixels (H W 3); arguments as of `cam_overlay`."""
     norm = _root_scale(raw_HW, boosted_HW)
     raw_HWC, boosted_HWC = (_blend(image_HWC, cam, norm) for cam in (raw_HW, boosted_HW))
     return (255 * raw_HWC).round().astype(np.uint8), (255 * boosted_HWC).round().astype(np.uint8)
@@ -85,7 +89,7 @@ def cam_pictures(
 def _blend(
     image_HWC: npt.NDArray[np.uint8], cam_HW: npt.NDArray[np.floating], norm: Normalize
 ) -> npt.NDArray[np.float64]:
-    """A pale grey image with the map's colours over it, the stronger the more opaque (H W 3)."""
+    """Lay a map's colours over a pale grey image (H W 3 in 0..1), the stronger the more opaque."""
     height, width = image_HWC.shape[:2]
     small = Image.fromarray(np.asarray(cam_HW, np.float32))
     cam = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
@@ -96,9 +100,9 @@ def _blend(
 
 
 def _root_scale(*maps: npt.NDArray[np.floating]) -> FuncNorm:
-    """Zero, no evidence, in the middle; signed square roots of the values to either side.
+    """Make a colour scale of signed square roots with zero, no evidence, in the middle.
 
-    On a linear scale the unboosted map would vanish beside one that is alpha times as strong.
+    On a linear scale the raw map would vanish beside one that is alpha times as strong.
     """
     largest = max((float(np.abs(m).max()) for m in maps), default=0.0) or 1.0
     forward, inverse = (
@@ -106,13 +110,6 @@ def _root_scale(*maps: npt.NDArray[np.floating]) -> FuncNorm:
         (lambda x: np.sign(x) * np.square(x)),
     )
     return FuncNorm((forward, inverse), vmin=-largest, vmax=largest)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Make an empty figure of a size in inches, laid out by constraints."""
-    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _signed(value: float) -> str:

@@ -1,8 +1,8 @@
-"""A checkpoint as safetensors, torch.export and ONNX, each checked against the model itself.
+"""Export a checkpoint as safetensors, torch.export and ONNX; check each file against the model.
 
 Normalisation and the whole head are inside the graphs: uint8 RGB pixels (B, S, S, 3) in, fp32
-logits (B, K) out, any batch size. What is left to the caller, squashing to S x S, and the class
-list are recorded in every file and beside them.
+logits (B, K) out, any batch size. Every file, and `model.json`, records the class list and the
+preprocessing that the caller does: squashing to S x S.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sharding.errors import InputError
 from sharding.storage.files import replacing
 
 Scorer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-# Of the largest logit of the check: fp32 sums in another order, and no more.
 TOLERANCE = 1e-4
+"""Largest difference allowed, as a share of the largest logit: fp32 sums in another order."""
 _INPUT, _OUTPUT = "images_BHWC", "logits_BK"
 
 
 def description(meta: checkpoint.Meta) -> dict[str, Any]:
-    """What a user of an exported file must know, as JSON values."""
+    """Describe, in JSON values, how an exported file is used."""
     config = meta.train_config
     return {
         "image_size": config.data.image_size,
@@ -67,25 +67,25 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
             does not score as the checkpoint does (then it is not kept).
     """
     model, meta = checkpoint.load_model(checkpoint_directory)
-    told = description(meta)
+    about = description(meta)
     size = meta.train_config.data.image_size
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with torch.inference_mode():
         expected = model(torch.from_numpy(images)).numpy()
     output.mkdir(parents=True, exist_ok=True)
-    found = {}
+    differences = {}
     # Not a temporary name: exporters and readers go by the suffix.
     with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as scratch:
         for name in formats:
             path = Path(scratch) / f"model.{name}"
             write, scorer = FORMATS[name]
-            _quietly(write, model, path, told)
-            found[name] = _checked(scorer(path, meta), images, expected, output / path.name)
+            _quietly(write, model, path, about)
+            differences[name] = _checked(scorer(path, meta), images, expected, output / path.name)
             path.chmod(0o644)  # safetensors makes files that only their owner reads
             os.replace(path, output / path.name)
     with replacing(output / "model.json") as temporary:
-        temporary.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return found
+        temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return differences
 
 
 def _checked(
@@ -94,6 +94,11 @@ def _checked(
     expected_BK: npt.NDArray[np.float32],
     path: Path,
 ) -> float:
+    """Score images with an exported file; return the largest difference of its logits.
+
+    Raises:
+        InputError: the difference is beyond `TOLERANCE`.
+    """
     # Another batch size than it was traced with: a batch size frozen into a file shows here.
     difference = float(np.abs(scorer(images_BHWC) - expected_BK).max())
     allowed = TOLERANCE * max(1.0, float(np.abs(expected_BK).max()))
@@ -106,15 +111,11 @@ def _checked(
     return difference
 
 
-def _write_safetensors(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> None:
+def _write_safetensors(model: cam_net.CamNet, path: Path, about: Mapping[str, Any]) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    # Its metadata holds strings alone.
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()
-    }
-    save_file(tensors, path, metadata={"format": "pt", **texts})
+    save_file(tensors, path, metadata={"format": "pt", **_texts(about)})
 
 
 def _safetensors_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
@@ -126,22 +127,22 @@ def _safetensors_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
     return _scorer_of(blank)
 
 
-def _write_pt2(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> None:
+def _write_pt2(model: cam_net.CamNet, path: Path, about: Mapping[str, Any]) -> None:
     batch = {_INPUT: {0: torch.export.Dim("batch", min=1)}}
-    program = torch.export.export(model, (_example(told),), dynamic_shapes=batch)
-    torch.export.save(program, path, extra_files={"model.json": json.dumps(told)})
+    program = torch.export.export(model, (_example(about),), dynamic_shapes=batch)
+    torch.export.save(program, path, extra_files={"model.json": json.dumps(about)})
 
 
 def _pt2_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
     return _scorer_of(torch.export.load(path).module())
 
 
-def _write_onnx(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> None:
+def _write_onnx(model: cam_net.CamNet, path: Path, about: Mapping[str, Any]) -> None:
     import onnxscript  # noqa: F401  (torch reports its absence less clearly)
 
     program = torch.onnx.export(
         model,
-        (_example(told),),
+        (_example(about),),
         input_names=[_INPUT],
         output_names=[_OUTPUT],
         dynamic_shapes={_INPUT: {0: torch.export.Dim("batch", min=1)}},
@@ -149,8 +150,7 @@ def _write_onnx(model: cam_net.CamNet, path: Path, told: Mapping[str, Any]) -> N
         verbose=False,
     )
     assert program is not None
-    for key, value in told.items():
-        program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
+    program.model.metadata_props.update(_texts(about))
     program.save(path)
 
 
@@ -169,13 +169,24 @@ def _scorer_of(model: nn.Module) -> Scorer:
     return score
 
 
-def _example(told: Mapping[str, Any]) -> torch.Tensor:
+def _example(about: Mapping[str, Any]) -> torch.Tensor:
     # Two images: a batch of one would be taken for a constant.
-    return torch.zeros((2, told["image_size"], told["image_size"], 3), dtype=torch.uint8)
+    return torch.zeros((2, about["image_size"], about["image_size"], 3), dtype=torch.uint8)
+
+
+def _texts(about: Mapping[str, Any]) -> dict[str, str]:
+    """Encode a description for metadata that holds strings only."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()
+    }
 
 
 def _quietly(write: Callable[..., None], *arguments: Any) -> None:
-    """Run an exporter without its asides, and turn what it refuses into one line."""
+    """Run an exporter without its log and warnings; turn its errors into one line.
+
+    Raises:
+        InputError: a package is missing, or the exporter refuses the network.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():

@@ -1,9 +1,7 @@
-"""A checkpoint as an MLflow LoggedModel: with signature, example request and metrics.
+"""Make a checkpoint an MLflow LoggedModel, with signature, example request and metrics.
 
 A training's best checkpoint becomes one by link: a few small files that name it, so that no weights
 are uploaded and nothing is loaded. A model that is registered has its weights with it.
-
-The files of an MLflow model: our code, a link to the weights, the shape of a request.
 """
 
 from __future__ import annotations
@@ -24,28 +22,30 @@ from pipeline import storage
 from pipeline.inference import locate
 from pipeline.inference.predictor import THRESHOLD, TOP_K
 from pipeline.models import checkpoint
-from pipeline.tracking.client import (
-    dataset_of_metric,
-    datasets_of,
-    mlflow_client,
-    mlflow_errors,
-)
+from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client, mlflow_errors
 from sharding.errors import InputError
 from sharding.log import info
 
+_PACKAGES = (pipeline, sharding)
+"""A served model brings its own copy of our code."""
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "torchvision")
+"""Imports of a served model, by name on the package index."""
+_EXAMPLE_SIDE = 64
+"""Pixels of the example request's image."""
+
 
 def log_best(run_id: str, checkpoint_directory: str, how: str) -> None:
-    """Make a finished training's best checkpoint a LoggedModel of its run; never raises.
+    """Make a finished training's best checkpoint a LoggedModel of its run; log errors only.
 
     Args:
         run_id: the training's.
         checkpoint_directory: path or URL.
-        how: "link", "copy" (upload the weights, too) or "off".
+        how: "link" or "off", as of `TrainConfig.log_model`.
     """
     if how == "off":
         return
     try:
-        log_model(run_id, checkpoint_directory, copy=how == "copy")
+        log_model(run_id, checkpoint_directory, copy=False)
     except InputError as error:  # the training itself is done and kept
         info(f"MLflow: {error}", "WARNING")
 
@@ -81,7 +81,7 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
 
 
 def find(run_id: str, checkpoint_directory: str) -> str | None:
-    """Id of the LoggedModel of a run's checkpoint, None where there is none."""
+    """Find the id of the LoggedModel of a run's checkpoint; None where there is none."""
     with mlflow_errors("MLflow does not take the model"):
         model = _find(mlflow_client(), run_id, checkpoint_directory)
     return None if model is None else str(model.model_id)
@@ -99,7 +99,7 @@ def _find(client: Any, run_id: str, checkpoint_directory: str) -> Any | None:
 
 
 def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoint.Meta) -> Any:
-    """The model with everything but the weights, which it names."""
+    """Create the model with everything but the weights, which it links to."""
     from mlflow.entities import LoggedModelOutput
 
     run = client.get_run(run_id)
@@ -117,7 +117,7 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
         },
     )
     with tempfile.TemporaryDirectory() as scratch:
-        save(Path(scratch, "model"), model, run_id, checkpoint_directory, meta)
+        _write_files(Path(scratch, "model"), model, run_id, checkpoint_directory, meta)
         client.log_model_artifacts(model.model_id, str(Path(scratch, "model")))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=meta.images_seen)])
     _link_metrics(client, run, model.model_id, meta.images_seen)
@@ -125,7 +125,7 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
 
 
 def _upload(client: Any, model_id: str, checkpoint_directory: str) -> None:
-    """Put the weights beside the link, from where they are if that is a local disk."""
+    """Upload the weights to the link's folder."""
     with tempfile.TemporaryDirectory() as scratch:
         for file in ("model.pt", "meta.json"):  # the one that makes it a checkpoint comes last
             path = Path(checkpoint_directory, file)
@@ -137,7 +137,7 @@ def _upload(client: Any, model_id: str, checkpoint_directory: str) -> None:
 
 
 def _link_metrics(client: Any, run: Any, model_id: str, step: int) -> None:
-    """Say that the run's points at this step are about the model, and on which data set."""
+    """Link the run's metrics of this step to the model, each with its data set."""
     from mlflow.entities import Metric
 
     datasets = datasets_of(run)
@@ -163,30 +163,20 @@ def _link_metrics(client: Any, run: Any, model_id: str, step: int) -> None:
 
 def _params(meta: checkpoint.Meta) -> dict[str, str]:
     config = meta.train_config
-    told = {
+    return {
         "method": config.method,
         "backbone": config.model.backbone,
         "alpha": f"{config.model.alpha_infer:g}",
-        "image_size": config.data.image_size,
-        "epoch": meta.epoch,
-        "classes": len(meta.mids),
+        "image_size": str(config.data.image_size),
+        "epoch": str(meta.epoch),
+        "classes": str(len(meta.mids)),
     }
-    return {key: str(value) for key, value in told.items()}
 
 
-# A served model brings its own copy of our code.
-PACKAGES = (pipeline, sharding)
-
-# What a served model imports, by name on the package index.
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "torchvision")
-
-_PICTURE_SIDE = 64
-
-
-def save(
+def _write_files(
     path: Path, model: Any, run_id: str, checkpoint_directory: str, meta: checkpoint.Meta
 ) -> None:
-    """Write everything but the weights, which are named.
+    """Write the files of an MLflow model into a new directory: our code and a link to the weights.
 
     Args:
         path: directory to make.
@@ -213,7 +203,7 @@ def save(
             ),
             python_model=str(Path(__file__).with_name("pyfunc.py")),
             artifacts={directory.name: str(directory)},
-            code_paths=[str(Path(package.__file__ or "").parent) for package in PACKAGES],
+            code_paths=[str(Path(package.__file__ or "").parent) for package in _PACKAGES],
             signature=_signature(),
             input_example=_example(),
             pip_requirements=_requirements(meta.train_config.model.backbone),
@@ -246,12 +236,12 @@ def _signature() -> Any:
 
 
 def _example() -> Any:
-    """A request that shows the shape of one: a grey ramp as JPEG."""
+    """Make an example request: a grey ramp as JPEG."""
     import pandas as pd
     from PIL import Image
 
     file = io.BytesIO()
-    Image.linear_gradient("L").resize((_PICTURE_SIDE, _PICTURE_SIDE)).save(file, "JPEG")
+    Image.linear_gradient("L").resize((_EXAMPLE_SIDE, _EXAMPLE_SIDE)).save(file, "JPEG")
     return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
 
 

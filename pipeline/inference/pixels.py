@@ -1,7 +1,7 @@
-"""One image from anywhere to the pixels a network takes, without DALI: for using a model.
+"""Read an image from anywhere into the pixels a network takes, without DALI.
 
-They are those of an evaluation on CPUs, bit for bit where it is a baseline JPEG. A GPU decodes and
-resizes with other roundings.
+For a baseline JPEG they are, bit for bit, those of an evaluation on CPUs. A GPU decodes and resizes
+with other roundings.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from pipeline import storage
 from pipeline.data.resize import squash
 from sharding.errors import InputError
 
-# A path or URL, an encoded image, a Pillow image, or uint8 pixels (H, W) or (H, W, 3).
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
-
-_SECONDS = 30
-# Some servers refuse Python's own name.
-_AGENT = {"User-Agent": "openimages-boostlu"}
-# What may stand in a URL's path and query beside letters and digits; % begins what is quoted.
+"""A path or URL, an encoded image, a Pillow image, or uint8 pixels (H, W) or (H, W, 3)."""
+_TIMEOUT_SECONDS = 30
+_HEADERS = {"User-Agent": "openimages-boostlu"}
+"""Some servers refuse Python's default name."""
 _LEGAL = "%/?:@!$&'()*+,;=[]"
+"""Characters allowed in a URL's path and query beside letters and digits; % begins an escape."""
 
 
 def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
-    """The image as uint8 RGB (size, size, 3), upright, its proportions squashed.
+    """Decode an image as uint8 RGB (size, size, 3), upright, squashed to a square.
 
     Raises:
         InputError: it cannot be read, or is no image.
@@ -40,7 +39,7 @@ def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
 
 
 def read(location: str | Path) -> bytes:
-    """The bytes at a path, an http(s) URL or a bucket URL.
+    """Read the bytes at a path, an http(s) URL or a bucket URL.
 
     Raises:
         InputError: nothing can be read there.
@@ -48,8 +47,8 @@ def read(location: str | Path) -> bytes:
     url = str(location)
     try:
         if url.lower().startswith(("http://", "https://")):
-            request = urllib.request.Request(_quoted(url), headers=_AGENT)
-            with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+            request = urllib.request.Request(_quoted(url), headers=_HEADERS)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
                 return answer.read()
         return storage.read_bytes(url)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -59,13 +58,18 @@ def read(location: str | Path) -> bytes:
 
 
 def _quoted(url: str) -> str:
-    """The URL as a browser sends it; what is quoted already stays."""
+    """Escape a URL as a browser does; existing escapes stay."""
     parts = urlsplit(url)
     path, query = (quote(part, safe=_LEGAL) for part in (parts.path, parts.query))
     return parts._replace(path=path, query=query).geturl()
 
 
 def _opened(source: ImageLike) -> Image.Image:
+    """Open an image as upright RGB.
+
+    Raises:
+        InputError: it cannot be read or decoded; names it.
+    """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:
             raise InputError(
@@ -74,9 +78,9 @@ def _opened(source: ImageLike) -> Image.Image:
             )
         return Image.fromarray(source).convert("RGB")
     name = "image bytes" if isinstance(source, bytes) else str(source)
-    found = read(source) if isinstance(source, (str, Path)) else source
+    content = read(source) if isinstance(source, (str, Path)) else source
     try:
-        image = Image.open(io.BytesIO(found)) if isinstance(found, bytes) else found
+        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
         return ImageOps.exif_transpose(image).convert("RGB")
     except Exception as error:  # Pillow raises many kinds, for a broken EXIF still others
         known = not isinstance(error, UnidentifiedImageError)

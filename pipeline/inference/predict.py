@@ -1,4 +1,4 @@
-"""Predict many images on a cluster: each part on some worker, to one Parquet file."""
+"""Predict many images on a cluster, part by part; each part becomes a Parquet file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from pipeline.inference.predictor import Label, Prediction, Predictor
 from pipeline.models import checkpoint
 from sharding.errors import InputError
 
-# Per image: lists of its labels, best first, or why it could not be read.
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -38,15 +37,16 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
+"""Per image: lists of its labels, best first, or why it could not be read."""
 _READS_AT_ONCE = 16
 
 
 class PartPredictor:
-    """Holds the model of one worker; called with a part, it writes that part's file.
+    """Predict parts with the model of one worker, and write each part's file.
 
     Args:
         config: of the whole prediction.
-        checkpoint_directory: path or URL that every worker sees.
+        checkpoint_directory: path or URL that every worker reads.
         threads: images decoded at a time.
     """
 
@@ -86,17 +86,16 @@ class PartPredictor:
         names: Sequence[str],
         read: Sequence[npt.NDArray[np.uint8] | InputError],
     ) -> Iterator[dict[str, Any]]:
-        """One row per image, in order."""
+        """Make the row of every image, in order; draw maps if asked to."""
         good = [image for image in read if isinstance(image, np.ndarray)]
-        scores_BK = iter(self.predictor.scores(np.stack(good)) if good else ())
-        meta = self.predictor.meta
+        predictions = iter(self.predictor.predict_pixels(np.stack(good)) if good else ())
         for name, image in zip(names, read, strict=True):
             if isinstance(image, InputError):
                 yield {"image": name, "error": image.problem}
                 continue
-            found = Prediction(scores_K=next(scores_BK), mids=meta.mids, names=meta.names)
-            labels = _kept(found, self.config)
-            self._draw(part, name, image, labels)
+            labels = _chosen(next(predictions), self.config)
+            if labels and self.config.cams:
+                self._draw(part, name, image, labels[: self.config.cams])
             yield {
                 "image": name,
                 "class_index": [label.index for label in labels],
@@ -108,24 +107,23 @@ class PartPredictor:
     def _draw(
         self, part: Part, name: str, image_HWC: npt.NDArray[np.uint8], labels: Sequence[Label]
     ) -> None:
-        best = [label.index for label in labels[: self.config.cams]]
-        if not best:
-            return
+        """Draw the maps of these labels into one PNG file."""
         # Two folders may hold files of one name; the digest keeps their pictures apart.
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
         picture = f"{Path(name).stem[:80]}-{digest}.png"
         location = storage.join(
             self.config.output, predict_plan.CAMS, Path(part.file).stem, picture
         )
-        storage.write_bytes(location, self.predictor.cam([image_HWC], best).png(0))
+        cams = self.predictor.cam([image_HWC], [label.index for label in labels])
+        storage.write_bytes(location, cams.png(0))
 
 
 def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int]:
-    """Predict every part that has no file yet on the cluster; return the counts of all.
+    """Predict on the cluster every part that has no file yet; return the counts of all parts.
 
     Args:
         config: as the command says.
-        connect: joins the cluster; not called when everything is there already.
+        connect: joins the cluster; not called where every part has its file.
 
     Raises:
         InputError: no model, no images, or an output directory of another prediction.
@@ -134,42 +132,42 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
     directory = locate.checkpoint_directory(config.checkpoint)
     digest = hashlib.sha256(storage.read_bytes(storage.join(directory, "meta.json"))).hexdigest()
     listed = predict_plan.parts(config)
-    left = predict_plan.unfinished(config, digest, listed)
-    if left:
+    missing = predict_plan.unfinished(config, digest, listed)
+    if missing:
         if locate.is_copy(directory):
             directory = _copied(directory, config.output)
         connect()
         workers, gpus, cpus = session.shares(config.workers)
-        done = tasks.map_parts(
+        counts = tasks.map_parts(
             PartPredictor,
             {"config": config, "checkpoint_directory": directory, "threads": cpus},
-            left,
+            missing,
             workers=workers,
             num_cpus=cpus,
             num_gpus=gpus,
             label="predict",
         )
-        for _ in done:
+        for _ in counts:
             pass
     return finish(config, listed)
 
 
 def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
-    """Write `_SUCCESS`, last; return the counts in it."""
+    """Count images and errors in all parts' files; write the counts to `_SUCCESS`, last."""
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         counts = list(pool.map(_counts, (storage.join(config.output, p.file) for p in parts)))
-    told = {
+    totals = {
         "images": sum(images for images, _ in counts),
         "errors": sum(errors for _, errors in counts),
         "files": len(counts),
     }
     storage.sweep(config.output)
-    storage.write_json(storage.join(config.output, predict_plan.DONE), told)
-    return told
+    storage.write_json(storage.join(config.output, predict_plan.DONE), totals)
+    return totals
 
 
 def _counts(location: str) -> tuple[int, int]:
-    """(images, errors) of a finished part."""
+    """Count the (images, errors) of a finished part."""
     with storage.opened(location) as file:
         column = pq.read_table(file, columns=["error"])["error"]
     return len(column), len(column) - column.null_count
@@ -184,13 +182,13 @@ def _copied(directory: str, output: str) -> str:
     return copy
 
 
-def _kept(found: Prediction, config: PredictConfig) -> list[Label]:
-    labels = found.top(config.top_k or len(found.mids))
+def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:
+    labels = prediction.top(config.top_k or len(prediction.mids))
     return [label for label in labels if label.probability >= config.threshold]
 
 
 def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
-    """(name, image) of a part; an image of a shard is named by its id."""
+    """Give (name, image) of a part's images; an image of a shard is named by its id."""
     if not part.tar:
         yield from ((location, location) for location in part.locations)
         return

@@ -1,14 +1,13 @@
-"""What a bulk prediction is: its options, its parts, and whether a directory holds this one.
+"""Plan a bulk prediction: cut its input into parts, and claim the output directory.
 
-Free of torch, so that the job shows its help at once.
+Free of torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,13 +17,12 @@ from pipeline.config.commands import PredictConfig
 from pipeline.data import staging
 from sharding.errors import InputError
 
-# Readers of a directory of Parquet files pass over names that begin so.
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
-
+"""Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
-# Options that change how, but not what, is predicted: a repeated command may change them.
 _FREE = {"batch_size", "workers", "output", "checkpoint"}
+"""Options that change how, but not what, is predicted: a repeated command may change them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Part:
 
 
 def parts(config: PredictConfig) -> list[Part]:
-    """All parts, the same for the same input.
+    """List all parts, the same for the same input.
 
     Raises:
         InputError: there is nothing to predict, or the split is absent.
@@ -61,8 +59,9 @@ def parts(config: PredictConfig) -> list[Part]:
     locations = _files(config.images) if config.images else _lines(config.urls)
     if not locations:
         raise InputError("no images", file=config.images or config.urls, fix="pass another source")
-    chunks = _batched(locations, config.images_per_part)
-    return [Part(number=number, locations=chunk) for number, chunk in enumerate(chunks)]
+    size = config.images_per_part
+    chunks = [locations[first : first + size] for first in range(0, len(locations), size)]
+    return [Part(number=number, locations=tuple(chunk)) for number, chunk in enumerate(chunks)]
 
 
 def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]) -> list[Part]:
@@ -71,25 +70,26 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
     Raises:
         InputError: the directory holds predictions of another model, input or option.
     """
-    told = _identity(config, checkpoint_sha256, parts)
+    plan = _identity(config, checkpoint_sha256, parts)
     path = storage.join(config.output, PLAN)
     before = storage.read_json(path)
     if before is not None:
-        changed = [key for key in told if before.get(key) != told[key]]
+        changed = [key for key in plan if before.get(key) != plan[key]]
         if changed:
             raise InputError(
                 f"holds predictions with another {' and '.join(changed)}",
                 file=config.output,
                 fix="choose another --output, or remove that directory",
             )
-    storage.write_json(path, told)
-    there = set(storage.names_in(config.output))
-    return [part for part in parts if part.file not in there]
+    storage.write_json(path, plan)
+    written = set(storage.names_in(config.output))
+    return [part for part in parts if part.file not in written]
 
 
 def _identity(
     config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]
 ) -> dict[str, Any]:
+    """Describe in JSON values what is predicted, and with which model and options."""
     options = {key: value for key, value in asdict(config).items() if key not in _FREE}
     listed = hashlib.sha256(json.dumps([asdict(part) for part in parts]).encode()).hexdigest()
     return {
@@ -100,10 +100,10 @@ def _identity(
 
 
 def _files(folder: str) -> list[str]:
-    found = storage.files_below(folder)
-    if not found and not storage.exists(folder):
+    files = storage.files_below(folder)
+    if not files and not storage.exists(folder):
         raise InputError("no such folder", file=folder, fix="pass a folder of images")
-    return [path for path in found if PurePosixPath(path).suffix.lower() in _SUFFIXES]
+    return [path for path in files if PurePosixPath(path).suffix.lower() in _SUFFIXES]
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -112,9 +112,3 @@ def _lines(file: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"no list of URLs ({error})", file=file, fix="pass a text file") from None
     return [line.strip() for line in lines if line.strip()]
-
-
-def _batched(items: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
-    waiting = iter(items)
-    while batch := tuple(itertools.islice(waiting, size)):
-        yield batch

@@ -1,10 +1,10 @@
-"""A trained model in ten lines: ``pipeline.load(uri).predict(images)``, and its maps.
+"""Load a trained model, predict labels of images, and compute their activation maps.
 
 import pipeline
 
 model = pipeline.load("runs/demo")
-for found in model.predict(["street.jpg"]):
-    for label in found.top(5):
+for prediction in model.predict(["street.jpg"]):
+    for label in prediction.top(5):
         print(label.name, label.mid, label.score)
 model.cam(["street.jpg"], ["Car", "Tree"]).save("maps")
 """
@@ -30,13 +30,13 @@ from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
 from sharding.errors import InputError
 
-# Of a served model's answer, unless the request says otherwise.
 TOP_K, THRESHOLD = 5, 0.0
+"""Of a served model's answer, unless the request says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One class found in an image.
+    """A class predicted in an image.
 
     Attributes:
         index: of the class.
@@ -52,13 +52,13 @@ class Label:
 
     @property
     def probability(self) -> float:
-        """Sigmoid of the score; classes are independent, so an image's do not sum to 1."""
+        """Sigmoid of the score; classes are independent, so those of an image do not sum to 1."""
         return float(1 / (1 + np.exp(-np.float64(self.score))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What the model says of one image.
+    """The scores of one image.
 
     Attributes:
         scores_K: fp32 logits, in the class list's order.
@@ -70,12 +70,12 @@ class Prediction:
     names: Sequence[str]
 
     def top(self, k: int = TOP_K) -> list[Label]:
-        """The ``k`` highest-scored classes, best first; ties by index."""
+        """Return the ``k`` highest-scored classes, best first; ties by index."""
         best = np.argsort(-self.scores_K, kind="stable")[:k]
         return [self._label(int(index)) for index in best]
 
     def above(self, score: float = 0.0) -> list[Label]:
-        """Every class that scores more than ``score`` (0 is probability one half), best first."""
+        """Return every class with a higher score (0 is probability one half), best first."""
         return self.top(int((self.scores_K > score).sum()))
 
     def _label(self, index: int) -> Label:
@@ -88,7 +88,7 @@ class Prediction:
 
 
 class Predictor:
-    """A model ready for use; made by `load`.
+    """Predict labels of images with a trained model; made by `load`.
 
     Args:
         model: in evaluation mode.
@@ -113,46 +113,53 @@ class Predictor:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of what the network sees."""
+        """Side in pixels of the network's input."""
         return self.meta.train_config.data.image_size
 
     def predict(self, images: Iterable[ImageLike]) -> list[Prediction]:
-        """One prediction per image: paths, URLs, encoded bytes, Pillow images, uint8 arrays.
+        """Predict each image: paths, URLs, encoded bytes, Pillow images, uint8 arrays.
 
         Raises:
             InputError: an image cannot be read; names it.
         """
         return [
+            prediction
+            for images_BHWC in self._decoded(images)
+            for prediction in self.predict_pixels(images_BHWC)
+        ]
+
+    def predict_pixels(self, images_BHWC: npt.NDArray[np.uint8]) -> list[Prediction]:
+        """Predict uint8 RGB pixels (B, S, S, 3) of the network's size in one forward pass."""
+        return [
             Prediction(scores_K=scores_K, mids=self.meta.mids, names=self.meta.names)
-            for scores_BK in self._scored(images)
-            for scores_K in scores_BK
+            for scores_K in self.scores(images_BHWC)
         ]
 
     @torch.inference_mode()
     def scores(self, images_BHWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """fp32 logits (B, K) of uint8 RGB pixels of the network's size."""
+        """Compute fp32 logits (B, K) of uint8 RGB pixels (B, S, S, 3) of the network's size."""
         images = torch.from_numpy(np.ascontiguousarray(images_BHWC)).to(self.device)
         return self.model(images).float().cpu().numpy()
 
     @torch.inference_mode()
     def cam(self, images: Iterable[ImageLike], classes: Sequence[int | str]) -> Cams:
-        """Activation maps of every image for every class (index, MID or name), raw and boosted.
+        """Compute maps of every image for every class (index, MID or name), raw and boosted.
 
         Raises:
             InputError: an image cannot be read, or the model knows no such class.
         """
         indices = [self.class_index(name) for name in classes]
-        seen, maps = [], []
+        pixels_seen, maps = [], []
         for images_BHWC in self._decoded(images):
             features = self.model.features(torch.from_numpy(images_BHWC).to(self.device))
             maps.append(self.model.head.cam(features)[:, indices].float().cpu())
-            seen.append(images_BHWC)
+            pixels_seen.append(images_BHWC)
         if not maps:
             raise InputError("no images", fix="pass at least one")
         raw_NPHW = torch.cat(maps)
         alpha = self.model.head.alpha_infer
         return Cams(
-            images_NHWC=np.concatenate(seen),
+            images_NHWC=np.concatenate(pixels_seen),
             mids=[self.meta.mids[index] for index in indices],
             names=[self.meta.names[index] for index in indices],
             raw_NPHW=raw_NPHW.numpy(),
@@ -161,7 +168,7 @@ class Predictor:
         )
 
     def class_index(self, name: int | str) -> int:
-        """Index of a class given as index, MID or name.
+        """Look up the index of a class given as index, MID or name.
 
         Raises:
             InputError: there is none; names classes that are spelled alike.
@@ -179,11 +186,8 @@ class Predictor:
         likely = ", ".join(self.meta.names[folded.index(c)] for c in close) or self.meta.names[0]
         raise InputError(f"the model knows no class {name!r}", fix=f"pass for example {likely}")
 
-    def _scored(self, images: Iterable[ImageLike]) -> Iterator[npt.NDArray[np.float32]]:
-        return (self.scores(images_BHWC) for images_BHWC in self._decoded(images))
-
     def _decoded(self, images: Iterable[ImageLike]) -> Iterator[npt.NDArray[np.uint8]]:
-        """Batches of pixels; within a batch images are decoded side by side."""
+        """Decode batches of pixels; within a batch, images in parallel."""
         if isinstance(images, (str, bytes)):
             raise InputError("one image where several are expected", fix="pass a list of images")
         waiting = iter(images)
@@ -194,7 +198,7 @@ class Predictor:
 
 
 def load(uri: str, *, device: str | None = None, beam: int = 0, **options: int) -> Predictor:
-    """The model at ``uri``, ready to predict.
+    """Load the model at ``uri``.
 
     Args:
         uri: a run directory (its best checkpoint is taken), a checkpoint directory, or MLflow's

@@ -1,4 +1,4 @@
-"""The model that `mlflow models serve` runs: encoded images in, labels with scores out.
+"""Serve a checkpoint as an MLflow pyfunc model: encoded images in, labels with scores out.
 
 MLflow executes this file as the model's code, with a copy of our packages beside it; neither Ray
 nor DALI is needed where it runs.
@@ -23,25 +23,25 @@ from sharding.errors import InputError
 
 
 class CamPyfuncModel(mlflow.pyfunc.PythonModel):
-    """Answers a table with a column ``image`` (base64) by one list of labels per row.
+    """Answer a table with a column ``image`` (base64) with one list of labels per row.
 
     Parameters of a request: ``top_k`` labels at most, each with at least the probability
     ``threshold``.
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the checkpoint among the model's artifacts, or the one that they name."""
+        """Load the checkpoint among the model's artifacts, or the one that they link to."""
         directory = locate.in_model(context.artifacts["checkpoint"])
         self.predictor = Predictor(*checkpoint.load_model(directory))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """``{"labels": [{"mid", "name", "score", "probability"}, ...]}`` per image, best first."""
+        """Give ``{"labels": [{"mid", "name", "score", "probability"}, ...]}`` per image, best first."""
         chosen = {"top_k": TOP_K, "threshold": THRESHOLD, **(params or {})}
         try:
             images = [_decoded(text) for text in model_input["image"]]
-            found = self.predictor.predict(images)
+            predictions = self.predictor.predict(images)
         except InputError as error:
             # Any other kind would be answered as a fault of the server.
             raise mlflow.MlflowException.invalid_parameter_value(str(error)) from None
@@ -54,11 +54,11 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
                         "score": label.score,
                         "probability": label.probability,
                     }
-                    for label in of_image.top(int(chosen["top_k"]))
+                    for label in prediction.top(int(chosen["top_k"]))
                     if label.probability >= chosen["threshold"]
                 ]
             }
-            for of_image in found
+            for prediction in predictions
         ]
 
 

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shutil
-import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -238,14 +237,6 @@ def test_names_cannot_break_the_page() -> None:
     assert text.count('"use strict"') == 1
     assert "t&lt;" in text
     assert 'data-file="f&quot;.csv"' in text
-
-
-def test_a_wheel_has_the_page() -> None:
-    """Files beside the modules are installed only where pyproject.toml lists them."""
-    folder = Path(review_page.__file__).parent
-    project = tomllib.loads((folder.parents[1] / "pyproject.toml").read_text())
-    listed = project["tool"]["setuptools"]["package-data"]["pipeline.audit"]
-    assert sorted(listed) == sorted(path.name for path in folder.glob("*.*[!yc]"))
 
 
 def test_the_page_saves_rows_as_the_dump_reader_wants_them() -> None:
