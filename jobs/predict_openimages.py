@@ -21,9 +21,7 @@ def main() -> None:
         from pipeline.inference import predict
 
         counts = predict.predict(config, session.connect)
-        print(
-            f"{counts['images']:,} images, {counts['errors']:,} of them unreadable (column error)"
-        )
+        print(f"{counts['images']:,} images, {counts['errors']:,} unreadable (column error)")
         print(f"predictions  {config.output}/part-*.parquet  ({counts['files']} files)")
 
 

@@ -37,7 +37,7 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
-        """Give ``{"labels": [{"mid", "name", "score", "probability"}, ...]}`` per image, best first."""
+        """List ``{"labels": [{"mid", "name", "score", "probability"}]}`` per image, best first."""
         chosen = {"top_k": TOP_K, "threshold": THRESHOLD, **(params or {})}
         try:
             images = [_decoded(text) for text in model_input["image"]]
