@@ -6,7 +6,6 @@ Pure data: what no paper publishes says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pipeline.config.paper_training import (
     LARGE_LOSS,
@@ -14,44 +13,32 @@ from pipeline.config.paper_training import (
     SINGLE_POSITIVE,
     Value,
     per_dataset,
+    values,
 )
 
 _P_ASL = "CSL README, COCO; those of Open Images V3 are not published"
 _DURAND = "two third-party ports; g(0.1) = 5 and g(1) = 1"
+_ASL = "default of the ASL code; which ACK ran is unknown"
 _EVERYWHERE: Mapping[str, Mapping[str, Value]] = {
-    "ls": {"ls_coef": Value(0.1, "code", "COLE")},
-    "iu": {"normalise": Value("entries", "inferred", "LL keeps rejected entries in the mean")},
-    "asl": {
-        "gamma_neg": Value(4.0, "unknown", "default of the ASL code; which ACK ran is unknown"),
-        "gamma_pos": Value(1.0, "unknown", "default of the ASL code; which ACK ran is unknown"),
-        "clip": Value(0.05, "unknown", "default of the ASL code; which ACK ran is unknown"),
-    },
+    "ls": values("code", "COLE", ls_coef=0.1),
+    "iu": values("inferred", "LL keeps rejected entries in the mean", normalise="entries"),
+    "asl": values("unknown", _ASL, gamma_neg=4.0, gamma_pos=1.0, clip=0.05),
     "p-asl": {
-        "gamma_pos": Value(0.0, "inferred", _P_ASL),
-        "gamma_neg": Value(1.0, "inferred", _P_ASL),
-        "gamma_unann": Value(4.0, "inferred", _P_ASL),
-        "likelihood_topk": Value(5, "inferred", _P_ASL),
-        "prior_threshold": Value(0.5, "inferred", _P_ASL),
+        **values("inferred", _P_ASL, gamma_pos=0.0, gamma_neg=1.0, gamma_unann=4.0),
+        **values("inferred", _P_ASL, likelihood_topk=5, prior_threshold=0.5),
     },
     "curriculum": {
-        "alpha": Value(-4.45, "inferred", _DURAND),
-        "beta": Value(5.45, "inferred", _DURAND),
-        "gamma": Value(1.0, "inferred", _DURAND),
-        "positive_threshold": Value(4.0, "inferred", "a third-party port"),
-        "negative_threshold": Value(-4.0, "inferred", "a third-party port"),
-        "relabel_every": Value(0, "unknown", "number of stages not published"),
+        **values("inferred", _DURAND, alpha=-4.45, beta=5.45, gamma=1.0),
+        **values("inferred", "a third-party port", positive_threshold=4.0, negative_threshold=-4.0),
+        **values("unknown", "number of stages not published", relabel_every=0),
     },
     "imcl": {
-        "alpha_colab": Value(1.0, "code", "IMCL, Open Images"),
-        "alpha_feature": Value(0.5, "code", "IMCL, Open Images"),
-        "num_atoms": Value(3, "code", "IMCL, Open Images, end to end"),
-        "atoms_per_class": Value(1, "unknown", "its dictionary file is not published"),
-        "graph_lr": Value(5e-4, "inferred", "half of IMCL's classifier rate, other optimiser"),
+        **values("code", "IMCL, Open Images", alpha_colab=1.0, alpha_feature=0.5),
+        **values("code", "IMCL, Open Images, end to end", num_atoms=3),
+        **values("unknown", "its dictionary file is not published", atoms_per_class=1),
+        **values("inferred", "half of IMCL's classifier rate, other optimiser", graph_lr=5e-4),
     },
-    "cnn-rnn": {
-        "embedding": Value(64, "inferred", "from memory of the paper's text"),
-        "hidden": Value(512, "inferred", "from memory of the paper's text"),
-    },
+    "cnn-rnn": values("inferred", "from memory of the paper's text", embedding=64, hidden=512),
 }
 
 
@@ -94,34 +81,28 @@ def _expected_positive(
         count = per_dataset(dataset, (1.5, 2.9, 1.9, 31.4), "code", "COLE")
     else:
         count = Value(6.0, "unknown", "no paper runs it here; ROLE's matrix does not fit")
+    options = {"expected_num_pos": count}
     if method == "epr":
-        return {"expected_num_pos": count}
-    rate = 10 * training["learning_rate"].value
-    options = {
-        "expected_num_pos": count,
-        "estimator_lr": Value(rate, "code", "COLE: ten times the classifier's"),
-    }
+        return options
+    rate = training["learning_rate"].value
+    options |= values("code", "COLE: ten times the classifier's", estimator_lr=10 * rate)
     if method == "role-li":
-        options["linear_epochs"] = Value(LINEAR_EPOCHS, "code", "COLE")
-        factor = round(1e-3 / training["learning_rate"].value, 6)
-        options["linear_rate"] = Value(factor, "code", "COLE: 1e-3 in the linear phase")
+        options |= values("code", "COLE", linear_epochs=LINEAR_EPOCHS)
+        factor = round(1e-3 / rate, 6)
+        options |= values("code", "COLE: 1e-3 in the linear phase", linear_rate=factor)
     return options
 
 
 def _entropy(dataset: str, method: str) -> dict[str, Value]:
-    if dataset not in SINGLE_POSITIVE:
-        source = "no paper runs it here; COCO's values"
-        values: tuple[Any, ...] = (0.1, 0.9, 5)
-        alpha, beta, warmup = (Value(v, "unknown", source) for v in values)
+    if dataset in SINGLE_POSITIVE:
+        options = {
+            "alpha": per_dataset(dataset, (0.2, 0.1, 0.1, 0.01), "code", "ACK"),
+            "beta": per_dataset(dataset, (0.02, 0.9, 0.2, 0.4), "code", "ACK"),
+            "warmup_epochs": per_dataset(dataset, (5, 5, 4, 3), "code", "ACK"),
+        }
     else:
-        alpha = per_dataset(dataset, (0.2, 0.1, 0.1, 0.01), "code", "ACK")
-        beta = per_dataset(dataset, (0.02, 0.9, 0.2, 0.4), "code", "ACK")
-        warmup = per_dataset(dataset, (5, 5, 4, 3), "code", "ACK")
+        source = "no paper runs it here; COCO's values"
+        options = values("unknown", source, alpha=0.1, beta=0.9, warmup_epochs=5)
     if method == "em":
-        return {"alpha": alpha}
-    return {
-        "alpha": alpha,
-        "beta": beta,
-        "warmup_epochs": warmup,
-        "theta": Value(0.9, "code", "ACK"),
-    }
+        return {"alpha": options["alpha"]}
+    return options | values("code", "ACK", theta=0.9)

@@ -26,6 +26,7 @@ LINEAR_EPOCHS, END_TO_END_EPOCHS = 25, 10
 _COLE = ("full", "ls", "wan", "epr", "iu", "asl", "role", "role-li")
 _GRID = "COLE searched batch {8, 16} x rate {1e-2..1e-5} by validation mAP"
 _ELSEWHERE = "not run on this data by any of the papers"
+_UNRELEASED = "training code not released"
 _CSL = "CSL script, COCO; that of Open Images V3 is not published"
 
 
@@ -38,29 +39,9 @@ class Value:
     source: str
 
 
-# On Open Images V3, of methods that do not follow LL there.
-_PUBLISHED_BY_METHOD: dict[str, dict[str, Value]] = {
-    "p-asl": {
-        "backbone": Value(
-            "resnet101", "unknown", "CSL: TResNet-M of ImageNet-21k, not in torchvision"
-        ),
-        "image_size": Value(448, "inferred", _CSL),
-        "batch_size": Value(64, "inferred", _CSL),
-        "epochs": Value(30, "inferred", _CSL),
-        "learning_rate": Value(2e-4, "inferred", _CSL),
-        "head_multiplier": Value(1.0, "inferred", _CSL),
-        "weight_decay": Value(1e-4, "inferred", _CSL),
-        "schedule": Value("one-cycle", "inferred", _CSL),
-        "warmup": Value(0.2, "inferred", _CSL),
-        "ema_decay": Value(0.9997, "inferred", _CSL),
-    },
-    "imcl": {
-        "weights": Value("IMAGENET1K_V1", "unknown", "IMCL starts from weights of Open Images V2"),
-        "batch_size": Value(20, "code", "IMCL, end to end"),
-        "epochs": Value(1, "code", "IMCL: one pass"),
-        "algorithm": Value("adam", "unknown", "IMCL: RMSProp, whose rates do not carry over"),
-    },
-}
+def values(provenance: Provenance, source: str, **parameters: Any) -> dict[str, Value]:
+    """Give several hyper-parameters one provenance and source."""
+    return {name: Value(value, provenance, source) for name, value in parameters.items()}
 
 
 def per_dataset(
@@ -70,9 +51,28 @@ def per_dataset(
     return Value(values[DATASETS.index(dataset)], provenance, source)
 
 
+# On Open Images V3, of methods that do not follow LL there.
+_PUBLISHED_BY_METHOD: dict[str, dict[str, Value]] = {
+    "p-asl": {
+        **values(
+            "unknown", "CSL: TResNet-M of ImageNet-21k, not in torchvision", backbone="resnet101"
+        ),
+        **values("inferred", _CSL, image_size=448, batch_size=64, epochs=30),
+        **values("inferred", _CSL, learning_rate=2e-4, head_multiplier=1.0, weight_decay=1e-4),
+        **values("inferred", _CSL, schedule="one-cycle", warmup=0.2, ema_decay=0.9997),
+    },
+    "imcl": {
+        **values("unknown", "IMCL starts from weights of Open Images V2", weights="IMAGENET1K_V1"),
+        **values("code", "IMCL, end to end", batch_size=20),
+        **values("code", "IMCL: one pass", epochs=1),
+        **values("unknown", "IMCL: RMSProp, whose rates do not carry over", algorithm="adam"),
+    },
+}
+
+
 def training_values(dataset: str, method: str) -> dict[str, Value]:
     """Collect the training values of a method on one of `DATASETS`."""
-    named = {"experiment": Value(dataset, "ours", "named after the data set")}
+    named = values("ours", "named after the data set", experiment=dataset)
     if dataset in SINGLE_POSITIVE:
         return named | _single_positive(dataset, method) | _boost(method)
     return named | _openimages(method) | _boost(method)
@@ -80,80 +80,54 @@ def training_values(dataset: str, method: str) -> dict[str, Value]:
 
 def _boost(method: str) -> dict[str, Value]:
     """BoostLU's slopes: 5 in the rows of the paper that have it, else off."""
-    on = method in LARGE_LOSS
-    source = "BG config" if on else "BoostLU is of this paper; alpha 1 is pooling and a linear head"
-    value = Value(5.0 if on else 1.0, "code", source)
-    return {"alpha_train": value, "alpha_infer": value}
+    if method in LARGE_LOSS:
+        return values("code", "BG config", alpha_train=5.0, alpha_infer=5.0)
+    source = "BoostLU is of this paper; alpha 1 is pooling and a linear head"
+    return values("code", source, alpha_train=1.0, alpha_infer=1.0)
 
 
 def _single_positive(dataset: str, method: str) -> dict[str, Value]:
     """The protocol of COLE, inherited by all; ACK's and BG's own batch and learning rate."""
     common = {
-        "backbone": Value("resnet50", "code", "COLE, ACK, LL, BG"),
-        "weights": Value("IMAGENET1K_V1", "code", "torchvision pretrained=True of all four"),
-        "image_size": Value(448, "code", "all four"),
-        "crop": Value("squash", "code", "all four"),
-        "flip": Value(True, "code", "all four"),
-        "epochs": Value(10, "code", "all four; the best validation epoch is tested"),
-        "algorithm": Value("adam", "code", "all four, default betas"),
-        "weight_decay": Value(0.0, "code", "all four"),
-        "schedule": Value("constant", "code", "all four"),
+        **values("code", "COLE, ACK, LL, BG", backbone="resnet50"),
+        **values("code", "torchvision pretrained=True of all four", weights="IMAGENET1K_V1"),
+        **values("code", "all four", image_size=448, crop="squash", flip=True),
+        **values("code", "all four; the best validation epoch is tested", epochs=10),
+        **values("code", "all four, default betas", algorithm="adam"),
+        **values("code", "all four", weight_decay=0.0, schedule="constant"),
     }
     if method in ("em", "em-apl"):
         return common | {
             "batch_size": per_dataset(dataset, (8, 16, 16, 8), "code", "ACK"),
             "learning_rate": per_dataset(dataset, (1e-5, 1e-5, 1e-5, 1e-4), "code", "ACK"),
-            "head_multiplier": Value(1.0, "code", "ACK: one group"),
+            **values("code", "ACK: one group", head_multiplier=1.0),
         }
     if method in _COLE:
-        epochs = {}
+        grid = values("unknown", _GRID, batch_size=16, learning_rate=1e-5)
+        common |= grid | values("code", "COLE, ACK: one group", head_multiplier=1.0)
         if method == "role-li":
             both = f"COLE: {LINEAR_EPOCHS} linear, then {END_TO_END_EPOCHS} end to end"
-            epochs["epochs"] = Value(LINEAR_EPOCHS + END_TO_END_EPOCHS, "code", both)
-        return (
-            common
-            | {
-                "batch_size": Value(16, "unknown", _GRID),
-                "learning_rate": Value(1e-5, "unknown", _GRID),
-                "head_multiplier": Value(1.0, "code", "COLE, ACK: one group"),
-            }
-            | epochs
-        )
-    known = method in ("an", *LARGE_LOSS)
-    provenance: Provenance = "code" if known else "unknown"
-    source = "BG config" if known else _ELSEWHERE
-    return common | {
-        "batch_size": Value(16, provenance, source),
-        "learning_rate": Value(1e-5, provenance, source),
-        "head_multiplier": Value(10.0, provenance, source),
-    }
+            common |= values("code", both, epochs=LINEAR_EPOCHS + END_TO_END_EPOCHS)
+        return common
+    rates = {"batch_size": 16, "learning_rate": 1e-5, "head_multiplier": 10.0}
+    if method in ("an", *LARGE_LOSS):
+        return common | values("code", "BG config", **rates)
+    return common | values("unknown", _ELSEWHERE, **rates)
 
 
 def _openimages(method: str) -> dict[str, Value]:
     """Open Images V3; the training code of the paper's rows is not released."""
-    released = "training code not released"
     common = {
-        "backbone": Value("resnet101", "code", "BG models, OPENIMAGES branch"),
-        "weights": Value("IMAGENET1K_V1", "code", "BG models"),
-        "image_size": Value(224, "unknown", released),
-        "batch_size": Value(288, "unknown", released),
-        "workers": Value("4", "inferred", "four GPUs in an LL issue"),
-        "crop": Value("squash", "unknown", released),
-        "flip": Value(True, "unknown", released),
-        "algorithm": Value("adam", "inferred", "the only one in BG, the default of LL"),
-        "weight_decay": Value(0.0, "inferred", "as in BG's other runs"),
-        "schedule": Value("constant", "inferred", "as in BG's other runs"),
+        **values("code", "BG models, OPENIMAGES branch", backbone="resnet101"),
+        **values("code", "BG models", weights="IMAGENET1K_V1"),
+        **values("unknown", _UNRELEASED, image_size=224, batch_size=288, crop="squash", flip=True),
+        **values("inferred", "four GPUs in an LL issue", workers="4"),
+        **values("inferred", "the only one in BG, the default of LL", algorithm="adam"),
+        **values("inferred", "as in BG's other runs", weight_decay=0.0, schedule="constant"),
     }
+    rates = {"epochs": 20, "learning_rate": 2e-5, "head_multiplier": 10.0}
     # LL's supplement trained these; every other method takes its values for want of better ones.
-    supplement = method in ("an", "wan", "ls", "iu", *LARGE_LOSS)
-    provenance: Provenance = "paper" if supplement else "unknown"
-    source = "LL supplement" if supplement else "that of LL; this method's own is not published"
-    return (
-        common
-        | {
-            "epochs": Value(20, provenance, source),
-            "learning_rate": Value(2e-5, provenance, source),
-            "head_multiplier": Value(10.0, provenance, source),
-        }
-        | _PUBLISHED_BY_METHOD.get(method, {})
-    )
+    if method in ("an", "wan", "ls", "iu", *LARGE_LOSS):
+        return common | values("paper", "LL supplement", **rates)
+    source = "that of LL; this method's own is not published"
+    return common | values("unknown", source, **rates) | _PUBLISHED_BY_METHOD.get(method, {})

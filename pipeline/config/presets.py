@@ -21,6 +21,7 @@ from pipeline.config.paper_training import (
     PaperDataset,
     Value,
     training_values,
+    values,
 )
 from pipeline.config.sections import (
     DataConfig,
@@ -141,16 +142,16 @@ def preset(name: str, method: str | None = None) -> Preset:
     if row:
         chosen = _ablation_row(row, method, base)
     else:
-        chosen = {"method": Value(method or "ll-r", "ours", "unless --method says otherwise")}
+        chosen = values("ours", "unless --method says otherwise", method=method or "ll-r")
     name_of_method = chosen["method"].value
     refuse_unknown("method", name_of_method, MethodName)
     dataset = "openimages-v3" if base == DEMO else base
     training = training_values(dataset, name_of_method)
     options = method_options(dataset, name_of_method, training)
     if base == DEMO:
-        training = {name: Value(value, "ours", _LAPTOP) for name, value in _DEMO.items()}
+        training = values("ours", _LAPTOP, **_DEMO)
         if name_of_method in LARGE_LOSS:
-            options["delta_rel"] = Value(_DEMO_DELTA_REL, "ours", _LAPTOP)
+            options |= values("ours", _LAPTOP, delta_rel=_DEMO_DELTA_REL)
     return _assemble({**training, **chosen}, options)
 
 
@@ -165,8 +166,9 @@ def _ablation_row(row: str, method: str | None, base: str) -> dict[str, Value]:
             f"row {row} of the ablation is of method {method_of_row}, not {method}",
             fix=f"leave out --method, or use --preset {base} with slopes of your own",
         )
-    values = {"method": method_of_row, "alpha_train": alpha_train, "alpha_infer": alpha_infer}
-    return {name: Value(v, "paper", f"row {row} of the ablation") for name, v in values.items()}
+    source = f"row {row} of the ablation"
+    slopes = {"alpha_train": alpha_train, "alpha_infer": alpha_infer}
+    return values("paper", source, method=method_of_row, **slopes)
 
 
 def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:
@@ -181,19 +183,19 @@ def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:
 def _assemble(training: Mapping[str, Value], options: Mapping[str, Value]) -> Preset:
     """Sort values into the sections of a configuration, and keep their sources by dotted name."""
     sections: dict[str, dict[str, Any]] = {name: {} for name in ("", *_SECTIONS)}
-    values: dict[str, Value] = {}
+    by_name: dict[str, Value] = {}
     for name, value in training.items():
         section = _section_of(name)
-        values[f"{section}.{name}" if section else name] = value
+        by_name[f"{section}.{name}" if section else name] = value
         if name != _ALGORITHM:
             sections[section][name] = value.value
-    values |= {f"method_options.{name}": value for name, value in options.items()}
+    by_name |= {f"method_options.{name}": value for name, value in options.items()}
     config = TrainConfig(
         **{"dataset": "", **sections[""]},
         method_options=_as_flags({name: value.value for name, value in options.items()}),
         **{name: section(**sections[name]) for name, section in _SECTIONS.items()},
     )
-    return Preset(config=config, values=values)
+    return Preset(config=config, values=by_name)
 
 
 def _section_of(name: str) -> str:
