@@ -70,15 +70,15 @@ def resample(
     logits_E = scores.logits(boosted=boosted)
     ap_K = average_precision(logits_E, scores.labels_E, scores.classes_E, num_classes, rule)
     images, image_E = np.unique(scores.image_ids_E, return_inverse=True)
-    curves = _Curves.of(scores, logits_E, image_E, num_classes)
+    ranked = _Ranking.of(scores, logits_E, image_E)
+    varies_K = np.isin(np.arange(num_classes), ranked.class_P) & ~np.isnan(ap_K)
     rng = np.random.default_rng(seed)
     none_K = np.zeros(num_classes, np.int64)
     means_RM = np.empty((replicates, len(MEANS)))
     for means_M in means_RM:
         drawn_N = np.bincount(rng.integers(0, len(images), len(images)), minlength=len(images))
-        drawn_K, positives_K = curves.weighted_ap(drawn_N)
-        replicate_K = np.where(curves.has_positive_K & ~np.isnan(ap_K), drawn_K, ap_K)
-        summary = summarize(replicate_K, groups_K, positives_K, none_K, rule)
+        drawn_K, positives_K = ranked.weighted_ap(drawn_N, num_classes)
+        summary = summarize(np.where(varies_K, drawn_K, ap_K), groups_K, positives_K, none_K, rule)
         means_M[:] = list(means_of(summary).values())
     return means_RM
 
@@ -131,79 +131,58 @@ def compare(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Curves:
-    """Entries by descending class and score, and where the steps of their curves end.
+class _Ranking:
+    """Entries by descending class and score, positives last among equal scores.
 
-    Positives are last among equal scores. ``ends_S`` is the last positive of every run of equal
-    scores that has one: S steps. The P classes that have a positive (``classes_P``) start at entry
-    ``start_P`` and at step ``first_step_P``.
+    Attributes:
+        image_E: int64, place of each entry's image among all images.
+        positive_E: whether it is positive; the following are of the P positives.
+        class_P: int64.
+        begin_P: int64, place of the first entry of the class.
+        end_P: int64, place after the last entry of the same score.
     """
 
     image_E: npt.NDArray[np.int64]
     positive_E: npt.NDArray[np.bool_]
-    ends_S: npt.NDArray[np.int64]
-    first_step_P: npt.NDArray[np.int64]
-    start_P: npt.NDArray[np.int64]
-    classes_P: npt.NDArray[np.int64]
-    has_positive_K: npt.NDArray[np.bool_]
+    class_P: npt.NDArray[np.int64]
+    begin_P: npt.NDArray[np.int64]
+    end_P: npt.NDArray[np.int64]
 
     @classmethod
     def of(
-        cls,
-        scores: Scores,
-        logits_E: npt.NDArray[np.float32],
-        image_E: npt.NDArray[np.int64],
-        num_classes: int,
-    ) -> _Curves:
-        """Sort the entries; ``image_E`` is the place of each one's image among all images."""
+        cls, scores: Scores, logits_E: npt.NDArray[np.float32], image_E: npt.NDArray[np.int64]
+    ) -> _Ranking:
+        """Sort the entries, equal ones by image: the order in which they come does not matter."""
         keys_E = ranking.make_keys(logits_E, scores.labels_E, scores.classes_E)
-        order_E = np.argsort(keys_E)[::-1]
-        keys_E, image_E = keys_E[order_E], image_E[order_E]
+        order_E = np.lexsort((image_E, keys_E))[::-1]
+        keys_E = keys_E[order_E]
         positive_E = (keys_E & 1).astype(bool)
-        places = np.flatnonzero(positive_E)
-        is_end = np.append(keys_E[places][1:] != keys_E[places][:-1], True)[: len(places)]
-        ends_S = places[is_end]
-        class_S = ranking.classes_of(keys_E[ends_S])
-        first_step_P = np.flatnonzero(np.diff(class_S, prepend=-1))
-        classes_P = class_S[first_step_P]
-        sizes_K = np.bincount(ranking.classes_of(keys_E), minlength=num_classes)
-        # Classes descend: a class starts after all entries of higher classes.
-        start_K = len(keys_E) - np.cumsum(sizes_K)
+        keys_P, classes_E = keys_E[positive_E], ranking.classes_of(keys_E)
         return cls(
-            image_E=image_E,
+            image_E=image_E[order_E],
             positive_E=positive_E,
-            ends_S=ends_S,
-            first_step_P=first_step_P,
-            start_P=start_K[classes_P],
-            classes_P=classes_P,
-            has_positive_K=np.isin(np.arange(num_classes), classes_P),
+            class_P=classes_E[positive_E],
+            begin_P=np.searchsorted(-classes_E, -classes_E[positive_E]),
+            end_P=np.searchsorted(-keys_E, -keys_P, side="right"),
         )
 
     def weighted_ap(
-        self, drawn_N: npt.NDArray[np.int64]
+        self, drawn_N: npt.NDArray[np.int64], num_classes: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Compute (AP, positives) per class with every entry weighted by its image's draws.
 
         NaN for a class of which no positive was drawn.
         """
-        ap_K = np.full(len(self.has_positive_K), np.nan)
-        positives_K = np.zeros(len(ap_K), np.int64)
-        if not len(self.ends_S):
-            return ap_K, positives_K
         weight_E = drawn_N[self.image_E]
-        entries_E1 = np.concatenate([[0], np.cumsum(weight_E)])
-        hits_S = np.cumsum(weight_E * self.positive_E)[self.ends_S]
-        gained_S = np.diff(hits_S, prepend=0)
-        steps_P = np.diff(np.append(self.first_step_P, len(self.ends_S)))
-        before_P = hits_S[self.first_step_P] - gained_S[self.first_step_P]
-        tp_S = hits_S - np.repeat(before_P, steps_P)
-        seen_S = entries_E1[self.ends_S + 1] - np.repeat(entries_E1[self.start_P], steps_P)
-        step_S = gained_S * (tp_S / np.maximum(seen_S, 1))
-        total_P = np.add.reduceat(gained_S, self.first_step_P)
+        entries_E1 = np.append(0, np.cumsum(weight_E))
+        hits_E1 = np.append(0, np.cumsum(weight_E * self.positive_E))
+        hits_P = hits_E1[self.end_P] - hits_E1[self.begin_P]
+        precision_P = hits_P / np.maximum(entries_E1[self.end_P] - entries_E1[self.begin_P], 1)
+        weight_P = weight_E[self.positive_E]
+        positives_K = np.bincount(self.class_P, weight_P, num_classes)
+        sums_K = np.bincount(self.class_P, weight_P * precision_P, num_classes)
         with np.errstate(invalid="ignore"):
-            ap_K[self.classes_P] = np.add.reduceat(step_S, self.first_step_P) / total_P
-        positives_K[self.classes_P] = total_P
-        return ap_K, positives_K
+            return sums_K / positives_K, positives_K.astype(np.int64)
 
 
 def _means(

@@ -21,6 +21,7 @@ from pipeline.evaluation.scores import Scores
 from pipeline.tracking import runs
 from sharding.errors import InputError
 from sharding.labels import LabelTable, entry_keys
+from sharding.storage.parquet import as_input_error
 
 PAPER = "Bridging the Gap between Model Explanations, CVPR 2023, arXiv 2304.01804"
 LARGE_LOSS = "Large Loss Matters, CVPR 2022, arXiv 2206.03740"
@@ -163,10 +164,6 @@ def _attributions(path: Path) -> dict[str, Attributions]:
     """The counts in a file, by the name of the run; empty without the file."""
     if not path.is_file():
         return {}
-    try:
+    with as_input_error(path, kind="file of attribution scores", fix="evaluate that run again"):
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return {str(raw["run"]): Attributions.from_json(raw, str(path))}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"no attribution scores of ours ({error})", file=path, fix="evaluate that run again"
-        ) from None
+        return {str(raw["run"]): Attributions.from_json(raw)}

@@ -53,12 +53,12 @@ def test_what_lies_above_zero() -> None:
 def test_round_trip_and_damage() -> None:
     found = Attributions.of(np.linspace(-7, 3, 50))
     raw = json.loads(json.dumps(found.as_json()))
-    again = Attributions.from_json(raw, "a.json")
+    again = Attributions.from_json(raw)
     assert np.array_equal(again.counts_H, found.counts_H)
     assert again.positive_sum == found.positive_sum
     for broken in ({}, {**raw, "edges": raw["edges"][1:]}, {**raw, "counts": [1]}):
-        with pytest.raises(InputError, match=r"a\.json: no attribution scores"):
-            Attributions.from_json(broken, "a.json")
+        with pytest.raises((KeyError, ValueError)):
+            Attributions.from_json(broken)
 
 
 def test_a_broken_network_is_told() -> None:

@@ -38,10 +38,10 @@ def summary_of(entries: Scores) -> Summary:
 def test_a_replicate_is_scikit_learn_with_sample_weights() -> None:
     entries = tied_scores(0)
     images, image_E = np.unique(entries.image_ids_E, return_inverse=True)
-    curves = bootstrap._Curves.of(entries, entries.raw_E, image_E, NUM_CLASSES)
+    ranked = bootstrap._Ranking.of(entries, entries.raw_E, image_E)
     for seed in range(3):
         drawn_N = np.random.default_rng(seed).integers(0, 3, len(images))
-        ap_K, _ = curves.weighted_ap(drawn_N)
+        ap_K, _ = ranked.weighted_ap(drawn_N, NUM_CLASSES)
         for k in range(NUM_CLASSES):
             mine = entries.classes_E == k
             expected = average_precision_score(

@@ -136,9 +136,10 @@ def test_another_evaluation_is_found_by_run_and_by_path(recorded: Recorded, tmp_
         assert len(baseline.scores.labels_E) == len(recorded.evaluation.scores.labels_E)
         (counted,) = baseline.attributions.values()
         assert np.array_equal(counted.counts_H, recorded.evaluation.maps.attributions.counts_H)
-    (folder / "attribution.json").write_text("{}")
-    with pytest.raises(InputError, match=r"attribution\.json: no attribution scores of ours"):
-        Baseline.read(by_path.name)
+    for broken in ("{}", "[", json.dumps({"run": "a", "counts": [1], "edges": [0, 1]})):
+        (folder / "attribution.json").write_text(broken)
+        with pytest.raises(InputError, match=r"attribution\.json: not a file of attribution"):
+            Baseline.read(by_path.name)
     (folder / "attribution.json").unlink()
     assert Baseline.read(by_path.name).attributions == {}
 
