@@ -1,4 +1,7 @@
-"""Small files of a run, on a local disk or in a bucket, through pyarrow's filesystems."""
+"""Read and write small files of a run, on a local disk or in a bucket, through pyarrow.
+
+A location is a path, or a URL such as s3://BUCKET/KEY.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,32 @@ from pyarrow import fs
 from sharding.errors import InputError
 from sharding.storage import files
 
-# Keys are taken as they are written, and need no directory.
+# Their keys are used as they are written, and need no directory.
 _BUCKETS = ("s3", "gs")
 
 Upload = Callable[[bytes, str], object]
 """Takes an artifact's content and path, as `pipeline.tracking.writer.RunWriter.artifact` does."""
 
 
+class StorageFailed(OSError):
+    """The storage of the run, and no other file, could not be read or written."""
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """Mark a worker's OSErrors of the storage: others may be of any file it reads.
+
+    Raises:
+        StorageFailed: for an OSError inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(str(error)) from error
+
+
 def absolute(location: str) -> str:
-    """A URL as it is, a path made absolute: workers run in directories of their own."""
+    """Make a path absolute, because workers run in directories of their own; keep a URL."""
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
@@ -33,71 +53,64 @@ def join(location: str, *parts: str) -> str:
 
 
 def exists(location: str) -> bool:
-    """Whether a file or directory is there."""
+    """Check whether a file or directory is there."""
     filesystem, path = _open(location)
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
 def read_bytes(location: str) -> bytes:
-    """What is stored at ``location``.
+    """Read a file.
 
     Raises:
-        OSError: there is nothing, or no way to read it.
+        OSError: there is none, or no way to read it.
     """
-    filesystem, path = _open(location)
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+    return b"".join(stream(location))
 
 
 def stream(location: str, size: int = 8 << 20) -> Iterator[bytes]:
-    """What is stored at ``location``, in parts of ``size`` bytes."""
+    """Read a file in parts of ``size`` bytes; raises as `read_bytes` does."""
     filesystem, path = _open(location)
     with filesystem.open_input_stream(path) as source:
         while part := source.read(size):
             yield part
 
 
-def read_json(location: str) -> Any | None:
-    """The value stored at ``location``, or None where there is nothing."""
-    return json.loads(read_bytes(location)) if exists(location) else None
-
-
-def names_in(location: str) -> list[str]:
-    """Names of the files in a directory, sorted; none where there is no directory."""
-    return _names(location, fs.FileType.File)
-
-
-def directories_in(location: str) -> list[str]:
-    """Names of the directories in a directory, sorted; none where there is no directory."""
-    return _names(location, fs.FileType.Directory)
-
-
-def files_below(location: str) -> list[str]:
-    """All files in a directory and its subdirectories, sorted; none where there is no directory."""
-    filesystem, path = _open(location)
-    selector = fs.FileSelector(path, allow_not_found=True, recursive=True)
-    found = [i.path for i in filesystem.get_file_info(selector) if i.type == fs.FileType.File]
-    names = (file[len(path.rstrip("/")) + 1 :] for file in found)
-    return sorted(join(absolute(location), name) for name in names)
-
-
-def opened(location: str) -> BinaryIO:
-    """The file at ``location``, to be read at any position; close it.
-
-    Raises:
-        OSError: there is nothing, or no way to read it.
-    """
+def open_file(location: str) -> BinaryIO:
+    """Open a file to be read at any position; raises as `read_bytes` does."""
     filesystem, path = _open(location)
     return filesystem.open_input_file(path)
 
 
+def read_json(location: str) -> Any | None:
+    """Read the value of a JSON file, or None if there is no file."""
+    return json.loads(read_bytes(location)) if exists(location) else None
+
+
+def names_in(location: str) -> list[str]:
+    """List the names of a directory's files, sorted; none if there is no directory."""
+    return sorted(info.base_name for info in _list(location) if info.is_file)
+
+
+def directories_in(location: str) -> list[str]:
+    """List the names of a directory's directories, sorted; none if there is no directory."""
+    kind = fs.FileType.Directory
+    return sorted(info.base_name for info in _list(location) if info.type == kind)
+
+
+def files_below(location: str) -> list[str]:
+    """List all files of a directory and its subdirectories, sorted; none if there is none."""
+    root = _open(location)[1].rstrip("/")
+    paths = (info.path for info in _list(location, recursive=True) if info.is_file)
+    return sorted(join(absolute(location), path[len(root) + 1 :]) for path in paths)
+
+
 def write_json(location: str, value: Any) -> None:
-    """Store ``value``; a reader sees the old file or the new one, never a part."""
+    """Write a value as JSON, as `write_bytes` does."""
     write_bytes(location, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def write_bytes(location: str, content: bytes) -> None:
-    """Store ``content``; a reader sees the old file or the new one, never a part.
+    """Write a file atomically: a reader sees the old one or the new one, never a part.
 
     Raises:
         InputError: the disk is full, or the bucket does not take it.
@@ -108,8 +121,8 @@ def write_bytes(location: str, content: bytes) -> None:
             temporary.write_bytes(content)
         return
     try:
-        with filesystem.open_output_stream(path) as stream:  # a bucket's put is atomic
-            stream.write(content)
+        with filesystem.open_output_stream(path) as target:  # a bucket's put is atomic
+            target.write(content)
     except OSError as error:
         raise InputError(
             f"cannot be written ({str(error).splitlines()[0][:200]})",
@@ -119,29 +132,30 @@ def write_bytes(location: str, content: bytes) -> None:
 
 
 def remove(location: str) -> None:
-    """Remove a directory and all that is in it.
+    """Remove a directory and everything in it.
 
     Raises:
-        OSError: it is not there, or the storage does not let go of it.
+        OSError: it is not there, or the storage does not allow it.
     """
     filesystem, path = _open(location)
     filesystem.delete_dir(path)
 
 
-def sweep(location: str) -> None:
-    """Remove what killed writers left in a directory; a bucket never shows it."""
+def remove_temporaries(location: str) -> None:
+    """Remove what killed writers left in a directory; in a bucket they leave nothing."""
     filesystem, path = _open(location)
     if isinstance(filesystem, fs.LocalFileSystem):
         files.remove_temporaries(path)
 
 
-def _names(location: str, kind: fs.FileType) -> list[str]:
+def _list(location: str, *, recursive: bool = False) -> list[fs.FileInfo]:
     filesystem, path = _open(location)
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in found if info.type == kind)
+    selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+    return list(filesystem.get_file_info(selector))
 
 
 def _open(location: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a location, and the path in it."""
     scheme, separator, rest = location.partition("://")
     if not separator:
         return fs.LocalFileSystem(), absolute(location)
@@ -163,20 +177,3 @@ def _open(location: str) -> tuple[fs.FileSystem, str]:
 def _client(bucket: str) -> tuple[fs.FileSystem, str]:
     """One client per bucket: each would ask where the bucket is, and connect, for every file."""
     return fs.FileSystem.from_uri(bucket)
-
-
-class StorageFailed(OSError):
-    """The storage of the run, and no other file, could not be read or written."""
-
-
-@contextlib.contextmanager
-def of_the_storage() -> Iterator[None]:
-    """Tell a worker's errors of the storage from those of its other files.
-
-    Raises:
-        StorageFailed: for an OSError inside.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StorageFailed(str(error)) from error

@@ -166,7 +166,7 @@ _ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")
 def publish(found: Candidates, classes: ClassTable, config: TrainConfig, upload: Upload) -> None:
     """Leave an epoch's candidates in the run's directory and, where they are few, in MLflow."""
     name, content = f"epoch-{found.epoch:03d}.parquet", found.to_parquet(classes)
-    with storage.of_the_storage():
+    with storage.storage_errors():
         storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
     if len(content) <= _LARGEST_ARTIFACT:
         upload(content, f"{FOLDER}/{name}")

@@ -149,7 +149,7 @@ def _is_whole(directory: str) -> bool:
 
 def _has_its_end(location: str) -> bool:
     """Whether a file of torch's, a zip archive, ends in the record that is written last."""
-    with storage.opened(location) as file:
+    with storage.open_file(location) as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - _END_RECORD))
         return file.read(_END_RECORD).startswith(b"PK\x05\x06")
 

@@ -161,14 +161,14 @@ def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
         "errors": sum(errors for _, errors in counts),
         "files": len(counts),
     }
-    storage.sweep(config.output)
+    storage.remove_temporaries(config.output)
     storage.write_json(storage.join(config.output, predict_plan.DONE), totals)
     return totals
 
 
 def _counts(location: str) -> tuple[int, int]:
     """Count the (images, errors) of a finished part."""
-    with storage.opened(location) as file:
+    with storage.open_file(location) as file:
         column = pq.read_table(file, columns=["error"])["error"]
     return len(column), len(column) - column.null_count
 
@@ -193,7 +193,7 @@ def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
         yield from ((location, location) for location in part.locations)
         return
     # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
-    with storage.opened(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+    with storage.open_file(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
         for member in tar:
             stem, _, suffix = member.name.rpartition(".")
             content = tar.extractfile(member) if suffix == "jpg" else None

@@ -95,7 +95,7 @@ class MetricsLogger:
         """A profiler's trace, for the run's directory and for MLflow."""
         path = "profile/trace.json.gz"
         run = storage.join(self._config.storage, self._config.run_name)
-        with storage.of_the_storage():
+        with storage.storage_errors():
             storage.write_bytes(storage.join(run, path), trace)
         self._tracker.artifact(trace, path)
 

@@ -49,7 +49,7 @@ def train_loop(settings: dict[str, Any]) -> Left:
         model = ray.train.torch.prepare_model(model)
     latest = ray.train.get_checkpoint()
     with (
-        storage.of_the_storage(),
+        storage.storage_errors(),
         latest.as_directory() if latest else contextlib.nullcontext() as directory,
     ):
         if directory and not storage.exists(storage.join(directory, "meta.json")):
@@ -145,7 +145,7 @@ def _upload(saved: Any, name: str) -> Any:
     import ray.train
 
     place = ray.train.get_context().get_storage()
-    with storage.of_the_storage():
+    with storage.storage_errors():
         try:
             return place.persist_current_checkpoint(saved, name)
         except RuntimeError as error:  # a file that Ray left there to know it by is gone

@@ -40,14 +40,14 @@ def test_a_bucket_is_as_a_directory(bucket: Bucket, tmp_path: Path) -> None:
         assert storage.names_in(place) == ["b"]
         below = [storage.join(place, name) for name in ("a/config.json", "b")]
         assert storage.files_below(place) == below
-        with storage.opened(storage.join(place, "b")) as file:
+        with storage.open_file(storage.join(place, "b")) as file:
             assert (file.seek(2), file.read(1)) == (2, b"2")
     assert sorted(bucket.objects("run")) == ["a/config.json", "b"]
 
 
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "part.tmp.0a1b2c3d").touch()
-    storage.sweep(str(tmp_path))
+    storage.remove_temporaries(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ray.train import TrainingFailedError
 
-from pipeline.storage import StorageFailed, of_the_storage
+from pipeline.storage import StorageFailed, storage_errors
 from pipeline.training import train, train_loop
 from pipeline.training.failures import Left, causes, waited_out
 from sharding.errors import InputError
@@ -92,8 +92,8 @@ def test_unless_the_storage_is_gone_as_well(capsys) -> None:
     assert "the storage takes bytes again" in capsys.readouterr().out
 
 
-def test_what_a_worker_says_of_the_storage_is_believed() -> None:
-    with pytest.raises(StorageFailed) as failed, of_the_storage():
+def test_what_a_worker_says_storage_errors_is_believed() -> None:
+    with pytest.raises(StorageFailed) as failed, storage_errors():
         raise OSError(30, "Read-only file system")
     travelled = pickle.loads(pickle.dumps(failed.value))  # from the worker to the driver
     assert "Read-only file system" in str(travelled)
