@@ -34,18 +34,11 @@ class Progress:
         self.done, self._initial, self._shown = initial, initial, -1
         self._note, self._numbers = "", dict[str, float]()
         self._started = self._printed = time.monotonic()
-        self._bar = (
-            tqdm(
-                total=total,
-                desc=label,
-                unit=unit,
-                initial=initial,
-                dynamic_ncols=True,
-                leave=True,
+        self._bar = None
+        if sys.stderr.isatty() and not log.is_json():
+            self._bar = tqdm(
+                total=total, desc=label, unit=unit, initial=initial, dynamic_ncols=True
             )
-            if sys.stderr.isatty() and not log.is_json()
-            else None
-        )
 
     def advance(
         self, units: int = 1, note: str = "", numbers: Mapping[str, float] | None = None
@@ -86,22 +79,15 @@ class Progress:
         rate, missing = (self.done - self._initial) / elapsed, self.total - self.done
         seconds = missing / rate if rate else float("nan") if missing else 0.0
         if log.is_json():
-            log.write_json(
-                "INFO",
-                self.label,
-                done=self.done,
-                total=self.total,
-                unit=self.unit,
-                per_second=rate,
-                seconds_left=seconds,
-                **self._numbers,
-            )
+            counts = {"done": self.done, "total": self.total, "unit": self.unit}
+            speed = {"per_second": rate, "seconds_left": seconds}
+            log.write_json("INFO", self.label, **counts, **speed, **self._numbers)
             return
-        note = f", {self._note}" if self._note else ""
-        speed = f", {rate:.1f} {self.unit}/s" if rate else ""
-        remaining = f", {seconds:.0f} s left" if rate and missing > 0 else ""
-        print(
-            f"{self.label}: {self.done}/{self.total} {self.unit}{speed}{remaining}{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = [f"{self.label}: {self.done}/{self.total} {self.unit}"]
+        if rate:
+            parts.append(f"{rate:.1f} {self.unit}/s")
+        if rate and missing > 0:
+            parts.append(f"{seconds:.0f} s left")
+        if self._note:
+            parts.append(self._note)
+        print(", ".join(parts), file=sys.stderr, flush=True)

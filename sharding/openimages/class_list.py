@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 
-from sharding.errors import InputError
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
 from sharding.openimages.row_status import is_mid
@@ -40,22 +39,14 @@ def read_mids(file: DumpFile) -> list[str]:
         if not mid:
             continue
         if not is_mid(mid.encode()):
-            raise InputError(
-                f"{mid[:80]!r} is not a MID",
-                file=str(file),
-                row=row,
-                fix="give one MID a line, such as /m/01yrx",
-            )
+            fix = "give one MID a line, such as /m/01yrx"
+            raise file.error(f"{mid[:80]!r} is not a MID", row=row, fix=fix)
         if mid in rows:
-            raise InputError(
-                f"{mid} is already on line {rows[mid]}",
-                file=str(file),
-                row=row,
-                fix="remove one of the two; the class index is the line number",
-            )
+            fix = "remove one of the two; the class index is the line number"
+            raise file.error(f"{mid} is already on line {rows[mid]}", row=row, fix=fix)
         rows[mid] = row
     if not rows:
-        raise InputError("the class list is empty", file=str(file), fix="give one MID a line")
+        raise file.error("the class list is empty", fix="give one MID a line")
     return list(rows)
 
 
@@ -75,10 +66,6 @@ def read_descriptions(file: DumpFile) -> dict[str, str]:
                 raise csv.Error(f"{','.join(cells)[:80]!r} is not a new MID and its name")
             names[cells[0]] = cells[1]
     except csv.Error as error:
-        raise InputError(
-            str(error),
-            file=str(file),
-            row=reader.line_num,
-            fix="give rows of MID,name; quote a name that holds a comma or a quote",
-        ) from None
+        fix = "give rows of MID,name; quote a name that holds a comma or a quote"
+        raise file.error(str(error), row=reader.line_num, fix=fix) from None
     return names

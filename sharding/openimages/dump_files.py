@@ -89,6 +89,10 @@ class DumpFile:
         with self.open() as stream:
             return decode_utf8(stream.read(), str(self))
 
+    def error(self, problem: str, *, fix: str, row: int | None = None) -> InputError:
+        """Make the error of bad content in this table."""
+        return InputError(problem, file=str(self), row=row, fix=fix)
+
     @contextlib.contextmanager
     def damage_as_input_error(self) -> Iterator[None]:
         """Turn errors of reading this file into one line that names it."""
@@ -96,15 +100,11 @@ class DumpFile:
             yield
         except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, KeyError) as error:
             reason, *_ = str(error).splitlines() or [type(error).__name__]
-            raise InputError(
-                f"the archive is cut off or damaged ({reason.rstrip(':')})",
-                file=str(self),
-                fix="download it again and compare its size and MD5 with the published ones",
-            ) from None
+            problem = f"the archive is cut off or damaged ({reason.rstrip(':')})"
+            fix = "download it again and compare its size and MD5 with the published ones"
+            raise self.error(problem, fix=fix) from None
         except OSError as error:
-            raise InputError(
-                f"cannot be read ({error.strerror})", file=str(self), fix="check the path"
-            ) from None
+            raise self.error(f"cannot be read ({error.strerror})", fix="check the path") from None
 
 
 def decode_utf8(content: bytes, file: str | os.PathLike[str]) -> str:

@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from sharding.errors import InputError
 from sharding.image_ids import format_id_column, parse_id_column
 from sharding.labels import LabelTable
 from sharding.openimages.dump import Dump
@@ -131,12 +130,8 @@ def read_listed(
         if not is_valid_B.all():
             index = int(np.argmin(is_valid_B))
             malformed = batch.column("ImageID")[index].as_py()[:64].decode(errors="replace")
-            raise InputError(
-                f"image id {malformed!r} is not 16 lowercase hex characters",
-                file=str(file),
-                row=row + index,
-                fix="download the image list again",
-            )
+            problem = f"image id {malformed!r} is not 16 lowercase hex characters"
+            raise file.error(problem, row=row + index, fix="download the image list again")
         yield image_ids_B, batch
         row += len(batch)
 
@@ -205,8 +200,8 @@ def _read_blocks(
                     raise pa.ArrowInvalid(f"there is no {missing[0]}")
                 yield batch
     except pa.ArrowInvalid as error:
-        raise InputError(
-            f"not an image list with {', '.join(columns)} ({str(error).splitlines()[0]})",
-            file=str(file),
+        reason = str(error).splitlines()[0]
+        raise file.error(
+            f"not an image list with {', '.join(columns)} ({reason})",
             fix="give an image list of V4 or later for rotations",
         ) from None

@@ -90,13 +90,6 @@ class Rotations:
         return IdIndex(self.image_ids_N)
 
 
-def turns(
-    rotations: Rotations | None, image_ids_M: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.int16] | None:
-    """Look up the degrees of a shard's images; None where there are no rotations at all."""
-    return None if rotations is None else rotations.of(image_ids_M)
-
-
 def read_rotation_lists(path: Path) -> Rotations:
     """Read the images that must be turned at all (one in forty).
 
@@ -145,9 +138,6 @@ def _parse_degrees(column: pa.Array, file: DumpFile) -> npt.NDArray[np.int16]:
     words = encoded.dictionary.to_pylist()
     invalid = next((word for word in words if word not in _DEGREES), None)
     if invalid is not None:
-        raise InputError(
-            f"Rotation {invalid[:20].decode(errors='replace')!r} is no quarter turn",
-            file=str(file),
-            fix="write 0, 90, 180, 270, or nothing where it is unknown",
-        )
+        problem = f"Rotation {invalid[:20].decode(errors='replace')!r} is no quarter turn"
+        raise file.error(problem, fix="write 0, 90, 180, 270, or nothing where it is unknown")
     return np.array([_DEGREES[word] for word in words], np.int16)[encoded.indices.to_numpy()]
