@@ -8,18 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pipeline import storage
 from tests.support.servers import Web, s3
 
 _NAME = "kept"
-_AWS = {
-    "AWS_ACCESS_KEY_ID": "id",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +47,7 @@ def empty_bucket() -> Iterator[Bucket]:
     """Start a server with an empty bucket and point the environment to it."""
     import boto3
 
-    with s3() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**_AWS, "AWS_ENDPOINT_URL": server.url}.items():
-            patch.setenv(name, value)
+    with s3() as server:
         storage._client.cache_clear()
         bucket = boto3.resource("s3", region_name="us-east-1").Bucket(_NAME)
         bucket.create()

@@ -14,8 +14,20 @@ from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from sharding.storage.retry import RetryPolicy
+
 Fault = int | str
 HANG = 1.0
+AWS = {
+    "AWS_ACCESS_KEY_ID": "id",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+FAST = RetryPolicy(tries=3, timeout=0.4, at_once=4, first_pause=0.01)
+"""Patience with these servers."""
 
 
 class Web:
@@ -39,6 +51,7 @@ class Web:
         self.delay = 0.0
         self.lacks = ""
         self.url = ""
+        self.environment: dict[str, str] = {}
         self.lock = threading.Lock()
 
     def fault(self, path: str) -> Fault | None:
@@ -108,7 +121,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
 
 @contextlib.contextmanager
 def s3() -> Iterator[Web]:
-    """Run a moto S3 server.
+    """Run a moto S3 server and point the environment to it.
 
     ``faults`` are by path `bucket/key` for GET requests, by `PUT bucket/key` for single puts and by
     `POST bucket/key` for the first and last request of puts in parts.
@@ -134,7 +147,13 @@ def s3() -> Iterator[Web]:
             return [whole[: len(whole) // 2]]
         return body
 
-    with _running(make_server("127.0.0.1", 0, app, threaded=True), web):
+    with (
+        _running(make_server("127.0.0.1", 0, app, threaded=True), web),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        web.environment = {**AWS, "AWS_ENDPOINT_URL": web.url}
+        for name, value in web.environment.items():
+            patch.setenv(name, value)
         yield web
 
 

@@ -32,37 +32,17 @@ from sharding.storage.retry import RetryPolicy
 from tests.support.dumpmaking import MIDS, write_classes, write_labels
 from tests.support.home import Home
 from tests.support.killing import FORKS
-from tests.support.photos import image_ids, tree, write_photo_dump
+from tests.support.photos import image_ids, tree
 from tests.support.servers import Web, s3
 
 FAST = RetryPolicy(tries=2, timeout=2.0, at_once=4, first_pause=0.01)
 URL = "s3://data/sets/tiny"
 VERSIONS = ("2017_11", "2018_04")
-AWS = {
-    "AWS_ACCESS_KEY_ID": "id",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_photo_dump(tmp_path_factory.mktemp("input"))
-
-
-@pytest.fixture(scope="module")
-def on_disk(inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("disk") / "tiny"
-    shard(inputs, output, output)
-    return output
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Web]:
-    with s3() as web, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**AWS, "AWS_ENDPOINT_URL": web.url}.items():
-            patch.setenv(name, value)
+    with s3() as web:
         yield web
 
 
@@ -135,6 +115,14 @@ def second_dump(inputs: tuple[Path, Path], folder: Path) -> Path:
     names = [*image_ids(inputs[1], "train"), "f" * 16]
     rows = [f"{image_id},verification,{MIDS[0]},1" for image_id in names]
     return write_classes(write_labels(folder / "second", {"train": rows}, "v4"), release="v4")
+
+
+def with_one_image_more(images: Path, folder: Path) -> Path:
+    """The images, and one that only the second dump labels."""
+    copies = shutil.copytree(images, folder / "images")
+    first = image_ids(images, "train")[0]
+    shutil.copy(images / f"train/{first}.jpg", copies / f"train/{'f' * 16}.jpg")
+    return copies
 
 
 def test_a_bucket_gets_the_bytes_that_a_directory_would(
@@ -240,7 +228,6 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
     inputs, bucket, server: Web, on_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The n-th request that writes is the last of the process, which dies before it is answered."""
-    environment = {**AWS, "AWS_ENDPOINT_URL": server.url}
     server.asked.clear()
     shard(inputs, URL, tmp_path)
     writes = sum(" " in path for path in server.asked)
@@ -248,7 +235,9 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
     moments = [*range(0, writes - 1, 4), writes - 1]
     kept = 0
     for last in moments:
-        process = FORKS.Process(target=in_a_process, args=(environment, inputs, URL, tmp_path))
+        process = FORKS.Process(
+            target=in_a_process, args=(server.environment, inputs, URL, tmp_path)
+        )
         left = [last]
 
         def deadly(path: str, process: Any = process, left: list[int] = left) -> None:
@@ -262,8 +251,6 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
         process.start()
         process.join()
         monkeypatch.undo()
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
         found = objects(bucket)
         assert process.exitcode == -signal.SIGKILL, f"not killed at request {last}"
         if "dataset.json" in found:
@@ -431,10 +418,7 @@ def test_new_labels_put_no_image_byte(
 def test_new_images_and_rewriting_are_as_on_a_disk(
     inputs, filled, on_disk: Path, tmp_path: Path
 ) -> None:
-    images = shutil.copytree(inputs[1], tmp_path / "images")
-    first = image_ids(images, "train")[0]
-    shutil.copy(images / f"train/{first}.jpg", images / f"train/{'f' * 16}.jpg")
-    dump = second_dump(inputs, tmp_path)
+    dump, images = second_dump(inputs, tmp_path), with_one_image_more(inputs[1], tmp_path)
     local = shutil.copytree(on_disk, tmp_path / "tiny")
     for more in ({"images": str(images)}, {"rewrite": True}):
         relabel(local, tmp_path, dump, **more)
@@ -446,10 +430,7 @@ def test_new_images_and_rewriting_are_as_on_a_disk(
 def test_a_resharding_stopped_amid_its_tables_is_finished(
     inputs, filled, server: Web, on_disk: Path, tmp_path: Path
 ) -> None:
-    images = shutil.copytree(inputs[1], tmp_path / "images")
-    first = image_ids(images, "train")[0]
-    shutil.copy(images / f"train/{first}.jpg", images / f"train/{'f' * 16}.jpg")
-    dump = second_dump(inputs, tmp_path)
+    dump, images = second_dump(inputs, tmp_path), with_one_image_more(inputs[1], tmp_path)
     local = shutil.copytree(on_disk, tmp_path / "tiny")
     relabel(local, tmp_path, dump, images=str(images))
     for table in ("labels/2017_11/train.parquet", "labels/2018_04/train.parquet", "dataset.json"):
@@ -466,7 +447,7 @@ def test_the_jobs_themselves(inputs, bucket, server: Web, on_disk: Path, tmp_pat
     class Clouded(Home):
         @property
         def environment(self) -> dict[str, str]:
-            return {**super().environment, **AWS, "AWS_ENDPOINT_URL": server.url}
+            return {**super().environment, **server.environment}
 
     home = Clouded(tmp_path)
     source = ("--annotations", str(inputs[0]), "--images", str(inputs[1]))

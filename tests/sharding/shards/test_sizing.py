@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sharding.commands.options import ShardOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.shard import shard_dump
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from tests.support import commands
 from tests.support.killing import run_until
 from tests.support.photos import encode, photo, tree, write_photo_dump
 
@@ -27,10 +26,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_photo_dump(tmp_path_factory.mktemp("input"), SIZES)
 
 
-def shard(inputs: tuple[Path, Path], output: Path, **more) -> None:
-    settings = {"shard_bytes": BYTES, "ranks": 1, "dataset_name": "tiny", **more}
-    options = ShardOptions(annotations=inputs[0], images=str(inputs[1]), output=output, **settings)
-    shard_dump(prepare(options), map)
+shard = partial(commands.shard, shard_bytes=BYTES, ranks=1)
 
 
 def test_shards_are_about_as_large_as_asked_for(inputs, tmp_path) -> None:

@@ -6,14 +6,12 @@ import gzip
 import io
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sharding.commands.options import ShardOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.shard import shard_dump
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
@@ -22,35 +20,12 @@ from sharding.sources.archives import StagingTask, stage
 from sharding.sources.open import open_source
 from sharding.storage.retry import RetryPolicy
 from sharding.storage.tar_reader import read_members
-from tests.sharding.sources.test_remote import FAST
+from tests.support import commands
 from tests.support.killing import run_until
-from tests.support.photos import image_ids, tree, write_photo_dump
-from tests.support.servers import serving
+from tests.support.photos import image_ids, tree
+from tests.support.servers import FAST, serving
 
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_photo_dump(tmp_path_factory.mktemp("input"))
-
-
-@pytest.fixture(scope="module")
-def from_directory(inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    output = tmp_path_factory.mktemp("directory") / "out"
-    shard(inputs[0], str(inputs[1]), output)
-    return tree(output)
-
-
-def shard(dump: Path, images: str, output: Path, **more):
-    options = ShardOptions(
-        annotations=dump,
-        images=images,
-        output=output,
-        images_per_shard=10,
-        dataset_name="tiny",
-        fetch=FAST,
-        **more,
-    )
-    return shard_dump(prepare(options), map)
+shard = partial(commands.shard, fetch=FAST)
 
 
 def pack(images: Path, folder: Path, suffix: str, form: int = tarfile.GNU_FORMAT) -> Path:
@@ -76,9 +51,9 @@ def test_archives_give_the_same_bytes_as_their_files(
     inputs, from_directory, tmp_path, suffix
 ) -> None:
     folder = pack(inputs[1], tmp_path / "packed", suffix)
-    shard(inputs[0], str(folder), tmp_path / "out")
+    shard((inputs[0], str(folder)), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
-    shard(inputs[0], f"{folder}/*{suffix}", tmp_path / "globbed")
+    shard((inputs[0], f"{folder}/*{suffix}"), tmp_path / "globbed")
     assert tree(tmp_path / "globbed") == from_directory
 
 
@@ -91,7 +66,7 @@ def test_archives_of_a_web_server_are_streamed_over_failures(
             archive.add(path, arcname=path.name)
     with serving({"all.tar.gz": members.getvalue()}) as web:
         web.faults = {"all.tar.gz": ["short", 500]}
-        shard(inputs[0], f"{web.url}/all.tar.gz", tmp_path / "out")
+        shard((inputs[0], f"{web.url}/all.tar.gz"), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
 
 
@@ -121,10 +96,10 @@ def test_killed_while_spooling_it_ends_in_the_same_bytes(inputs, from_directory,
     died, event, spooled = True, 4, 0
     while died:
         output = tmp_path / f"out-{event}"
-        died = run_until(event, shard, inputs[0], str(folder), output)
+        died = run_until(event, shard, (inputs[0], folder), output)
         before = {p.name: p.stat().st_mtime_ns for p in output.glob(f"{STAGING_FOLDER}/*.npz")}
         spooled += bool(before)
-        shard(inputs[0], str(folder), output)
+        shard((inputs[0], str(folder)), output)
         assert tree(output) == from_directory, f"killed at event {event}"
         event += 101
     assert spooled
@@ -150,13 +125,13 @@ def test_a_continued_job_reads_no_finished_archive_again(inputs, tmp_path, monke
 def test_what_no_archive_holds_is_missing_and_can_be_retried(inputs, tmp_path) -> None:
     folder = pack(inputs[1], tmp_path / "packed", ".tar.gz")
     (folder / "test.tar.gz").rename(tmp_path / "test.tar.gz")
-    shard(inputs[0], str(folder), tmp_path / "out")
+    shard((inputs[0], str(folder)), tmp_path / "out")
     entries = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
     assert {(e.split, e.reason) for e in entries} == {("test", "missing")}
     assert len(entries) == 5
     late = str(tmp_path / "test.tar.gz")
     assert "set aside    nothing" in str(
-        shard(inputs[0], late, tmp_path / "out", retry_failed=True)
+        shard((inputs[0], late), tmp_path / "out", retry_failed=True)
     )
     assert not (tmp_path / "out" / STAGING_FOLDER).exists()
 
@@ -165,8 +140,8 @@ def test_archives_of_other_images_leave_the_output_free(inputs, from_directory, 
     with tarfile.open(tmp_path / "others.tar.gz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo(f"{'f' * 16}.jpg"))
     with pytest.raises(InputError, match="none of the 35 labelled images"):
-        shard(inputs[0], str(tmp_path / "others.tar.gz"), tmp_path / "out")
-    shard(inputs[0], str(inputs[1]), tmp_path / "out")
+        shard((inputs[0], str(tmp_path / "others.tar.gz")), tmp_path / "out")
+    shard((inputs[0], str(inputs[1])), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
 
 
@@ -186,10 +161,10 @@ def test_a_damaged_archive_is_one_line_and_the_job_can_go_on(
     }[damage]
     victim.write_bytes(bad)
     with pytest.raises(InputError, match=rf"validation{suffix}: the archive") as refused:
-        shard(inputs[0], str(folder), tmp_path / "out")
+        shard((inputs[0], str(folder)), tmp_path / "out")
     assert "\n" not in str(refused.value)
     victim.write_bytes(good)
-    shard(inputs[0], str(folder), tmp_path / "out")
+    shard((inputs[0], str(folder)), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
 
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sharding.commands.options import ShardOptions
-from sharding.commands.prepare import prepare
-from sharding.commands.shard import shard_dump
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.sources.open import open_source
 from sharding.sources.originals import check_original
 from sharding.storage.retry import BadImage
-from tests.sharding.sources.test_remote import FAST
+from tests.support import commands
 from tests.support.photos import encode, image_ids, photo, tree, write_photo_dump
-from tests.support.servers import Web, serving
+from tests.support.servers import FAST, Web, serving
 
 HEADER = "ImageID,Subset,OriginalURL,License,Title,OriginalSize,OriginalMD5,Thumbnail300KURL"
 
@@ -46,17 +44,13 @@ def placed(tmp_path: Path) -> Iterator[tuple[Path, Path, Web]]:
         yield dump, images, web
 
 
-def shard(dump: Path, images: str, output: Path, **more):
-    options = ShardOptions(
-        annotations=dump, images=images, output=output, dataset_name="tiny", fetch=FAST, **more
-    )
-    return shard_dump(prepare(options), map)
+shard = partial(commands.shard, fetch=FAST)
 
 
 def test_originals_give_the_same_dataset_as_their_files(placed, tmp_path) -> None:
     dump, images, web = placed
-    shard(dump, str(images), tmp_path / "files")
-    shard(dump, "originals", tmp_path / "urls")
+    shard((dump, str(images)), tmp_path / "files")
+    shard((dump, "originals"), tmp_path / "urls")
     assert tree(tmp_path / "urls") == tree(tmp_path / "files")
     assert len(web.asked) == 35
 
@@ -68,7 +62,7 @@ def test_a_changed_original_is_set_aside_and_retried(placed, tmp_path) -> None:
     del web.files[gone]
     web.files[changed] = kept[changed][:-2] + b"\0\0"
     web.files[shorter] = encode(photo(30, 20))
-    shard(dump, "originals", tmp_path / "out")
+    shard((dump, "originals"), tmp_path / "out")
     entries = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
     assert {e.image_id: e.reason for e in entries} == {
         gone: "missing",
@@ -79,7 +73,7 @@ def test_a_changed_original_is_set_aside_and_retried(placed, tmp_path) -> None:
     assert {e.source for e in entries} == {f"{web.url}/{i}" for i in (gone, changed, shorter)}
     web.files.update(kept)
     assert "set aside    nothing" in str(
-        shard(dump, "originals", tmp_path / "out", retry_failed=True)
+        shard((dump, "originals"), tmp_path / "out", retry_failed=True)
     )
 
 
@@ -91,7 +85,7 @@ def test_an_image_without_a_url_is_missing(placed, tmp_path) -> None:
     first[2] = ""
     rows[1] = ",".join(first)
     listed.write_text("\n".join([header, *rows[:-1]]) + "\n")
-    shard(dump, "originals", tmp_path / "out")
+    shard((dump, "originals"), tmp_path / "out")
     entries = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
     assert [e.reason for e in entries] == ["missing: the image list has no URL"] * 2
 
@@ -111,7 +105,7 @@ def test_one_list_is_a_source_too(placed) -> None:
 def test_a_dump_without_lists_is_one_line(tmp_path) -> None:
     dump, _ = write_photo_dump(tmp_path)
     with pytest.raises(InputError, match="no image list with URLs"):
-        shard(dump, "originals", tmp_path / "out")
+        shard((dump, "originals"), tmp_path / "out")
     with pytest.raises(InputError, match="image list is missing"):
         open_source(str(tmp_path / "no.csv"))
     with pytest.raises(InputError, match="no dump here"):

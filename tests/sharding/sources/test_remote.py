@@ -8,7 +8,7 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pytest
 from pyarrow import fs
@@ -16,7 +16,6 @@ from pyarrow import fs
 from sharding.commands.options import ShardOptions
 from sharding.commands.prepare import prepare
 from sharding.commands.shard import shard_dump
-from sharding.commands.summary import Summary
 from sharding.commands.workspace import open_workspace
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
@@ -31,23 +30,12 @@ from sharding.storage.retry import (
     TransientError,
     retry,
 )
-from tests.support.photos import image_ids, tree, write_photo_dump
-from tests.support.servers import Web, s3, serving
+from tests.support import commands
+from tests.support.photos import image_ids, tree
+from tests.support.servers import FAST, Web, s3, serving
 
-FAST = RetryPolicy(tries=3, timeout=0.4, at_once=4, first_pause=0.01)
 ID = "0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_photo_dump(tmp_path_factory.mktemp("input"))
-
-
-@pytest.fixture(scope="module")
-def from_directory(inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    output = tmp_path_factory.mktemp("directory") / "out"
-    shard(inputs[0], str(inputs[1]), output)
-    return tree(output)
+shard = partial(commands.shard, fetch=FAST)
 
 
 @pytest.fixture
@@ -57,19 +45,6 @@ def web(inputs) -> Iterator[Web]:
         {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*.jpg")}
     ) as w:
         yield w
-
-
-def shard(dump: Path, images: str, output: Path, **more) -> Summary:
-    options = ShardOptions(
-        annotations=dump,
-        images=images,
-        output=output,
-        images_per_shard=10,
-        dataset_name="tiny",
-        fetch=FAST,
-        **more,
-    )
-    return shard_dump(prepare(options), map)
 
 
 def read(source, *wanted: str) -> list[bytes]:
@@ -83,7 +58,7 @@ def test_a_web_server_that_stumbles_gives_the_same_bytes(
     paths = sorted(web.files)
     kinds = ([500], [503, 429], ["short"], ["close", 502], ["hang"])
     web.faults = {path: list(kind) for path, kind in zip(paths, kinds * 3, strict=False)}
-    shard(inputs[0], web.url, tmp_path / "out")
+    shard((inputs[0], web.url), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
     assert not any(web.faults.values())
 
@@ -94,7 +69,7 @@ def test_what_cannot_be_had_is_set_aside_and_retried_later(
     first, second, third = (f"train/{i}.jpg" for i in image_ids(inputs[1], "train")[:3])
     kept = web.files.pop(first)
     web.faults = {second: [500] * 3, third: [403]}
-    shard(inputs[0], web.url, tmp_path / "out")
+    shard((inputs[0], web.url), tmp_path / "out")
     reasons = {
         e.source: e.reason for e in Quarantine.read(tmp_path / "out/quarantine.parquet").entries
     }
@@ -104,7 +79,7 @@ def test_what_cannot_be_had_is_set_aside_and_retried_later(
         f"{web.url}/{third}": "refused: HTTP status 403",
     }
     web.files[first] = kept
-    told = str(shard(inputs[0], web.url, tmp_path / "out", retry_failed=True))
+    told = str(shard((inputs[0], web.url), tmp_path / "out", retry_failed=True))
     assert "set aside    nothing" in told
     assert "24 images" in told
 
@@ -171,15 +146,7 @@ def test_an_unknown_scheme_is_one_line() -> None:
 def bucket(inputs) -> Iterator[Web]:
     import boto3
 
-    names = {
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with s3() as server, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**names, "AWS_ENDPOINT_URL": server.url}.items():
-            patch.setenv(name, value)
+    with s3() as server:
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket="photos")
         for path in inputs[1].rglob("*.jpg"):
@@ -194,7 +161,7 @@ def test_s3_that_stumbles_gives_the_same_bytes(bucket, inputs, from_directory, t
     bucket.faults = {
         f"photos/set/train/{i}.jpg": list(kind) for i, kind in zip(ids, kinds * 2, strict=False)
     }
-    shard(inputs[0], "s3://photos/set", tmp_path / "out")
+    shard((inputs[0], "s3://photos/set"), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
     assert not any(bucket.faults.values())
 
@@ -223,7 +190,7 @@ def test_archives_of_a_bucket_are_found_by_a_pattern(bucket, inputs, from_direct
         client.put_object(Bucket="photos", Key=f"tar/{split}_0.tar.gz", Body=packed.getvalue())
     client.put_object(Bucket="photos", Key="tar/notes.txt", Body=b"none of this")
     bucket.faults = {"photos/tar/train_0.tar.gz": [500, "short"]}
-    shard(inputs[0], "s3://photos/tar/*.tar.gz", tmp_path / "out")
+    shard((inputs[0], "s3://photos/tar/*.tar.gz"), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
     with pytest.raises(InputError, match="no archive is there"):
         open_source("s3://photos/tar/*.tar", FAST)

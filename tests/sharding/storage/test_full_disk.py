@@ -9,37 +9,21 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sharding.commands.options import ReshardOptions, ShardOptions
-from sharding.commands.prepare import prepare
+from sharding.commands.options import ReshardOptions
 from sharding.commands.reshard import reshard
-from sharding.commands.shard import shard_dump
 from sharding.errors import InputError
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.storage.files import write_json
-from tests.support.photos import image_ids, tree, write_photo_dump
+from tests.support import commands
+from tests.support.photos import image_ids, tree
 
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_photo_dump(tmp_path_factory.mktemp("input"))
-
-
-def shard(inputs: tuple[Path, Path], output: Path, **more) -> None:
-    options = ShardOptions(
-        annotations=inputs[0],
-        images=str(inputs[1]),
-        output=output,
-        images_per_shard=20,
-        dataset_name="tiny",
-        ranks=1,
-        **more,
-    )
-    shard_dump(prepare(options), map)
+shard = partial(commands.shard, images_per_shard=20, ranks=1)
 
 
 @contextmanager
