@@ -80,7 +80,7 @@ class IdIndex:
         self._keys_N = keys_N[self._rows_N]
 
     def rows_of(self, keys_B: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Row of each key, -1 where it is not listed; ``keys_B`` has the dtype of ``keys_N``."""
+        """Look up the row of each key, -1 where it is not listed; ``keys_B`` has the dtype of ``keys_N``."""
         if not len(self._keys_N):
             return np.full(len(keys_B), -1, np.int64)
         slots_B = np.searchsorted(self._keys_N, keys_B)
@@ -88,7 +88,7 @@ class IdIndex:
         return np.where(self._keys_N[slots_B] == keys_B, self._rows_N[slots_B], -1)
 
     def row_of(self, key: int) -> int:
-        """Row of one key, -1 where it is not listed."""
+        """Look up the row of one key, -1 where it is not listed."""
         return int(self.rows_of(np.array([key], self._keys_N.dtype))[0])
 
     def __contains__(self, key: int) -> bool:
@@ -96,7 +96,7 @@ class IdIndex:
 
 
 def _characters(column: pa.Array) -> npt.NDArray[np.uint8]:
-    """The bytes of a string or binary array that holds no nulls, as one uint8 array."""
+    """View the bytes of a string or binary array that holds no nulls, as one uint8 array."""
     _, offsets_buffer, data = column.buffers()
     wide = column.type in (pa.large_string(), pa.large_binary())
     offsets = np.frombuffer(offsets_buffer, np.int64 if wide else np.int32)

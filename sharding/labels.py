@@ -284,7 +284,7 @@ def _states(is_positive_E: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
 
 
 def _decode_names(column: pa.ChunkedArray) -> list[str]:
-    """Convert a text column of few distinct values to a list, ten times as fast as `to_pylist`."""
+    """Convert a text column of few distinct values to a list, decoding each value once."""
     encoded = column.combine_chunks().dictionary_encode()
     words = encoded.dictionary.to_pylist()
     return [words[code] for code in encoded.indices.to_pylist()]

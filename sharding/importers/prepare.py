@@ -57,11 +57,11 @@ class ImportJob(Job):
 
     @property
     def images_fix(self) -> str:
-        """What to do where no image was found."""
+        """Fix where no image was found."""
         return "unpack the images where the collection's own archive puts them"
 
     def tasks(self) -> Iterator[ShardTask]:
-        """One task per shard, with the names of its own images only."""
+        """Yield one task per shard, with the names of its own images only."""
         assert isinstance(self.source, NamedSource)
         for task in super().tasks():
             image_ids = format_image_ids(task.plan.image_ids_N)
@@ -100,7 +100,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         classes=_classes(official, options),
         labels=labels,
         source=NamedSource.of(collection.images, names),
-        plans={s: plan_shards(s, found, shard_options) for s, found in labels.splits.items()},
+        plans={s: plan_shards(s, part, shard_options) for s, part in labels.splits.items()},
         names=names,
         single_positive=_single_positive(official, collection, options),
     )
