@@ -80,7 +80,7 @@ class IdIndex:
         self._keys_N = keys_N[self._rows_N]
 
     def rows_of(self, keys_B: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-        """Look up the row of each key, -1 where it is not listed; ``keys_B`` has the dtype of ``keys_N``."""
+        """Look up the row of each key (of the same dtype), -1 where it is not listed."""
         if not len(self._keys_N):
             return np.full(len(keys_B), -1, np.int64)
         slots_B = np.searchsorted(self._keys_N, keys_B)
