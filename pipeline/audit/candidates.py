@@ -1,4 +1,4 @@
-"""The label audit's candidates: of each epoch the unobserved entries with the largest losses.
+"""Store the label audit's candidates: an epoch's unobserved entries with the largest losses.
 
 One Parquet file per epoch in the run's directory, written whole or not at all; repeating an epoch
 replaces its file.
@@ -24,14 +24,17 @@ from pipeline.storage import Upload
 from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids
+from sharding.storage.parquet import as_input_error
 
 FOLDER = "candidates"
-# Of the rows of an annotation CSV; `sharding` knows it.
 SOURCE = "large-loss"
+"""Of the rows of an annotation CSV; labels of this source yield to any human's."""
 KEPT, REJECTED, CORRECTED = DECISIONS
 _METADATA = b"audit"
+_ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")
+"""Fields of `Candidates` that are metadata of the file."""
 _LARGEST_ARTIFACT = 4 << 20
-
+"""Bytes of the largest file that is uploaded to MLflow too."""
 SCHEMA = pa.schema(
     [
         ("epoch", pa.uint16()),
@@ -86,7 +89,7 @@ class Candidates:
         min_loss: float = 0.0,
         decisions: Sequence[str] = DECISIONS,
     ) -> Candidates:
-        """Those that pass, of these the first ``top``."""
+        """Select those that pass every test, of these the first ``top``."""
         passes_N = (self.probabilities_N >= min_probability) & (self.losses_N >= min_loss)
         passes_N &= np.isin(self.decisions_N, decisions)
         kept = np.flatnonzero(passes_N)[:top]
@@ -94,11 +97,11 @@ class Candidates:
         return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
     def to_csv(self, classes: ClassTable) -> str:
-        """Annotations that call every candidate present; they yield to any human's."""
+        """Write annotations that call every candidate present; they yield to any human's."""
         return annotation_csv(self.image_ids_N, self.classes_N, SOURCE, classes)
 
     def to_parquet(self, classes: ClassTable) -> bytes:
-        """The content of a Parquet file (equal candidates, equal bytes)."""
+        """Encode as a Parquet file (equal candidates, equal bytes)."""
         columns = [
             pa.array(np.full(len(self), self.epoch, np.uint16)),
             pa.array(format_image_ids(self.image_ids_N), pa.string()),
@@ -116,12 +119,13 @@ class Candidates:
 
     @classmethod
     def from_parquet(cls, content: bytes, location: str) -> Candidates:
-        """The inverse of `to_parquet`.
+        """Decode what `to_parquet` wrote.
 
         Raises:
             InputError: the content is something else; names ``location``.
         """
-        try:
+        kind, fix = "table of an epoch's candidates", "pass a run directory, which has candidates/"
+        with as_input_error(location, kind=kind, fix=fix):
             table = pq.read_table(io.BytesIO(content))
             about = json.loads(table.schema.metadata[_METADATA])
             table = table.cast(SCHEMA)
@@ -133,13 +137,6 @@ class Candidates:
                 probabilities_N=table["probability"].to_numpy(),
                 decisions_N=np.array(table["decision"].to_pylist(), np.str_),
             )
-        except (InputError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:120]
-            raise InputError(
-                f"not an epoch's candidates ({reason})",
-                file=location,
-                fix="pass a run directory; its candidates/ hold one Parquet file per epoch",
-            ) from None
 
 
 def annotation_csv(
@@ -148,11 +145,11 @@ def annotation_csv(
     source: str,
     classes: ClassTable,
 ) -> str:
-    """CSV rows as of a V3 dump that call every entry present.
+    """Write entries as rows of a V3 dump that call each of them present.
 
     Args:
         image_ids_M, classes_M: the entries.
-        source: who says so; `sharding` knows which sources yield to others.
+        source: of the rows; `sharding` knows which sources yield to others.
         classes: whose indices they are.
     """
     rows = zip(format_image_ids(image_ids_M), classes_M, strict=True)
@@ -160,35 +157,34 @@ def annotation_csv(
     return "".join(["ImageID,Source,LabelName,Confidence\n", *lines])
 
 
-_ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")
-
-
-def publish(found: Candidates, classes: ClassTable, config: TrainConfig, upload: Upload) -> None:
-    """Leave an epoch's candidates in the run's directory and, where they are few, in MLflow."""
-    name, content = f"epoch-{found.epoch:03d}.parquet", found.to_parquet(classes)
+def publish(
+    candidates: Candidates, classes: ClassTable, config: TrainConfig, upload: Upload
+) -> None:
+    """Write an epoch's candidates to the run's directory and, if the file is small, to MLflow."""
+    name, content = f"epoch-{candidates.epoch:03d}.parquet", candidates.to_parquet(classes)
     with storage.storage_errors():
         storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
     if len(content) <= _LARGEST_ARTIFACT:
         upload(content, f"{FOLDER}/{name}")
 
 
-def of_epoch(found: Sequence[Candidates], epoch: int | None) -> Candidates:
-    """The candidates of an epoch, by default of the last.
+def of_epoch(epochs: Sequence[Candidates], epoch: int | None) -> Candidates:
+    """Choose the candidates of an epoch, by default of the last.
 
     Raises:
-        InputError: there are none; names those there are.
+        InputError: there are none of that epoch; names the epochs there are.
     """
-    by_epoch = {candidates.epoch: candidates for candidates in found}
+    by_epoch = {candidates.epoch: candidates for candidates in epochs}
     if epoch is not None and epoch not in by_epoch:
         raise InputError(
             f"no candidates of epoch {epoch}",
             fix=f"pass --epoch {min(by_epoch)} to {max(by_epoch)}",
         )
-    return found[-1] if epoch is None else by_epoch[epoch]
+    return epochs[-1] if epoch is None else by_epoch[epoch]
 
 
 def read_run(run: str) -> list[Candidates]:
-    """The candidates of every epoch of a run (a directory or URL), in order.
+    """Read the candidates of every epoch of a run (a directory or URL), in order.
 
     Raises:
         InputError: it has none.

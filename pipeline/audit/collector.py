@@ -1,4 +1,4 @@
-"""Collects an epoch's candidates while it trains: the unobserved entries with the largest losses.
+"""Collect an epoch's candidates while it trains: the unobserved entries with the largest losses.
 
 Whatever the method, an unobserved entry has a loss as if it were negative, and it grows with the
 logit: the candidates are the entries with the largest logits at the moment they were trained on.
@@ -24,13 +24,13 @@ from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.protocol import StepResult
 from sharding.labels import UNOBSERVED
 
-# Methods that leave out what they modify; the others train on a label of their own making.
 _REJECTING = frozenset({"ll-r", "p-asl"})
+"""Methods that leave out what they modify; the others train on a label that they choose."""
 _NONE = torch.iinfo(torch.int64).min
 
 
 class Collector:
-    """Keeps this rank's candidates while an epoch runs.
+    """Keep this rank's candidates while an epoch runs.
 
     Args:
         most: candidates per epoch over all ranks; 0 collects nothing.
@@ -50,7 +50,7 @@ class Collector:
 
     @torch.no_grad()
     def add(self, result: StepResult) -> None:
-        """Take in one step of this rank."""
+        """Add one step of this rank."""
         if not self.most:
             return
         logits_E, labels_E = result.logits_BK.reshape(-1), result.labels_BK.reshape(-1)
@@ -67,7 +67,7 @@ class Collector:
         self._keep_largest(tuple(torch.cat(pair) for pair in zip(self._columns, new, strict=True)))
 
     def _places(self, logits_E: torch.Tensor, labels_E: torch.Tensor) -> torch.Tensor:
-        """Flat positions that may be candidates."""
+        """List the flat positions that may be candidates."""
         if self._device.type == "cpu":
             mask_E = logits_E.numpy() >= np.float32(self._bound)
             mask_E &= labels_E.numpy() == UNOBSERVED
@@ -85,7 +85,7 @@ class Collector:
         self._columns = columns
 
     def state_dict(self) -> dict[str, Any]:
-        """What this rank holds within an epoch, on the host."""
+        """Copy this rank's candidates and counts within an epoch to the host."""
         return {"counts": self._counts.cpu(), "columns": [c.cpu() for c in self._columns]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -104,11 +104,11 @@ class Collector:
         images_seen: int,
         overlay: LabelOverlay | None = None,
     ) -> Candidates:
-        """The candidates of all ranks, equal on each; every rank calls it.
+        """Gather the candidates of all ranks, equal on each; every rank calls it.
 
         Args:
             epoch, method, labels, images_seen: see `Candidates`.
-            overlay: labels that the method held to in this epoch in place of "unobserved";
+            overlay: labels that the method trained on in this epoch in place of "unobserved";
                 their entries count as corrected although no step selected them.
         """
         ranks = Collectives()
@@ -141,7 +141,7 @@ class Collector:
 
 
 def _keys(logits_F: torch.Tensor, ids_F: torch.Tensor, classes_F: torch.Tensor) -> torch.Tensor:
-    """int64 that sort as the fp32 logits do; below them 32 bits of a hash of image and class."""
+    """Make int64 keys that sort as the fp32 logits do; ties by a hash of image and class."""
     tie_F = (ids_F ^ (classes_F * 0x632BE59BD9B4E019)) * 0x5851F42D4C957F2D
     tie_F = (tie_F ^ (tie_F >> 32)) & 0xFFFFFFFF
     return (_folded(logits_F.view(torch.int32)).long() << 32) | tie_F
@@ -152,5 +152,8 @@ def _logits_of(keys: torch.Tensor) -> torch.Tensor:
 
 
 def _folded(bits: torch.Tensor) -> torch.Tensor:
-    """Bits of a float to an integer of the same order, and back: negative floats sort reversed."""
+    """Map a float's bits to an integer of the same order, and back.
+
+    Negative floats would sort in reverse.
+    """
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)

@@ -1,4 +1,4 @@
-"""LL-Cp's corrections: a table in every checkpoint, and a CSV to be laid over the labels."""
+"""Write LL-Cp's corrections: as a table in every checkpoint, and as a CSV of annotations."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 
 METHOD = "ll-cp"
-# Of the rows; `sharding` knows it and lets such labels yield to any human's.
 SOURCE = "ll-cp-correction"
+"""Of the rows of a CSV; labels of this source yield to any human's."""
 FILE = "corrections.parquet"
 
 
@@ -40,7 +40,7 @@ def write(directory: str, entries: tuple[torch.Tensor, torch.Tensor], classes: C
 
 
 def to_csv(directory: str, classes: ClassTable) -> tuple[str, int]:
-    """(annotations that call every corrected entry present, how many they are).
+    """Write annotations that call every corrected entry present; return them and their number.
 
     Args:
         directory: a local checkpoint.

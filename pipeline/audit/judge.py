@@ -1,8 +1,8 @@
-"""Was the method right? Candidates and decisions of each epoch against labels known in full.
+"""Judge candidates and a method's decisions by labels known in full: precision and recall.
 
-Looked for are the *missing* entries: unobserved in training, positive in truth. Precision is the
-share of what was found that is missing, recall the share of what is missing that was found, and
-the base rate is the precision of guessing. Entries whose truth nobody knows count nowhere.
+The *missing* entries are unobserved in training and positive in truth. Precision is the share of
+the candidates that is missing, recall the share of the missing entries that are candidates, and
+the base rate is the precision of guessing. Entries whose truth is unknown are not counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEPTHS = (100, 300, 1000, 3000)
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One epoch, judged; shares are fractions, NaN where they would divide by zero.
+    """Precision and recall of one epoch, as fractions, NaN where they would divide by zero.
 
     Attributes:
         epoch, images_seen: as of the candidates.
@@ -51,7 +51,7 @@ class Verdict:
     decision_recall: float
 
     def metrics(self) -> Iterator[tuple[str, float]]:
-        """(name, value) of what is defined, for MLflow."""
+        """Give (name, value) of every metric that is not NaN, for MLflow."""
         values = {f"audit/precision_at_{depth}": v for depth, v in self.precision_at.items()}
         values |= {
             "audit/precision": self.precision,
@@ -63,7 +63,7 @@ class Verdict:
 
 
 class Truth:
-    """What is known in truth of the entries that training did not observe.
+    """Look up the true state of entries that training did not observe.
 
     Args:
         observed: the labels trained on; images without pixels (no shard) do not count.
@@ -96,27 +96,27 @@ class Truth:
 
     @property
     def missing(self) -> int:
-        """Those of them that are positive."""
+        """Known entries that are positive."""
         return _count(self._states_E == POSITIVE)
 
     @property
     def base_rate(self) -> float:
-        """The share of them that is positive."""
+        """Share of the known entries that is positive."""
         return _share(self.missing, self.known)
 
-    def states(self, found: Candidates) -> npt.NDArray[np.int8]:
-        """int8 (N,): the truth of each candidate, UNOBSERVED where it is not known."""
-        rows_N = self._images.rows_of(found.image_ids_N)
-        entries_N = self._index.rows_of(entry_keys(rows_N, found.classes_N))
-        states_N = np.full(len(found), UNOBSERVED, np.int8)
+    def states(self, candidates: Candidates) -> npt.NDArray[np.int8]:
+        """Look up the truth of each candidate, int8 (N,), UNOBSERVED where it is not known."""
+        rows_N = self._images.rows_of(candidates.image_ids_N)
+        entries_N = self._index.rows_of(entry_keys(rows_N, candidates.classes_N))
+        states_N = np.full(len(candidates), UNOBSERVED, np.int8)
         states_N[entries_N >= 0] = self._states_E[entries_N[entries_N >= 0]]
         return states_N
 
 
-def judge(found: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) -> Verdict:
+def judge(candidates: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) -> Verdict:
     """Judge one epoch's candidates, which are ordered by loss."""
-    states_N = truth.states(found)
-    decided_N = found.decisions_N != KEPT
+    states_N = truth.states(candidates)
+    decided_N = candidates.decisions_N != KEPT
 
     def precision(states: npt.NDArray[np.int8]) -> float:
         return _share(_count(states == POSITIVE), _count(states != UNOBSERVED))
@@ -125,14 +125,14 @@ def judge(found: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) -> Ve
         return _share(_count(states == POSITIVE), truth.missing)
 
     return Verdict(
-        epoch=found.epoch,
-        images_seen=found.images_seen,
+        epoch=candidates.epoch,
+        images_seen=candidates.images_seen,
         known=_count(states_N != UNOBSERVED),
-        precision_at={d: precision(states_N[:d]) for d in depths if d <= len(found)},
+        precision_at={d: precision(states_N[:d]) for d in depths if d <= len(candidates)},
         precision=precision(states_N),
         recall=recall(states_N),
         decided=_count(decided_N),
-        modified=found.modified,
+        modified=candidates.modified,
         decision_precision=precision(states_N[decided_N]),
         decision_recall=recall(states_N[decided_N]),
     )

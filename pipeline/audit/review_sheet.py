@@ -1,4 +1,4 @@
-"""The review sheet: candidates with their photographs and activation maps, to be judged by eye."""
+"""Write the review sheet: candidates with photographs and activation maps, to judge by eye."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ Entry = tuple[str, int]
 """(image id, class index)."""
 Pictures = list[tuple[str, str]]
 """(caption, data URI) of each."""
-_SIDE = 320  # pixels of the longer side of a picture: about 10 kB each
+_SIDE = 320
+"""Pixels of the longer side of a picture: about 10 kB each."""
 _QUALITY = 85
 
 
 def write_sheet(
     path: Path,
-    found: Candidates,
+    chosen: Candidates,
     *,
     title: str,
     file: str,
@@ -46,15 +47,15 @@ def write_sheet(
 
     Args:
         path: where to.
-        found: what to review, in this order.
-        title, file, command: see `reviewpage.page`.
+        chosen: what to review, in this order.
+        title, file, command: see `review_page.page`.
         classes: of the dataset.
-        observed: labels that the reviewer is told of, those trained on.
+        observed: labels trained on, which are shown to the reviewer.
         model: whose activation maps are shown.
         images: (id, encoded image) of every candidate's image, in any order.
     """
-    pictures = dict(_pictures(found, model, images))
-    rows = list(_rows(found, classes, observed, pictures))
+    pictures = dict(_pictures(chosen, model, images))
+    rows = list(_rows(chosen, classes, observed, pictures))
     note = (
         f"Maps of the checkpoint after epoch {model.meta.epoch}: "
         "orange speaks for the class, blue against it."
@@ -64,23 +65,26 @@ def write_sheet(
 
 
 def _rows(
-    found: Candidates,
+    chosen: Candidates,
     classes: ClassTable,
     observed: LabelTable,
     pictures: Mapping[Entry, Pictures],
 ) -> Iterator[Row]:
-    """What the page shows of each candidate."""
-    entries = zip(format_image_ids(found.image_ids_N), found.classes_N.tolist(), strict=True)
+    """Make the page's row of each candidate."""
+    entries = zip(format_image_ids(chosen.image_ids_N), chosen.classes_N.tolist(), strict=True)
     for n, (image_id, k) in enumerate(entries):
         yield Row(
             image_id=image_id,
             mid=classes.mids[k],
             name=classes.names[k],
             facts=[
-                ("probability", _percent(found.probabilities_N[n])),
-                ("loss", f"{found.losses_N[n]:.2f}"),
-                ("training", f"{found.decisions_N[n]} ({found.method}, epoch {found.epoch})"),
-                *_known(observed, found.image_ids_N[n : n + 1], classes),
+                ("probability", _percent(chosen.probabilities_N[n])),
+                ("loss", f"{chosen.losses_N[n]:.2f}"),
+                (
+                    "training",
+                    f"{chosen.decisions_N[n]} ({chosen.method}, epoch {chosen.epoch})",
+                ),
+                *_observed_facts(observed, chosen.image_ids_N[n : n + 1], classes),
                 ("image", image_id),
             ],
             pictures=pictures[image_id, k],
@@ -88,11 +92,11 @@ def _rows(
 
 
 def _pictures(
-    found: Candidates, model: Predictor, images: Iterable[tuple[str, bytes]]
+    chosen: Candidates, model: Predictor, images: Iterable[tuple[str, bytes]]
 ) -> Iterator[tuple[Entry, Pictures]]:
-    """The photograph and its two maps, of every candidate."""
+    """Draw the photograph and its two maps for every candidate."""
     wanted = defaultdict(list)
-    for image_id, k in zip(format_image_ids(found.image_ids_N), found.classes_N, strict=True):
+    for image_id, k in zip(format_image_ids(chosen.image_ids_N), chosen.classes_N, strict=True):
         wanted[image_id].append(int(k))
     for image_id, content in images:
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
@@ -118,17 +122,17 @@ def _percent(probability: float) -> str:
     return "above 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
 
 
-def _known(
+def _observed_facts(
     observed: LabelTable, image_ids_1: npt.NDArray[np.uint64], classes: ClassTable
 ) -> list[tuple[str, str]]:
-    """What humans said of the image."""
+    """List the image's observed classes by state."""
     entries = observed.observed(observed.rows_of(image_ids_1))
-    told = []
+    facts = []
     for label, state in (("humans saw", POSITIVE), ("ruled out", NEGATIVE)):
         names = [classes.names[int(k)] for k in entries.classes_E[entries.states_E == state]]
         if names:
-            told.append((label, ", ".join(names)))
-    return told
+            facts.append((label, ", ".join(names)))
+    return facts
 
 
 def _uri(image_HWC: npt.NDArray[np.uint8]) -> str:

@@ -124,5 +124,5 @@ def test_negative_numbers_are_refused() -> None:
 
 
 def test_another_file_is_refused() -> None:
-    with pytest.raises(InputError, match=r"x\.parquet: not an epoch's candidates"):
+    with pytest.raises(InputError, match=r"x\.parquet: not a table of an epoch's candidates"):
         Candidates.from_parquet(b"nothing", "x.parquet")
