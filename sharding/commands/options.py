@@ -67,7 +67,7 @@ class ShardOptions(DatasetOptions):
     glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image lists, or
     such a list."""
     shard_bytes: int | None = None
-    """Bytes that a shard should not exceed, by a sample of each split; takes the place of
+    """Bytes of a full shard, by the mean of a sample of each split; takes the place of
     --images-per-shard."""
     rotations: Path | None = None
     """Image list of V4 or later, or a folder of such: its Rotation column turns images upright."""

@@ -218,7 +218,7 @@ class _BucketWorkspace(Workspace):
         return self.directory / path
 
     def _lacks_labels(self) -> bool:
-        """Whether a label table is lost, or a job was killed before it put the manifest of it."""
+        """Find out whether a label table is lost, or newer than the manifest of a killed job."""
         try:
             versions = Manifest.read(self.directory).labels.values()
         except DamagedManifest:

@@ -18,7 +18,7 @@ from sharding.storage.object_store import ObjectStore
 
 
 def _ignore(outcome: ShardOutcome) -> None:
-    """What is written in place needs no mirror."""
+    """Do nothing: what is written in place needs no mirror."""
 
 
 @dataclass(frozen=True, kw_only=True)

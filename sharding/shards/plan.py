@@ -1,4 +1,4 @@
-"""Which image goes into which shard: a pure function of ids, a seed and a bound.
+"""Place images in shards: a pure function of their ids, a seed and a bound.
 
 Placement never depends on file order: the low ids of Open Images V3 carry fifty times the mean
 number of labels, so that cutting by id or by file would make some shards unlike all others.
@@ -36,7 +36,7 @@ class ShardPlan:
 
 
 def splitmix64(keys_N: Ids) -> Ids:
-    """Bijective 64-bit mixer (Steele, Lea, Flood 2014: the output function of SplitMix)."""
+    """Mix 64 bits, bijectively (Steele, Lea, Flood 2014: the output function of SplitMix)."""
     with np.errstate(over="ignore"):
         mixed = np.asarray(keys_N, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -45,13 +45,13 @@ def splitmix64(keys_N: Ids) -> Ids:
 
 
 def shard_of(image_ids_N: Ids, *, seed: int, num_shards: int) -> npt.NDArray[np.int64]:
-    """Number of the shard that holds each image, in ``[0, num_shards)``."""
+    """Compute the number of the shard of each image, in ``[0, num_shards)``."""
     mixed = splitmix64(np.asarray(image_ids_N, np.uint64) ^ np.uint64(seed))
     return (mixed % np.uint64(num_shards)).astype(np.int64)
 
 
 def choose_num_shards(image_ids_N: Ids, *, seed: int, largest: int, at_least: int = 1) -> int:
-    """The number of shards of which none exceeds ``largest``.
+    """Choose the least number of shards of which none exceeds ``largest``.
 
     Args:
         image_ids_N: distinct ids of a split.

@@ -99,7 +99,7 @@ class ShardTask:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides the bytes of the tar, but for the images themselves."""
+        """Hash all that decides the bytes of the tar, but for the images themselves."""
         digest = hashlib.sha256(f"{FORMAT} {self.plan.name} {self.policy.record()}".encode())
         for array in (
             self.plan.image_ids_N,

@@ -1,4 +1,4 @@
-"""One shard: images in, tar with index and record out."""
+"""Write one shard: images in, tar with index and record out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import IMAGES_FOLDER
 from sharding.manifest import ShardRecord
 from sharding.shards.task import Failure, ShardOutcome, ShardTask
-from sharding.shards.transcode import Transcoded, transcode
+from sharding.shards.transcode import transcode
 from sharding.storage.files import replacing, write_json
 from sharding.storage.locks import scratch_directory
 from sharding.storage.retry import BadImage
@@ -60,7 +60,7 @@ def _write_in_place(task: ShardTask) -> ShardOutcome:
 
 
 def label_lines(image_ids: list[str], labels: LabelTable) -> Iterator[bytes]:
-    """The `.json` component of each image: its id, positive and negative class indices."""
+    """Format the `.json` component of each image: its id, positive and negative class indices."""
     classes, positive = labels.classes_E.tolist(), (labels.states_E == POSITIVE).tolist()
     offsets = labels.offsets_N1.tolist()
     for row, image_id in enumerate(image_ids):
@@ -108,7 +108,7 @@ def _add_images(
     with task.source.reader(split, image_ids) as read:
         for image_id, line, turned in zip(image_ids, lines, degrees, strict=True):
             try:
-                image: Transcoded = transcode(read(image_id), task.policy, turned)
+                image = transcode(read(image_id), task.policy, turned)
             except BadImage as bad:
                 failures.append(_failure(task, image_id, str(bad)))
                 continue

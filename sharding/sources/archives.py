@@ -1,4 +1,4 @@
-"""Images in tar archives, as the CVDF mirror publishes them: `train_0.tar.gz` and the like.
+"""Read images from tar archives, as the CVDF mirror publishes them: `train_0.tar.gz` and the like.
 
 The shard of an image is a hash of its id, while an archive holds ids that begin alike: every shard
 needs images from every archive. A plain tar on a disk is listed by its headers (one seek per
@@ -46,14 +46,14 @@ _CHUNK = 1 << 18
 
 
 def names_archives(images: str) -> bool:
-    """Whether ``--images`` means archives: one, a glob of them, or a directory of nothing else."""
+    """Find out whether ``--images`` means archives: one, a glob, or a directory of nothing else."""
     if images.endswith(SUFFIXES):
         return True
     return "://" not in images and os.path.isdir(images) and bool(_in_directory(images))
 
 
 def _in_directory(directory: str) -> list[str]:
-    """The archives of a directory that holds no image itself."""
+    """List the archives of a directory that holds no image itself."""
     names = sorted(os.listdir(directory))
     if any(name.endswith(".jpg") for name in names):
         return []
@@ -156,7 +156,7 @@ def stage(task: StagingTask) -> PackedImages:
 
 
 def in_place(archive: str) -> bool:
-    """Whether the archive itself can be read at random."""
+    """Find out whether the archive itself can be read at random: a plain tar on a disk."""
     return archive.endswith(".tar") and "://" not in archive
 
 
@@ -192,7 +192,7 @@ def _wanted(
 
 
 def _identity(task: StagingTask, length: int) -> str:
-    """Names what a spool holds: another archive or other wishes give another."""
+    """Hash what a spool follows from: the archive and the images wanted."""
     changed = 0 if "://" in task.archive else os.stat(task.archive).st_mtime_ns
     digest = hashlib.sha256(f"{task.archive} {length} {changed} ".encode())
     digest.update(task.wanted_N.tobytes())

@@ -1,4 +1,4 @@
-"""Say what a source of encoded images can do.
+"""Define what a source of encoded images can do.
 
 A `Source` is small and travels to the workers; a reader is opened there and serves one shard.
 `sharding.sources.open` finds out which kind of source a user names; each has a file of its own.

@@ -113,7 +113,7 @@ class PackedImages(Source):
         return f"{os.path.basename(name)}:{image_id}.jpg"
 
     def place(self, image_id: str) -> tuple[int, int, int] | None:
-        """(file number, offset, size) of an image, None where there is none."""
+        """Find the (file number, offset, size) of an image, None where there is none."""
         (key,) = parse_image_ids([image_id])
         row = self._index.row_of(key)
         if row < 0:

@@ -19,7 +19,7 @@ from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import MISSING, BadImage, Buffer, RetriesExhausted, RetryPolicy
 
 SILENT = 32
-"""So many images in a row that were given up mean that the source is down, not the images."""
+"""Images in a row that could not be fetched, before the source itself is taken to be down."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class ShardSource(Source):
     def of(
         cls, directory: Path, shard: ShardRecord, bucket: ObjectStore | None = None
     ) -> ShardSource:
-        """The source of a committed shard of the dataset in a directory or a bucket."""
+        """Name a committed tar of the dataset in a directory or a bucket."""
         tar = str((directory / shard.path).resolve()) if bucket is None else shard.path
         return cls(tar=tar, bucket=bucket)
 

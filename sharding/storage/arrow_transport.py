@@ -65,7 +65,7 @@ def _whole(data: bytes, length: int) -> bytes:
 
 
 def key_of(url: str) -> str:
-    """Bucket and key of a URL, as a file system wants them; a path is its own key."""
+    """Cut a URL down to bucket and key, as a file system wants them; a path is its own key."""
     return url.rpartition("://")[2].removeprefix(_ANONYMOUS)
 
 

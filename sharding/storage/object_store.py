@@ -256,7 +256,7 @@ def _open_files(scheme: str, bucket: str, policy: RetryPolicy) -> fs.FileSystem:
 
 
 def _scheme_and_bucket(url: str) -> tuple[str, str]:
-    """What a client is opened for; all web servers share one."""
+    """Split off what a client is opened for; all web servers share one."""
     if "://" not in url:
         return LOCAL, ""
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Parquet files: written atomically with their hash, read with errors of one line."""
+"""Write Parquet files atomically with their hash, read them with errors of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retry what may pass: the policy of attempts and pauses, and the errors that fetching ends in."""
+"""Retry what fails for a moment; define the policy of retries and the errors of fetching."""
 
 from __future__ import annotations
 

@@ -84,11 +84,11 @@ class IndexedTar:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything written, empty where none was asked for."""
+        """SHA-256 of everything written, empty where none was asked for."""
         return self._digest.hexdigest() if self._digest else ""
 
     def index(self) -> bytes:
-        """The DALI index: a header line, then offset, size and name of every component."""
+        """Format the DALI index: a header line, then offset, size and name of every component."""
         return "\n".join([f"v1.2 {len(self._lines)}", *self._lines, ""]).encode()
 
     def _write(self, parts: Sequence[Buffer]) -> None:
