@@ -59,7 +59,7 @@ def _run_ranks(
         host.start(
             f"PYTHONPATH={SHARED} GLOO_SOCKET_IFNAME=eth0 MASTER_ADDR={hosts[0].address} "
             f"MASTER_PORT=29500 WORLD_SIZE={world_size} RANK={rank} "
-            "python -m benchmarks.common.rank_hosts"
+            "python -P -m benchmarks.common.rank_hosts"
         )
         for rank, host in enumerate(hosts[:world_size])
     ]
