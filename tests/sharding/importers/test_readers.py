@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +66,23 @@ EXPECTED: Mapping[str, Mapping[str, Mapping[str, list[str]]]] = {
 }
 
 
+def import_again(settings: ImportOptions) -> None:
+    import_collection(prepare_import(settings), map)
+
+
 def bring_in(options: ImportOptions) -> Dataset:
-    import_collection(prepare_import(options), map)
+    import_again(options)
     dataset = Dataset.open(options.output)
     assert check_dataset(dataset, map) == []
     return dataset
 
 
-def options(name: str, root: Path, **more: Any) -> ImportOptions:
+def options(
+    name: str, root: Path, *, write: Callable[[Path], Path] | None = None, **more: Any
+) -> ImportOptions:
     source = root / "source"
     if not source.exists():
-        WRITERS[name](source)
+        (write or WRITERS[name])(source)
     settings = {"output": root / "dataset", "dataset_name": name, **more}
     return ImportOptions(format=name, source=source, **settings)
 
@@ -146,10 +152,7 @@ def test_the_papers_own_lists_of_nuswide_win_over_the_official_ones(tmp_path: Pa
 
 
 def test_single_positives_are_drawn_over_the_official_training_set(tmp_path: Path) -> None:
-    settings = options("voc", tmp_path, single_positive=True, output=tmp_path / "dataset")
-    shutil.rmtree(settings.source)
-    many_voc(settings.source)
-    dataset = bring_in(settings)
+    dataset = bring_in(options("voc", tmp_path, write=many_voc, single_positive=True))
     assert dataset.manifest.default_labels == "single-positive-1200"
     official = {**present(dataset, "train", "complete"), **present(dataset, "validation")}
     names = sorted(official)  # the published lists are sorted by name
@@ -168,26 +171,18 @@ def test_single_positives_are_drawn_over_the_official_training_set(tmp_path: Pat
 
 
 def test_other_seeds_are_further_label_versions_of_the_same_images(tmp_path: Path) -> None:
-    source = many_voc(tmp_path / "source")
-    first = ImportOptions(
-        format="voc", source=source, output=tmp_path / "dataset", single_positive=True
-    )
+    first = options("voc", tmp_path, write=many_voc, single_positive=True)
     before = bring_in(first)
     after = bring_in(dataclasses.replace(first, seed=7))
-    assert set(after.manifest.labels) == {
-        "complete",
-        "single-positive-1200",
-        "single-positive-7",
-    }
+    versions = {"complete", "single-positive-1200", "single-positive-7"}
+    assert set(after.manifest.labels) == versions
     assert after.manifest.shards == before.manifest.shards
     assert present(after, "train", "single-positive-1200") == present(before, "train")
     assert present(after, "train", "single-positive-7") != present(before, "train")
 
 
 def test_groups_follow_positives_where_every_class_is_annotated_everywhere(tmp_path: Path) -> None:
-    settings = options("voc", tmp_path)
-    shutil.rmtree(settings.source)
-    many_voc(settings.source)
+    settings = options("voc", tmp_path, write=many_voc)
     summary = import_collection(prepare_import(settings), map)
     classes = Dataset.open(settings.output).classes
     assert classes.group_by == "positives"
@@ -207,10 +202,6 @@ def test_a_repeated_import_changes_nothing_and_another_one_gives_the_same_bytes(
     assert tree(settings.output) == first
     bring_in(dataclasses.replace(settings, output=tmp_path / "again"))
     assert tree(tmp_path / "again") == first
-
-
-def import_again(settings: ImportOptions) -> None:
-    import_collection(prepare_import(settings), map)
 
 
 def test_killed_anywhere_it_finishes_with_the_same_bytes(tmp_path: Path) -> None:
@@ -313,10 +304,6 @@ def test_the_card_says_where_the_pictures_come_from(tmp_path: Path) -> None:
     assert "license: other" in card
 
 
-def _spoil(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("name", "path", "content", "message"),
     [
@@ -335,7 +322,7 @@ def test_a_file_that_is_not_of_the_format_is_one_clear_line(
     if content is None:
         file.unlink()
     else:
-        _spoil(file, content)
+        file.write_text(content, encoding="utf-8")
     with pytest.raises(InputError) as caught:
         prepare_import(settings)
     assert message in str(caught.value)
@@ -354,7 +341,7 @@ def test_annotations_of_unknown_images_are_set_aside(tmp_path: Path) -> None:
     path = settings.source / "annotations/instances_train2014.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["annotations"] += [{"image_id": 5, "category_id": 1}, {"image_id": 9}, 3]
-    _spoil(path, json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     dataset = bring_in(settings)
     assert present(dataset, "train") == EXPECTED["coco"]["train"]
     assert dataset.manifest.labels["complete"].report["train"]["bad_rows"] == 3

@@ -214,9 +214,9 @@ def test_a_bad_row_is_counted_listed_with_its_line_and_labels_nothing(tmp_path, 
     assert nonzero(result.report) == {
         "rows": 4, "positives": 1, "negatives": 1, "blank": 1, reason: 1, "images": 2,
     }  # fmt: skip
-    (bad,) = result.rejected_rows
-    assert (bad.row, bad.reason.split(":")[0]) == (4, reason)
-    assert bad.file.endswith("train/annotations-human.csv")
+    (rejected,) = result.rejected_rows
+    assert (rejected.row, rejected.reason.split(":")[0]) == (4, reason)
+    assert rejected.file.endswith("train/annotations-human.csv")
 
 
 @pytest.mark.parametrize(("row", "reason"), BAD)
@@ -354,15 +354,19 @@ REAL = {
 REAL_CROWD = {"train": 2, "validation": 20, "test": 27}
 
 
+@pytest.fixture
+def real(shared) -> tuple[Dump, list[str]]:
+    """The head of each file of the real V3 dump, and its trainable classes."""
+    dump = Dump.open(shared / "data" / "openimages" / "v3_2017_11")
+    return dump, [mid for mid, _ in read_classes(dump)]
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("place", ["2017_11", "archives"])
 @pytest.mark.parametrize("split", REAL)
-def test_the_real_v3_heads_parse_to_the_row(shared, place, split):
-    dump = Dump.open(shared / "data" / "openimages" / "v3_2017_11" / place)
-    mids = [mid for mid, _ in read_classes(
-        Dump.open(shared / "data" / "openimages" / "v3_2017_11")
-    )]  # fmt: skip
-    result = read_split(dump, split, mids)
+def test_the_real_v3_heads_parse_to_the_row(real, place, split):
+    whole, mids = real
+    result = read_split(Dump.open(whole.root / place), split, mids)
     assert nonzero(result.report) == REAL[split]
     assert result.report["source crowdsource-verification"] == REAL_CROWD[split]
     assert result.rejected_rows == ()
@@ -370,9 +374,8 @@ def test_the_real_v3_heads_parse_to_the_row(shared, place, split):
 
 
 @pytest.mark.shared
-def test_real_rows_keep_their_meaning(shared):
-    dump = Dump.open(shared / "data" / "openimages" / "v3_2017_11")
-    mids = [mid for mid, _ in read_classes(dump)]
+def test_real_rows_keep_their_meaning(real):
+    dump, mids = real
     table = read_split(dump, "train", mids).table
     said = states(table)
     lines = dump.annotation_files("train")[0].path.read_text().splitlines()[1:]
@@ -384,9 +387,8 @@ def test_real_rows_keep_their_meaning(shared):
 
 
 @pytest.mark.shared
-def test_real_machine_labels_enter_by_threshold(shared):
-    dump = Dump.open(shared / "data" / "openimages" / "v3_2017_11")
-    mids = [mid for mid, _ in read_classes(dump)]
+def test_real_machine_labels_enter_by_threshold(real):
+    dump, mids = real
     result = read_split(dump, "validation", mids, AnnotationPolicy(machine=0.7))
     assert nonzero(result.report) == {
         "rows": 2000, "positives": 690, "negatives": 280, "duplicates": 398,
@@ -394,21 +396,15 @@ def test_real_machine_labels_enter_by_threshold(shared):
     }  # fmt: skip
 
 
-def rewrite(lines: list[str], release: str) -> list[str]:
-    """Real V3 rows as a later release writes them."""
-    if release != "v7":
-        return lines
-    return [f"{line}.0" if ",verification," in line else line for line in lines]
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize("release", ["v4", "v5", "v6", "v7"])
-def test_later_releases_of_the_real_rows_give_the_same_labels(shared, tmp_path, release):
-    source = Dump.open(shared / "data" / "openimages" / "v3_2017_11")
-    mids = [mid for mid, _ in read_classes(source)]
+def test_later_releases_of_the_real_rows_give_the_same_labels(real, tmp_path, release):
+    source, mids = real
     for split in source.splits:
         lines = source.annotation_files(split)[0].path.read_text().splitlines()[1:]
-        write_labels(tmp_path, {split: rewrite(lines, release)}, release)
+        if release == "v7":
+            lines = [f"{line}.0" if ",verification," in line else line for line in lines]
+        write_labels(tmp_path, {split: lines}, release)
     dump = Dump.open(tmp_path)
     assert dump.release == release
     for split in source.splits:
