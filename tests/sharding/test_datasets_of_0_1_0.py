@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from sharding.manifest import Dataset
 from tests.support.photos import tree
 from tests.support.release import unpack
 
+RECORD = re.compile(r"images/.*\.json")
 DATASETS = ("keep", "small", "relabelled", "extended", "rewritten", "imported", "single")
 
 
@@ -42,17 +44,33 @@ def test_nothing_is_found_wrong_with_it(release: Path, tmp_path: Path, name: str
     assert tree(copy) == tree(release / name)
 
 
+def repeat_command(release: Path, output: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the command that made `keep`, with another output; return its summary."""
+    monkeypatch.chdir(release)
+    inputs = {"annotations": Path("first"), "images": "images"}
+    options = ShardOptions(images_per_shard=6, ranks=1, output=str(output), **inputs)
+    return str(shard_dump(prepare(options), map))
+
+
 def test_repeating_its_command_changes_nothing(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(release / "keep", tmp_path / "keep")
-    monkeypatch.chdir(release)
-    options = ShardOptions(
-        annotations=Path("first"),
-        images="images",
-        images_per_shard=6,
-        ranks=1,
-        output=str(tmp_path / "keep"),
-    )
-    assert "already finished; nothing was done" in str(shard_dump(prepare(options), map))
-    assert tree(tmp_path / "keep") == tree(release / "keep")
+    copy = shutil.copytree(release / "keep", tmp_path / "keep")
+    assert "already finished; nothing was done" in repeat_command(release, copy, monkeypatch)
+    assert tree(copy) == tree(release / "keep")
+
+
+def test_an_unfinished_one_is_continued(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(release / "unfinished", tmp_path / "keep")
+    assert "keep is finished" in repeat_command(release, copy, monkeypatch)
+    files, expected = (_without_records(tree(dataset)) for dataset in (copy, release / "keep"))
+    assert files.keys() == expected.keys()
+    differing = {name for name in files if files[name] != expected[name]}
+    assert differing <= {"quarantine.parquet", "dataset.json", "README.md"}
+
+
+def _without_records(files: dict[str, str]) -> dict[str, str]:
+    """Leave out what a run keeps of its shards until the dataset is finished."""
+    return {name: digest for name, digest in files.items() if not RECORD.fullmatch(name)}
