@@ -67,6 +67,7 @@ def test_an_unfinished_one_is_continued(
     assert "keep is finished" in repeat_command(release, copy, monkeypatch)
     files, expected = (_without_records(tree(dataset)) for dataset in (copy, release / "keep"))
     assert files.keys() == expected.keys()
+    # The table of rejected rows names the folder of the dump, the manifest the hash of that table.
     differing = {name for name in files if files[name] != expected[name]}
     assert differing <= {"quarantine.parquet", "dataset.json", "README.md"}
 
