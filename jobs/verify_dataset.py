@@ -13,7 +13,7 @@ from sharding.errors import one_line_errors
 
 
 def main() -> None:
-    """Parse, check shards as Ray tasks, mend if asked to, tell; status 1 if all is not well."""
+    """Parse, check shards as Ray tasks, mend if asked to, report; status 1 if problems remain."""
     with one_line_errors():
         options = tyro.cli(VerifyOptions, description=__doc__)
         from pipeline.cluster.tasks import task_map
@@ -24,7 +24,7 @@ def main() -> None:
         with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
             result = verify(options, parallel, workspace)
         print(result)
-        raise SystemExit(0 if result.well else 1)
+        raise SystemExit(0 if result.intact else 1)
 
 
 if __name__ == "__main__":

@@ -111,8 +111,8 @@ class ClassTable:
             groups_K=assign_groups(counts_K),
         )
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write `classes.parquet` atomically."""
+    def write(self, path: str | os.PathLike[str]) -> str:
+        """Write `classes.parquet` atomically; return its SHA-256."""
         columns = {
             "index": np.arange(len(self), dtype=np.uint16),
             "mid": list(self.mids),
@@ -121,7 +121,7 @@ class ClassTable:
             "negatives": self.negatives_K,
             "group": self.groups_K,
         }
-        write_table(pa.table(columns, schema=SCHEMA), path, compression="snappy")
+        return write_table(pa.table(columns, schema=SCHEMA), path, compression="snappy")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ClassTable:

@@ -1,4 +1,4 @@
-"""Everything the shard job decides before it touches an image: labels, classes, plan, identity."""
+"""Prepare the shard job: read labels and classes, plan the shards, identify the command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from sharding import log
 from sharding.classes import ClassTable
-from sharding.commands.options import ShardOptions
+from sharding.commands.options import ReshardOptions, ShardOptions
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
 from sharding.layout import (
@@ -39,22 +39,21 @@ from sharding.shards.task import FORMAT, ShardTask
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
 from sharding.sources.open import open_source
-from sharding.storage.files import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A sharding job, planned.
+    """Hold a planned sharding job.
 
     Attributes:
-        options: as given.
+        options: as given; images per shard follow from bytes per shard where these are given.
         classes: the class table with its groups.
         labels: of all images of the dump.
         source: where the images come from.
         plans: shards by split.
         rotations: of images that have to be turned; None where no list was given.
         image_lists: of the dump, by split, as far as it has any.
-        most_images: in a shard of each split, where bytes bound the shards.
+        most_images: images in a shard of each split, where bytes bound the shards.
     """
 
     options: ShardOptions
@@ -74,11 +73,11 @@ class Job:
     @property
     def treatment(self) -> ImagePolicy:
         """What is done to the pixels."""
-        return _treatment(self.options)
+        return _image_policy(self.options)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the content of the dataset, apart from the images themselves."""
+        """Everything that decides the dataset's content, but for the images themselves."""
         splits = self.labels.splits.values()
         identity: dict[str, Any] = {
             "format": FORMAT,
@@ -100,11 +99,11 @@ class Job:
 
     @property
     def digest(self) -> str:
-        """Hash of the identity; the manifest carries it."""
+        """Hash of the identity, for the manifest."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     def tasks(self) -> Iterator[ShardTask]:
-        """One task per shard."""
+        """Make the task of every shard."""
         for split, plans in self.plans.items():
             table = self.labels.splits[split].table
             for plan in plans:
@@ -125,8 +124,10 @@ class Job:
 
     def write_side_files(self) -> dict[str, str]:
         """Write what follows from the dump alone; returns the entries of ``created_by`` for it."""
-        self.classes.write(self.output / CLASSES_FILE)
-        return {CLASSES_HASH: sha256_of(self.output / CLASSES_FILE), **self.write_extras()}
+        return {
+            CLASSES_HASH: self.classes.write(self.output / CLASSES_FILE),
+            **self.write_extras(),
+        }
 
     def write_extras(self) -> dict[str, str]:
         """Write the side files of this kind of job; returns the entries of ``created_by``."""
@@ -148,29 +149,39 @@ class Job:
         return {"bytes": self.options.shard_bytes, "images": self.most_images}
 
 
+def open_dump(options: ShardOptions | ReshardOptions) -> Dump:
+    """Open the dump or export that the options name, and log what is odd about it."""
+    dump = Dump.open(options.annotations, options.release, options.name)
+    for remark in dump.remarks:
+        log.info(remark)
+    return dump
+
+
+def annotation_policy(options: ShardOptions | ReshardOptions) -> AnnotationPolicy:
+    """Make the policy by which rows become labels."""
+    return AnnotationPolicy(
+        conflict=options.conflict, machine=options.machine, strict=options.strict
+    )
+
+
 def prepare(options: ShardOptions) -> Job:
     """Read the dump and plan the shards.
 
     Raises:
         InputError: anything about the input that a user can mend.
     """
-    _treatment(options)
-    dump = Dump.open(options.annotations, options.release, options.name)
+    _image_policy(options)  # refuse bad options before the dump is read
+    dump = open_dump(options)
     if dump.release == "export":
         raise InputError(
             "an export labels images of an existing dataset",
             file=options.annotations,
             fix="run jobs/reshard_openimages.py with that dataset",
         )
-    for remark in dump.remarks:
-        log.info(remark)
     if "train" not in dump.splits:
         log.info(f"note: no train labels; groups are cut by {' and '.join(dump.splits)}")
     source = open_source(options.images, options.fetch, dump)
-    policy = AnnotationPolicy(
-        conflict=options.conflict, machine=options.machine, strict=options.strict
-    )
-    record = {key: value for key, value in policy.record().items() if key != "strict"}
+    policy = annotation_policy(options)
     mids, names = zip(*read_classes(dump), strict=True)
     labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
     listed = {split: count_listed(dump, split, part.table) for split, part in labels.items()}
@@ -184,11 +195,13 @@ def prepare(options: ShardOptions) -> Job:
     return Job(
         options=options,
         classes=_classes(mids, names, labels, options),
-        labels=NewLabels(name=dump.name, release=dump.release, policy=record, splits=labels),
+        labels=NewLabels(
+            name=dump.name, release=dump.release, policy=policy.record(), splits=labels
+        ),
         source=source,
         plans={
-            split: plan_shards(split, found, options, (most_images or {}).get(split))
-            for split, found in labels.items()
+            split: plan_shards(split, part, options, (most_images or {}).get(split))
+            for split, part in labels.items()
         },
         rotations=None if options.rotations is None else read_rotation_lists(options.rotations),
         image_lists={s: file for s in labels if (file := dump.images_file(s)) is not None},
@@ -199,15 +212,15 @@ def prepare(options: ShardOptions) -> Job:
 def _most_images(
     options: ShardOptions, labels: Mapping[str, SplitLabels], source: Source
 ) -> dict[str, int] | None:
-    """The number of images, by split, that makes a shard of the bytes asked for."""
+    """Choose the images per shard, by split, that come to the bytes asked for."""
     if options.shard_bytes is None:
         return None
-    image_ids = {split: found.table.image_ids_N for split, found in labels.items()}
-    treatment, output = _treatment(options), Path(options.output)
-    return images_for_bytes(options.shard_bytes, image_ids, source, treatment, output)
+    image_ids = {split: part.table.image_ids_N for split, part in labels.items()}
+    policy, output = _image_policy(options), Path(options.output)
+    return images_for_bytes(options.shard_bytes, image_ids, source, policy, output)
 
 
-def _treatment(options: ShardOptions) -> ImagePolicy:
+def _image_policy(options: ShardOptions) -> ImagePolicy:
     return ImagePolicy(
         shorter_side=options.shorter_side,
         quality=options.encode_quality,
@@ -222,7 +235,7 @@ def _classes(
     labels: Mapping[str, SplitLabels],
     options: ShardOptions,
 ) -> ClassTable:
-    """Counts and groups come from the whole training dump, not only from images at hand."""
+    """Count labels and cut groups on the whole training dump, not only on the images given."""
     counted = [labels["train"]] if "train" in labels else list(labels.values())
     counts = [(split.human_positives_K, split.human_negatives_K) for split in counted]
     return ClassTable.build(
@@ -237,9 +250,13 @@ def _classes(
 def plan_shards(
     split: str, labels: SplitLabels, options: ShardOptions, most_images: int | None = None
 ) -> tuple[ShardPlan, ...]:
-    """The shards of a split, bounded and balanced as the options ask for.
+    """Plan the shards of a split, bounded and balanced as the options ask for.
 
-    ``most_images`` in a shard takes the place of the options' where it is given.
+    Args:
+        split: to plan.
+        labels: of the split.
+        options: of the job.
+        most_images: in a shard, where that is not the options' number.
     """
     image_ids_N = labels.table.image_ids_N
     num_shards = choose_num_shards(

@@ -11,10 +11,9 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from sharding import log
 from sharding.commands.options import ReshardOptions
+from sharding.commands.prepare import annotation_policy, open_dump
 from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
@@ -28,7 +27,7 @@ from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels, tasks_for_labels, write_unfinished
 from sharding.maintenance.overlay import overlay
 from sharding.manifest import Dataset
-from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_split
+from sharding.openimages.annotations import SplitLabels, read_split
 from sharding.openimages.dump import Dump
 from sharding.shards.dispatch import Workers
 from sharding.sources.base import ParallelMap
@@ -88,25 +87,15 @@ def reshard(
         )
 
 
-def open_dump(options: ReshardOptions) -> Dump:
-    """Open the dump or export that the options name."""
-    dump = Dump.open(options.annotations, options.release, options.name)
-    for remark in dump.remarks:
-        log.info(remark)
-    return dump
-
-
 def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLabels:
     """Read a dump's labels as indices into the dataset's class list.
 
     Raises:
         InputError: anything about the dump that a user can mend.
     """
-    policy = AnnotationPolicy(
-        conflict=options.conflict, machine=options.machine, strict=options.strict
-    )
+    policy = annotation_policy(options)
     splits = {split: read_split(dump, split, dataset.classes.mids, policy) for split in dump.splits}
-    record: dict[str, Any] = {k: v for k, v in policy.record().items() if k != "strict"}
+    record = policy.record()
     if dump.release == "export":
         record["base"], _ = dataset.label_version(options.base)
         splits = _over_base(dataset, splits, record["base"])
@@ -149,8 +138,7 @@ def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
     if old is None:
         return
     sources = {k: v for labels in new.splits.values() for k, v in labels.sources.items()}
-    policy = {k: v for k, v in old.policy.items() if k != "strict"}
-    if (old.sources, policy) != (sources, dict(new.policy)):
+    if (old.sources, old.policy) != (sources, new.policy):
         raise InputError(
             f"labels {new.name!r} are there already, from other files or by another policy",
             file=dataset.directory / MANIFEST_FILE,
@@ -168,19 +156,18 @@ def _rewrite(dataset: Dataset, new: NewLabels, workers: Workers) -> int:
         return 0
     tables = {split: dataset.labels(split, new.name) for split in todo}
     tasks = tasks_for_labels(dataset, members, tables, workers.bucket)
-    written = write_unfinished(tasks, workers)
-    updated = [part for part in members if part.shard.split not in tables]
-    for task, outcome in written:
-        part = members_of(outcome, task.plan)
-        if part is None or outcome.failures:
-            raise InputError(
-                f"images of {task.source.name(task.plan.split, '*')} cannot be read",
-                file=dataset.directory,
-                fix=WITH_IMAGES,
-            )
-        updated.append(part)
+    outcomes = write_unfinished(tasks, workers)
+    failures = [failure for outcome in outcomes for failure in outcome.failures]
+    if failures:
+        raise InputError(
+            f"{failures[0].source} cannot be read ({failures[0].reason})",
+            file=dataset.directory,
+            fix=WITH_IMAGES,
+        )
+    rewritten = members_of(outcomes, (task.plan for task in tasks))
+    untouched = [part for part in members if part.shard.split not in tables]
     in_tars.update(dict.fromkeys(todo, new.name))
     created_by = with_tar_labels(dataset.manifest.created_by, in_tars, splits)
     quarantine = Quarantine.read(dataset.directory / QUARANTINE_FILE)
-    publish(dataset, new, updated, quarantine, created_by=created_by)
-    return len(written)
+    publish(dataset, new, [*untouched, *rewritten], quarantine, created_by=created_by)
+    return len(rewritten)

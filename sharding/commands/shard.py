@@ -19,8 +19,8 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.layout import IMAGES_FOLDER, MANIFEST_FILE, PLAN, TAR_LABELS
 from sharding.manifest import Dataset, Manifest
-from sharding.shards.dispatch import Workers, write_shards
-from sharding.shards.task import ShardOutcome, ShardTask, count_how, finished
+from sharding.shards.dispatch import Workers, finished_shards, write_shards
+from sharding.shards.task import ShardOutcome, ShardTask, count_how
 from sharding.sources.base import ParallelMap
 from sharding.storage.files import remove_temporaries
 
@@ -49,21 +49,15 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
         lock.begin(job.output, job.identity)
         workspace.push()  # a shard must find there what says which command it is of
         tasks = list(job.tasks())
-        earlier = [outcome for task in tasks if (outcome := finished(task)) is not None]
-        if job.options.retry_failed:
-            earlier = [outcome for outcome in earlier if not outcome.failures]
-        names = {outcome.name for outcome in earlier}
-        todo = [task for task in tasks if task.plan.name not in names]
-        written = write_shards(todo, workers, planned=tasks)
-        outcomes = sorted([*earlier, *written], key=lambda outcome: outcome.name)
+        earlier = finished_shards(tasks, retry_failed=job.options.retry_failed)
+        outcomes = [*earlier, *write_shards(tasks, workers, earlier=earlier)]
         if not any(outcome.shard for outcome in outcomes):
             raise _nothing_usable(job, tasks, outcomes)
         remove_temporaries(job.output)  # of workers that were killed
-        manifest = _publish(job, outcomes)
+        _publish(job, outcomes)
         lock.end(job.output)
         return summarise(
-            job.output,
-            manifest,
+            Dataset.open(job.output),
             location=workspace.location,
             seconds=time.monotonic() - started,
             continued=len(earlier),
@@ -110,8 +104,7 @@ def _repeat(
         lock.end(job.output)
     restored = restore(job, manifest, workers)
     return summarise(
-        job.output,
-        Manifest.read(job.output),
+        Dataset.open(job.output),
         location=location,
         seconds=None if restored is None else time.monotonic() - started,
         continued=len(manifest.shards) - restored.tars if restored and restored.tars else 0,
@@ -119,10 +112,8 @@ def _repeat(
     )
 
 
-def _publish(job: Job, outcomes: Sequence[ShardOutcome]) -> Manifest:
+def _publish(job: Job, outcomes: Sequence[ShardOutcome]) -> None:
     """Write tables and manifest over the shards that have images."""
-    plans = {plan.name: plan for of_split in job.plans.values() for plan in of_split}
-    parts = [members_of(outcome, plans[outcome.name]) for outcome in outcomes]
     manifest = Manifest(
         name=job.options.dataset_name or job.output.resolve().name,
         classes_sha256=job.classes.sha256,
@@ -135,10 +126,10 @@ def _publish(job: Job, outcomes: Sequence[ShardOutcome]) -> Manifest:
         shards=(),
         created_by={PLAN: job.digest, TAR_LABELS: job.labels.name, **job.write_side_files()},
     )
-    return publish(
+    publish(
         Dataset(directory=job.output, manifest=manifest, classes=job.classes),
         job.labels,
-        [part for part in parts if part is not None],
+        members_of(outcomes, (plan for plans in job.plans.values() for plan in plans)),
         Quarantine.of_outcomes(outcomes).merged(job.labels.rejected_rows),
     )
 
@@ -149,12 +140,13 @@ def _nothing_usable(
     """Take back the run: most likely the images are elsewhere, and the next run must look again."""
     for task in tasks:
         task.record.unlink(missing_ok=True)
+    first = min(outcomes, key=lambda outcome: outcome.name).failures[0]
     remove_temporaries(job.output)
     (job.output / IMAGES_FOLDER).rmdir()
     lock.end(job.output)
     return InputError(
         f"none of the {sum(len(task.plan) for task in tasks)} labelled images could be used "
-        f"(the first: {outcomes[0].failures[0].reason})",
+        f"(the first: {first.reason})",
         file=job.options.images,
         fix=job.images_fix,
     )

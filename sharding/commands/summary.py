@@ -1,37 +1,33 @@
-"""What a job tells at its end: counts on a few lines, aligned for the eye."""
+"""Summarise what a job did: counts on a few aligned lines."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
-from sharding.layout import CLASSES_FILE, GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
-from sharding.manifest import Dataset, Manifest
+from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
+from sharding.manifest import Dataset
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
-_UNUSED = {
+_NOT_LABELS = {
     "unknown_mid": "rows outside the class list",
     "duplicates": "rows said before",
     "conflicts": "classes of an image disputed",
 }
-"""What the report counts beside bad rows, in words."""
+"""Counts in a label version's report that are not of rejected rows, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A finished dataset in numbers.
+    """Describe a finished dataset in numbers.
 
     Attributes:
         location: directory or URL of the dataset.
-        manifest: as written.
-        classes: with their groups.
+        dataset: as it is now.
         reasons: number of quarantined images and rows by reason.
         seconds: the job took; None where there was nothing to do.
         continued: shards that an earlier run had finished.
@@ -40,8 +36,7 @@ class Summary:
     """
 
     location: str
-    manifest: Manifest
-    classes: ClassTable
+    dataset: Dataset
     reasons: Mapping[str, int]
     seconds: float | None
     continued: int = 0
@@ -58,50 +53,95 @@ class Summary:
             rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
         if self.continued:
             rows.append(("continued", f"{self.continued:,} shards were finished before"))
-        rows += [*self._unused(), *self._quarantined()]
+        rows += [*self._not_labels(), ("set aside", self._set_aside())]
         if self.forgotten:
             lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
             rows.append(("forgotten", lost))
         return _aligned(first, rows)
 
     def _splits(self) -> list[tuple[str, str]]:
-        manifest = self.manifest
+        manifest = self.dataset.manifest
         rows = []
         files = manifest.labels[manifest.default_labels].splits
         for split, labels in sorted(files.items(), key=lambda item: SPLITS.index(item[0])):
             shards = [shard for shard in manifest.shards if shard.split == split]
             size = sum(shard.bytes for shard in shards) / 1e6
-            rows.append(
-                (
-                    split,
-                    f"{labels.images:,} images in {len(shards):,} shards ({size:,.1f} MB), "
-                    f"{labels.positives:,} positive and {labels.negatives:,} negative labels",
-                )
+            text = (
+                f"{labels.images:,} images in {len(shards):,} shards ({size:,.1f} MB), "
+                f"{labels.positives:,} positive and {labels.negatives:,} negative labels"
             )
+            rows.append((split, text))
         return rows
 
     def _groups(self) -> str:
-        counted = self.manifest.created_by.get(GROUPS_OF)
-        of = "" if counted is None else f", counted in {counted}: there are no train labels"
-        return f"{groups_line(self.classes)}{of}"
+        splits = self.dataset.manifest.created_by.get(GROUPS_OF)
+        remark = "" if splits is None else f", counted in {splits}: there are no train labels"
+        return f"{_group_ranges(self.dataset.classes)}{remark}"
 
-    def _unused(self) -> list[tuple[str, str]]:
-        """Rows of annotations that are in order and yet no label of their own."""
-        reports = self.manifest.labels[self.manifest.default_labels].report.values()
-        counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _UNUSED.items()}
-        told = ", ".join(f"{number:,} {text}" for text, number in counts.items() if number)
-        return [("no label", told)] if told else []
+    def _not_labels(self) -> list[tuple[str, str]]:
+        """Count the annotation rows that are in order and yet no label of their own."""
+        _, version = self.dataset.label_version()
+        reports = version.report.values()
+        counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _NOT_LABELS.items()}
+        text = ", ".join(f"{number:,} {text}" for text, number in counts.items() if number)
+        return [("no label", text)] if text else []
 
-    def _quarantined(self) -> list[tuple[str, str]]:
+    def _set_aside(self) -> str:
         if not self.reasons:
-            return [("set aside", "nothing")]
+            return "nothing"
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.reasons.items())
-        return [("set aside", f"{reasons} (listed in {QUARANTINE_FILE})")]
+        return f"{reasons} (listed in {QUARANTINE_FILE})"
+
+
+def summarise(
+    dataset: Dataset,
+    *,
+    location: str,
+    seconds: float | None,
+    continued: int = 0,
+    how: Mapping[str, int] | None = None,
+    forgotten: int = 0,
+) -> Summary:
+    """Count what was set aside by reason, and put it with the numbers of a job."""
+    return Summary(
+        location=location,
+        dataset=dataset,
+        reasons=_count_reasons(dataset),
+        seconds=seconds,
+        continued=continued,
+        how=how or {},
+        forgotten=forgotten,
+    )
+
+
+def _count_reasons(dataset: Dataset) -> dict[str, int]:
+    """Count the reasons in the quarantine; for rejected rows, of which it has the first, all."""
+    entries = Quarantine.read(dataset.directory / QUARANTINE_FILE).entries
+    reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
+    versions = dataset.manifest.labels.values()
+    reports = [report for version in versions for report in version.report.values()]
+    for status in REJECTED:
+        reasons[status.key] = sum(report.get(status.key, 0) for report in reports)
+    _, default = dataset.label_version()
+    imported = (report.get("bad_rows", 0) for report in default.report.values())
+    reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)
+    return dict((+reasons).most_common())
+
+
+def _group_ranges(classes: ClassTable) -> str:
+    """Give the range of training annotations of a class in each group."""
+    counts_K = classes.grouped_counts_K
+    parts = []
+    for group in range(1, NUM_GROUPS + 1):
+        members = counts_K[classes.groups_K == group]
+        if len(members):
+            parts.append(f"{group}: {members.min():,}-{members.max():,}")
+    return f"{len(classes):,} classes by {classes.group_by} " + ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resharded:
-    """What re-sharding did.
+    """Describe what re-sharding did.
 
     Attributes:
         location: directory or URL of the dataset.
@@ -109,7 +149,7 @@ class Resharded:
         name: of the label version.
         diff: content of `diff.json`, empty where there was nothing to compare with.
         added: images that got pixels.
-        rewritten: tars written anew.
+        rewritten: tars that were replaced.
         seconds: it took.
     """
 
@@ -128,7 +168,7 @@ class Resharded:
         return {split: file.images_without_pixels for split, file in files.items()}
 
     def __str__(self) -> str:
-        tars = f"{self.rewritten:,} tars written anew" if self.rewritten else "tars untouched"
+        tars = f"{self.rewritten:,} tars rewritten" if self.rewritten else "tars untouched"
         first = (
             f"labels {self.name} of {self.location} are written, in {self.seconds:.1f} s; {tars}."
         )
@@ -148,11 +188,11 @@ class Resharded:
         if self.added:
             rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
         if missing := sum(self.wanted.values()):
-            found = f"{missing:,} labelled images, listed in {wanted_path(self.name)}"
+            text = f"{missing:,} labelled images, listed in {wanted_path(self.name)}"
             if self.diff:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
-                found += f": {now:,} need them now, {before:,} were missing before"
-            rows.append(("no pixels", found))
+                text += f": {now:,} need them now, {before:,} were missing before"
+            rows.append(("no pixels", text))
         command = f"jobs/train_openimages.py --dataset {self.location} --labels {self.name}"
         return _aligned(first, [*rows, ("train", command)])
 
@@ -184,45 +224,3 @@ class Resharded:
 
 def _aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:
     return "\n".join([first, *(f"  {name:<12} {text}" for name, text in rows)])
-
-
-def summarise(
-    directory: Path,
-    manifest: Manifest,
-    *,
-    location: str,
-    seconds: float | None,
-    continued: int = 0,
-    how: Mapping[str, int] | None = None,
-    forgotten: int = 0,
-) -> Summary:
-    """Read back what the summary tells beside the manifest."""
-    entries = Quarantine.read(directory / QUARANTINE_FILE).entries
-    reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
-    reports = [part for version in manifest.labels.values() for part in version.report.values()]
-    for status in REJECTED:  # of which the table lists the first only
-        reasons[status.key] = sum(report.get(status.key, 0) for report in reports)
-    default = manifest.labels[manifest.default_labels].report.values()
-    imported = (report.get("bad_rows", 0) for report in default)
-    reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)
-    return Summary(
-        location=location,
-        manifest=manifest,
-        classes=ClassTable.read(directory / CLASSES_FILE),
-        reasons=dict((+reasons).most_common()),
-        seconds=seconds,
-        continued=continued,
-        how=how or {},
-        forgotten=forgotten,
-    )
-
-
-def groups_line(classes: ClassTable) -> str:
-    """The range of training annotations of a class in each group."""
-    counts_K = classes.grouped_counts_K
-    parts = []
-    for group in range(1, NUM_GROUPS + 1):
-        members = counts_K[classes.groups_K == group]
-        if len(members):
-            parts.append(f"{group}: {np.min(members):,}-{np.max(members):,}")
-    return f"{len(classes):,} classes by {classes.group_by} " + ", ".join(parts)

@@ -1,4 +1,4 @@
-"""The verify job: look, mend if asked to, look again at what was mended, tell."""
+"""Run the verify job: check a dataset, mend it where asked to, and check again."""
 
 from __future__ import annotations
 
@@ -15,40 +15,37 @@ from sharding.sources.base import ParallelMap
 from sharding.sources.named import open_images
 
 _SMALL = 2_000_000_000
-"""Bytes that are hashed here sooner than workers could start."""
+"""Bytes that this process hashes sooner than workers could start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What was found, and what of it is left after mending.
+    """List the problems of a dataset.
 
     Attributes:
         location: directory or URL of the dataset.
         dataset: as it is now.
-        found: problems before mending.
-        left: problems after it.
+        problems: before mending.
+        remaining: after it.
     """
 
     location: str
     dataset: Dataset
-    found: tuple[Problem, ...]
-    left: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
+    remaining: tuple[Problem, ...]
 
     @property
-    def well(self) -> bool:
-        """Whether nothing is wrong any more."""
-        return not self.left
+    def intact(self) -> bool:
+        """Whether no problem remains."""
+        return not self.remaining
 
     def __str__(self) -> str:
         manifest = self.dataset.manifest
         images = sum(shard.images for shard in manifest.shards)
-        lines = [f"problem: {problem}" for problem in self.left]
-        lines += [
-            f"mended: {problem.path}: {problem.what}"
-            for problem in self.found
-            if problem not in self.left
-        ]
-        verdict = "is well" if self.well else f"has {len(self.left)} problems"
+        mended = [problem for problem in self.problems if problem not in self.remaining]
+        lines = [f"problem: {problem}" for problem in self.remaining]
+        lines += [f"mended: {problem.path}: {problem.what}" for problem in mended]
+        verdict = "is intact" if self.intact else f"has {len(self.remaining)} problems"
         lines.append(
             f"{self.location} {verdict}: {images:,} images in "
             f"{len(manifest.shards):,} shards, labels {', '.join(manifest.labels)}."
@@ -77,23 +74,23 @@ def verify(
         workspace.download(shard.index for shard in dataset.manifest.shards)
         small = sum(shard.bytes for shard in dataset.manifest.shards) < _SMALL
         check_all: ParallelMap = map if small or options.quick else parallel
-        found = check_dataset(
-            dataset, check_all, hashed=() if options.quick else None, files=workspace.store
-        )
-        left = found
-        if options.repair and found:
-            source = (
-                None
-                if options.images is None
-                else open_images(dataset, options.images, options.fetch)
-            )
-            workspace.download(tars_to_read(dataset, found))
-            dataset = repair(dataset, found, source, workspace.workers(parallel))
+        hashed = () if options.quick else None
+        problems = check_dataset(dataset, check_all, hashed=hashed, files=workspace.store)
+        remaining = problems
+        if options.repair and problems:
+            source = None
+            if options.images is not None:
+                source = open_images(dataset, options.images, options.fetch)
+            workspace.download(tars_to_read(dataset, problems))
+            dataset = repair(dataset, problems, source, workspace.workers(parallel))
             workspace.push()
-            suspects = {problem.path for problem in found if problem.kind is Kind.TAR}
+            broken = {problem.path for problem in problems if problem.kind is Kind.TAR}
             shards = dataset.manifest.shards
-            workspace.download(shard.index for shard in shards if shard.path in suspects)
-            left = check_dataset(dataset, check_all, hashed=suspects, files=workspace.store)
+            workspace.download(shard.index for shard in shards if shard.path in broken)
+            remaining = check_dataset(dataset, check_all, hashed=broken, files=workspace.store)
         return VerifyReport(
-            location=workspace.location, dataset=dataset, found=tuple(found), left=tuple(left)
+            location=workspace.location,
+            dataset=dataset,
+            problems=tuple(problems),
+            remaining=tuple(remaining),
         )

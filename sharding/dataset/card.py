@@ -1,11 +1,8 @@
-"""The dataset card: `README.md` as people and the Hugging Face hub read it.
-
-What a dataset card has to say about the licence of an imported collection.
-"""
+"""Write the dataset card, `README.md`, as people and the Hugging Face hub read it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sharding.classes import NUM_GROUPS, ClassTable
@@ -41,15 +38,31 @@ import webdataset
 samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
 ```"""
 
+_VERIFY = "Verify the licence of an image before you use it."
+
+TERMS = {
+    "voc2012": "PASCAL VOC 2012: the images were taken from flickr and fall under its terms of "
+    "use; the annotations are of the University of Oxford and others. Cite Everingham et al.",
+    "coco2014": "MS COCO: the annotations are licensed by the COCO Consortium under CC BY 4.0. "
+    f"The images were taken from Flickr, under the licence that each was published with. {_VERIFY}",
+    "nuswide": "NUS-WIDE: the annotations are of the National University of Singapore, for "
+    f"research. The images were taken from Flickr, under its terms of use. {_VERIFY}",
+    "cub2011": "CUB-200-2011: of Caltech, for non-commercial research and education. Caltech does "
+    f"not own the copyright of the images. {_VERIFY}",
+    "csv": "This collection was imported from a folder and a CSV, which say nothing about their "
+    f"licence. {_VERIFY}",
+}
+"""Terms of imported collections, by the release of their label version."""
+
 
 def write_card(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
-    """Write the card atomically; equal datasets get equal cards."""
+    """Write `README.md` atomically; equal datasets get equal cards."""
     with replacing(directory / CARD_FILE) as temporary:
         temporary.write_text(card(manifest, classes), encoding="utf-8")
 
 
 def card(manifest: Manifest, classes: ClassTable) -> str:
-    """The card's text."""
+    """Compose the card's text."""
     images = sum(shard.images for shard in manifest.shards)
     size = sum(shard.bytes for shard in manifest.shards) / 1e9
     parts = [
@@ -68,43 +81,8 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _terms(manifest: Manifest) -> list[str]:
-    imported = _imported_from(manifest)
-    if imported is not None:
-        return [TERMS[imported]]
-    attribution = _ATTRIBUTED if ATTRIBUTION_HASH in manifest.created_by else _LISTED
-    return [_TERMS, *_licences(manifest), attribution]
-
-
-def _licences(manifest: Manifest) -> Iterator[str]:
-    """Labelled images by licence and split, for the label versions that know."""
-    for name, version in sorted(manifest.labels.items()):
-        splits = [split for split in SPLITS if split in version.splits]
-        counts: dict[str, dict[str, int]] = {}
-        for split in splits:
-            for key, number in version.report.get(split, {}).items():
-                if key.startswith(LICENSE):
-                    counts.setdefault(key.removeprefix(LICENSE), {})[split] = number
-        if counts:
-            rows = [
-                f"Licences of the images that `{name}` labels, as its image lists say:",
-                "",
-                f"| licence | {' | '.join(splits)} |",
-                f"|---|{'---|' * len(splits)}",
-            ]
-            for licence, of_split in sorted(counts.items()):
-                numbers = " | ".join(f"{of_split.get(split, 0):,}" for split in splits)
-                rows.append(f"| {' '.join(licence.split()).replace('|', '/')} | {numbers} |")
-            yield "\n".join(rows)
-
-
-def _imported_from(manifest: Manifest) -> str | None:
-    """The release of an imported collection; None for a dataset made of Open Images."""
-    releases = (version.release for version in manifest.labels.values())
-    return next((release for release in releases if release in TERMS), None)
-
-
 def _header(manifest: Manifest) -> str:
+    """Write the front matter that the Hugging Face hub reads."""
     files = "\n".join(
         f"  - split: {split}\n    path: images/{split}-*.tar"
         for split in SPLITS
@@ -127,58 +105,70 @@ def _pixels(manifest: Manifest) -> str:
 
 def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
     default = " (default)" if name == manifest.default_labels else ""
+    columns = ("split", "images", "positive", "negative", "labelled images without pixels")
     rows = [
-        f"### {name}{default}, release {version.release}",
-        "",
-        "| split | images | positive | negative | labelled images without pixels |",
-        "|---|---|---|---|---|",
+        (split, file.images, file.positives, file.negatives, file.images_without_pixels)
+        for split, file in ((s, version.splits[s]) for s in SPLITS if s in version.splits)
     ]
-    for split in (split for split in SPLITS if split in version.splits):
-        file = version.splits[split]
-        missing = version.report.get(split, {}).get("images_without_pixels", 0)
-        rows.append(
-            f"| {split} | {file.images:,} | {file.positives:,} | {file.negatives:,} | {missing:,} |"
-        )
+    parts = [f"### {name}{default}, release {version.release}", _table(columns, rows)]
     if version.sources:
-        rows += ["", "Read from files of these SHA-256:", ""]
-    rows += [f"- `{file}` `{digest}`" for file, digest in sorted(version.sources.items())]
-    return "\n".join(rows)
+        sources = sorted(version.sources.items())
+        hashes = "\n".join(f"- `{file}` `{digest}`" for file, digest in sources)
+        parts += ["Read from files of these SHA-256:", hashes]
+    return "\n\n".join(parts)
 
 
 def _groups(classes: ClassTable, splits: str) -> str:
     counts_K = classes.grouped_counts_K
     counted = "human-verified annotations" if classes.group_by == "annotations" else "positives"
-    rows = [
-        f"Classes in ascending order of {counted} in the {splits} dump, cut in five:",
-        "",
-        f"| group | classes | {classes.group_by} per class | positive | negative |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ("group", "classes", f"{classes.group_by} per class", "positive", "negative")
+    rows = []
     for group in range(1, NUM_GROUPS + 1):
-        chosen_K = classes.groups_K == group
-        if not chosen_K.any():
-            continue
-        counts = counts_K[chosen_K]
-        rows.append(
-            f"| {group} | {int(chosen_K.sum()):,} | {int(counts.min()):,} to "
-            f"{int(counts.max()):,} | {int(classes.positives_K[chosen_K].sum()):,} "
-            f"| {int(classes.negatives_K[chosen_K].sum()):,} |"
-        )
-    return "\n".join(rows)
+        is_in_K = classes.groups_K == group
+        if is_in_K.any():
+            span = f"{int(counts_K[is_in_K].min()):,} to {int(counts_K[is_in_K].max()):,}"
+            labels = (int(n_K[is_in_K].sum()) for n_K in (classes.positives_K, classes.negatives_K))
+            rows.append((group, int(is_in_K.sum()), span, *labels))
+    text = f"Classes in ascending order of {counted} in the {splits} dump, cut in five:"
+    return f"{text}\n\n{_table(columns, rows)}"
 
 
-_IMAGES = "Verify the licence of an image before you use it."
+def _terms(manifest: Manifest) -> list[str]:
+    imported = _imported_from(manifest)
+    if imported is not None:
+        return [TERMS[imported]]
+    attribution = _ATTRIBUTED if ATTRIBUTION_HASH in manifest.created_by else _LISTED
+    return [_TERMS, *_licences(manifest), attribution]
 
-TERMS = {
-    "voc2012": "PASCAL VOC 2012: the images were taken from flickr and fall under its terms of "
-    "use; the annotations are of the University of Oxford and others. Cite Everingham et al.",
-    "coco2014": "MS COCO: the annotations are licensed by the COCO Consortium under CC BY 4.0. "
-    f"The images were taken from Flickr, under the licence that each was published with. {_IMAGES}",
-    "nuswide": "NUS-WIDE: the annotations are of the National University of Singapore, for "
-    f"research. The images were taken from Flickr, under its terms of use. {_IMAGES}",
-    "cub2011": "CUB-200-2011: of Caltech, for non-commercial research and education. Caltech does "
-    f"not own the copyright of the images. {_IMAGES}",
-    "csv": "This collection was imported from a folder and a CSV, which say nothing about their "
-    f"licence. {_IMAGES}",
-}
-"""By release of the label version that the tars carry."""
+
+def _imported_from(manifest: Manifest) -> str | None:
+    """Name the imported collection; None for a dataset made of Open Images."""
+    releases = (version.release for version in manifest.labels.values())
+    return next((release for release in releases if release in TERMS), None)
+
+
+def _licences(manifest: Manifest) -> Iterator[str]:
+    """Count labelled images by licence and split, for the label versions that know."""
+    for name, version in sorted(manifest.labels.items()):
+        splits = [split for split in SPLITS if split in version.splits]
+        counts: dict[str, dict[str, int]] = {}
+        for split in splits:
+            for key, number in version.report.get(split, {}).items():
+                if key.startswith(LICENSE):
+                    counts.setdefault(key.removeprefix(LICENSE), {})[split] = number
+        if counts:
+            rows = [
+                (" ".join(licence.split()).replace("|", "/"), *(n.get(s, 0) for s in splits))
+                for licence, n in sorted(counts.items())
+            ]
+            yield f"Licences of the images that `{name}` labels, as its image lists say:"
+            yield _table(("licence", *splits), rows)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Format a Markdown table."""
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row in rows:
+        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

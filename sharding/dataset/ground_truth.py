@@ -1,4 +1,4 @@
-"""Labels known in full, to judge by: a label version, a dump, or a list of what is present."""
+"""Read ground truth to judge labels by: a label version, a dump, or a list of what is present."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
+from sharding.storage.parquet import as_input_error
 
 _PRESENCE = ("ImageID", "LabelName")
 
 
 def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> LabelTable:
-    """The labels that ``source`` names, as indices into the dataset's class list.
+    """Read the labels that ``source`` names, as indices into the dataset's class list.
 
     Args:
-        dataset: whose classes they are.
+        dataset: with the class list.
         source: a label version of the dataset; a Parquet file of one; a dump, or an export of
             ours; or a CSV file ImageID,LabelName (or a folder with one per split) that lists
             everything present in its images, so that all else is absent from them, as the demo's
             ``ground_truth`` does.
-        split: which part of it.
+        split: part of it to read.
 
     Raises:
         InputError: it is none of these, or does not have the split.
@@ -46,7 +47,7 @@ def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> La
         return LabelTable.read(path)
     listed = path / f"{split}.csv" if path.is_dir() else path
     if listed.is_file() and _header(listed) == _PRESENCE:
-        return _complete(listed, dataset)
+        return _read_presence(listed, dataset)
     return read_split(Dump.open(path), split, dataset.classes.mids).table
 
 
@@ -55,17 +56,12 @@ def _header(path: Path) -> tuple[str, ...]:
         return tuple(lines.readline().rstrip("\r\n").split(","))
 
 
-def _complete(path: Path, dataset: Dataset) -> LabelTable:
-    """Every class of every image listed is known: positive where listed, else negative."""
-    kinds = dict.fromkeys(_PRESENCE, pa.string())
-    try:
-        rows = pc.read_csv(path, convert_options=pc.ConvertOptions(column_types=kinds))
+def _read_presence(path: Path, dataset: Dataset) -> LabelTable:
+    """Read a list of classes per image: those listed are positive, all others negative."""
+    types = dict.fromkeys(_PRESENCE, pa.string())
+    with as_input_error(path, kind="list of what is present", fix="check its rows"):
+        rows = pc.read_csv(path, convert_options=pc.ConvertOptions(column_types=types))
         ids_E = parse_image_ids(rows["ImageID"].combine_chunks())
-    except (pa.ArrowInvalid, InputError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"not a list of what is present ({reason})", file=path, fix="check its rows"
-        ) from None
     K = len(dataset.classes)
     image_ids_N, rows_E = np.unique(ids_E, return_inverse=True)
     classes = [dataset.classes.index_of.get(mid, K) for mid in rows["LabelName"].to_pylist()]

@@ -14,37 +14,58 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sharding.dataset.members import Members, arrange
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
-from sharding.image_ids import format_image_ids
+from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import SPLITS, TAR_LABELS, WITHOUT_PIXELS, labels_path, wanted_path
 from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest
 from sharding.openimages.annotations import SplitLabels
 from sharding.storage.files import replacing
 
-_COUNT = "images_without_pixels"
-"""Key in a version's report, by split."""
+
+@dataclass(frozen=True, kw_only=True)
+class NewLabels:
+    """Hold the labels of a dump, over all images it names, before they become a label version.
+
+    Attributes:
+        name: of the version.
+        release: of the dump.
+        policy: how rows became labels, as the manifest records it.
+        splits: labels by split.
+    """
+
+    name: str
+    release: str
+    policy: Mapping[str, Any]
+    splits: Mapping[str, SplitLabels]
+
+    @property
+    def rejected_rows(self) -> Quarantine:
+        """The annotation rows that were set aside."""
+        parts = [
+            Quarantine.of_rejected_rows(split, labels.rejected_rows)
+            for split, labels in self.splits.items()
+        ]
+        return Quarantine().merged(*parts)
 
 
 def write_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
     """Write the tables of a label version, and the list of its images that have no pixels."""
     tables = {split: labels.table for split, labels in new.splits.items()}
-    files = _write(directory, new.name, tables, members)
-    report = {
-        split: {**labels.report, "unknown_mids": len(labels.unknown_mids)}
-        for split, labels in new.splits.items()
-    }
-    return LabelVersion(
+    version = LabelVersion(
         release=new.release,
         sources={k: v for labels in new.splits.values() for k, v in labels.sources.items()},
         policy=new.policy,
-        report=_counted(report, files),
-        splits=files,
+        report={
+            split: {**labels.report, "unknown_mids": len(labels.unknown_mids)}
+            for split, labels in new.splits.items()
+        },
+        splits={},
     )
+    return _write_tables(directory, new.name, version, tables, members)
 
 
 def rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:
@@ -55,8 +76,51 @@ def rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> Label
     """
     version = dataset.manifest.labels[name]
     tables = {split: all_labels(dataset, split, name) for split in version.splits}
-    files = _write(dataset.directory, name, tables, members)
-    return dataclasses.replace(version, splits=files, report=_counted(version.report, files))
+    return _write_tables(dataset.directory, name, version, tables, members)
+
+
+def _write_tables(
+    directory: Path,
+    name: str,
+    version: LabelVersion,
+    tables: Mapping[str, LabelTable],
+    members: Sequence[Members],
+) -> LabelVersion:
+    files, report, wanted = {}, dict(version.report), []
+    for split in sorted(tables, key=SPLITS.index):
+        table = tables[split]
+        arranged = arrange(table, [part for part in members if part.shard.split == split])
+        others = _without(table, arranged.image_ids_N)
+        file = write_labels(directory, name, split, arranged)
+        if len(others):
+            other_file = write_labels(directory, name, f"{split}{WITHOUT_PIXELS}", others)
+            file = dataclasses.replace(file, without_pixels=other_file)
+        files[split] = file
+        report[split] = {**report.get(split, {}), "images_without_pixels": len(others)}
+        wanted += [f"{split}/{image_id}\n" for image_id in format_image_ids(others.image_ids_N)]
+    if wanted:
+        with replacing(directory / wanted_path(name)) as temporary:
+            temporary.write_text("".join(wanted), encoding="ascii")
+    return dataclasses.replace(version, splits=files, report=report)
+
+
+def write_labels(directory: Path, name: str, split: str, table: LabelTable) -> LabelFile:
+    """Write a label table of a version, under the name of its split."""
+    path = labels_path(name, split)
+    digest = table.write(directory / path)
+    positives = int(np.count_nonzero(table.states_E == POSITIVE))
+    return LabelFile(
+        path=path,
+        images=len(table),
+        positives=positives,
+        negatives=len(table.states_E) - positives,
+        sha256=digest,
+    )
+
+
+def _without(table: LabelTable, image_ids_M: Ids) -> LabelTable:
+    """Select the rows of other images than these, by id."""
+    return table.select(np.setdiff1d(table.image_ids_N, image_ids_M))
 
 
 def all_labels(dataset: Dataset, split: str, name: str) -> LabelTable:
@@ -65,11 +129,11 @@ def all_labels(dataset: Dataset, split: str, name: str) -> LabelTable:
     Raises:
         InputError: there is no such version or split, or a table is missing or damaged.
     """
-    table, apart = dataset.labels(split, name), labels_without_pixels(dataset, split, name)
-    if not len(apart):
+    table, others = dataset.labels(split, name), labels_without_pixels(dataset, split, name)
+    if not len(others):
         return table
     # A job killed between the two files has left rows in both.
-    return LabelTable.concatenate(table, _without(apart, table.image_ids_N))
+    return LabelTable.concatenate(table, _without(others, table.image_ids_N))
 
 
 def labels_without_pixels(dataset: Dataset, split: str, name: str) -> LabelTable:
@@ -96,44 +160,14 @@ def how_to_rewrite(name: str) -> str:
 
 
 def remove_outdated_labels(directory: Path, manifest: Manifest) -> None:
-    """Remove tables and lists of images without pixels that the written manifest does not have."""
+    """Remove tables and lists of images without pixels that a written manifest does not have."""
     named = {file.path for version in manifest.labels.values() for file in version.files}
     for path in directory.glob(labels_path("*", f"*{WITHOUT_PIXELS}")):
         if path.relative_to(directory).as_posix() not in named:
             path.unlink()
     for name, version in manifest.labels.items():
-        if not any(of_split.get(_COUNT) for of_split in version.report.values()):
+        if not any(file.without_pixels for file in version.splits.values()):
             (directory / wanted_path(name)).unlink(missing_ok=True)
-
-
-def _write(
-    directory: Path, name: str, tables: Mapping[str, LabelTable], members: Sequence[Members]
-) -> dict[str, LabelFile]:
-    files: dict[str, LabelFile] = {}
-    wanted: list[str] = []
-    for split in sorted(tables, key=SPLITS.index):
-        table = tables[split]
-        arranged = arrange(table, [part for part in members if part.shard.split == split])
-        apart = _without(table, arranged.image_ids_N)
-        files[split] = write_labels(directory, name, split, arranged)
-        if len(apart):
-            beside = write_labels(directory, name, f"{split}{WITHOUT_PIXELS}", apart)
-            files[split] = dataclasses.replace(files[split], without_pixels=beside)
-        wanted += [f"{split}/{image_id}\n" for image_id in format_image_ids(apart.image_ids_N)]
-    if wanted:
-        with replacing(directory / wanted_path(name)) as temporary:
-            temporary.write_text("".join(wanted), encoding="ascii")
-    return files
-
-
-def _without(table: LabelTable, image_ids_M: npt.NDArray[np.uint64]) -> LabelTable:
-    """Select the rows of other images, by id."""
-    return table.select(np.setdiff1d(table.image_ids_N, image_ids_M))
-
-
-def _counted(report: Mapping[str, Any], files: Mapping[str, LabelFile]) -> dict[str, Any]:
-    counts = {split: {_COUNT: file.images_without_pixels} for split, file in files.items()}
-    return {**report, **{split: {**report.get(split, {}), **n} for split, n in counts.items()}}
 
 
 def tar_labels(manifest: Manifest) -> dict[str, str]:
@@ -162,49 +196,10 @@ def with_tar_labels(
 def labels_to_repair_with(manifest: Manifest) -> dict[str, str]:
     """Choose the label version, by split, that lost tars are written again with.
 
-    It is the one in the tars, where they hold several the default one, or any that has the split.
+    It is the one in the tars; where they hold several, the default one, or any that has the split.
     """
     known, chosen = tar_labels(manifest), {}
     for split in {shard.split for shard in manifest.shards}:
         names = (known.get(split), manifest.default_labels, *manifest.labels)
         chosen[split] = next(n for n in names if n and split in manifest.labels[n].splits)
     return chosen
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewLabels:
-    """The labels of a dump, over all images it names, about to become a label version.
-
-    Attributes:
-        name: of the version.
-        release: of the dump.
-        policy: how rows became labels, as the manifest records it.
-        splits: labels by split.
-    """
-
-    name: str
-    release: str
-    policy: Mapping[str, Any]
-    splits: Mapping[str, SplitLabels]
-
-    @property
-    def rejected_rows(self) -> Quarantine:
-        """The annotation rows that were set aside."""
-        parts = [
-            Quarantine.of_rejected_rows(s, found.rejected_rows) for s, found in self.splits.items()
-        ]
-        return Quarantine().merged(*parts)
-
-
-def write_labels(directory: Path, name: str, split: str, arranged: LabelTable) -> LabelFile:
-    """Write a label table of a label version, under the name of its split."""
-    path = labels_path(name, split)
-    digest = arranged.write(directory / path)
-    positives = int(np.count_nonzero(arranged.states_E == POSITIVE))
-    return LabelFile(
-        path=path,
-        images=len(arranged),
-        positives=positives,
-        negatives=len(arranged.states_E) - positives,
-        sha256=digest,
-    )

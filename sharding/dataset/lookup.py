@@ -1,4 +1,4 @@
-"""Single images of a dataset by id, out of its tars: for looking at a few, not for training."""
+"""Read single images of a dataset by id out of its tars, to look at a few of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from sharding.storage.retry import BadImage
 def read_images(
     dataset: Dataset, split: str, image_ids: Sequence[str], labels: str | None = None
 ) -> Iterator[tuple[str, bytes]]:
-    """(id, encoded bytes) of every image named, each once, one tar after the other.
+    """Read (id, encoded bytes) of images, each once, one tar after the other.
 
     Args:
-        dataset: that has them.
-        split: that they are in.
-        image_ids: which.
-        labels: label version that says where they are; the default one if not given.
+        dataset: that has the images.
+        split: of the images.
+        image_ids: of the images wanted.
+        labels: label version whose table says which tar holds an image; the default one if not
+            given.
 
     Raises:
         InputError: the dataset has no pixels of an image, or a tar is damaged.

@@ -25,17 +25,17 @@ class Members:
     image_ids_N: npt.NDArray[np.uint64]
 
 
-def members_of(outcome: ShardOutcome, plan: ShardPlan) -> Members | None:
-    """List the images of a written shard: those planned without those that failed.
-
-    Returns:
-        None where no image could be used, so that there is no tar.
-    """
-    if outcome.shard is None:
-        return None
-    failed = parse_image_ids([failure.image_id for failure in outcome.failures])
-    image_ids_N = plan.image_ids_N[~np.isin(plan.image_ids_N, failed)]
-    return Members(shard=outcome.shard, image_ids_N=image_ids_N)
+def members_of(outcomes: Iterable[ShardOutcome], plans: Iterable[ShardPlan]) -> list[Members]:
+    """List the images of written tars: those planned without those that failed."""
+    planned = {plan.name: plan.image_ids_N for plan in plans}
+    members = []
+    for outcome in outcomes:
+        if outcome.shard is not None:
+            failed = parse_image_ids([failure.image_id for failure in outcome.failures])
+            planned_N = planned[outcome.name]
+            held_N = planned_N[~np.isin(planned_N, failed)]
+            members.append(Members(shard=outcome.shard, image_ids_N=held_N))
+    return members
 
 
 def members_in(dataset: Dataset) -> list[Members]:

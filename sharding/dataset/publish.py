@@ -34,7 +34,7 @@ def publish(
     members: Sequence[Members],
     quarantine: Quarantine,
     **changes: Any,
-) -> Manifest:
+) -> None:
     """Write a label version over the tars named, and the other versions too if the tars changed.
 
     Args:
@@ -43,9 +43,6 @@ def publish(
         members: all tars of the dataset from now on.
         quarantine: the whole table.
         changes: further fields of the manifest.
-
-    Returns:
-        The manifest as written.
 
     Raises:
         InputError: the disk is full, or a table of another version is missing or damaged; the
@@ -68,7 +65,6 @@ def publish(
         ).with_provenance(**{QUARANTINE_HASH: digest})
         write_manifest(directory, manifest, dataset.classes)
     remove_outdated(directory, manifest)
-    return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest, classes: ClassTable) -> None:

@@ -38,7 +38,7 @@ class Imported:
     summary: Summary
 
     def __str__(self) -> str:
-        remark = comparison(self.summary.manifest)
+        remark = comparison(self.summary.dataset.manifest)
         return str(self.summary) if remark is None else f"{self.summary}\n  {'papers':<12} {remark}"
 
 
@@ -64,8 +64,7 @@ def import_collection(
             add_labels(dataset, new, None, workspace.workers(parallel), make_default=True)
     return Imported(
         summary=summarise(
-            job.output,
-            Dataset.open(job.output).manifest,
+            Dataset.open(job.output),
             location=workspace.location,
             seconds=summary.seconds if is_current else time.monotonic() - started,
             continued=summary.continued,

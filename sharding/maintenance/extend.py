@@ -19,9 +19,9 @@ from sharding.labels import LabelTable
 from sharding.layout import QUARANTINE_FILE
 from sharding.manifest import Dataset
 from sharding.openimages.rotations import Rotations
-from sharding.shards.dispatch import Workers, write_shards
+from sharding.shards.dispatch import Workers, finished_shards, write_shards
 from sharding.shards.plan import ShardPlan, choose_num_shards, plan_split
-from sharding.shards.task import ShardOutcome, ShardTask, finished
+from sharding.shards.task import ShardOutcome, ShardTask
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
 from sharding.sources.shard import ShardSource
@@ -60,13 +60,13 @@ def add_labels(
     if source is not None:
         tables = {split: labels.table for split, labels in new.splits.items()}
         wanted = without_pixels(tables, members)
-        written = write_unfinished(tasks_for_images(dataset, wanted, tables, source), workers)
-        parts = [members_of(outcome, task.plan) for task, outcome in written]
-        added = [part for part in parts if part is not None]
+        tasks = tasks_for_images(dataset, wanted, tables, source)
+        outcomes = write_unfinished(tasks, workers)
+        added = members_of(outcomes, (task.plan for task in tasks))
         in_tars = _with_added(in_tars, new.name, added, members)
         for split, ids_N in wanted.items():
             quarantine = quarantine.without_images(split, format_image_ids(ids_N))
-        quarantine = quarantine.merged(Quarantine.of_outcomes(outcome for _, outcome in written))
+        quarantine = quarantine.merged(Quarantine.of_outcomes(outcomes))
         members = [*members, *added]
     splits = {part.shard.split for part in members}
     publish(
@@ -138,23 +138,10 @@ def tasks_for_labels(
     return tasks
 
 
-def write_unfinished(
-    tasks: Sequence[ShardTask], workers: Workers
-) -> list[tuple[ShardTask, ShardOutcome]]:
-    """Write the shards that an interrupted job did not; those with failures are tried again.
-
-    Returns:
-        Every task with its outcome, by name.
-    """
-    by_name = {task.plan.name: task for task in tasks}
-    outcomes = {
-        name: outcome
-        for name, task in by_name.items()
-        if (outcome := finished(task)) is not None and not outcome.failures
-    }
-    todo = [task for name, task in by_name.items() if name not in outcomes]
-    outcomes.update((outcome.name, outcome) for outcome in write_shards(todo, workers))
-    return [(by_name[name], outcomes[name]) for name in sorted(outcomes)]
+def write_unfinished(tasks: Sequence[ShardTask], workers: Workers) -> list[ShardOutcome]:
+    """Write the shards that an interrupted job did not; those with failures are tried again."""
+    earlier = finished_shards(tasks, retry_failed=True)
+    return [*earlier, *write_shards(tasks, workers, earlier=earlier)]
 
 
 def _with_added(

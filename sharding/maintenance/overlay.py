@@ -1,7 +1,8 @@
-"""Our own exports speak of a few entries only: laid over a full label table, not instead of it.
+"""Lay an export over a full label table.
 
-LL-Cp's corrections and reviewed candidates are read like any dump (release "export"), but a label
-version made of them alone would forget everything else.
+Exports of ours, which are LL-Cp's corrections and reviewed candidates, are read like any dump
+(release "export"), but have a few entries only: a label version of them alone would forget
+everything else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sharding.labels import LabelTable, entry_keys
 
 
 def overlay(base: LabelTable, patch: LabelTable, *, patch_wins: bool) -> LabelTable:
-    """The base table with the entries of the patch added.
+    """Add the entries of ``patch`` to ``base``.
 
     Where both observed an entry, ``patch_wins`` decides: true for reviewed labels, false for a
     model's corrections, which yield to what a human said since. Rows keep the base's order and

@@ -7,10 +7,10 @@ outcome in the report: it became a label, or it is counted under the reason why 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,9 +73,9 @@ class AnnotationPolicy:
                 f"machine threshold {self.machine} is not in (0, 1]", fix="V3's lie in [0.5, 1]"
             )
 
-    def record(self) -> dict[str, object]:
-        """Convert to what the manifest stores."""
-        return dataclasses.asdict(self)
+    def record(self) -> dict[str, Any]:
+        """Convert to what the manifest stores; ``strict`` changes no label."""
+        return {"conflict": self.conflict, "machine": self.machine}
 
 
 @dataclass(frozen=True, kw_only=True)

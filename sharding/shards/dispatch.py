@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sharding.image_ids import format_image_ids
-from sharding.shards.task import ShardOutcome, ShardTask
+from sharding.shards.task import ShardOutcome, ShardTask, finished
 from sharding.shards.writer import write_shard
 from sharding.sources.base import ParallelMap, Source
 from sharding.storage.object_store import ObjectStore
@@ -38,21 +38,29 @@ class Workers:
     mirror: Callable[[ShardOutcome], None] = _ignore
 
 
+def finished_shards(tasks: Sequence[ShardTask], *, retry_failed: bool) -> list[ShardOutcome]:
+    """Find the shards that an earlier run wrote; with ``retry_failed`` those without failures."""
+    outcomes = [outcome for task in tasks if (outcome := finished(task)) is not None]
+    return [outcome for outcome in outcomes if not (retry_failed and outcome.failures)]
+
+
 def write_shards(
-    tasks: Sequence[ShardTask], workers: Workers, *, planned: Sequence[ShardTask] | None = None
+    tasks: Sequence[ShardTask], workers: Workers, *, earlier: Sequence[ShardOutcome] = ()
 ) -> Iterator[ShardOutcome]:
     """Write shards; yields outcomes in any order.
 
     Args:
-        tasks: to perform.
-        workers: perform them.
-        planned: these and the ones that an earlier run finished. Sources are staged for all of
-            them, so that a continued job finds what the killed one staged.
+        tasks: of all shards of the job.
+        workers: perform the tasks.
+        earlier: outcomes of shards that are not written again. Sources are staged for all shards,
+            so that a continued job finds what the killed one staged.
     """
-    if not tasks:
+    names = {outcome.name for outcome in earlier}
+    todo = [task for task in tasks if task.plan.name not in names]
+    if not todo:
         return
     by_source: dict[int, list[ShardTask]] = {}
-    for task in planned or tasks:
+    for task in tasks:
         by_source.setdefault(id(task.source), []).append(task)
     with contextlib.ExitStack() as stack:
         staged: dict[int, Source] = {}
@@ -66,7 +74,7 @@ def write_shards(
                 source=staged[id(task.source)].only(format_image_ids(task.plan.image_ids_N)),
                 bucket=workers.bucket,
             )
-            for task in tasks
+            for task in todo
         ]
         for outcome in workers.parallel(write_shard, narrow):
             workers.mirror(outcome)

@@ -40,7 +40,7 @@ def test_it_opens_with_the_labels_that_its_manifest_counts(release: Path, name: 
 def test_nothing_is_found_wrong_with_it(release: Path, tmp_path: Path, name: str) -> None:
     copy = shutil.copytree(release / name, tmp_path / name)
     report = verify(VerifyOptions(dataset=str(copy)), map)
-    assert report.well, str(report)
+    assert report.intact, str(report)
     assert tree(copy) == tree(release / name)
 
 

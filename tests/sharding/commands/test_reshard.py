@@ -85,7 +85,7 @@ def relabel(dataset: Path, annotations: Path, **more: Any) -> Resharded:
 
 def is_well(dataset: Path, **more: Any) -> bool:
     result = check(dataset, **more)
-    assert result.well, str(result)
+    assert result.intact, str(result)
     return True
 
 
@@ -188,7 +188,7 @@ def test_rewriting_copies_jpegs_and_carries_the_new_labels(dataset: Path, newer:
     old = {i: jpeg_of(dataset, i) for i in ids_at_hand(dataset)}
     done = relabel(dataset, newer, rewrite=True)
     assert done.rewritten > 1
-    assert "tars written anew" in str(done)
+    assert "tars rewritten" in str(done)
     opened = Dataset.open(dataset)
     table = opened.labels("train", "2018_04")
     for row, key in enumerate(table.image_ids_N.tolist()):

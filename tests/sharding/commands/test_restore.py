@@ -61,7 +61,7 @@ def with_later_labels(
     rows += more
     dump = write_classes(write_labels(folder / "v4", {"train": rows}, "v4"), release="v4")
     relabel(dataset, dump)
-    assert check(dataset).well
+    assert check(dataset).intact
 
 
 def lost(*names: str) -> Callable[[Path], None]:
@@ -109,7 +109,7 @@ def test_what_is_told_gives_the_dataset_back(
         text = str(error)
     assert told in text
     assert "is finished, in" in shard(inputs, dataset)
-    assert check(dataset).well
+    assert check(dataset).intact
     assert tree(dataset) == before
     assert "nothing was done" in shard(inputs, dataset)
 
@@ -119,8 +119,8 @@ def test_a_repair_mends_what_it_can_and_tells_the_rest(dataset: Path, inputs) ->
     lose(dataset, TAR, INDEX, TABLE, "images/test-000000.tar", "_info.json")
     (dataset / "README.md").write_bytes(b"\xff")
     result = check(dataset, repair=True, images=str(inputs[1]))
-    assert [problem.path for problem in result.left] == [INDEX, TAR, TABLE]
-    assert all(LABELS in problem.fix for problem in result.left)
+    assert [problem.path for problem in result.remaining] == [INDEX, TAR, TABLE]
+    assert all(LABELS in problem.fix for problem in result.remaining)
     (dataset / TABLE).write_bytes(b"PAR1")
     shard(inputs, dataset)
     assert tree(dataset) == before
@@ -140,7 +140,7 @@ def test_a_lost_tar_comes_back_as_it_was_under_all_labels(
     assert "is finished, in" in shard((inputs[0], images), dataset)
     assert tree(dataset) == before
     assert "24 images" in shard((inputs[0], images), dataset, retry_failed=True)
-    assert check(dataset).well
+    assert check(dataset).intact
 
 
 def test_killed_amid_it_the_command_is_repeated(dataset: Path, inputs, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_killed_amid_it_the_command_is_repeated(dataset: Path, inputs, tmp_path:
         copy = shutil.copytree(dataset, tmp_path / f"killed-{event}")
         died = run_until(event, shard, inputs, copy)
         shard(inputs, copy)
-        assert check(copy).well
+        assert check(copy).intact
         records = {name for name in tree(copy) if re.fullmatch(r"images/.*\.json", name)}
         assert tree(copy).keys() - records == before.keys(), f"killed at event {event}"
         assert before.items() <= tree(copy).items(), f"killed at event {event}"
@@ -233,7 +233,7 @@ def test_rows_set_aside_come_back_with_their_commands(
     with_later_labels(dataset, inputs, tmp_path, ["x,verification,/m/0a,1"])
     before = listed(dataset)
     (dataset / "quarantine.parquet").unlink()
-    assert [problem.what for problem in check(dataset, repair=True).left] == ["missing"]
+    assert [problem.what for problem in check(dataset, repair=True).remaining] == ["missing"]
     assert "1 more that later commands set aside: repeat those" in shard(inputs, dataset)
     with_later_labels(dataset, inputs, tmp_path, ["x,verification,/m/0a,1"])
     assert listed(dataset) == before

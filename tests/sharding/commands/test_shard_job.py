@@ -114,10 +114,10 @@ def test_new_labels_and_a_checkup_are_one_command_each(
     reshard = ("reshard_openimages.py", *dataset, "--annotations", "in/dump", "--name", "second")
     told = home.run(*reshard, "--rewrite")
     assert "240 images" in told
-    assert "tars written anew" in told
+    assert "tars rewritten" in told
     assert "jobs/train_openimages.py --dataset b/dataset --labels second" in told
     told = home.run("verify_dataset.py", *dataset)
-    assert "is well" in told
+    assert "is intact" in told
     (damaged, *_) = sorted((home.directory / "b/dataset/images").glob("*.idx"))
     damaged.write_text("v1.2 0\n")
     told = home.run("verify_dataset.py", *dataset, status=1)

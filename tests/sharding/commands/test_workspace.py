@@ -295,7 +295,7 @@ def test_images_that_were_missing_are_found_later(inputs, bucket, tmp_path: Path
     assert after == tree(local)
     tars = {name for name in before if name.endswith(".tar")}
     assert {name: after[name] for name in tars} == {name: before[name] for name in tars}
-    assert check(tmp_path)[0].well
+    assert check(tmp_path)[0].intact
     # Of the two images without pixels one is left; the other's labels are where its pixels are.
     first, second = (f"labels/{name}/train.without_pixels.parquet" for name in VERSIONS)
     assert {first, second} <= before.keys()
@@ -326,10 +326,10 @@ def test_archives_need_a_place_that_all_workers_reach(
 
 def test_a_sound_dataset_is_well(filled, server: Web, tmp_path: Path) -> None:
     result, told = check(tmp_path)
-    assert result.well
-    assert told.startswith(f"{URL} is well: 35 images")
+    assert result.intact
+    assert told.startswith(f"{URL} is intact: 35 images")
     assert not put_since(server)
-    assert check(tmp_path, quick=True)[0].well
+    assert check(tmp_path, quick=True)[0].intact
 
 
 def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Pat
 
     break_it()
     result, told = check(tmp_path)
-    assert {problem.path: problem.what for problem in result.found} == {
+    assert {problem.path: problem.what for problem in result.problems} == {
         "_info.json": "differs from the manifest",
         "images/test-000000.tar": "missing",
         "images/train-000000.idx": "missing",
@@ -353,18 +353,18 @@ def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Pat
     }
     assert f"{URL} has 5 problems" in told
     result, _ = check(tmp_path, repair=True)
-    assert [problem.path for problem in result.left] == [
+    assert [problem.path for problem in result.remaining] == [
         "images/test-000000.tar",
         "images/train-000001.tar",
     ]
     result, _ = check(tmp_path, repair=True, images=str(inputs[1]))
-    assert result.well
+    assert result.intact
     assert objects(filled) == tree(on_disk)
 
 
 def test_lost_labels_come_back_from_the_tars(filled, on_disk: Path, tmp_path: Path) -> None:
     filled.Object("sets/tiny/labels/2017_11/train.parquet").delete()
-    assert check(tmp_path, repair=True)[0].well
+    assert check(tmp_path, repair=True)[0].intact
     assert objects(filled) == tree(on_disk)
 
 
@@ -388,7 +388,7 @@ def test_the_command_that_made_it_makes_again_what_was_lost(
 def test_a_lost_tar_and_its_index_are_mended(inputs, filled, on_disk: Path, tmp_path: Path) -> None:
     for name in ("tar", "idx"):
         filled.Object(f"sets/tiny/images/train-000001.{name}").delete()
-    assert check(tmp_path, repair=True, images=str(inputs[1]))[0].well
+    assert check(tmp_path, repair=True, images=str(inputs[1]))[0].intact
     assert objects(filled) == tree(on_disk)
 
 
@@ -424,7 +424,7 @@ def test_new_images_and_rewriting_are_as_on_a_disk(
         relabel(local, tmp_path, dump, **more)
         relabel(URL, tmp_path, dump, **more)
         assert objects(filled) == tree(local)
-    assert check(tmp_path)[0].well
+    assert check(tmp_path)[0].intact
 
 
 def test_a_resharding_stopped_amid_its_tables_is_finished(
@@ -454,7 +454,7 @@ def test_the_jobs_themselves(inputs, bucket, server: Web, on_disk: Path, tmp_pat
     told = home.run("shard_openimages.py", *source, "--output", URL, "--images-per-shard", "10")
     assert f"{URL} is finished" in told
     assert objects(bucket) == tree(on_disk)
-    assert f"{URL} is well" in home.run("verify_dataset.py", "--dataset", URL)
+    assert f"{URL} is intact" in home.run("verify_dataset.py", "--dataset", URL)
     dump = str(second_dump(inputs, tmp_path))
     told = home.run("reshard_openimages.py", "--dataset", URL, "--annotations", dump)
     assert f"labels 2018_04 of {URL} are written" in told

@@ -75,7 +75,7 @@ def relabel(inputs: Inputs, dataset: Path, name: str, **more) -> None:
 
 
 def check(dataset: Path, **more) -> list[str]:
-    return [str(problem) for problem in commands.check(dataset, **more).left]
+    return [str(problem) for problem in commands.check(dataset, **more).remaining]
 
 
 def of_images(found: Mapping[tuple[int, int], int], keys: set[int]) -> dict[tuple[int, int], int]:

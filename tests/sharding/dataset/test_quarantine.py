@@ -122,7 +122,7 @@ def test_bad_rows_outlive_a_search_for_their_image(inputs, tmp_path: Path) -> No
     assert set_aside(dataset) == told
     shard(inputs, dataset, retry_failed=True, images=str(later))
     assert set_aside(dataset) == {(first, "bad_confidence")}
-    assert check(dataset).well
+    assert check(dataset).intact
 
 
 def test_an_image_that_was_found_later_is_not_set_aside_again(inputs, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_lost_table_is_missed_until_the_command_is_repeated(inputs, tmp_path: 
     shard(inputs, dataset)
     before = tree(dataset)
     (dataset / QUARANTINE_FILE).unlink()
-    (problem,) = check(dataset, repair=True).left
+    (problem,) = check(dataset, repair=True).remaining
     assert (problem.path, problem.what) == (QUARANTINE_FILE, "missing")
     assert "annotation rows come back by repeating the command that set them aside" in problem.fix
     shard(inputs, dataset)
@@ -163,7 +163,7 @@ def test_a_changed_entry_is_noticed_and_mended(inputs, tmp_path: Path) -> None:
     first, *others = Quarantine.read(dataset / QUARANTINE_FILE).entries
     other = Entry(image_id="f" * 16, split=first.split, source=first.source, reason=first.reason)
     Quarantine(entries=(other, *others)).write(dataset / QUARANTINE_FILE)
-    assert [problem.path for problem in check(dataset).left] == [QUARANTINE_FILE]
+    assert [problem.path for problem in check(dataset).remaining] == [QUARANTINE_FILE]
     shard(inputs, dataset)
     assert tree(dataset) == before
 
@@ -182,7 +182,7 @@ def test_a_lost_table_lists_what_is_found_in_the_images_now(inputs, tmp_path: Pa
     assert "forgotten" not in told
     ((image_id, reason),) = set_aside(dataset)
     assert (image_id, reason != "missing") == (second, True)
-    assert check(dataset).well
+    assert check(dataset).intact
 
 
 @pytest.mark.parametrize("rewrite", [False, True], ids=["labels alone", "tars too"])
@@ -200,7 +200,7 @@ def test_what_was_set_aside_outlives_new_labels(inputs, tmp_path: Path, rewrite:
     assert len(told) == len(lines) + 1
     for _ in range(2):
         relabel(dataset, dump, rewrite=rewrite)
-        assert check(dataset).well
+        assert check(dataset).intact
     before = tree(dataset)
     (dataset / QUARANTINE_FILE).unlink()
     shard(inputs, dataset)

@@ -293,7 +293,7 @@ def test_a_lost_table_of_names_is_told(tmp_path: Path) -> None:
     assert [problem.path for problem in check_dataset(dataset, map)] == [NAMES_FILE]
     with pytest.raises(InputError, match=rf"{NAMES_FILE}: missing.*repeat the command that made"):
         open_images(dataset, str(tmp_path))
-    bring_in(options("cub", tmp_path))  # repeated, it is well
+    bring_in(options("cub", tmp_path))  # repeated, it is intact
 
 
 def test_the_card_says_where_the_pictures_come_from(tmp_path: Path) -> None:

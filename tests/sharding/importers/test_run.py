@@ -38,7 +38,7 @@ def test_one_command_makes_a_dataset_that_is_well(home: Home) -> None:
     assert "60 shrunk" in told
     assert "the papers count 4,574 / 1,143 / 5,823, here it is 24 / 6 / 30" in told
     told = home.run("verify_dataset.py", "--dataset", "out/dataset")
-    assert "is well: 60 images" in told
+    assert "is intact: 60 images" in told
     assert "labels complete, single-positive-1200" in told
 
 

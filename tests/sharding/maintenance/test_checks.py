@@ -53,9 +53,9 @@ def other_rows(path: Path) -> None:
 def test_an_untouched_dataset_is_well(dataset: Path) -> None:
     before = tree(dataset)
     result = check(dataset)
-    assert result.well
-    assert "is well: 34 images in" in str(result)
-    assert check(dataset, repair=True).well
+    assert result.intact
+    assert "is intact: 34 images in" in str(result)
+    assert check(dataset, repair=True).intact
     assert tree(dataset) == before
 
 
@@ -81,10 +81,10 @@ def test_damage_is_named_and_mended_to_the_same_bytes(
     before = tree(dataset)
     damage(dataset / name)
     result = check(dataset)
-    assert not result.well
-    assert name in {problem.path for problem in result.left}
+    assert not result.intact
+    assert name in {problem.path for problem in result.remaining}
     assert told in str(result)
-    assert check(dataset, repair=True, images=str(inputs[1])).well
+    assert check(dataset, repair=True, images=str(inputs[1])).intact
     assert tree(dataset) == before
 
 
@@ -92,7 +92,7 @@ def test_without_images_a_broken_tar_is_left_and_said_so(dataset: Path) -> None:
     cut(dataset / TAR)
     before = tree(dataset)
     result = check(dataset, repair=True)
-    assert not result.well
+    assert not result.intact
     assert "--repair --images" in str(result)
     assert tree(dataset) == before
 
@@ -109,9 +109,9 @@ def test_a_repair_never_loses_an_image(dataset: Path, inputs, tmp_path: Path) ->
 
 def test_quick_checks_see_sizes_only(dataset: Path) -> None:
     flip_a_byte(dataset / TAR)
-    assert check(dataset, quick=True).well
+    assert check(dataset, quick=True).intact
     cut(dataset / TAR)
-    assert not check(dataset, quick=True).well
+    assert not check(dataset, quick=True).intact
 
 
 def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
@@ -120,9 +120,9 @@ def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
     for name in (*orphans, *strangers):
         (dataset / name).write_text("x")
     result = check(dataset)
-    assert {problem.path for problem in result.left} == {*orphans, *strangers}
+    assert {problem.path for problem in result.remaining} == {*orphans, *strangers}
     result = check(dataset, repair=True)
-    assert {problem.path for problem in result.left} == set(strangers)
+    assert {problem.path for problem in result.remaining} == set(strangers)
     assert not any((dataset / name).exists() for name in orphans)
 
 
@@ -134,7 +134,7 @@ def test_changed_class_counts_are_found(dataset: Path) -> None:
     changed = ClassTable(**{**_fields(table), "groups_K": table.groups_K[::-1].copy()})
     changed.write(path)
     result = check(dataset, repair=True)
-    assert [problem.path for problem in result.left] == ["classes.parquet"]
+    assert [problem.path for problem in result.remaining] == ["classes.parquet"]
 
 
 def _fields(table: Any) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def test_an_interrupted_command_is_no_dataset_yet(dataset: Path) -> None:
 def test_records_of_a_job_are_gone_or_ignored(dataset: Path) -> None:
     assert not list((dataset / "images").glob("*.json"))
     (dataset / "images/train-000001.json").write_text("as release 0.1.0 left it")
-    assert check(dataset).well
+    assert check(dataset).intact
 
 
 def test_an_unreadable_report_is_removed_and_written_again(dataset: Path, tmp_path: Path) -> None:
@@ -179,13 +179,13 @@ def test_an_unreadable_report_is_removed_and_written_again(dataset: Path, tmp_pa
     relabel(dataset, dump)
     before = tree(dataset)
     (dataset / "labels/2018_04/diff.json").write_text('{"again')
-    (problem,) = check(dataset).left
+    (problem,) = check(dataset).remaining
     assert "the command that wrote labels 2018_04 writes it again" in problem.what
-    assert check(dataset, repair=True).well
+    assert check(dataset, repair=True).intact
     relabel(dataset, dump)
     assert tree(dataset) == before
 
 
 def test_the_card_may_be_edited(dataset: Path) -> None:
     (dataset / "README.md").write_text("# Ours\n")
-    assert check(dataset).well
+    assert check(dataset).intact

@@ -333,9 +333,8 @@ def test_a_policy_that_makes_no_sense_is_refused():
     for threshold in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match="threshold"):
             AnnotationPolicy(machine=threshold)
-    assert AnnotationPolicy(machine=0.5).record() == {
-        "conflict": "unobserved", "machine": 0.5, "strict": False,
-    }  # fmt: skip
+    policy = AnnotationPolicy(machine=0.5, strict=True)
+    assert policy.record() == {"conflict": "unobserved", "machine": 0.5}
 
 
 def test_more_classes_than_uint16_holds_are_refused(tmp_path):

@@ -96,9 +96,9 @@ def test_the_card_counts_the_licences_and_names_the_table(dataset: Path) -> None
 
 def test_the_table_is_checked(dataset: Path, inputs, tmp_path: Path) -> None:
     copy = shutil.copytree(dataset, tmp_path / "dataset")
-    assert verify(VerifyOptions(dataset=copy), map).well
+    assert verify(VerifyOptions(dataset=copy), map).intact
     (copy / ATTRIBUTION_FILE).write_bytes((copy / ATTRIBUTION_FILE).read_bytes()[:-1])
-    assert [problem.path for problem in verify(VerifyOptions(dataset=copy), map).left] == [
+    assert [problem.path for problem in verify(VerifyOptions(dataset=copy), map).remaining] == [
         ATTRIBUTION_FILE
     ]
     shard_dump(prepare(options(inputs, tmp_path / "again")), map)
@@ -116,7 +116,7 @@ def test_images_that_come_late_are_in_it_already(dataset: Path, inputs, tmp_path
     assert (tmp_path / "out" / ATTRIBUTION_FILE).read_bytes() == (
         dataset / ATTRIBUTION_FILE
     ).read_bytes()
-    assert verify(VerifyOptions(dataset=tmp_path / "out"), map).well
+    assert verify(VerifyOptions(dataset=tmp_path / "out"), map).intact
 
 
 def test_without_lists_there_is_no_table(inputs, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_dataset_is_turned_upright_and_stays_so_when_mended(tmp_path):
     for tar in (tmp_path / "out/images").glob("train-*.tar"):
         tar.unlink()
     mend = VerifyOptions(dataset=tmp_path / "out", repair=True, images=str(images))
-    assert verify(mend, map).well
+    assert verify(mend, map).intact
     assert tree(tmp_path / "out") == before
 
 
@@ -126,7 +126,7 @@ def test_no_image_is_written_unturned_for_want_of_the_table(tmp_path, damage):
     shard_dump(prepare(options), map)
     before = tree(out)
     damage(out / "rotations.parquet")
-    (problem,) = verify(VerifyOptions(dataset=out), map).left
+    (problem,) = verify(VerifyOptions(dataset=out), map).remaining
     assert problem.path == "rotations.parquet"
     assert "repeat the command that made the dataset" in problem.fix
 
