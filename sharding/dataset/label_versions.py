@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sharding.dataset.members import Members, arrange
+from sharding.dataset.members import Members
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import Ids, format_image_ids
@@ -89,7 +89,7 @@ def _write_tables(
     files, report, wanted = {}, dict(version.report), []
     for split in sorted(tables, key=SPLITS.index):
         table = tables[split]
-        arranged = arrange(table, [part for part in members if part.shard.split == split])
+        arranged = arrange(table, split, members)
         others = _without(table, arranged.image_ids_N)
         file = write_labels(directory, name, split, arranged)
         if len(others):
@@ -116,6 +116,15 @@ def write_labels(directory: Path, name: str, split: str, table: LabelTable) -> L
         negatives=len(table.states_E) - positives,
         sha256=digest,
     )
+
+
+def arrange(table: LabelTable, split: str, members: Sequence[Members]) -> LabelTable:
+    """Select the rows of the tars' images, in tar order; unknown images get rows without labels."""
+    parts = [part for part in members if part.shard.split == split]
+    parts.sort(key=lambda part: part.shard.path)
+    image_ids_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in parts)])
+    shards = [part.shard.path for part in parts for _ in range(len(part.image_ids_N))]
+    return table.select(image_ids_N, shards)
 
 
 def _without(table: LabelTable, image_ids_M: Ids) -> LabelTable:

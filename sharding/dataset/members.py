@@ -1,4 +1,4 @@
-"""List the images of committed tars, and order label tables by them."""
+"""List the images of committed tars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.image_ids import Ids, parse_image_ids
-from sharding.labels import LabelTable
 from sharding.manifest import Dataset, ShardRecord
 from sharding.shards.plan import ShardPlan
 from sharding.shards.task import ShardOutcome
@@ -76,14 +75,6 @@ def _listed(
         if ends[-1] == len(table) and names == [record.path for record in records]:
             return np.split(table.image_ids_N, ends[:-1])
     return None
-
-
-def arrange(table: LabelTable, members: Iterable[Members]) -> LabelTable:
-    """Select the rows of the tars' images, in tar order; unknown images get rows without labels."""
-    ordered = sorted(members, key=lambda part: part.shard.path)
-    image_ids_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in ordered)])
-    shards = [part.shard.path for part in ordered for _ in range(len(part.image_ids_N))]
-    return table.select(image_ids_N, shards)
 
 
 def ids_of(split: str, members: Iterable[Members]) -> Ids:

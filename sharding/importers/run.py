@@ -12,8 +12,8 @@ from sharding.commands.shard import shard_dump
 from sharding.commands.summary import Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.label_versions import NewLabels
-from sharding.dataset.members import arrange, members_in
+from sharding.dataset.label_versions import NewLabels, arrange
+from sharding.dataset.members import members_in
 from sharding.importers.prepare import ImportJob
 from sharding.labels import LabelTable
 from sharding.layout import SPLITS
@@ -106,8 +106,7 @@ def _is_current(dataset: Dataset, new: NewLabels) -> bool:
         tables = [table for table in (file, file.without_pixels) if table is not None]
         if any(changed(dataset.directory / table.path, table.sha256) for table in tables):
             return False
-        held = [part for part in members if part.shard.split == split]
-        if not _equal(dataset.labels(split, new.name), arrange(labels.table, held)):
+        if not _equal(dataset.labels(split, new.name), arrange(labels.table, split, members)):
             return False
     return True
 
