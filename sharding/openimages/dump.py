@@ -23,6 +23,8 @@ from sharding.openimages.layouts import (
     recognise,
 )
 
+_BESIDE = "put the file beside the annotations"
+
 Role = Literal["machine", "classes", "descriptions", "images"]
 
 
@@ -103,7 +105,7 @@ class Dump:
         Raises:
             InputError: the dump has none.
         """
-        return self._required("classes", "the class list")
+        return self._required("classes", "the class list is missing", _BESIDE)
 
     @property
     def descriptions_file(self) -> DumpFile:
@@ -112,7 +114,7 @@ class Dump:
         Raises:
             InputError: the dump has none.
         """
-        return self._required("descriptions", "the class names")
+        return self._required("descriptions", "the class names are missing", _BESIDE)
 
     def annotation_files(self, split: str) -> tuple[DumpFile, ...]:
         """List the files of human-verified labels of a split.
@@ -134,15 +136,8 @@ class Dump:
         Raises:
             InputError: the dump has none.
         """
-        file = self._find("machine", split)
-        if file is None:
-            looked_for = _alternatives(self._layout.machine, split)
-            raise InputError(
-                f"machine labels were asked for: looked for {looked_for}",
-                file=self.root,
-                fix="add the file or leave out the machine threshold",
-            )
-        return file
+        fix = "add the file or leave out the machine threshold"
+        return self._required("machine", "machine labels were asked for", fix, split)
 
     def images_file(self, split: str) -> DumpFile | None:
         """Find the image list (URLs, MD5, from V4 on rotation) of a split; None where missing."""
@@ -152,15 +147,11 @@ class Dump:
     def _layout(self) -> Layout:
         return next(layout for layout in LAYOUTS if layout.release == self.release)
 
-    def _required(self, role: Role, what: str) -> DumpFile:
-        file = self._find(role)
+    def _required(self, role: Role, problem: str, fix: str, split: str = "train") -> DumpFile:
+        file = self._find(role, split)
         if file is None:
-            looked_for = _alternatives(getattr(self._layout, role), "train")
-            raise InputError(
-                f"{what} is missing: looked for {looked_for}",
-                file=self.root,
-                fix="put the file beside the annotations",
-            )
+            looked_for = _alternatives(getattr(self._layout, role), split)
+            raise InputError(f"{problem}: looked for {looked_for}", file=self.root, fix=fix)
         return file
 
     def _find(self, role: Role, split: str = "train") -> DumpFile | None:
