@@ -47,6 +47,11 @@ _HELP = f"""
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
 # Shown with the optimiser, but not a field: there is no other.
 _ALGORITHM = "algorithm"
+_SECTION_OF = {
+    field.name: f"{section}."
+    for section, kind in _SECTIONS.items()
+    for field in dataclasses.fields(kind)
+} | {_ALGORITHM: "optimizer."}
 
 _LAPTOP = "for a laptop without GPU, ten minutes on two cores"
 # ResNet-18 from scratch on the procedural demo data, two workers (make demo).
@@ -182,28 +187,18 @@ def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:
 
 def _assemble(training: Mapping[str, Value], options: Mapping[str, Value]) -> Preset:
     """Sort values into the sections of a configuration, and keep their sources by dotted name."""
-    sections: dict[str, dict[str, Any]] = {name: {} for name in ("", *_SECTIONS)}
-    by_name: dict[str, Value] = {}
-    for name, value in training.items():
-        section = _section_of(name)
-        by_name[f"{section}.{name}" if section else name] = value
-        if name != _ALGORITHM:
-            sections[section][name] = value.value
+    by_name = {_SECTION_OF.get(name, "") + name: value for name, value in training.items()}
     by_name |= {f"method_options.{name}": value for name, value in options.items()}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in ("", *_SECTIONS)}
+    for name, value in training.items():
+        if name != _ALGORITHM:
+            sections[_SECTION_OF.get(name, "").rstrip(".")][name] = value.value
     config = TrainConfig(
         **{"dataset": "", **sections[""]},
         method_options=_as_flags({name: value.value for name, value in options.items()}),
         **{name: section(**sections[name]) for name, section in _SECTIONS.items()},
     )
     return Preset(config=config, values=by_name)
-
-
-def _section_of(name: str) -> str:
-    """The part of the configuration that a value belongs to; "" for the top."""
-    for section, kind in _SECTIONS.items():
-        if name in {field.name for field in dataclasses.fields(kind)}:
-            return section
-    return "optimizer" if name == _ALGORITHM else ""
 
 
 def _as_flags(options: Mapping[str, Any]) -> tuple[str, ...]:

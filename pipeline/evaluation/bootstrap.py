@@ -15,14 +15,11 @@ import numpy.typing as npt
 
 from pipeline.config.commands import Rule
 from pipeline.evaluation import ranking
-from pipeline.evaluation.metrics import Summary, average_precision, summarize
+from pipeline.evaluation.metrics import MEANS, Summary, average_precision, summarize
 from pipeline.evaluation.scores import Scores
-from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
-WEIGHTED = "weighted"
-MEANS = (*(f"group_{g}" for g in range(1, NUM_GROUPS + 1)), "all", "mean_of_groups", WEIGHTED)
 _LEVEL = 0.95
 
 
@@ -43,11 +40,6 @@ class Difference:
     p_value: float
 
 
-def means_of(summary: Summary) -> dict[str, float]:
-    """List the means that get intervals, in the order of `MEANS`."""
-    return {**summary.means(), WEIGHTED: summary.map_weighted}
-
-
 def resample(
     scores: Scores,
     groups_K: npt.NDArray[np.integer],
@@ -57,7 +49,7 @@ def resample(
     replicates: int = 200,
     seed: int = 0,
 ) -> npt.NDArray[np.float64]:
-    """Recompute the M means of `MEANS` on images drawn with replacement.
+    """Recompute the M means of `metrics.MEANS` on images drawn with replacement.
 
     A class counts as in the full data. In a replicate that drew none of its positives it is left
     out (inferred: its AP is undefined there, and 0 would punish rare classes for the resampling).
@@ -79,7 +71,7 @@ def resample(
         drawn_N = np.bincount(rng.integers(0, len(images), len(images)), minlength=len(images))
         drawn_K, positives_K = ranked.weighted_ap(drawn_N, num_classes)
         summary = summarize(np.where(varies_K, drawn_K, ap_K), groups_K, positives_K, none_K, rule)
-        means_M[:] = list(means_of(summary).values())
+        means_M[:] = list(summary.means().values())
     return means_RM
 
 
@@ -91,7 +83,7 @@ def intervals(summary: Summary, means_RM: npt.NDArray[np.float64]) -> Mapping[st
     """
     return {
         name: _centred_interval(value, means_R)
-        for (name, value), means_R in zip(means_of(summary).items(), means_RM.T, strict=True)
+        for (name, value), means_R in zip(summary.means().items(), means_RM.T, strict=True)
     }
 
 
@@ -109,7 +101,7 @@ def compare(
     nothing of other seeds of their training.
 
     Returns:
-        Second minus first, by name of the mean as in `MEANS`.
+        Second minus first, by name of the mean as in `metrics.MEANS`.
 
     Raises:
         InputError: the runs were not scored on the same annotated entries.
@@ -188,12 +180,12 @@ class _Ranking:
 def _means(
     scores: Scores, groups_K: npt.NDArray[np.integer], rule: Rule
 ) -> npt.NDArray[np.float64]:
-    """The means of `MEANS` with BoostLU, (M,)."""
+    """The means of `metrics.MEANS` with BoostLU, (M,)."""
     labels_E, classes_E, num_classes = scores.labels_E, scores.classes_E, len(groups_K)
     ap_K = average_precision(scores.boosted_E, labels_E, classes_E, num_classes, rule)
     positives_K = np.bincount(classes_E[labels_E == POSITIVE], minlength=num_classes)
     summary = summarize(ap_K, groups_K, positives_K, np.zeros(num_classes, np.int64), rule)
-    return np.array(list(means_of(summary).values()))
+    return np.array(list(summary.means().values()))
 
 
 def _centred_interval(estimate: float, replicates_R: npt.NDArray[np.float64]) -> Interval:

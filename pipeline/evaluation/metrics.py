@@ -19,13 +19,16 @@ from pipeline.config.sections import refuse_unknown
 from pipeline.evaluation import ranking
 from sharding.classes import NUM_GROUPS
 from sharding.errors import InputError
-from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+from sharding.labels import POSITIVE, UNOBSERVED
 
 RULES: Mapping[Rule, str] = {
     "boostlu": "classes without annotated entry skipped, without positive count as 0",
     "imcl": "classes without annotated entry or without positive count as 0",
     "csl": "classes without positive or without negative skipped",
 }
+WEIGHTED = "weighted"
+MEANS = (*(f"group_{g}" for g in range(1, NUM_GROUPS + 1)), "all", "mean_of_groups", WEIGHTED)
+"""Names of the means of a `Summary`."""
 
 
 def average_precision(
@@ -95,14 +98,13 @@ class Summary:
     negatives: Mapping[int, int]
 
     def means(self) -> dict[str, float]:
-        """List the means in the order of every table: group_1 .. group_5, all, mean_of_groups."""
-        groups = {f"group_{group}": value for group, value in self.map_groups.items()}
-        return groups | {"all": self.map_all, "mean_of_groups": self.map_of_groups}
+        """List the means in the order of `MEANS`."""
+        values = (*self.map_groups.values(), self.map_all, self.map_of_groups, self.map_weighted)
+        return dict(zip(MEANS, values, strict=True))
 
     def as_metrics(self, prefix: str) -> dict[str, float]:
         """List flat metrics such as ``val/mAP/group_1`` for MLflow; means may be NaN."""
         metrics = {f"{prefix}/mAP/{name}": value for name, value in self.means().items()}
-        metrics[f"{prefix}/mAP/weighted"] = self.map_weighted
         counted = f"{prefix}/classes_evaluated"
         metrics |= {f"{counted}/group_{g}": float(value) for g, value in self.counted.items()}
         metrics[f"{counted}/all"] = float(self.counted_all)
@@ -170,22 +172,13 @@ def _observed(
             f"class ids {class_ids.shape}",
             fix="pass three flat arrays with one element per annotated entry",
         )
-    _check_integers(labels, "labels")
-    lowest, highest = labels.min(initial=NEGATIVE), labels.max(initial=NEGATIVE)
-    if lowest < UNOBSERVED or highest > POSITIVE:
-        raise InputError(
-            f"labels range from {lowest} to {highest}",
-            fix=f"encode positive {POSITIVE}, negative {NEGATIVE}, unobserved {UNOBSERVED}",
-        )
-    _check_integers(class_ids, "class ids")
-    if len(class_ids) and (class_ids.min() < 0 or class_ids.max() >= num_classes):
-        raise InputError(
-            f"class ids range from {class_ids.min()} to {class_ids.max()}, but there are "
-            f"{num_classes} classes",
-            fix="score with the class list of the dataset",
-        )
-    if lowest == UNOBSERVED:
-        kept = labels != UNOBSERVED
+    _check_range(
+        labels, "labels", UNOBSERVED, POSITIVE, fix="encode positive 1, negative 0, unobserved -1"
+    )
+    class_list = "score with the class list of the dataset"
+    _check_range(class_ids, "class ids", 0, num_classes - 1, fix=class_list)
+    kept = labels != UNOBSERVED
+    if not kept.all():
         scores, labels, class_ids = scores[kept], labels[kept], class_ids[kept]
     if scores.dtype != np.float64:
         scores = scores.astype(np.float32, copy=False)
@@ -197,6 +190,13 @@ def _observed(
     return scores, labels.astype(np.int8, copy=False), class_ids
 
 
-def _check_integers(values: npt.NDArray[np.integer], name: str) -> None:
+def _check_range(
+    values: npt.NDArray[np.integer], name: str, low: int, high: int, *, fix: str
+) -> None:
     if values.dtype.kind not in "iub":
         raise InputError(f"{name} are {values.dtype}, not integers", fix=f"pass {name} as integers")
+    if not len(values):
+        return
+    first, last = values.min(), values.max()
+    if first < low or last > high:
+        raise InputError(f"{name} range from {first} to {last}, not {low} to {high}", fix=fix)

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.evaluation.bootstrap import WEIGHTED, Difference, Interval
-from pipeline.evaluation.metrics import RULES, Summary
+from pipeline.evaluation.bootstrap import Difference, Interval
+from pipeline.evaluation.metrics import RULES, WEIGHTED, Summary
 from pipeline.evaluation.per_class import none_for_nan
 from pipeline.evaluation.references import Published
 from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
@@ -128,7 +128,8 @@ class Report:
     def _means(self) -> list[list[str]]:
         rows = []
         for name, summary in self.summaries.items():
-            rows.append([name, *map(percent, summary.means().values())])
+            means = summary.means()
+            rows.append([name, *(percent(means[column]) for column in COLUMNS)])
             if known := self.intervals.get(name):
                 widths = (half_width(known[column].low, known[column].high) for column in COLUMNS)
                 rows.append(["  95% interval", *widths])

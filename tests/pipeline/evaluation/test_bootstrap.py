@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from pipeline.evaluation import bootstrap
-from pipeline.evaluation.metrics import Summary, average_precision, summarize
+from pipeline.evaluation.metrics import MEANS, Summary, average_precision, summarize
 from pipeline.evaluation.scores import Scores
 from sharding.errors import InputError
 from tests.pipeline.evaluation.entries import make_scores, reordered
@@ -74,7 +74,7 @@ def test_interval_holds_the_estimate_and_shrinks_with_data() -> None:
         entries = tied_scores(2, size=8 * images, images=images)
         means = bootstrap.resample(entries, GROUPS, replicates=100)
         found = bootstrap.intervals(summary_of(entries), means)
-        assert list(found) == list(bootstrap.MEANS)
+        assert list(found) == list(MEANS)
         estimate = summary_of(entries).map_all
         assert found["all"].low < estimate < found["all"].high
         assert found["all"].high - found["all"].low < found["group_1"].high - found["group_1"].low
@@ -114,7 +114,7 @@ def pair(lift: float, seed: int = 0, size: int = 4000) -> tuple[Scores, Scores]:
 
 def test_a_real_difference_is_significant_and_no_difference_is_not() -> None:
     better = bootstrap.compare(*pair(0.4), TWENTY, replicates=150)
-    assert list(better) == list(bootstrap.MEANS)
+    assert list(better) == list(MEANS)
     assert better["all"].delta > 0
     assert better["all"].interval.low > 0
     assert better["all"].p_value < 0.02

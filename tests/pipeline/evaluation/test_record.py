@@ -18,7 +18,7 @@ import pytest
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
 from pipeline.evaluation import publish, record, run
-from pipeline.evaluation.bootstrap import MEANS
+from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
 from pipeline.evaluation.run import Evaluation, evaluate, make_report
 from pipeline.inference import mlflow_model

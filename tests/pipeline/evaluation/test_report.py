@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.evaluation import references, report
-from pipeline.evaluation.bootstrap import MEANS, Difference, Interval, means_of
-from pipeline.evaluation.metrics import Summary, summarize
+from pipeline.evaluation.bootstrap import Difference, Interval
+from pipeline.evaluation.metrics import MEANS, Summary, summarize
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Comparison, Report
 from sharding.classes import ClassTable
@@ -135,7 +135,7 @@ def around(value: float) -> Interval:
 
 
 def test_intervals_and_published_rows_stand_beside_the_means(pair: dict[str, Summary]) -> None:
-    known = {name: around(value) for name, value in means_of(pair["BoostLU on"]).items()}
+    known = {name: around(value) for name, value in pair["BoostLU on"].means().items()}
     told = Report(
         summaries=pair, intervals={"BoostLU on": known}, published=references.published("ll_r")
     )
@@ -169,7 +169,7 @@ def test_difference_table_names_the_runs_and_bounds_p(compared: Comparison) -> N
 
 
 def test_every_form_says_the_same(pair: dict[str, Summary], compared: Comparison) -> None:
-    known = {name: around(value) for name, value in means_of(pair["BoostLU on"]).items()}
+    known = {name: around(value) for name, value in pair["BoostLU on"].means().items()}
     told = Report(
         summaries=pair,
         intervals=dict.fromkeys(pair, known),
