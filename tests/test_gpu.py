@@ -13,7 +13,7 @@ from pipeline.config.sections import Augmentation, ModelConfig, OptimizerConfig
 from pipeline.data.labels import LabelledSplit
 from pipeline.data.loader import Loader
 from pipeline.models import cam_net
-from pipeline.training.loop import train_epoch
+from pipeline.training.loop import EpochHooks, StepPlan, train_epoch
 from pipeline.training.step import TrainStep
 from sharding.manifest import Dataset
 
@@ -101,8 +101,6 @@ def test_training_brings_the_loss_down(squares: Path, precision: str) -> None:
     losses = []
     for epoch in range(1, 5):
         step.method.begin_epoch(epoch)
-        batches = images.epoch(epoch)
-        train_epoch(
-            step=step, batches=batches, every=100, on_stats=lambda stats: losses.append(stats.loss)
-        )
+        hooks = EpochHooks(on_stats=lambda stats: losses.append(stats.loss))
+        train_epoch(step, images.epoch(epoch), StepPlan(stats_every=100), hooks)
     assert losses[-1] < 0.8 * losses[0]

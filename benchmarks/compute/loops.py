@@ -13,7 +13,7 @@ from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.data.labels import LabelJoin
 from pipeline.data.loader import Batch
 from pipeline.models import cam_net
-from pipeline.training.loop import train_epoch
+from pipeline.training.loop import EpochHooks, StepPlan, train_epoch
 from pipeline.training.step import TrainStep
 from sharding.labels import LabelTable
 
@@ -94,9 +94,8 @@ def ours(
         config=config or OptimizerConfig(),
     )
     step.method.begin_epoch(2)
-    return lambda batches: train_epoch(
-        step=step, batches=map(join, batches), every=10, on_stats=lambda stats: None
-    )
+    plan, hooks = StepPlan(stats_every=10), EpochHooks()
+    return lambda batches: train_epoch(step, map(join, batches), plan, hooks)
 
 
 def _model(

@@ -1,11 +1,11 @@
-"""Ray's list of a run's checkpoints, put in order before Ray reads it.
+"""Repair Ray's snapshot of a run's checkpoints before Ray reads it, and find the best of them.
 
-Ray empties the list before it writes it anew. A kill or a full disk in between leaves a run that
-cannot go on, though all its checkpoints are there; so does a listed checkpoint that is not. A kill
-before the list was first written leaves a run that would begin again. And what was being uploaded
-at a kill would stay for ever: Ray removes nothing but what it has listed.
+Ray empties the snapshot before it writes the next one. A kill or a full disk in between leaves a
+run that cannot be continued although all its checkpoints are whole; so does a listed checkpoint
+that is damaged. A kill before the first snapshot leaves a run that would begin again. And what was
+being uploaded at a kill would stay for ever: Ray removes only what it has listed.
 
-Which checkpoint of a run is the best: what Ray noted of their validation scores decides.
+The snapshot's format is private to Ray, which is therefore capped below its next minor version.
 """
 
 from __future__ import annotations
@@ -26,74 +26,106 @@ from sharding.log import info
 SCORE = "score"
 # Below every score, so that a checkpoint within an epoch is kept only while it is the latest.
 UNSCORED = -2.0
-_NAME = "checkpoint_manager_snapshot.json"
-
-_END_RECORD = 22
-
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
 # As Ray names them: a checkpoint that somebody copied or renamed is theirs.
 _CHECKPOINT = re.compile(r"checkpoint_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d\.\d+")
+# A zip archive's end-of-central-directory record without a comment.
+_END_MAGIC, _END_BYTES = b"PK\x05\x06", 22
 
 
-def exists(run: str) -> bool:
-    """Whether Ray has noted checkpoints of the run in that directory.
+def best_of_run(location: str) -> str:
+    """Find the checkpoint a user means: a checkpoint directory itself, or a run's best one.
 
     Raises:
-        InputError: it has, but the list is damaged.
+        InputError: neither, or Ray's snapshot of the run's checkpoints is damaged.
     """
-    location = storage.join(run, _NAME)
-    if not storage.exists(location):
-        return False
-    if _listed(location) is None:
+    from ray.train import Result
+
+    path = storage.absolute(location)
+    if storage.exists(storage.join(path, "meta.json")):
+        return path
+    snapshot = storage.join(path, _SNAPSHOT)
+    if not storage.exists(snapshot):
+        raise InputError(
+            "neither a checkpoint nor a run that has one",
+            file=location,
+            fix="pass runs/<name>, or one of the checkpoint_* directories in it",
+        )
+    if _read(snapshot) is None:
         raise InputError(
             "the run's list of checkpoints is damaged",
-            file=location,
+            file=snapshot,
             fix="repeat the training command, which mends it, or pass a checkpoint_* directory",
         )
-    return True
+    return best_of_result(Result.from_path(path), path)
+
+
+def best_of_result(result: Any, directory: str) -> str:
+    """Find the best checkpoint of Ray's ``result`` of the run in ``directory``.
+
+    Raises:
+        InputError: it has no checkpoint.
+    """
+    best = result.get_best_checkpoint(SCORE, "max") or result.checkpoint
+    if best is None:
+        raise InputError("the run has no checkpoint yet", file=directory, fix="train first")
+    return storage.join(directory, Path(best.path).name)  # Ray's own path has lost the scheme
+
+
+def last_good(result: Any, directory: str) -> str:
+    """Say which checkpoint holds what a run had learnt before it stopped."""
+    if result.checkpoint is None:
+        return f"there is no checkpoint yet in {directory}"
+    path = storage.join(directory, Path(result.checkpoint.path).name)
+    return f"the last good checkpoint is {path}"
 
 
 def latest(run: str) -> str | None:
-    """Name of the checkpoint that the run would go on from; None where there is no saying."""
+    """Read the name of the checkpoint that a run continues from; None if that cannot be read."""
     try:
-        state = json.loads(storage.read_bytes(storage.join(run, _NAME)))
-        return state["latest_checkpoint_result"]["checkpoint_dir_name"]
+        state = json.loads(storage.read_bytes(storage.join(run, _SNAPSHOT)))
+        return str(state["latest_checkpoint_result"]["checkpoint_dir_name"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def mend(run: str) -> None:
-    """Make the list one of the checkpoints that are whole, and remove all others.
+def repair(run: str) -> None:
+    """Make Ray's snapshot list the checkpoints that are whole, and remove all others.
 
-    Nobody may be training in that directory. A list that is made anew knows nothing of validations
-    that were still to come: such a checkpoint has no score.
+    Nobody may be training in that directory. A rebuilt snapshot has no validations that were still
+    to come: such a checkpoint has no score.
 
     Args:
         run: directory, path or URL, of a run that may not have begun yet.
 
     Raises:
         OSError: the storage cannot be read.
-        InputError: the list has to be made of checkpoints of another format, or the disk is full.
+        InputError: a checkpoint to be listed is of another format, or the disk is full.
     """
-    location = storage.join(run, _NAME)
-    listed = _listed(location) if storage.exists(location) else {}
+    location = storage.join(run, _SNAPSHOT)
+    listed = _read(location) if storage.exists(location) else {}
     present = [name for name in storage.directories_in(run) if _CHECKPOINT.fullmatch(name)]
-    named = listed or dict.fromkeys(present)
-    whole = [name for name in named if name in present and _is_whole(storage.join(run, name))]
+    candidates = listed or dict.fromkeys(present)
+    whole = [name for name in candidates if name in present and _is_whole(storage.join(run, name))]
     if listed is None or set(whole) != set(listed):
-        lost = ", ".join(name for name in named if name not in whole)
+        lost = ", ".join(name for name in candidates if name not in whole)
         why = (
-            "is damaged" if listed is None else f"names {lost}, not whole" if listed else "has none"
+            "is damaged"
+            if listed is None
+            else f"names {lost}, not whole"
+            if listed
+            else "is missing"
         )
-        info(f"{location} {why}: made anew from {len(whole)} checkpoints", "WARNING")
-        storage.write_json(location, _list_of(run, whole, listed or {}))
+        info(f"{location} {why}: rebuilt from {len(whole)} checkpoints", "WARNING")
+        storage.write_json(location, _snapshot(run, whole, listed or {}))
     for name in present:
         if name not in whole:
-            with contextlib.suppress(OSError):  # it does no harm where it is
+            with contextlib.suppress(OSError):  # it takes space, no more
                 storage.remove(storage.join(run, name))
 
 
-def _listed(location: str) -> dict[str, Mapping[str, float]] | None:
-    """Metrics of the checkpoints in the list, by name; None where it is damaged."""
+def _read(location: str) -> dict[str, Mapping[str, float]] | None:
+    """Read the metrics of the listed checkpoints, by name; None if the snapshot is damaged."""
     try:
         results = json.loads(storage.read_bytes(location))["checkpoint_results"]
         return {result["checkpoint_dir_name"]: result["metrics"] for result in results}
@@ -101,22 +133,24 @@ def _listed(location: str) -> dict[str, Mapping[str, float]] | None:
         return None
 
 
-def _list_of(
+def _snapshot(
     run: str, names: list[str], known: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """The list as Ray would have written it, had the checkpoints come in the order of training.
+    """Build the snapshot as Ray would have written it, had it taken these checkpoints alone.
+
+    The format is `_CheckpointManagerState` of `ray.train.v2`.
 
     Args:
         run: directory.
         names: of the checkpoints.
-        known: metrics of those that were validated by themselves, and maybe of others.
+        known: metrics of those that a separate task validated, and maybe of others.
     """
     metas = {name: checkpoint.read_meta(storage.join(run, name)) for name in names}
     names = sorted(names, key=lambda name: (metas[name].epoch, metas[name].step))
     metrics = [dict(known.get(name, metas[name].metrics)) for name in names]
     results = [
-        {"version": 0, "checkpoint_dir_name": name, "metrics": its}
-        for name, its in zip(names, metrics, strict=True)
+        {"version": 0, "checkpoint_dir_name": name, "metrics": values}
+        for name, values in zip(names, metrics, strict=True)
     ]
     # Ray keeps the best at the end, and of equal ones the latest.
     ranked = sorted(range(len(names)), key=lambda index: metrics[index].get(SCORE, UNSCORED))
@@ -134,61 +168,21 @@ def _list_of(
 
 
 def _is_whole(directory: str) -> bool:
-    """Whether an upload came to its end; a storage that cannot be read is no answer.
+    """Check whether an upload was completed; raises OSError if the storage cannot be read.
 
-    What another version of this code wrote is no half upload, though it may be of no use here.
+    What another version of this code wrote counts as whole, although it may be of no use here.
     """
     try:
         meta = dict(json.loads(storage.read_bytes(storage.join(directory, "meta.json"))))
         ranks = range(meta.get("world_size", 0) if meta.get("step") else 0)
         names = ("model.pt", "training.pt", *(f"rank-{rank}.pt" for rank in ranks))
-        return all(_has_its_end(storage.join(directory, name)) for name in names)
+        return all(_has_end_record(storage.join(directory, name)) for name in names)
     except (FileNotFoundError, ValueError, TypeError):
         return False
 
 
-def _has_its_end(location: str) -> bool:
-    """Whether a file of torch's, a zip archive, ends in the record that is written last."""
+def _has_end_record(location: str) -> bool:
+    """Check whether a file of torch's, a zip archive, ends in the record that is written last."""
     with storage.open_file(location) as file:
-        file.seek(max(0, file.seek(0, io.SEEK_END) - _END_RECORD))
-        return file.read(_END_RECORD).startswith(b"PK\x05\x06")
-
-
-def best_of_run(location: str) -> str:
-    """The checkpoint a user means: a checkpoint directory itself, or a run's best one.
-
-    Raises:
-        InputError: neither, or Ray's list of the run's checkpoints is damaged.
-    """
-    from ray.train import Result
-
-    path = storage.absolute(location)
-    if storage.exists(storage.join(path, "meta.json")):
-        return path
-    if not exists(path):
-        raise InputError(
-            "neither a checkpoint nor a run that has one",
-            file=location,
-            fix="pass runs/<name>, or one of the checkpoint_* directories in it",
-        )
-    return best_of_result(Result.from_path(path), path)
-
-
-def last_good(result: Any, directory: str) -> str:
-    """Which checkpoint holds what a run had learnt before it stopped, in words."""
-    if result.checkpoint is None:
-        return f"there is no checkpoint yet in {directory}"
-    latest = storage.join(directory, Path(result.checkpoint.path).name)
-    return f"the last good checkpoint is {latest}"
-
-
-def best_of_result(result: Any, directory: str) -> str:
-    """The same of Ray's ``result`` of the run in ``directory``.
-
-    Raises:
-        InputError: it has no checkpoint.
-    """
-    best = result.get_best_checkpoint(SCORE, "max") or result.checkpoint
-    if best is None:
-        raise InputError("the run has no checkpoint yet", file=directory, fix="train first")
-    return storage.join(directory, Path(best.path).name)  # Ray's own path has lost the scheme
+        file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+        return file.read(_END_BYTES).startswith(_END_MAGIC)

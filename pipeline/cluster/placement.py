@@ -1,6 +1,6 @@
-"""How many workers fit on a cluster, each whole on one node, and how many CPUs each may have.
+"""Compute how many workers fit on a cluster, each on one node, and how many CPUs each may have.
 
-Sums over the cluster are not enough: a worker of 4 CPUs fits on no node of two nodes with 2, and
+Sums over the cluster are not enough: a worker of 4 CPUs fits on neither of two nodes with 2, and
 Ray would wait for ever for one that is large enough.
 """
 
@@ -20,7 +20,7 @@ class Node(NamedTuple):
 
 
 def capacity(nodes: Sequence[Node], cpus: int) -> int:
-    """Workers that fit with so many CPUs each, and one GPU each if there are any."""
+    """Count the workers that fit with so many CPUs each, and one GPU each if there are any."""
     with_gpus = any(node.gpus for node in nodes)
     return sum(
         min(node.cpus // cpus, node.gpus) if with_gpus else node.cpus // cpus for node in nodes
@@ -28,26 +28,26 @@ def capacity(nodes: Sequence[Node], cpus: int) -> int:
 
 
 def share(nodes: Sequence[Node], workers: int) -> int:
-    """The most CPUs that each of so many workers can have; 0 if the workers do not fit."""
+    """Compute the most CPUs that each of so many workers can have; 0 if they do not fit."""
     for cpus in range(max((node.cpus for node in nodes), default=0), 0, -1):
         if capacity(nodes, cpus) >= workers:
             return cpus
     return 0
 
 
-def usual(nodes: Sequence[Node]) -> int:
-    """Workers by default: one per GPU, else one per two CPUs of a node, and at least one."""
+def default_workers(nodes: Sequence[Node]) -> int:
+    """Count one worker per GPU, else one per two CPUs of a node, and at least one."""
     gpus = sum(node.gpus for node in nodes)
     return gpus or max(1, sum(max(1, node.cpus // 2) for node in nodes if node.cpus))
 
 
 def shares(nodes: Sequence[Node], workers: int | None) -> tuple[int, float, int]:
-    """(workers, GPUs per worker, CPUs per worker); the `usual` number of workers by default.
+    """Choose (workers, GPUs per worker, CPUs per worker); `default_workers` if None are given.
 
     Raises:
         InputError: that many do not fit.
     """
-    count = workers or usual(nodes)
+    count = workers or default_workers(nodes)
     cpus = share(nodes, count)
     if not cpus:
         raise _too_many(nodes, f"{count} workers do not fit", "lower --workers")
@@ -57,7 +57,7 @@ def shares(nodes: Sequence[Node], workers: int | None) -> tuple[int, float, int]
 def place(
     nodes: Sequence[Node], fewest: int, most: int, cpus_per_worker: int | None
 ) -> tuple[bool, int]:
-    """(use GPUs, CPUs per worker) with which ``most`` workers fit, or as many as possible.
+    """Choose (use GPUs, CPUs per worker) so that ``most`` workers fit, or as many as possible.
 
     Raises:
         InputError: not even ``fewest`` fit.

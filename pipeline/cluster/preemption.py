@@ -1,14 +1,14 @@
-"""A notice to leave the machines: given to one process, agreed on by all ranks at one step.
+"""Stop all ranks at the same step after SIGTERM, or before Ray takes a node away.
 
-Two things give notice: SIGTERM of the driver (a scheduler, `ray job stop`), and a node that Ray
-drains because it is to be taken away. Ranks that save a checkpoint have to do so at the same step,
-so one number is reduced over them after every step. It is read a step later: no rank waits for it,
-and neither does a GPU.
+Two things ask for it: SIGTERM of the driver (a scheduler, `ray job stop`), and a node that Ray
+drains. Ranks that save a checkpoint have to do so at the same step, so one number is reduced over
+them after every step. It is read a step later: no rank waits for it, and neither does a GPU.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import signal
 import threading
@@ -21,23 +21,30 @@ import torch
 
 from pipeline.cluster import tasks
 
-STOPPED, PREEMPTED = "stopped", "preempted"
-_NOTHING, _LOOK, _STOP = 0, 1, 2
-_TOLD = b"SIGTERM: saving a checkpoint at the next step; a second one ends at once\n"
+# What a rank votes for; all follow the largest.
+_CONTINUE, _ASK_RAY, _STOP = 0, 1, 2
+_ON_SIGTERM = b"SIGTERM: saving a checkpoint at the next step; a second one ends at once\n"
 
 
-class Notice:
-    """Called by every rank after every step: whether all are to save and leave now.
+class StopReason(enum.Enum):
+    """Why ranks stop early: the driver is to end, or a node is to be taken away."""
+
+    SIGTERM = enum.auto()
+    NODE_DRAINED = enum.auto()
+
+
+class StopVote:
+    """Agree over all ranks, after every step, whether to save and stop now.
 
     Args:
-        rank: of this process; the first one asks for all.
+        rank: number of this process; the first one asks for all.
         device: where tensors are reduced.
-        stopping: whether the driver got SIGTERM; must not wait. The first rank's alone is used.
-        drained: whether a node of the run is to be taken away; all ranks call it together.
-        every: seconds between calls of ``drained``.
+        stop_requested: whether the driver got SIGTERM; must not wait. Only the first rank's counts.
+        node_drained: whether a node of the run is to be taken away; all ranks call it together.
+        every: seconds between calls of ``node_drained``.
 
     Attributes:
-        reason: why, once it is so: `STOPPED` or `PREEMPTED`.
+        reason: why to stop; None before.
     """
 
     def __init__(
@@ -45,26 +52,26 @@ class Notice:
         *,
         rank: int,
         device: torch.device,
-        stopping: Callable[[], bool],
-        drained: Callable[[], bool],
+        stop_requested: Callable[[], bool],
+        node_drained: Callable[[], bool],
         every: float = 5.0,
     ) -> None:
         self._rank, self._device = rank, device
-        self._stopping, self._drained, self._every = stopping, drained, every
-        self._looked = time.monotonic()
+        self._stop_requested, self._node_drained = stop_requested, node_drained
+        self._every, self._asked_at = every, time.monotonic()
         self._vote_1: torch.Tensor | None = None
         self._reduction: Any = None
-        self.reason: str | None = None
+        self.reason: StopReason | None = None
 
     def __call__(self) -> bool:
-        """Read what was agreed after the step before, and put the question again."""
+        """Read what was agreed after the step before, and vote again; every rank calls it."""
         agreed = self._agreed()
         if agreed == _STOP:
-            self.reason = STOPPED
-        elif agreed == _LOOK and self._drained():
-            self.reason = PREEMPTED
+            self.reason = StopReason.SIGTERM
+        elif agreed == _ASK_RAY and self._node_drained():
+            self.reason = StopReason.NODE_DRAINED
         if self.reason is None:
-            self._vote_1 = torch.full((1,), self._seen(), device=self._device)
+            self._vote_1 = torch.full((1,), self._vote(), device=self._device)
             if torch.distributed.is_initialized():
                 self._reduction = torch.distributed.all_reduce(
                     self._vote_1, torch.distributed.ReduceOp.MAX, async_op=True
@@ -73,41 +80,41 @@ class Notice:
 
     def _agreed(self) -> int:
         if self._vote_1 is None:
-            return _NOTHING
+            return _CONTINUE
         if self._reduction is not None:
             self._reduction.wait()
         return int(self._vote_1.item())
 
-    def _seen(self) -> int:
+    def _vote(self) -> int:
         if self._rank:
-            return _NOTHING
-        if self._stopping():
+            return _CONTINUE
+        if self._stop_requested():
             return _STOP
         now = time.monotonic()
-        if now - self._looked < self._every:
-            return _NOTHING
-        self._looked = now
-        return _LOOK
+        if now - self._asked_at < self._every:
+            return _CONTINUE
+        self._asked_at = now
+        return _ASK_RAY
 
 
-class Question:
-    """A yes-or-no question to an actor, put again and again without waiting for the answer.
+class Poll:
+    """Ask an actor a yes-or-no question again and again without waiting for its answer.
 
     Args:
-        ask: puts it; returns a Ray reference.
+        ask: calls the actor; returns a Ray reference.
         every: seconds between questions.
     """
 
     def __init__(self, ask: Callable[[], Any], every: float = 1.0) -> None:
         self._ask, self._every = ask, every
-        self._asked, self._reference = float("-inf"), None
+        self._asked_at, self._reference = float("-inf"), None
 
     def __call__(self) -> bool:
-        """Whether the answer has come and is yes; an actor that is gone says no."""
+        """Return whether an answer has come and is yes; an actor that is gone says no."""
         if self._reference is None:
-            if time.monotonic() - self._asked < self._every:
+            if time.monotonic() - self._asked_at < self._every:
                 return False
-            self._asked, self._reference = time.monotonic(), self._ask()
+            self._asked_at, self._reference = time.monotonic(), self._ask()
         if not tasks.is_ready(self._reference):
             return False
         answer, self._reference = tasks.answer(self._reference, otherwise=False), None
@@ -115,7 +122,7 @@ class Question:
 
 
 @contextlib.contextmanager
-def heeding_sigterm(act: Callable[[], Any]) -> Iterator[None]:
+def on_sigterm(act: Callable[[], Any]) -> Iterator[None]:
     """Call ``act`` on the first SIGTERM within the block; a second one does what it did before.
 
     Does nothing outside the main thread, where Python takes no signals.
@@ -126,7 +133,7 @@ def heeding_sigterm(act: Callable[[], Any]) -> Iterator[None]:
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, before)
-        os.write(2, _TOLD)  # print is not for signal handlers
+        os.write(2, _ON_SIGTERM)  # print is not for signal handlers
         act()
 
     before = signal.signal(signal.SIGTERM, on_signal)

@@ -1,11 +1,11 @@
-"""Whether every node of a cluster can run the driver's job: its Python, its packages, its code."""
+"""Check that every node of a cluster can run the driver's job: its Python, packages and code."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sharding.errors import InputError
 from sharding.log import info
@@ -25,69 +25,43 @@ ABSENT = "absent"
 _CODE, _PYTHON = "code", "Python"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How one node differs from the driver.
+class Difference(NamedTuple):
+    """How a node differs from the driver, in one line, and whether the job must not run on it."""
 
-    Attributes:
-        node: its address.
-        line: one line that names the node and each difference.
-        fatal: whether the job must not run on it.
-    """
-
-    node: str
-    line: str
+    text: str
     fatal: bool
 
 
 def facts(code: str) -> dict[str, str]:
-    """Versions of this process's Python and of `PACKAGES`, and the hash of the code it imports."""
+    """Read the versions of Python and `PACKAGES`, beside the hash of the code imported."""
     return {_PYTHON: platform.python_version(), _CODE: code} | {
         package: version(package) for package in PACKAGES
     }
 
 
 def version(package: str) -> str:
-    """Version of an installed package, or `ABSENT`."""
+    """Read the version of an installed package, or `ABSENT`."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ABSENT
 
 
-def compare(driver: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> list[Difference]:
-    """Compare `facts` of the nodes, by address, with the driver's; the nodes that differ.
-
-    A package that is absent, another major version, another minor version of Python and any
-    other code are fatal. What the driver itself lacks is not compared.
-    """
-    found = []
-    for node, theirs in nodes.items():
-        other = [
-            name
-            for name, version in driver.items()
-            if version != ABSENT and theirs.get(name, ABSENT) != version
-        ]
-        if other:
-            told = "; ".join(
-                f"{name} {theirs.get(name, ABSENT)}, driver {driver[name]}" for name in other
-            )
-            fatal = any(_breaks(name, driver[name], theirs.get(name, ABSENT)) for name in other)
-            found.append(Difference(node=node, line=f"node {node}: {told}", fatal=fatal))
-    return found
-
-
 def check(driver: Mapping[str, str], answers: Mapping[str, Mapping[str, str] | None]) -> None:
-    """Print a line for each node that differs or (None) does not answer.
+    """Log a line for each node, by address, that differs or (None) does not answer.
 
     Raises:
-        InputError: a difference that would break the job; names the nodes.
+        InputError: a difference would break the job; names the nodes.
     """
-    found = compare(driver, {node: told for node, told in answers.items() if told is not None})
-    silent = [f"node {node} does not answer" for node, told in answers.items() if told is None]
-    for line in [*silent, *(difference.line for difference in found)]:
+    differences = {
+        node: difference
+        for node, theirs in answers.items()
+        if theirs is not None and (difference := compare(driver, theirs))
+    }
+    silent = [f"node {node} does not answer" for node, theirs in answers.items() if theirs is None]
+    for line in (*silent, *(f"node {node}: {each.text}" for node, each in differences.items())):
         info(f"preflight: {line}", "WARNING")
-    broken = [difference.node for difference in found if difference.fatal]
+    broken = [node for node, difference in differences.items() if difference.fatal]
     if broken:
         raise InputError(
             f"the job cannot run on {', '.join(broken)}: another Python, packages or code",
@@ -95,7 +69,24 @@ def check(driver: Mapping[str, str], answers: Mapping[str, Mapping[str, str] | N
         )
 
 
-def _breaks(name: str, ours: str, theirs: str) -> bool:
+def compare(driver: Mapping[str, str], node: Mapping[str, str]) -> Difference | None:
+    """Compare a node's `facts` with the driver's; None if they are equal.
+
+    A package that is absent, another major version, another minor version of Python and any
+    other code are fatal. What the driver itself lacks is not compared.
+    """
+    others = {
+        name: (node.get(name, ABSENT), ours)
+        for name, ours in driver.items()
+        if ours not in (ABSENT, node.get(name, ABSENT))
+    }
+    if not others:
+        return None
+    text = "; ".join(f"{name} {theirs}, driver {ours}" for name, (theirs, ours) in others.items())
+    return Difference(text, any(_breaks(name, *versions) for name, versions in others.items()))
+
+
+def _breaks(name: str, theirs: str, ours: str) -> bool:
     if name == _CODE or theirs == ABSENT:
         return True
     parts = 2 if name == _PYTHON else 1

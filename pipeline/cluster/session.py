@@ -1,4 +1,4 @@
-"""Reaching the cluster: connect with our code shipped, run plain functions as Ray tasks."""
+"""Connect to a Ray cluster with our code shipped, and ask what it offers."""
 
 from __future__ import annotations
 
@@ -32,18 +32,16 @@ _QUIET = {
 # torch's tensors on the CPU in huge pages: a fresh batch costs page faults otherwise, five times
 # what its normalisation does.
 _MEMORY = {"THP_MEM_ALLOC_ENABLE": "1"}
-
-_PATIENCE = 20.0
-"""Seconds in which a cluster has to answer."""
+_ANSWER_SECONDS = 20.0  # within which a cluster has to answer
 
 
 def package_directories() -> list[Path]:
-    """The two packages every worker must run in the driver's version."""
+    """List the two packages every worker must run in the driver's version."""
     return [Path(package.__file__ or "").parent for package in (pipeline, sharding)]
 
 
 def code_hash() -> str:
-    """Hash of both packages' Python files: names the code of a run in MLflow."""
+    """Hash both packages' Python files, to name the code of a run in MLflow."""
     digest = hashlib.sha256()
     for directory in package_directories():
         for path in sorted(directory.rglob("*.py")):
@@ -92,7 +90,7 @@ def connect(address: str | None = None, **options: Any) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises InputError where Ray would try for a quarter of an hour, without a word."""
+    """Raise InputError where Ray would silently retry for a quarter of an hour."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "://" in host:  # "local", "auto", Ray Client's
         return
@@ -102,7 +100,7 @@ def _require_answer(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             return
         except (OSError, UnicodeError) as error:  # the latter of a host that cannot be one
-            if time.monotonic() - begun > _PATIENCE:
+            if time.monotonic() - begun > _ANSWER_SECONDS:
                 raise InputError(
                     f"no Ray cluster answers at {address}: {error}",
                     fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
@@ -114,7 +112,7 @@ def name_own_instance() -> None:
     """Set `RAY_ADDRESS` in this worker process, which inherited the driver's ("local", or none).
 
     Ray Train's `PlacementGroupCleaner` otherwise looks for its instance among the machine's
-    processes: beside a second one it prints a traceback into the run and stops watching.
+    processes: if a second one runs it prints a traceback into the run and stops watching.
     """
     import ray
 
@@ -122,33 +120,27 @@ def name_own_instance() -> None:
 
 
 def job_id() -> str:
-    """Ray's id of this driver's job."""
+    """Return Ray's id of this driver's job."""
     import ray
 
     return ray.get_runtime_context().get_job_id()
 
 
 def nodes() -> list[placement.Node]:
-    """What each living node of the cluster offers."""
+    """List what each living node of the cluster offers."""
     import ray
 
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [placement.Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found]
-
-
-def resources() -> tuple[int, int]:
-    """(CPUs, GPUs) of the whole cluster."""
-    found = nodes()
-    return sum(node.cpus for node in found), sum(node.gpus for node in found)
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [placement.Node(int(offer.get("CPU", 0)), int(offer.get("GPU", 0))) for offer in offers]
 
 
 def shares(workers: int | None) -> tuple[int, float, int]:
-    """(workers, GPUs per worker, CPUs per worker) on this cluster; see `placement.shares`."""
+    """Choose (workers, GPUs, CPUs per worker) on this cluster; see `placement.shares`."""
     return placement.shares(nodes(), workers)
 
 
 def place(fewest: int, most: int, cpus_per_worker: int | None) -> tuple[bool, int]:
-    """(use GPUs, CPUs per worker) on this cluster; see `placement.place`."""
+    """Choose (use GPUs, CPUs per worker) on this cluster; see `placement.place`."""
     return placement.place(nodes(), fewest, most, cpus_per_worker)
 
 
@@ -156,22 +148,22 @@ def _node_facts() -> dict[str, str]:
     return preflight.facts(code_hash())
 
 
-def _check_nodes(seconds: float = 60.0) -> None:
-    """Compare every node of a cluster with the driver, where there are several."""
+def _check_nodes() -> None:
+    """Compare every node of a cluster of several with the driver; see `preflight.check`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     present = [node for node in ray.nodes() if node["Alive"]]
     if len(present) < 2:
         return
-    asked = {}
+    references = {}
     for node in present:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(_node_facts).options(num_cpus=0, scheduling_strategy=there)
-        asked[node["NodeManagerAddress"]] = task.remote()
-    done, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=seconds)
-    answers: dict[str, dict[str, str] | None] = dict.fromkeys(asked)
-    for address, reference in asked.items():
+        on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(_node_facts).options(num_cpus=0, scheduling_strategy=on_node)
+        references[node["NodeManagerAddress"]] = task.remote()
+    done, _ = ray.wait(list(references.values()), num_returns=len(references), timeout=60)
+    answers: dict[str, dict[str, str] | None] = dict.fromkeys(references)
+    for address, reference in references.items():
         if reference in done:
             with contextlib.suppress(ray.exceptions.RayError):  # the node died meanwhile
                 answers[address] = ray.get(reference)

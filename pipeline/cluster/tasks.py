@@ -128,7 +128,7 @@ def start_actor(kind: type, *arguments: Any) -> Detached:
 class Detached:
     """Handle of an actor whose methods are called without waiting: ``sink.log(...)``.
 
-    A call returns a Ray reference at once: `wait_for` it where the value matters.
+    A call returns a Ray reference at once, whose value `answer` waits for.
     """
 
     def __init__(self, actor: Any) -> None:
@@ -140,25 +140,18 @@ class Detached:
         return getattr(self._actor, name).remote
 
 
-def wait_for(reference: Any) -> Any:
-    """Wait for the value of a Ray reference (an actor call's result)."""
-    import ray
-
-    return ray.get(reference)
-
-
 def answer(reference: Any, otherwise: Any) -> Any:
     """Wait for the value of a Ray reference; ``otherwise`` if its actor is gone."""
     import ray
 
     try:
-        return wait_for(reference)
+        return ray.get(reference)
     except ray.exceptions.RayError:
         return otherwise
 
 
 def is_ready(reference: Any) -> bool:
-    """Check whether `wait_for` would return at once."""
+    """Check whether `answer` would return at once."""
     import ray
 
     return bool(ray.wait([reference], timeout=0)[0])

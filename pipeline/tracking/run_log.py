@@ -33,7 +33,7 @@ class RunLog(Protocol):
         """Set a tag of the run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ProgressState:
     """Where training is, for a progress bar.
 
@@ -64,10 +64,10 @@ class TrainingLog(RunLog, Protocol):
     def state(self) -> Any:
         """Read the last `ProgressState`, None before the first."""
 
-    def leave(self) -> object:
-        """Ask the workers to save and end."""
+    def request_stop(self) -> object:
+        """Ask the workers to save and stop."""
 
-    def leaving(self) -> Any:
+    def stop_requested(self) -> Any:
         """Read whether they are asked to."""
 
     def flush(self, timeout: float = 60.0) -> Any:

@@ -48,7 +48,7 @@ class RunWriter:
         self._before: dict[tuple[str, str], int] = {}
         self._state: ProgressState | None = None
         self._run_start = 0.0
-        self._leaving = False
+        self._stop_requested = False
         self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
         threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
         self._model_id = model_id
@@ -103,13 +103,13 @@ class RunWriter:
         """Return the last `progress`, None before the first."""
         return self._state
 
-    def leave(self) -> None:
-        """Ask the workers to save and end; they poll `leaving`."""
-        self._leaving = True
+    def request_stop(self) -> None:
+        """Ask the workers to save and stop; they poll `stop_requested`."""
+        self._stop_requested = True
 
-    def leaving(self) -> bool:
-        """Return whether `leave` was called."""
-        return self._leaving
+    def stop_requested(self) -> bool:
+        """Return whether `request_stop` was called."""
+        return self._stop_requested
 
     def flush(self, timeout: float = 60.0) -> int:
         """Wait until everything queued was sent; return how many items were not."""

@@ -1,8 +1,8 @@
-"""The trained network over the ranks: whole on every one (DDP), or cut into shards (FSDP).
+"""Train a network whole on every rank (DDP), or cut into one shard per rank (FSDP).
 
 FSDP is torch's `fully_shard`: each rank holds its part of every parameter, of its gradient and of
-Adam's moments, and a block is whole only while it computes. Checkpoints do not know the
-difference: shards are made whole before they are written and cut again when they are read.
+Adam's moments, and a block is whole only while it computes. A checkpoint is the same under both:
+shards are gathered before it is written and cut again when it is read.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList)
 def shard(network: cam_net.CamNet, device: torch.device) -> None:
     """Cut a network into one part per rank, in place; make its optimizer afterwards.
 
-    Units are the backbone's blocks, the head, and the rest. A block is what a container of the
-    backbone holds: others may be used without a call, as attention does with its projections.
+    Units are the backbone's blocks, the head, and the rest. A block is a member of a container of
+    the backbone: other modules may be used without a call, as attention uses its projections.
     """
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     network.to(memory_format=torch.contiguous_format)  # channels_last weights cannot be cut
@@ -44,7 +44,7 @@ def shard(network: cam_net.CamNet, device: torch.device) -> None:
 
 
 def check(parallel: str, method: Method) -> None:
-    """Refuse what cannot work on shards.
+    """Refuse a method that cannot work on shards.
 
     Raises:
         InputError: a method that reads the head's weights itself.
@@ -56,40 +56,42 @@ def check(parallel: str, method: Method) -> None:
         )
 
 
-def whole(state: Any, *, keep: bool = True) -> Any:
-    """A state dict with every shard made whole, in host memory.
+def gather(state: Any, *, keep: bool = True) -> Any:
+    """Gather the shards of a state dict in host memory.
 
-    Every rank joins; those that do not ``keep`` it are spared its memory and get None for shards.
+    Every rank calls it; those that do not ``keep`` the result get None for shards, to save memory.
     """
     if isinstance(state, DTensor):
         full = state.full_tensor()
         return full.cpu() if keep else None
     if isinstance(state, Mapping) and _has_shards(state):
-        return {key: whole(value, keep=keep) for key, value in state.items()}
+        return {key: gather(value, keep=keep) for key, value in state.items()}
     return state
 
 
 def load(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """`load_state_dict` of whole tensors, cut where the module is; every rank has all of them."""
-    own = module.state_dict()
-    module.load_state_dict({name: _like(own.get(name), value) for name, value in state.items()})
+    """Load whole tensors into a module, cut as its own are; every rank has all of them."""
+    present = module.state_dict()
+    module.load_state_dict(
+        {name: _cut_like(present.get(name), value) for name, value in state.items()}
+    )
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """The same for an optimizer, whose moments are cut as their parameters are."""
+    """Load whole moments into an optimizer, cut as their parameters are."""
     owners = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments = {
-        index: {name: _like(owners[index], value) for name, value in entries.items()}
+        index: {name: _cut_like(owners[index], value) for name, value in entries.items()}
         for index, entries in state["state"].items()
     }
     optimizer.load_state_dict({**state, "state": moments})
 
 
 def runnable(network: cam_net.CamNet, config: ModelConfig, num_classes: int) -> cam_net.CamNet:
-    """The network as each rank can run it alone, with the first rank's running statistics.
+    """Make a network that each rank can run alone, with the first rank's running statistics.
 
-    Ranks score unequal numbers of batches, so none may wait for another's shards: a network that
-    is cut gives a whole copy on every rank. Every rank joins.
+    Ranks score unequal numbers of batches, so none may wait for another's shards: of a network that
+    is cut every rank gets a whole copy. Every rank calls it.
 
     Args:
         network: what is trained, or its moving average.
@@ -100,7 +102,7 @@ def runnable(network: cam_net.CamNet, config: ModelConfig, num_classes: int) -> 
         plain = dataclasses.replace(config, weights=None, compile=False)
         with torch.random.fork_rng(devices=[]):
             copy = cam_net.build(plain, num_classes)
-        copy.load_state_dict(whole(network.state_dict()))
+        copy.load_state_dict(gather(network.state_dict()))
         network = copy.to(network.mean.device)
     if dist.is_initialized():
         for buffer in network.buffers():
@@ -110,7 +112,7 @@ def runnable(network: cam_net.CamNet, config: ModelConfig, num_classes: int) -> 
 
 @contextlib.contextmanager
 def unsynchronised(model: nn.Module) -> Iterator[None]:
-    """Backward passes within add up on each rank; the first one after it sums over ranks."""
+    """Add up gradients on each rank; the first backward pass after the block sums over ranks."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(False)
         try:
@@ -123,12 +125,12 @@ def unsynchronised(model: nn.Module) -> Iterator[None]:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """A view of this rank's part of a shard; other tensors as they are."""
+    """Return a view of this rank's part of a sharded tensor; other tensors as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules, containers aside, that lie in a container."""
+    """Yield the outermost members of containers that are no containers themselves."""
     for child in module.children():
         if isinstance(child, _CONTAINERS) or not isinstance(module, _CONTAINERS):
             yield from _blocks(child)
@@ -142,8 +144,9 @@ def _has_shards(state: Any) -> bool:
     return isinstance(state, DTensor)
 
 
-def _like(owner: Any, value: Any) -> Any:
+def _cut_like(owner: Any, value: Any) -> Any:
     if not isinstance(owner, DTensor) or owner.shape != getattr(value, "shape", None):
         return value
-    there = value.to(owner.device)  # every rank has read it, so none needs to send it
-    return distribute_tensor(there, owner.device_mesh, owner.placements, src_data_rank=None)
+    # Every rank has read the tensor, so none needs to send it.
+    whole = value.to(owner.device)
+    return distribute_tensor(whole, owner.device_mesh, owner.placements, src_data_rank=None)

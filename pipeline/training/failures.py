@@ -1,17 +1,27 @@
-"""How a training ends that does not come to its last epoch, and the exit code that says so.
+"""Decide whether a training that failed is retried, and how it ends otherwise.
 
-A scheduler repeats a command that ended with `os.EX_TEMPFAIL`: so does what a machine did, not what
-a program does again.
+=====================  ======================  =================================
+cause                  retried                 ends as (exit code of the job)
+=====================  ======================  =================================
+`Cause.INPUT`          no                      that `InputError` (2)
+`Cause.STORAGE`        when it takes bytes     `TrainingFailed` (75)
+                       again, three times
+`Cause.DEATH`, `PEER`  by Ray, three times     `TrainingFailed` (75)
+`Cause.CODE`           by Ray, three times     `TrainingBroken` (1)
+not finite             no                      `TrainingStopped` (3)
+SIGTERM                no                      `TrainingInterrupted` (75)
+node to be drained     at once, on the others
+=====================  ======================  =================================
 
-A storage that takes nothing for a while: told from other failures, and waited for.
-
-Ray starts workers again whose checkpoint could not be stored, but only so often, and ends a run
-whose own snapshot could not be. Neither is a reason to lose a night: what is stored is whole, and
-training goes on from it as soon as there is a storage again.
+A scheduler repeats a command that ended with `os.EX_TEMPFAIL` (75): a machine's failure is worth
+repeating, a program's is not. Ray starts workers again whose checkpoint could not be stored, but
+only so often, and ends a run whose own snapshot could not be. Neither is a reason to lose a night:
+what is stored is whole, and training continues from it as soon as the storage takes bytes again.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,23 +29,10 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline import storage
+from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed
 from sharding.errors import InputError
 from sharding.log import info
-
-
-@dataclass(frozen=True, kw_only=True)
-class Left:
-    """Why the workers left before the end, if they did; what they return to the driver.
-
-    Attributes:
-        notice: `pipeline.cluster.preemption.STOPPED` or `PREEMPTED`, after all had saved.
-        not_finite: what was not, and where; nothing was saved of it.
-    """
-
-    notice: str | None = None
-    not_finite: str | None = None
 
 
 class TrainingEnded(RuntimeError):
@@ -59,7 +56,7 @@ class TrainingStopped(TrainingEnded):
 
 
 class TrainingFailed(TrainingEnded):
-    """Workers or hosts died more often than Ray was told to start them again."""
+    """Workers or hosts died more often than Ray starts them again, or the storage is gone."""
 
     exit_code = os.EX_TEMPFAIL
 
@@ -70,42 +67,116 @@ class TrainingInterrupted(TrainingEnded):
     exit_code = os.EX_TEMPFAIL
 
 
-def of_failure(error: BaseException, directory: str) -> TrainingEnded | InputError:
-    """What to tell of a failure that Ray gave up on: bad input, if that is what it was.
+@dataclass(frozen=True, kw_only=True)
+class LoopEnd:
+    """Why the workers' loop ended before the last epoch, if it did; what they return to the driver.
+
+    Attributes:
+        reason: they were asked to stop; after all had saved.
+        not_finite: what was not, and where; nothing was saved of it.
+    """
+
+    reason: StopReason | None = None
+    not_finite: str | None = None
+
+    def raise_if_early(self, directory: str, last_checkpoint: str) -> None:
+        """Raise what ends the run ``directory``, with its last checkpoint in words."""
+        if self.not_finite:
+            raise TrainingStopped(f"{self.not_finite}; {last_checkpoint}")
+        if self.reason is StopReason.SIGTERM:
+            raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")
+
+
+class Cause(enum.Enum):
+    """What an exception of a worker is due to.
+
+    A user's input; the run's storage; the death of the worker or its host; a connection to another
+    worker that is gone; else the training code.
+    """
+
+    INPUT = enum.auto()
+    STORAGE = enum.auto()
+    DEATH = enum.auto()
+    PEER = enum.auto()
+    CODE = enum.auto()
+
+    @classmethod
+    def of(cls, error: BaseException) -> Cause:
+        """Classify an exception by itself."""
+        if isinstance(error, InputError):
+            return cls.INPUT
+        if isinstance(error, StorageFailed):
+            return cls.STORAGE
+        if type(error).__module__.partition(".")[0] == "ray":  # a worker died or does not answer
+            return cls.DEATH
+        if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
+            return cls.PEER
+        return cls.CODE
+
+
+def ending(error: BaseException, directory: str) -> TrainingEnded | InputError:
+    """Choose the exception that ends a run whose failure is not retried.
 
     Args:
-        error: Ray's, or what the storage said to the driver.
+        error: Ray's, or the storage's on the driver.
         directory: the run's.
     """
-    found = list(causes(error))
-    for cause in found:
-        if isinstance(cause, InputError):
-            return cause
-    failures = [*getattr(error, "worker_failures", {}).values()]
-    if not any(_is_a_death(each) for each in failures):
-        for each in failures:
-            if not _is_of_others(each):
+    chain = list(causes(error))
+    for each in chain:
+        if isinstance(each, InputError):
+            return each
+    failures = [(Cause.of(each), each) for each in getattr(error, "worker_failures", {}).values()]
+    if Cause.DEATH not in (cause for cause, _ in failures):
+        for cause, failure in failures:
+            if cause is Cause.CODE:
                 return TrainingBroken(
-                    f"{type(each).__name__}: {last_line(each)} (the traceback is above); "
+                    f"{type(failure).__name__}: {_last_line(failure)} (the traceback is above); "
                     f"what is finished is in {directory}"
                 )
-    reason = last_line(min(failures, key=_is_of_others, default=found[-1]))
-    return TrainingFailed(f"{reason}; repeat the command to go on from {directory}")
+    own = (failure for cause, failure in failures if cause in (Cause.DEATH, Cause.CODE))
+    reason = next(own, failures[0][1] if failures else chain[-1])
+    return TrainingFailed(f"{_last_line(reason)}; repeat the command to go on from {directory}")
 
 
-def _is_a_death(error: BaseException) -> bool:
-    """Whether Ray says that a worker died, was lost, or does not answer."""
-    return type(error).__module__.partition(".")[0] == "ray"
+def storage_recovers(
+    error: BaseException,
+    test_write: Callable[[], object],
+    *,
+    patience: float = 600.0,
+    every: float = 2.0,
+) -> bool:
+    """Wait until the storage takes bytes again, if that it did not was why training ended.
 
+    Args:
+        error: Ray's, or the storage's on the driver.
+        test_write: writes a small file to the storage.
+        patience: seconds.
+        every: seconds between attempts.
 
-def _is_of_others(error: BaseException) -> bool:
-    """Whether it tells of another worker that is gone, or of the storage."""
-    connections = isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
-    return connections or isinstance(error, storage.StorageFailed)
+    Returns:
+        Whether to retry.
+    """
+    chain = list(causes(error))
+    refusal = next((each for each in chain if isinstance(each, OSError)), None)
+    if refusal is None or any(isinstance(each, InputError) for each in chain):
+        return False
+    # A worker's OSError may concern any file; blame the storage only if a test write fails too.
+    from_worker = bool(getattr(error, "worker_failures", ()))
+    is_certain = any(isinstance(each, StorageFailed) for each in chain)
+    if from_worker and not is_certain and _succeeds(test_write):
+        return False
+    info(f"the storage fails ({_last_line(refusal)}); waiting {patience:g} s for it", "WARNING")
+    deadline = time.monotonic() + patience
+    while not _succeeds(test_write):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every)
+    info("the storage takes bytes again: going on from the last checkpoint", "WARNING")
+    return True
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """What is behind an error of Ray Train, from the outside in: of every worker that failed."""
+    """Yield what is behind an error of Ray Train, outermost first, of every worker that failed."""
     waiting: list[BaseException | None] = [error]
     while waiting:
         cause = waiting.pop(0)
@@ -117,52 +188,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         waiting.append(getattr(cause, "cause", None) or cause.__cause__)
 
 
-def waited_out(
-    error: BaseException,
-    write: Callable[[], object],
-    *,
-    patience: float = 600.0,
-    every: float = 2.0,
-) -> bool:
-    """Wait until the storage takes bytes again, if that it did not was why training ended.
-
-    Args:
-        error: Ray's.
-        write: writes a small file to the storage.
-        patience: seconds.
-        every: seconds between attempts.
-
-    Returns:
-        Whether it is worth going on.
-    """
-    found = list(causes(error))
-    refusal = next((each for each in found if isinstance(each, OSError)), None)
-    if refusal is None or any(isinstance(each, InputError) for each in found):
-        return False
-    # Of a worker it may be any file that is not there: the storage has to show that it was it.
-    of_worker = bool(getattr(error, "worker_failures", ()))
-    named = any(isinstance(each, StorageFailed) for each in found)
-    if of_worker and not named and _takes(write):
-        return False
-    info(f"the storage fails ({last_line(refusal)}); waiting {patience:g} s for it", "WARNING")
-    deadline = time.monotonic() + patience
-    while not _takes(write):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every)
-    info("the storage takes bytes again: going on from the last checkpoint", "WARNING")
-    return True
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of what an error says, in short; its name where it says nothing."""
+def _last_line(error: BaseException) -> str:
+    """Shorten an error's message to its last line; its name if it has none."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip()[:200] if lines else type(error).__name__
 
 
-def _takes(write: Callable[[], object]) -> bool:
+def _succeeds(test_write: Callable[[], object]) -> bool:
     try:
-        write()
+        test_write()
     except (OSError, InputError):
         return False
     return True

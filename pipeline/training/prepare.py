@@ -1,15 +1,21 @@
-"""What the driver makes sure of before a worker starts: input, resources, the run's identity."""
+"""Check input and resources on the driver, and claim the run's name, before a worker starts.
+
+Ray retries a worker that raises an exception, so all that can be checked is checked here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import methods, storage
 from pipeline.cluster import checkpoints, preflight, session
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data.loader import Loader
+from pipeline.data.staging import Cache, open_dataset
 from pipeline.models import cam_net
 from pipeline.tracking import runs
 from pipeline.training import distributed
@@ -19,22 +25,105 @@ from sharding.log import info
 from sharding.manifest import Dataset
 
 _DISTRIBUTION = "openimages-boostlu"
+_CONFIG = "config.json"  # in the run's directory
 
 
-def check(config: TrainConfig, dataset: Dataset) -> None:
-    """Fail here, on the driver, for whatever would fail on every worker."""
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that can start.
+
+    Attributes:
+        config: with absolute paths and the label version named.
+        dataset: its small files.
+        directory: the run's, path or URL.
+        resumed: whether the run existed.
+        use_gpu: one GPU per worker.
+        cpus: per worker.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    directory: str
+    resumed: bool
+    use_gpu: bool
+    cpus: int
+
+    def write_again(self) -> None:
+        """Rewrite the run's configuration in place, to test whether the storage takes bytes.
+
+        Raises:
+            OSError: it does not, or is an empty place, where a run would begin anew.
+            InputError: the disk is full, or the bucket does not take it.
+        """
+        location = storage.join(self.directory, _CONFIG)
+        if not storage.exists(location):
+            raise FileNotFoundError(location)
+        storage.write_json(location, self.config.to_dict())
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Check that a configuration can be trained here, and claim its run's directory.
+
+    Raises:
+        InputError: the dataset, the configuration or the cluster cannot carry the run.
+    """
+    if not config.dataset:
+        raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")
+    config = dataclasses.replace(
+        config,
+        dataset=storage.absolute(config.dataset),
+        storage=storage.absolute(config.storage),
+        method_options=methods.with_absolute_paths(config.method_options),
+    )
+    dataset = open_cached(config, tars=False)
+    directory = storage.join(config.storage, config.run_name)
+    config = with_labels(config, dataset, directory)
+    _check(config, dataset)
+    use_gpu, cpus = worker_resources(config)
+    return Prepared(
+        config=config,
+        dataset=dataset,
+        directory=directory,
+        resumed=claim(directory, config),
+        use_gpu=use_gpu,
+        cpus=cpus,
+    )
+
+
+def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
+    """Open the dataset of a run; one in a bucket is copied to this node's cache."""
+    cache = Cache(directory=Path(config.cache), most_bytes=int(config.cache_gb * 1e9))
+    return open_dataset(config.dataset, cache, tars=tars)
+
+
+def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:
+    """Name the label version: the one asked for, the run's, or in a new run the dataset's.
+
+    The dataset's default may change between two commands of a run.
+    """
+    stored = _stored(storage.join(directory, _CONFIG))
+    labels, _ = dataset.label_version(config.labels or (stored.labels if stored else None))
+    return dataclasses.replace(config, labels=labels)
+
+
+def _check(config: TrainConfig, dataset: Dataset) -> None:
+    """Build what every worker will build, to fail here first."""
     table = dataset.labels("train", config.labels)
     if "://" not in config.dataset:  # the workers copy the images of a URL themselves
         Loader.of_split(dataset, "train", batch_size=1, image_size=1)
-    mids, images = dataset.classes.mids, len(table.image_ids_N)
+    mids, images = dataset.classes.mids, len(table)
     distributed.check(config.parallel, methods.create_for(config, mids=mids, num_images=images))
     cam_net.build(config.model, 1)
 
 
-def resources(config: TrainConfig) -> tuple[bool, int]:
-    """(use GPUs, CPUs per worker); Ray would wait for ever for what is not there."""
+def worker_resources(config: TrainConfig) -> tuple[bool, int]:
+    """Choose (use GPUs, CPUs per worker); Ray would wait for ever for what the cluster lacks.
+
+    Raises:
+        InputError: the workers do not fit on the cluster.
+    """
     fewest, most = config.worker_range
-    # Room for the task that validates meanwhile, where there is any.
+    # Room for the task that validates meanwhile, if there is any.
     use_gpu, cpus = session.place(fewest, most + config.async_validation, config.cpus_per_worker)
     if config.model.sync_batchnorm and not use_gpu:
         info("--sync-batchnorm is for GPUs: each worker keeps statistics of its own", "WARNING")
@@ -43,19 +132,8 @@ def resources(config: TrainConfig) -> tuple[bool, int]:
     return use_gpu, cpus
 
 
-def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:
-    """Name the label version: the one asked for, the run's, or in a new run the dataset's.
-
-    The dataset's own may become another one while a run is away.
-    """
-    stored = _stored(storage.join(directory, "config.json"))
-    named = config.labels or (stored.labels if stored else None)
-    labels, _ = dataset.label_version(named)
-    return dataclasses.replace(config, labels=labels)
-
-
 def claim(directory: str, config: TrainConfig) -> bool:
-    """Write the run's configuration, or check that it is the one already there.
+    """Write the run's configuration, or check that it is the one already stored.
 
     Returns:
         Whether the run existed.
@@ -64,28 +142,24 @@ def claim(directory: str, config: TrainConfig) -> bool:
         InputError: a run of this name with another configuration, or one that cannot be read; the
             storage cannot be read or written.
     """
-    location = storage.join(directory, "config.json")
+    location = storage.join(directory, _CONFIG)
     stored = _stored(location)
-    if stored is not None:
-        # A run of an older version may not name its labels.
-        stored = dataclasses.replace(stored, labels=stored.labels or config.labels)
-        changed = differences(stored, config)
-        if changed:
-            told = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
-            raise InputError(
-                f"run {config.run_name!r} exists with another configuration ({told})",
-                file=location,
-                fix="repeat the first command to resume, or choose another --name",
-            )
-    with _usable(location):
+    if stored is not None and (changed := differences(stored, config)):
+        changes = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+        raise InputError(
+            f"run {config.run_name!r} exists with another configuration ({changes})",
+            file=location,
+            fix="repeat the first command to resume, or choose another --name",
+        )
+    with _storage_errors(location):
         storage.write_json(location, config.to_dict())
     return stored is not None
 
 
 def _stored(location: str) -> TrainConfig | None:
-    """The configuration of a run, None where it has not begun."""
+    """Read the configuration of a run; None if it has not begun."""
     try:
-        with _usable(location):
+        with _storage_errors(location):
             raw = storage.read_json(location)
         return None if raw is None else TrainConfig.from_dict(raw)
     except (ValueError, TypeError, KeyError) as error:
@@ -98,7 +172,7 @@ def _stored(location: str) -> TrainConfig | None:
 
 
 @contextlib.contextmanager
-def _usable(location: str) -> Iterator[None]:
+def _storage_errors(location: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -109,32 +183,20 @@ def _usable(location: str) -> Iterator[None]:
         ) from None
 
 
-def write_again(directory: str, config: TrainConfig) -> None:
-    """Store the configuration once more, where it is.
-
-    Raises:
-        OSError: the storage takes nothing, or is an empty place, where a run would begin anew.
-        InputError: the disk is full, or the bucket does not take it.
-    """
-    location = storage.join(directory, "config.json")
-    if not storage.exists(location):
-        raise FileNotFoundError(location)
-    storage.write_json(location, config.to_dict())
-
-
-def open_run(config: TrainConfig, dataset: Dataset, directory: str, resumed: bool) -> str:
-    """Start the MLflow run, or find it again; its id."""
-    labels, version = dataset.label_version(config.labels)
-    if resumed:
+def open_run(run: Prepared) -> str:
+    """Create the MLflow run, or find it again; return its id."""
+    config, dataset = run.config, run.dataset
+    _, version = dataset.label_version(config.labels)
+    if run.resumed:
         with contextlib.suppress(OSError):  # `train` waits for the storage
-            checkpoints.mend(directory)
-    checkpoint = checkpoints.latest(directory) if resumed else None
+            checkpoints.repair(run.directory)
+    checkpoint = checkpoints.latest(run.directory) if run.resumed else None
     return runs.open_run(
         experiment=config.experiment,
         name=config.run_name,
-        key=directory,
-        resume=resumed,
-        params={**config.flat(), "labels": labels, "num_classes": len(dataset.classes)},
+        key=run.directory,
+        resume=run.resumed,
+        params={**config.flat(), "num_classes": len(dataset.classes)},
         tags={
             "code_hash": session.code_hash(),
             "package_version": preflight.version(_DISTRIBUTION),

@@ -1,7 +1,4 @@
-"""What a training says on the way: points in MLflow, and where it is for the terminal.
-
-The driver's view of training: a bar or lines per epoch, read from the tracker actor.
-"""
+"""Report a training on the way: points for MLflow, a progress bar on the driver."""
 
 from __future__ import annotations
 
@@ -17,42 +14,33 @@ from pipeline.cluster import tasks
 from pipeline.config.train import TrainConfig
 from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import StepStats
+from pipeline.training.state import Rank
 from sharding.progress import Progress
 
 # Below this, ranks of one kind of machine differ by chance.
-_NOTEWORTHY = 1.2
+_NOTEWORTHY_SKEW = 1.2
+_NONE: Mapping[str, float] = {}
 
 
 class MetricsLogger:
-    """The first rank speaks for all; the others' calls do nothing.
+    """Sends numbers of the training; the first rank sends for all, the others' calls do nothing."""
 
-    Args:
-        config: of the run.
-        rank: of this process.
-        tracker: of the run.
-        device: whose memory is reported, if it is a GPU.
-    """
-
-    def __init__(
-        self, config: TrainConfig, rank: int, tracker: TrainingLog, device: torch.device
-    ) -> None:
-        self._config, self._first, self._tracker = config, rank == 0, tracker
-        self._device = device
-        self._name = uuid.uuid4().hex
+    def __init__(self, config: TrainConfig, rank: Rank, run_log: TrainingLog) -> None:
+        self._config, self._rank, self._run_log = config, rank, run_log
+        self._sender = uuid.uuid4().hex
 
     def step(
         self, stats: StepStats, *, epoch: int, steps: int, rate: float, images_seen: int
     ) -> None:
-        """Numbers of the steps since the last call.
+        """Send numbers of the steps since the last call.
 
         Args:
             stats: over all ranks.
-            epoch: counted from 1.
-            steps: of the epoch.
+            epoch, steps: the epoch, counted from 1, and its steps.
             rate: the backbone's learning rate.
             images_seen: since the run began; MLflow's step.
         """
-        if not self._first:
+        if not self._rank.is_first:
             return
         values = {
             "train/loss": stats.loss,
@@ -64,18 +52,17 @@ class MetricsLogger:
             "train/forward_skew": stats.skew,
             "train/slowest_rank": stats.slowest_rank,
         }
-        if self._device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self._device)
+        if self._rank.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._rank.device)
             values["train/gpu_memory_gb"] = peak / 1e9
-        self._tracker.log([(key, value, images_seen) for key, value in values.items()], self._name)
-        self.progress(
-            f"epoch {epoch}/{self._config.epochs}",
-            stats.step,
-            steps,
+        points = [(key, value, images_seen) for key, value in values.items()]
+        self._run_log.log(points, self._sender)
+        note = (
             f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
-            f"{stats.worst_wait_fraction:.0%} waiting for data{_told_of_skew(stats)}",
-            {"epoch": epoch, "step": stats.step, **values},
+            f"{stats.worst_wait_fraction:.0%} waiting for data{_describe_skew(stats)}"
         )
+        numbers = {"epoch": epoch, "step": stats.step, **values}
+        self.progress(f"epoch {epoch}/{self._config.epochs}", stats.step, steps, note, numbers)
 
     def progress(
         self,
@@ -83,34 +70,32 @@ class MetricsLogger:
         step: int,
         steps: int,
         note: str = "",
-        numbers: Mapping[str, float] | None = None,
+        numbers: Mapping[str, float] = _NONE,
     ) -> None:
-        """Where training is; ``note`` for people and ``numbers`` for programs say how it goes."""
-        if self._first:
-            self._tracker.progress(
-                ProgressState(label=label, step=step, steps=steps, note=note, numbers=numbers or {})
-            )
+        """Send where training is; arguments as of `ProgressState`."""
+        if self._rank.is_first:
+            self._run_log.progress(ProgressState(label, step, steps, note, numbers))
 
     def trace(self, trace: bytes) -> None:
-        """A profiler's trace, for the run's directory and for MLflow."""
+        """Write a profiler's trace into the run's directory and send it to MLflow."""
         path = "profile/trace.json.gz"
         run = storage.join(self._config.storage, self._config.run_name)
         with storage.storage_errors():
             storage.write_bytes(storage.join(run, path), trace)
-        self._tracker.artifact(trace, path)
+        self._run_log.artifact(trace, path)
 
 
-def _told_of_skew(stats: StepStats) -> str:
-    if stats.skew < _NOTEWORTHY:
+def _describe_skew(stats: StepStats) -> str:
+    if stats.skew < _NOTEWORTHY_SKEW:
         return ""
     return f", rank {stats.slowest_rank} {stats.skew - 1:.0%} slower than the mean"
 
 
 @contextlib.contextmanager
-def shown(tracker: TrainingLog) -> Iterator[None]:
-    """Show training's progress in this process until the block ends."""
+def shown(run_log: TrainingLog) -> Iterator[None]:
+    """Show training's progress in this process (the driver) until the block ends."""
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(tracker, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(run_log, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -119,11 +104,12 @@ def shown(tracker: TrainingLog) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(tracker: TrainingLog, done: threading.Event) -> None:
+def _watch(run_log: TrainingLog, done: threading.Event) -> None:
+    """Poll the state twice a second; one bar for each label."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
         while not done.wait(0.5):
-            state: ProgressState | None = tasks.answer(tracker.state(), otherwise=None)
+            state: ProgressState | None = tasks.answer(run_log.state(), otherwise=None)
             if state is None:
                 continue
             if bar is None or bar.label != state.label:

@@ -1,7 +1,4 @@
-"""What steps change on one rank: the network, its moving average, the optimiser's moments.
-
-Where a rank stands within an epoch, so that it can go on there after a kill.
-"""
+"""Hold what training changes on one rank: network, optimizer, position within an epoch."""
 
 from __future__ import annotations
 
@@ -16,12 +13,34 @@ from pipeline.config.train import TrainConfig
 from pipeline.methods import Method
 from pipeline.models import cam_net
 from pipeline.training import distributed
-from pipeline.training.loop import Pause
+from pipeline.training.loop import EpochPosition
 from pipeline.training.step import TrainStep, moving_average
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rank:
+    """Names one process of a training, and what it computes with.
+
+    Attributes:
+        device: where it trains.
+        threads: for decoding.
+        number: from 0; the first one reports for all.
+        world_size: number of ranks.
+    """
+
+    device: torch.device
+    threads: int
+    number: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process reports and saves for all."""
+        return self.number == 0
+
+
 class TrainState:
-    """Built from a configuration, whole (DDP) or cut into shards (FSDP), before the first step.
+    """Holds the trained network, its moving average and optimizer, whole (DDP) or cut (FSDP).
 
     Args:
         config: of the run.
@@ -49,7 +68,7 @@ class TrainState:
 
     @property
     def scored(self) -> cam_net.CamNet:
-        """The network that is validated and kept: the moving average where there is one."""
+        """The network that is validated and kept: the moving average if there is one."""
         return self.model if self.averaged is None else cast(cam_net.CamNet, self.averaged.module)
 
     def runnable(self, network: cam_net.CamNet) -> cam_net.CamNet:
@@ -57,77 +76,75 @@ class TrainState:
         return distributed.runnable(network, self._config.model, self._num_classes)
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore model and optimiser from `gathered`, of any number of ranks, cut or whole."""
+        """Restore model and optimizer from `gather`, by any number of ranks, under DDP or FSDP."""
         distributed.load(self.model, state["model"])
         distributed.load_optimizer(self.optimizer, state["optimizer"])
 
-    def gathered(self, step: TrainStep, *, keep: bool) -> tuple[Any, dict[str, Any]]:
-        """(weights of `scored`, states of model, optimiser and step), with shards made whole.
+    def gather(self, step: TrainStep, *, keep: bool) -> tuple[Any, dict[str, Any]]:
+        """Gather (weights of `scored`, states of model, optimizer and step) from all shards.
 
-        Every rank joins; those that do not ``keep`` it are spared the memory of shards.
+        Every rank calls it; those that do not ``keep`` the result save its memory.
         """
         parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "step": step}
-        scored = distributed.whole(self.scored.state_dict(), keep=keep)
-        whole = {
-            name: distributed.whole(part.state_dict(), keep=keep) for name, part in parts.items()
+        scored = distributed.gather(self.scored.state_dict(), keep=keep)
+        return scored, {
+            name: distributed.gather(part.state_dict(), keep=keep) for name, part in parts.items()
         }
-        return scored, whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankState:
-    """One rank between two steps of an epoch.
+    """Holds the state of one rank between two steps of an epoch.
 
     Attributes:
-        at: the steps done, and what was measured of them.
-        reader: DALI's checkpoint (`pipeline.data.loader.Epoch.position`).
-        random: states of torch's generators: of the host, and of the GPU where there is one.
+        position: the steps done, and what was measured since the last statistics.
+        reader: DALI's checkpoint (`pipeline.data.labels.LabelledEpoch.position`).
+        random: states of torch's generators: of the host, and of the GPU if there is one.
         pending: what the method gathered on this rank.
         candidates: what the label audit gathered on this rank.
     """
 
-    at: Pause
+    position: EpochPosition
     reader: bytes
     random: tuple[torch.Tensor, ...]
     pending: dict[str, Any]
     candidates: dict[str, Any]
 
     @classmethod
-    def now(
+    def capture(
         cls,
-        *,
-        at: Pause,
+        position: EpochPosition,
         reader: bytes,
         method: Method,
-        candidates: Collector,
+        collector: Collector,
         device: torch.device,
     ) -> RankState:
-        """The position of this process."""
+        """Copy the state of this process."""
         random = [torch.get_rng_state()]
         if device.type == "cuda":
             random.append(torch.cuda.get_rng_state(device))
         return cls(
-            at=at,
+            position=position,
             reader=reader,
             random=tuple(random),
             pending=method.pending_state(),
-            candidates=candidates.state_dict(),
+            candidates=collector.state_dict(),
         )
 
-    def restore(self, method: Method, candidates: Collector, device: torch.device) -> None:
-        """Bring this process there, but for its reader."""
+    def restore(self, method: Method, collector: Collector, device: torch.device) -> None:
+        """Bring this process into the state, except for its reader."""
         torch.set_rng_state(self.random[0])
         if device.type == "cuda" and len(self.random) > 1:
             torch.cuda.set_rng_state(self.random[1], device)
         method.load_pending_state(self.pending)
-        candidates.load_state_dict(self.candidates)
+        collector.load_state_dict(self.candidates)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain tensors, numbers and lists, which `torch.load` takes without trust."""
+        """Convert to tensors, numbers and lists, which `torch.load` reads as plain data."""
         return {
-            "step": self.at.step,
-            "images": self.at.images,
-            "meter": self.at.meter,
+            "step": self.position.step,
+            "images": self.position.images,
+            "meter": self.position.meter,
             "reader": torch.from_numpy(np.frombuffer(self.reader, np.uint8).copy()),
             "random": list(self.random),
             "pending": self.pending,
@@ -136,11 +153,13 @@ class RankState:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> RankState:
-        """The inverse of `state_dict`."""
+        """Convert back from `state_dict`."""
         return cls(
-            at=Pause(step=state["step"], images=state["images"], meter=state.get("meter")),
+            position=EpochPosition(
+                step=state["step"], images=state["images"], meter=state["meter"]
+            ),
             reader=state["reader"].numpy().tobytes(),
             random=tuple(state["random"]),
             pending=state["pending"],
-            candidates=state.get("candidates", {}),
+            candidates=state["candidates"],
         )

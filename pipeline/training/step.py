@@ -1,10 +1,10 @@
-"""Learning-rate schedules as pure functions of progress, so that resuming needs no state.
-
-One optimizer step: precision, micro-batches, clipping, schedule and moving average.
+"""Take one optimizer step: precision, micro-batches, clipping, learning rate, moving average.
 
 The batch of a loss is the global batch, also where it does not fit into memory: micro-batches are
 scored first without gradients, the method sees all their logits at once, and each micro-batch is
 then run again with its share of the gradient. Masks and loss equal those of one large batch.
+
+The learning rate is a pure function of progress, so that resuming needs no state of a scheduler.
 """
 
 from __future__ import annotations
@@ -27,38 +27,13 @@ from pipeline.models.cam_net import CamNet
 from pipeline.training import distributed
 from pipeline.training.timing import RankTimer
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # torch.optim.lr_scheduler.OneCycleLR's defaults: start at 1/25 of the peak, end at 1/1e4 of that.
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 25e4
 
 
-def factor(progress: float, kind: Schedule, warmup: float = 0.0) -> float:
-    """The multiple of the base learning rate to train with.
-
-    Args:
-        progress: share of the whole training that is done, in [0, 1].
-        kind: "constant" (the paper's), "cosine" (to zero), or "one-cycle" (cosine up during the
-            warm-up, cosine down after it; the schedule of ASL and CSL, with warm-up 0.2).
-        warmup: share of the training spent rising, linearly but for "one-cycle".
-    """
-    if progress < warmup:
-        rise = progress / warmup
-        return _between(_ONE_CYCLE_START, 1, rise) if kind == "one-cycle" else rise
-    if kind == "constant":
-        return 1.0
-    fall = (progress - warmup) / (1 - warmup)
-    return _between(1, _ONE_CYCLE_END if kind == "one-cycle" else 0, fall)
-
-
-def _between(start: float, end: float, share: float) -> float:
-    """Half a cosine from ``start`` to ``end``."""
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 class TrainStep:
-    """Turns batches into updates.
+    """Turns batches into updates of a model.
 
     Args:
         model: maps uint8 images (B, H, W, 3) to logits (B, K); wrapped for DDP, or cut by FSDP.
@@ -68,7 +43,7 @@ class TrainStep:
         averaged: of `moving_average`, made before the model was wrapped or cut; None for none.
 
     Attributes:
-        pace: how long this rank's forward passes take.
+        timer: how long this rank's forward passes take.
     """
 
     def __init__(
@@ -86,10 +61,10 @@ class TrainStep:
         self._base_rates = [group["lr"] for group in optimizer.param_groups]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self.averaged = averaged
-        self.pace = RankTimer(_unwrapped(model), self.device)
+        self.timer = RankTimer(_unwrapped(model), self.device)
 
     def enter(self, phase: Phase, *, resumed: bool = False) -> None:
-        """Train from now on as the method's epoch wants; ``resumed`` is the epoch under way."""
+        """Enter a method's phase; ``resumed`` within it, where the optimizer keeps its state."""
         self._phase = phase
         inner = _unwrapped(self.model)
         if isinstance(inner, CamNet):
@@ -99,7 +74,10 @@ class TrainStep:
 
     def __call__(self, batch: LabelledBatch, progress: float = 0.0) -> StepResult:
         """Take one step; ``progress`` is the share of the whole training that is done."""
-        rate = factor(progress, self.config.schedule, self.config.warmup) * self._phase.rate
+        rate = (
+            learning_rate_factor(progress, self.config.schedule, self.config.warmup)
+            * self._phase.rate
+        )
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
         if self._phase.backbone_frozen:  # the first group; weight decay would move it
@@ -116,7 +94,7 @@ class TrainStep:
         return result
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the weights and the optimizer's state."""
+        """Return what a resumed run needs beside the weights and the optimizer's state."""
         averaged = None if self.averaged is None else self.averaged.state_dict()
         return {"scaler": self._scaler.state_dict(), "averaged": averaged}
 
@@ -127,19 +105,13 @@ class TrainStep:
             distributed.load(self.averaged, state["averaged"])
 
     def _backward(self, batch: LabelledBatch) -> StepResult:
-        labels_BK, ids_B = batch.dense(), batch.sample_ids
         parts = list(_split(batch, self.config.micro_batches))
-        if len(parts) == 1:
-            logits_BK = self._forward(batch)
-            loss, modified_BK = self.method.loss(logits_BK, labels_BK, ids_B)
-            self._scaler.scale(loss).backward()
-        else:
-            with torch.no_grad(), _frozen_statistics(self.model):
-                logits_BK = torch.cat([self._forward(part) for part in parts])
-            logits_BK.requires_grad_()
-            loss, modified_BK = self.method.loss(logits_BK, labels_BK, ids_B)
-            self._scaler.scale(loss).backward()
-            self._again(parts, logits_BK)
+        logits_BK = self._forward(batch) if len(parts) == 1 else self._score(parts)
+        labels_BK = batch.dense()
+        loss, modified_BK = self.method.loss(logits_BK, labels_BK, batch.sample_ids)
+        self._scaler.scale(loss).backward()
+        if len(parts) > 1:
+            self._backward_parts(parts, logits_BK)
         return StepResult(
             batch=batch,
             loss=loss.detach(),
@@ -148,8 +120,14 @@ class TrainStep:
             modified_BK=modified_BK,
         )
 
-    def _again(self, parts: list[Batch], logits_BK: torch.Tensor) -> None:
-        """Run each micro-batch with the gradient its logits got; ranks synchronise in the last."""
+    def _score(self, parts: list[Batch]) -> torch.Tensor:
+        """Compute the logits of all micro-batches without the memory of their gradients."""
+        with torch.no_grad(), _frozen_statistics(self.model):
+            logits_BK = torch.cat([self._forward(part) for part in parts])
+        return logits_BK.requires_grad_()
+
+    def _backward_parts(self, parts: list[Batch], logits_BK: torch.Tensor) -> None:
+        """Run each micro-batch with the gradient of its logits; ranks synchronise in the last."""
         assert logits_BK.grad is not None
         begin = 0
         for number, part in enumerate(parts):
@@ -173,8 +151,31 @@ class TrainStep:
         return logits_BK[:B].float()
 
 
+def learning_rate_factor(progress: float, kind: Schedule, warmup: float = 0.0) -> float:
+    """Compute the multiple of the base learning rate to train with.
+
+    Args:
+        progress: share of the whole training that is done, in [0, 1].
+        kind: "constant" (the paper's), "cosine" (to zero), or "one-cycle" (cosine up during the
+            warm-up, cosine down after it; the schedule of ASL and CSL, with warm-up 0.2).
+        warmup: share of the training spent rising, linearly but for "one-cycle".
+    """
+    if progress < warmup:
+        rise = progress / warmup
+        return _cosine(_ONE_CYCLE_START, 1, rise) if kind == "one-cycle" else rise
+    if kind == "constant":
+        return 1.0
+    fall = (progress - warmup) / (1 - warmup)
+    return _cosine(1, _ONE_CYCLE_END if kind == "one-cycle" else 0, fall)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Interpolate on half a cosine from ``start`` to ``end``."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
 def moving_average(network: nn.Module, decay: float | None) -> AveragedModel | None:
-    """A copy that follows ``network`` in every step, or None without a decay."""
+    """Make an exponential moving average of ``network``'s weights, or None without a decay."""
     if decay is None:
         return None
     follow: Any = get_ema_multi_avg_fn(decay)
@@ -189,7 +190,7 @@ def moving_average(network: nn.Module, decay: float | None) -> AveragedModel | N
 
 
 def _split(batch: Batch, count: int) -> Iterator[Batch]:
-    """``count`` parts on every rank, empty ones included, so that ranks stay in step."""
+    """Cut a batch into ``count`` parts, empty ones included, so that ranks stay in step."""
     size = -(-len(batch) // count)
     for begin in range(0, size * count, size) if size else [0] * count:
         yield Batch(
@@ -200,7 +201,7 @@ def _split(batch: Batch, count: int) -> Iterator[Batch]:
 
 @contextlib.contextmanager
 def _frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Let batch norm normalise as in training without counting the batch twice."""
+    """Keep batch norm from counting the batch in its running statistics, which it would twice."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,10 +1,8 @@
-"""How long a rank computes between the places where ranks wait for one another.
+"""Measure a rank's forward passes, and trace where the time of a step goes.
 
 Under DDP all ranks take the same time for a step: that of the slowest, for which the others wait in
-the sum of gradients. What tells them apart is the network's forward pass, which has no collective
-(DDP exchanges buffers before it; FSDP gathers its shards within, so that its ranks look alike).
-
-Where the time of a step goes: a trace of a few steps, for Perfetto or chrome://tracing.
+the sum of gradients. Only the forward pass tells them apart, which has no collective (DDP exchanges
+buffers before it; FSDP gathers its shards within, so that its ranks look alike).
 """
 
 from __future__ import annotations
@@ -19,13 +17,16 @@ from typing import Any
 import torch
 from torch import nn
 
+# Steps left out because they start things, steps for the profiler itself, steps traced.
+SKIPPED, WARMING, TRACED = 1, 2, 3
+
 
 class RankTimer:
     """Sums the seconds of a network's forward passes in training mode.
 
     Args:
         network: inside the wrapper of DDP.
-        device: whose time it is. A GPU's is taken from its own events, nobody waits for it.
+        device: a GPU's time is taken from its own events, so that nothing waits for it.
     """
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
@@ -36,7 +37,7 @@ class RankTimer:
         network.register_forward_hook(self._end)
 
     def read(self) -> float:
-        """Seconds since it was last read; waits for the last pass."""
+        """Return the seconds since the last call; waits for the last pass."""
         passes, self._passes = self._passes, []
         if not self._on_gpu:
             return float(sum(end - begin for begin, end in passes))
@@ -59,16 +60,15 @@ class RankTimer:
         return event
 
 
-SKIPPED, WARMING, TRACED = 1, 2, 3
-"""Steps left out because they start things, steps for the profiler itself, steps traced."""
-
-
 @contextlib.contextmanager
 def profiled(keep: Callable[[bytes], None] | None) -> Iterator[Callable[[], None]]:
-    """Trace steps `SKIPPED` + `WARMING` + 1 and on; the block calls what it is given per step.
+    """Trace steps `SKIPPED` + `WARMING` + 1 and on, for Perfetto or chrome://tracing.
 
     Args:
         keep: receives the gzipped Chrome trace (host, and GPU where there is one); None: no trace.
+
+    Yields:
+        What the block calls after every step.
     """
     if keep is None:
         yield lambda: None

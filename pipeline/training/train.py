@@ -1,36 +1,30 @@
-"""Distributed training on Ray Train, as the driver sees it.
-
-The driver validates everything it can before a worker starts, because a worker's exception is a
-failure that Ray retries.
-"""
+"""Train a run on Ray, as the driver sees it."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline import methods, storage
 from pipeline.cluster import checkpoints, preemption, tasks
-from pipeline.cluster.checkpoints import SCORE
+from pipeline.cluster.preemption import StopReason
 from pipeline.config.train import TrainConfig
-from pipeline.data.staging import open_dataset
 from pipeline.inference import mlflow_model
 from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
-from pipeline.training.failures import TrainingInterrupted, TrainingStopped
+from pipeline.training.failures import TrainingInterrupted
+from pipeline.training.prepare import Prepared
 from pipeline.training.progress import shown
-from pipeline.training.train_loop import cache_of, train_loop, validate_checkpoint
+from pipeline.training.train_loop import train_loop, validate_checkpoint
 from sharding.errors import InputError
 from sharding.log import info
 
-# Of one call: a storage that only ever takes small files would be tried for ever.
+# Within one call: a storage that only ever takes small files would be retried for ever.
 _MOST_OUTAGES = 3
 
 
@@ -56,141 +50,113 @@ def train(config: TrainConfig) -> TrainResult:
 
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
-        TrainingStopped: the loss became NaN or infinite; the last checkpoint is kept.
-        TrainingBroken: the training code raises an exception again and again.
-        TrainingFailed: too many workers or hosts died; the same call goes on from there.
-        TrainingInterrupted: the process got SIGTERM; likewise.
+        TrainingEnded: see the table in `pipeline.training.failures`.
     """
-    from ray.train import TrainingFailedError
-
-    if not config.dataset:
-        raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")
-    config = dataclasses.replace(
-        config,
-        dataset=storage.absolute(config.dataset),
-        storage=storage.absolute(config.storage),
-        method_options=methods.with_absolute_paths(config.method_options),
-    )
-    dataset = open_dataset(config.dataset, cache_of(config), tars=False)
-    directory = storage.join(config.storage, config.run_name)
-    config = prepare.with_labels(config, dataset, directory)
-    prepare.check(config, dataset)
-    use_gpu, cpus = prepare.resources(config)
-    resumed = prepare.claim(directory, config)
-    run_id = prepare.open_run(config, dataset, directory, resumed)
-    spool = str(Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl")
-    tracker = cast(
-        TrainingLog, tasks.start_actor(writer.RunWriter, client.tracking_uri(), run_id, spool)
-    )
-    trainer = _trainer(config, run_id=run_id, tracker=tracker, use_gpu=use_gpu, cpus=cpus)
-    status = "FAILED"
-    try:
-        with shown(tracker), preemption.heeding_sigterm(tracker.leave):
-            result = _fit(trainer, directory, lambda: prepare.write_again(directory, config))
-        left = result.return_value
-        if left.not_finite:
-            good = checkpoints.last_good(result, directory)
-            raise TrainingStopped(f"{left.not_finite}; {good}")
-        if left.notice == preemption.STOPPED:
-            status = "KILLED"
-            raise TrainingInterrupted(f"SIGTERM; repeat the command to go on from {directory}")
-        status = "FINISHED"
-        with contextlib.suppress(OSError, InputError):  # it does no harm, and the run is done
-            checkpoints.mend(directory)
-    except (TrainingFailedError, OSError) as error:
-        raise failures.of_failure(error, directory) from error
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        if unsent := tasks.answer(tracker.flush(), otherwise="the last"):
-            info(
-                f"MLflow has not taken {unsent} items; its points are sent when the command is "
-                "repeated, its tables, images and files are not",
-                "WARNING",
-            )
-        runs.close_run(run_id, status)
-    best = checkpoints.best_of_result(result, directory)
-    mlflow_model.log_best(run_id, best, config.log_model)
+    run = prepare.prepare(config)
+    with tracked_run(run) as (run_id, run_log):
+        trainer = _trainer(run, run_id, run_log)
+        with shown(run_log), preemption.on_sigterm(run_log.request_stop):
+            result = _fit(trainer, run)
+        with contextlib.suppress(OSError, InputError):  # the run is done all the same
+            checkpoints.repair(run.directory)
+    best = checkpoints.best_of_result(result, run.directory)
+    mlflow_model.log_best(run_id, best, run.config.log_model)
     return TrainResult(
-        directory=directory,
+        directory=run.directory,
         best=best,
         metrics=dict(result.metrics or {}),
         mlflow_run_id=run_id,
     )
 
 
-def _fit(trainer: Any, directory: str, write: Callable[[], object]) -> Any:
-    """Ray's result, whatever machines are taken away and however often the storage is gone.
+@contextlib.contextmanager
+def tracked_run(run: Prepared) -> Iterator[tuple[str, TrainingLog]]:
+    """Open the MLflow run and its writer; flush the writer and set the run's status in the end.
 
-    Args:
-        trainer: Ray's.
-        directory: the run's.
-        write: writes a small file to the storage.
+    Yields:
+        The run's id, and a handle of its only writer.
+    """
+    run_id = prepare.open_run(run)
+    spool = str(Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl")
+    actor = tasks.start_actor(writer.RunWriter, client.tracking_uri(), run_id, spool)
+    run_log = cast(TrainingLog, actor)
+    status = "FAILED"
+    try:
+        yield run_id, run_log
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit, TrainingInterrupted):
+        status = "KILLED"
+        raise
+    finally:
+        if unsent := tasks.answer(run_log.flush(), otherwise="the last"):
+            info(
+                f"MLflow has not taken {unsent} items; its points are sent when the command is "
+                "repeated, its tables, images and files are not",
+                "WARNING",
+            )
+        runs.close_run(run_id, status)
+
+
+def _fit(trainer: Any, run: Prepared) -> Any:
+    """Return Ray's result; fit again after a node was taken away or the storage was gone.
 
     Raises:
-        TrainingFailedError, OSError: Ray's, the storage's, where there is no going on.
+        InputError, TrainingEnded: see the table in `pipeline.training.failures`.
     """
     from ray.train import TrainingFailedError
 
     outages = 0
     while True:
         try:
-            checkpoints.mend(directory)
+            checkpoints.repair(run.directory)
             result = trainer.fit()
         except (TrainingFailedError, OSError) as error:
             outages += 1
-            if outages > _MOST_OUTAGES or not failures.waited_out(error, write):
-                raise
+            if outages > _MOST_OUTAGES or not failures.storage_recovers(error, run.write_again):
+                raise failures.ending(error, run.directory) from error
             continue
-        if result.return_value.notice != preemption.PREEMPTED:
+        end = result.return_value
+        if end.reason is not StopReason.NODE_DRAINED:
+            end.raise_if_early(run.directory, checkpoints.last_good(result, run.directory))
             return result
         info("a node is to be taken away: saved, going on without it", "WARNING")
 
 
-def _trainer(
-    config: TrainConfig, *, run_id: str, tracker: TrainingLog, use_gpu: bool, cpus: int
-) -> Any:
-    """Ray's trainer, which finds by itself whether its run is there to go on with."""
-    from ray.train import (
-        CheckpointConfig,
-        FailureConfig,
-        LoggingConfig,
-        RunConfig,
-        ScalingConfig,
-        ValidationConfig,
-    )
-    from ray.train.torch import TorchTrainer
+def _trainer(run: Prepared, run_id: str, run_log: TrainingLog) -> Any:
+    """Configure Ray's trainer, which continues the run if its directory has checkpoints."""
+    import ray.train
+    import ray.train.torch
 
+    config, use_gpu, cpus = run.config, run.use_gpu, run.cpus
     low, high = config.worker_range
-    return TorchTrainer(
+    validate = functools.partial(
+        validate_checkpoint, config=config, run_log=run_log, threads=cpus, use_gpu=use_gpu
+    )
+    return ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config={
             "config": config.to_dict(),
             "run_id": run_id,
-            "tracker": tracker,
+            "run_log": run_log,
             "threads": cpus,
         },
-        scaling_config=ScalingConfig(
+        scaling_config=ray.train.ScalingConfig(
             num_workers=high if low == high else (low, high),
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
         ),
-        validation_config=ValidationConfig(
-            functools.partial(
-                validate_checkpoint, config=config, tracker=tracker, threads=cpus, use_gpu=use_gpu
-            ),
-            ray_remote_kwargs={"num_cpus": cpus, "num_gpus": int(use_gpu)},
+        validation_config=ray.train.ValidationConfig(
+            validate, ray_remote_kwargs={"num_cpus": cpus, "num_gpus": int(use_gpu)}
         ),
-        run_config=RunConfig(
+        run_config=ray.train.RunConfig(
             name=config.run_name,
             storage_path=config.storage,
-            logging_config=LoggingConfig(log_level="WARNING"),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             # Each minute without a lost host's replacement is a failure of the controller.
-            failure_config=FailureConfig(max_failures=3, controller_failure_limit=30),
-            checkpoint_config=CheckpointConfig(
+            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=30),
+            checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.keep_checkpoints,
-                checkpoint_score_attribute=SCORE,
+                checkpoint_score_attribute=checkpoints.SCORE,
                 checkpoint_score_order="max",
             ),
         ),

@@ -1,33 +1,57 @@
-"""Distributed training on Ray Train, as every worker sees it, and the validation beside it."""
+"""Train on Ray Train as every worker sees it, and validate as a separate task."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline import storage
-from pipeline.cluster import preemption
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
+from pipeline.cluster.preemption import Poll, StopVote
 from pipeline.config.train import TrainConfig
-from pipeline.data.staging import Cache, open_dataset
 from pipeline.data.unreadable import LeftOut
 from pipeline.models import checkpoint
 from pipeline.tracking import system_metrics
 from pipeline.tracking.run_log import TrainingLog
-from pipeline.training.failures import Left
-from pipeline.training.loop import LeftEarly, NonFiniteLoss
+from pipeline.training.epoch import run_epoch
+from pipeline.training.failures import LoopEnd
+from pipeline.training.loop import NonFiniteLoss, StopRequested
+from pipeline.training.prepare import open_cached
+from pipeline.training.state import Rank
 from pipeline.training.validation import Validator
 from pipeline.training.worker import Worker
 from sharding.storage import locks
 
 
-def train_loop(settings: dict[str, Any]) -> Left:
-    """What every worker runs; ``settings`` as made by `train`."""
+def train_loop(settings: dict[str, Any]) -> LoopEnd:
+    """Train all epochs on one rank; ``settings`` as made by `pipeline.training.train`."""
+    import ray.train
+
+    context = ray.train.get_context()
+    worker = _begin(settings)
+    vote = StopVote(
+        rank=worker.rank.number,
+        device=worker.rank.device,
+        stop_requested=Poll(worker.run_log.stop_requested),
+        node_drained=lambda: ray.train.get_preemption_info() is not None,
+    )
+    send = worker.run_log.system_metrics
+    with system_metrics.watched(send, context.get_node_rank(), context.get_local_rank()):
+        try:
+            _run(worker, vote)
+        except StopRequested:
+            return LoopEnd(reason=vote.reason)
+        except NonFiniteLoss as error:
+            return LoopEnd(not_finite=f"epoch {worker.epoch + 1}: {error}")
+    return LoopEnd()
+
+
+def _begin(settings: dict[str, Any]) -> Worker:
+    """Assemble this rank, from the run's latest checkpoint if it has one."""
     import ray.train
     import ray.train.torch
 
@@ -36,15 +60,17 @@ def train_loop(settings: dict[str, Any]) -> Left:
     context = ray.train.get_context()
     worker = Worker(
         config=config,
-        dataset=open_dataset(config.dataset, cache_of(config)),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-        threads=settings["threads"],
-        tracker=settings["tracker"],
+        dataset=open_cached(config),
+        rank=Rank(
+            number=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+            threads=settings["threads"],
+        ),
+        run_log=settings["run_log"],
         run_id=settings["run_id"],
     )
-    model: torch.nn.Module = worker.model
+    model: torch.nn.Module = worker.state.model
     if config.parallel == "ddp":  # Ray leaves fully_shard to us
         model = ray.train.torch.prepare_model(model)
     latest = ray.train.get_checkpoint()
@@ -55,64 +81,31 @@ def train_loop(settings: dict[str, Any]) -> Left:
         if directory and not storage.exists(storage.join(directory, "meta.json")):
             raise FileNotFoundError(directory)  # it was there when the driver looked
         worker.begin(model, directory)
-    noticed = preemption.Notice(
-        rank=worker.rank,
-        device=worker.device,
-        stopping=preemption.Question(worker.tracker.leaving),
-        drained=lambda: ray.train.get_preemption_info() is not None,
-    )
-    watched = system_metrics.watched(
-        worker.tracker.system_metrics, context.get_node_rank(), context.get_local_rank()
-    )
-    with watched:
-        try:
-            if worker.unscored and not config.async_validation:
-                _validate(worker, noticed)
-            for epoch in range(worker.epoch + 1, config.epochs + 1):
-                worker.train(
-                    epoch, on_pause=lambda: _report(worker, {SCORE: UNSCORED}), leaving=noticed
-                )
-                if config.async_validation:
-                    _report(worker, _unscored(worker), validate=True)
-                else:
-                    _validate(worker, noticed)
-        except LeftEarly:
-            return Left(notice=noticed.reason)
-        except NonFiniteLoss as error:
-            return Left(not_finite=f"epoch {worker.epoch + 1}: {error}")
-    return Left()
+    return worker
 
 
-def validate_checkpoint(
-    saved: Any, *, config: TrainConfig, tracker: TrainingLog, threads: int, use_gpu: bool
-) -> dict[str, float]:
-    """Metrics of a checkpoint, computed by one task while training goes on."""
-    torch.set_num_threads(threads)
-    device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
-    with saved.as_directory() as directory:
-        model, meta = checkpoint.load_model(directory)
-    dataset = open_dataset(config.dataset, cache_of(config))
-    validator = Validator(
-        config=config,
-        dataset=dataset,
-        device=device,
-        threads=threads,
-        tracker=tracker,
-        left_out=LeftOut(tracker.artifact),
-        shown=False,
-    )
-    return validator(model.to(device), epoch=meta.epoch, images_seen=meta.images_seen)
+def _run(worker: Worker, should_stop: Callable[[], bool]) -> None:
+    """Train and validate the remaining epochs."""
+    config = worker.config
+    if worker.unscored and not config.async_validation:
+        _validate(worker, should_stop)
+    for epoch in range(worker.epoch + 1, config.epochs + 1):
+        run_epoch(worker, epoch, lambda: _report(worker, {SCORE: UNSCORED}), should_stop)
+        if config.async_validation:
+            _report(worker, _unscored(worker), validate=True)
+        else:
+            _validate(worker, should_stop)
 
 
-def _validate(worker: Worker, leaving: Callable[[], bool]) -> None:
-    """Save the epoch with its score; without, where all leave: who resumes begins with scoring it.
+def _validate(worker: Worker, should_stop: Callable[[], bool]) -> None:
+    """Save the epoch with its score; without, if asked to stop: a resumed run scores it first.
 
     Raises:
-        LeftEarly: because of ``leaving``.
+        StopRequested: because of ``should_stop``.
     """
     try:
-        metrics = worker.validate(leaving)
-    except LeftEarly:
+        metrics = worker.validate(should_stop)
+    except StopRequested:
         _report(worker, _unscored(worker))
         raise
     _report(worker, metrics)
@@ -127,7 +120,7 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
     import ray.train
 
     directory = None
-    if worker.has_part_of_checkpoint:  # Ray removes the directory after the upload
+    if worker.saves_part:  # Ray removes the directory after the upload
         directory = tempfile.mkdtemp(prefix="checkpoint-", dir=locks.scratch_directory())
     worker.save(directory, metrics)
     saved = ray.train.Checkpoint.from_directory(directory) if directory else None
@@ -141,17 +134,31 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
 
 
 def _upload(saved: Any, name: str) -> Any:
-    """As Ray does by itself, but with errors that `pipeline.training.failures` knows."""
+    """Upload as Ray does by default, but with errors that `pipeline.training.failures` sorts."""
     import ray.train
 
     place = ray.train.get_context().get_storage()
     with storage.storage_errors():
         try:
             return place.persist_current_checkpoint(saved, name)
-        except RuntimeError as error:  # a file that Ray left there to know it by is gone
+        except RuntimeError as error:  # the file by which Ray knows its directory is gone
             raise OSError(f"{place.experiment_fs_path} is not where the run began") from error
 
 
-def cache_of(config: TrainConfig) -> Cache:
-    """Where a dataset from a bucket is copied to on this node."""
-    return Cache(directory=Path(config.cache), most_bytes=int(config.cache_gb * 1e9))
+def validate_checkpoint(
+    saved: Any, *, config: TrainConfig, run_log: TrainingLog, threads: int, use_gpu: bool
+) -> dict[str, float]:
+    """Compute the metrics of a checkpoint in one task, while training goes on."""
+    torch.set_num_threads(threads)
+    device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+    with saved.as_directory() as directory:
+        model, meta = checkpoint.load_model(directory)
+    validator = Validator(
+        config=config,
+        dataset=open_cached(config),
+        rank=Rank(device=device, threads=threads),
+        run_log=run_log,
+        left_out=LeftOut(run_log.artifact),
+        shows_progress=False,
+    )
+    return validator(model.to(device), meta.epoch, meta.images_seen)

@@ -1,6 +1,6 @@
-"""A network scored on the validation split, and what is left in MLflow about it.
+"""Score a network on the validation split and send the results to MLflow.
 
-Used by the training workers together after an epoch, or by a task of its own while they go on.
+Used by the training workers together after an epoch, or by a separate task while they train on.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import itertools
 import math
 from collections.abc import Callable
 from typing import Any
-
-import torch
 
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
@@ -23,26 +21,25 @@ from pipeline.evaluation.scores import gather, score
 from pipeline.inference.cams import explain
 from pipeline.models.cam_net import CamNet
 from pipeline.tracking.run_log import ProgressState, TrainingLog
-from pipeline.training.loop import LeftEarly
+from pipeline.training.loop import StopRequested
+from pipeline.training.state import Rank
 from sharding.manifest import Dataset
 
-# Images that are scored together, whatever the number of ranks: it shows in a score's last bits.
-_BATCH = 32
 VALIDATION = "validation"
 TEST = "test"
+# Images that are scored together, whatever the number of ranks: it shows in a score's last bits.
+_BATCH = 32
 
 
 class Validator:
-    """One rank of a validation.
+    """Scores one rank's share of the validation split; the first rank sends the results.
 
     Args:
-        config: of the training run.
-        dataset: what it trains on.
-        device, threads: what to decode and compute with.
-        tracker: of the run; only the first rank sends to it.
+        config, dataset: of the training run.
+        rank: this process.
+        run_log: takes the results.
         left_out: images that cannot be decoded.
-        rank, world_size: this rank's share of the batches.
-        shown: whether to tell of the progress.
+        shows_progress: whether the first rank reports the batches done.
     """
 
     def __init__(
@@ -50,20 +47,16 @@ class Validator:
         *,
         config: TrainConfig,
         dataset: Dataset,
-        device: torch.device,
-        threads: int,
-        tracker: TrainingLog,
+        rank: Rank,
+        run_log: TrainingLog,
         left_out: LeftOut,
-        rank: int = 0,
-        world_size: int = 1,
-        shown: bool = True,
+        shows_progress: bool = True,
     ) -> None:
-        self.config, self.dataset, self.tracker, self.rank = config, dataset, tracker, rank
-        self._shown = shown and rank == 0
-        self._device = device
+        self._config, self._dataset, self._rank, self._run_log = config, dataset, rank, run_log
+        self._shows_progress = shows_progress and rank.is_first
         self._options = {
             "image_size": config.data.image_size,
-            "threads": threads,
+            "threads": rank.threads,
             "left_out": left_out,
         }
         _, version = dataset.label_version(config.labels)
@@ -71,27 +64,26 @@ class Validator:
         self._share: LabelledSplit | None = None
         if VALIDATION in self._splits:
             whole = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
-            self._rounds = whole.loader.plan.steps // world_size
-            self._share = whole.part(rank, world_size)
+            self._common_steps = whole.loader.plan.steps // rank.world_size
+            self._share = whole.part(rank.number, rank.world_size)
 
     def __call__(
         self,
         model: CamNet,
-        *,
         epoch: int,
         images_seen: int,
-        leaving: Callable[[], bool] = lambda: False,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
-        """Metrics after an epoch, equal on every rank; the score alone without such a split.
+        """Compute metrics after an epoch, equal on every rank; the score alone without the split.
 
         Args:
             model: to be scored.
             epoch: it was trained for.
             images_seen: since the run began; MLflow's step.
-            leaving: asked on all ranks after every batch that all have; True there leaves.
+            should_stop: asked on all ranks after every batch that all have; True there stops.
 
         Raises:
-            LeftEarly: because of ``leaving``; nothing was told of a part of the split.
+            StopRequested: because of ``should_stop``; nothing was sent of a part of the split.
         """
         if self._share is None:
             return {"epoch": float(epoch), SCORE: float(epoch)}
@@ -99,39 +91,33 @@ class Validator:
 
         def on_batch() -> None:
             done = next(numbers)
-            self._show(epoch, done, steps)
-            if done <= self._rounds and leaving():  # some ranks have one batch more
-                raise LeftEarly(f"left at batch {done} of the validation")
+            if self._shows_progress:
+                label = f"validate {epoch}/{self._config.epochs}"
+                self._run_log.progress(ProgressState(label, done, steps))
+            if done <= self._common_steps and should_stop():  # some ranks have one batch more
+                raise StopRequested(f"stopped after batch {done} of the validation")
 
         scores = gather(score(model, self._share, on_batch))
-        per_class = PerClass.of(scores, self.dataset.classes)
+        per_class = PerClass.of(scores, self._dataset.classes)
         report = Report(summaries=per_class.summaries())
         metrics = report.metrics("val")
-        if self.rank == 0:
+        if self._rank.is_first:
+            folder = f"eval/epoch_{epoch:03d}"
             publish.evaluation(
-                self.tracker,
-                report,
-                per_class,
-                prefix="val",
-                step=images_seen,
-                folder=f"eval/epoch_{epoch:03d}",
+                self._run_log, report, per_class, prefix="val", step=images_seen, folder=folder
             )
-            self._picture(model, epoch, images_seen)
+            self._send_maps(model, epoch, images_seen)
         best = metrics["val/mAP/all"]
         return metrics | {"epoch": float(epoch), SCORE: -1.0 if math.isnan(best) else best}
 
-    def _picture(self, model: CamNet, epoch: int, images_seen: int) -> None:
-        """Maps of a few test images (validation images without such a split), always the same."""
-        pictured = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
-        explained = explain(model, pictured, self.dataset.classes)
-        publish.maps(self.tracker, explained, images_seen, f"epoch_{epoch:03d}")
+    def _send_maps(self, model: CamNet, epoch: int, images_seen: int) -> None:
+        """Send activation maps of the same few test images, or validation images without them."""
+        images = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
+        explained = explain(model, images, self._dataset.classes)
+        publish.maps(self._run_log, explained, images_seen, f"epoch_{epoch:03d}")
 
     def _open(self, split: str, **options: Any) -> LabelledSplit:
+        device = self._rank.device
         return LabelledSplit.open(
-            self.dataset, split, self.config.labels, self._device, **self._options, **options
+            self._dataset, split, self._config.labels, device, **self._options, **options
         )
-
-    def _show(self, epoch: int, step: int, steps: int) -> None:
-        if self._shown:
-            label = f"validate {epoch}/{self.config.epochs}"
-            self.tracker.progress(ProgressState(label=label, step=step, steps=steps))

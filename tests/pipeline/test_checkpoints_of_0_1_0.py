@@ -18,10 +18,11 @@ from pipeline import methods
 from pipeline.config.train import TrainConfig
 from pipeline.inference.predictor import Predictor
 from pipeline.models import checkpoint
+from pipeline.training.epoch import run_epoch
 from pipeline.training.worker import Worker
 from sharding.manifest import Dataset
-from tests.pipeline.training.test_worker import Recorder, begin
 from tests.support.release import unpack
+from tests.support.training import begun, worker_of
 
 METHODS = [name for name in methods.names() if name != "full"]
 
@@ -51,16 +52,7 @@ def pixels() -> np.ndarray:
 
 
 def worker_for(config: TrainConfig, dataset: Path) -> Worker:
-    return Worker(
-        config=dataclasses.replace(config, dataset=str(dataset)),
-        dataset=Dataset.open(dataset),
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        threads=1,
-        tracker=Recorder(),
-        run_id="run",
-    )
+    return worker_of(dataclasses.replace(config, dataset=str(dataset)))
 
 
 def corrections_of(worker: Worker) -> dict[str, list[int]]:
@@ -88,11 +80,11 @@ def test_training_goes_on_within_its_epoch(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the run's files go
     config = checkpoint.read_meta(middle).train_config
-    worker = begin(worker_for(config, release / "keep"), middle)
+    worker = begun(worker_for(config, release / "keep"), middle)
     assert (worker.epoch, worker.images_seen) == (1, 23)
-    worker.train(2)
+    run_epoch(worker, 2)
     assert worker.images_seen == expected["images_seen"]
-    points = {key: value for points, *_ in worker.tracker.calls["log"] for key, value, _ in points}
+    points = {key: value for points, *_ in worker.run_log.calls["log"] for key, value, _ in points}
     assert points["train/loss"] == pytest.approx(expected["loss"]["26"], abs=1e-3)
     metrics = worker.validate()
     assert {k: v for k, v in metrics.items() if v == v} == pytest.approx(expected["metrics"])
@@ -105,8 +97,8 @@ def test_the_state_of_every_method_is_read_and_written_as_it_was(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     record = torch.load(release / "methods.pt", weights_only=True)[name]
-    worker = begin(worker_for(TrainConfig.from_dict(record["config"]), release / "keep"))
-    network = worker.model.state_dict().items()
+    worker = begun(worker_for(TrainConfig.from_dict(record["config"]), release / "keep"))
+    network = worker.state.model.state_dict().items()
     shapes = {key: list(value.shape) for key, value in network if not key.startswith("backbone.")}
     assert shapes == record["shapes"]
     assert sorted(worker.step.state_dict()) == record["step"]

@@ -13,12 +13,13 @@ from pipeline.audit import candidates
 from pipeline.audit.candidates import CORRECTED, DECISIONS, KEPT, Candidates
 from pipeline.audit.collector import Collector
 from pipeline.cluster.checkpoints import SCORE
+from pipeline.training.epoch import run_epoch
 from pipeline.training.worker import Worker
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import UNOBSERVED
 from sharding.manifest import Dataset
-from tests.pipeline.training.test_worker import begin, worker_for
+from tests.support.training import begun, worker_for
 
 
 def training(squares: Path, storage: Path, method: str = "ll-ct", **changes: object) -> Worker:
@@ -31,9 +32,9 @@ def files(storage: Path) -> dict[str, bytes]:
 
 
 def test_every_epoch_leaves_a_file(squares: Path, tmp_path: Path) -> None:
-    worker = begin(training(squares, tmp_path))
-    worker.train(1)
-    worker.train(2)
+    worker = begun(training(squares, tmp_path))
+    run_epoch(worker, 1)
+    run_epoch(worker, 2)
     first, second = candidates.read_run(str(tmp_path / "run"))
     assert (first.epoch, second.epoch) == (1, 2)
     assert (second.method, second.labels, second.images_seen) == ("ll-ct", "first", 192)
@@ -48,12 +49,12 @@ def test_every_epoch_leaves_a_file(squares: Path, tmp_path: Path) -> None:
     table = Dataset.open(squares).labels("train")
     rows = table.rows_of(second.image_ids_N)
     assert (table.dense(rows, 8)[np.arange(50), second.classes_N] == UNOBSERVED).all()
-    artifacts = dict(reversed(call) for call in worker.tracker.calls["artifact"])
+    artifacts = dict(reversed(call) for call in worker.run_log.calls["artifact"])
     assert artifacts == {f"candidates/{name}": content for name, content in files(tmp_path).items()}
 
 
 def test_the_file_is_readable_without_us(squares: Path, tmp_path: Path) -> None:
-    begin(training(squares, tmp_path)).train(1)
+    run_epoch(begun(training(squares, tmp_path)), 1)
     table = pq.read_table(tmp_path / "run/candidates/epoch-001.parquet")
     assert table.schema.names == candidates.SCHEMA.names
     (found,) = candidates.read_run(str(tmp_path / "run"))
@@ -66,36 +67,36 @@ def test_the_file_is_readable_without_us(squares: Path, tmp_path: Path) -> None:
 
 def test_an_epoch_that_goes_on_leaves_the_same_file(squares: Path, tmp_path: Path) -> None:
     paused = training(squares, tmp_path / "a", "ll-cp", checkpoint_every=2)
-    begin(paused).train(1)
-    paused.train(2, on_pause=lambda: paused.save(str(tmp_path), {SCORE: 0.0}))
+    run_epoch(begun(paused), 1)
+    run_epoch(paused, 2, save=lambda: paused.save(str(tmp_path), {SCORE: 0.0}))
     resumed = training(squares, tmp_path / "b", "ll-cp", checkpoint_every=2)
-    begin(resumed, tmp_path).train(2)
+    run_epoch(begun(resumed, tmp_path), 2)
     undisturbed, again = files(tmp_path / "a"), files(tmp_path / "b")
     assert again["epoch-002.parquet"] == undisturbed["epoch-002.parquet"]
 
 
 def test_a_repeated_epoch_replaces_its_file(squares: Path, tmp_path: Path) -> None:
-    begin(training(squares, tmp_path)).train(1)
+    run_epoch(begun(training(squares, tmp_path)), 1)
     before = files(tmp_path)
     torch.manual_seed(3)
-    begin(training(squares, tmp_path)).train(1)
+    run_epoch(begun(training(squares, tmp_path)), 1)
     assert files(tmp_path) == before
-    begin(training(squares, tmp_path, candidates_per_epoch=20)).train(1)
+    run_epoch(begun(training(squares, tmp_path, candidates_per_epoch=20)), 1)
     (found,) = candidates.read_run(str(tmp_path / "run"))
     assert len(found) == 20
 
 
 def test_zero_leaves_none(squares: Path, tmp_path: Path) -> None:
-    begin(training(squares, tmp_path, candidates_per_epoch=0)).train(1)
+    run_epoch(begun(training(squares, tmp_path, candidates_per_epoch=0)), 1)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="no candidates"):
         candidates.read_run(str(tmp_path))
 
 
 def test_corrections_for_good_stay_corrected(squares: Path, tmp_path: Path) -> None:
-    worker = begin(training(squares, tmp_path, "ll-cp", candidates_per_epoch=480))
+    worker = begun(training(squares, tmp_path, "ll-cp", candidates_per_epoch=480))
     for epoch in (1, 2, 3):
-        worker.train(epoch)
+        run_epoch(worker, epoch)
     *_, second, third = candidates.read_run(str(tmp_path / "run"))
     entries = [
         {*zip(c.image_ids_N[at].tolist(), c.classes_N[at].tolist(), strict=True)}

@@ -10,18 +10,19 @@ import pytest
 from pipeline.audit import run
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.commands import AuditConfig
+from pipeline.training.epoch import run_epoch
 from sharding.dataset.ground_truth import read_ground_truth
 from sharding.dataset.lookup import read_images
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
-from tests.pipeline.training.test_worker import begin, worker_for
+from tests.support.training import begun, worker_for
 
 
 def exported(squares: Path, folder: Path, method: str) -> list[str]:
-    worker = begin(worker_for(squares, method))
+    worker = begun(worker_for(squares, method))
     for epoch in (1, 2):
-        worker.train(epoch)
+        run_epoch(worker, epoch)
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     worker.save(str(checkpoint), {SCORE: 0.0})

@@ -1,10 +1,11 @@
-"""Ray's list of checkpoints: made anew where it was cut, and nothing kept that it does not have."""
+"""Ray's snapshot of checkpoints: rebuilt where it was cut; what it does not list is removed."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,27 +64,38 @@ def as_ray_reads_it(run: Run) -> Any:
 
 
 @pytest.mark.parametrize("left", ["", '{"ray_version":"2', "[]", "{}"])
-def test_a_list_that_was_cut_is_made_anew(run: Run, left: str, capsys) -> None:
+def test_a_snapshot_that_was_cut_is_rebuilt(run: Run, left: str, capsys) -> None:
     best = run.add(1, epoch=1, step=0, score=0.7)
     run.add(2, epoch=2, step=0, score=0.5)
     latest = run.add(3, epoch=2, step=4, score=-2.0)
     run.list.write_text(left)
     assert checkpoints.latest(str(run.directory)) is None
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert checkpoints.latest(str(run.directory)) == latest.name
     read = as_ray_reads_it(run)
     assert Path(read.checkpoint.path).name == latest.name
     assert len(read.best_checkpoints) == 3
     assert checkpoints.best_of_run(str(run.directory)) == str(best)
     told = capsys.readouterr()
-    assert "is damaged: made anew from 3 checkpoints" in told.out + told.err
+    assert "is damaged: rebuilt from 3 checkpoints" in told.out + told.err
+
+
+def test_the_snapshot_has_the_fields_of_rays_own_model(run: Run) -> None:
+    from ray.train.v2._internal.execution.checkpoint import checkpoint_manager as ray_own
+
+    name = run.add(1, epoch=1, step=0, score=0.5).name
+    made = checkpoints._snapshot(str(run.directory), [name], {})
+    assert made.keys() == ray_own._CheckpointManagerState.model_fields.keys() - {"ray_version"}
+    (result,) = made["checkpoint_results"]
+    assert result.keys() == ray_own._TrainingResultState.model_fields.keys()
+    assert ray_own._CheckpointManagerState(**made).current_report_index == 1
 
 
 def test_of_equal_scores_the_latest_is_the_best_as_ray_has_it(run: Run) -> None:
     for second in (1, 2, 3):
         run.add(second, epoch=second, step=0, score=0.5)
     run.list.write_text("")
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     listed = json.loads(run.list.read_text())
     assert listed["checkpoint_report_indices"] == [0, 1, 2]
     assert listed["current_report_index"] == 3
@@ -96,7 +108,7 @@ def test_half_an_upload_is_not_made_a_checkpoint(run: Run, file: str, how: str) 
     half = run.add(2, epoch=1, step=3, score=-2.0) / file
     half.write_bytes(half.read_bytes()[:-20]) if how == "cut" else half.unlink()
     run.list.write_text("")
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
     assert run.names == {whole.name}
 
@@ -112,38 +124,38 @@ def test_nothing_is_removed_because_it_could_not_be_read(
 
     monkeypatch.setattr(storage, "opened", gone)
     with pytest.raises(OSError, match="Input/output"):
-        checkpoints.mend(str(run.directory))
+        checkpoints.repair(str(run.directory))
     assert run.names == {kept.name}
 
 
 def test_what_a_whole_list_does_not_have_is_removed(run: Run) -> None:
     known = run.add(1, epoch=1, step=0, score=0.5)
     run.list.write_text("")
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     before = run.list.read_bytes()
     run.add(2, epoch=2, step=0, score=0.9)
     mine = run.directory / "checkpoint_2026-mine"
     mine.mkdir()
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert run.names == {known.name, mine.name}
     assert run.list.read_bytes() == before
 
 
 def test_a_run_that_has_not_begun_is_left_alone(run: Run) -> None:
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert not run.directory.exists()
 
 
 def test_a_run_killed_before_its_first_list_goes_on_from_what_is_whole(run: Run, capsys) -> None:
     half = run.add(1, epoch=0, step=2, score=-2.0)
     (half / "rank-1.pt").unlink()
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert run.names == set()
     assert not run.list.exists()
     whole = run.add(2, epoch=0, step=4, score=-2.0)
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert Path(as_ray_reads_it(run).checkpoint.path).name == whole.name
-    assert "has none: made anew from 1 checkpoints" in capsys.readouterr().out
+    assert "is missing: rebuilt from 1 checkpoints" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", ["cut", "file missing", "directory missing"])
@@ -154,7 +166,7 @@ def test_a_listed_checkpoint_that_is_damaged_gives_way_to_the_one_before(
     before = run.add(2, epoch=2, step=0, score=0.5)
     latest = run.add(3, epoch=3, step=0, score=0.6)
     run.list.write_text("")
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     listed = json.loads(run.list.read_text())
     for result in listed["checkpoint_results"]:  # as a validation of its own leaves it
         if result["checkpoint_dir_name"] == best.name:
@@ -167,7 +179,7 @@ def test_a_listed_checkpoint_that_is_damaged_gives_way_to_the_one_before(
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-30])
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert Path(as_ray_reads_it(run).checkpoint.path).name == before.name
     assert checkpoints.best_of_run(str(run.directory)) == str(best)
     assert run.names == {best.name, before.name}
@@ -178,10 +190,10 @@ def test_what_another_version_wrote_is_not_removed(run: Run) -> None:
     kept = run.add(1, epoch=1, step=0, score=0.5)
     meta = json.loads((kept / "meta.json").read_text())
     run.list.write_text("")
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     (kept / "meta.json").write_text(json.dumps({**meta, "format": 99, "more": 1}))
     before = run.list.read_bytes()
-    checkpoints.mend(str(run.directory))
+    checkpoints.repair(str(run.directory))
     assert run.names == {kept.name}
     assert run.list.read_bytes() == before
 
@@ -191,3 +203,14 @@ def test_who_only_reads_is_told_what_mends_it(run: Run) -> None:
     run.list.write_text("")
     with pytest.raises(InputError, match=r"snapshot\.json: .*damaged.*repeat the training"):
         checkpoints.best_of_run(str(run.directory))
+
+
+def test_the_last_good_checkpoint_is_named_with_the_runs_scheme() -> None:
+    result = SimpleNamespace(checkpoint=SimpleNamespace(path="bucket/runs/one/checkpoint_7"))
+    told = checkpoints.last_good(result, "s3://bucket/runs/one")
+    assert told == "the last good checkpoint is s3://bucket/runs/one/checkpoint_7"
+
+
+def test_a_run_without_a_checkpoint_says_so() -> None:
+    told = checkpoints.last_good(SimpleNamespace(checkpoint=None), "runs/one")
+    assert told == "there is no checkpoint yet in runs/one"

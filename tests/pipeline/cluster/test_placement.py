@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.placement import Node, capacity, place, share, shares, usual
+from pipeline.cluster.placement import Node, capacity, default_workers, place, share, shares
 from sharding.errors import InputError
 
 NODES = st.lists(st.builds(Node, cpus=st.integers(0, 24), gpus=st.just(0)), min_size=1, max_size=5)
@@ -31,13 +31,13 @@ def test_with_gpus_every_worker_has_one() -> None:
     assert capacity(nodes, 1) == 8
     assert share(nodes, 8) == 12
     assert share(nodes, 9) == 0
-    assert usual(nodes) == 8
+    assert default_workers(nodes) == 8
 
 
 def test_by_default_a_worker_per_two_cpus_and_none_is_too_large_for_its_node() -> None:
-    assert usual([Node(1, 0), Node(1, 0)]) == 2
-    assert usual([Node(0, 0), Node(8, 0)]) == 4
-    assert usual([Node(0, 0)]) == 1
+    assert default_workers([Node(1, 0), Node(1, 0)]) == 2
+    assert default_workers([Node(0, 0), Node(8, 0)]) == 4
+    assert default_workers([Node(0, 0)]) == 1
 
 
 def test_a_range_of_workers_gets_shares_for_the_most_that_fit() -> None:
@@ -65,4 +65,4 @@ def test_share_is_the_largest_that_fits(nodes: list[Node], workers: int) -> None
 
 @given(nodes=NODES)
 def test_the_usual_number_fits_wherever_there_is_a_cpu(nodes: list[Node]) -> None:
-    assert share(nodes, usual(nodes)) > 0 or not any(node.cpus for node in nodes)
+    assert share(nodes, default_workers(nodes)) > 0 or not any(node.cpus for node in nodes)

@@ -10,19 +10,20 @@ from sharding.errors import InputError
 DRIVER = {"Python": "3.11.7", "code": "abc", "torch": "2.15.0", "mlflow": "3.17.0"}
 
 
-def test_equal_nodes_are_silent_whatever_their_number() -> None:
-    assert compare(DRIVER, {}) == []
-    assert compare(DRIVER, {f"10.0.0.{n}": dict(DRIVER) for n in range(9)}) == []
+def test_equal_nodes_are_silent_whatever_their_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check(DRIVER, {})
+    check(DRIVER, {f"10.0.0.{n}": dict(DRIVER) for n in range(9)})
+    assert compare(DRIVER, DRIVER) is None
+    assert capsys.readouterr().out == ""
 
 
-def test_one_line_names_the_node_and_each_difference() -> None:
-    nodes = {"10.0.0.1": DRIVER, "10.0.0.2": {**DRIVER, "torch": "2.11.0", "Python": "3.11.9"}}
-    (difference,) = compare(DRIVER, nodes)
-    assert difference.line == (
-        "node 10.0.0.2: Python 3.11.9, driver 3.11.7; torch 2.11.0, driver 2.15.0"
+def test_one_line_has_each_difference() -> None:
+    assert compare(DRIVER, {**DRIVER, "torch": "2.11.0", "Python": "3.11.9"}) == (
+        "Python 3.11.9, driver 3.11.7; torch 2.11.0, driver 2.15.0",
+        False,
     )
-    assert difference.node == "10.0.0.2"
-    assert not difference.fatal
 
 
 @pytest.mark.parametrize(
@@ -37,18 +38,18 @@ def test_one_line_names_the_node_and_each_difference() -> None:
     ],
 )
 def test_what_is_fatal(name: str, version: str, fatal: bool) -> None:
-    (difference,) = compare(DRIVER, {"n": {**DRIVER, name: version}})
+    difference = compare(DRIVER, {**DRIVER, name: version})
+    assert difference is not None
     assert difference.fatal is fatal
 
 
 def test_what_a_node_does_not_tell_is_absent() -> None:
-    (difference,) = compare(DRIVER, {"n": {**DRIVER, "torch": ABSENT}})
     missing = {key: value for key, value in DRIVER.items() if key != "torch"}
-    assert compare(DRIVER, {"n": missing}) == [difference]
+    assert compare(DRIVER, missing) == compare(DRIVER, {**DRIVER, "torch": ABSENT})
 
 
 def test_what_the_driver_lacks_is_not_asked_of_nodes() -> None:
-    assert compare({**DRIVER, "torch": ABSENT}, {"n": DRIVER}) == []
+    assert compare({**DRIVER, "torch": ABSENT}, DRIVER) is None
 
 
 def test_this_process_has_every_package() -> None:

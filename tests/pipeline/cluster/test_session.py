@@ -26,7 +26,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.Mo
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(session, "_PATIENCE", 0.5)
+    monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}"):
@@ -71,7 +71,6 @@ def two_nodes(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_resources_are_counted_over_nodes(two_nodes: None) -> None:
     assert [node.cpus for node in session.nodes()] == [4, 4]
-    assert session.resources() == (8, 0)
     assert session.place(2, 2, None) == (False, 4)
 
 
@@ -129,7 +128,7 @@ def test_an_actor_that_is_gone_for_good_answers_as_said(ray_local: None, tmp_pat
     gone = tasks.start_actor(writer.RunWriter, "sqlite://", "run", str(tmp_path / "spool.jsonl"))
     ray.kill(gone._actor)
     assert tasks.answer(gone.state(), otherwise="nothing") == "nothing"
-    question = preemption.Question(gone.leaving, every=0.0)
+    question = preemption.Poll(gone.stop_requested, every=0.0)
     for _ in range(10):
         assert not question()
         time.sleep(0.05)

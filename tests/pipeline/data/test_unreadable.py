@@ -14,9 +14,10 @@ import torch
 
 from pipeline.data import unreadable
 from pipeline.data.unreadable import LeftOut
+from pipeline.training.epoch import run_epoch
 from sharding.image_ids import format_image_ids
 from tests.pipeline.data.test_loader import loader, spoil
-from tests.pipeline.training.test_worker import Recorder, begin, worker_for
+from tests.support.training import Recorder, begun, worker_for
 
 
 @pytest.fixture
@@ -99,10 +100,10 @@ def test_a_worker_searches_once_and_validates_without(
     searches: list[int] = []
     find = unreadable.find
     monkeypatch.setattr(unreadable, "find", lambda *a: searches.append(1) or find(*a))
-    worker = begin(worker_for(broken, "an", storage=str(tmp_path / "runs")))
+    worker = begun(worker_for(broken, "an", storage=str(tmp_path / "runs")))
     for epoch in (1, 2):
-        worker.train(epoch)
+        run_epoch(worker, epoch)
         worker.validate()
     assert len(searches) == 1
-    noted = [path for _, path in worker.tracker.calls["artifact"] if "unreadable" in path]
+    noted = [path for _, path in worker.run_log.calls["artifact"] if "unreadable" in path]
     assert noted == [f"unreadable/{name}.json"]

@@ -22,14 +22,15 @@ from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.scores import Scores, score
 from pipeline.models import cam_net
 from pipeline.training import validation
-from pipeline.training.loop import LeftEarly
+from pipeline.training.loop import StopRequested
+from pipeline.training.state import Rank
 from pipeline.training.validation import Validator
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
 from tests.pipeline.evaluation.entries import reordered
-from tests.pipeline.training.test_worker import Recorder
 from tests.support.distributed import run_ranks
+from tests.support.training import Recorder
 
 K = 8
 
@@ -87,12 +88,9 @@ def validator_of(squares: Path, *, batch_size: int, rank: int, world_size: int) 
     return Validator(
         config=TrainConfig(dataset=str(squares), data=data),
         dataset=Dataset.open(squares),
-        device=torch.device("cpu"),
-        threads=1,
-        tracker=Recorder(),
+        rank=Rank(device=torch.device("cpu"), threads=1, number=rank, world_size=world_size),
+        run_log=Recorder(),
         left_out=LeftOut(),
-        rank=rank,
-        world_size=world_size,
     )
 
 
@@ -101,7 +99,7 @@ def test_ranks_that_validate_together_give_the_bits_of_one(
 ) -> None:
     found: list[Scores] = []
     monkeypatch.setattr(validation, "gather", lambda scores: found.append(scores) or scores)
-    monkeypatch.setattr(Validator, "_picture", lambda *_: None)
+    monkeypatch.setattr(Validator, "_send_maps", lambda *_: None)
 
     def together(size: int) -> Scores:
         found.clear()
@@ -122,31 +120,31 @@ def left_or_scored(
 ) -> tuple[str, int]:
     """How one of two ranks comes out of five batches, and how often it asked whether to leave."""
     asked = 0
-    noticed = preemption.Notice(
+    vote = preemption.StopVote(
         rank=rank,
         device=torch.device("cpu"),
-        stopping=lambda: asked == stop_at,
-        drained=lambda: False,
+        stop_requested=lambda: asked == stop_at,
+        node_drained=lambda: False,
     )
 
-    def leaving() -> bool:
+    def should_stop() -> bool:
         nonlocal asked
         asked += 1
-        return noticed()
+        return vote()
 
     validator = validator_of(squares, batch_size=8, rank=rank, world_size=2)
     try:
-        metrics = validator(model, epoch=1, images_seen=96, leaving=leaving)
-    except LeftEarly as left:
-        return str(left), asked
+        metrics = validator(model, epoch=1, images_seen=96, should_stop=should_stop)
+    except StopRequested as stopped:
+        return str(stopped), asked
     return f"scored {metrics['val/mAP/all'] > 0}", asked
 
 
 def test_ranks_with_unequal_shares_leave_a_validation_together(
     squares: Path, model: cam_net.CamNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Validator, "_picture", lambda *_: None)
-    left = ("left at batch 2 of the validation", 2)
+    monkeypatch.setattr(Validator, "_send_maps", lambda *_: None)
+    left = ("stopped after batch 2 of the validation", 2)
     assert run_ranks(left_or_scored, 2, squares, model, 1) == [left, left]
     assert run_ranks(left_or_scored, 2, squares, model, None) == [("scored True", 2)] * 2
 

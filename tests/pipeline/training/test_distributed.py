@@ -11,22 +11,21 @@ import torch
 
 from pipeline import methods
 from pipeline.cluster.checkpoints import SCORE
-from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
-from pipeline.config.train import TrainConfig
+from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.data.labels import LabelJoin
 from pipeline.data.loader import Batch
 from pipeline.models import cam_net, checkpoint
 from pipeline.models.cam_head import CamHead
 from pipeline.training import distributed
+from pipeline.training.epoch import run_epoch
 from pipeline.training.step import TrainStep, moving_average
 from pipeline.training.worker import Worker
 from sharding.errors import InputError
 from sharding.manifest import Dataset
-from tests.pipeline.training.test_worker import Recorder
 from tests.support.distributed import run_ranks
+from tests.support.training import CPU, assert_same_weights, begun, worker_for
 
 K = 8
-CPU = torch.device("cpu")
 # Ranks sum gradients and norms in another order: float32, four steps.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -72,8 +71,8 @@ def trained(
         share = slice(0, 6 - 3 * number * rank if number < 2 else 6 * (1 - rank))
         images_BHWC = torch.from_numpy(images)[share]
         step(join(Batch(images_BHWC=images_BHWC, image_ids_B=table.image_ids_N[rows][share])))
-    state = distributed.whole(network.state_dict())
-    return state, averaged and distributed.whole(averaged.module.state_dict())
+    state = distributed.gather(network.state_dict())
+    return state, averaged and distributed.gather(averaged.module.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -94,56 +93,37 @@ def test_shards_learn_what_whole_networks_learn(squares: Path, options: dict[str
             torch.testing.assert_close(ours[key], theirs[key], **TOLERANCE)
 
 
-def worker_for(
-    rank: int, world_size: int, squares: Path, kind: str, *options: str, **changes: Any
+def rank_of(
+    rank: int, world_size: int, squares: Path, kind: str, method: str, *options: str
 ) -> Worker:
-    config = TrainConfig(
-        dataset=str(squares),
-        candidates_per_epoch=0,
-        parallel=kind,  # type: ignore[arg-type]
-        model=ModelConfig(backbone="resnet18"),
-        data=DataConfig(image_size=32, batch_size=32),
-        optimizer=OptimizerConfig(learning_rate=1e-3, epochs=3, ema_decay=0.5),
-        method_options=options,
-        **changes,
-    )
-    worker = Worker(
-        config=config,
-        dataset=Dataset.open(squares),
+    return worker_for(
+        squares,
+        method,
+        *options,
         rank=rank,
         world_size=world_size,
-        device=CPU,
-        threads=1,
-        tracker=Recorder(),
-        run_id="run",
+        parallel=kind,
+        checkpoint_every=2,
+        optimizer={"ema_decay": 0.5},
     )
-    return worker
-
-
-def begun(worker: Worker, latest: Path | None = None) -> Worker:
-    model: Any = worker.model
-    if worker.config.parallel == "ddp" and worker.world_size > 1:
-        model = torch.nn.parallel.DistributedDataParallel(model)
-    worker.begin(model, None if latest is None else str(latest))
-    return worker
 
 
 def saved(rank: int, squares: Path, folder: Path) -> dict[str, float]:
     """An epoch under FSDP, validated and saved, with a checkpoint within the next."""
-    worker = begun(worker_for(rank, 2, squares, "fsdp", method="curriculum", checkpoint_every=2))
-    worker.train(1)
+    worker = begun(rank_of(rank, 2, squares, "fsdp", "curriculum"))
+    run_epoch(worker, 1)
     metrics = worker.validate()
     worker.save(str(folder / "whole") if rank == 0 else None, metrics)
-    worker.train(2, on_pause=lambda: worker.save(str(folder / "within"), {SCORE: 0.0}))
+    run_epoch(worker, 2, lambda: worker.save(str(folder / "within"), {SCORE: 0.0}))
     return metrics
 
 
 def resumed(rank: int, squares: Path, folder: Path, kind: str) -> dict[str, Any]:
     """Whole weights of the end of the second epoch, begun from within it."""
-    worker = worker_for(rank, 2, squares, kind, method="curriculum", checkpoint_every=2)
+    worker = rank_of(rank, 2, squares, kind, "curriculum")
     begun(worker, folder / "within")
-    worker.train(2)
-    return distributed.whole(worker.model.state_dict())
+    run_epoch(worker, 2)
+    return distributed.gather(worker.state.model.state_dict())
 
 
 def test_a_checkpoint_of_shards_is_like_any_other(squares: Path, tmp_path: Path) -> None:
@@ -153,16 +133,15 @@ def test_a_checkpoint_of_shards_is_like_any_other(squares: Path, tmp_path: Path)
     assert first == second
 
     # One process scores it as the two did, and goes on from it without shards.
-    alone = worker_for(0, 1, squares, "ddp", method="curriculum", checkpoint_every=2)
+    alone = rank_of(0, 1, squares, "ddp", "curriculum")
     begun(alone, tmp_path / "whole")
     assert alone.validate() == pytest.approx(first, abs=1e-6)
-    moments = alone.optimizer.state_dict()["state"]
+    moments = alone.state.optimizer.state_dict()["state"]
     assert {float(state["step"]) for state in moments.values()} == {3.0}
     model, meta = checkpoint.load_model(tmp_path / "whole")
     assert meta.world_size == 2
-    ours, theirs = model.state_dict(), alone.trained.scored.state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    alone.train(2)
+    assert_same_weights(model, alone.state.scored)
+    run_epoch(alone, 2)
 
     # Within an epoch, shards and whole networks go on to the same weights.
     fsdp = run_ranks(resumed, 2, squares, tmp_path, "fsdp")[0]
@@ -174,10 +153,10 @@ def test_a_checkpoint_of_shards_is_like_any_other(squares: Path, tmp_path: Path)
 def frozen(rank: int, squares: Path) -> bool:
     """Whether an epoch with a frozen backbone leaves it alone and moves the head."""
     options = ("expected_num_pos=2.0", "linear_epochs=1")
-    worker = begun(worker_for(rank, 2, squares, "fsdp", *options, method="role-li"))
-    before = distributed.whole(worker.model.state_dict())
-    worker.train(1)
-    after = distributed.whole(worker.model.state_dict())
+    worker = begun(rank_of(rank, 2, squares, "fsdp", "role-li", *options))
+    before = distributed.gather(worker.state.model.state_dict())
+    run_epoch(worker, 1)
+    after = distributed.gather(worker.state.model.state_dict())
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     return changed == {"head"}
 

@@ -18,7 +18,7 @@ from pipeline.data.labels import LabelledSplit
 from pipeline.methods.protocol import StepResult
 from pipeline.models.cam_head import CamHead
 from pipeline.models.cam_net import CamNet
-from pipeline.training.loop import NonFiniteLoss, Pause, StepStats, train_epoch
+from pipeline.training.loop import EpochHooks, NonFiniteLoss, StepPlan, StepStats, train_epoch
 from pipeline.training.step import TrainStep
 from sharding.manifest import Dataset
 from tests.support.distributed import run_ranks
@@ -52,13 +52,13 @@ def step_of(squares: Path, model: nn.Module, **options: object) -> TrainStep:
     )
 
 
-def run(squares: Path, epochs: int = 1, **options: object) -> list[StepStats]:
+def run(squares: Path, epochs: int = 1, **plan: Any) -> list[StepStats]:
     step = step_of(squares, network())
     found: list[StepStats] = []
     for epoch in range(1, epochs + 1):
         step.method.begin_epoch(epoch)
-        arguments = {"every": 2, "batches": images_of(squares).epoch(epoch), **options}
-        train_epoch(step=step, on_stats=found.append, **arguments)  # type: ignore[arg-type]
+        batches, steps = images_of(squares).epoch(epoch), StepPlan(**{"stats_every": 2, **plan})
+        train_epoch(step, batches, steps, EpochHooks(on_stats=found.append))
         step.method.end_epoch()
     return found
 
@@ -84,7 +84,7 @@ def slow_on(rank: int, slow: int, squares: Path) -> list[StepStats]:
     step = step_of(squares, nn.parallel.DistributedDataParallel(model))
     found: list[StepStats] = []
     batches = images_of(squares).epoch(1)
-    train_epoch(step=step, on_stats=found.append, every=2, batches=batches)
+    train_epoch(step, batches, StepPlan(stats_every=2), EpochHooks(on_stats=found.append))
     return found
 
 
@@ -101,16 +101,16 @@ def test_one_rank_has_no_skew_and_validation_does_not_count(squares: Path) -> No
     step.model.eval()(batch.images_BHWC)
     with torch.no_grad():
         step.model.train()(batch.images_BHWC)
-    assert step.pace.read() == 0
+    assert step.timer.read() == 0
     assert [stats.skew for stats in run(squares)] == [1, 1, 1]
 
 
 def test_an_epoch_can_be_cut_short(squares: Path) -> None:
-    assert [stats.step for stats in run(squares, max_steps=3)] == [2, 3]
+    assert [stats.step for stats in run(squares, steps=3)] == [2, 3]
 
 
 def test_the_reported_loss_is_the_methods(squares: Path) -> None:
-    (stats, *_) = run(squares, every=1)
+    (stats, *_) = run(squares, stats_every=1)
     torch.manual_seed(0)
     model, method = network().train(), methods.create("an", K)
     batch = next(images_of(squares).epoch(1))
@@ -130,29 +130,30 @@ def poisoned(model: CamNet, after: int) -> Callable[[StepResult], None]:
     return on_step
 
 
-def train_poisoned(squares: Path, after: int, **more: Any) -> None:
+def train_poisoned(squares: Path, after: int, saved: list[int]) -> None:
+    """Train an epoch; the steps at which it can be saved go into ``saved``."""
     model = network()
-    train_epoch(
-        step=step_of(squares, model),
-        batches=images_of(squares).epoch(1),
-        every=6,
-        on_stats=lambda stats: None,
-        on_step=poisoned(model, after),
-        **more,
+    hooks = EpochHooks(
+        on_step=poisoned(model, after), on_pause=lambda position: saved.append(position.step)
     )
+    plan = StepPlan(stats_every=6, pause_every=2)
+    train_epoch(step_of(squares, model), images_of(squares).epoch(1), plan, hooks)
 
 
-@pytest.mark.parametrize("after", [1, 3])
-def test_a_loss_that_is_not_finite_stops_training_and_names_its_step(
-    squares: Path, after: int
+@pytest.mark.parametrize(
+    ("after", "problem", "saved"),
+    [
+        (1, "the loss is nan at step 2", []),
+        (3, "the loss is nan at step 4", [2]),
+        (2, "a weight is not finite after step 2", []),
+        (4, "a weight is not finite after step 4", [2]),
+        (6, "a weight is not finite after step 6", [2, 4]),
+    ],
+)
+def test_what_is_not_finite_stops_training_and_is_not_saved(
+    squares: Path, after: int, problem: str, saved: list[int]
 ) -> None:
-    with pytest.raises(NonFiniteLoss, match=f"the loss is nan at step {after + 1}$"):
-        train_poisoned(squares, after)
-
-
-@pytest.mark.parametrize(("after", "saved"), [(2, []), (4, [2]), (6, [2, 4])])
-def test_no_weight_is_saved_that_is_not_finite(squares: Path, after: int, saved: list[int]) -> None:
-    paused = list[Pause]()
-    with pytest.raises(NonFiniteLoss, match=f"weight is not finite after step {after}$"):
-        train_poisoned(squares, after, pause_every=2, on_pause=paused.append)
-    assert [at.step for at in paused] == saved
+    steps: list[int] = []
+    with pytest.raises(NonFiniteLoss, match=f"^{problem}$"):
+        train_poisoned(squares, after, steps)
+    assert steps == saved

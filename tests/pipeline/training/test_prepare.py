@@ -1,21 +1,105 @@
-"""What the driver makes sure of: a run in MLflow says what it runs on, and what it went on from."""
+"""A run's name is claimed by its configuration and labels; MLflow says what it runs on."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from pipeline.cluster import session
+from pipeline.config.sections import ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.tracking import runs
 from pipeline.training import prepare
-from sharding.manifest import Dataset
+from pipeline.training.prepare import Prepared
+from sharding.errors import InputError
+from sharding.manifest import Dataset, Manifest
 from tests.support.models import write_checkpoint
 
 CHECKPOINT = "checkpoint_2026-11-24_10-00-00.000000"
+CONFIG = TrainConfig(dataset="/data/set", name="a")
+
+
+def test_the_same_configuration_goes_on(tmp_path: Path) -> None:
+    assert not prepare.claim(str(tmp_path / "a"), CONFIG)
+    assert prepare.claim(str(tmp_path / "a"), CONFIG)
+
+
+@pytest.mark.parametrize("place", ["file/runs", "/proc/runs"])
+def test_a_storage_that_takes_nothing_is_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"a run cannot be kept here .* Fix: pass as --storage"):
+        prepare.claim(str(tmp_path / place / "a"), CONFIG)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"dataset": "/da',
+        b"[1, 2]",
+        b"\xff",
+        b"{}",
+        json.dumps({**CONFIG.to_dict(), "later": 1}).encode(),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json: not a configuration .* Fix: choose"):
+        prepare.claim(str(tmp_path), CONFIG)
+    (tmp_path / "config.json").unlink()  # the fix
+    assert not prepare.claim(str(tmp_path), CONFIG)
+
+
+@pytest.mark.parametrize(("wanted", "gpu"), [(True, False), (True, True), (False, False)])
+def test_batch_norm_that_cannot_be_shared_is_told(
+    wanted: bool, gpu: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session, "place", lambda *asked: (gpu, 2))
+    config = TrainConfig(dataset="d", model=ModelConfig(sync_batchnorm=wanted))
+    assert prepare.worker_resources(config) == (gpu, 2)
+    assert ("--sync-batchnorm is for GPUs" in capsys.readouterr().out) == (wanted and not gpu)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    return str(tmp_path / "runs" / "one")
+
+
+@pytest.fixture
+def sharded_anew(squares: Path, tmp_path: Path) -> Dataset:
+    copy = shutil.copytree(squares, tmp_path / "dataset")
+    manifest = Manifest.read(copy)
+    labels = {**manifest.labels, "second": manifest.labels["first"]}
+    dataclasses.replace(manifest, labels=labels, default_labels="second").write(copy)
+    return Dataset.open(copy)
+
+
+def begun(run: str, dataset: Dataset, labels: str | None = None) -> tuple[bool, str | None]:
+    """Whether the run is resumed, and the labels it trains on."""
+    config = TrainConfig(dataset="d", name="one", labels=labels)
+    config = prepare.with_labels(config, dataset, run)
+    return prepare.claim(run, config), config.labels
+
+
+def test_a_new_default_is_not_taken_over(run: str, squares: Path, sharded_anew: Dataset) -> None:
+    assert begun(run, Dataset.open(squares)) == (False, "first")
+    assert begun(run, sharded_anew) == (True, "first")
+    assert begun(run, sharded_anew, "first") == (True, "first")
+
+
+def test_a_new_run_takes_it(run: str, sharded_anew: Dataset) -> None:
+    assert begun(run, sharded_anew) == (False, "second")
+
+
+def test_other_labels_are_another_run(run: str, squares: Path, sharded_anew: Dataset) -> None:
+    begun(run, Dataset.open(squares))
+    with pytest.raises(InputError, match=r"labels was first, is second.*another --name"):
+        begun(run, sharded_anew, "second")
 
 
 def test_tags_are_those_of_the_latest_command(
@@ -36,8 +120,9 @@ def test_tags_are_those_of_the_latest_command(
             listed = {"latest_checkpoint_result": {"checkpoint_dir_name": half.name}}
             (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
         monkeypatch.setattr(session, "job_id", lambda job=job: job)
-        config = TrainConfig(dataset=str(squares), workers=workers)
-        run_id = prepare.open_run(config, dataset, str(run), resumed=bool(last))
+        config = TrainConfig(dataset=str(squares), workers=workers, labels="first")
+        where = {"dataset": dataset, "directory": str(run), "resumed": bool(last)}
+        run_id = prepare.open_run(Prepared(config=config, use_gpu=False, cpus=1, **where))
         runs.close_run(run_id, "KILLED")
         told.append((run_id, MlflowClient(uri).get_run(run_id).data.tags))
     (first_id, first), (second_id, second) = told

@@ -14,7 +14,7 @@ from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.data.labels import LabelJoin, LabelledBatch
 from pipeline.data.loader import Batch
 from pipeline.models import cam_net
-from pipeline.training.step import TrainStep, factor, moving_average
+from pipeline.training.step import TrainStep, learning_rate_factor, moving_average
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
@@ -156,7 +156,7 @@ def test_one_cycle_is_torchs() -> None:
     peak = 0.2 * steps - 1
     for number in range(steps):
         # torch puts the peak on step 0.2 * steps - 1 of steps - 1.
-        ours = factor(number / (steps - 1), "one-cycle", peak / (steps - 1))
+        ours = learning_rate_factor(number / (steps - 1), "one-cycle", peak / (steps - 1))
         assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
         if number < steps - 1:
@@ -164,10 +164,10 @@ def test_one_cycle_is_torchs() -> None:
 
 
 def test_warmup_rises_to_the_base_rate() -> None:
-    assert factor(0.0, "constant", 0.1) == 0
-    assert factor(0.05, "constant", 0.1) == pytest.approx(0.5)
-    assert factor(0.1, "constant", 0.1) == 1
-    assert factor(1.0, "cosine") == pytest.approx(0)
+    assert learning_rate_factor(0.0, "constant", 0.1) == 0
+    assert learning_rate_factor(0.05, "constant", 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(0.1, "constant", 0.1) == 1
+    assert learning_rate_factor(1.0, "cosine") == pytest.approx(0)
 
 
 @pytest.mark.parametrize("wrong", [{"warmup": 1.0}, {"micro_batches": 0}, {"ema_decay": 1.0}])

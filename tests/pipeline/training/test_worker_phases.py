@@ -12,51 +12,23 @@ import pytest
 import torch
 
 from pipeline.config.commands import EvaluateConfig
-from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
-from pipeline.config.train import TrainConfig
 from pipeline.evaluation.run import evaluate_part
 from pipeline.evaluation.scores import Scores
 from pipeline.models.cam_head import CamHead
 from pipeline.models.cam_net import CamNet
+from pipeline.training.epoch import run_epoch
 from pipeline.training.worker import Worker
-from sharding.manifest import Dataset
-from tests.pipeline.training.test_worker import Recorder
 from tests.support.distributed import run_ranks
+from tests.support.training import begun, worker_for
 
 
-def begun(
-    squares: Path,
-    method: str,
-    *options: str,
-    checkpoint_every: int | None = None,
-    **network: Any,
-) -> Worker:
-    config = TrainConfig(
-        dataset=str(squares),
-        method=method,
-        method_options=options,
-        candidates_per_epoch=0,
-        checkpoint_every=checkpoint_every,
-        model=ModelConfig(backbone="resnet18", **network),
-        data=DataConfig(image_size=32, batch_size=32),
-        optimizer=OptimizerConfig(learning_rate=1e-3, epochs=2, head_multiplier=1.0),
-    )
-    worker = Worker(
-        config=config,
-        dataset=Dataset.open(squares),
-        rank=0,
-        world_size=1,
-        device=torch.device("cpu"),
-        threads=1,
-        tracker=Recorder(),
-        run_id="run",
-    )
-    worker.begin(worker.model, None)
-    return worker
+def ready(squares: Path, method: str, *options: str, **changes: Any) -> Worker:
+    optimizer = {"epochs": 2, "head_multiplier": 1.0}
+    return begun(worker_for(squares, method, *options, optimizer=optimizer, **changes))
 
 
 def weights_of(worker: Worker) -> dict[str, torch.Tensor]:
-    return copy.deepcopy(worker.model.state_dict())
+    return copy.deepcopy(worker.state.model.state_dict())
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
@@ -65,17 +37,17 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 
 def test_linear_init_trains_the_head_alone_and_then_everything(squares: Path) -> None:
-    worker = begun(squares, "role-li", "expected_num_pos=2.0", "linear_epochs=1", "linear_rate=2.0")
+    worker = ready(squares, "role-li", "expected_num_pos=2.0", "linear_epochs=1", "linear_rate=2.0")
     start = weights_of(worker)
-    worker.train(1)
+    run_epoch(worker, 1)
     linear = weights_of(worker)
     assert changed(start, linear) == {"head"}, "batch norm's statistics included"
-    assert worker.optimizer.param_groups[1]["lr"] == pytest.approx(
+    assert worker.state.optimizer.param_groups[1]["lr"] == pytest.approx(
         2 * worker.config.optimizer.learning_rate * worker.config.optimizer.head_multiplier
     )
-    worker.train(2)
+    run_epoch(worker, 2)
     assert changed(linear, weights_of(worker)) == {"head", "backbone"}
-    steps = {int(state["step"]) for state in worker.optimizer.state.values()}
+    steps = {int(state["step"]) for state in worker.state.optimizer.state.values()}
     assert steps == {worker.images.loader.plan.steps}, "Adam starts anew"
 
 
@@ -86,32 +58,32 @@ def test_linear_init_begins_its_second_phase_once(
     options = ("expected_num_pos=2.0", "linear_epochs=1")
 
     def made() -> Worker:
-        return begun(squares, "role-li", *options, checkpoint_every=2)
+        return ready(squares, "role-li", *options, checkpoint_every=2)
 
     def leave() -> None:
         first.save(str(tmp_path), {})
         raise KeyboardInterrupt
 
     first = made()
-    first.train(1)
+    run_epoch(first, 1)
     with pytest.raises(KeyboardInterrupt):
-        first.train(2, on_pause=leave)
+        run_epoch(first, 2, save=leave)
     meta = json.loads((tmp_path / "meta.json").read_text())
     (tmp_path / "meta.json").write_text(json.dumps({**meta, "world_size": 3}))
 
     second = made()
-    second.begin(second.model, str(tmp_path))
+    begun(second, tmp_path)
     handed: list[int] = []
     monkeypatch.setattr(second.method.estimator, "hand_over", lambda: handed.append(1))
-    second.train(2)
+    run_epoch(second, 2)
     assert not handed
-    steps = {int(state["step"]) for state in second.optimizer.state.values()}
+    steps = {int(state["step"]) for state in second.state.optimizer.state.values()}
     assert steps == {2 + second.images.loader.plan.steps}, "Adam goes on"
 
 
 def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) -> None:
-    worker = begun(squares, "cnn-rnn", "hidden=8")
-    worker.train(1)
+    worker = ready(squares, "cnn-rnn", "hidden=8")
+    run_epoch(worker, 1)
     worker.save(str(tmp_path), {})
 
     def scored(beam: int) -> Scores:
@@ -128,9 +100,9 @@ def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) ->
 
 def test_curriculum_with_its_graph_trains_and_relabels(squares: Path) -> None:
     options = ("relabel_every=1", "positive_threshold=0.0", "negative_threshold=0.0")
-    worker = begun(squares, "curriculum", *options, label_graph=16)
+    worker = ready(squares, "curriculum", *options, network={"label_graph": 16})
     before = weights_of(worker)
-    worker.train(1)
+    run_epoch(worker, 1)
     moved = {
         key for key, value in weights_of(worker).items() if not torch.equal(before[key], value)
     }
@@ -144,7 +116,7 @@ def test_dropout_is_on_in_the_passes_that_compare_predictions(
     squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("relabel_every=1", "strategy=uncertainty", "passes=2", "variance=1e9")
-    worker = begun(squares, "curriculum", *options, dropout=0.5)
+    worker = ready(squares, "curriculum", *options, network={"dropout": 0.5})
     passes: list[torch.Tensor] = []
     observe = worker.method.observe
 
@@ -153,10 +125,10 @@ def test_dropout_is_on_in_the_passes_that_compare_predictions(
         observe(logits_BK, *more)
 
     monkeypatch.setattr(worker.method, "observe", remembering)
-    worker.train(1)
+    run_epoch(worker, 1)
     half = len(passes) // 2
     assert not torch.equal(torch.cat(passes[:half]), torch.cat(passes[half:]))
-    assert not worker.model.backbone.training, "all else as in inference"
+    assert not worker.state.model.backbone.training, "all else as in inference"
     assert len(worker.method.overlay) > 0
 
 
