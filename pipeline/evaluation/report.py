@@ -40,7 +40,8 @@ class Report:
     """The means of an evaluation and what they are compared with.
 
     Attributes:
-        summaries: by name; the tables add the difference of two of them, second minus first.
+        summaries: by name, of the same entries; the tables add the difference of two of them,
+            second minus first.
         intervals: `bootstrap.intervals` by name of summary, where they were computed.
         published: the papers' rows, below ours.
         comparison: with another evaluation.
@@ -139,18 +140,15 @@ class Report:
         return rows
 
     def _supports(self) -> list[list[str]]:
-        rows = []
-        for name, summary in _distinct_supports(self.summaries).items():
-            suffix = f" ({name})" if name else ""
-            counted = [*summary.counted.values(), summary.counted_all]
-            rows.append([f"classes counted{suffix}", *map(_number, counted), ""])
-            for label, counts in (
-                ("positives", summary.positives),
-                ("negatives", summary.negatives),
-            ):
-                cells = [*counts.values(), sum(counts.values())]
-                rows.append([f"{label}{suffix}", *map(_number, cells), ""])
-        return rows
+        """The entries behind the means; all summaries are of the same."""
+        summary = next(iter(self.summaries.values()))
+        positives, negatives = summary.positives.values(), summary.negatives.values()
+        rows = {
+            "classes counted": [*summary.counted.values(), summary.counted_all],
+            "positives": [*positives, sum(positives)],
+            "negatives": [*negatives, sum(negatives)],
+        }
+        return [[name, *(f"{count:,}" for count in counts), ""] for name, counts in rows.items()]
 
     def _notes(self) -> list[str]:
         weighted = ", ".join(f"{name} {self._weighted(name)}" for name in self.summaries)
@@ -194,17 +192,5 @@ def _difference_table(comparison: Comparison) -> Table:
     return Table(headers=HEADERS, sections=[rows], notes=notes)
 
 
-def _distinct_supports(summaries: Mapping[str, Summary]) -> dict[str, Summary]:
-    """One nameless summary if all rest on the same entries (the usual case), else each."""
-    behind = [(s.counted, s.positives, s.negatives) for s in summaries.values()]
-    if all(other == behind[0] for other in behind):
-        return {"": next(iter(summaries.values()))}
-    return dict(summaries)
-
-
 def _as_pair(interval: Interval) -> list[float | None]:
     return [none_for_nan(interval.low), none_for_nan(interval.high)]
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"

@@ -69,13 +69,6 @@ def test_one_summary_has_no_difference_and_two_rules_are_both_named() -> None:
     assert "Rule csl:" in text
 
 
-def test_supports_that_differ_are_shown_for_each() -> None:
-    other = summarize(np.full(5, 0.5), np.arange(1, 6), np.full(5, 7), np.full(5, 3))
-    text = Report(summaries={"a": summary(), "b": other}).terminal()
-    assert row(text, "positives (a)")[-1] == "12,000"
-    assert row(text, "positives (b)")[-1] == "35"
-
-
 def test_markdown_has_as_many_cells_in_every_row(pair: dict[str, Summary]) -> None:
     lines = [
         line for line in Report(summaries=pair).markdown().splitlines() if line.startswith("|")
