@@ -64,7 +64,10 @@ def read_bytes(location: str) -> bytes:
     Raises:
         OSError: there is none, or no way to read it.
     """
-    return b"".join(stream(location))
+    filesystem, path = _open(location)
+    with filesystem.open_input_stream(path) as source:
+        content: bytes = source.read()
+    return content
 
 
 def stream(location: str, size: int = 8 << 20) -> Iterator[bytes]:

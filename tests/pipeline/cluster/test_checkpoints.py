@@ -122,7 +122,7 @@ def test_nothing_is_removed_because_it_could_not_be_read(
     def gone(location: str) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(storage, "opened", gone)
+    monkeypatch.setattr(storage, "open_file", gone)
     with pytest.raises(OSError, match="Input/output"):
         checkpoints.repair(str(run.directory))
     assert run.names == {kept.name}
