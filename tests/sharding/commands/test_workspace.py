@@ -97,11 +97,17 @@ def check(scratch: Path, **more: Any) -> tuple[VerifyReport, str]:
 
 def objects(bucket: Any, prefix: str = "sets/tiny/") -> dict[str, str]:
     """Hash of every object, by its name below the prefix."""
-    return {
-        found.key.removeprefix(prefix): hashlib.sha256(found.get()["Body"].read()).hexdigest()
-        for found in bucket.objects.filter(Prefix=prefix)
-        if not found.key.endswith("/")  # Arrow keeps a folder that it has emptied
-    }
+    while True:
+        try:
+            return {
+                found.key.removeprefix(prefix): hashlib.sha256(
+                    found.get()["Body"].read()
+                ).hexdigest()
+                for found in bucket.objects.filter(Prefix=prefix)
+                if not found.key.endswith("/")  # Arrow keeps a folder that it has emptied
+            }
+        except bucket.meta.client.exceptions.NoSuchKey:
+            continue  # the server has just done what a killed process asked for last
 
 
 def put_since(server: Web) -> set[str]:
