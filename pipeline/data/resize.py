@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def squash(image_HWC: Pixels, size: int) -> Pixels:
-    """Resize a uint8 image (H, W, 3) to (size, size, 3), whatever its proportions."""
+    """Resize a uint8 image (H, W, 3) to (size, size, 3), ignoring its aspect ratio."""
     # torch recognises channels last, and is fast at it, only where the batch dimension comes first.
     image_BCHW = torch.from_numpy(image_HWC)[None].permute(0, 3, 1, 2)
     square_BCHW = F.interpolate(image_BCHW, size=(size, size), mode="bilinear", antialias=True)

@@ -211,7 +211,7 @@ def _p_value(estimate: float, replicates_R: npt.NDArray[np.float64]) -> float:
 
 
 def _check_same_entries(first: Scores, second: Scores) -> None:
-    """Refuse runs whose (image, class, label) entries differ, in whatever order they come."""
+    """Refuse runs whose sets of (image, class, label) entries differ."""
     if len(first.labels_E) == len(second.labels_E):
         ordered = []
         for scores in (first, second):

@@ -73,7 +73,7 @@ class Boxes:
 
 
 def points_inside(cam_HW: npt.NDArray[np.floating], edges_M4: npt.NDArray[np.float64]) -> bool:
-    """Pointing game: whether the centre of the map's highest cell lies in one of the boxes.
+    """Play the pointing game: is the centre of the map's highest cell in one of the boxes?
 
     BoostLU keeps the order of scores, so the raw and the boosted map point to the same place.
     Zhang et al. (Top-down Neural Attention by Excitation Backprop, ECCV 2016) allow 15 pixels

@@ -62,7 +62,7 @@ def global_client() -> Any:
 def mlflow_errors(
     problem: str, fix: str = "start the server, or set MLFLOW_TRACKING_URI"
 ) -> Iterator[None]:
-    """Raise whatever MLflow raises in the block as one `InputError`: ``problem (its message)``."""
+    """Raise every error of MLflow in the block as one `InputError`: ``problem (its message)``."""
     try:
         yield
     except InputError:
@@ -74,7 +74,7 @@ def mlflow_errors(
 
 
 def attempt(action: Callable[[], Any]) -> bool:
-    """Call ``action``; log whatever it raises and return False instead of raising it."""
+    """Call ``action``; log its error and return False instead of raising it."""
     try:
         action()
     except Exception as error:  # training must survive whatever a tracking server does

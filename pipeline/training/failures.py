@@ -102,7 +102,7 @@ class Cause(enum.Enum):
 
     @classmethod
     def of(cls, error: BaseException) -> Cause:
-        """Classify an exception by itself."""
+        """Classify an exception without its causes."""
         if isinstance(error, InputError):
             return cls.INPUT
         if isinstance(error, StorageFailed):
