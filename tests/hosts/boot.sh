@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# First process of a pretend machine: gives it a name and disks of its own, then becomes its sshd.
+# Boot a pretend machine: give it a name and disks of its own, then become its sshd.
 #
 # Runs as process 1 of fresh mount, uts, ipc, pid and net namespaces. From the environment:
 #   NAME        host name
@@ -13,7 +13,7 @@ set -euo pipefail
 
 hostname "$NAME"
 
-# Whatever the next step covers is kept reachable under /mnt.
+# What the next step covers stays reachable under /mnt.
 mount -t tmpfs tmpfs /mnt
 mkdir -p /mnt/{disk,shared,repository,python,venv,changes/upper,changes/work}
 mount --bind "$DISK" /mnt/disk

@@ -1,4 +1,4 @@
-"""The shipped on-premise cluster file, changed no more than pretend machines need."""
+"""Adapt the shipped on-premise cluster file to pretend machines."""
 
 from __future__ import annotations
 

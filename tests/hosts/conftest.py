@@ -1,4 +1,4 @@
-"""One running cluster of a head and two workers for all tests here."""
+"""Run one cluster of a head and two workers for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
 
 @pytest.fixture(scope="session")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, hosts.Host]]:
-    """A laptop that sees the checkout, and the machines of the on-premise file that do not."""
+    """Make a laptop that sees the checkout, and the on-premise file's machines, which do not."""
     lacks = missing()
     if lacks:
         pytest.skip(f"the cluster test needs {', '.join(lacks)}")
@@ -38,7 +38,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, hos
 
 @pytest.fixture(scope="session")
 def cluster(machines: dict[str, hosts.Host]) -> Cluster:
-    """The cluster after `ray up`, with both workers, and a small dump on the shared directory."""
+    """Start the cluster (`ray up`) with both workers; put a small dump on the shared directory."""
     laptop = machines["laptop"]
     file = laptop.disk / "root/cluster.yaml"
     file.write_text(yaml.safe_dump(for_namespaces(shipped()), sort_keys=False))
@@ -54,11 +54,11 @@ def cluster(machines: dict[str, hosts.Host]) -> Cluster:
 
 @pytest.fixture(autouse=True)
 def no_job_is_left(cluster: Cluster) -> Iterator[None]:
-    """A test that fails leaves the cluster to the next one."""
+    """Kill jobs that a failed test has left to the next one."""
     yield
     cluster.kill_jobs()
 
 
 def shipped() -> dict[str, Any]:
-    """The cluster file of this repository."""
+    """Read the cluster file of this repository."""
     return yaml.safe_load((hosts.REPOSITORY / "ray_cluster_onprem.yaml").read_text())

@@ -107,7 +107,7 @@ class Host:
 
     @contextlib.contextmanager
     def unplugged(self) -> Iterator[None]:
-        """Without its cable until the block ends."""
+        """Take out its cable until the block ends."""
         in_network(self.switch, f"link set {self.port} down")
         try:
             yield
@@ -115,7 +115,7 @@ class Host:
             in_network(self.switch, f"link set {self.port} up")
 
     def processes(self, text: str) -> list[int]:
-        """Processes of this machine, seen from outside, whose command line contains a text."""
+        """Find processes of this machine, seen from outside, by a text in their command line."""
         machine = os.readlink(f"/proc/{self.pid}/ns/pid")
         processes = []
         for entry in Path("/proc").glob("[0-9]*"):
@@ -184,7 +184,7 @@ def machines(
 
 
 def _install(disk: Path, addresses: Mapping[str, str], key: Path, has_private_key: bool) -> None:
-    """What a freshly installed machine has: host key, names, shell start-up, who may log in."""
+    """Write what an installed machine has: host key, names, shell start-up, who may log in."""
     home, etc = disk / "root", disk / "etc"
     for part in (home / ".ssh", etc, disk / "tmp"):
         part.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Linux namespaces as processes that die with this one, and the wires between them."""
+"""Make Linux namespaces as processes that die with this one, and the wires between them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LIBC = ctypes.CDLL(None)
 
 
 def missing() -> list[str]:
-    """What this machine lacks to be several; empty if nothing."""
+    """List what this machine lacks to be several; empty if nothing."""
     lacks = [
         f"{tool} (package {package})"
         for tool, package in _TOOLS.items()
@@ -53,7 +53,7 @@ def missing() -> list[str]:
 
 
 def _refused() -> str:
-    """Try what the machines are made of; what the kernel says against it, or nothing."""
+    """Try what the machines are made of; return the kernel's error, or nothing."""
     kinds = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc"]
     done = subprocess.run(
         ["unshare", *kinds, "bash", "-e", "-c", _PROBE],
@@ -89,7 +89,7 @@ def namespace(
 
 
 def _child(pid: int) -> int:
-    """The process that `unshare` forks once its namespaces are there."""
+    """Find the process that `unshare` forks once its namespaces are there."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -123,7 +123,7 @@ def in_network(pid: int, *commands: str) -> None:
 
 
 def inside(pid: int, *namespaces: str) -> list[str]:
-    """What goes before a command to run it in namespaces (nsenter's options) of a process."""
+    """Build the prefix that runs a command in namespaces (nsenter's options) of a process."""
     return ["nsenter", "--target", str(pid), *namespaces]
 
 

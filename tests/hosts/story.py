@@ -43,7 +43,7 @@ class Cluster:
 
     @property
     def nodes_by_name(self) -> dict[str, Host]:
-        """The machines that Ray runs on."""
+        """Machines that Ray runs on, by name."""
         return {name: host for name, host in self.machines.items() if name != "laptop"}
 
     @property
@@ -97,7 +97,7 @@ class Cluster:
         return json.loads(output[output.index("[") :])
 
     def curve(self, name: str, status: str = "FINISHED") -> tuple[int, list[int]]:
-        """(MLflow runs of that name, steps of its validation curve), from the head's own disk."""
+        """Read (MLflow runs of that name, steps of its validation curve) from the head's own disk."""
         client = MlflowClient(f"sqlite:///{self.head.disk / 'root' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("demo")
         runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
@@ -106,13 +106,13 @@ class Cluster:
         return len(runs), [point.step for point in history]
 
     def expected_curve(self, epochs: int) -> tuple[int, list[int]]:
-        """One run; one point per epoch, at the number of images seen."""
+        """Compute `curve` of one undisturbed run: a point per epoch, at the number of images seen."""
         shards = Dataset.open(self.shared / "dataset").shards("train")
         images = sum(shard.images for shard in shards)
         return 1, [epoch * images for epoch in range(1, epochs + 1)]
 
     def checkpoints(self, name: str) -> list[tuple[checkpoint.Meta, Path]]:
-        """What is kept of a run, the latest last."""
+        """List the checkpoints of a run, the latest last."""
         checkpoints = []
         for path in (self.shared / "runs" / name).glob("checkpoint_2*/meta.json"):
             with contextlib.suppress(OSError, InputError):  # it is being removed, or written
@@ -120,7 +120,7 @@ class Cluster:
         return sorted(checkpoints, key=lambda each: (each[0].epoch, each[0].step))
 
     def weights(self, name: str, epochs: int) -> str:
-        """Hash of a run's weights after its last epoch."""
+        """Hash a run's weights after its last epoch."""
         meta, directory = self.checkpoints(name)[-1]
         assert (meta.epoch, meta.step) == (epochs, 0)
         state = torch.load(directory / "model.pt", weights_only=True)
@@ -131,7 +131,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def read_only_storage(self) -> Iterator[None]:
-        """What all machines share takes no bytes until the block ends."""
+        """Make the shared directory read-only until the block ends."""
         for mode in ("ro", "rw"):
             for host in self.nodes_by_name.values():
                 host.run(f"mount -o remount,bind,{mode} {SHARED}")
