@@ -97,7 +97,7 @@ class Cluster:
         return json.loads(output[output.index("[") :])
 
     def curve(self, name: str, status: str = "FINISHED") -> tuple[int, list[int]]:
-        """Read (MLflow runs of that name, steps of its validation curve) from the head's own disk."""
+        """Read (MLflow runs of that name, steps of its validation curve) from the head's disk."""
         client = MlflowClient(f"sqlite:///{self.head.disk / 'root' / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("demo")
         runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
@@ -106,7 +106,7 @@ class Cluster:
         return len(runs), [point.step for point in history]
 
     def expected_curve(self, epochs: int) -> tuple[int, list[int]]:
-        """Compute `curve` of one undisturbed run: a point per epoch, at the number of images seen."""
+        """Compute `curve` of one undisturbed run: a point per epoch, at the images seen so far."""
         shards = Dataset.open(self.shared / "dataset").shards("train")
         images = sum(shard.images for shard in shards)
         return 1, [epoch * images for epoch in range(1, epochs + 1)]
