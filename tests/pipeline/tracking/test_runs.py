@@ -15,13 +15,13 @@ from PIL import Image
 from pipeline.cluster import tasks
 from pipeline.tracking import client, runs
 from pipeline.tracking import writer as tracking_writer
-from pipeline.tracking.client import global_client, tracking_uri
+from pipeline.tracking.client import global_client, mlflow_client, tracking_uri
 from pipeline.tracking.runs import code_tags
 from pipeline.tracking.writer import RunWriter
 from sharding.errors import InputError
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -43,45 +43,63 @@ def open_run(**changes: Any) -> str:
     return runs.open_run(**{**arguments, **changes})
 
 
-def store_client() -> Any:
-    from mlflow.tracking import MlflowClient
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    return tmp_path / "spool.jsonl"
 
-    return MlflowClient(tracking_uri=tracking_uri())
+
+def writer_of(run_id: str, spool: Path) -> RunWriter:
+    return RunWriter(tracking_uri(), run_id, str(spool))
 
 
-def test_a_resumed_training_finds_its_run(store: str) -> None:
+@pytest.fixture
+def run_id() -> str:
+    return open_run()
+
+
+@pytest.fixture
+def writer(run_id: str, spool: Path) -> RunWriter:
+    return writer_of(run_id, spool)
+
+
+def steps_of(run_id: str) -> list[int]:
+    return [point.step for point in mlflow_client().get_metric_history(run_id, "train/loss")]
+
+
+def test_a_resumed_training_finds_its_run() -> None:
     first = open_run()
     runs.close_run(first, "FAILED")
     assert open_run(resume=True) == first
-    assert store_client().get_run(first).info.status == "RUNNING"
+    assert mlflow_client().get_run(first).info.status == "RUNNING"
     assert open_run(resume=False) != first
     assert open_run(key="/runs/b", resume=True) != first
 
 
-def test_run_carries_parameters_config_and_dataset(store: str) -> None:
-    run = store_client().get_run(open_run())
+def test_run_carries_parameters_config_and_dataset() -> None:
+    run = mlflow_client().get_run(open_run())
     assert run.data.params == {"method": "ll-r"}
     assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 36
     assert run.inputs.dataset_inputs[0].tags[0].value == "train"
-    assert [file.path for file in store_client().list_artifacts(run.info.run_id)] == ["config.json"]
+    (file,) = mlflow_client().list_artifacts(run.info.run_id)
+    assert file.path == "config.json"
 
 
-def test_an_experiment_says_that_models_are_trained_in_it(store: str) -> None:
+def test_an_experiment_says_that_models_are_trained_in_it() -> None:
     open_run()
-    experiment = store_client().get_experiment_by_name("tests")
+    experiment = mlflow_client().get_experiment_by_name("tests")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     # One that somebody made by hand does so too, unless it has been told what it is.
     for name, kind in (("bare", None), ("told", "genai_development")):
         tags = {"mlflow.experimentKind": kind} if kind else {}
-        store_client().create_experiment(name, tags=tags)
+        mlflow_client().create_experiment(name, tags=tags)
         open_run(experiment=name)
-        found = store_client().get_experiment_by_name(name).tags["mlflow.experimentKind"]
+        found = mlflow_client().get_experiment_by_name(name).tags["mlflow.experimentKind"]
         assert found == (kind or "custom_model_development")
 
 
-def test_run_names_the_commit_it_ran_from(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_names_the_commit_it_ran_from(monkeypatch: pytest.MonkeyPatch) -> None:
     found = code_tags()
-    assert found.items() <= store_client().get_run(open_run()).data.tags.items()
+    assert found.items() <= mlflow_client().get_run(open_run()).data.tags.items()
     if (Path(__file__).parents[3] / ".git").exists():
         assert re.fullmatch("[0-9a-f]{40}", found["mlflow.source.git.commit"])
         assert found["git_dirty"] in ("true", "false")
@@ -90,42 +108,38 @@ def test_run_names_the_commit_it_ran_from(store: str, monkeypatch: pytest.Monkey
     assert code_tags() == {}
 
 
-def test_parameters_that_say_nothing_are_left_out(store: str) -> None:
+def test_parameters_that_say_nothing_are_left_out() -> None:
     run_id = open_run(params={"method": "an", "clip_norm": None, "warmup": 0.0})
-    assert store_client().get_run(run_id).data.params == {"method": "an", "warmup": "0.0"}
+    assert mlflow_client().get_run(run_id).data.params == {"method": "an", "warmup": "0.0"}
 
 
-def test_points_of_a_repeated_stretch_are_logged_once(store: str, tmp_path: Path) -> None:
-    run_id = open_run()
+def test_points_of_a_repeated_stretch_are_logged_once(run_id: str, spool: Path) -> None:
     for steps in ([10, 20, 30], [20, 30, 40]):  # killed after 30, resumed from a checkpoint at 10
-        writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+        writer = writer_of(run_id, spool)
         writer.log([("train/loss", 1.0 / step, step) for step in steps])
         for step in steps:
             writer.table({"mid": ["/m/1", "/m/2"], "ap": [0.5, None]}, f"eval/{step}/ap.json")
             writer.image(picture(), "cam/abc", step)
         assert writer.flush(60) == 0
-    run = store_client().get_run(run_id)
-    history = store_client().get_metric_history(run_id, "train/loss")
-    assert [metric.step for metric in history] == [10, 20, 30, 40]
+    run = mlflow_client().get_run(run_id)
+    assert steps_of(run_id) == [10, 20, 30, 40]
     paths = [f"eval/{step}/ap.json" for step in (10, 20, 30, 40)]
     for path in paths:
-        table = store_client().load_table(run.info.experiment_id, path, [run_id])
+        table = mlflow_client().load_table(run.info.experiment_id, path, [run_id])
         assert table["mid"].tolist() == ["/m/1", "/m/2"]
         assert table["ap"].isna().tolist() == [False, True]
     told = json.loads(run.data.tags["mlflow.loggedArtifacts"])
     assert sorted(entry["path"] for entry in told) == paths
-    names = [Path(file.path).name for file in store_client().list_artifacts(run_id, "images")]
+    names = [Path(file.path).name for file in mlflow_client().list_artifacts(run_id, "images")]
     for kind in (".png", ".webp"):
         shown = sorted(name.split("+")[:3] for name in names if name.endswith(kind))
         assert shown == [["cam~abc", "step", str(step)] for step in (10, 20, 30, 40)]
 
 
 def test_a_table_sent_again_after_a_failure_is_there_once(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, writer: RunWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking_writer, "_RETRY_SECONDS", 0.01)
-    run_id = open_run()
-    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
     set_tag, failures = writer._client.set_tag, iter([ConnectionError("gone amid the table")])
 
     def failing_once(*arguments: Any) -> None:
@@ -136,21 +150,21 @@ def test_a_table_sent_again_after_a_failure_is_there_once(
     monkeypatch.setattr(writer._client, "set_tag", failing_once)
     writer.table({"mid": ["/m/1"]}, "eval/ap.json")
     assert writer.flush(30) == 0
-    run = store_client().get_run(run_id)
-    assert len(store_client().load_table(run.info.experiment_id, "eval/ap.json", [run_id])) == 1
+    run = mlflow_client().get_run(run_id)
+    assert len(mlflow_client().load_table(run.info.experiment_id, "eval/ap.json", [run_id])) == 1
 
 
-def test_more_tables_than_a_tag_can_name_stop_nothing(store: str, tmp_path: Path) -> None:
+def test_more_tables_than_a_tag_can_name_stop_nothing(spool: Path) -> None:
     before = [
         {"path": f"eval/epoch_{epoch:03d}/per_class_ap.json", "type": "table"}
         for epoch in range(1, 126)
     ]
     run_id = open_run(tags={"mlflow.loggedArtifacts": json.dumps(before)})
-    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+    writer = writer_of(run_id, spool)
     for epoch in (126, 127, 128, 129):
         writer.table({"ap": [0.5]}, f"eval/epoch_{epoch}/per_class_ap.json")
     assert writer.flush(30) == 0
-    told = json.loads(store_client().get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    told = json.loads(mlflow_client().get_run(run_id).data.tags["mlflow.loggedArtifacts"])
     assert told[-1]["path"] == "eval/epoch_129/per_class_ap.json"
     assert len(told) > 120
 
@@ -161,9 +175,7 @@ def picture() -> bytes:
     return png.getvalue()
 
 
-def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
-    run_id = open_run()
-    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+def test_tables_files_and_images_arrive(run_id: str, writer: RunWriter) -> None:
     writer.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
     writer.artifact(b"hello", "plots/note.txt")
     writer.image(picture(), "cam", 3)
@@ -171,19 +183,16 @@ def test_tables_files_and_images_arrive(store: str, tmp_path: Path) -> None:
     names = {
         file.path
         for folder in ("eval", "plots", "images")
-        for file in store_client().list_artifacts(run_id, folder)
+        for file in mlflow_client().list_artifacts(run_id, folder)
     }
     assert {"eval/per_class.json", "plots/note.txt"} <= names
     assert any(name.startswith("images/cam") for name in names)
 
 
 def test_a_dead_server_neither_blocks_nor_loses_points(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, writer: RunWriter, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking_writer, "_RETRY_SECONDS", 0.01)
-    run_id = open_run()
-    spool = tmp_path / "spool.jsonl"
-    writer = RunWriter(store, run_id, str(spool))
     alive = writer._client
 
     class Dead:
@@ -199,32 +208,23 @@ def test_a_dead_server_neither_blocks_nor_loses_points(
     assert len(spool.read_text().splitlines()) == 100
     writer._client = alive
     assert writer.flush(30) == 0
-    assert len(store_client().get_metric_history(run_id, "train/loss")) == 100
+    assert len(steps_of(run_id)) == 100
     assert not spool.exists()
 
 
-def test_spooled_points_are_replayed_by_the_next_attempt(store: str, tmp_path: Path) -> None:
-    run_id = open_run()
-    spool = tmp_path / "spool.jsonl"
+def test_spooled_points_are_replayed_by_the_next_attempt(run_id: str, spool: Path) -> None:
     spool.write_text('[["train/loss", 0.5, 7]]\n[["train/loss", 0.25, 8]]\n')
-    assert RunWriter(store, run_id, str(spool)).flush(30) == 0
-    steps = [metric.step for metric in store_client().get_metric_history(run_id, "train/loss")]
-    assert steps == [7, 8]
+    assert writer_of(run_id, spool).flush(30) == 0
+    assert steps_of(run_id) == [7, 8]
     assert not spool.exists()
-
-
-def steps_of(run_id: str) -> list[int]:
-    return [point.step for point in store_client().get_metric_history(run_id, "train/loss")]
 
 
 @pytest.mark.parametrize("torn", ['[["train/loss", 0.1, 9', '{"a": 1}\n', "\n", "[7]"])
 def test_a_line_of_the_spool_that_was_cut_costs_no_other(
-    store: str, tmp_path: Path, torn: str
+    run_id: str, spool: Path, torn: str
 ) -> None:
-    run_id = open_run()
-    spool = tmp_path / "spool.jsonl"
     spool.write_text(f'[["train/loss", 0.5, 7]]\n[["train/loss", 0.5, 7]]\n{torn}')
-    writer = RunWriter(store, run_id, str(spool))
+    writer = writer_of(run_id, spool)
     writer.log([("train/loss", 0.25, 8)])
     assert writer.flush(30) == 0
     assert steps_of(run_id) == [7, 8]
@@ -232,26 +232,22 @@ def test_a_line_of_the_spool_that_was_cut_costs_no_other(
 
 
 def test_a_replayed_spool_stays_until_its_points_are_sent(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_id: str, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_id = open_run()
-    spool = tmp_path / "spool.jsonl"
     spool.write_text('[["train/loss", 0.5, 7]]\n[["train/lo')
     with monkeypatch.context() as dead:
         dead.setattr(client, "attempt", lambda action: False)
         dead.setattr(tracking_writer, "_RETRY_SECONDS", 3600.0)
-        killed = RunWriter(store, run_id, str(spool))
+        killed = writer_of(run_id, spool)
         killed.log([("train/loss", 0.25, 8)])
         assert killed.flush(0.2) == 2
-    assert RunWriter(store, run_id, str(spool)).flush(30) == 0
+    assert writer_of(run_id, spool).flush(30) == 0
     assert steps_of(run_id) == [7, 8]
 
 
-def test_a_full_disk_beneath_the_spool_costs_no_point(store: str, tmp_path: Path, capsys) -> None:
-    run_id = open_run()
-    spool = tmp_path / "spool.jsonl"
+def test_a_full_disk_beneath_the_spool_costs_no_point(run_id: str, spool: Path, capsys) -> None:
     spool.symlink_to("/dev/full")  # not itself: the spool is removed in the end
-    writer = RunWriter(store, run_id, str(spool))
+    writer = writer_of(run_id, spool)
     for step in (1, 2):
         writer.log([("train/loss", 0.5, step)])
     assert writer.flush(30) == 0
@@ -260,10 +256,8 @@ def test_a_full_disk_beneath_the_spool_costs_no_point(store: str, tmp_path: Path
 
 
 def test_points_that_come_late_are_taken_and_those_of_a_repeated_stretch_are_not(
-    store: str, tmp_path: Path
+    run_id: str, writer: RunWriter
 ) -> None:
-    run_id = open_run()
-    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
     for step in (20, 40, 30, 40):  # asked again by Ray, after what followed
         writer.log([("train/loss", 0.5, step)], "first")
     for step in (25, 35, 45, 44):  # from a checkpoint, with another number of workers
@@ -274,11 +268,10 @@ def test_points_that_come_late_are_taken_and_those_of_a_repeated_stretch_are_not
 
 @pytest.mark.ray
 def test_a_writer_that_is_killed_loses_no_point(
-    store: str, tmp_path: Path, ray_local: None
+    run_id: str, store: str, tmp_path: Path, ray_local: None, spool: Path
 ) -> None:
     import ray
 
-    run_id = open_run()
     writer = tasks.start_actor(RunWriter, store, run_id, str(tmp_path / "spool.jsonl"))
     for step in range(60):
         writer.log([("train/loss", 0.5, step)], "worker")
@@ -288,33 +281,27 @@ def test_a_writer_that_is_killed_loses_no_point(
     assert sorted(steps_of(run_id)) == list(range(60))
 
 
-def test_an_unreachable_store_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_store_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         open_run()
 
 
-def test_machines_report_under_their_names(store: str, tmp_path: Path) -> None:
-    run_id = open_run()
-    began = store_client().get_run(run_id).info.start_time / 1000
-    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+def test_machines_report_under_their_names(run_id: str, writer: RunWriter) -> None:
+    began = mlflow_client().get_run(run_id).info.start_time / 1000
     for node in ("node0", "node1"):
         writer.system_metrics(node, {"cpu_utilization_percentage": 12.5})
     assert writer.flush(30) == 0
     for node in ("node0", "node1"):
         key = f"system/{node}/cpu_utilization_percentage"
-        (point,) = store_client().get_metric_history(run_id, key)
+        (point,) = mlflow_client().get_metric_history(run_id, key)
         assert point.value == 12.5
         assert abs(point.step - (time.time() - began)) < 60  # seconds since the run began
 
 
-def test_the_description_of_a_run_is_its_latest_table(store: str, tmp_path: Path) -> None:
-    run_id = open_run()
-    writer = RunWriter(store, run_id, str(tmp_path / "spool.jsonl"))
+def test_the_description_of_a_run_is_its_latest_table(run_id: str, writer: RunWriter) -> None:
     for text in ("first", "second"):
         writer.tag("mlflow.note.content", text)
     assert writer.flush(30) == 0
-    assert store_client().get_run(run_id).data.tags["mlflow.note.content"] == "second"
+    assert mlflow_client().get_run(run_id).data.tags["mlflow.note.content"] == "second"
