@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from sharding.classes import ClassTable
 from sharding.commands.prepare import Job, plan_shards
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
-from sharding.image_ids import format_image_ids, parse_image_ids
+from sharding.image_ids import parse_image_ids
 from sharding.importers.coco import read_coco
 from sharding.importers.collection import Collection, Part, Reader
 from sharding.importers.csv_table import read_table
@@ -29,7 +29,6 @@ from sharding.importers.voc import read_voc
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
 from sharding.layout import NAMES_FILE, NAMES_HASH
 from sharding.openimages.annotations import SplitLabels
-from sharding.shards.task import ShardTask
 from sharding.sources.named import NamedSource, Names, image_id_of
 
 READERS: Mapping[Format, Reader] = {
@@ -59,13 +58,6 @@ class ImportJob(Job):
     def images_fix(self) -> str:
         """Fix where no image was found."""
         return "unpack the images where the collection's own archive puts them"
-
-    def tasks(self) -> Iterator[ShardTask]:
-        """Yield one task per shard, with the names of its own images only."""
-        assert isinstance(self.source, NamedSource)
-        for task in super().tasks():
-            image_ids = format_image_ids(task.plan.image_ids_N)
-            yield dataclasses.replace(task, source=self.source.only(image_ids))
 
     def write_extras(self) -> dict[str, str]:
         """Write `names.parquet`; returns the entry of ``created_by`` for it."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from pipeline.models import checkpoint
@@ -49,10 +50,14 @@ def test_it_is_evaluated(home: Home, expected: dict[str, Any]) -> None:
 
 
 def test_its_command_goes_on_within_the_epoch(home: Home, expected: dict[str, Any]) -> None:
+    run = home.directory / "runs/first"
+    within = max(path.name for path in run.glob("checkpoint_2*"))
+    assert checkpoint.read_meta(run / within).step > 0
     output = home.run("train_openimages.py", *COMMAND)
     assert " 2/2: " in output  # the driver looks every few seconds: it may miss so short an epoch
     assert "epoch 1/2" not in output
-    metas = map(checkpoint.read_meta, (home.directory / "runs/first").glob("checkpoint_2*"))
+    assert [tags["resumed_from"] for tags in _tags(home) if "resumed_from" in tags] == [within]
+    metas = map(checkpoint.read_meta, run.glob("checkpoint_2*"))
     last = max(metas, key=lambda meta: meta.epoch)
     assert (last.epoch, last.step, last.images_seen) == (2, 0, expected["images_seen"])
     metrics = {key: value for key, value in last.metrics.items() if value == value}
@@ -60,6 +65,14 @@ def test_its_command_goes_on_within_the_epoch(home: Home, expected: dict[str, An
 
 
 def _metrics(home: Home) -> list[dict[str, float]]:
+    return [run.data.metrics for run in _runs(home)]
+
+
+def _tags(home: Home) -> list[dict[str, str]]:
+    return [run.data.tags for run in _runs(home)]
+
+
+def _runs(home: Home) -> list[Run]:
     client = MlflowClient(f"sqlite:///{home.directory / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return [run.data.metrics for run in client.search_runs(experiments)]
+    return list(client.search_runs(experiments))

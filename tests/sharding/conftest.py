@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,17 @@ def on_disk(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def from_directory(on_disk: Path) -> dict[str, str]:
     """The hash of every file of that dataset."""
     return tree(on_disk)
+
+
+@pytest.fixture(scope="module")
+def original(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of a module's own dump (its fixture `inputs`); to be copied likewise."""
+    output = tmp_path_factory.mktemp("original") / "dataset"
+    shard(inputs, output)
+    return output
+
+
+@pytest.fixture
+def dataset(original: Path, tmp_path: Path) -> Path:
+    """A copy of that dataset, for one test to change."""
+    return shutil.copytree(original, tmp_path / "dataset")

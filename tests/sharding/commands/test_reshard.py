@@ -43,18 +43,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("original") / "dataset"
-    shard(inputs, output)
-    return output
-
-
-@pytest.fixture
-def dataset(original: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(original, tmp_path / "dataset")
-
-
-@pytest.fixture(scope="module")
 def newer(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A V4 dump: another class list, one label more, one gone, one flipped, one image more."""
     folder = tmp_path_factory.mktemp("newer")

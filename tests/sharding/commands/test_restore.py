@@ -41,18 +41,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return dump, images
 
 
-@pytest.fixture(scope="module")
-def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("original") / "dataset"
-    shard(inputs, output)
-    return output
-
-
-@pytest.fixture
-def dataset(original: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(original, tmp_path / "dataset")
-
-
 def with_later_labels(
     dataset: Path, inputs: tuple[Path, Path], folder: Path, more: Sequence[str] = ()
 ) -> None:

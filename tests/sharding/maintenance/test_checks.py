@@ -29,18 +29,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return dump, images
 
 
-@pytest.fixture(scope="module")
-def original(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("original") / "dataset"
-    shard(inputs, output)
-    return output
-
-
-@pytest.fixture
-def dataset(original: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(original, tmp_path / "dataset")
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-600])
 
