@@ -148,6 +148,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise InputError(f"method {name!r} has no option {', '.join(unknown)}", fix=fix)
     missing = [o for o, d in valid.items() if d is inspect.Parameter.empty and o not in options]
     if missing:
+        flags = " ".join(f"{option}=NUMBER" for option in missing)
+        fix = f"pass --method-options {flags}; {fix}"
         raise InputError(f"method {name!r} needs {', '.join(missing)}", fix=fix)
     hints = get_type_hints(_class_of(name).__init__)
     for option, value in options.items():

@@ -196,8 +196,8 @@ def test_without_a_preset_there_are_defaults_and_flags() -> None:
 def test_an_option_that_is_not_there_is_told_before_training() -> None:
     with pytest.raises(InputError, match="no option deltarel"):
         parsed("--preset coco --method-options deltarel=1")
-    with pytest.raises(InputError, match="needs delta_rel"):
-        parsed("--dataset d --method ll-ct")
+    with pytest.raises(InputError, match="needs expected_num_pos"):
+        parsed("--dataset d --method epr")
 
 
 def test_what_is_printed_is_what_runs() -> None:

@@ -14,9 +14,6 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "epr": {"expected_num_pos": 1.5},
     "role": {"expected_num_pos": 1.5},
     "role-li": {"expected_num_pos": 1.5, "linear_epochs": 1},
-    "ll-r": {"delta_rel": 0.5},
-    "ll-ct": {"delta_rel": 0.2},
-    "ll-cp": {"delta_rel": 0.1},
 }
 
 
@@ -37,8 +34,13 @@ def test_unknown_option_lists_the_known() -> None:
 
 
 def test_missing_option_is_named() -> None:
-    with pytest.raises(InputError, match="needs delta_rel"):
-        methods.create("ll-r", 5)
+    with pytest.raises(InputError, match=r"needs expected_num_pos.*-options expected_num_pos=NUMB"):
+        methods.create("epr", 5)
+
+
+def test_large_loss_runs_as_it_is() -> None:
+    default = {name: methods.create(name, 5).delta_rel for name in ("ll-r", "ll-ct", "ll-cp")}
+    assert default == {"ll-r": 0.2, "ll-ct": 0.2, "ll-cp": 0.1}
 
 
 def test_option_of_the_wrong_type_is_refused() -> None:
