@@ -19,7 +19,7 @@ demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two worker
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250
-	@$(LOCAL) $(BIN)/python jobs/train_openimages.py --preset demo --dataset $(DEMO)/dataset --storage $(DEMO)/runs --name demo
+	@$(LOCAL) $(BIN)/python jobs/train_openimages.py --preset demo --dataset $(DEMO)/dataset --storage $(DEMO)/runs --run demo
 	@$(LOCAL) $(BIN)/python jobs/evaluate_openimages.py --checkpoint $(DEMO)/runs/demo --dataset $(DEMO)/dataset --split test
 
 test: $(VENV)/installed ## run the test suite

@@ -1,33 +1,9 @@
-"""Lay a new annotation dump, or an export of ours, over a dataset; its images stay as they are.
+"""Lay a new annotation dump, or an export of ours, over a dataset.
 
-$ python jobs/reshard_openimages.py --dataset DATASET --annotations DUMP
-$ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations DUMP
+The script of `openimages-boostlu reshard`, for `ray submit`.
 """
 
-from __future__ import annotations
-
-import dataclasses
-
-import tyro
-
-from sharding.commands.options import ReshardOptions
-from sharding.errors import one_line_errors
-
-
-def main() -> None:
-    """Parse, write labels here and shards, where any are needed, as Ray tasks."""
-    with one_line_errors():
-        options = tyro.cli(ReshardOptions, description=__doc__)
-        from pipeline.cluster.tasks import task_map
-        from sharding.commands.reshard import reshard
-        from sharding.commands.workspace import open_workspace
-
-        parallel = task_map("writing shards", options.workers)
-        with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
-            local = dataclasses.replace(options, dataset=str(workspace.directory))
-            summary = reshard(local, parallel, workspace)
-        print(summary)
-
+from pipeline.cli.main import run
 
 if __name__ == "__main__":
-    main()
+    run("reshard")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.inference.predictor import load
 
-__all__ = ["load"]
+    __version__: str
+
+__all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +22,11 @@ def __getattr__(name: str) -> Any:
         from pipeline.inference.predictor import load
 
         return load
+    if name == "__version__":
+        from importlib import metadata
+
+        try:
+            return metadata.version("openimages-boostlu")
+        except metadata.PackageNotFoundError:  # Ray shipped the packages alone
+            return "unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 _NOTHING = "–"
 _TERMINAL_COLUMNS = 80
+_NARROWEST = 32  # of a column that is wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,13 @@ class Table:
     text_columns: int = 1
 
     def terminal(self) -> str:
-        """Align the columns; draw rulers between sections, and wrap the notes below."""
-        rows = ["  ".join(cells).rstrip() for cells in self._padded()]
-        ruler = "─" * min(max(map(len, rows)), _TERMINAL_COLUMNS)
+        """Align the columns; draw rulers between sections, and wrap the notes below.
+
+        Where all columns are text, the last is wrapped, too.
+        """
+        rows = [self._wrapped("  ".join(cells[:-1]), cells[-1]) for cells in self._padded()]
+        longest = max(len(line) for row in rows for line in row.split("\n"))
+        ruler = "─" * min(longest, _TERMINAL_COLUMNS)
         lines = [rows.pop(0)]
         for section in self.sections:
             lines += [ruler, *(rows.pop(0) for _ in section)]
@@ -46,6 +51,16 @@ class Table:
         ruler = f"|{'|'.join(map(''.join, zip(dashes, ends, strict=True)))}|"
         paragraph = ["", " ".join(self.notes)] if self.notes else []
         return "\n".join([header, ruler, *rows, *paragraph])
+
+    def _wrapped(self, start: str, last: str) -> str:
+        """Put the last cell beside the others, or on lines below where little room is left."""
+        line = f"{start}  {last}".rstrip() if start else last.rstrip()
+        if len(line) <= _TERMINAL_COLUMNS or self.text_columns < len(self.headers):
+            return line
+        room = _TERMINAL_COLUMNS - len(start) - 2
+        if room < _NARROWEST:
+            return "\n    ".join([start.rstrip(), *textwrap.wrap(last, _TERMINAL_COLUMNS - 4)])
+        return f"{start}  " + f"\n{'':{len(start) + 2}}".join(textwrap.wrap(last, room))
 
     def _padded(self) -> list[list[str]]:
         """The header's and every row's cells, padded to their columns' widths."""

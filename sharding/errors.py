@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from sharding import log
+from sharding.layout import MANIFEST_FILE
+
+PROGRAM = "openimages-boostlu"
+"""Console command that runs every job."""
 
 REPEAT_COMMAND = "repeat the command that made the dataset, or restore the file from a copy"
 """Fix for a file of a dataset that follows from its annotations and options."""
+
+
+def command(job: str, *arguments: str | os.PathLike[str]) -> str:
+    """Write the command line of a job so that it runs as it stands in this shell."""
+    program = [PROGRAM] if shutil.which(PROGRAM) else [sys.executable, "-m", "pipeline"]
+    return shlex.join([*program, job, *map(str, arguments)])
+
+
+def how_to_repair(file: str | os.PathLike[str], *more: str) -> str:
+    """Say how to mend the dataset that a file is of, as the fix of an `InputError`."""
+    parents = Path(file).absolute().parents
+    dataset = next((path for path in parents if (path / MANIFEST_FILE).exists()), "DATASET")
+    return f"run {command('verify', '--dataset', dataset, '--repair', *more)}"
 
 
 class InputError(Exception):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sharding.errors import how_to_repair
 from sharding.image_ids import IdIndex, format_id_column, parse_image_ids
 from sharding.storage.parquet import as_input_error, read_table, write_table
 
@@ -27,7 +28,7 @@ POSITIVE = 1
 NEGATIVE = 0
 UNOBSERVED = -1
 
-_KIND, _FIX = "label table", "run jobs/verify_dataset.py --repair"
+_KIND = "label table"
 
 _INDICES = pa.list_(pa.uint16())
 SCHEMA = pa.schema(
@@ -234,8 +235,9 @@ class LabelTable:
         Raises:
             InputError: the file is missing or is not a label table.
         """
-        table = read_table(path, SCHEMA, kind=_KIND, fix=_FIX, nulls=False)
-        with as_input_error(path, kind=_KIND, fix=_FIX):
+        fix = how_to_repair(path)
+        table = read_table(path, SCHEMA, kind=_KIND, fix=fix, nulls=False)
+        with as_input_error(path, kind=_KIND, fix=fix):
             image_ids_N = parse_image_ids(table["image_id"].combine_chunks())
         columns = [table[name].combine_chunks() for name in ("positives", "negatives")]
         counts_N2 = np.stack([pc.list_value_length(column).to_numpy() for column in columns], 1)

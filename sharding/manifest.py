@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.classes import ClassTable
-from sharding.errors import REPEAT_COMMAND, InputError
+from sharding.errors import REPEAT_COMMAND, InputError, command
 from sharding.labels import LabelTable
 from sharding.layout import CLASSES_FILE, MANIFEST_FILE, parse_shard_name, shard_name
 from sharding.storage.files import write_json
@@ -279,7 +279,8 @@ class Dataset:
             raise InputError(
                 f"no labels {chosen!r}; present: {', '.join(sorted(self.manifest.labels))}",
                 file=self.directory / MANIFEST_FILE,
-                fix="name one that is present, or run jobs/reshard_openimages.py with that dump",
+                fix="name one that is present, or lay that dump over the dataset: "
+                + command("reshard", "--dataset", self.directory, "--annotations", "DUMP"),
             )
         return chosen, self.manifest.labels[chosen]
 

@@ -2,7 +2,7 @@
 
 Markup, style and script are the package's `review_page.html`, `.css` and `.js`. Decisions live in
 the browser (and in its local storage, so that a closed tab loses none) until they are saved as the
-CSV that `jobs/reshard_openimages.py` reads.
+CSV that the reshard job reads.
 """
 
 from __future__ import annotations

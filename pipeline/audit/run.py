@@ -15,7 +15,7 @@ from pipeline.audit import candidates, judge
 from pipeline.audit.candidates import Candidates
 from pipeline.config.commands import AuditConfig
 from pipeline.data.staging import open_dataset
-from sharding.errors import InputError
+from sharding.errors import InputError, command
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
@@ -89,8 +89,8 @@ def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> 
     report.append(f"candidates  {path}  ({len(chosen):,} of epoch {chosen.epoch})")
     if config.sheet and len(chosen):
         sheet = output / "sheet.html"
-        command = _write_sheet(sheet, chosen, name, inputs, read_images)
-        report += [f"to review   {sheet}  (open it in a browser)", f"then        {command}"]
+        then = _write_sheet(sheet, chosen, name, inputs, read_images)
+        report += [f"to review   {sheet}  (open it in a browser)", f"then        {then}"]
     return "\n".join(report)
 
 
@@ -158,10 +158,8 @@ def _write_sheet(
     model = predictor.load(inputs.checkpoint)
     model.meta.check_classes(inputs.dataset.classes, inputs.checkpoint)
     file = f"reviewed-{name}-{SPLIT}.csv"
-    command = (
-        f"python jobs/reshard_openimages.py --dataset {inputs.location} "
-        f"--annotations {file} --name reviewed-{name}"
-    )
+    options = ("--dataset", inputs.location, "--annotations", file, "--labels", f"reviewed-{name}")
+    then = command("reshard", *options)
     ids = format_image_ids(chosen.image_ids_N)
     review_sheet.write_sheet(
         path,
@@ -172,6 +170,6 @@ def _write_sheet(
         observed=inputs.dataset.labels(SPLIT, chosen.labels),
         model=model,
         images=read_images(inputs.dataset, SPLIT, ids, chosen.labels),
-        command=command,
+        command=then,
     )
-    return command
+    return then

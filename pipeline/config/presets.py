@@ -37,13 +37,18 @@ DEMO = "demo"
 PresetName = Literal[PaperDataset, "demo"]
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
 PrintForm = Literal["table", "json"]
+Listed = Literal["methods", "backbones", "presets"]
 
-_HELP = f"""
+_HELP = f"""\n
 --preset {{{",".join(PRESETS)}}}
   a data set's published protocol; flags override it. A paper's data set may be followed by
   -ablation-1 to -{len(ablation())}, a row of the paper's ablation
+--config FILE.json|FILE.yaml
+  options by name, such as a run's config.json; those of the command line override them
 --print-config [{{{",".join(get_args(PrintForm))}}}]
-  print every value with its source instead of training"""
+  print every value with its source instead of training
+--list {{{",".join(get_args(Listed))}}}
+  list what there is instead of training"""
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
 # Shown with the optimiser, but not a field: there is no other.
 _ALGORITHM = "algorithm"
@@ -90,19 +95,22 @@ class TrainCommand:
         config: what to train.
         preset: what it started from, if anything.
         print_config: the form to print the configuration in instead of training.
+        list: what to list instead of training.
     """
 
     config: TrainConfig
     preset: Preset | None = None
     print_config: PrintForm | None = None
+    list: Listed | None = None
 
 
-def parse(arguments: Sequence[str], description: str) -> TrainCommand:
+def parse(arguments: Sequence[str], description: str, program: str | None = None) -> TrainCommand:
     """Parse flags over a preset's values, or over the defaults.
 
     Args:
         arguments: of the command line, without the program's name.
         description: what ``--help`` prints above the options.
+        program: what it calls the program; None for the script's name.
 
     Raises:
         InputError: as of `preset`, or a value that the configuration refuses.
@@ -111,7 +119,10 @@ def parse(arguments: Sequence[str], description: str) -> TrainCommand:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--print-config", nargs="?", choices=get_args(PrintForm), const="table")
+    first.add_argument("--list", choices=get_args(Listed))
     chosen, rest = first.parse_known_args(arguments)
+    if chosen.list:
+        return TrainCommand(config=TrainConfig(dataset=""), list=chosen.list)
     start = None
     if chosen.preset:
         # Read twice: the preset's values depend on the method.
@@ -119,11 +130,13 @@ def parse(arguments: Sequence[str], description: str) -> TrainCommand:
         start = preset(chosen.preset, first.parse_known_args(arguments)[0].method)
     config = tyro.cli(
         TrainConfig,
+        prog=program,
         default=start.config if start else tyro.MISSING_NONPROP,
         args=rest,
         description=description + _HELP,
         config=(tyro.conf.OmitArgPrefixes,),
     )
+    config = _with_path_of_run(config)
     return TrainCommand(
         config=_with_options_of(start, config) if start else config,
         preset=start,
@@ -174,6 +187,18 @@ def _ablation_row(row: str, method: str | None, base: str) -> dict[str, Value]:
     source = f"row {row} of the ablation"
     slopes = {"alpha_train": alpha_train, "alpha_infer": alpha_infer}
     return values("paper", source, method=method_of_row, **slopes)
+
+
+def _with_path_of_run(config: TrainConfig) -> TrainConfig:
+    """Take ``--run runs/NAME`` as storage and name."""
+    storage, slash, name = config.name.rstrip("/").rpartition("/")
+    if not slash:
+        return config
+    if config.storage not in (TrainConfig.storage, storage):
+        raise InputError(
+            f"--run {config.name} is not in --storage {config.storage}", fix=f"pass --run {name}"
+        )
+    return dataclasses.replace(config, storage=storage, name=name)
 
 
 def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
 
 from sharding.errors import InputError
 
@@ -171,7 +173,7 @@ class DataConfig:
 class OptimizerConfig:
     """Adam as in the paper's code: no weight decay, no schedule, the head ten times faster."""
 
-    learning_rate: float = 1e-5
+    learning_rate: Annotated[float, tyro.conf.arg(aliases=("--lr",))] = 1e-5
     """Of the backbone."""
     head_multiplier: float = 10.0
     """The head's learning rate as a multiple of the backbone's."""

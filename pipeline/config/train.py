@@ -9,7 +9,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from pipeline.config.sections import (
     DataConfig,
@@ -57,8 +59,9 @@ class TrainConfig:
 
     dataset: str
     """Dataset directory (made by jobs/shard_openimages.py) that every worker sees, or a URL."""
-    name: str = ""
-    """Run name; by default made from method, BoostLU, backbone and seed."""
+    name: Annotated[str, tyro.conf.arg(name="run")] = ""
+    """Run: a name in the storage, or a path or URL, whose last part is the name; by default made
+    from method, BoostLU, backbone and seed."""
     storage: str = "runs"
     """Where runs are kept: a directory that every worker sees, or a bucket URL."""
     experiment: str = "openimages-v3"
@@ -70,9 +73,9 @@ class TrainConfig:
     labels: str | None = None
     """Label version (annotation dump); by default the run's, in a new run the dataset's own."""
     method: MethodName = "ll-r"
-    """Loss: see `pipeline.methods`."""
+    """How the loss treats unobserved entries; --list methods says it in a line each."""
     method_options: tuple[str, ...] = ()
-    """Options of the method as name=value, for example delta_rel=0.5."""
+    """Options of the method as name=value, for example delta_rel=0.5 (docs/methods.md)."""
     workers: str = "1"
     """Training processes, one per GPU where there are any; 1:4 is elastic."""
     parallel: Literal["ddp", "fsdp"] = "ddp"

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.storage import locks
 
 
@@ -27,7 +27,7 @@ def redirected(index: Path, members: frozenset[str]) -> Path:
         raise InputError(
             "no image of this tar can be decoded",
             file=index.with_suffix(".tar"),
-            fix="run jobs/verify_dataset.py --repair",
+            fix=how_to_repair(index),
         )
     for entry in entries:
         if entry[3] in members:

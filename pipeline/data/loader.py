@@ -24,7 +24,7 @@ from pipeline.config import sections
 from pipeline.config.sections import HARDWARE_SHARE
 from pipeline.data import dali, dali_index, unreadable
 from pipeline.data.unreadable import LeftOut
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import parse_image_ids
 from sharding.manifest import Dataset
 
@@ -152,7 +152,7 @@ class Loader:
                 raise InputError(
                     "the manifest names this file, but it is missing",
                     file=path,
-                    fix="run jobs/verify_dataset.py --repair",
+                    fix=how_to_repair(path),
                 )
         return cls(tars=tars, indexes=indexes, counts=[s.images for s in shards], **options)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import storage
-from sharding.errors import InputError
+from sharding.errors import InputError, command
 from sharding.layout import MANIFEST_FILE
 from sharding.manifest import Dataset, Manifest
 from sharding.storage import locks
@@ -127,7 +127,7 @@ def _fetch(location: str, folder: Path, path: str, sha256: str) -> None:
             raise InputError(
                 "the copy's hash is not the manifest's",
                 file=storage.join(location, path),
-                fix="run jobs/verify_dataset.py on the original and upload it again",
+                fix=f"run {command('verify', '--dataset', location, '--repair')}",
             )
     seen.parent.mkdir(exist_ok=True)
     seen.touch()

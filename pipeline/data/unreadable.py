@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pipeline.data import dali
 from pipeline.data.dali import Sample
 from pipeline.storage import Upload
+from sharding.errors import how_to_repair
 
 FOLDER = "unreadable"
 """Of the notes among a run's artifacts in MLflow."""
@@ -46,9 +47,10 @@ class LeftOut:
         """Leave these out from now on; log each and upload a note of it."""
         for sample in samples:
             _log.warning(
-                "%s in %s cannot be decoded; left out. Fix: jobs/verify_dataset.py --repair",
+                "%s in %s cannot be decoded; left out. Fix: %s",
                 sample.member,
                 sample.tar,
+                how_to_repair(sample.tar),
             )
             self._members[sample.tar] = self.members(sample.tar) | {sample.member}
             note = json.dumps(sample._asdict(), indent=1) + "\n"

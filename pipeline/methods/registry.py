@@ -99,7 +99,7 @@ def create(name: str, num_classes: int, **options: Any) -> Method:
             of range.
     """
     check_options(name, options)
-    return _class_of(name)(num_classes, **options)
+    return class_of(name)(num_classes, **options)
 
 
 def options_for(config: TrainConfig) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def options_of(name: str) -> dict[str, Any]:
     Raises:
         InputError: unknown method; the message lists the known ones.
     """
-    parameters = inspect.signature(_class_of(name)).parameters.values()
+    parameters = inspect.signature(class_of(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
@@ -151,7 +151,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         flags = " ".join(f"{option}=NUMBER" for option in missing)
         fix = f"pass --method-options {flags}; {fix}"
         raise InputError(f"method {name!r} needs {', '.join(missing)}", fix=fix)
-    hints = get_type_hints(_class_of(name).__init__)
+    hints = get_type_hints(class_of(name).__init__)
     for option, value in options.items():
         _check_value(f"option {option} of method {name!r} is {value!r}", value, hints[option])
 
@@ -165,7 +165,12 @@ def with_absolute_paths(options: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _class_of(name: str) -> Any:
+def class_of(name: str) -> Any:
+    """Return a method's class.
+
+    Raises:
+        InputError: unknown method; the message lists the known ones.
+    """
     if name not in _METHODS:
         raise InputError(f"no method {name!r}", fix=f"choose one of {', '.join(_METHODS)}")
     return _METHODS[cast(MethodName, name)]

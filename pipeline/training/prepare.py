@@ -149,7 +149,7 @@ def claim(directory: str, config: TrainConfig) -> bool:
         raise InputError(
             f"run {config.run_name!r} exists with another configuration ({changes})",
             file=location,
-            fix="repeat the first command to resume, or choose another --name",
+            fix="repeat the first command to resume, or choose another --run",
         )
     with _storage_errors(location):
         storage.write_json(location, config.to_dict())
@@ -166,7 +166,7 @@ def _stored(location: str) -> TrainConfig | None:
         raise InputError(
             f"not a configuration of this version ({error})",
             file=location,
-            fix="choose another --name; or remove the file, and the run goes on as this command "
+            fix="choose another --run; or remove the file, and the run goes on as this command "
             "says, as another run in MLflow",
         ) from None
 

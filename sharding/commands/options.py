@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from sharding.errors import InputError
 from sharding.storage.retry import RetryPolicy
@@ -77,7 +79,7 @@ class ShardOptions(DatasetOptions):
     """Placement seed: the shard of an image is a function of its id and this."""
     release: Literal["v3", "v4", "v5", "v6", "v7"] | None = None
     """Release of the dump; recognised from its files by default."""
-    name: str | None = None
+    name: Annotated[str | None, tyro.conf.arg(name="labels")] = None
     """Name of the label version; the folder of the dump by default ("2017_11")."""
     conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
     """What a class becomes where humans disagree about an image."""
@@ -126,7 +128,7 @@ class ReshardOptions:
     """Labels that an export is laid over; the dataset's default ones if not given."""
     release: Literal["v3", "v4", "v5", "v6", "v7", "export"] | None = None
     """Release of the dump; recognised from its files by default."""
-    name: str | None = None
+    name: Annotated[str | None, tyro.conf.arg(name="labels")] = None
     """Name of the label version; the folder of the dump by default ("2018_04")."""
     conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
     """What a class becomes where humans disagree about an image."""

@@ -16,7 +16,7 @@ from sharding import log
 from sharding.classes import ClassTable
 from sharding.commands.options import ReshardOptions, ShardOptions
 from sharding.dataset.label_versions import NewLabels
-from sharding.errors import InputError
+from sharding.errors import InputError, command
 from sharding.layout import (
     ATTRIBUTION_FILE,
     ATTRIBUTION_HASH,
@@ -176,7 +176,8 @@ def prepare(options: ShardOptions) -> Job:
         raise InputError(
             "an export labels images of an existing dataset",
             file=options.annotations,
-            fix="run jobs/reshard_openimages.py with that dataset",
+            fix="run "
+            + command("reshard", "--dataset", "DATASET", "--annotations", options.annotations),
         )
     if "train" not in dump.splits:
         log.info(f"note: no train labels; groups are cut by {' and '.join(dump.splits)}")

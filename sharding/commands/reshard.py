@@ -21,7 +21,7 @@ from sharding.dataset.label_versions import NewLabels, all_labels, tar_labels, w
 from sharding.dataset.members import members_in, members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.layout import MANIFEST_FILE, QUARANTINE_FILE, diff_path
 from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels, tasks_for_labels, write_unfinished
@@ -162,7 +162,7 @@ def _rewrite(dataset: Dataset, new: NewLabels, workers: Workers) -> int:
         raise InputError(
             f"{failures[0].source} cannot be read ({failures[0].reason})",
             file=dataset.directory,
-            fix=WITH_IMAGES,
+            fix=how_to_repair(dataset.directory / MANIFEST_FILE, *WITH_IMAGES),
         )
     rewritten = members_of(outcomes, (task.plan for task in tasks))
     untouched = [part for part in members if part.shard.split not in tables]

@@ -16,7 +16,7 @@ from sharding.dataset import lock
 from sharding.dataset.members import members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
-from sharding.errors import InputError
+from sharding.errors import InputError, command
 from sharding.layout import IMAGES_FOLDER, MANIFEST_FILE, PLAN, TAR_LABELS
 from sharding.manifest import Dataset, Manifest
 from sharding.shards.dispatch import Workers, finished_shards, write_shards
@@ -78,7 +78,8 @@ def _finished_manifest(job: Job) -> Manifest | None:
         raise InputError(
             f"this is a finished dataset of other labels or options ({_described(manifest, job)})",
             file=job.output / MANIFEST_FILE,
-            fix="choose another --output, or run jobs/reshard_openimages.py for new annotations",
+            fix="choose another --output, or for new annotations run "
+            + command("reshard", "--dataset", job.output, "--annotations", job.options.annotations),
         )
     return manifest
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
+from sharding.errors import command
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
 from sharding.manifest import Dataset
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
@@ -193,8 +194,8 @@ class Resharded:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
                 text += f": {now:,} need them now, {before:,} were missing before"
             rows.append(("no pixels", text))
-        command = f"jobs/train_openimages.py --dataset {self.location} --labels {self.name}"
-        return _aligned(first, [*rows, ("train", command)])
+        train = command("train", "--dataset", self.location, "--labels", self.name)
+        return _aligned(first, [*rows, ("train", train)])
 
     def _changes(self, split: str) -> str:
         totals = self.diff.get("splits", {}).get(split)

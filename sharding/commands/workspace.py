@@ -177,7 +177,8 @@ class _BucketWorkspace(Workspace):
                 raise
             name = "" if file in (self._root, self.directory) else file.relative_to(self.directory)
             url = f"{self.location}/{name}".rstrip("/")
-            raise InputError(cause.problem, file=url, row=cause.row, fix=cause.fix) from None
+            fix = cause.fix and cause.fix.replace(str(self.directory), self.location)
+            raise InputError(cause.problem, file=url, row=cause.row, fix=fix) from None
 
     def _remove_from_bucket(self) -> None:
         """Remove from the bucket what was removed here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import parse_image_ids
 from sharding.manifest import Dataset
 from sharding.sources.shard import ShardSource
@@ -49,5 +49,5 @@ def read_images(
                     raise InputError(
                         f"{image_id}: {error}",
                         file=source.tar,
-                        fix="run jobs/verify_dataset.py --repair",
+                        fix=how_to_repair(source.tar),
                     ) from None

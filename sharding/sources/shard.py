@@ -9,15 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.manifest import ShardRecord
 from sharding.sources.base import ReadImage, Source
 from sharding.sources.packed import PackedImages
 from sharding.storage.locks import scratch_directory
 from sharding.storage.object_store import ObjectStore
-from sharding.storage.tar_index import REPAIR_DATASET, read_index
+from sharding.storage.tar_index import read_index
 
-WITH_IMAGES = f"{REPAIR_DATASET} --images with the folder of the images"
+WITH_IMAGES = ("--images", "FOLDER")
+"""What `how_to_repair` adds where a tar is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class ShardSource(Source):
                     self.bucket.download(name, tar.with_suffix(suffix))
             entries = read_index(tar.with_suffix(".idx"))
             if not tar.is_file():
-                raise InputError("cannot be read (it is missing)", file=tar, fix=WITH_IMAGES)
+                fix = how_to_repair(tar, *WITH_IMAGES)
+                raise InputError("cannot be read (it is missing)", file=tar, fix=fix)
             rows = [
                 (int(key, 16), *components["jpg"])
                 for key, components in entries.items()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.storage.tar_reader import read_members
-
-REPAIR_DATASET = "run jobs/verify_dataset.py --repair"
 
 
 def index_of_tar(path: Path) -> bytes:
@@ -54,7 +52,9 @@ def read_index(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
         if version != "v1.2" or int(count) != len(entries):
             raise ValueError(f"{version}, {count} samples declared, {len(entries)} listed")
     except FileNotFoundError:
-        raise InputError("the index is missing", file=path, fix=REPAIR_DATASET) from None
+        raise InputError("the index is missing", file=path, fix=how_to_repair(path)) from None
     except (ValueError, IndexError, UnicodeDecodeError) as error:
-        raise InputError(f"not a DALI index ({error})", file=path, fix=REPAIR_DATASET) from None
+        raise InputError(
+            f"not a DALI index ({error})", file=path, fix=how_to_repair(path)
+        ) from None
     return entries

@@ -115,7 +115,7 @@ def test_new_labels_and_a_checkup_are_one_command_each(
     told = home.run(*reshard, "--rewrite")
     assert "240 images" in told
     assert "tars rewritten" in told
-    assert "jobs/train_openimages.py --dataset b/dataset --labels second" in told
+    assert " train --dataset b/dataset --labels second" in told
     told = home.run("verify_dataset.py", *dataset)
     assert "is intact" in told
     (damaged, *_) = sorted((home.directory / "b/dataset/images").glob("*.idx"))

@@ -190,9 +190,9 @@ def test_a_lost_table_is_told_and_comes_back_from_the_dump(
     content = path.read_bytes()
     damage(path)
     (told,) = check(dataset, repair=True)
-    assert f"jobs/reshard_openimages.py --name {V4} with its annotations" in told
+    assert f"reshard with --labels {V4} and its annotations" in told
     if not path.exists():
-        with pytest.raises(InputError, match=f"missing.*reshard_openimages.py --name {V4}"):
+        with pytest.raises(InputError, match=f"missing.*reshard with --labels {V4}"):
             shard(inputs, dataset, images="later", retry_failed=True)
     relabel(inputs, dataset, V4)
     assert path.read_bytes() == content

@@ -1,0 +1,121 @@
+"""Run the jobs that make, extend and check a dataset: parse, connect, call, print."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.cli.options import parse
+from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
+from sharding.importers.options import ImportOptions
+from sharding.synthetic.options import DumpOptions
+
+# Until 0.1 a label version was named by `--name`, as a run was.
+_OLD_NAMES = {"--name": "--labels"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DemoOptions(DumpOptions):
+    output: Path
+    """Directory to write; repeating the command with the same options does nothing, other options
+    replace the dump that is there."""
+    workers: int = os.cpu_count() or 1
+    """Processes; the bytes do not depend on it."""
+
+
+def run_make_demo(arguments: Sequence[str], program: str | None) -> None:
+    """Draw a demo collection: photographs, partial annotations, complete ground truth.
+
+    $ openimages-boostlu make-demo --output demo/dump
+    """
+    options = parse(_DemoOptions, arguments, program, run_make_demo)
+    from sharding.synthetic.dump import make_dump
+
+    output = options.output
+    shared = dataclasses.fields(DumpOptions)
+    dump = DumpOptions(**{field.name: getattr(options, field.name) for field in shared})
+    made = make_dump(dump, output, workers=options.workers)
+    counts = ", ".join(f"{count} {split}" for split, count in dump.images.items())
+    print(f"{'made' if made else 'already there'}: {counts} images of {dump.classes} classes")
+    print(f"annotations  {output}/2017_11")
+    print(f"images       {output}/images")
+    print(f"truth        {output}/ground_truth")
+
+
+def run_shard(arguments: Sequence[str], program: str | None) -> None:
+    """Turn an annotation dump and its images into a dataset; repeat the command to continue it.
+
+    $ openimages-boostlu shard --annotations DUMP --images JPEGS --output DATASET
+    $ ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --output s3://bucket/x
+    """
+    options = parse(ShardOptions, arguments, program, run_shard, _OLD_NAMES)
+    from pipeline.cluster.tasks import task_map
+    from sharding.commands.prepare import prepare
+    from sharding.commands.shard import shard_dump
+    from sharding.commands.workspace import open_workspace
+
+    parallel = task_map("sharding", options.workers)
+    with open_workspace(options.output, options.fetch, options.scratch) as workspace:
+        local = dataclasses.replace(options, output=str(workspace.directory))
+        summary = shard_dump(prepare(local), parallel, workspace)
+    print(summary)
+
+
+def run_import(arguments: Sequence[str], program: str | None) -> None:
+    """Turn VOC, COCO, NUS-WIDE, CUB or an image,labels CSV into a dataset.
+
+    $ openimages-boostlu import --format voc --source DIR --output DATASET --single-positive
+    $ ray submit ray_cluster.yaml jobs/import_dataset.py -- --format coco --source ... --output ...
+    """
+    options = parse(ImportOptions, arguments, program, run_import)
+    from pipeline.cluster.tasks import task_map
+    from sharding.commands.workspace import open_workspace
+    from sharding.importers.prepare import prepare_import
+    from sharding.importers.run import import_collection
+
+    parallel = task_map("importing", options.workers)
+    with open_workspace(options.output, scratch=options.scratch) as workspace:
+        local = dataclasses.replace(options, output=str(workspace.directory))
+        summary = import_collection(prepare_import(local), parallel, workspace)
+    print(summary)
+
+
+def run_reshard(arguments: Sequence[str], program: str | None) -> None:
+    """Lay a new annotation dump, or an export of ours, over a dataset; its images stay as they are.
+
+    $ openimages-boostlu reshard --dataset DATASET --annotations DUMP
+    $ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations DUMP
+    """
+    options = parse(ReshardOptions, arguments, program, run_reshard, _OLD_NAMES)
+    from pipeline.cluster.tasks import task_map
+    from sharding.commands.reshard import reshard
+    from sharding.commands.workspace import open_workspace
+
+    parallel = task_map("writing shards", options.workers)
+    with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
+        local = dataclasses.replace(options, dataset=str(workspace.directory))
+        summary = reshard(local, parallel, workspace)
+    print(summary)
+
+
+def run_verify(arguments: Sequence[str], program: str | None) -> None:
+    """Check a dataset against its manifest: hashes, indexes, labels, counts, orphans.
+
+    Exit status 1 says that problems remain.
+
+    $ openimages-boostlu verify --dataset DATASET_OR_URL
+    $ openimages-boostlu verify --dataset DATASET --repair --images JPEGS
+    """
+    options = parse(VerifyOptions, arguments, program, run_verify)
+    from pipeline.cluster.tasks import task_map
+    from sharding.commands.verify import verify
+    from sharding.commands.workspace import open_workspace
+
+    parallel = task_map("checking shards", options.workers)
+    with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
+        result = verify(options, parallel, workspace)
+    print(result)
+    raise SystemExit(0 if result.intact else 1)

@@ -1,0 +1,81 @@
+"""Run a job by its name; import nothing of it before, so that the list of jobs shows at once."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from sharding.errors import PROGRAM, InputError, one_line_errors
+
+_DATASETS, _MODELS = "Datasets", "Models"
+_JOBS = {
+    "make-demo": (_DATASETS, "draw a demo collection, partially annotated"),
+    "shard": (_DATASETS, "turn an annotation dump and its images into a dataset"),
+    "import": (_DATASETS, "turn VOC, COCO, NUS-WIDE, CUB or a CSV into a dataset"),
+    "reshard": (_DATASETS, "lay new annotations over a dataset"),
+    "verify": (_DATASETS, "check a dataset, mend it"),
+    "train": (_MODELS, "train a CAM + BoostLU network, or resume"),
+    "evaluate": (_MODELS, "compute a checkpoint's mAP per class group"),
+    "predict": (_MODELS, "label a dataset, a folder or a list of URLs"),
+    "export": (_MODELS, "write safetensors, torch.export and ONNX"),
+    "candidates": (_MODELS, "list the labels that are likely missing, to review"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of the program: a job's name and its options, or ``--version``."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    job, *rest = arguments or ["--help"]
+    if job in ("--help", "-h"):
+        print(_help())
+    elif job == "--version":
+        import pipeline
+
+        print(f"{PROGRAM} {pipeline.__version__}")
+    elif job == "--list":
+        run("train", arguments)
+    else:
+        with one_line_errors():
+            _require(job)
+        run(job, rest, f"{PROGRAM} {job}")
+
+
+def run(job: str, arguments: Sequence[str] | None = None, program: str | None = None) -> None:
+    """Run one job; bad input ends in one line and exit status 2.
+
+    Args:
+        job: its name.
+        arguments: its options, by default those of this process.
+        program: what its help calls it, by default the script's name.
+    """
+    with one_line_errors():
+        module = "dataset_jobs" if _JOBS[job][0] == _DATASETS else "model_jobs"
+        function = f"run_{job.replace('-', '_')}"
+        call = getattr(importlib.import_module(f"pipeline.cli.{module}"), function)
+        call(sys.argv[1:] if arguments is None else arguments, program)
+
+
+def _help() -> str:
+    lines = [f"usage: {PROGRAM} JOB [OPTIONS]"]
+    for title in (_DATASETS, _MODELS):
+        lines += ["", title]
+        lines += [f"  {job:11} {does}" for job, (kind, does) in _JOBS.items() if kind == title]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{PROGRAM} JOB --help                      a job's options",
+            f"{PROGRAM} --list methods|backbones|presets",
+            f"{PROGRAM} --version",
+        ]
+    )
+
+
+def _require(job: str) -> None:
+    if job not in _JOBS:
+        close = difflib.get_close_matches(job, _JOBS, n=1) or _JOBS
+        raise InputError(
+            f"no job {job!r}", fix=f"choose {' or '.join(close)}; see {PROGRAM} --help"
+        )

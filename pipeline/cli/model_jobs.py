@@ -1,0 +1,119 @@
+"""Run the jobs that train a network and use it: parse, connect, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pipeline.cli.options import description, expand, obey_no_color, parse, types_of
+from pipeline.config import presets, show
+from pipeline.config.commands import AuditConfig, EvaluateConfig, ExportOptions, PredictConfig
+from pipeline.config.train import TrainConfig
+from sharding.log import error
+
+_OLD_NAMES = {"--name": "--run"}
+
+
+def run_train(arguments: Sequence[str], program: str | None) -> None:
+    """Train a CAM + BoostLU network on a dataset; repeat the command to resume.
+
+    $ openimages-boostlu train --dataset DIR
+    $ openimages-boostlu train --preset coco --method em-apl --print-config
+    $ ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
+    """
+    obey_no_color()
+    given = expand(arguments, {"preset": str, **types_of(TrainConfig)}, _OLD_NAMES, flat=True)
+    command = presets.parse(given, description(run_train), program)
+    if command.list:
+        from pipeline.cli import listing
+
+        print(listing.LISTS[command.list]())
+        return
+    if command.print_config:
+        from pipeline.methods.registry import complete_options
+
+        print(show.print_form(command, complete_options(command.config)))
+        return
+    from pipeline.cluster import session
+    from pipeline.tracking import client
+    from pipeline.training.failures import TrainingEnded
+    from pipeline.training.train import train
+
+    session.connect()
+    try:
+        result = train(command.config)
+    except TrainingEnded as ended:
+        error(str(ended))
+        sys.exit(ended.exit_code)
+    print(f"run              {result.directory}")
+    print(f"best checkpoint  {result.best}")
+    print(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
+
+
+def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
+    """Compute a checkpoint's mAP per class group on a split, BoostLU off and on.
+
+    $ openimages-boostlu evaluate --checkpoint runs/NAME --dataset DIR --split test
+    """
+    config = parse(EvaluateConfig, arguments, program, run_evaluate)
+    from pipeline.cluster import session
+    from pipeline.evaluation import record, run
+    from pipeline.tracking import client
+
+    session.connect()
+    evaluation = run.evaluate(config)
+    subject = evaluation.subject
+    print(evaluation.report.terminal())
+    print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
+    try:
+        run_id = record.record(evaluation)
+    except record.NotRecorded as ended:
+        error(str(ended))
+        sys.exit(ended.exit_code)
+    print(f"MLflow      {client.browse_command()}  (run {run_id})")
+
+
+def run_predict(arguments: Sequence[str], program: str | None) -> None:
+    """Predict the labels of a dataset, a folder or a list of URLs, to Parquet.
+
+    $ openimages-boostlu predict --checkpoint runs/NAME --images DIR --output predictions
+    $ openimages-boostlu predict --checkpoint models:/NAME@best --urls urls.txt --output s3://B/OUT
+    $ ray submit ray_cluster.yaml jobs/predict_openimages.py -- --checkpoint ... --dataset ...
+    """
+    config = parse(PredictConfig, arguments, program, run_predict)
+    from pipeline.cluster import session
+    from pipeline.inference import predict
+
+    counts = predict.predict(config, session.connect)
+    print(f"{counts['images']:,} images, {counts['errors']:,} unreadable (column error)")
+    print(f"predictions  {config.output}/part-*.parquet  ({counts['files']} files)")
+
+
+def run_export(arguments: Sequence[str], program: str | None) -> None:
+    """Write a checkpoint as safetensors, torch.export and ONNX; each is checked against it.
+
+    $ openimages-boostlu export --checkpoint runs/NAME --output exported
+    """
+    options = parse(ExportOptions, arguments, program, run_export)
+    from pipeline.inference import export, locate
+
+    directory = locate.checkpoint_directory(options.checkpoint)
+    differences = export.export(directory, options.output, options.formats)
+    for name, difference in differences.items():
+        path = options.output / f"model.{name}"
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")
+    print(f"{options.output / 'model.json'}  image size, class list, preprocessing")
+
+
+def run_candidates(arguments: Sequence[str], program: str | None) -> None:
+    """Export a run's label candidates: an annotation CSV, and a sheet to review.
+
+    $ openimages-boostlu candidates --run runs/NAME
+    $ openimages-boostlu candidates --run runs/demo --truth demo/dump/ground_truth
+    """
+    config = parse(AuditConfig, arguments, program, run_candidates)
+    from pipeline.audit import run
+    from sharding.dataset.ground_truth import read_ground_truth
+    from sharding.dataset.lookup import read_images
+
+    print(run.run(config, read_images, read_ground_truth))

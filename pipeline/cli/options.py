@@ -1,0 +1,154 @@
+"""Parse a job's options: from the command line, over those of a ``--config`` file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+
+from sharding.errors import InputError
+
+_CONFIG_HELP = """\n
+--config FILE.json|FILE.yaml
+  options by name; those of the command line override them"""
+Options = TypeVar("Options")
+
+
+def parse(
+    kind: Callable[..., Options],
+    arguments: Sequence[str],
+    program: str | None,
+    job: Callable[..., object],
+    old_names: Mapping[str, str] | None = None,
+) -> Options:
+    """Parse a job's options.
+
+    Args:
+        kind: dataclass of the options.
+        arguments: of the command line, without the program's name.
+        program: what the help calls it; None for the script's name.
+        job: whose docstring the help begins with.
+        old_names: flags that are accepted though the help does not name them, and their new names.
+
+    Raises:
+        InputError: the configuration file is not there or has an option that the job lacks, or
+            ``kind`` refuses a value.
+        SystemExit: the help was asked for, or an option is unknown or of another type.
+    """
+    obey_no_color()
+    return tyro.cli(
+        kind,
+        prog=program,
+        description=description(job) + _CONFIG_HELP,
+        args=expand(arguments, types_of(kind), old_names),
+    )
+
+
+def obey_no_color() -> None:
+    """Turn tyro's colours off where the environment has ``NO_COLOR`` (https://no-color.org)."""
+    if os.environ.get("NO_COLOR"):
+        tyro._experimental_options["ansi_codes"] = False
+
+
+def description(job: Callable[..., object]) -> str:
+    """Return the text that a job's help begins with."""
+    return inspect.getdoc(job) or ""
+
+
+def types_of(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """List the options of a dataclass, the name of a part and a dot before its own, with types."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        part = types_of(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
+        types |= part or {f"{prefix}{name}": hint}
+    return types
+
+
+def expand(
+    arguments: Sequence[str],
+    known: Mapping[str, Any],
+    old_names: Mapping[str, str] | None = None,
+    *,
+    flat: bool = False,
+) -> list[str]:
+    """Put the options of a ``--config`` file before the others, and give old flags their new name.
+
+    Args:
+        arguments: of the command line.
+        known: types of the options that the file may have; dotted ones may stand in a section.
+        old_names: flags by their former names.
+        flat: whether a flag leaves out the section's name.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    chosen, rest = finder.parse_known_args(arguments)
+    given = [] if chosen.config is None else _flags(chosen.config, known, flat)
+    return [_renamed(argument, old_names or {}) for argument in (*given, *rest)]
+
+
+def _renamed(argument: str, old_names: Mapping[str, str]) -> str:
+    flag, equals, value = argument.partition("=")
+    return old_names.get(flag, flag) + equals + value
+
+
+def _flags(path: Path, known: Mapping[str, Any], flat: bool) -> list[str]:
+    """Turn the values of a configuration file into flags."""
+    flags = []
+    leaves = {name.rpartition(".")[2]: name for name in known}
+    for name, value in _values(path).items():
+        option = name if name in known else leaves.get(name, "")
+        if not option:
+            close = difflib.get_close_matches(name, [*known, *leaves], n=1)
+            fix = f"write {close[0]}" if close else "remove it; --help lists the options"
+            raise InputError(f"no option {name!r}", file=path, fix=fix)
+        flag = (option.rpartition(".")[2] if flat else option).replace("_", "-")
+        flags += _flag(flag, value, known[option])
+    return flags
+
+
+def _flag(flag: str, value: Any, kind: Any) -> list[str]:
+    if kind is bool and isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, bool):  # YAML's reading of on and off
+        value = "on" if value else "off"
+    return [f"--{flag}", *map(str, value)] if isinstance(value, list) else [f"--{flag}={value}"]
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """Read a configuration file as a flat mapping; of ``--print-config json`` its ``config``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text) if path.suffix == ".json" else _yaml(text)
+        raw = raw.get("config", raw) if isinstance(raw.get("config"), dict) else raw
+    except OSError as error:
+        raise InputError(f"no configuration ({error.strerror})", file=path) from None
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"not a configuration ({error})", file=path, fix="write name: value, one a line"
+        ) from None
+    return dict(_leaves(raw))
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}".replace("-", "_"), value

@@ -1,0 +1,115 @@
+"""Options come from flags over a file; old flags still work; mistakes name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import options
+from pipeline.cli.model_jobs import _OLD_NAMES
+from pipeline.config import presets
+from pipeline.config.commands import PredictConfig
+from pipeline.config.show import print_form
+from pipeline.config.train import TrainConfig
+from pipeline.methods.registry import complete_options
+from sharding.commands.options import ShardOptions
+from sharding.errors import InputError
+
+KNOWN = {"preset": str, **options.types_of(TrainConfig)}
+
+
+def trained(*arguments: str) -> TrainConfig:
+    """The configuration of a training command."""
+    given = options.expand(arguments, KNOWN, _OLD_NAMES, flat=True)
+    return presets.parse(given, "Train.").config
+
+
+def job() -> None:
+    """Do something."""
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return trained(
+        *("--preset", "coco", "--method", "em-apl", "--dataset", "d", "--run", "runs/first"),
+        *("--weights", "None", "--async-validation", "--log-model", "off", "--clip-norm", "1"),
+    )
+
+
+def test_a_runs_configuration_is_taken_back(config: TrainConfig, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.to_dict()))
+    assert trained("--config", str(file)) == config
+    other = trained(f"--config={file}", "--run", "second", "--lr", "1e-3", "--no-async-validation")
+    assert (other.name, other.optimizer.learning_rate) == ("second", 1e-3)
+    assert other.method_options == config.method_options
+    assert not other.async_validation
+
+
+def test_what_print_config_prints_is_taken_back(config: TrainConfig, tmp_path: Path) -> None:
+    command = presets.TrainCommand(config=config, print_config="json")
+    file = tmp_path / "printed.json"
+    file.write_text(print_form(command, complete_options(config)))
+    assert trained("--config", str(file)) == config
+
+
+def test_a_hand_written_file_says_no_more_than_needed(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "preset: coco\nmethod: ll-r\ndataset: d\nlearning-rate: 1e-3\nlog_model: off\n"
+        "model:\n  backbone: resnet18\n  compile: yes\nmethod_options: [delta_rel=0.3]\n"
+    )
+    config = trained("--config", str(file), "--epochs", "3")
+    assert (config.optimizer.learning_rate, config.optimizer.epochs) == (1e-3, 3)
+    assert (config.model.backbone, config.model.compile) == ("resnet18", True)
+    assert (config.method_options, config.log_model) == (("delta_rel=0.3",), "off")
+    assert config.model.weights == "IMAGENET1K_V1", "the preset's"
+
+
+def test_every_job_takes_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "shard.yml"
+    file.write_text("annotations: a\nimages: i\noutput: o\nfetch:\n  tries: 7\nstrict: true\n")
+    found = options.parse(ShardOptions, ["--config", str(file), "--seed", "3"], None, job)
+    assert (found.output, found.fetch.tries, found.strict, found.seed) == ("o", 7, True, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("a.yaml", "lerning_rate: 1", "no option 'lerning_rate'.*write learning_rate"),
+        ("a.yaml", "a: [", "not a configuration"),
+        ("a.yaml", "- 1", "not a configuration"),
+        ("a.json", "epochs: 1", "not a configuration"),
+        ("absent.json", None, "no configuration"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, name: str, text: str | None, problem: str) -> None:
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=f"{name}: {problem}"):
+        trained("--config", str(file))
+
+
+def test_old_flags_are_accepted_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained("--dataset", "d", "--name", "x") == trained("--dataset", "d", "--run=x")
+    with pytest.raises(SystemExit):
+        trained("--help")
+    assert "--name" not in capsys.readouterr().out
+
+
+def test_a_run_is_a_name_or_a_path() -> None:
+    config = trained("--dataset", "d", "--run", "s3://bucket/runs/x/")
+    assert (config.storage, config.name) == ("s3://bucket/runs", "x")
+    with pytest.raises(InputError, match="not in --storage other"):
+        trained("--dataset", "d", "--run", "runs/x", "--storage", "other")
+
+
+def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(options.tyro._experimental_options, "ansi_codes", True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    arguments = ["--checkpoint", "c", "--output", "o", "--images", "i"]
+    options.parse(PredictConfig, arguments, None, job)
+    assert options.tyro._experimental_options["ansi_codes"] is False
