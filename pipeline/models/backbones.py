@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from sharding.errors import InputError
 _TIMM = "timm/"
 _CLASSIFIERS = ("fc", "fc_norm", "classifier", "head")
 Split = Callable[[Any], tuple[nn.Module, int]]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build(name: str, weights: str | None) -> tuple[nn.Module, int]:
@@ -48,6 +49,15 @@ def torchvision_names() -> list[str]:
 
     listed = torchvision.models.list_models(module=torchvision.models)
     return [name for name in listed if name.startswith(tuple(_SPLITS))]
+
+
+def synchronised(network: Network) -> Network:
+    """Convert batch norms to norms over all ranks; timm's keep the activation that is in them."""
+    if any(isinstance(module, TimmFeatures) for module in network.modules()):
+        import timm.layers
+
+        return cast(Network, timm.layers.convert_sync_batchnorm(network))
+    return cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(network))
 
 
 class TimmFeatures(nn.Module):

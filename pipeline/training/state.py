@@ -11,7 +11,7 @@ import torch
 from pipeline.audit.collector import Collector
 from pipeline.config.train import TrainConfig
 from pipeline.methods import Method
-from pipeline.models import cam_net
+from pipeline.models import backbones, cam_net
 from pipeline.training import distributed
 from pipeline.training.loop import EpochPosition
 from pipeline.training.step import TrainStep, moving_average
@@ -52,7 +52,7 @@ class TrainState:
         self._config, self._num_classes = config, num_classes
         model = cam_net.build(config.model, num_classes).to(device)
         if config.model.sync_batchnorm and device.type == "cuda":
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = backbones.synchronised(model)
         self.model = model
         self.averaged = moving_average(model, config.optimizer.ema_decay)
         if config.parallel == "fsdp":

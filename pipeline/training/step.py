@@ -23,6 +23,7 @@ from pipeline.data.labels import LabelledBatch
 from pipeline.data.loader import Batch
 from pipeline.methods import Method, Phase
 from pipeline.methods.protocol import StepResult
+from pipeline.models import batch_norm
 from pipeline.models.cam_net import CamNet
 from pipeline.training import distributed
 from pipeline.training.timing import RankTimer
@@ -139,14 +140,14 @@ class TrainStep:
 
     def _forward(self, batch: Batch) -> torch.Tensor:
         # A rank whose share is empty must still join the collectives: it runs one black image
-        # whose logits are then dropped.
+        # whose logits are then dropped, and which trains nothing.
         B = len(batch)
         images_BHWC = batch.images_BHWC
         if not B:
             images_BHWC = images_BHWC.new_zeros((1, *images_BHWC.shape[1:]))
         dtype = _DTYPES[self.config.precision]
         mixed = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-        with mixed:
+        with mixed, batch_norm.of_few_images(self.model, B):
             logits_BK = self.model(images_BHWC)
         return logits_BK[:B].float()
 

@@ -37,6 +37,15 @@ def test_features_are_maps_and_every_parameter_is_trained(
     assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("name", ["resnet18", "timm/mobilenetv3_small_050"])
+def test_norms_over_all_ranks_compute_what_the_others_do(name: str) -> None:
+    backbone, _ = backbones.build(name, None)
+    expected = backbone.eval()(IMAGES_BCHW)
+    converted = backbones.synchronised(backbone)
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
+    assert torch.equal(converted(IMAGES_BCHW), expected)  # activations within norms included
+
+
 def test_tokens_return_to_where_their_patch_was() -> None:
     timm = pytest.importorskip("timm")
     network = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True)

@@ -17,6 +17,7 @@ from pipeline.models import cam_net
 from pipeline.training.step import TrainStep, learning_rate_factor, moving_average
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from tests.support.training import assert_same_weights
 
 K = 8
 
@@ -100,11 +101,33 @@ def test_an_empty_share_of_a_batch_changes_nothing(
 ) -> None:
     for parts in (1, 3):
         step = step_of(network, micro_batches=parts)
-        before = [parameter.detach().clone() for parameter in step.model.parameters()]
+        before = copy.deepcopy(step.model)
         result = step(batch_of(join, 0))
         assert result.loss == 0
         assert result.modified_BK.shape == (0, K)
-        assert all(map(torch.equal, before, step.model.parameters()))
+        assert_same_weights(step.model, before)  # running statistics too
+
+
+def test_micro_batches_without_images_change_nothing(
+    network: cam_net.CamNet, join: LabelJoin
+) -> None:
+    batch = batch_of(join, 8)
+    whole, split = (step_of(network, micro_batches=parts) for parts in (4, 5))
+    whole(batch)
+    split(batch)  # 2, 2, 2, 2 and 0 images
+    assert_same_weights(split.model, whole.model)
+
+
+def test_a_single_image_trains(network: cam_net.CamNet, join: LabelJoin) -> None:
+    step = step_of(network)
+    batch = batch_of(join, 1)
+    one = join(
+        Batch(images_BHWC=batch.images_BHWC[:, :32, :32], image_ids_B=batch.image_ids_B)
+    )  # its last features are 1 x 1
+    before = copy.deepcopy(step.model)
+    assert step(one).loss.isfinite()
+    assert not torch.equal(step.model.backbone[0].weight, before.backbone[0].weight)
+    assert all(tensor.isfinite().all() for tensor in step.model.state_dict().values())
 
 
 def test_clipping_bounds_the_update(network: cam_net.CamNet, join: LabelJoin) -> None:
