@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Sequence
 from typing import Literal, get_args
 
 Split = Literal["train", "validation", "test"]
@@ -26,6 +27,10 @@ UNFINISHED_FILE = "unfinished.json"
 """Identity of the command whose result the directory will be, until the manifest is written."""
 STAGING_FOLDER = "staging"
 """Folder of a job's temporary files, which a continued job uses again."""
+TEMPORARY = ".tmp."
+"""Between a file's name and the eight hexadecimal digits of the copy that will replace it."""
+SET_ASIDE_FOLDER = "set_aside"
+"""Where a repair moves tars that the manifest does not name, in a numbered folder for each move."""
 
 CLASSES_HASH = "classes_file_sha256"
 QUARANTINE_HASH = "quarantine_file_sha256"
@@ -48,7 +53,16 @@ TAR_LABELS = "tar_labels"
 SHARD_BYTES = "shard_bytes"
 """Key in ``created_by``: the bytes asked for, and the images per shard that they came to."""
 
-_SHARD_FILE = re.compile(rf"(?:{IMAGES_FOLDER}/)?([a-z]+)-(\d{{6,}})(?:\.(?:tar|idx|json))?")
+TAR, INDEX, RECORD = ".tar", ".idx", ".json"
+"""Suffixes of a shard's files: the images, where DALI finds them, and what became of the shard."""
+_SHARD_FILE = re.compile(
+    rf"(?:{IMAGES_FOLDER}/)?({'|'.join(SPLITS)})-(\d{{6,}})({TAR}|{INDEX}|{RECORD})?", re.ASCII
+)
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LEFT_OVER = re.compile(
+    rf".*{re.escape(TEMPORARY)}[0-9a-f]{{8}}|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}|{UNFINISHED_FILE}"
+    rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
+)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -56,10 +70,47 @@ def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:06d}"
 
 
+def shard_path(name: str, suffix: str = TAR) -> str:
+    """Path of a shard's tar, index or record, relative to the dataset."""
+    return f"{IMAGES_FOLDER}/{name}{suffix}"
+
+
 def parse_shard_name(path: str) -> tuple[str, int] | None:
     """Parse (split, number) out of a shard's name or of the path of its tar, index or record."""
     match = _SHARD_FILE.fullmatch(path)
     return None if match is None else (match[1], int(match[2]))
+
+
+def are_shard_paths(split: str, tar: str, index: str) -> bool:
+    """Tell whether these can be the tar and the index of a shard: a manifest may be anybody's."""
+    parsed = parse_shard_name(tar)
+    if parsed is None or parsed[0] != split:
+        return False
+    name = shard_name(*parsed)
+    return (tar, index) == (shard_path(name), shard_path(name, INDEX))
+
+
+def are_label_paths(version: str, split: str, tables: Sequence[str]) -> bool:
+    """Tell whether these can be a split's table and, if there is one, that of other images."""
+    expected = [labels_path(version, split), labels_path(version, f"{split}{WITHOUT_PIXELS}")]
+    is_named = is_version_name(version) and split in SPLITS
+    return is_named and list(tables) == expected[: len(tables)]
+
+
+def is_left_over(path: str, versions: Container[str]) -> bool:
+    """Tell a file of a killed or replaced job from others, in a dataset of these label versions."""
+    match = _LEFT_OVER.fullmatch(path)
+    return match is not None and (match["version"] is None or match["version"] in versions)
+
+
+def is_version_name(name: str) -> bool:
+    """Tell whether a label version may have this name, which names a folder of the dataset."""
+    return _VERSION.fullmatch(name) is not None
+
+
+def is_below(path: str) -> bool:
+    """Tell whether a path with forward slashes stays below the folder that it is relative to."""
+    return bool(path) and "\0" not in path and path[0] != "/" and ".." not in path.split("/")
 
 
 def labels_path(version: str, split: str) -> str:

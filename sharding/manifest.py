@@ -18,7 +18,7 @@ from typing import Any
 from sharding.classes import ClassTable
 from sharding.errors import REPEAT_COMMAND, InputError, command
 from sharding.labels import LabelTable
-from sharding.layout import CLASSES_FILE, MANIFEST_FILE, parse_shard_name, shard_name
+from sharding.layout import CLASSES_FILE, MANIFEST_FILE, are_label_paths, are_shard_paths
 from sharding.storage.files import write_json
 
 FORMAT = 1
@@ -53,18 +53,19 @@ class ShardRecord:
     sha256: str
     index_sha256: str
 
+    def __post_init__(self) -> None:
+        if not are_shard_paths(self.split, self.path, self.index):
+            raise ValueError(f"{self.path!r}, {self.index!r}: no shard of split {self.split!r}")
+
     @property
     def number(self) -> int:
         """Number of the shard within its split."""
-        parsed = parse_shard_name(self.path)
-        if parsed is None:
-            raise ValueError(f"{self.path} is not the path of a shard")
-        return parsed[1]
+        return int(self.name.rpartition("-")[2])
 
     @property
     def name(self) -> str:
         """Name of the shard, as `ShardPlan.name`."""
-        return shard_name(self.split, self.number)
+        return Path(self.path).stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +204,18 @@ class Manifest:
             )
         try:
             return cls._from_json(raw)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             problem = f"the manifest lacks or misnames a field ({error})"
             raise DamagedManifest(problem, path) from None
 
     @classmethod
     def _from_json(cls, raw: dict[str, Any]) -> Manifest:
         labels = {name: LabelVersion.from_json(v) for name, v in raw["labels"].items()}
+        for name, version in labels.items():
+            for split, file in version.splits.items():
+                paths = [table.path for table in (file, file.without_pixels) if table]
+                if not are_label_paths(name, split, paths):
+                    raise ValueError(f"{paths} are no tables of labels {name!r} of {split!r}")
         shards = tuple(ShardRecord(**shard) for shard in raw["shards"])
         return cls(**{**raw, "labels": labels, "shards": shards})
 

@@ -155,6 +155,8 @@ class VerifyOptions:
     """Mend what is broken: indexes, label tables, derived files, and tars if --images is given."""
     images: str | None = None
     """Where the images are, for tars that have to be written again."""
+    accept_changed: bool = False
+    """Write tars again although their pictures have changed since."""
     fetch: RetryPolicy = field(default_factory=RetryPolicy)
     """How to fetch images over a network."""
     workers: int | None = None

@@ -8,8 +8,9 @@ from pathlib import Path
 from sharding.commands.options import VerifyOptions
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
+from sharding.layout import SET_ASIDE_FOLDER
 from sharding.maintenance.checks import Kind, Problem, check_dataset
-from sharding.maintenance.repair import repair, tars_to_read
+from sharding.maintenance.repair import repair, set_aside, tars_to_read
 from sharding.manifest import Dataset
 from sharding.sources.base import ParallelMap
 from sharding.sources.named import open_images
@@ -27,12 +28,14 @@ class VerifyReport:
         dataset: as it is now.
         problems: before mending.
         remaining: after it.
+        changed: paths of tars that have other pictures now than they had.
     """
 
     location: str
     dataset: Dataset
     problems: tuple[Problem, ...]
     remaining: tuple[Problem, ...]
+    changed: tuple[str, ...] = ()
 
     @property
     def intact(self) -> bool:
@@ -44,13 +47,18 @@ class VerifyReport:
         images = sum(shard.images for shard in manifest.shards)
         mended = [problem for problem in self.problems if problem not in self.remaining]
         lines = [f"problem: {problem}" for problem in self.remaining]
-        lines += [f"mended: {problem.path}: {problem.what}" for problem in mended]
+        lines += [f"{_done(problem)}: {problem.path}: {problem.what}" for problem in mended]
+        lines += [f"changed: {path}: not the pictures that it had" for path in self.changed]
         verdict = "is intact" if self.intact else f"has {len(self.remaining)} problems"
         lines.append(
             f"{self.location} {verdict}: {images:,} images in "
             f"{len(manifest.shards):,} shards, labels {', '.join(manifest.labels)}."
         )
         return "\n".join(lines)
+
+
+def _done(problem: Problem) -> str:
+    return f"moved to {SET_ASIDE_FOLDER}/" if problem.kind is Kind.UNNAMED else "mended"
 
 
 def verify(
@@ -76,13 +84,18 @@ def verify(
         check_all: ParallelMap = map if small or options.quick else parallel
         hashed = () if options.quick else None
         problems = check_dataset(dataset, check_all, hashed=hashed, files=workspace.store)
-        remaining = problems
+        remaining, changed = problems, list[str]()
         if options.repair and problems:
             source = None
             if options.images is not None:
                 source = open_images(dataset, options.images, options.fetch)
             workspace.download(tars_to_read(dataset, problems))
-            dataset = repair(dataset, problems, source, workspace.workers(parallel))
+            unnamed = [problem.path for problem in problems if problem.kind is Kind.UNNAMED]
+            set_aside(workspace.directory, unnamed, workspace.move)
+            before = {shard.path: shard.sha256 for shard in dataset.manifest.shards}
+            workers, accept = workspace.workers(parallel), options.accept_changed
+            dataset = repair(dataset, problems, source, workers, accept_changed=accept)
+            changed = [s.path for s in dataset.manifest.shards if before[s.path] != s.sha256]
             workspace.push()
             broken = {problem.path for problem in problems if problem.kind is Kind.TAR}
             shards = dataset.manifest.shards
@@ -93,4 +106,5 @@ def verify(
             dataset=dataset,
             problems=tuple(problems),
             remaining=tuple(remaining),
+            changed=tuple(changed),
         )

@@ -29,10 +29,14 @@ from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.layout import (
     CLASSES_FILE,
-    IMAGES_FOLDER,
+    INDEX,
+    LABELS_FOLDER,
     MANIFEST_FILE,
+    RECORD,
     STAGING_FOLDER,
     UNFINISHED_FILE,
+    is_below,
+    shard_path,
 )
 from sharding.manifest import DamagedManifest, Manifest
 from sharding.shards.dispatch import Workers
@@ -45,8 +49,8 @@ from sharding.storage.retry import RetryPolicy
 Stamp = tuple[int, int]
 """Inode and modification time of a file: another stamp means another content."""
 
-_WHOLE = re.compile(r"[^/]+\.(?:json|parquet|md)|labels/.+|images/[^/]+\.json")
-_INDEX = re.compile(r"images/[^/]+\.idx")
+_WHOLE = re.compile(rf"[^/]+\.(?:json|parquet|md)|{LABELS_FOLDER}/.+|{shard_path('[^/]+', RECORD)}")
+_INDEX = re.compile(shard_path("[^/]+", INDEX))
 
 
 class Workspace:
@@ -69,6 +73,10 @@ class Workspace:
 
     def download(self, paths: Iterable[str]) -> None:
         """Replace placeholders by the files themselves; what the dataset lacks is skipped."""
+
+    def move(self, path: str, target: str) -> None:
+        """Move a file of the dataset to another path of it, at once."""
+        self.store.move(path, target)
 
     def push(self) -> None:
         """Make what was written and removed so far count in the dataset."""
@@ -138,6 +146,11 @@ class _BucketWorkspace(Workspace):
         self._download(present)
         self._pushed.update((path, _stamp(self.directory / path)) for path in present)
 
+    def move(self, path: str, target: str) -> None:
+        super().move(path, target)
+        (self.directory / path).unlink()
+        del self._pushed[path]
+
     def push(self) -> None:
         stamps = self._stamps()
         new = [path for path, stamp in stamps.items() if self._pushed.get(path) != stamp]
@@ -188,7 +201,7 @@ class _BucketWorkspace(Workspace):
 
     def _mirror(self, outcome: ShardOutcome) -> None:
         """Repeat here what a worker has uploaded."""
-        record = f"{IMAGES_FOLDER}/{outcome.name}.json"
+        record = shard_path(outcome.name, RECORD)
         write_json(self.directory / record, outcome.to_json())
         paths = [record]
         if outcome.shard is not None:
@@ -210,7 +223,7 @@ class _BucketWorkspace(Workspace):
             file.truncate(size)
 
     def _place(self, path: str) -> Path:
-        if ".." in path.split("/"):
+        if not is_below(path):
             raise InputError(
                 "an object's name leads out of its folder",
                 file=f"{self.location}/{path}",

@@ -171,10 +171,10 @@ def how_to_rewrite(name: str) -> str:
 def remove_outdated_labels(directory: Path, manifest: Manifest) -> None:
     """Remove tables and lists of images without pixels that a written manifest does not have."""
     named = {file.path for version in manifest.labels.values() for file in version.files}
-    for path in directory.glob(labels_path("*", f"*{WITHOUT_PIXELS}")):
-        if path.relative_to(directory).as_posix() not in named:
-            path.unlink()
     for name, version in manifest.labels.items():
+        for path in directory.glob(labels_path(name, f"*{WITHOUT_PIXELS}")):
+            if path.relative_to(directory).as_posix() not in named:
+                path.unlink()
         if not any(file.without_pixels for file in version.splits.values()):
             (directory / wanted_path(name)).unlink(missing_ok=True)
 

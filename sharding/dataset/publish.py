@@ -22,6 +22,8 @@ from sharding.layout import (
     INFO_FILE,
     QUARANTINE_FILE,
     QUARANTINE_HASH,
+    RECORD,
+    TAR,
     parse_shard_name,
 )
 from sharding.manifest import Dataset, Manifest, ShardRecord
@@ -104,6 +106,6 @@ def remove_outdated(directory: Path, manifest: Manifest) -> None:
         if parsed is None or f"{IMAGES_FOLDER}/{path.name}" in named:
             continue
         split, number = parsed
-        without_tar = path.suffix == ".json" and not path.with_suffix(".tar").exists()
+        without_tar = path.suffix == RECORD and not path.with_suffix(TAR).exists()
         if number < unused.get(split, 0) or without_tar:
             path.unlink()

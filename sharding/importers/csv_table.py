@@ -20,6 +20,7 @@ from sharding.importers.collection import Collection, Part, class_key, first_exi
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+from sharding.layout import is_below
 from sharding.openimages.row_status import is_mid
 
 _SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
@@ -145,8 +146,7 @@ def _problem(
     """Describe what is wrong with a row; empty where nothing is."""
     if None in cells or len(cells) != len(header) or None in cells.values():
         return "another number of cells than the header has"
-    path = PurePosixPath(row.name)
-    if not row.name or "\0" in row.name or path.is_absolute() or ".." in path.parts:
+    if not is_below(row.name):
         return f"not a path below the source: {row.name[:80]!r}"
     if row.name in line_of:
         return f"listed before, on row {line_of[row.name]}: {row.name[:80]!r}"

@@ -58,8 +58,10 @@ def _concepts(source: Path, log: ReadLog, *, required: bool) -> tuple[str, ...]:
         path = source / "Groundtruth/TrainTestLabels"
     if not concepts and not required:
         return tuple(f"concept_{number}" for number in range(_CONCEPTS))
-    if not concepts or len(set(concepts)) != len(concepts):
-        raise InputError("no concepts, or one twice", file=path, fix=_FIX)
+    if not concepts or len(set(concepts)) != len(concepts) or "/" in "".join(concepts):
+        raise InputError(
+            "no concepts, one twice, or one that cannot be in a file's name", file=path, fix=_FIX
+        )
     return concepts
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sharding.errors import InputError
 from sharding.importers.collection import Part
+from sharding.layout import is_below
 from sharding.openimages.dump_files import decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
@@ -90,10 +91,18 @@ class ReadLog:
             )
 
     def part(self, split: str, names: Sequence[str], labels_NK: npt.NDArray[np.int8]) -> Part:
-        """Build a part with the counts and rejected rows of its split."""
+        """Build a part with the counts and rejected rows of its split.
+
+        Names that lead out of the folder of images are rejected here, for every format.
+        """
+        kept = [row for row, name in enumerate(names) if is_below(name)]
+        for row in sorted(set(range(len(names))) - set(kept)):
+            reason = f"not a path below the source: {names[row]!r:.80}"
+            images, fix = Path(f"{split} images"), "name a file in the folder of images"
+            self.reject(split, images, row + 1, reason, fix=fix, image=names[row])
         return Part(
-            names=tuple(names),
-            labels_NK=labels_NK,
+            names=tuple(names[row] for row in kept),
+            labels_NK=labels_NK[kept],
             report={"bad_rows": 0, **dict(sorted(self._counts[split].items()))},
             rejected_rows=tuple(self._rejected[split]),
         )

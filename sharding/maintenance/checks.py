@@ -7,7 +7,6 @@ mend it; `sharding.maintenance.repair` mends what can be mended.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -24,16 +23,17 @@ from sharding.layout import (
     CARD_FILE,
     CLASSES_FILE,
     IMAGES_FOLDER,
+    INDEX,
     INFO_FILE,
-    LABELS_FOLDER,
     MANIFEST_FILE,
     QUARANTINE_FILE,
     QUARANTINE_HASH,
+    RECORD,
+    SET_ASIDE_FOLDER,
     SIDE_FILES,
-    STAGING_FOLDER,
-    UNFINISHED_FILE,
-    WITHOUT_PIXELS,
+    TAR,
     diff_path,
+    is_left_over,
     parse_shard_name,
     wanted_path,
 )
@@ -44,12 +44,6 @@ from sharding.storage.tar_index import read_index
 
 _REPAIR = "repeat this command with --repair"
 _REPAIR_WITH_IMAGES = f"{_REPAIR} --images and the folder of the images"
-
-_OUR_FILES = re.compile(
-    rf"(?:.*\.tmp\..*|{IMAGES_FOLDER}/[a-z]+-\d{{6,}}\.(?:tar|idx)|{re.escape(UNFINISHED_FILE)}"
-    rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/[^/]+/[a-z]+{re.escape(WITHOUT_PIXELS)}\.parquet)"
-)
-"""Paths that only our jobs write, so that they may be removed where the manifest has none such."""
 
 
 class Kind(StrEnum):
@@ -70,7 +64,9 @@ class Kind(StrEnum):
     DERIVED = "derived"
     """A file that follows from the manifest."""
     ORPHAN = "orphan"
-    """A file of ours that the manifest does not name, or that cannot be read: removed."""
+    """A file of a killed or replaced job, or a report that cannot be read: removed."""
+    UNNAMED = "unnamed"
+    """A finished tar that the manifest does not name: set aside with its index and record."""
     STRANGER = "stranger"
     """A file of somebody else."""
 
@@ -85,6 +81,8 @@ _FIXES = {
     "annotation rows come back by repeating the command that set them aside",
     Kind.DERIVED: _REPAIR,
     Kind.ORPHAN: _REPAIR,
+    Kind.UNNAMED: "put the dataset.json back that names it, or repeat the command that wrote it; "
+    f"--repair moves it to {SET_ASIDE_FOLDER}/",
     Kind.STRANGER: "move it elsewhere, if nobody needs it here",
 }
 
@@ -286,7 +284,11 @@ def check_reports(dataset: Dataset) -> Iterator[Problem]:
 
 
 def check_orphans(dataset: Dataset) -> Iterator[Problem]:
-    """Find files that the manifest does not name; records of shards are nobody's concern."""
+    """Find files that the manifest does not name; records of shards are nobody's concern.
+
+    Tars get their names when they are whole: one that is not named may be of a killed job, or of a
+    newer manifest than this one.
+    """
     named = {MANIFEST_FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, CARD_FILE}
     named |= {name for key, name in SIDE_FILES.items() if key in dataset.manifest.created_by}
     for shard in dataset.manifest.shards:
@@ -295,8 +297,11 @@ def check_orphans(dataset: Dataset) -> Iterator[Problem]:
         named |= {file.path for file in version.files} | {wanted_path(name), diff_path(name)}
     for path in sorted(dataset.directory.rglob("*")):
         relative = path.relative_to(dataset.directory).as_posix()
-        is_record = path.suffix == ".json" and parse_shard_name(relative) is not None
-        if path.is_dir() or relative in named or is_record:
+        if path.is_dir() or relative in named or relative.startswith(f"{SET_ASIDE_FOLDER}/"):
             continue
-        kind = Kind.ORPHAN if _OUR_FILES.fullmatch(relative) else Kind.STRANGER
+        kind = Kind.ORPHAN if is_left_over(relative, dataset.manifest.labels) else Kind.STRANGER
+        if relative.startswith(f"{IMAGES_FOLDER}/") and parse_shard_name(relative) is not None:
+            if path.suffix == RECORD or (path.suffix == INDEX and path.with_suffix(TAR).exists()):
+                continue
+            kind = Kind.UNNAMED if path.suffix == TAR else kind
         yield Problem(path=relative, what="the manifest does not name it", kind=kind)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from sharding.dataset.label_versions import labels_to_repair_with, tar_labels, write_labels
 from sharding.dataset.publish import remove_outdated, write_manifest
 from sharding.labels import LabelTable
+from sharding.layout import INDEX, RECORD, SET_ASIDE_FOLDER, TAR
 from sharding.maintenance.checks import Kind, Problem
 from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.openimages.rotations import Rotations
@@ -31,7 +33,12 @@ from sharding.storage.tar_index import index_of_tar, read_index
 
 
 def repair(
-    dataset: Dataset, problems: Sequence[Problem], source: Source | None, workers: Workers
+    dataset: Dataset,
+    problems: Sequence[Problem],
+    source: Source | None,
+    workers: Workers,
+    *,
+    accept_changed: bool = False,
 ) -> Dataset:
     """Mend what can be mended; the manifest is written last, if it has to change at all.
 
@@ -41,9 +48,10 @@ def repair(
             are left, so check again afterwards.
         source: images for tars that have to be written again; without it those are left.
         workers: perform shard tasks.
+        accept_changed: whether a tar may get other pictures than it had.
 
     Raises:
-        InputError: an image of a broken tar cannot be used.
+        InputError: an image of a broken tar cannot be used, or is another one than it was.
     """
     for path in _paths(problems, Kind.ORPHAN):
         (dataset.directory / path).unlink(missing_ok=True)
@@ -51,12 +59,36 @@ def repair(
     if source is not None:
         waiting = {problem.path for problem in problems if problem.labels}
         tars = _paths(problems, Kind.TAR) - waiting
-        manifest = _rewrite_tars(_with(dataset, manifest), tars, source, workers)
+        manifest = _rewrite_tars(_with(dataset, manifest), tars, source, workers, accept_changed)
     manifest = _rebuild_labels(_with(dataset, manifest), _paths(problems, Kind.TAR_LABELS))
     if manifest != dataset.manifest or _paths(problems, Kind.DERIVED):
         write_manifest(dataset.directory, manifest, dataset.classes)
     remove_outdated(dataset.directory, manifest)
     return Dataset.open(dataset.directory)
+
+
+def set_aside(
+    directory: Path, tars: Iterable[str], move: Callable[[str, str], None]
+) -> dict[str, str]:
+    """Move tars with their indexes and records into a new folder of the dataset.
+
+    Args:
+        directory: of the dataset.
+        tars: paths relative to it.
+        move: gives a file another path, both relative to the dataset.
+
+    Returns:
+        The new path of each tar.
+    """
+    folders = (f"{SET_ASIDE_FOLDER}/{number}" for number in itertools.count(1))
+    folder = next(folder for folder in folders if not (directory / folder).exists())
+    moved = {path: f"{folder}/{path}" for path in tars}
+    for path in moved:
+        for suffix in (RECORD, INDEX, TAR):
+            file = Path(path).with_suffix(suffix).as_posix()
+            if (directory / file).exists():
+                move(file, f"{folder}/{file}")
+    return moved
 
 
 def tars_to_read(dataset: Dataset, problems: Sequence[Problem]) -> set[str]:
@@ -97,7 +129,11 @@ def _rebuild_indexes(dataset: Dataset, paths: Collection[str]) -> Manifest:
 
 
 def _rewrite_tars(
-    dataset: Dataset, paths: Collection[str], source: Source, workers: Workers
+    dataset: Dataset,
+    paths: Collection[str],
+    source: Source,
+    workers: Workers,
+    accept_changed: bool,
 ) -> Manifest:
     """Write tars again from the images, each with the images that it held."""
     if not paths:
@@ -110,14 +146,17 @@ def _rewrite_tars(
         if any(shard.path in paths for shard in manifest.shards if shard.split == split)
     }
     tasks = [
-        ShardTask.of(
-            _plan(shard, labels[shard.split]),
-            labels[shard.split],
-            source,
-            ImagePolicy.of_record(manifest.treatment),
-            dataset.directory,
-            rotations=rotations,
-            strict=True,  # an image that is in the dataset must not get lost in its repair
+        dataclasses.replace(
+            ShardTask.of(
+                _plan(shard, labels[shard.split]),
+                labels[shard.split],
+                source,
+                ImagePolicy.of_record(manifest.treatment),
+                dataset.directory,
+                rotations=rotations,
+                strict=True,  # an image that is in the dataset must not get lost in its repair
+            ),
+            replaces=None if accept_changed else shard.sha256,
         )
         for shard in manifest.shards
         if shard.path in paths

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from sharding.errors import InputError
-from sharding.layout import SPLITS
+from sharding.layout import SPLITS, is_version_name
 from sharding.openimages.dump_files import RARELY_READ, DumpFile, list_files
 from sharding.openimages.layouts import (
     LAYOUTS,
@@ -71,7 +70,7 @@ class Dump:
         layout, human = recognise(root, files, release)
         if name is None:
             name = _folder(next(iter(human.values())))
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        if not is_version_name(name):
             raise InputError(
                 f"{name!r} cannot name a label version",
                 file=root,

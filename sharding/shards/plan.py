@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.image_ids import Ids
+from sharding.layout import shard_name
 
 SHARDS_PER_RANK = 8
 SMALLEST_SHARD = 64
@@ -32,7 +33,7 @@ class ShardPlan:
     @property
     def name(self) -> str:
         """File name without suffix, such as "train-000123"."""
-        return f"{self.split}-{self.number:06d}"
+        return shard_name(self.split, self.number)
 
 
 def splitmix64(keys_N: Ids) -> Ids:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.labels import LabelTable
-from sharding.layout import IMAGES_FOLDER
+from sharding.layout import INDEX, RECORD, shard_path
 from sharding.manifest import ShardRecord
 from sharding.openimages.rotations import Rotations
 from sharding.shards.plan import ShardPlan
@@ -52,6 +52,7 @@ class ShardTask:
         output: directory of the dataset; every worker reaches it where there is no ``bucket``.
         degrees_N: int16 counter-clockwise turns from the dump, negative where unknown; or None.
         strict: the first image that cannot be used is an error.
+        replaces: SHA-256 of the tar that is written again; another content is an error.
         bucket: where the dataset is, if not in ``output``: the worker uploads the shard to it.
     """
 
@@ -62,6 +63,7 @@ class ShardTask:
     output: str
     degrees_N: npt.NDArray[np.int16] | None = None
     strict: bool = False
+    replaces: str | None = None
     bucket: ObjectStore | None = None
 
     @classmethod
@@ -115,17 +117,17 @@ class ShardTask:
     @property
     def tar(self) -> Path:
         """Path of the tar."""
-        return Path(self.output) / IMAGES_FOLDER / f"{self.plan.name}.tar"
+        return Path(self.output) / shard_path(self.plan.name)
 
     @property
     def index(self) -> Path:
         """Path of its DALI index."""
-        return self.tar.with_suffix(".idx")
+        return self.tar.with_suffix(INDEX)
 
     @property
     def record(self) -> Path:
         """Path of the outcome, which is written last."""
-        return self.tar.with_suffix(".json")
+        return self.tar.with_suffix(RECORD)
 
 
 @dataclass(frozen=True, kw_only=True)

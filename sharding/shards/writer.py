@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE, LabelTable
-from sharding.layout import IMAGES_FOLDER
+from sharding.layout import INDEX, shard_path
 from sharding.manifest import ShardRecord
 from sharding.shards.task import Failure, ShardOutcome, ShardTask
 from sharding.shards.transcode import transcode
 from sharding.storage.files import replacing, write_json
 from sharding.storage.locks import scratch_directory
 from sharding.storage.retry import BadImage
+from sharding.storage.tar_reader import read_members
 from sharding.storage.tar_writer import IndexedTar
 
 
@@ -32,7 +36,8 @@ def write_shard(task: ShardTask) -> ShardOutcome:
     For a bucket they are written on this machine's disk, then uploaded, the record last.
 
     Raises:
-        InputError: the output cannot be written; an image cannot be used and the task is strict.
+        InputError: the output cannot be written; an image cannot be used and the task is strict;
+            the tar is not the one that it should replace.
     """
     if task.bucket is None:
         return _write_in_place(task)
@@ -41,7 +46,7 @@ def write_shard(task: ShardTask) -> ShardOutcome:
         outcome = _write_in_place(local)
         tar = [] if outcome.shard is None else [local.tar, local.index]
         for file in (*tar, local.record):
-            task.bucket.upload(f"{IMAGES_FOLDER}/{file.name}", file)
+            task.bucket.upload(shard_path(task.plan.name, file.suffix), file)
         return outcome
 
 
@@ -85,6 +90,7 @@ def _write(task: ShardTask) -> ShardOutcome:
                 if not archive.samples:
                     raise _NothingToWrite
                 archive.finish()
+            _refuse_other(task, archive, tar)
             with replacing(task.index) as index:
                 index.write_bytes(archive.index())
         shard = _record(task, archive)
@@ -128,11 +134,35 @@ def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:
     return Failure(image_id=image_id, source=source, reason=reason)
 
 
+def _refuse_other(task: ShardTask, archive: IndexedTar, written: Path) -> None:
+    """Refuse to replace a tar by one of other pictures."""
+    if task.replaces in (None, archive.sha256):
+        return
+    others = sorted(_pictures(written).items() - _pictures(task.tar).items())
+    which = f": {len(others)} pictures are not those in it, such as {others[0][0]}"
+    raise InputError(
+        "made again, the tar is not the one that it was (SHA-256 differs)"
+        f"{which if others and task.tar.exists() else ''}",
+        file=task.tar,
+        fix="give the images that it was made of, or accept others: "
+        "jobs/verify_dataset.py --repair --images ... --accept-changed",
+    )
+
+
+def _pictures(tar: Path) -> dict[str, str]:
+    """Hash every picture of a tar, by name, as far as it can be read."""
+    hashes: dict[str, str] = {}
+    with contextlib.suppress(OSError, tarfile.ReadError), tar.open("rb") as stream:
+        for member, content in read_members(stream):
+            if member.name.endswith(".jpg"):
+                hashes[member.name] = hashlib.sha256(content.read()).hexdigest()
+    return hashes
+
+
 def _record(task: ShardTask, archive: IndexedTar) -> ShardRecord:
-    name = f"{IMAGES_FOLDER}/{task.plan.name}"
     return ShardRecord(
-        path=f"{name}.tar",
-        index=f"{name}.idx",
+        path=shard_path(task.plan.name),
+        index=shard_path(task.plan.name, INDEX),
         split=task.plan.split,
         images=archive.samples,
         bytes=archive.size,

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from sharding.errors import InputError
 from sharding.image_ids import LENGTH
-from sharding.layout import NAMES_FILE, NAMES_HASH
+from sharding.layout import NAMES_FILE, NAMES_HASH, is_below
 from sharding.manifest import Dataset
 from sharding.openimages.dump import Dump
 from sharding.sources.base import ReadBuffer, ReadImage, Source
@@ -82,11 +82,13 @@ class Names:
         Raises:
             InputError: it is missing or not a table of names.
         """
-        table = parquet.read_table(
-            path, SCHEMA, kind="table of image names", fix="import the collection again"
-        )
+        kind, fix = "table of image names", "import the collection again"
+        table = parquet.read_table(path, SCHEMA, kind=kind, fix=fix, nulls=False)
         by_split: dict[str, dict[str, str]] = {}
         for row in table.to_pylist():
+            if not is_below(row["name"]):
+                problem = f"not a {kind} ({row['name']!r:.80} is no path below the images)"
+                raise InputError(problem, file=path, fix=fix)
             by_split.setdefault(row["split"], {})[row["image_id"]] = row["name"]
         return cls(by_split=by_split)
 

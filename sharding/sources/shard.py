@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.errors import InputError, how_to_repair
+from sharding.layout import INDEX, TAR
 from sharding.manifest import ShardRecord
 from sharding.sources.base import ReadImage, Source
 from sharding.sources.packed import PackedImages
@@ -48,10 +49,10 @@ class ShardSource(Source):
             tar = Path(self.tar)
             if self.bucket is not None:
                 tar = Path(folder, tar.name)
-                for suffix in (".tar", ".idx"):
+                for suffix in (TAR, INDEX):
                     name = str(Path(self.tar).with_suffix(suffix))
                     self.bucket.download(name, tar.with_suffix(suffix))
-            entries = read_index(tar.with_suffix(".idx"))
+            entries = read_index(tar.with_suffix(INDEX))
             if not tar.is_file():
                 fix = how_to_repair(tar, *WITH_IMAGES)
                 raise InputError("cannot be read (it is missing)", file=tar, fix=fix)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import REPEAT_COMMAND, InputError
+from sharding.layout import TEMPORARY
 
-_TEMPORARY = ".tmp."
+_COPY = TEMPORARY + "[0-9a-f]" * 8
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HASH_BLOCK = 1 << 22
 _TRANSACTION: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
@@ -39,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the disk is full.
     """
     final = Path(path)
-    temporary = final.with_name(f"{final.name}{_TEMPORARY}{secrets.token_hex(4)}")
+    temporary = final.with_name(f"{final.name}{TEMPORARY}{secrets.token_hex(4)}")
     waiting = _TRANSACTION.get()
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def stable_json(value: Any) -> str:
 
 def remove_temporaries(directory: str | os.PathLike[str]) -> int:
     """Remove temporary files that a killed writer left under ``directory``; return how many."""
-    leftovers = [path for path in Path(directory).rglob(f"*{_TEMPORARY}*") if path.is_file()]
+    leftovers = [path for path in Path(directory).rglob(f"*{_COPY}") if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
@@ -101,7 +102,7 @@ def remove_temporaries(directory: str | os.PathLike[str]) -> int:
 def remove_temporaries_beside(path: str | os.PathLike[str]) -> None:
     """Remove what a killed writer of exactly this file left; nothing else that looks alike."""
     final = Path(path)
-    for leftover in final.parent.glob(f"{glob.escape(final.name)}{_TEMPORARY}{'[0-9a-f]' * 8}"):
+    for leftover in final.parent.glob(f"{glob.escape(final.name)}{_COPY}"):
         leftover.unlink(missing_ok=True)
 
 

@@ -157,6 +157,17 @@ class ObjectStore:
 
         self._retried(path, "written", copy)
 
+    def move(self, path: str, target: str) -> None:
+        """Give an object another path; one that is there already is replaced."""
+
+        def rename() -> None:
+            key = key_of(self._url_of(target))
+            if isinstance(self._files, fs.LocalFileSystem):
+                self._files.create_dir(os.path.dirname(key))
+            self._files.move(key_of(self._url_of(path)), key)
+
+        self._retried(path, "written", rename)
+
     def remove(self, path: str) -> None:
         """Remove an object; none is fine, too."""
 

@@ -73,7 +73,8 @@ def test_what_an_older_manifest_lacks_is_none_and_changes_no_digest(dataset):
     file = version.splits["train"]
     assert (file.without_pixels, file.images_without_pixels) == (None, 0)
     assert "without_pixels" not in (dataset / MANIFEST_FILE).read_text()
-    apart = LabelFile(path="x", images=5, positives=4, negatives=3, sha256="ab" * 32)
+    path = "labels/2017_11/train.without_pixels.parquet"
+    apart = LabelFile(path=path, images=5, positives=4, negatives=3, sha256="ab" * 32)
     splits = {"train": dataclasses.replace(file, without_pixels=apart)}
     labels = {"2017_11": dataclasses.replace(version, splits=splits)}
     dataclasses.replace(opened.manifest, labels=labels).write(dataset)
@@ -126,6 +127,19 @@ def rewrite(**changes):
     return lambda raw: json.dumps({**raw, **changes})
 
 
+def lead_out(*keys):
+    """Put the last of the keys where the others lead to."""
+
+    def change(raw):
+        inner = raw
+        for key in keys[:-2]:
+            inner = inner[key]
+        inner[keys[-2]] = keys[-1]
+        return json.dumps(raw)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -138,6 +152,19 @@ def rewrite(**changes):
         (rewrite(labels=[]), "lacks or misnames"),
         (rewrite(shards=None), "lacks or misnames"),
         (rewrite(surprise=1), "lacks or misnames"),
+        (lead_out("shards", 0, "path", "../train-000000.tar"), "no shard of split 'train'"),
+        (lead_out("shards", 0, "path", "images/train-000001.tar"), "no shard of split"),
+        (lead_out("shards", 0, "index", "/etc/passwd"), "no shard of split"),
+        (lead_out("shards", 0, "split", "../x"), "no shard of split"),
+        (
+            lead_out("labels", "2017_11", "splits", "train", "path", "../x.parquet"),
+            "are no tables of labels",
+        ),
+        (lambda raw: json.dumps(raw).replace('"2017_11"', '"../.."'), "are no tables of labels"),
+        (
+            lambda raw: json.dumps(raw).replace('"train": {"im', '"..": {"im'),
+            "are no tables of labels",
+        ),
         (lambda raw: "\udce9", "not JSON"),
     ],
 )

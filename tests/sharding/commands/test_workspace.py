@@ -365,6 +365,9 @@ def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Pat
     ]
     result, _ = check(tmp_path, repair=True, images=str(inputs[1]))
     assert result.intact
+    aside = filled.Object("sets/tiny/set_aside/1/images/train-000099.tar")
+    assert aside.get()["Body"].read() == b"of a killed job"
+    aside.delete()
     assert objects(filled) == tree(on_disk)
 
 

@@ -269,6 +269,35 @@ def test_an_image_listed_twice_stays_where_it_is_tested(tmp_path: Path) -> None:
         prepare_import(dataclasses.replace(settings, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "listed", "hostile"),
+    [
+        ("voc", "VOCdevkit/VOC2012/ImageSets/Main/dog_train.txt", "2008_000001", "../../x"),
+        ("coco", "annotations/instances_train2014.json", "COCO_train2014_000000000009", "../../x"),
+        ("nuswide", "ImageList/TrainImagelist.txt", "zoo\\0002_3.jpg", "..\\..\\x.jpg"),
+        ("cub", "CUB_200_2011/images.txt", "001.Albatross/A_1.jpg", "/etc/x.jpg"),
+    ],
+)
+def test_a_name_that_leads_out_of_the_source_is_set_aside(
+    name: str, file: str, listed: str, hostile: str, tmp_path: Path
+) -> None:
+    settings = options(name, tmp_path)
+    path = settings.source / file
+    path.write_text(path.read_text().replace(listed, hostile))
+    names = prepare_import(settings).names
+    held = [held for part in names.by_split.values() for held in part.values()]
+    assert held
+    assert not [held_name for held_name in held if "x.jpg" in held_name]
+    with pytest.raises(InputError, match="not a path below the source"):
+        prepare_import(dataclasses.replace(settings, strict=True))
+
+
+def test_a_table_of_names_that_leads_out_is_refused(tmp_path: Path) -> None:
+    Names(by_split={"train": {"0" * 16: "../x.jpg"}}).write(tmp_path / NAMES_FILE)
+    with pytest.raises(InputError, match=r"names.parquet: not a table .*'../x.jpg' is no path"):
+        Names.read(tmp_path / NAMES_FILE)
+
+
 def test_names_that_would_share_an_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sharding.sources.named.image_id_of", lambda name: "00" * 8)
     with pytest.raises(InputError, match=r"'a\.jpg' and 'b\.jpg' get the same id"):

@@ -103,8 +103,8 @@ def test_quick_checks_see_sizes_only(dataset: Path) -> None:
 
 
 def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
-    orphans = ("images/train-000777.tar", "images/x.tar.tmp.ab12", "unfinished.json")
-    strangers = ("notes.txt", "labels/mine.csv")
+    orphans = ("images/train-000777.idx", "images/x.tar.tmp.ab12cd34", "unfinished.json")
+    strangers = ("notes.txt", "labels/mine.csv", "notes.tmp.txt")
     for name in (*orphans, *strangers):
         (dataset / name).write_text("x")
     result = check(dataset)
@@ -112,6 +112,38 @@ def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
     result = check(dataset, repair=True)
     assert {problem.path for problem in result.remaining} == set(strangers)
     assert not any((dataset / name).exists() for name in orphans)
+
+
+def test_tars_that_an_older_manifest_does_not_name_are_set_aside(dataset: Path) -> None:
+    for number in (1, 2):
+        for suffix in (".tar", ".idx", ".json"):
+            name = f"images/train-000777{suffix}"
+            (dataset / name).write_text(f"{name} {number}")
+        assert [problem.path for problem in check(dataset).remaining] == ["images/train-000777.tar"]
+        result = check(dataset, repair=True)
+        assert result.intact
+        assert "moved to set_aside/: images/train-000777.tar" in str(result)
+    for number in (1, 2):
+        for suffix in (".tar", ".idx", ".json"):
+            name = f"images/train-000777{suffix}"
+            assert (dataset / f"set_aside/{number}/{name}").read_text() == f"{name} {number}"
+
+
+def test_other_pictures_are_accepted_only_by_name(dataset: Path, inputs, tmp_path: Path) -> None:
+    images = shutil.copytree(inputs[1], tmp_path / "images")
+    table = Dataset.open(dataset).labels("train")
+    changed = f"{int(table.image_ids_N[list(table.shards).index(TAR)]):016x}"
+    other = next((images / "test").glob("*.jpg"))
+    (images / f"train/{changed}.jpg").write_bytes(other.read_bytes())
+    (dataset / INDEX).unlink()
+    cut(dataset / TAR)
+    before = tree(dataset)
+    with pytest.raises(InputError, match=f"1 pictures .* such as {changed}.jpg.*--accept-changed"):
+        check(dataset, repair=True, images=str(images))
+    assert tree(dataset) == before
+    result = check(dataset, repair=True, images=str(images), accept_changed=True)
+    assert result.intact
+    assert f"changed: {TAR}: not the pictures that it had" in str(result)
 
 
 def test_changed_class_counts_are_found(dataset: Path) -> None:

@@ -44,6 +44,7 @@ def test_sweep_removes_what_a_killed_writer_left_and_nothing_else(tmp_path):
     kept = tmp_path / "images" / "train-000000.tar"
     kept.parent.mkdir()
     kept.write_text("tar")
-    (tmp_path / "images" / "train-000001.tar.tmp.4711").write_text("half")
+    (tmp_path / "images" / "train-000001.tar.tmp.0a1b2c3d").write_text("half")
+    (tmp_path / "images" / "notes.tmp.txt").write_text("of somebody else")
     assert remove_temporaries(tmp_path) == 1
-    assert list(kept.parent.iterdir()) == [kept]
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["notes.tmp.txt", kept.name]
