@@ -185,6 +185,7 @@ def prepare(options: ShardOptions) -> Job:
     policy = annotation_policy(options)
     mids, names = zip(*read_classes(dump), strict=True)
     labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
+    refuse_empty(labels, options)
     listed = {split: count_listed(dump, split, part.table) for split, part in labels.items()}
     labels = {
         split: dataclasses.replace(part, report={**part.report, **listed[split]})
@@ -208,6 +209,24 @@ def prepare(options: ShardOptions) -> Job:
         image_lists={s: file for s in labels if (file := dump.images_file(s)) is not None},
         most_images=most_images,
     )
+
+
+def refuse_empty(labels: Mapping[str, SplitLabels], options: ShardOptions) -> None:
+    """Refuse a split without any label, unless the options allow it.
+
+    Raises:
+        InputError: there is one.
+    """
+    for split, part in labels.items():
+        if len(part.table.states_E) or split in options.allow_empty:
+            continue
+        row = next(iter(part.rejected_rows), None)
+        reason = f"{len(part.table):,} images without any" if row is None else row.as_error()
+        raise InputError(
+            f"there is no label for {split} ({reason})",
+            file=options.annotations,
+            fix=f"mend its rows, or pass --allow-empty {split}",
+        )
 
 
 def _most_images(

@@ -17,7 +17,7 @@ from sharding.dataset.members import members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError, command
-from sharding.layout import IMAGES_FOLDER, MANIFEST_FILE, PLAN, TAR_LABELS
+from sharding.layout import IMAGES_FOLDER, MANIFEST_FILE, PLAN, SPLITS, TAR_LABELS
 from sharding.manifest import Dataset, Manifest
 from sharding.shards.dispatch import Workers, finished_shards, write_shards
 from sharding.shards.task import ShardOutcome, ShardTask, count_how
@@ -36,8 +36,8 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
         workspace: of the dataset, if it is in a bucket.
 
     Raises:
-        InputError: the output holds something else or cannot be written, no image at all could
-            be used, or something is bad and the job is strict.
+        InputError: the output holds something else or cannot be written, no image of a split
+            could be used, or something is bad and the job is strict.
     """
     started = time.monotonic()
     workspace = workspace or Workspace(job.output)
@@ -51,8 +51,8 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
         tasks = list(job.tasks())
         earlier = finished_shards(tasks, retry_failed=job.options.retry_failed)
         outcomes = [*earlier, *write_shards(tasks, workers, earlier=earlier)]
-        if not any(outcome.shard for outcome in outcomes):
-            raise _nothing_usable(job, tasks, outcomes)
+        if lost := _lost_splits(job, outcomes):
+            raise _nothing_usable(job, lost, tasks, outcomes)
         remove_temporaries(job.output)  # of workers that were killed
         _publish(job, outcomes)
         lock.end(job.output)
@@ -135,19 +135,32 @@ def _publish(job: Job, outcomes: Sequence[ShardOutcome]) -> None:
     )
 
 
+def _lost_splits(job: Job, outcomes: Sequence[ShardOutcome]) -> tuple[str, ...]:
+    """List the splits without any usable image, if they may not be so."""
+    held = {outcome.split for outcome in outcomes if outcome.shard}
+    lost = tuple(split for split in SPLITS if split in {o.split for o in outcomes} - held)
+    return tuple(s for s in lost if s not in job.options.allow_empty) if held else lost
+
+
 def _nothing_usable(
-    job: Job, tasks: Sequence[ShardTask], outcomes: Sequence[ShardOutcome]
+    job: Job, lost: Sequence[str], tasks: Sequence[ShardTask], outcomes: Sequence[ShardOutcome]
 ) -> InputError:
-    """Take back the run: most likely the images are elsewhere, and the next run must look again."""
+    """Take back the splits: their images are most likely elsewhere; the next run looks again."""
+    tasks = [task for task in tasks if task.plan.split in lost]
     for task in tasks:
         task.record.unlink(missing_ok=True)
-    first = min(outcomes, key=lambda outcome: outcome.name).failures[0]
+    first = min((o for o in outcomes if o.split in lost), key=lambda outcome: outcome.name)
     remove_temporaries(job.output)
-    (job.output / IMAGES_FOLDER).rmdir()
-    lock.end(job.output)
+    which, fix = f"labelled images of {' and '.join(lost)}", job.images_fix
+    if any(outcome.shard for outcome in outcomes):
+        fix += f", or pass --allow-empty {' '.join(lost)}; what is finished is kept"
+    else:
+        which = "labelled images"
+        (job.output / IMAGES_FOLDER).rmdir()
+        lock.end(job.output)
     return InputError(
-        f"none of the {sum(len(task.plan) for task in tasks)} labelled images could be used "
-        f"(the first: {first.reason})",
+        f"none of the {sum(len(task.plan) for task in tasks)} {which} could be used "
+        f"(the first: {first.failures[0].reason})",
         file=job.options.images,
-        fix=job.images_fix,
+        fix=fix,
     )

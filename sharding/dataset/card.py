@@ -41,18 +41,18 @@ samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
 _VERIFY = "Verify the licence of an image before you use it."
 
 TERMS = {
-    "voc2012": "PASCAL VOC 2012: the images were taken from flickr and fall under its terms of "
+    "voc": "PASCAL VOC: the images were taken from flickr and fall under its terms of "
     "use; the annotations are of the University of Oxford and others. Cite Everingham et al.",
-    "coco2014": "MS COCO: the annotations are licensed by the COCO Consortium under CC BY 4.0. "
+    "coco": "MS COCO: the annotations are licensed by the COCO Consortium under CC BY 4.0. "
     f"The images were taken from Flickr, under the licence that each was published with. {_VERIFY}",
     "nuswide": "NUS-WIDE: the annotations are of the National University of Singapore, for "
     f"research. The images were taken from Flickr, under its terms of use. {_VERIFY}",
-    "cub2011": "CUB-200-2011: of Caltech, for non-commercial research and education. Caltech does "
+    "cub": "CUB-200-2011: of Caltech, for non-commercial research and education. Caltech does "
     f"not own the copyright of the images. {_VERIFY}",
     "csv": "This collection was imported from a folder and a CSV, which say nothing about their "
     f"licence. {_VERIFY}",
 }
-"""Terms of imported collections, by the release of their label version."""
+"""Terms of imported collections, by the release of their label version without its year."""
 
 
 def write_card(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
@@ -143,7 +143,7 @@ def _terms(manifest: Manifest) -> list[str]:
 
 def _imported_from(manifest: Manifest) -> str | None:
     """Name the imported collection; None for a dataset made of Open Images."""
-    releases = (version.release for version in manifest.labels.values())
+    releases = (version.release.rstrip("0123456789") for version in manifest.labels.values())
     return next((release for release in releases if release in TERMS), None)
 
 

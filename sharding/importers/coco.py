@@ -1,4 +1,4 @@
-"""Read MS COCO 2014: `annotations/instances_{train,val}2014.json` and the folders of images.
+"""Read MS COCO 2014 or 2017: `annotations/instances_{train,val}<year>.json`, and the images.
 
 The official `val` is the test set of every single-positive paper. Classes are in the order of
 their category ids; crowds count; images without any annotation are left out; images follow the
@@ -14,13 +14,20 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.importers.collection import Collection, Part, first_existing
+from sharding.importers.collection import (
+    Collection,
+    Part,
+    choose_year,
+    class_key,
+    first_existing,
+    is_text,
+)
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
-from sharding.labels import NEGATIVE, POSITIVE
+from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
-_PARTS = {"train": "train2014", "test": "val2014"}
-_FIX = "unpack annotations_trainval2014.zip, train2014.zip and val2014.zip in one folder"
+_PARTS = {"train": "train", "test": "val"}
+_YEARS = (2014, 2017)
 _FETCH = "fetch the annotations again"
 _BULKY = ("segmentation", "bbox", "area", "captions", "coco_url", "flickr_url", "date_captured")
 
@@ -29,24 +36,26 @@ def read_coco(options: ImportOptions) -> Collection:
     """Read the annotations; see `sharding.importers.collection.Reader`."""
     source = options.source
     log = ReadLog(source, strict=options.strict)
-    images = first_existing(
-        [source / "train2014", source / "images/train2014"], "train2014", _FIX
-    ).parent
-    categories: list[tuple[int, str]] = []
+    name = "annotations/instances_{}{}.json"
+    files = {year: source / name.format("train", year) for year in _YEARS}
+    year = choose_year(files, options.year)
+    first = f"train{year}"
+    fix = f"unpack annotations_trainval{year}.zip, {first}.zip and val{year}.zip in one folder"
+    images = first_existing([source / first, source / "images" / first], first, fix).parent
+    categories: list[tuple[int | str, str]] = []
     parts = {}
     for split, part in _PARTS.items():
-        path = source / "annotations" / f"instances_{part}.json"
+        path = source / name.format(part, year)
         content = _load(path, log)
         of_part = _categories(content, path)
         if categories and of_part != categories:
-            raise InputError(
-                "its categories are not those of instances_train2014.json", file=path, fix=_FETCH
-            )
+            problem = f"its categories are not those of instances_{first}.json"
+            raise InputError(problem, file=path, fix=_FETCH)
         categories = of_part
-        parts[split] = _read_part(content, categories, split, path, log)
+        parts[split] = _read_part(content, categories, split, f"{part}{year}", path, log)
     return Collection(
-        release="coco2014",
-        keys=tuple(f"/m/coco_{number}" for number, _ in categories),
+        release=f"coco{year}",
+        keys=tuple(class_key("coco", str(number)) for number, _ in categories),
         class_names=tuple(name for _, name in categories),
         images=images,
         parts=parts,
@@ -59,7 +68,7 @@ def _load(path: Path, log: ReadLog) -> dict[str, Any]:
     try:
         # Outlines are nine tenths of the file: dropped as soon as each annotation is parsed.
         content = json.loads(log.text(path), object_hook=_without_bulk)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})", file=path, fix=_FETCH) from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -71,35 +80,49 @@ def _without_bulk(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in _BULKY}
 
 
-def _categories(content: dict[str, Any], path: Path) -> list[tuple[int, str]]:
+def _id_of(entry: Any, key: str) -> int | str | None:
+    """Read an id; some tools write numbers as text or with a decimal point. None if it is none."""
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    is_id = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_id or (is_text(value) and value) else None
+
+
+def _categories(content: dict[str, Any], path: Path) -> list[tuple[int | str, str]]:
     """List (id, name) of the categories, ordered by id."""
-    try:
-        names = [(int(entry["id"]), str(entry["name"])) for entry in content["categories"]]
-    except (KeyError, TypeError, ValueError):
-        raise InputError("a category lacks id or name", file=path, fix=_FETCH) from None
+    names: list[tuple[int | str, str]] = []
+    for entry in content["categories"]:
+        number = _id_of(entry, "id")
+        if number is None or not is_text(entry.get("name")):
+            raise InputError("a category lacks id or name", file=path, fix=_FETCH)
+        names.append((number, entry["name"]))
     if not names or len(dict(names)) != len(names):
         raise InputError("no categories, or an id twice", file=path, fix=_FETCH)
-    return sorted(names)
+    return sorted(names, key=lambda pair: (isinstance(pair[0], str), pair[0]))
 
 
 def _read_part(
     content: dict[str, Any],
-    categories: list[tuple[int, str]],
+    categories: list[tuple[int | str, str]],
     split: str,
+    folder: str,
     path: Path,
     log: ReadLog,
 ) -> Part:
     files = _files(content, split, path, log)
     index_of = {number: index for index, (number, _) in enumerate(categories)}
-    present: dict[int, set[int]] = {}
+    present: dict[int | str, set[int]] = {}
+    doubtful = set()  # of which an annotation cannot be read, whatever it says is there
     for row, entry in enumerate(content["annotations"], start=1):
-        image, category = (
-            entry.get(key) if isinstance(entry, dict) else None
-            for key in ("image_id", "category_id")
-        )
-        if image not in files or category not in index_of:
-            reason = f"unknown image or category: {image!r}, {category!r}"
-            log.reject(split, path, row, reason, fix=_FETCH, image=str(image))
+        image, category = _id_of(entry, "image_id"), _id_of(entry, "category_id")
+        if category is None:
+            doubtful.add(image)
+        if image is None or image not in files or category not in index_of:
+            reason = f"unknown image or category: {entry!a:.80}"
+            log.reject(split, path, row, reason, fix=_FETCH, image=ascii(image))
             continue
         present.setdefault(image, set()).add(index_of[category])
     log.count(split, "annotations", len(content["annotations"]))
@@ -107,20 +130,22 @@ def _read_part(
     kept = sorted(present, key=str)
     labels_NK = np.full((len(kept), len(categories)), NEGATIVE, np.int8)
     for row, image in enumerate(kept):
+        if image in doubtful:
+            labels_NK[row] = UNOBSERVED
         labels_NK[row, list(present[image])] = POSITIVE
-    return log.part(split, [f"{_PARTS[split]}/{files[image]}" for image in kept], labels_NK)
+    return log.part(split, [f"{folder}/{files[image]}" for image in kept], labels_NK)
 
 
-def _files(content: dict[str, Any], split: str, path: Path, log: ReadLog) -> dict[int, str]:
-    """Read the file name of each image by its id."""
-    files: dict[int, str] = {}
+def _files(content: dict[str, Any], split: str, path: Path, log: ReadLog) -> dict[int | str, str]:
+    """Read the file name of each image by its id; an id of two files is of none."""
+    files: dict[int | str, str] = {}
+    shared = set()
     for row, entry in enumerate(content["images"], start=1):
-        if (
-            isinstance(entry, dict)
-            and isinstance(entry.get("id"), int)
-            and isinstance(entry.get("file_name"), str)
-        ):
-            files[entry["id"]] = entry["file_name"]
-        else:
-            log.reject(split, path, row, f"image without id or file: {entry!r:.80}", fix=_FETCH)
-    return files
+        image = _id_of(entry, "id")
+        if image is None or not is_text(entry.get("file_name")):
+            log.reject(split, path, row, f"image without id or file: {entry!a:.80}", fix=_FETCH)
+        elif files.setdefault(image, entry["file_name"]) != entry["file_name"]:
+            reason = f"the id of another file: {entry!a:.80}"
+            log.reject(split, path, row, reason, fix=_FETCH, image=str(image))
+            shared.add(image)
+    return {image: name for image, name in files.items() if image not in shared}

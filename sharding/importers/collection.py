@@ -92,6 +92,27 @@ def class_key(prefix: str, name: str) -> str:
     return f"/m/{prefix}_{suffix}"
 
 
+def is_text(value: object) -> bool:
+    """Test whether a value can be a name: text without NUL or half of a surrogate pair."""
+    return isinstance(value, str) and re.search("[\\0\ud800-\udfff]", value) is None
+
+
+def choose_year(files: Mapping[int, Path], year: int | None) -> int:
+    """Choose the year of a collection: the one asked for, else the one whose file exists.
+
+    Raises:
+        InputError: none or several exist.
+    """
+    if year is not None:
+        return year
+    found = [year for year, path in files.items() if path.exists()]
+    if len(found) == 1:
+        return found[0]
+    years = " and ".join(map(str, found or files))
+    problem = f"there are several years: {years}" if found else f"is missing, as are all of {years}"
+    raise InputError(problem, file=next(iter(files.values())), fix="check --source, or give --year")
+
+
 def first_existing(candidates: list[Path], what: str, fix: str) -> Path:
     """Find the first of several paths that exists.
 

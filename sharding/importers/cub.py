@@ -109,7 +109,8 @@ def _labels(
         elif cells[1] not in index_of:
             reason = f"unknown attribute: {cells[1][:80]!r}"
         else:
-            labels_NK[row_of[cells[0]], index_of[cells[1]]] = _STATES[cells[2]]
+            place = row_of[cells[0]], index_of[cells[1]]
+            labels_NK[place] = max(labels_NK[place], _STATES[cells[2]])  # twice: a positive stays
             continue
         image, split = files.get(cells[0], cells[0]), split_of.get(cells[0], "train")
         log.reject(split, path, line, reason, fix=_FETCH, image=image)

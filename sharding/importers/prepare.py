@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sharding.classes import ClassTable
-from sharding.commands.prepare import Job, plan_shards
+from sharding.commands.prepare import Job, plan_shards, refuse_empty
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
@@ -23,6 +23,7 @@ from sharding.importers.splits import (
     listed_once,
     with_single_positives,
     with_test,
+    with_united_labels,
     with_validation,
 )
 from sharding.importers.voc import read_voc
@@ -82,11 +83,13 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         InputError: anything about the input that a user can mend.
     """
     official = with_test(read_collection(options), options)
-    collection = listed_once(with_validation(official, options), strict=options.strict)
+    whole = with_united_labels(with_validation(official, options))
+    collection = listed_once(whole, strict=options.strict)
     names = Names.of({split: part.names for split, part in collection.parts.items()})
     known = all(bool((part.labels_NK != UNOBSERVED).all()) for part in official.parts.values())
     labels = _new_labels(COMPLETE if known else PARTIAL, collection)
     shard_options = dataclasses.replace(options.shard_options(), images=str(collection.images))
+    refuse_empty(labels.splits, shard_options)
     return ImportJob(
         options=shard_options,
         classes=_classes(official, options),
@@ -124,7 +127,7 @@ def _new_labels(name: str, collection: Collection) -> NewLabels:
         splits={
             split: _split_labels(part, collection.sources)
             for split, part in collection.parts.items()
-            if part.names
+            if part.names or part.report
         },
     )
 

@@ -90,6 +90,11 @@ class ReadLog:
                 RejectedRow(file=name, row=row, image_id=image_id, reason=reason, fix=fix)
             )
 
+    @property
+    def splits(self) -> frozenset[str]:
+        """Splits of which anything was counted or rejected."""
+        return frozenset(self._counts)
+
     def part(self, split: str, names: Sequence[str], labels_NK: npt.NDArray[np.int8]) -> Part:
         """Build a part with the counts and rejected rows of its split.
 

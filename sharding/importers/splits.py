@@ -9,6 +9,7 @@ as in the published tables.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -67,6 +68,29 @@ def with_single_positives(collection: Collection, seed: int) -> Collection:
         parts={**collection.parts, "train": single},
         policy={**collection.policy, "single_positive": {"seed": seed}},
     )
+
+
+def with_united_labels(collection: Collection) -> Collection:
+    """Give each mention of an image the labels of all of them; what one has present is present."""
+    parts = collection.parts.items()
+    rows = [(split, row) for split, part in parts for row in range(len(part.names))]
+    names = [collection.parts[split].names[row] for split, row in rows]
+    if len(set(names)) == len(names):
+        return collection
+    mentions: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, place in zip(names, rows, strict=True):
+        mentions[name].append(place)
+    labels = {split: part.labels_NK.copy() for split, part in parts}
+    for places in mentions.values():
+        if len(places) > 1:
+            stated_MK = np.array([labels[split][row] for split, row in places])
+            united_K = np.full_like(stated_MK[0], UNOBSERVED)
+            for state in (NEGATIVE, POSITIVE):
+                united_K[(stated_MK == state).any(axis=0)] = state
+            for split, row in places:
+                labels[split][row] = united_K
+    united = {split: replace(part, labels_NK=labels[split]) for split, part in parts}
+    return replace(collection, parts=united)
 
 
 def listed_once(collection: Collection, *, strict: bool) -> Collection:

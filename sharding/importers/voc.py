@@ -1,8 +1,9 @@
-"""Read PASCAL VOC 2012: `VOCdevkit/VOC2012` with `ImageSets/Main/<class>_{train,val}.txt`.
+"""Read PASCAL VOC 2012 or 2007: `VOCdevkit/VOC<year>` with `ImageSets/Main/<class>_<part>.txt`.
 
-The official `val` is the test set of every single-positive paper. A flag of 1 is a positive; 0
-("difficult" objects only) is a negative, and images without any positive are left out, both as in
-the published preprocessing of Cole et al. 2021. `Annotations/` says the same and is not needed.
+The parts of 2012 are `train` and `val`: the official `val` is the test set of every single-positive
+paper. Those of 2007 are `trainval` and `test`, where the source has the latter. A flag of 1 is a
+positive; 0 ("difficult" objects only) is a negative, and images without any positive are left out,
+both as in the published preprocessing of Cole et al. 2021. `Annotations/` is not needed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.importers.collection import Collection, Part, first_existing
+from sharding.importers.collection import Collection, Part, choose_year, first_existing
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
@@ -21,33 +22,47 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-_PARTS = {"train": "train", "test": "val"}
+_YEARS = (2012, 2007)
 _STATES = {"1": POSITIVE, "0": NEGATIVE, "-1": NEGATIVE}
 _FIX = "unpack VOCtrainval_11-May-2012.tar and give the folder that holds VOCdevkit"
 
 
 def read_voc(options: ImportOptions) -> Collection:
     """Read the image sets; see `sharding.importers.collection.Reader`."""
-    folders = [options.source / path for path in ("VOCdevkit/VOC2012", "VOC2012", ".")]
-    sets = first_existing(
-        [folder / "ImageSets/Main" for folder in folders], "the folder of image sets", _FIX
-    )
+    folder, year = _find(options)
+    sets = first_existing([folder / "ImageSets/Main"], "the folder of image sets", _FIX)
+    parts = {"train": "train", "test": "val"}
+    if year == 2007 and (sets / f"{CLASSES[0]}_test.txt").exists():
+        parts = {"train": "trainval", "test": "test"}
     log = ReadLog(options.source, strict=options.strict)
     return Collection(
-        release="voc2012",
+        release=f"voc{year}",
         keys=tuple(f"/m/voc_{name}" for name in CLASSES),
         class_names=CLASSES,
-        images=first_existing([sets.parents[1] / "JPEGImages"], "the folder of images", _FIX),
-        parts={split: _read_part(sets, split, log) for split in _PARTS},
+        images=first_existing([folder / "JPEGImages"], "the folder of images", _FIX),
+        parts={split: _read_part(sets, split, part, log) for split, part in parts.items()},
         sources=log.sources,
         policy={"difficult": "negative", "without_positive": "left out"},
     )
 
 
-def _read_part(sets: Path, split: str, log: ReadLog) -> Part:
+def _find(options: ImportOptions) -> tuple[Path, int]:
+    """Find the folder of the image sets, and its year."""
+    source = options.source
+    if (source / "ImageSets").is_dir():  # the folder of a year itself
+        named = [year for year in _YEARS if str(year) in source.resolve().name]
+        return source, options.year or (named or [*_YEARS])[0]
+    folders = [source / "VOCdevkit", source]
+    root = next((folder for folder in folders if any(folder.glob("VOC2*"))), folders[0])
+    by_year = {year: root / f"VOC{year}" for year in _YEARS}
+    year = choose_year(by_year, options.year)
+    return by_year.get(year, root / f"VOC{year}"), year
+
+
+def _read_part(sets: Path, split: str, part: str, log: ReadLog) -> Part:
     states: dict[str, list[int]] = {}
     for index, name in enumerate(CLASSES):
-        path = sets / f"{name}_{_PARTS[split]}.txt"
+        path = sets / f"{name}_{part}.txt"
         for row, cells in log.rows(path):
             if len(cells) != 2 or cells[1] not in _STATES:
                 fix = "write an image and 1, 0 or -1, or fetch the file again"
@@ -55,7 +70,7 @@ def _read_part(sets: Path, split: str, log: ReadLog) -> Part:
                 log.reject(split, path, row, reason, fix=fix, image=cells[0])
                 continue
             labels = states.setdefault(cells[0], [UNOBSERVED] * len(CLASSES))
-            labels[index] = _STATES[cells[1]]
+            labels[index] = max(labels[index], _STATES[cells[1]])  # twice: a positive stays
             log.count(split, "difficult_as_negative", cells[1] == "0")
     kept = sorted(image for image, labels in states.items() if POSITIVE in labels)
     log.count(split, "without_positive", len(states) - len(kept))

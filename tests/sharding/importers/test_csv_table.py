@@ -100,8 +100,8 @@ def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
         ("/etc/a.jpg,x,", "not a path below the source: '/etc/a.jpg'"),
         (",x,", "not a path below the source: ''"),
         ("a\0b.jpg,x,", "not a path below the source: 'a\\x00b.jpg'"),
-        ("ok.jpg,x,", "listed before, on row 2: 'ok.jpg'"),
-        ("./ok.jpg,x,", "listed before, on row 2: 'ok.jpg'"),
+        ('b.jpg,"[x, y]",', "like a list, but none of quoted names: '[x, y]'"),
+        ('b.jpg,"[""\\ud800""]",', "not the text of a class: '\\ud800'"),
         ("b.jpg,x", "another number of cells than the header has"),
         ("b.jpg,x,,y", "another number of cells than the header has"),
         ("b.jpg,x|y,y", "present and absent at once: 'y'"),
@@ -118,9 +118,91 @@ def test_a_bad_row_labels_nothing_and_is_told(row: str, reason: str, tmp_path: P
         read(tmp_path, lines, strict=True)
 
 
+def test_rows_of_one_image_are_united(tmp_path: Path) -> None:
+    found = read(tmp_path, ["image,labels", "a.jpg,cat", "b.jpg,dog", "./a.jpg,dog", "a.jpg,"])
+    part = found.parts["train"]
+    assert part.names == ("a.jpg", "b.jpg")
+    assert part.labels_NK.tolist() == [[1, 1], [0, 1]]
+    assert (part.report["further_rows"], part.rejected_rows) == (2, ())
+
+
+def test_what_a_rejected_row_may_have_named_is_not_absent(tmp_path: Path) -> None:
+    found = read(tmp_path, ["image,labels", "a.jpg,cat", "a.jpg,dog,what", "b.jpg,dog"])
+    assert found.parts["train"].labels_NK.tolist() == [[POSITIVE, UNOBSERVED], [0, 1]]
+
+
+def test_what_two_rows_dispute_is_unobserved_and_in_the_account(tmp_path: Path) -> None:
+    found = read(tmp_path, ["image,labels,negatives", "a.jpg,cat,", "a.jpg,dog,cat"])
+    part = found.parts["train"]
+    assert part.labels_NK.tolist() == [[UNOBSERVED, POSITIVE]]
+    assert [bad.row for bad in part.rejected_rows] == [3]
+
+
+def test_an_image_of_two_splits_is_tested_with_all_its_labels(tmp_path: Path) -> None:
+    lines = ["image,labels,split", "a.jpg,cat,train", "b.jpg,dog,train", "a.jpg,dog,test"]
+    found = read(tmp_path, lines)
+    assert {split: part.names for split, part in found.parts.items()} == {
+        "train": ("b.jpg",),
+        "test": ("a.jpg",),
+    }
+    assert found.parts["test"].labels_NK.tolist() == [[1, 1]]
+    reason = "for test here and for train on row 2: kept in test"
+    assert [bad.reason for bad in found.parts["train"].rejected_rows] == [reason]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "['cat', 'traffic light']",
+        '"[""cat"", ""traffic light""]"',
+        "\"['cat' 'traffic light']\"",
+        "('cat', 'traffic light')",
+        "{'traffic light', 'cat'}",
+        "\"['cat'\n 'traffic light']\"",
+        "cat|traffic light",
+    ],
+)
+def test_lists_that_python_numpy_and_json_print_are_classes(cell: str, tmp_path: Path) -> None:
+    quoted = cell if cell.startswith('"') else f'"{cell}"'
+    found = read(tmp_path, ["image,labels", f"a.jpg,{quoted}", "b.jpg,[]", "c.jpg,[blurred]"])
+    assert found.class_names == ("[blurred]", "cat", "traffic light")
+    assert found.parts["train"].labels_NK.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+
+
+def test_numbers_and_escapes_in_lists_are_read(tmp_path: Path) -> None:
+    lines = ["image,labels", 'a.jpg,"[3, 17]"', 'b.jpg,"[""caf\\u00e9""]"', "c.jpg,\"['l\\'eau']\""]
+    assert read(tmp_path, lines).class_names == ("17", "3", "café", "l'eau")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_columns_without_a_name_mean_nothing(delimiter: str, tmp_path: Path) -> None:
+    rows = (("", " image", "labels", "", ""), ("0", "a.jpg", "cat|dog", "", ""))
+    found = read(tmp_path, [delimiter.join(row) for row in rows])
+    assert found.class_names == ("cat", "dog")
+    assert found.parts["train"].rejected_rows == ()
+
+
+@pytest.mark.parametrize(
+    ("lines", "row"),
+    [
+        (["image,labels", "a.jpg,cat", 'b.jpg,"dog', "c.jpg,cow"], 3),
+        (["image,labels", 'a.jpg,"cat', "b.jpg,dog", 'c.jpg,"cow"', "d.jpg,cat"], 2),
+        (["image,labels", 'a.jpg,"cat', "b.jpg,dog", '"', "d.jpg,cat"], 2),
+        (["image,labels,title", 'a.jpg,cat,"one', "b.jpg,dog,two"], 2),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_an_error_of_its_row(
+    lines: list[str], row: int, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"labels\.csv, row {row}: .*Fix: close the quote"):
+        read(tmp_path, lines)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (["image,labels,labels", "a.jpg,cat,dog"], "row 1: there are two columns 'labels'"),
+        (["image,labels,split", "a.jpg,x,train", ",x,test"], "no label for test (labels.csv, row"),
         (["name,labels", "a.jpg,x"], "labels.csv, row 1: there is no column 'image'; present: na"),
         (["image,labels"], "labels.csv: no row can be used"),
         (["image,labels", "a.jpg,"], "labels.csv: no row names a class"),

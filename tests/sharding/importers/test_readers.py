@@ -373,7 +373,114 @@ def test_annotations_of_unknown_images_are_set_aside(tmp_path: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
     dataset = bring_in(settings)
     assert present(dataset, "train") == EXPECTED["coco"]["train"]
-    assert dataset.manifest.labels["complete"].report["train"]["bad_rows"] == 3
+    # What the annotation without a category says is there is not absent.
+    assert dataset.manifest.labels["partial"].report["train"]["bad_rows"] == 3
+    nine = dataset.labels("train").rows_of(
+        parse_image_ids([image_id_of("train2014/COCO_train2014_000000000009.jpg")])
+    )
+    assert dataset.labels("train").dense(nine, 3).tolist() == [[1, -1, -1]]
+
+
+@pytest.mark.parametrize("of_annotations", [str, float, "{:06d}".format])
+def test_ids_of_coco_may_be_text_or_floats(
+    of_annotations: Callable[[int], object], tmp_path: Path
+) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    for path in settings.source.glob("annotations/*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for entry in content["annotations"]:
+            entry["image_id"] = of_annotations(entry["image_id"])
+        path.write_text(json.dumps(content), encoding="utf-8")
+    dataset = bring_in(settings)
+    for split_name, expected in EXPECTED["coco"].items():
+        assert present(dataset, split_name) == expected
+    assert dataset.manifest.labels["complete"].report["train"]["bad_rows"] == 0
+
+
+def test_a_file_of_coco_under_two_ids_has_the_labels_of_both(tmp_path: Path) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    path = settings.source / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    name = "COCO_train2014_000000000009.jpg"
+    content["images"].append({"id": 10, "file_name": name})
+    content["annotations"].append({"image_id": 10, "category_id": 90})
+    content["images"] += [{"id": 99, "file_name": "another.jpg"}]  # whose are its annotations?
+    path.write_text(json.dumps(content), encoding="utf-8")
+    dataset = bring_in(settings)
+    found = present(dataset, "train")
+    assert found[f"train2014/{name}"] == ["person", "toothbrush"]
+    assert "train2014/COCO_train2014_000000000099.jpg" not in found
+    assert dataset.manifest.labels["complete"].report["train"]["listed_twice"] == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"images": [{"id": [1], "file_name": "a.jpg"}], "annotations": [{"image_id": [1]}], '
+        '"categories": [{"id": 1, "name": "cat"}]}',
+        '{"images": [{"id": 1, "file_name": "\\ud800"}], "annotations": [], '
+        '"categories": [{"id": 1, "name": "cat"}]}',
+        '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "\\ud800"}]}',
+        '{"images": [], "annotations": [], "categories": [3]}',
+        "[" * 100_000,
+        "\0",
+        "1" * 5000,
+    ],
+)
+def test_hostile_json_is_one_line(content: str, tmp_path: Path) -> None:
+    settings = options("coco", tmp_path)
+    for path in settings.source.glob("annotations/*.json"):
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        prepare_import(settings)
+    str(caught.value).encode()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flag_that_stands_twice_leaves_a_positive(tmp_path: Path) -> None:
+    settings = options("voc", tmp_path, validation_share=0.0)
+    flags = settings.source / "VOCdevkit/VOC2012/ImageSets/Main/dog_train.txt"
+    flags.write_text(flags.read_text() + "2008_000001 -1\n")
+    assert present(bring_in(settings), "train") == EXPECTED["voc"]["train"]
+
+
+def test_other_years_are_read_and_several_are_asked_about(tmp_path: Path) -> None:
+    settings = options("coco", tmp_path / "coco", validation_share=0.0)
+    source = settings.source
+    for part in ("train", "val"):
+        shutil.copytree(source / f"{part}2014", source / f"{part}2017")
+        listed = source / f"annotations/instances_{part}2014.json"
+        shutil.copy(listed, source / f"annotations/instances_{part}2017.json")
+    with pytest.raises(InputError, match=r"several years: 2014 and 2017.*--year"):
+        prepare_import(settings)
+    job = prepare_import(dataclasses.replace(settings, year=2017))
+    assert job.labels.release == "coco2017"
+    assert len(job.labels.splits["train"].table) == 3
+
+    settings = options("voc", tmp_path / "voc", validation_share=0.0)
+    old = settings.source / "VOCdevkit/VOC2012"
+    for path in sorted((old / "ImageSets/Main").glob("*.txt")):
+        renamed = path.stem.replace("_train", "_trainval").replace("_val", "_test")
+        path.rename(path.with_name(f"{renamed}.txt"))
+    old.rename(settings.source / "VOCdevkit/VOC2007")
+    dataset = bring_in(settings)
+    assert dataset.manifest.labels["complete"].release == "voc2007"
+    assert present(dataset, "test") == EXPECTED["voc"]["test"]
+
+
+def test_a_split_that_ends_empty_is_an_error_and_its_account_stays(tmp_path: Path) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    path = settings.source / "annotations/instances_val2014.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"][0]["image_id"] = 43
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"no label for test \(.*val2014\.json, row 1: unknown"):
+        prepare_import(settings)
+    dataset = bring_in(dataclasses.replace(settings, allow_empty=("test",)))
+    entries = Quarantine.read(dataset.directory / "quarantine.parquet").entries
+    assert [(e.split, e.source) for e in entries] == [
+        ("test", "annotations/instances_val2014.json:1")
+    ]
 
 
 @pytest.mark.parametrize(

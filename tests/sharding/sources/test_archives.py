@@ -125,7 +125,9 @@ def test_a_continued_job_reads_no_finished_archive_again(inputs, tmp_path, monke
 def test_what_no_archive_holds_is_missing_and_can_be_retried(inputs, tmp_path) -> None:
     folder = pack(inputs[1], tmp_path / "packed", ".tar.gz")
     (folder / "test.tar.gz").rename(tmp_path / "test.tar.gz")
-    shard((inputs[0], str(folder)), tmp_path / "out")
+    with pytest.raises(InputError, match=r"none of the 5 .* of test .*missing.*--allow-empty test"):
+        shard((inputs[0], str(folder)), tmp_path / "out")
+    shard((inputs[0], str(folder)), tmp_path / "out", allow_empty=("test",))
     entries = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
     assert {(e.split, e.reason) for e in entries} == {("test", "missing")}
     assert len(entries) == 5

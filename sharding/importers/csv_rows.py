@@ -1,0 +1,247 @@
+"""Read the rows of a CSV of images and labels, and unite the rows about the same image.
+
+A table may have one row per image, or one per image and label. Its delimiter is a comma, semicolon
+or tab, whichever makes the two columns that it must have.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from sharding.errors import InputError
+from sharding.importers.collection import is_text
+from sharding.importers.options import ImportOptions
+from sharding.importers.read_log import ReadLog
+from sharding.layout import SPLITS, is_below
+
+_SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
+_SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_FIX = "mend the row, or leave out --strict to set such rows aside"
+_QUOTE_FIX = "close the quote of this row; write a quote within a quoted cell twice"
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+# As Python, NumPy and JSON print lists: items in quotes, or numbers.
+_LIST = re.compile(
+    rf"[\[({{]\s*(?:(?:(?:{_QUOTED})(?:\s*,\s*|\s+|(?=\s*[\])}}])))*"
+    r"|-?\d+(?:\s*,\s*-?\d+)*,?)\s*[\])}]"
+)
+_ALMOST_LIST = re.compile(r"(?s)\[.*[,'\"].*\]|\{.*[,'\"].*\}")
+_ITEM = re.compile(rf"{_QUOTED}|-?\d+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRow:
+    """Hold what the rows about an image say.
+
+    Attributes:
+        line: the first of them in the file.
+        name: path of the image.
+        split: of the image; None where unknown.
+        positives: classes named as present.
+        negatives: classes named as absent.
+        disputed: classes that one row names as present and another one as absent.
+        whole: no row about the image was rejected, so that what is not named may be absent.
+    """
+
+    line: int
+    name: str
+    split: str | None
+    positives: Sequence[str]
+    negatives: Sequence[str]
+    disputed: Sequence[str] = ()
+    whole: bool = True
+
+
+@dataclass(kw_only=True)
+class _Image:
+    """Collect the rows about an image."""
+
+    line: int
+    split: str
+    positives: dict[str, None] = field(default_factory=dict)
+    negatives: dict[str, None] = field(default_factory=dict)
+
+
+def read_rows(
+    path: Path, options: ImportOptions, log: ReadLog
+) -> tuple[list[ImageRow], Sequence[str]]:
+    """Read the table: a row per image in the order of their first mention, and the header.
+
+    Raises:
+        InputError: a column is missing or there twice, a quote is not closed, no row can be used;
+            under ``--strict`` a bad row.
+    """
+    text = log.text(path)
+    delimiter, header = _header(text, path, options)
+    images: dict[str, _Image] = {}
+    broken: set[str] = set()
+    for line, cells in _records(text, delimiter, path):
+        if line == 1:
+            continue
+        values = dict(zip(header, cells, strict=False))
+        row = _parse(values, line, options, header)
+        _refuse_lines(row, cells, path)
+        problem = _problem(row, cells, header) or _problem_within(row, values, options)
+        if problem:
+            log.reject(row.split or "train", path, line, problem, fix=_FIX, image=row.name)
+            broken.add(row.name)
+        else:
+            _add(images, row, path, log)
+    if not images:
+        raise InputError("no row can be used", file=path, fix="check the table and its separator")
+    return [_united(name, image, name not in broken) for name, image in images.items()], header
+
+
+def _header(text: str, path: Path, options: ImportOptions) -> tuple[str, list[str]]:
+    """Find the delimiter and the names of the columns, without empty ones at the end."""
+    needed = (options.image_column, options.labels_column)
+    found: dict[str, list[str]] = {}
+    for delimiter in ",;\t":
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            found[delimiter] = [cell.strip() for cell in next(rows, [])]
+        except csv.Error:
+            found[delimiter] = []
+    delimiter = next((d for d, names in found.items() if set(needed) <= set(names)), ",")
+    header = found[delimiter]
+    while header and not header[-1]:
+        header.pop()
+    for column in (*needed, options.negatives_column, options.split_column):
+        if column in needed and column not in header:
+            problem = f"there is no column {column!r}; present: {', '.join(header)[:200]}"
+        elif header.count(column) > 1:
+            problem = f"there are two columns {column!r}"
+        else:
+            continue
+        fix = "name it with --image-column or --labels-column"
+        raise InputError(problem, file=path, row=1, fix=fix)
+    return delimiter, header
+
+
+def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line and the cells of each record that is not empty."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in rows:
+            if cells:
+                yield line, cells
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"not a CSV ({error})", file=path, row=line, fix=_QUOTE_FIX) from None
+
+
+def _parse(
+    cells: Mapping[str, str], line: int, options: ImportOptions, header: Sequence[str]
+) -> ImageRow:
+    name = cells.get(options.image_column, "").strip().replace("\\", "/")
+    split: str | None = "train"
+    if options.split_column in header:
+        word = cells.get(options.split_column, "").strip().lower()
+        split = _SPLIT_OF.get(re.sub(r"[-_]?\d{4}$", "", word))
+    return ImageRow(
+        line=line,
+        name=PurePosixPath(name).as_posix() if name else "",
+        split=split,
+        positives=_names(cells.get(options.labels_column, ""), options.separator),
+        negatives=_names(cells.get(options.negatives_column, ""), options.separator),
+    )
+
+
+def _names(cell: str, separator: str) -> list[str]:
+    """List the distinct class names of a cell: a printed list, or names between separators."""
+    cell = cell.strip()
+    if _LIST.fullmatch(cell):
+        names = [_item(text) for text in _ITEM.findall(cell)]
+    else:
+        names = [name.strip() for name in cell.split(_SEPARATORS.get(separator, separator))]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _item(text: str) -> str:
+    """Read an item of a list that JSON or Python printed."""
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return str(read(text)).strip()
+    return text
+
+
+def _refuse_lines(row: ImageRow, cells: Sequence[str], path: Path) -> None:
+    """Refuse a record of which a cell that is read holds other rows."""
+    values = (row.name, *row.positives, *row.negatives)
+    if any(re.search(r"[\r\n]", value) for value in values):
+        raise InputError(
+            f"this row ends {sum(map(_count_lines, cells))} lines below: a quote is not closed",
+            file=path,
+            row=row.line,
+            fix=_QUOTE_FIX,
+        )
+
+
+def _count_lines(cell: str) -> int:
+    return len(re.findall(r"\r\n|\r|\n", cell))
+
+
+def _problem(row: ImageRow, cells: Sequence[str], header: Sequence[str]) -> str:
+    """Describe what is wrong with a row; empty where nothing is."""
+    if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+        return "another number of cells than the header has"
+    if not is_below(row.name):
+        return f"not a path below the source: {row.name[:80]!r}"
+    return ""
+
+
+def _problem_within(row: ImageRow, values: Mapping[str, str], options: ImportOptions) -> str:
+    """Describe what is wrong with the content of a row; empty where nothing is."""
+    if row.split is None:
+        return f"unknown split: {values[options.split_column]!r:.80}"
+    if both := set(row.positives) & set(row.negatives):
+        return f"present and absent at once: {min(both)!r:.80}"
+    if bad := [name for name in (*row.positives, *row.negatives) if not is_text(name)]:
+        return f"not the text of a class: {bad[0][:80]!a}"
+    for column in (options.labels_column, options.negatives_column):
+        cell = values.get(column, "").strip()
+        if _ALMOST_LIST.fullmatch(cell) and not _LIST.fullmatch(cell):
+            return f"like a list, but none of quoted names: {cell[:80]!r}"
+    return ""
+
+
+def _add(images: dict[str, _Image], row: ImageRow, path: Path, log: ReadLog) -> None:
+    """Add a good row to those of its image; what is for testing is in no other split."""
+    assert row.split is not None
+    image = images.setdefault(row.name, _Image(line=row.line, split=row.split))
+    if image.line != row.line:
+        log.count(row.split, "further_rows")
+    if image.split != row.split:
+        kept, left = sorted((image.split, row.split), key=SPLITS.index, reverse=True)
+        reason = f"for {row.split} here and for {image.split} on row {image.line}: kept in {kept}"
+        log.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
+        image.split = kept
+    image.positives.update(dict.fromkeys(row.positives))
+    image.negatives.update(dict.fromkeys(row.negatives))
+    for name in {*row.positives, *row.negatives} & image.positives.keys() & image.negatives.keys():
+        reason = f"present on one row and absent on another: {name!r:.80}"
+        log.reject(image.split, path, row.line, reason, fix=_FIX, image=row.name)
+
+
+def _united(name: str, image: _Image, whole: bool) -> ImageRow:
+    return ImageRow(
+        line=image.line,
+        name=name,
+        split=image.split,
+        positives=tuple(image.positives),
+        negatives=tuple(image.negatives),
+        disputed=tuple(image.positives.keys() & image.negatives.keys()),
+        whole=whole,
+    )
