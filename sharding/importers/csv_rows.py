@@ -225,7 +225,9 @@ def _add(images: dict[str, _Image], row: ImageRow, path: Path, log: ReadLog) -> 
         log.count(row.split, "further_rows")
     if image.split != row.split:
         kept, left = sorted((image.split, row.split), key=SPLITS.index, reverse=True)
-        reason = f"for {row.split} here and for {image.split} on row {image.line}: kept in {kept}"
+        reason = (
+            f"in two splits: {row.split} here, {image.split} on row {image.line}; {kept} counts"
+        )
         log.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
         image.split = kept
     image.positives.update(dict.fromkeys(row.positives))

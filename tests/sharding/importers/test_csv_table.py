@@ -146,7 +146,7 @@ def test_an_image_of_two_splits_is_tested_with_all_its_labels(tmp_path: Path) ->
         "test": ("a.jpg",),
     }
     assert found.parts["test"].labels_NK.tolist() == [[1, 1]]
-    reason = "for test here and for train on row 2: kept in test"
+    reason = "in two splits: test here, train on row 2; test counts"
     assert [bad.reason for bad in found.parts["train"].rejected_rows] == [reason]
 
 
