@@ -7,7 +7,6 @@ preprocessing that the caller does: squashing to S x S.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import math
@@ -33,15 +32,15 @@ TOLERANCE = 1e-4
 _INPUT, _OUTPUT = "images_BHWC", "logits_BK"
 
 
-def description(meta: checkpoint.Meta) -> dict[str, Any]:
+def description(model: cam_net.CamNet, meta: checkpoint.Meta) -> dict[str, Any]:
     """Describe, in JSON values, how an exported file is used."""
     config = meta.train_config
     return {
         "image_size": config.data.image_size,
         "resize": "squash to image_size x image_size, bilinear with antialiasing, EXIF upright",
         "input": "uint8 RGB, (batch, image_size, image_size, 3)",
-        "mean": list(cam_net.MEAN),
-        "std": list(cam_net.STD),
+        "mean": _rounded(model.mean),
+        "std": _rounded(model.std),
         "normalisation": "(pixels - mean) / std, inside the graph",
         "output": "logits, (batch, classes); sigmoid for probabilities",
         "backbone": config.model.backbone,
@@ -67,7 +66,7 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
             does not score as the checkpoint does (then it is not kept).
     """
     model, meta = checkpoint.load_model(checkpoint_directory)
-    about = description(meta)
+    about = description(model, meta)
     size = meta.train_config.data.image_size
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with torch.inference_mode():
@@ -121,8 +120,7 @@ def _write_safetensors(model: cam_net.CamNet, path: Path, about: Mapping[str, An
 def _safetensors_scorer(path: Path, meta: checkpoint.Meta) -> Scorer:
     from safetensors.torch import load_file
 
-    config = dataclasses.replace(meta.train_config.model, weights=None)
-    blank = cam_net.build(config, len(meta.mids)).eval()
+    blank = checkpoint.blank_model(meta).eval()
     blank.load_state_dict(load_file(path))
     return _scorer_of(blank)
 
@@ -172,6 +170,10 @@ def _scorer_of(model: nn.Module) -> Scorer:
 def _example(about: Mapping[str, Any]) -> torch.Tensor:
     # Two images: a batch of one would be taken for a constant.
     return torch.zeros((2, about["image_size"], about["image_size"], 3), dtype=torch.uint8)
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [round(value, 4) for value in values.flatten().tolist()]
 
 
 def _texts(about: Mapping[str, Any]) -> dict[str, str]:

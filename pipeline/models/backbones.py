@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
+from pipeline.models import weights_file
 from sharding.errors import InputError
 
 _TIMM = "timm/"
 _CLASSIFIERS = ("fc", "fc_norm", "classifier", "head")
-Split = Callable[[Any], tuple[nn.Module, int]]
 Network = TypeVar("Network", bound=nn.Module)
+_AFTER_FEATURES = {*_CLASSIFIERS, "avgpool", "dropout", "flatten", "aux1", "aux2", "AuxLogits"}
+"""Children of torchvision's networks that come after the last features, or beside them."""
+_NO_PLACE = "vit_"
+"""Of torchvision the networks whose features are tokens; timm has the same ones with a grid."""
+_OWN_SCALE = ("googlenet", "inception_v3")
+"""Their pretrained weights expect -1..1, whatever torchvision's transforms say: it scales again."""
 
 
-def build(name: str, weights: str | None) -> tuple[nn.Module, int]:
-    """Build a network from (B, 3, H, W) to features (B, D, H/stride, W/stride); return it and D.
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A network without its classifier.
+
+    Attributes:
+        network: maps images (B, 3, H, W) to features (B, D, h, w).
+        channels: D.
+        mean, std: of each channel, in 0..255; what its weights were trained with.
+    """
+
+    network: nn.Module
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def build(name: str, weights: str | None, image_size: int = 224) -> Backbone:
+    """Build a network that ends in feature maps.
 
     Args:
-        name: a torchvision ResNet, ResNeXt, ConvNeXt, EfficientNet or Swin (ResNets and ConvNeXts
-            have stride 32: 448 px become 14 x 14), or ``timm/<name>`` for any timm network whose
-            last features have a position in the image, plain ViTs included.
+        name: a torchvision classification network, or ``timm/<name>``; its last features must have
+            a position in the image (plain ViTs: timm's).
         weights: a torchvision weights name, ``pretrained`` for timm, a state-dict file, or None.
+        image_size: side in pixels that it has to take; some networks are built for one.
 
     Raises:
-        InputError: unknown name, or weights that are none or do not fit.
+        InputError: unknown name, weights that are none, cannot be fetched or do not fit, or an
+            image size that the network cannot take.
     """
     if name.startswith(_TIMM):
-        return _timm(name.removeprefix(_TIMM), weights)
-    import torchvision
-
+        return _timm(name.removeprefix(_TIMM), weights, image_size)
     if name not in torchvision_names():
         raise InputError(
             f"no backbone {name!r}",
             fix=f"choose timm/<name> or one of {', '.join(torchvision_names())}",
         )
-    network = torchvision.models.get_model(name, weights=_enum_weights(name, weights))
-    _load_file(network, weights)
-    return _split_of(name)(network)
+    return _torchvision(name, weights, image_size)
 
 
 def torchvision_names() -> list[str]:
@@ -48,7 +70,7 @@ def torchvision_names() -> list[str]:
     import torchvision
 
     listed = torchvision.models.list_models(module=torchvision.models)
-    return [name for name in listed if name.startswith(tuple(_SPLITS))]
+    return [name for name in listed if not name.startswith(_NO_PLACE)]
 
 
 def synchronised(network: Network) -> Network:
@@ -91,7 +113,7 @@ class TimmFeatures(nn.Module):
         return patches_BND.transpose(1, 2).unflatten(2, (h, w))
 
 
-def _timm(name: str, weights: str | None) -> tuple[nn.Module, int]:
+def _timm(name: str, weights: str | None, image_size: int) -> Backbone:
     try:
         import timm
     except ModuleNotFoundError:
@@ -104,76 +126,143 @@ def _timm(name: str, weights: str | None) -> tuple[nn.Module, int]:
         raise InputError(
             f"weights {weights!r} is no file", fix="pass a state-dict file, or pretrained"
         )
-    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0, "global_pool": ""}
-    try:  # a ViT takes any image size only if told so, other networks do not know the option
-        network = timm.create_model(name, dynamic_img_size=True, **options)
-    except TypeError:
-        network = timm.create_model(name, **options)
-    _load_file(network, None if pretrained else weights)
-    return TimmFeatures(network), int(cast(Any, network).num_features)
+
+    def make(**options: Any) -> nn.Module:
+        with _fetching(f"{_TIMM}{name}", pretrained):
+            network = timm.create_model(
+                name, pretrained=pretrained, num_classes=0, global_pool="", **options
+            )
+        if weights and not pretrained:
+            weights_file.load(network, weights, _CLASSIFIERS)
+        return TimmFeatures(network)
+
+    full_name = f"{_TIMM}{name}"
+    with _fitting(full_name, image_size):
+        try:  # a ViT takes any image size only if told so, others do not know the option
+            network = make(dynamic_img_size=True)
+        except TypeError:
+            network = make()
+        try:
+            channels = _channels(full_name, network, image_size)
+        except InputError as refused:
+            sized = _for_size(make, image_size)
+            if sized is None:
+                raise refused from None
+            network, channels = sized, _channels(full_name, sized, image_size)
+    about = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    return Backbone(
+        network=network, channels=channels, mean=_in_bytes(about.mean), std=_in_bytes(about.std)
+    )
 
 
-def _resnet(network: Any) -> tuple[nn.Module, int]:
-    # children()[:-2] drops the pooling and the classifier.
-    return nn.Sequential(*list(network.children())[:-2]), network.fc.in_features
+def _for_size(make: Callable[..., nn.Module], image_size: int) -> nn.Module | None:
+    """Build a timm network for a size other than its own; None where it is built for one only."""
+    try:
+        return make(img_size=image_size)
+    except InputError:
+        raise
+    except Exception:  # it does not know the option, or not this size
+        return None
 
 
-def _features(network: Any) -> tuple[nn.Module, int]:
-    return network.features, network.classifier[-1].in_features
-
-
-def _swin(network: Any) -> tuple[nn.Module, int]:
-    return nn.Sequential(network.features, network.norm, network.permute), network.head.in_features
-
-
-_SPLITS: Mapping[str, Split] = {
-    "resnet": _resnet,
-    "resnext": _resnet,
-    "wide_resnet": _resnet,
-    "convnext": _features,
-    "efficientnet": _features,
-    "swin": _swin,
-}
-
-
-def _split_of(name: str) -> Split:
-    return next(split for prefix, split in _SPLITS.items() if name.startswith(prefix))
-
-
-def _enum_weights(name: str, weights: str | None) -> Any:
+def _torchvision(name: str, weights: str | None, image_size: int) -> Backbone:
     import torchvision
 
-    if not weights or Path(weights).is_file():
-        return None
     enum = torchvision.models.get_model_weights(name)
-    if weights not in enum.__members__:
+    named = None if not weights or Path(weights).is_file() else weights
+    if named and named not in enum.__members__:
         raise InputError(
             f"weights {weights!r} is neither a file nor a name for {name}",
             fix=f"pass a state-dict file or one of {', '.join(enum.__members__)}",
         )
-    return enum[weights]
+    options: dict[str, Any] = {}
+    if name in _OWN_SCALE:
+        options["init_weights"] = not weights  # said, it is no longer warned about
+    if name.startswith("maxvit"):
+        options["input_size"] = image_size, image_size
+    with _fitting(name, image_size), _fetching(name, named is not None):
+        network = torchvision.models.get_model(name, weights=named and enum[named], **options)
+    if weights and not named:
+        weights_file.load(network, weights, tuple(_AFTER_FEATURES))
+    parts = _features(network)
+    if name.startswith("densenet"):
+        parts.append(nn.ReLU())  # a function in its forward
+    features = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    own = (0.5,) * 3 if name in _OWN_SCALE else None
+    about = enum[named or "DEFAULT"].transforms()
+    return Backbone(
+        network=features,
+        channels=_channels(name, features, image_size),
+        mean=_in_bytes(own or about.mean),
+        std=_in_bytes(own or about.std),
+    )
 
 
-def _load_file(network: nn.Module, path: str | None) -> None:
-    if not path or not Path(path).is_file():
-        return
+def _features(network: nn.Module) -> list[nn.Module]:
+    """List a network's modules up to its last features, in the order it calls them."""
+    parts: list[nn.Module] = []
+    for name, child in network.named_children():
+        if name not in _AFTER_FEATURES:
+            parts += child if isinstance(child, nn.ModuleList) else [child]
+    return parts
+
+
+def _channels(name: str, network: nn.Module, image_size: int) -> int:
+    """Compute how many channels the features have of images (1, 3, S, S).
+
+    Raises:
+        InputError: the network takes no images of that size.
+    """
+    training = network.training
+    network.eval()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds here; all mean the same to the user
-        reason = str(error).splitlines()[0]
+        with torch.no_grad(), _fitting(name, image_size):
+            return _shape(network, image_size)[1]
+    finally:
+        network.train(training)
+
+
+def _shape(network: nn.Module, image_size: int) -> torch.Size:
+    images = torch.zeros(1, 3, image_size, image_size)
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    nothing = {key: tensor.to("meta") for key, tensor in tensors.items()}
+    try:  # shapes alone
+        return functional_call(network, nothing, (images.to("meta"),)).shape
+    except Exception:  # too large or too small; or an operation that needs values
+        return network(images).shape
+
+
+@contextlib.contextmanager
+def _fitting(name: str, image_size: int) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each network has a kind of its own for sizes that it cannot take
         raise InputError(
-            f"not a state dict ({reason})", file=path, fix="save one with torch.save(state_dict)"
+            f"{name} gives no feature maps of {image_size} x {image_size} pixels ({_line(error)})",
+            fix="pass another --image-size, such as 224, or another --backbone",
         ) from None
-    state = {name: value for name, value in state.items() if not _of_classifier(name)}
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    wrong = [*unexpected, *(name for name in missing if not _of_classifier(name))]
-    if wrong:
+
+
+@contextlib.contextmanager
+def _fetching(name: str, fetched: bool) -> Iterator[None]:
+    """Turn what goes wrong while weights are fetched into one line."""
+    try:
+        yield
+    except Exception as error:  # of the connection, of the hub, of a cut file
+        of_options = isinstance(error, (TypeError, ValueError)) and not isinstance(error, OSError)
+        if not fetched or of_options:
+            raise
         raise InputError(
-            f"{len(wrong)} entries do not fit the backbone, the first is {wrong[0]}",
-            file=path,
-            fix="pass weights of the same backbone",
-        )
+            f"the pretrained weights of {name} cannot be had ({_line(error)})",
+            fix="check the network; or fetch them elsewhere and pass the file as --weights",
+        ) from None
 
 
-def _of_classifier(name: str) -> bool:
-    return name.partition(".")[0] in _CLASSIFIERS
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _in_bytes(statistics: Any) -> tuple[float, ...]:
+    return tuple(round(255 * value, 4) for value in statistics)

@@ -9,19 +9,17 @@ from torch.distributed.tensor import DTensor
 
 from pipeline.config.sections import ModelConfig
 from pipeline.models import backbones
+from pipeline.models.backbones import Backbone
 from pipeline.models.cam_head import CamHead
 from pipeline.models.label_graph import GraphHead
-
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-"""ImageNet statistics, in the 0..255 range that images leave the loader in."""
 
 
 class CamNet(nn.Module):
     """Classify images by class activation maps.
 
     Args:
-        backbone: maps (B, 3, H, W) to features (B, D, h, w).
+        backbone: with the mean and standard deviation that its weights expect; both are part of
+            the state, so that a checkpoint keeps those that it was trained with.
         head: the CAM head over D features.
         dropout: share of the feature channels dropped before the head in training.
         compiled: compile the backbone, for any number of images above 1.
@@ -31,18 +29,19 @@ class CamNet(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, backbone: nn.Module, head: CamHead, dropout: float = 0.0, *, compiled: bool = False
+        self, backbone: Backbone, head: CamHead, dropout: float = 0.0, *, compiled: bool = False
     ) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone = backbone.network.to(memory_format=torch.channels_last)
+        self.head = head
         self.dropout = nn.Dropout2d(dropout)
         self._frozen, self._compiled = False, compiled
         if compiled:
             # Not the head: its 1x1 weights have two equally valid strides, and DDP warns when the
             # gradient picks the other one.
-            backbone.compile()
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+            self.backbone.compile()
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Compute fp32 logits (B, K) of uint8 RGB images (B, H, W, 3)."""
@@ -90,19 +89,25 @@ def normalised(images_BHWC: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
     return rows_BHV.unflatten(2, (W, 3)).permute(0, 3, 1, 2)
 
 
-def build(config: ModelConfig, num_classes: int) -> CamNet:
+def build(config: ModelConfig, num_classes: int, image_size: int = 224) -> CamNet:
     """Make the network of a configuration, with its initial weights.
 
+    Args:
+        config: of the network.
+        num_classes: K.
+        image_size: side in pixels that it has to take.
+
     Raises:
-        InputError: unknown backbone or weights name, or a weights file that does not fit.
+        InputError: as of `backbones.build`.
     """
-    backbone, in_features = backbones.build(config.backbone, config.weights)
+    backbone = backbones.build(config.backbone, config.weights, image_size)
     slopes = config.alpha_train, config.alpha_infer
     if config.label_graph:
-        head: CamHead = GraphHead(in_features, num_classes, *slopes, hidden=config.label_graph)
+        head: CamHead = GraphHead(
+            backbone.channels, num_classes, *slopes, hidden=config.label_graph
+        )
     else:
-        head = CamHead(in_features, num_classes, *slopes)
-    backbone = backbone.to(memory_format=torch.channels_last)
+        head = CamHead(backbone.channels, num_classes, *slopes)
     return CamNet(backbone, head, config.dropout, compiled=config.compile)
 
 

@@ -183,11 +183,16 @@ def load_model(directory: str | Path) -> tuple[cam_net.CamNet, Meta]:
         InputError: the directory is not a checkpoint, or a file of it is missing or damaged.
     """
     meta = read_meta(directory)
-    # The checkpoint's weights replace the initial ones, whose file may be gone.
-    config = dataclasses.replace(meta.train_config.model, weights=None)
-    model = cam_net.build(config, len(meta.mids))
+    model = blank_model(meta)
     model.load_state_dict(_load(directory, "model.pt"))
     return model.eval(), meta
+
+
+def blank_model(meta: Meta) -> cam_net.CamNet:
+    """Make the network of a checkpoint without its weights."""
+    # The initial ones will be replaced, and their file may be gone.
+    config = dataclasses.replace(meta.train_config.model, weights=None)
+    return cam_net.build(config, len(meta.mids), meta.train_config.data.image_size)
 
 
 def _load(directory: str | Path, name: str) -> Any:

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pipeline.config.sections import ModelConfig
+from pipeline.config.train import TrainConfig
 from pipeline.methods import Method, WatchesHead
 from pipeline.models import cam_net
 from sharding.errors import InputError
@@ -87,7 +87,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     optimizer.load_state_dict({**state, "state": moments})
 
 
-def runnable(network: cam_net.CamNet, config: ModelConfig, num_classes: int) -> cam_net.CamNet:
+def runnable(network: cam_net.CamNet, config: TrainConfig, num_classes: int) -> cam_net.CamNet:
     """Make a network that each rank can run alone, with the first rank's running statistics.
 
     Ranks score unequal numbers of batches, so none may wait for another's shards: of a network that
@@ -99,9 +99,9 @@ def runnable(network: cam_net.CamNet, config: ModelConfig, num_classes: int) -> 
         num_classes: K.
     """
     if isinstance(network, FSDPModule):
-        plain = dataclasses.replace(config, weights=None, compile=False)
+        plain = dataclasses.replace(config.model, weights=None, compile=False)
         with torch.random.fork_rng(devices=[]):
-            copy = cam_net.build(plain, num_classes)
+            copy = cam_net.build(plain, num_classes, config.data.image_size)
         copy.load_state_dict(gather(network.state_dict()))
         network = copy.to(network.mean.device)
     if dist.is_initialized():

@@ -113,7 +113,7 @@ def _check(config: TrainConfig, dataset: Dataset) -> None:
         Loader.of_split(dataset, "train", batch_size=1, image_size=1)
     mids, images = dataset.classes.mids, len(table)
     distributed.check(config.parallel, methods.create_for(config, mids=mids, num_images=images))
-    cam_net.build(config.model, 1)
+    cam_net.build(config.model, 1, config.data.image_size)
 
 
 def worker_resources(config: TrainConfig) -> tuple[bool, int]:

@@ -50,7 +50,7 @@ class TrainState:
 
     def __init__(self, config: TrainConfig, num_classes: int, device: torch.device) -> None:
         self._config, self._num_classes = config, num_classes
-        model = cam_net.build(config.model, num_classes).to(device)
+        model = cam_net.build(config.model, num_classes, config.data.image_size).to(device)
         if config.model.sync_batchnorm and device.type == "cuda":
             model = backbones.synchronised(model)
         self.model = model
@@ -73,7 +73,7 @@ class TrainState:
 
     def runnable(self, network: cam_net.CamNet) -> cam_net.CamNet:
         """Make one of the two networks runnable on a rank alone (`distributed.runnable`)."""
-        return distributed.runnable(network, self._config.model, self._num_classes)
+        return distributed.runnable(network, self._config, self._num_classes)
 
     def load(self, state: dict[str, Any]) -> None:
         """Restore model and optimizer from `gather`, by any number of ranks, under DDP or FSDP."""

@@ -95,6 +95,12 @@ def test_every_file_says_how_to_use_it(exported: Path, saved: Path) -> None:
             assert (told if isinstance(value, str) else json.loads(told)) == value
 
 
+def test_the_mean_that_the_network_was_trained_with_is_told(saved: Path) -> None:
+    model, meta = checkpoint.load_model(saved)
+    model.mean.fill_(127.5)
+    assert export.description(model, meta)["mean"] == [127.5] * 3
+
+
 def test_nothing_but_the_files_is_left(exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
     assert names == {"model.safetensors", "model.pt2", "model.onnx", "model.json"}

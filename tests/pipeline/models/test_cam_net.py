@@ -10,6 +10,7 @@ import torchvision
 
 from pipeline.config.sections import ModelConfig
 from pipeline.models import cam_net
+from pipeline.models.cam_head import boostlu
 from sharding.errors import InputError
 
 IMAGES_BHWC = torch.randint(0, 255, (2, 96, 64, 3), dtype=torch.uint8)
@@ -21,6 +22,19 @@ def test_shapes(backbone: str, D: int) -> None:
     assert model.features(IMAGES_BHWC).shape == (2, D, 3, 2)
     assert model(IMAGES_BHWC).shape == (2, 7)
     assert model.head.cam(model.features(IMAGES_BHWC)).shape == (2, 7, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "timm/test_vit"]
+)
+def test_the_mean_of_a_boosted_map_is_the_logit(backbone: str) -> None:
+    model = cam_net.build(ModelConfig(backbone=backbone), 3, 96).eval()
+    images_BHWC = torch.randint(0, 255, (2, 96, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        cam_BKHW = model.head.cam(model.features(images_BHWC))
+        boosted_BK = boostlu(cam_BKHW, model.head.alpha_infer).mean((2, 3))
+        torch.testing.assert_close(model(images_BHWC), boosted_BK, rtol=1e-4, atol=1e-4)
+    assert cam_BKHW.shape[-1] > 1
 
 
 def test_without_boost_it_is_the_torchvision_network() -> None:
@@ -82,3 +96,12 @@ def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     config = ModelConfig(backbone="resnet18", weights=str(tmp_path / "junk.pt"))
     with pytest.raises(InputError, match="not a state dict"):
         cam_net.build(config, 2)
+
+
+def test_a_networks_own_mean_is_kept_with_its_weights() -> None:
+    """A checkpoint of 0.1.0 was trained with ImageNet's mean, which stays with it."""
+    timm = cam_net.build(ModelConfig(backbone="timm/test_vit"), 3)
+    assert timm.mean.flatten().tolist() == [127.5] * 3
+    before = cam_net.build(ModelConfig(backbone="resnet18"), 3)
+    timm.load_state_dict({**timm.state_dict(), "mean": before.mean, "std": before.std})
+    assert torch.equal(timm.mean, before.mean)
