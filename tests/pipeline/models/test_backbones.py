@@ -49,7 +49,7 @@ def test_features_are_maps_and_every_parameter_is_trained(
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/mobilenetv3_small_050"])
 def test_norms_over_all_ranks_compute_what_the_others_do(name: str) -> None:
-    backbone, _ = backbones.build(name, None)
+    backbone = backbones.build(name, None).network
     expected = backbone.eval()(IMAGES_BCHW)
     converted = backbones.synchronised(backbone)
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in converted.modules())
