@@ -10,7 +10,7 @@ LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
 BENCHES := compute.evaluator compute.head compute.losses compute.audit data.loader compute.train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-gpu test-cluster check bench clean-demo
+.PHONY: help demo docs test test-fast test-gpu test-cluster check bench clean-demo
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ check: $(VENV)/installed ## lint, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: $(VENV)/installed ## build the documentation site in site/; a broken link is an error
+	@$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed ## measure the claims of the documentation: ratios, each in one run (an hour)
 	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m benchmarks.$$bench || exit 1; done

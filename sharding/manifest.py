@@ -220,7 +220,7 @@ class Manifest:
         return cls(**{**raw, "labels": labels, "shards": shards})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Dataset:
     """Give access to a dataset directory: manifest and classes are read, tables on demand."""
 
@@ -246,6 +246,14 @@ class Dataset:
                 fix=REPEAT_COMMAND,
             )
         return cls(directory=path, manifest=manifest, classes=classes)
+
+    def __repr__(self) -> str:
+        images: dict[str, int] = {}
+        for shard in self.manifest.shards:
+            images[shard.split] = images.get(shard.split, 0) + shard.images
+        splits = ", ".join(f"{split} {count:,}" for split, count in images.items())
+        labels = ", ".join(self.manifest.labels)
+        return f"Dataset({len(self.classes):,} classes; images: {splits}; labels: {labels})"
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,21 @@ from importlib import resources
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """A photograph and the maps over it; pictures are data URIs.
+
+    Attributes:
+        photo: thumbnail of the photograph.
+        ratio: its width over its height.
+        maps: (caption, transparent picture of any size), scaled up to the photograph's.
+    """
+
+    photo: str
+    ratio: float
+    maps: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A candidate as it is shown.
 
@@ -21,14 +36,14 @@ class Row:
         image_id, mid: what the reviewer's answer is about.
         name: of the class.
         facts: (label, value) pairs, plain text.
-        pictures: (caption, data URI).
+        pictures: what is looked at.
     """
 
     image_id: str
     mid: str
     name: str
     facts: Sequence[tuple[str, str]]
-    pictures: Sequence[tuple[str, str]]
+    pictures: Pictures
 
 
 def page(title: str, note: str, file: str, rows: Sequence[Row], command: str) -> str:
@@ -63,11 +78,15 @@ def _packaged(name: str) -> str:
 
 
 def _row(number: int, row: Row) -> str:
+    shown = [("photograph", ""), *((c, f'<img alt="" src="{u}">') for c, u in row.pictures.maps)]
     pictures = "".join(
-        f'<figure><img alt="{html.escape(caption)}" src="{uri}">'
+        f'<figure><div class="frame" role="img" aria-label="{html.escape(caption)}">'
+        f'<div class="photo{" pale" if layer else ""}"></div>{layer}</div>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for caption, uri in row.pictures
+        for caption, layer in shown
     )
+    # The photograph stands once in the file and is shown three times.
+    style = f"--photo:url({row.pictures.photo});--ratio:{row.pictures.ratio:.3f}"
     facts = "".join(
         f"<dt>{html.escape(label)}</dt><dd>{html.escape(value)}</dd>" for label, value in row.facts
     )
@@ -77,8 +96,9 @@ def _row(number: int, row: Row) -> str:
         for value, text in (("1", "Positive"), ("0", "Negative"), ("?", "Unsure"))
     )
     return (
-        f'<article data-image="{html.escape(row.image_id)}" data-mid="{html.escape(row.mid)}">'
-        f'<div class="pictures">{pictures}</div><div class="about">'
+        f'<article tabindex="-1" data-image="{html.escape(row.image_id)}" '
+        f'data-mid="{html.escape(row.mid)}" data-class="{html.escape(row.name)}">'
+        f'<div class="pictures" style="{style}">{pictures}</div><div class="about">'
         f'<p class="number">{number}</p><h2>{html.escape(row.name)}</h2><dl>{facts}</dl>'
         f'<div class="answers" role="group" aria-label="{html.escape(row.name)}">{buttons}</div>'
         "</div></article>"

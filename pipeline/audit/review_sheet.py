@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from pipeline.audit import review_page
 from pipeline.audit.candidates import Candidates
-from pipeline.audit.review_page import Row
+from pipeline.audit.review_page import Pictures, Row
 from pipeline.inference import cam_figures
 from pipeline.inference.predictor import Predictor
 from sharding.classes import ClassTable
@@ -24,11 +24,10 @@ from sharding.storage.files import replacing
 
 Entry = tuple[str, int]
 """(image id, class index)."""
-Pictures = list[tuple[str, str]]
-"""(caption, data URI) of each."""
-_SIDE = 320
-"""Pixels of the longer side of a picture: about 10 kB each."""
-_QUALITY = 85
+_SHEET_BYTES = 14_000_000
+"""Of all photographs and maps of a sheet: browsers scroll it smoothly, mail servers take it."""
+_THUMBNAILS = ((320, 80), (320, 60), (240, 60), (200, 50), (160, 45), (128, 40))
+"""(pixels of the longer side, WebP quality), the best first; the first that fits is taken."""
 
 
 def write_sheet(
@@ -41,6 +40,7 @@ def write_sheet(
     observed: LabelTable,
     model: Predictor,
     images: Iterable[tuple[str, bytes]],
+    credits: Mapping[str, str],
     command: str,
 ) -> None:
     """Write the sheet, a single HTML file, atomically.
@@ -53,9 +53,10 @@ def write_sheet(
         observed: labels trained on, which are shown to the reviewer.
         model: whose activation maps are shown.
         images: (id, encoded image) of every candidate's image, in any order.
+        credits: author and licence by image id, as far as they are known.
     """
     pictures = dict(_pictures(chosen, model, images))
-    rows = list(_rows(chosen, classes, observed, pictures))
+    rows = list(_rows(chosen, classes, observed, pictures, credits))
     note = (
         f"Maps of the checkpoint after epoch {model.meta.epoch}: "
         "orange speaks for the class, blue against it."
@@ -69,6 +70,7 @@ def _rows(
     classes: ClassTable,
     observed: LabelTable,
     pictures: Mapping[Entry, Pictures],
+    credits: Mapping[str, str],
 ) -> Iterator[Row]:
     """Make the page's row of each candidate."""
     entries = zip(format_image_ids(chosen.image_ids_N), chosen.classes_N.tolist(), strict=True)
@@ -86,6 +88,7 @@ def _rows(
                 ),
                 *_observed_facts(observed, chosen.image_ids_N[n : n + 1], classes),
                 ("image", image_id),
+                *([("by", credits[image_id])] if image_id in credits else []),
             ],
             pictures=pictures[image_id, k],
         )
@@ -94,27 +97,38 @@ def _rows(
 def _pictures(
     chosen: Candidates, model: Predictor, images: Iterable[tuple[str, bytes]]
 ) -> Iterator[tuple[Entry, Pictures]]:
-    """Draw the photograph and its two maps for every candidate."""
+    """Make the thumbnail of the photograph and draw its two maps for every candidate."""
     wanted = defaultdict(list)
     for image_id, k in zip(format_image_ids(chosen.image_ids_N), chosen.classes_N, strict=True):
         wanted[image_id].append(int(k))
     for image_id, content in images:
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
-        photo.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-        image_HWC = np.asarray(photo)
+        thumbnail = _thumbnail(photo, _SHEET_BYTES // len(chosen))
         cams = model.cam([content], wanted[image_id])
         for p, k in enumerate(wanted[image_id]):
             maps = cams.raw_NPHW[0, p], cams.boosted_NPHW[0, p]
-            raw_HWC, boosted_HWC = cam_figures.cam_pictures(image_HWC, *maps)
             raw, boosted = (f"{m.mean():+.2f}".replace("-", "−") for m in maps)
+            captions = f"raw map, score {raw}", f"BoostLU (α = {cams.alpha:g}), score {boosted}"
+            layers = (_uri(Image.fromarray(layer)) for layer in cam_figures.cam_layers(*maps))
             yield (
                 (image_id, k),
-                [
-                    ("photograph", _uri(image_HWC)),
-                    (f"raw map, score {raw}", _uri(raw_HWC)),
-                    (f"BoostLU (α = {cams.alpha:g}), score {boosted}", _uri(boosted_HWC)),
-                ],
+                Pictures(
+                    photo=thumbnail,
+                    ratio=photo.width / photo.height,
+                    maps=list(zip(captions, layers, strict=True)),
+                ),
             )
+
+
+def _thumbnail(photo: Image.Image, most_bytes: int) -> str:
+    """Shrink a photograph to the best data URI that leaves a third of the bytes to the maps."""
+    for side, quality in _THUMBNAILS:
+        small = photo.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        uri = _uri(small, quality)
+        if len(uri) < most_bytes * 2 // 3:
+            break
+    return uri
 
 
 def _percent(probability: float) -> str:
@@ -135,7 +149,9 @@ def _observed_facts(
     return facts
 
 
-def _uri(image_HWC: npt.NDArray[np.uint8]) -> str:
+def _uri(image: Image.Image, quality: int | None = None) -> str:
+    """Encode as a WebP data URI, without loss where no quality is given."""
     buffer = io.BytesIO()
-    Image.fromarray(image_HWC).save(buffer, "JPEG", quality=_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    options = {"lossless": True} if quality is None else {"quality": quality}
+    image.save(buffer, "WEBP", **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -6,7 +6,7 @@ Free of torch until a sheet is drawn, so that the job shows its help at once.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ SPLIT = "train"
 
 ReadImages = Callable[[Dataset, str, Sequence[str], str | None], Iterable[tuple[str, bytes]]]
 """(dataset, split, image ids, label version) -> (id, encoded image): `sharding.dataset.lookup`."""
+ReadCredits = Callable[[Dataset, Sequence[str]], Mapping[str, str]]
+"""(dataset, image ids) -> author and licence by id: `sharding.dataset.lookup`."""
 ReadTruth = Callable[[Dataset, str, str], LabelTable]
 """(dataset, what names the truth, split) -> labels: `sharding.dataset.ground_truth`."""
 
@@ -58,12 +60,15 @@ class _Inputs:
         return self.run.rstrip("/").rpartition("/")[2]
 
 
-def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> str:
+def run(
+    config: AuditConfig, read_images: ReadImages, read_credits: ReadCredits, read_truth: ReadTruth
+) -> str:
     """Do what the options ask for; return the report for the user.
 
     Args:
         config: the options.
         read_images: reads the photographs of candidates.
+        read_credits: reads who took them.
         read_truth: reads the labels to judge by.
 
     Raises:
@@ -89,7 +94,7 @@ def run(config: AuditConfig, read_images: ReadImages, read_truth: ReadTruth) -> 
     report.append(f"candidates  {path}  ({len(chosen):,} of epoch {chosen.epoch})")
     if config.sheet and len(chosen):
         sheet = output / "sheet.html"
-        then = _write_sheet(sheet, chosen, name, inputs, read_images)
+        then = _write_sheet(sheet, chosen, name, inputs, read_images, read_credits)
         report += [f"to review   {sheet}  (open it in a browser)", f"then        {then}"]
     return "\n".join(report)
 
@@ -149,7 +154,12 @@ def _log(run: str, verdicts: Sequence[judge.Verdict]) -> None:
 
 
 def _write_sheet(
-    path: Path, chosen: Candidates, name: str, inputs: _Inputs, read_images: ReadImages
+    path: Path,
+    chosen: Candidates,
+    name: str,
+    inputs: _Inputs,
+    read_images: ReadImages,
+    read_credits: ReadCredits,
 ) -> str:
     """Write the sheet; return the command that takes in what the reviewer saves."""
     from pipeline.audit import review_sheet
@@ -170,6 +180,7 @@ def _write_sheet(
         observed=inputs.dataset.labels(SPLIT, chosen.labels),
         model=model,
         images=read_images(inputs.dataset, SPLIT, ids, chosen.labels),
+        credits=read_credits(inputs.dataset, ids),
         command=then,
     )
     return then

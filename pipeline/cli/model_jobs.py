@@ -114,6 +114,6 @@ def run_candidates(arguments: Sequence[str], program: str | None) -> None:
     config = parse(AuditConfig, arguments, program, run_candidates)
     from pipeline.audit import run
     from sharding.dataset.ground_truth import read_ground_truth
-    from sharding.dataset.lookup import read_images
+    from sharding.dataset.lookup import read_credits, read_images
 
-    print(run.run(config, read_images, read_ground_truth))
+    print(run.run(config, read_images, read_credits, read_ground_truth))

@@ -39,7 +39,7 @@ class Cache:
     most_bytes: int = 500_000_000_000
 
 
-def open_dataset(location: str, cache: Cache | None = None, *, tars: bool = True) -> Dataset:
+def open_dataset(location: str | Path, cache: Cache | None = None, *, tars: bool = True) -> Dataset:
     """Open a dataset directory, or a dataset URL by way of the cache.
 
     Args:
@@ -51,6 +51,7 @@ def open_dataset(location: str, cache: Cache | None = None, *, tars: bool = True
         InputError: no dataset there, a copy that is not what the manifest says, or a dataset that
             the cache has no room for.
     """
+    location = str(location)
     if "://" not in location:
         return Dataset.open(location)
     name = hashlib.sha256(location.rstrip("/").encode()).hexdigest()[:16]

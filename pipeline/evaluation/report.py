@@ -35,7 +35,7 @@ class Comparison:
     differences: Mapping[str, Difference]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
     """The means of an evaluation and what they are compared with.
 
@@ -61,6 +61,8 @@ class Report:
     def markdown(self) -> str:
         """Write the same tables in Markdown."""
         return "\n\n".join(table.markdown() for table in self._tables()) + "\n"
+
+    __repr__, _repr_markdown_ = terminal, markdown  # in a notebook
 
     def as_json(self) -> dict[str, Any]:
         """Convert to plain values in full precision: fractions, no value as null."""

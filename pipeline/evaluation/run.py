@@ -103,7 +103,7 @@ class Part:
     explained: tuple[tuple[str, Cams], ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """The results of an evaluation.
 
@@ -122,6 +122,12 @@ class Evaluation:
     maps: MapStudy | None
     explained: tuple[tuple[str, Cams], ...]
     report: Report
+
+    def __repr__(self) -> str:
+        return repr(self.report)
+
+    def _repr_markdown_(self) -> str:
+        return self.report.markdown()
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:

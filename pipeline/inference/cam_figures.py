@@ -75,28 +75,38 @@ def cam_overlay(
     return figure
 
 
-def cam_pictures(
-    image_HWC: npt.NDArray[np.uint8],
-    raw_HW: npt.NDArray[np.floating],
-    boosted_HW: npt.NDArray[np.floating],
+def cam_layers(
+    raw_HW: npt.NDArray[np.floating], boosted_HW: npt.NDArray[np.floating]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Draw both maps over the image: uint8 pixels (H W 3); arguments as of `cam_overlay`."""
+    """Colour both maps on one scale as RGBA pixels (H W 4) of their own size.
+
+    Scaled up they lie over a pale grey image; weak evidence is transparent.
+    """
     norm = _root_scale(raw_HW, boosted_HW)
-    raw_HWC, boosted_HWC = (_blend(image_HWC, cam, norm) for cam in (raw_HW, boosted_HW))
+    raw_HWC, boosted_HWC = (
+        np.concatenate(_coloured(cam_HW, norm), axis=-1) for cam_HW in (raw_HW, boosted_HW)
+    )
     return (255 * raw_HWC).round().astype(np.uint8), (255 * boosted_HWC).round().astype(np.uint8)
+
+
+def _coloured(
+    cam_HW: npt.NDArray[np.floating], norm: Normalize
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Colour (H W 3) and opacity (H W 1) of a map, in 0..1: the stronger the more opaque."""
+    place = np.asarray(norm(cam_HW))
+    return _EVIDENCE(place)[..., :3], 0.9 * np.clip(np.abs(2 * place - 1), 0, 1)[..., None]
 
 
 def _blend(
     image_HWC: npt.NDArray[np.uint8], cam_HW: npt.NDArray[np.floating], norm: Normalize
 ) -> npt.NDArray[np.float64]:
-    """Lay a map's colours over a pale grey image (H W 3 in 0..1), the stronger the more opaque."""
+    """Lay a map's colours over a pale grey image (H W 3 in 0..1)."""
     height, width = image_HWC.shape[:2]
     small = Image.fromarray(np.asarray(cam_HW, np.float32))
     cam = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
     grey = np.asarray(Image.fromarray(image_HWC).convert("L"), np.float64)[..., None] / 255
-    place = np.asarray(norm(cam))
-    opacity = 0.9 * np.clip(np.abs(2 * place - 1), 0, 1)[..., None]
-    return (1 - opacity) * (0.25 + 0.75 * grey) + opacity * _EVIDENCE(place)[..., :3]
+    colour, opacity = _coloured(cam, norm)
+    return (1 - opacity) * (0.25 + 0.75 * grey) + opacity * colour
 
 
 def _root_scale(*maps: npt.NDArray[np.floating]) -> FuncNorm:

@@ -18,7 +18,7 @@ from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Cams:
     """Maps of N images for P classes.
 
@@ -49,6 +49,13 @@ class Cams:
         return cam_figures.png(
             cam_figures.cam_overlay(self.images_NHWC[image], maps, alpha=self.alpha)
         )
+
+    def __repr__(self) -> str:
+        return f"Cams({len(self.images_NHWC)} images; {', '.join(self.names)})"
+
+    def _repr_png_(self) -> bytes:
+        """Show the first image in a notebook."""
+        return self.png(0)
 
     def save(self, directory: str | Path) -> list[Path]:
         """Write ``cams.npz`` and one ``<image>-<MID>.png`` per pair; return their paths."""

@@ -12,10 +12,12 @@ model.cam(["street.jpg"], ["Car", "Tree"]).save("maps")
 from __future__ import annotations
 
 import difflib
+import html
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +58,7 @@ class Label:
         return float(1 / (1 + np.exp(-np.float64(self.score))))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Prediction:
     """The scores of one image.
 
@@ -77,6 +79,19 @@ class Prediction:
     def above(self, score: float = 0.0) -> list[Label]:
         """Return every class with a higher score (0 is probability one half), best first."""
         return self.top(int((self.scores_K > score).sum()))
+
+    def __repr__(self) -> str:
+        labels = ", ".join(f"{label.name} {label.probability:.2f}" for label in self.top())
+        return f"Prediction({labels})"
+
+    def _repr_html_(self) -> str:
+        rows = (
+            f"<tr><td>{html.escape(label.name)}</td><td>{html.escape(label.mid)}</td>"
+            f"<td>{label.score:.2f}</td><td>{label.probability:.3f}</td></tr>"
+            for label in self.top()
+        )
+        heads = "".join(f"<th>{head}</th>" for head in ("class", "MID", "logit", "probability"))
+        return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
 
     def _label(self, index: int) -> Label:
         return Label(
@@ -110,6 +125,13 @@ class Predictor:
         self.device = torch.device(device)
         self.model, self.meta = model.to(self.device).eval(), meta
         self.batch_size, self.threads = batch_size, threads
+
+    def __repr__(self) -> str:
+        config = self.meta.train_config
+        return (
+            f"Predictor({config.model.backbone}, {len(self.meta.mids):,} classes, "
+            f"{self.image_size} px, trained with {config.method}, on {self.device})"
+        )
 
     @property
     def image_size(self) -> int:
@@ -197,7 +219,7 @@ class Predictor:
                 yield np.stack(list(pool.map(pixels.square, batch, sizes)))
 
 
-def load(uri: str, *, device: str | None = None, beam: int = 0, **options: int) -> Predictor:
+def load(uri: str | Path, *, device: str | None = None, beam: int = 0, **options: int) -> Predictor:
     """Load the model at ``uri``.
 
     Args:
@@ -210,7 +232,7 @@ def load(uri: str, *, device: str | None = None, beam: int = 0, **options: int) 
     Raises:
         InputError: there is no model, or it has no sequences to search.
     """
-    directory = locate.checkpoint_directory(uri)
+    directory = locate.checkpoint_directory(str(uri))
     model, meta = checkpoint.load_model(directory)
     model = attach(model, meta, directory, beam)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")

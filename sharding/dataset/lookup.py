@@ -1,14 +1,18 @@
-"""Read single images of a dataset by id out of its tars, to look at a few of them."""
+"""Read single images of a dataset, and who took them, by id, to look at a few of them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from sharding.errors import InputError, how_to_repair
+import pyarrow.parquet as pq
+
+from sharding.errors import REPEAT_COMMAND, InputError, how_to_repair
 from sharding.image_ids import parse_image_ids
+from sharding.layout import ATTRIBUTION_FILE
 from sharding.manifest import Dataset
 from sharding.sources.shard import ShardSource
+from sharding.storage.parquet import as_input_error
 from sharding.storage.retry import BadImage
 
 
@@ -51,3 +55,15 @@ def read_images(
                         file=source.tar,
                         fix=how_to_repair(source.tar),
                     ) from None
+
+
+def read_credits(dataset: Dataset, image_ids: Sequence[str]) -> dict[str, str]:
+    """Read "author, licence" by image id from `attribution.parquet`, as far as it knows them."""
+    path = dataset.directory / ATTRIBUTION_FILE
+    if not path.exists():
+        return {}
+    with as_input_error(path, kind="table of credits", fix=REPEAT_COMMAND):
+        columns = ["image_id", "author", "license"]
+        table = pq.read_table(path, columns=columns, filters=[("image_id", "in", set(image_ids))])
+        rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
+        return {image_id: ", ".join(filter(None, credit)) for image_id, *credit in rows}

@@ -12,7 +12,7 @@ from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.commands import AuditConfig
 from pipeline.training.epoch import run_epoch
 from sharding.dataset.ground_truth import read_ground_truth
-from sharding.dataset.lookup import read_images
+from sharding.dataset.lookup import read_credits, read_images
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
@@ -33,7 +33,7 @@ def exported(squares: Path, folder: Path, method: str) -> list[str]:
         output=folder / "export-first",
         corrections=True,
     )
-    told = run.run(config, read_images, read_ground_truth)
+    told = run.run(config, read_images, read_credits, read_ground_truth)
     rows = (folder / "export-first/train.csv").read_text().splitlines()
     assert f"({len(rows) - 1:,})" in told
     mids = Dataset.open(squares).classes.mids

@@ -12,27 +12,30 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.audit import candidates, review_page
+from pipeline.audit import candidates, review_page, review_sheet
 from pipeline.audit import run as audit_run
 from pipeline.audit.candidates import Candidates
-from pipeline.audit.review_page import Row
+from pipeline.audit.review_page import Pictures, Row
 from pipeline.config.commands import AuditConfig
 from sharding.commands.options import ReshardOptions
 from sharding.commands.reshard import reshard
 from sharding.dataset.ground_truth import read_ground_truth
-from sharding.dataset.lookup import read_images
+from sharding.dataset.lookup import read_credits, read_images
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
-from sharding.layout import QUARANTINE_FILE
+from sharding.layout import ATTRIBUTION_FILE, QUARANTINE_FILE
 from sharding.manifest import Dataset
 from tests.support.models import write_checkpoint
 
 K = 8
+NOTHING = Pictures(photo="data:,", ratio=1, maps=[])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def run(dataset: Path, tmp_path: Path) -> Path:
 
 def export(run: Path, output: Path, **options: object) -> str:
     config = AuditConfig(run=str(run), output=output, **options)  # type: ignore[arg-type]
-    return audit_run.run(config, read_images, read_ground_truth)
+    return audit_run.run(config, read_images, read_credits, read_ground_truth)
 
 
 class Sheet(HTMLParser):
@@ -100,11 +103,12 @@ class Sheet(HTMLParser):
         found = dict(attrs)
         if tag == "article":
             self.rows.append((found["data-image"], found["data-mid"]))
-        for name in ("src", "href", "srcset", "action"):
-            location = found.get(name)
-            if location and not location.startswith("data:"):
+        locations = [found.get(name) for name in ("src", "href", "srcset", "action")]
+        locations += re.findall(r"url\((.*?)\)", found.get("style") or "")
+        for location in filter(None, locations):
+            if not location.startswith("data:"):
                 self.loaded.append(location)
-            elif location:
+            else:
                 self.images.append(base64.b64decode(location.partition(",")[2]))
 
 
@@ -127,12 +131,38 @@ def test_the_sheet_shows_every_candidate(
     photo, raw, boosted = (np.asarray(Image.open(io.BytesIO(b))) for b in sheet.images[:3])
     original = next(b for i, b in read_images(Dataset.open(dataset), "train", [sheet.rows[0][0]]))
     pixels = np.asarray(Image.open(io.BytesIO(original)))
-    assert photo.shape == raw.shape == boosted.shape == pixels.shape
+    assert photo.shape == pixels.shape
     assert np.abs(photo.astype(int) - pixels).mean() < 6  # encoded once more
+    assert raw.shape == boosted.shape == (2, 2, 4)  # of a 64 px image, with transparency
     assert np.abs(raw.astype(int) - boosted).mean() > 1
     text = (tmp_path / "out/sheet.html").read_text()
     assert text.count("rejected (ll-r, epoch 2)") == 3
     assert not re.search(r"https?://", text)
+
+
+def test_a_photograph_is_credited(
+    dataset: Path, checkpoint: Path, run: Path, tmp_path: Path
+) -> None:
+    (first, _), *_ = entries(found_in(dataset), dataset)
+    credit = {"image_id": [first, "f" * 16], "author": ["Ann <A>", "B"], "license": ["CC BY", ""]}
+    pq.write_table(pa.table(credit), dataset / ATTRIBUTION_FILE)
+    try:
+        export(run, tmp_path / "out", checkpoint=str(checkpoint))
+        text = (tmp_path / "out/sheet.html").read_text()
+        assert text.count("<dt>by</dt><dd>Ann &lt;A&gt;, CC BY</dd>") == 2  # two candidates of it
+        assert text.count("<dt>by</dt>") == 2
+    finally:
+        (dataset / ATTRIBUTION_FILE).unlink()
+
+
+@pytest.mark.parametrize("rows", [100, 2000])
+def test_a_sheet_of_many_rows_stays_small(shared: Path, rows: int) -> None:
+    photos = sorted((shared / "data/coco256").rglob("*.jpg"))[:40]
+    assert photos
+    per_row = 14_000_000 // rows
+    for path in photos:
+        uri = review_sheet._thumbnail(Image.open(path).convert("RGB"), per_row)
+        assert len(uri) < per_row
 
 
 def test_a_dataset_in_a_bucket_is_read_from_the_cache(
@@ -230,7 +260,7 @@ def test_images_that_are_not_there_are_named(dataset: Path) -> None:
 
 def test_names_cannot_break_the_page() -> None:
     name = '<b>"R&D" /*script*/</b>'
-    row = Row(image_id="0" * 16, mid="/m/0a", name=name, facts=[("a<", "b>")], pictures=[])
+    row = Row(image_id="0" * 16, mid="/m/0a", name=name, facts=[("a<", "b>")], pictures=NOTHING)
     text = review_page.page("t<", "n", 'f".csv', [row], "c &")
     assert html.escape(name) in text
     assert "<b>" not in text

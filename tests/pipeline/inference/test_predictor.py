@@ -170,6 +170,25 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         pipeline.load(str(tmp_path))
 
 
+def test_objects_say_what_they_are(squares: Path, model: Predictor) -> None:
+    assert repr(model) == "Predictor(resnet18, 8 classes, 64 px, trained with ll-r, on cpu)"
+    (prediction,) = model.predict([next(iter(jpegs(squares).values()))])
+    best = prediction.top(1)[0]
+    assert repr(prediction).startswith(f"Prediction({best.name} {best.probability:.2f}, ")
+    cams = model.cam([np.zeros((40, 40, 3), np.uint8)], [0, 2])
+    assert repr(cams) == f"Cams(1 images; {model.meta.names[0]}, {model.meta.names[2]})"
+    assert Image.open(io.BytesIO(cams._repr_png_())).format == "PNG"
+    assert repr(pipeline.open_dataset(str(squares))).startswith("Dataset(8 classes; images: ")
+
+
+def test_names_are_escaped_in_a_notebook() -> None:
+    scores_K = np.array([0.0, 2.0], np.float32)
+    prediction = Prediction(scores_K=scores_K, mids=["/m/0", "/m/1"], names=["dog", "<b>cat</b>"])
+    page = prediction._repr_html_()
+    assert "<td>&lt;b&gt;cat&lt;/b&gt;</td><td>/m/1</td><td>2.00</td><td>0.881</td>" in page
+    assert page.index("/m/1") < page.index("/m/0")  # best first
+
+
 def test_importing_the_package_is_light() -> None:
     script = "import sys, pipeline; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,81 @@
+"""The tutorial's commands run as they stand, in an empty directory, one after the other."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from sharding.manifest import Dataset
+from tests.support.home import Home
+from tests.test_documented_commands import REPOSITORY, shell_commands
+
+pytestmark = pytest.mark.ray
+COMMANDS = [c for c in shell_commands(REPOSITORY / "docs/tutorial.md") if c.startswith("python")]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("tutorial"))
+
+
+@pytest.fixture(scope="module")
+def outputs(home: Home) -> dict[str, str]:
+    """What each job printed, by its name; the first that fails ends the story."""
+    outputs = {}
+    for command in COMMANDS:
+        _, script, *options = shlex.split(command)
+        outputs[Path(script).stem] = home.run(Path(script).name, *options)
+    return outputs
+
+
+def test_every_step_leaves_what_the_page_says(home: Home, outputs: dict[str, str]) -> None:
+    tour = home.directory / "tour"
+    header = (tour / "dump/2017_11/train/annotations-human.csv").read_text().splitlines()[0]
+    assert f"\n{header}\n" in (REPOSITORY / "docs/tutorial.md").read_text()
+    assert "is intact" in outputs["verify_dataset"]
+    assert "best checkpoint" in outputs["train_openimages"]
+    assert "95% interval" in outputs["evaluate_openimages"]
+    assert (tour / "candidates/sheet.html").read_text().count("<article") == 20
+    assert "20 added" in outputs["reshard_openimages"]
+    assert {"2017_11", "reviewed"} == set(Dataset.open(tour / "dataset").manifest.labels)
+    predictions = pq.read_table(tour / "predictions", columns=["mid"])
+    assert len(predictions) == 150
+    assert all(len(row) == 3 for row in predictions["mid"].to_pylist())
+    exported = json.loads((tour / "exported/model.json").read_text())
+    assert len(exported["names"]) == 20
+    assert re.search(r"model\.onnx .* logits within", outputs["export_model"])
+
+
+def test_the_notebook_goes_on_from_there(home: Home, outputs: dict[str, str]) -> None:
+    """Each cell runs, and what a notebook would show of its last line can be shown."""
+    script = home.directory / "notebook.py"
+    script.write_text(_RUN_NOTEBOOK)
+    shown = home.run("notebook.py", str(REPOSITORY / "docs/tour.ipynb"))
+    assert "Dataset(20 classes; images: " in shown
+    assert "trained with ll-r, on cpu)" in shown
+    assert "<th>probability</th>" in shown
+    assert "PNG of " in shown
+    assert "| BoostLU on " in shown
+
+
+_RUN_NOTEBOOK = """
+import ast, json, sys
+
+names = {}
+for cell in json.load(open(sys.argv[1]))["cells"]:
+    if cell["cell_type"] != "code":
+        continue
+    tree = ast.parse("".join(cell["source"]))
+    last = tree.body.pop().value if isinstance(tree.body[-1], ast.Expr) else ast.Constant(None)
+    exec(compile(tree, "cell", "exec"), names)
+    value = eval(compile(ast.Expression(last), "cell", "eval"), names)
+    for form in ("_repr_markdown_", "_repr_html_", "_repr_png_", "__repr__"):
+        if value is not None and hasattr(value, form):
+            text = getattr(value, form)()
+            print(f"PNG of {len(text)} bytes" if isinstance(text, bytes) else text)
+"""
