@@ -15,6 +15,27 @@ from sharding import log
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+def say(line: str, **numbers: float) -> None:
+    """Log a line of progress on stderr, above a bar if there is one.
+
+    Args:
+        line: text, also the message of the JSON object.
+        numbers: further fields of the JSON object.
+    """
+    if log.is_json():
+        log.write_json("INFO", line, **numbers)
+    else:
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as 1:05 or 2:01:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
 class Progress:
     """Progress over ``total`` units of work; use as a context manager and call `advance`.
 
@@ -27,9 +48,12 @@ class Progress:
         label: name of the work.
         unit: name of one unit.
         initial: units done before; they do not count for the rate.
+        leave: whether the terminal's bar stays when the work is done.
     """
 
-    def __init__(self, total: int, label: str, unit: str = "it", initial: int = 0) -> None:
+    def __init__(
+        self, total: int, label: str, unit: str = "it", initial: int = 0, *, leave: bool = True
+    ) -> None:
         self.total, self.label, self.unit = total, label, unit
         self.done, self._initial, self._shown = initial, initial, -1
         self._note, self._numbers = "", dict[str, float]()
@@ -37,7 +61,12 @@ class Progress:
         self._bar = None
         if sys.stderr.isatty() and not log.is_json():
             self._bar = tqdm(
-                total=total, desc=label, unit=unit, initial=initial, dynamic_ncols=True
+                total=total,
+                desc=label,
+                unit=unit,
+                initial=initial,
+                leave=leave,
+                dynamic_ncols=True,
             )
 
     def advance(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pipeline.cli.options import description, expand, obey_no_color, parse, types_of
+from pipeline.cli.options import begin, description, expand, obey_no_color, parse, types_of
 from pipeline.config import presets, show
 from pipeline.config.commands import AuditConfig, EvaluateConfig, ExportOptions, PredictConfig
+from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig
 from sharding.log import error
 
@@ -24,29 +25,45 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
     obey_no_color()
     given = expand(arguments, {"preset": str, **types_of(TrainConfig)}, _OLD_NAMES, flat=True)
     command = presets.parse(given, description(run_train), program)
+    if command.list or command.print_config:
+        print(_shown(command))
+        return
+    begin(run_train)
+    from pipeline.training import train
+
+    if command.dry_run:
+        print(train.dry_run(command.config))
+    else:
+        _train(command.config)
+
+
+def _shown(command: TrainCommand) -> str:
+    """Write what a training command prints instead of training."""
     if command.list:
         from pipeline.cli import listing
 
-        print(listing.LISTS[command.list]())
-        return
-    if command.print_config:
-        from pipeline.methods.registry import complete_options
+        return listing.LISTS[command.list]()
+    from pipeline.methods.registry import complete_options
 
-        print(show.print_form(command, complete_options(command.config)))
-        return
-    from pipeline.cluster import session
+    return show.print_form(command, complete_options(command.config))
+
+
+def _train(config: TrainConfig) -> None:
+    from pipeline.tables import percent
     from pipeline.tracking import client
     from pipeline.training.failures import TrainingEnded
+    from pipeline.training.progress import MAP
     from pipeline.training.train import train
 
-    session.connect()
     try:
-        result = train(command.config)
+        result = train(config)
     except TrainingEnded as ended:
         error(str(ended))
         sys.exit(ended.exit_code)
+    best = result.best_metrics
+    score = f", mAP {percent(best[MAP])}" if MAP in best else ""
     print(f"run              {result.directory}")
-    print(f"best checkpoint  {result.best}")
+    print(f"best checkpoint  {result.best}  (epoch {best.get('epoch', 0):.0f}{score})")
     print(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
 
 
@@ -56,11 +73,9 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
     $ openimages-boostlu evaluate --checkpoint runs/NAME --dataset DIR --split test
     """
     config = parse(EvaluateConfig, arguments, program, run_evaluate)
-    from pipeline.cluster import session
     from pipeline.evaluation import record, run
     from pipeline.tracking import client
 
-    session.connect()
     evaluation = run.evaluate(config)
     subject = evaluation.subject
     print(evaluation.report.terminal())

@@ -14,7 +14,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
-from sharding.errors import InputError
+from sharding.errors import PROGRAM, InputError
+from sharding.progress import say
 
 _CONFIG_HELP = """\n
 --config FILE.json|FILE.yaml
@@ -44,12 +45,21 @@ def parse(
         SystemExit: the help was asked for, or an option is unknown or of another type.
     """
     obey_no_color()
-    return tyro.cli(
+    options = tyro.cli(
         kind,
         prog=program,
         description=description(job) + _CONFIG_HELP,
         args=expand(arguments, types_of(kind), old_names),
     )
+    begin(job)
+    return options
+
+
+def begin(job: Callable[..., object]) -> None:
+    """Say that a job runs, before it imports what takes seconds."""
+    import pipeline
+
+    say(f"{job.__name__.removeprefix('run_').replace('_', '-')}: {PROGRAM} {pipeline.__version__}")
 
 
 def obey_no_color() -> None:

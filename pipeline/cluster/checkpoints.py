@@ -89,6 +89,14 @@ def latest(run: str) -> str | None:
         return None
 
 
+def metrics_of(run: str) -> dict[str, Mapping[str, float]]:
+    """Read the metrics of a run's checkpoints, by name; none if they cannot be read."""
+    try:
+        return _read(storage.join(run, _SNAPSHOT)) or {}
+    except OSError:
+        return {}
+
+
 def repair(run: str) -> None:
     """Make Ray's snapshot list the checkpoints that are whole, and remove all others.
 

@@ -19,6 +19,17 @@ class Node(NamedTuple):
     gpus: int
 
 
+def describe(nodes: Sequence[Node]) -> str:
+    """Say in words what the nodes offer together."""
+    cpus, gpus = (sum(counts) for counts in zip(*nodes, strict=True))
+    gpus_in_words = _count(gpus, "GPU") if gpus else "no GPU"
+    return f"{_count(len(nodes), 'node')}, {_count(cpus, 'CPU')}, {gpus_in_words}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def capacity(nodes: Sequence[Node], cpus: int) -> int:
     """Count the workers that fit with so many CPUs each, and one GPU each if there are any."""
     with_gpus = any(node.gpus for node in nodes)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import sharding
 from pipeline.cluster import placement, preflight
 from sharding import log
 from sharding.errors import InputError
+from sharding.progress import say
 
 # `ray submit` cannot pass environment variables, so the defaults are set here, before ray is
 # imported. A user's own setting wins.
@@ -67,11 +69,13 @@ def connect(address: str | None = None, **options: Any) -> None:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return
+    wanted, begun = address or os.environ.get("RAY_ADDRESS", ""), time.monotonic()
+    say(f"joining Ray at {wanted}" if ":" in wanted else "starting Ray")
     import ray
 
-    if ray.is_initialized():
-        return
-    _require_answer(address or os.environ.get("RAY_ADDRESS", ""))
+    _require_answer(wanted)
     ray.init(
         address=address,
         runtime_env={
@@ -87,6 +91,8 @@ def connect(address: str | None = None, **options: Any) -> None:
     # One process more for every training, of no use where there is only this machine.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))
     _check_nodes()
+    seconds = time.monotonic() - begun
+    say(f"Ray runs ({seconds:.0f} s): {placement.describe(nodes())}", seconds=seconds)
 
 
 def _require_answer(address: str) -> None:

@@ -47,6 +47,8 @@ _HELP = f"""\n
   options by name, such as a run's config.json; those of the command line override them
 --print-config [{{{",".join(get_args(PrintForm))}}}]
   print every value with its source instead of training
+--dry-run
+  check everything, the first batch included, and print the plan instead of training
 --list {{{",".join(get_args(Listed))}}}
   list what there is instead of training"""
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
@@ -95,12 +97,14 @@ class TrainCommand:
         config: what to train.
         preset: what it started from, if anything.
         print_config: the form to print the configuration in instead of training.
+        dry_run: whether to check instead of training.
         list: what to list instead of training.
     """
 
     config: TrainConfig
     preset: Preset | None = None
     print_config: PrintForm | None = None
+    dry_run: bool = False
     list: Listed | None = None
 
 
@@ -119,6 +123,7 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--print-config", nargs="?", choices=get_args(PrintForm), const="table")
+    first.add_argument("--dry-run", action="store_true")
     first.add_argument("--list", choices=get_args(Listed))
     chosen, rest = first.parse_known_args(arguments)
     if chosen.list:
@@ -141,6 +146,7 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
         config=_with_options_of(start, config) if start else config,
         preset=start,
         print_config=chosen.print_config,
+        dry_run=chosen.dry_run,
     )
 
 

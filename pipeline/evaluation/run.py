@@ -131,13 +131,16 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluate on the connected cluster; any number of equal workers gives the same bits.
+    """Evaluate on the cluster; any number of equal workers gives the same bits.
+
+    Ray is joined, or started, once everything that needs no cluster is checked.
 
     Raises:
         InputError: as of `Subject.open`; a file is missing or damaged; or the checkpoint is an
             MLflow model's own copy and the cluster has several nodes.
     """
     subject = Subject.open(config)
+    session.connect()
     if locate.is_copy(subject.checkpoint) and len(session.nodes()) > 1:
         raise InputError(
             f"{config.checkpoint} was downloaded to this machine, which the others do not see",

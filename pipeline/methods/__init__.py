@@ -2,6 +2,7 @@
 
 from pipeline.methods.protocol import Method, Phase, WatchesHead
 from pipeline.methods.registry import (
+    complete_options,
     create,
     create_for,
     names,
@@ -14,6 +15,7 @@ __all__ = [
     "Method",
     "Phase",
     "WatchesHead",
+    "complete_options",
     "create",
     "create_for",
     "names",

@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,8 @@ def browse_command() -> str:
     uri = tracking_uri()
     if uri.startswith("http"):
         return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {uri}"
+    program = ["mlflow"] if shutil.which("mlflow") else [sys.executable, "-m", "mlflow"]
+    return shlex.join([*program, "ui", "--backend-store-uri", uri])
 
 
 def mlflow_client() -> Any:

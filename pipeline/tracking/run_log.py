@@ -61,6 +61,12 @@ class TrainingLog(RunLog, Protocol):
     def progress(self, state: ProgressState) -> object:
         """Say where training is."""
 
+    def epoch(self, number: int, values: Mapping[str, float]) -> object:
+        """Add to what is known of an epoch: training loss, validation metrics, score."""
+
+    def epochs(self) -> Any:
+        """Read the values of every epoch so far, by number."""
+
     def state(self) -> Any:
         """Read the last `ProgressState`, None before the first."""
 

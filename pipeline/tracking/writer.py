@@ -47,6 +47,7 @@ class RunWriter:
         self._steps: dict[str, set[int]] = {}
         self._before: dict[tuple[str, str], int] = {}
         self._state: ProgressState | None = None
+        self._epochs: dict[int, dict[str, float]] = {}
         self._run_start = 0.0
         self._stop_requested = False
         self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
@@ -98,6 +99,14 @@ class RunWriter:
     def progress(self, state: ProgressState) -> None:
         """Store where training is; the driver polls `state`."""
         self._state = state
+
+    def epoch(self, number: int, values: Mapping[str, float]) -> None:
+        """Add to what is known of an epoch; the driver polls `epochs`."""
+        self._epochs.setdefault(number, {}).update(values)
+
+    def epochs(self) -> dict[int, dict[str, float]]:
+        """Return what is known of every epoch since this process began."""
+        return self._epochs
 
     def state(self) -> ProgressState | None:
         """Return the last `progress`, None before the first."""

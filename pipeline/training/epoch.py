@@ -40,7 +40,7 @@ def run_epoch(
     position = worker.position.position if worker.position else None
     images_before = worker.images_seen - (position.images if position else 0)
     running = _RunningEpoch(worker, epoch, plan, images_before)
-    batches = _enter(worker, epoch)
+    batches = enter(worker, epoch)
     traced = worker.config.profile and worker.rank.is_first and epoch == 1
     with profiled(worker.logger.trace if traced else None) as tick:
         hooks = EpochHooks(
@@ -71,7 +71,7 @@ def step_plan(config: TrainConfig, epoch: int, batches: int) -> StepPlan:
     )
 
 
-def _enter(worker: Worker, epoch: int) -> LabelledEpoch:
+def enter(worker: Worker, epoch: int) -> LabelledEpoch:
     """Bring method, optimizer, random state and reader to the epoch's start or `RankState`."""
     if worker.position is None:
         # Reseeding makes whatever is random in the model a function of (seed, epoch, rank),

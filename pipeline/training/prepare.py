@@ -17,10 +17,12 @@ from pipeline.config.train import TrainConfig, differences
 from pipeline.data.loader import Loader
 from pipeline.data.staging import Cache, open_dataset
 from pipeline.models import cam_net
+from pipeline.models.checkpoint import read_meta
 from pipeline.tracking import runs
 from pipeline.training import distributed
 from pipeline.training.validation import VALIDATION
 from sharding.errors import InputError
+from sharding.layout import SPLITS
 from sharding.log import info
 from sharding.manifest import Dataset
 
@@ -61,8 +63,14 @@ class Prepared:
         storage.write_json(location, self.config.to_dict())
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, *, write: bool = True) -> Prepared:
     """Check that a configuration can be trained here, and claim its run's directory.
+
+    Ray is joined, or started, once everything that needs no cluster is checked.
+
+    Args:
+        config: as the command says.
+        write: whether the run begins; else it is only checked.
 
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
@@ -79,12 +87,14 @@ def prepare(config: TrainConfig) -> Prepared:
     directory = storage.join(config.storage, config.run_name)
     config = with_labels(config, dataset, directory)
     _check(config, dataset)
+    claim(directory, config, write=False)  # a name that is taken is said before Ray starts, too
+    session.connect()
     use_gpu, cpus = worker_resources(config)
     return Prepared(
         config=config,
         dataset=dataset,
         directory=directory,
-        resumed=claim(directory, config),
+        resumed=claim(directory, config, write=write),
         use_gpu=use_gpu,
         cpus=cpus,
     )
@@ -104,6 +114,44 @@ def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainC
     stored = _stored(storage.join(directory, _CONFIG))
     labels, _ = dataset.label_version(config.labels or (stored.labels if stored else None))
     return dataclasses.replace(config, labels=labels)
+
+
+def describe(run: Prepared) -> str:
+    """Say what a run trains, on what, and where it goes on, in a few lines."""
+    config, dataset = run.config, run.dataset
+    _, version = dataset.label_version(config.labels)
+    splits = [split for split in SPLITS if split in version.splits]
+    images = ", ".join(f"{version.splits[split].images:,} {split}" for split in splits)
+    options = methods.complete_options(config)
+    chosen = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+    model, device = config.model, "GPU" if run.use_gpu else "CPU"
+    rows = {
+        "run": f"{run.directory}: {_position(run)}",
+        "dataset": f"{config.dataset}, labels {config.labels}",
+        "images": f"{images}; {len(dataset.classes):,} classes",
+        "network": f"{model.backbone} at {config.data.image_size} px, BoostLU "
+        f"{model.alpha_train:g} in training and {model.alpha_infer:g} in inference",
+        "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
+        "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
+        f"{config.data.batch_size} images a step, {config.epochs} epochs",
+    }
+    lines = [f"{name:8} {text}" for name, text in rows.items()]
+    if VALIDATION in version.splits:
+        lines.append("mAP is in percent on validation, with BoostLU and (off) without")
+    return "\n".join(lines)
+
+
+def _position(run: Prepared) -> str:
+    """Say where training begins: a new run, the place of the latest checkpoint, or the end."""
+    name = checkpoints.latest(run.directory) if run.resumed else None
+    if name is None:
+        return "begins"
+    meta = read_meta(storage.join(run.directory, name))
+    if meta.step:
+        return f"resuming epoch {meta.epoch + 1}, step {meta.step}"
+    if meta.epoch >= run.config.epochs:
+        return f"already finished, {meta.epoch} epochs"
+    return f"resuming after epoch {meta.epoch}"
 
 
 def _check(config: TrainConfig, dataset: Dataset) -> None:
@@ -132,7 +180,7 @@ def worker_resources(config: TrainConfig) -> tuple[bool, int]:
     return use_gpu, cpus
 
 
-def claim(directory: str, config: TrainConfig) -> bool:
+def claim(directory: str, config: TrainConfig, *, write: bool = True) -> bool:
     """Write the run's configuration, or check that it is the one already stored.
 
     Returns:
@@ -151,8 +199,9 @@ def claim(directory: str, config: TrainConfig) -> bool:
             file=location,
             fix="repeat the first command to resume, or choose another --run",
         )
-    with _storage_errors(location):
-        storage.write_json(location, config.to_dict())
+    if write:
+        with _storage_errors(location):
+            storage.write_json(location, config.to_dict())
     return stored is not None
 
 

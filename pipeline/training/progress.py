@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
 from pipeline import storage
 from pipeline.cluster import tasks
+from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
+from pipeline.tables import percent
 from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import StepStats
 from pipeline.training.state import Rank
-from sharding.progress import Progress
+from sharding.progress import Progress, clock, say
 
 # Below this, ranks of one kind of machine differ by chance.
 _NOTEWORTHY_SKEW = 1.2
 _NONE: Mapping[str, float] = {}
+MAP, MAP_OFF = "val/mAP/all", "val_no_boost/mAP/all"
 
 
 class MetricsLogger:
@@ -28,6 +33,7 @@ class MetricsLogger:
     def __init__(self, config: TrainConfig, rank: Rank, run_log: TrainingLog) -> None:
         self._config, self._rank, self._run_log = config, rank, run_log
         self._sender = uuid.uuid4().hex
+        self._epoch, self._step, self._losses = 0, 0, 0.0
 
     def step(
         self, stats: StepStats, *, epoch: int, steps: int, rate: float, images_seen: int
@@ -56,13 +62,23 @@ class MetricsLogger:
             peak = torch.cuda.max_memory_allocated(self._rank.device)
             values["train/gpu_memory_gb"] = peak / 1e9
         points = [(key, value, images_seen) for key, value in values.items()]
+        points.append(("epoch", epoch - 1 + stats.step / steps, images_seen))
         self._run_log.log(points, self._sender)
+        self._run_log.epoch(epoch, {"train/loss": self._mean_loss(stats, epoch)})
         note = (
             f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
             f"{stats.worst_wait_fraction:.0%} waiting for data{_describe_skew(stats)}"
         )
         numbers = {"epoch": epoch, "step": stats.step, **values}
         self.progress(f"epoch {epoch}/{self._config.epochs}", stats.step, steps, note, numbers)
+
+    def _mean_loss(self, stats: StepStats, epoch: int) -> float:
+        """Average over the epoch so far; steps before a resumed process count as its first."""
+        if epoch != self._epoch:
+            self._epoch, self._step, self._losses = epoch, 0, 0.0
+        self._losses += (stats.step - self._step) * stats.loss
+        self._step = stats.step
+        return self._losses / stats.step
 
     def progress(
         self,
@@ -92,10 +108,15 @@ def _describe_skew(stats: StepStats) -> str:
 
 
 @contextlib.contextmanager
-def shown(run_log: TrainingLog) -> Iterator[None]:
-    """Show training's progress in this process (the driver) until the block ends."""
+def shown(run_log: TrainingLog, lines: EpochLines | None = None) -> Iterator[None]:
+    """Show training's progress in this process (the driver) until the block ends.
+
+    Args:
+        run_log: where the workers say how far they are.
+        lines: what to print when an epoch is scored; nothing without.
+    """
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(run_log, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(run_log, lines, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -104,11 +125,13 @@ def shown(run_log: TrainingLog) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(run_log: TrainingLog, done: threading.Event) -> None:
+def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event) -> None:
     """Poll the state twice a second; one bar for each label."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
         while not done.wait(0.5):
+            if lines is not None:
+                lines.show(tasks.answer(run_log.epochs(), otherwise={}), bars.close)
             state: ProgressState | None = tasks.answer(run_log.state(), otherwise=None)
             if state is None:
                 continue
@@ -116,8 +139,57 @@ def _watch(run_log: TrainingLog, done: threading.Event) -> None:
                 bars.close()
                 # Steps before the first look are of another time, or of an earlier process.
                 bar = bars.enter_context(
-                    Progress(state.steps, state.label, "step", initial=state.step)
+                    Progress(state.steps, state.label, "step", initial=state.step, leave=False)
                 )
                 bar.advance(0, state.note, state.numbers)
             elif state.step > bar.done:
                 bar.advance(state.step - bar.done, state.note, state.numbers)
+    if lines is not None:
+        lines.show(tasks.answer(run_log.epochs(), otherwise={}))
+
+
+class EpochLines:
+    """Prints a line for every epoch that is scored: loss, mAP, the best so far, times.
+
+    Args:
+        epochs: of the whole run.
+        best: validation mAP that checkpoints of the run have already.
+    """
+
+    def __init__(self, epochs: int, best: float = math.nan) -> None:
+        self._epochs, self._best = epochs, best
+        self._printed: set[int] = set()
+        self._began = self._last = time.monotonic()
+
+    def show(
+        self,
+        epochs: Mapping[int, Mapping[str, float]],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Print the lines of the epochs that are new.
+
+        Args:
+            epochs: values by number, as of `TrainingLog.epochs`.
+            before: called before each line.
+        """
+        if not epochs:
+            self._began = self._last = time.monotonic()  # the workers are not ready yet
+        for number in sorted(epochs.keys() - self._printed):
+            if SCORE in epochs[number]:
+                before()
+                self._printed.add(number)
+                self._print(number, epochs[number])
+
+    def _print(self, number: int, values: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        left = (now - self._began) / len(self._printed) * (self._epochs - number)
+        parts = [f"loss {values['train/loss']:.3g}"] if "train/loss" in values else []
+        if MAP in values:
+            on, off = values[MAP], values[MAP_OFF]
+            self._best = max(self._best, on) if self._best == self._best else on
+            parts.append(f"mAP {percent(on)} (off {percent(off)}), best {percent(self._best)}")
+        times = [clock(seconds), *([f"{clock(left)} left"] if number < self._epochs else [])]
+        line = ", ".join([*parts, *times])
+        numbers = {"seconds": seconds, "seconds_left": left, "best": self._best}
+        say(f"epoch {number}/{self._epochs}: {line}", **{**values, **numbers})

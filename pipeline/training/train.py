@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,8 +20,8 @@ from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
 from pipeline.training.failures import TrainingInterrupted
 from pipeline.training.prepare import Prepared
-from pipeline.training.progress import shown
-from pipeline.training.train_loop import train_loop, validate_checkpoint
+from pipeline.training.progress import MAP, EpochLines, shown
+from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
 from sharding.errors import InputError
 from sharding.log import info
 
@@ -35,18 +36,20 @@ class TrainResult:
     Attributes:
         directory: the run's directory (path or URL).
         best: path of the best checkpoint by validation mAP.
+        best_metrics: its validation metrics and epoch.
         metrics: validation metrics of the last epoch.
         mlflow_run_id: its MLflow run.
     """
 
     directory: str
     best: str
+    best_metrics: Mapping[str, float]
     metrics: dict[str, float]
     mlflow_run_id: str
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train, or continue the run of the same name; call it on a connected driver.
+    """Train, or continue the run of the same name; Ray is joined, or started, if it is not yet.
 
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
@@ -54,8 +57,12 @@ def train(config: TrainConfig) -> TrainResult:
     """
     run = prepare.prepare(config)
     with tracked_run(run) as (run_id, run_log):
+        info(prepare.describe(run))
         trainer = _trainer(run, run_id, run_log)
-        with shown(run_log), preemption.on_sigterm(run_log.request_stop):
+        scores = checkpoints.metrics_of(run.directory) if run.resumed else {}
+        before = max((each[MAP] for each in scores.values() if MAP in each), default=math.nan)
+        lines = EpochLines(run.config.epochs, before)
+        with shown(run_log, lines), preemption.on_sigterm(run_log.request_stop):
             result = _fit(trainer, run)
         with contextlib.suppress(OSError, InputError):  # the run is done all the same
             checkpoints.repair(run.directory)
@@ -64,9 +71,24 @@ def train(config: TrainConfig) -> TrainResult:
     return TrainResult(
         directory=run.directory,
         best=best,
+        best_metrics=checkpoints.metrics_of(run.directory).get(best.rpartition("/")[2], {}),
         metrics=dict(result.metrics or {}),
         mlflow_run_id=run_id,
     )
+
+
+def dry_run(config: TrainConfig) -> str:
+    """Check all that `train` checks, and one worker's first batch; return what would be trained.
+
+    Raises:
+        InputError: the dataset, the configuration or the cluster cannot carry the run.
+    """
+    run = prepare.prepare(config, write=False)
+    work = functools.partial(try_batch, run.config, run.cpus, run.use_gpu)
+    resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
+    ((images, loss),) = tasks.run_tasks(work, [0], label="first batch", **resources)
+    first = f"first batch of a worker: {images} images, loss {loss:.3g}; nothing was kept"
+    return f"{prepare.describe(run)}\n{first}"
 
 
 @contextlib.contextmanager

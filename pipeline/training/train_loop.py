@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from pipeline.data.unreadable import LeftOut
 from pipeline.models import checkpoint
 from pipeline.tracking import system_metrics
 from pipeline.tracking.run_log import TrainingLog
-from pipeline.training.epoch import run_epoch
+from pipeline.training.epoch import enter, run_epoch
 from pipeline.training.failures import LoopEnd
 from pipeline.training.loop import NonFiniteLoss, StopRequested
 from pipeline.training.prepare import open_cached
@@ -162,3 +163,30 @@ def validate_checkpoint(
         shows_progress=False,
     )
     return validator(model.to(device), meta.epoch, meta.images_seen)
+
+
+def try_batch(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> tuple[int, float]:
+    """Train on the first batch of one rank in memory alone; return its images and its loss."""
+    torch.set_num_threads(threads)
+    worker = Worker(
+        config=dataclasses.replace(config, parallel="ddp"),
+        dataset=open_cached(config),
+        rank=Rank(
+            device=torch.device("cuda", 0) if use_gpu else torch.device("cpu"),
+            threads=threads,
+            number=rank,
+            world_size=config.worker_range[0],
+        ),
+        run_log=_Silent(),
+        run_id="",
+    )
+    worker.begin(worker.state.model, None)
+    batch = next(iter(enter(worker, 1)))
+    return len(batch), float(worker.step(batch, 0.0).loss)
+
+
+class _Silent:
+    """A `TrainingLog` that takes everything and keeps nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None

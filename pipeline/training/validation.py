@@ -86,7 +86,7 @@ class Validator:
             StopRequested: because of ``should_stop``; nothing was sent of a part of the split.
         """
         if self._share is None:
-            return {"epoch": float(epoch), SCORE: float(epoch)}
+            return self._scored(epoch, {}, float(epoch))
         steps, numbers = self._share.loader.plan.steps, itertools.count(1)
 
         def on_batch() -> None:
@@ -108,7 +108,14 @@ class Validator:
             )
             self._send_maps(model, epoch, images_seen)
         best = metrics["val/mAP/all"]
-        return metrics | {"epoch": float(epoch), SCORE: -1.0 if math.isnan(best) else best}
+        return self._scored(epoch, metrics, -1.0 if math.isnan(best) else best)
+
+    def _scored(self, epoch: int, metrics: dict[str, float], score: float) -> dict[str, float]:
+        """Complete an epoch's metrics, and show them on the driver."""
+        metrics = metrics | {"epoch": float(epoch), SCORE: score}
+        if self._rank.is_first:
+            self._run_log.epoch(epoch, metrics)
+        return metrics
 
     def _send_maps(self, model: CamNet, epoch: int, images_seen: int) -> None:
         """Send activation maps of the same few test images, or validation images without them."""

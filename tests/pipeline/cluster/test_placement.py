@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.placement import Node, capacity, default_workers, place, share, shares
+from pipeline.cluster.placement import (
+    Node,
+    capacity,
+    default_workers,
+    describe,
+    place,
+    share,
+    shares,
+)
 from sharding.errors import InputError
 
 NODES = st.lists(st.builds(Node, cpus=st.integers(0, 24), gpus=st.just(0)), min_size=1, max_size=5)
@@ -66,3 +74,8 @@ def test_share_is_the_largest_that_fits(nodes: list[Node], workers: int) -> None
 @given(nodes=NODES)
 def test_the_usual_number_fits_wherever_there_is_a_cpu(nodes: list[Node]) -> None:
     assert share(nodes, default_workers(nodes)) > 0 or not any(node.cpus for node in nodes)
+
+
+def test_a_cluster_in_words() -> None:
+    assert describe([Node(2, 0)]) == "1 node, 2 CPUs, no GPU"
+    assert describe([Node(8, 1), Node(8, 0)]) == "2 nodes, 16 CPUs, 1 GPU"

@@ -59,6 +59,7 @@ def recorded(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))  # where datasets from a URL are copied to
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setattr(session, "connect", lambda: None)
         patch.setattr(session, "shares", lambda workers: (workers or 1, 0.0, 1))
         patch.setattr(tasks, "run_tasks", in_this_process)
         checkpoint = str(write_checkpoint(folder / "checkpoint", squares))

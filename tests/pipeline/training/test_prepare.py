@@ -7,18 +7,21 @@ import json
 import shutil
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cluster import session
-from pipeline.config.sections import ModelConfig
+from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.tracking import runs
 from pipeline.training import prepare
 from pipeline.training.prepare import Prepared
+from pipeline.training.train_loop import try_batch
 from sharding.errors import InputError
 from sharding.manifest import Dataset, Manifest
 from tests.support.models import write_checkpoint
+from tests.support.training import OPTIONS
 
 CHECKPOINT = "checkpoint_2026-11-24_10-00-00.000000"
 CONFIG = TrainConfig(dataset="/data/set", name="a")
@@ -98,7 +101,7 @@ def test_a_new_run_takes_it(run: str, sharded_anew: Dataset) -> None:
 
 def test_other_labels_are_another_run(run: str, squares: Path, sharded_anew: Dataset) -> None:
     begun(run, Dataset.open(squares))
-    with pytest.raises(InputError, match=r"labels was first, is second.*another --name"):
+    with pytest.raises(InputError, match=r"labels was first, is second.*another --run"):
         begun(run, sharded_anew, "second")
 
 
@@ -134,3 +137,95 @@ def test_tags_are_those_of_the_latest_command(
     assert second["package_version"] == metadata.version("openimages-boostlu")
     assert second["dataset_digest"] == dataset.digest
     assert second["mlflow.runName"] == first["mlflow.runName"] == config.run_name
+
+
+def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Prepared:
+    """A run of two epochs, checked as on a cluster of one CPU."""
+    monkeypatch.setattr(session, "connect", lambda: None)
+    monkeypatch.setattr(session, "place", lambda *asked: (False, 1))
+    config = TrainConfig(
+        dataset=str(dataset),
+        storage=str(run.parent),
+        name=run.name,
+        model=ModelConfig(backbone="resnet18"),
+        optimizer=OptimizerConfig(epochs=2),
+    )
+    return prepare.prepare(dataclasses.replace(config, **options), write=False)
+
+
+def test_a_plan_says_what_is_trained_and_keeps_nothing(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "runs/a"
+    plan = prepare.describe(prepared(run, squares, monkeypatch))
+    rows = {line.partition(" ")[0]: line for line in plan.splitlines()}
+    assert rows["run"] == f"run      {run}: begins"
+    assert "labels first" in rows["dataset"]
+    assert "96 train, 40 validation, 24 test; 8 classes" in rows["images"]
+    assert rows["method"] == "method   ll-r (delta_rel 0.2)"
+    assert rows["workers"] == "workers  1 on CPU, threads each: 1; 16 images a step, 2 epochs"
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "place"),
+    [
+        (1, 0, "resuming after epoch 1"),
+        (1, 40, "resuming epoch 2, step 40"),
+        (2, 0, "already finished, 2 epochs"),
+    ],
+)
+def test_a_plan_says_where_a_run_goes_on(
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+    step: int,
+    place: str,
+) -> None:
+    run = tmp_path / "runs/a"
+    write_checkpoint(run / CHECKPOINT, squares)
+    meta = json.loads((run / CHECKPOINT / "meta.json").read_text())
+    meta |= {"epoch": epoch, "step": step}
+    (run / CHECKPOINT / "meta.json").write_text(json.dumps(meta))
+    listed = {"latest_checkpoint_result": {"checkpoint_dir_name": CHECKPOINT}}
+    (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
+    begun = prepared(run, squares, monkeypatch)
+    plan = prepare.describe(dataclasses.replace(begun, resumed=True))
+    assert f"{run}: {place}\n" in plan
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"method_options": ("delta=1",)}, "no option delta"),
+        ({"dataset": "/absent"}, "not a dataset"),
+        ({"model": ModelConfig(backbone="resnet19")}, "no backbone"),
+    ],
+)
+def test_bad_options_are_said_before_ray_starts(
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    problem: str,
+) -> None:
+    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
+    config = TrainConfig(dataset=str(squares), storage=str(tmp_path), name="a")
+    with pytest.raises(InputError, match=problem):
+        prepare.prepare(dataclasses.replace(config, **options))
+
+
+@pytest.mark.parametrize("method", ["ll-cp", "role-li"])
+def test_a_first_batch_is_tried_in_memory(squares: Path, method: str) -> None:
+    config = TrainConfig(
+        dataset=str(squares),
+        method=method,
+        method_options=OPTIONS[method],
+        workers="2",
+        model=ModelConfig(backbone="resnet18"),
+        data=DataConfig(image_size=32),
+    )
+    images, loss = try_batch(config, 1, False, 0)
+    assert images == 8
+    assert 0 < loss < 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import re
 import time
 from types import SimpleNamespace
@@ -11,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.cluster import tasks
+from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.sections import OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.tracking.run_log import ProgressState
 from pipeline.training import progress
 from pipeline.training.loop import StepStats
-from pipeline.training.progress import MetricsLogger
+from pipeline.training.progress import EpochLines, MetricsLogger
 from pipeline.training.state import Rank
 from tests.support.training import CPU, Recorder
 
@@ -48,6 +50,7 @@ def test_a_step_for_programs_and_for_people() -> None:
     points, (state,) = sent_by(0)
     assert (state.label, state.step, state.steps) == ("epoch 2/3", 20, 40)
     assert state.note == "loss 0.2500, 90 image/s, 12% waiting for data"
+    assert points.pop("epoch") == 1.5, "half of the second epoch"
     assert state.numbers == {"epoch": 2, "step": 20, **points}
     assert points["train/images_per_second"] == 90.0
     assert points["data/wait_fraction_slowest_rank"] == 0.125
@@ -76,3 +79,47 @@ def test_an_epoch_that_goes_on_in_the_middle_has_its_own_speed(
     assert speed, line
     assert 1 < float(speed[1]) < 25  # looks are half a second apart
     assert int(speed[2]) > 4980 / 25
+
+
+SCORED = {SCORE: 0.7064, progress.MAP: 0.7064, progress.MAP_OFF: 0.68694, "epoch": 3.0}
+
+
+def test_an_epoch_is_a_line_that_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = EpochLines(10, best=0.71018)
+    lines._began = lines._last = time.monotonic() - 4350
+    lines.show({2: {"train/loss": 0.3}, 3: {**SCORED, "train/loss": 0.12345}})
+    lines.show({3: {**SCORED, "train/loss": 0.12345}})
+    (line,) = capsys.readouterr().err.splitlines()
+    begin, end = (
+        "epoch 3/10: loss 0.123, mAP 70.64 (off 68.69), best 71.02, 1:12:30",
+        "8:27:30 left",
+    )
+    assert line == f"{begin}, {end}"
+
+
+def test_the_first_epochs_have_no_best_before(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = EpochLines(2)
+    lines.show({})
+    lines.show({1: SCORED})
+    lines.show({2: {SCORE: 2.0, "train/loss": 0.5}})
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "epoch 1/2: mAP 70.64 (off 68.69), best 70.64, 0:00, 0:00 left"
+    assert second == "epoch 2/2: loss 0.5, 0:00", "there is no validation split"
+
+
+def test_programs_read_all_metrics(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENIMAGES_LOG", "json")
+    EpochLines(10).show({3: {**SCORED, "train/loss": 0.25}})
+    line = json.loads(capsys.readouterr().err)
+    assert {**SCORED, "train/loss": 0.25, "best": 0.7064}.items() <= line.items()
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps() -> None:
+    run_log = Recorder()
+    logger = MetricsLogger(TrainConfig(dataset="d"), Rank(device=CPU, threads=1), run_log)
+    for epoch, step, loss in ((1, 10, 9.0), (2, 10, 1.0), (2, 40, 2.0)):
+        stats = dataclasses.replace(STATS, step=step, loss=loss)
+        logger.step(stats, epoch=epoch, steps=40, rate=0.1, images_seen=step)
+    assert run_log.calls["epoch"][-1] == (2, {"train/loss": 1.75})
