@@ -7,6 +7,7 @@ digits, or look like `00000000000123e5`, into numbers.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,9 @@ Ids = npt.NDArray[np.uint64]
 """Image ids as keys in memory."""
 LENGTH = 16
 
+_IMAGE_FILE = re.compile(
+    rf"(?:.*/)?([0-9a-f]{{{LENGTH}}})(\.jpe?g|\.jpe|\.jfif)", re.DOTALL | re.IGNORECASE
+)
 _IS_HEX = np.zeros(256, np.bool_)
 _IS_HEX[list(b"0123456789abcdef")] = True
 _FIX = "keep the id column as text; type inference turns some ids into numbers"
@@ -54,6 +58,15 @@ def parse_image_ids(texts: Sequence[str] | pa.Array) -> npt.NDArray[np.uint64]:
         first = column[int(np.argmin(valid_N))].as_py()
         raise InputError(f"image id {first!r} is not 16 lowercase hex characters", fix=_FIX)
     return keys_N
+
+
+def parse_image_file(path: str) -> tuple[str, str] | None:
+    """Split the path of ``<id>.jpg`` into id and ending as written; None where it is no such.
+
+    Upper case, ``.jpeg``, ``.jpe`` and ``.jfif`` are accepted.
+    """
+    named = _IMAGE_FILE.fullmatch(path)
+    return None if named is None else (named[1], named[2])
 
 
 def format_id_column(keys_N: npt.NDArray[np.uint64]) -> pa.StringArray:

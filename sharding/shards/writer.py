@@ -154,7 +154,7 @@ def _pictures(tar: Path) -> dict[str, str]:
     hashes: dict[str, str] = {}
     with contextlib.suppress(OSError, tarfile.ReadError), tar.open("rb") as stream:
         for member, content in read_members(stream):
-            if member.name.endswith(".jpg"):
+            if content is not None and member.name.endswith(".jpg"):
                 hashes[member.name] = hashlib.sha256(content.read()).hexdigest()
     return hashes
 

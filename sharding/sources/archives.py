@@ -1,53 +1,65 @@
-"""Read images from tar archives, as the CVDF mirror publishes them: `train_0.tar.gz` and the like.
+"""Read images from archives, as the CVDF mirror publishes them: `train_0.tar.gz` and the like.
 
 The shard of an image is a hash of its id, while an archive holds ids that begin alike: every shard
 needs images from every archive. A plain tar on a disk is listed by its headers (one seek per
-member) and then read at random. A compressed or remote one can only be read from front to end, so
-one task per archive streams it once and *spools* the images that the job wants, as they are, into
-one file below `staging/` of the dataset, with a list of their positions. The shard tasks read from
-there at random; when the job has succeeded, `staging/` is removed. It needs disk for the wanted
-images once more, never for a whole unpacked archive. Memory is a megabyte and 24 bytes per image. A
-spool counts once its list is written, so that a killed job streams only unfinished archives again.
+member) and then read at random. Any other one (`.tar.gz`, `.tar.xz`, `.tar.bz2`, `.zip`, by its
+content whatever its name; or remote) is read from front to end: one task per archive streams it
+once and *spools* the images that the job wants, as they are, into one file below `staging/` of the
+dataset, with a list of their positions. The shard tasks read from there at random; when the job has
+succeeded, `staging/` is removed. It needs disk for the wanted images once more, never for a whole
+unpacked archive. Memory is a megabyte, 24 bytes per image, and the names of links. A spool counts
+once its list is written, so that a killed job streams only unfinished archives again.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import fnmatch
 import glob
 import gzip
 import hashlib
+import io
+import lzma
 import os
-import re
 import shutil
 import tarfile
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.image_ids import IdIndex, Ids
+from sharding.image_ids import Ids, parse_image_file
 from sharding.layout import STAGING_FOLDER
+from sharding.sources.archive_listing import Listing, Members, Place
 from sharding.sources.base import ParallelMap, Source
 from sharding.sources.directory import image_folders
 from sharding.sources.packed import PackedImages
 from sharding.storage.files import replacing
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, RetryPolicy
-from sharding.storage.tar_reader import read_members
+from sharding.storage.tar_reader import MemberContent, read_members
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_IMAGE = re.compile(r"(?:.*/)?([0-9a-f]{16})\.jpg", re.DOTALL)
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 _CHUNK = 1 << 18
+_DECOMPRESS: dict[bytes, Callable[[BinaryIO], object]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"BZh": bz2.BZ2File,
+}
+"""How to decompress an archive, by its first bytes."""
+_ZIP = b"PK"
+_UNREAD = {b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 
 
 def names_archives(images: str) -> bool:
     """Find out whether ``--images`` means archives: one, a glob, or a directory of nothing else."""
-    if images.endswith(SUFFIXES):
+    if images.endswith(SUFFIXES) or ("://" not in images and os.path.isfile(images)):
         return True
     return "://" not in images and os.path.isdir(images) and bool(_in_directory(images))
 
@@ -55,16 +67,17 @@ def names_archives(images: str) -> bool:
 def _in_directory(directory: str) -> list[str]:
     """List the archives of a directory that holds no image itself."""
     names = sorted(os.listdir(directory))
-    if any(name.endswith(".jpg") for name in names):
+    if any(map(parse_image_file, names)):
         return []
-    return [os.path.join(directory, name) for name in names if name.endswith(SUFFIXES)]
+    archives = [name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+    return [os.path.join(directory, name) for name in archives]
 
 
 def _refuse_folders_beside(archives: list[str], directory: str) -> None:
     folders = image_folders(Path(directory))
     if archives and folders:
         raise InputError(
-            f"holds folders of images ({folders[0]}) and archives "
+            f"holds folders of images ({next(iter(folders))}) and archives "
             f"({os.path.basename(archives[0])}): one kind is read",
             file=directory,
             fix="unpack each archive into a folder there, then move it elsewhere",
@@ -144,20 +157,25 @@ def stage(task: StagingTask) -> PackedImages:
         InputError: it is missing, cut off or damaged, or there is no room.
     """
     with _damage_as_input_error(task.archive):
-        stream, length = _open(task)
-        with stream:
-            if in_place(task.archive):
-                rows = [(key, m.offset_data, m.size) for key, m, _ in _wanted(stream, task)]
-                return PackedImages.of(task.archive, task.archive, rows)
-            spool = Path(task.folder) / f"{_identity(task, length)}.spool"
-            if not spool.with_suffix(".npz").is_file():
-                _spool(task, stream, spool)
-            return PackedImages.load(spool, task.archive)
+        if in_place(task.archive):
+            listing = Listing(wanted_N=task.wanted_N, keep=lambda m, _: (m.offset_data, m.size))
+            return _list(task, listing, task.archive)
+        spool = Path(task.folder) / f"{_identity(task)}.spool"
+        if not spool.with_suffix(".npz").is_file():
+            _spool(task, spool)
+        return PackedImages.load(spool, task.archive)
 
 
 def in_place(archive: str) -> bool:
     """Find out whether the archive itself can be read at random: a plain tar on a disk."""
-    return archive.endswith(".tar") and "://" not in archive
+    if "://" in archive:
+        return False
+    try:
+        with open(archive, "rb") as stream:
+            head = stream.read(8)
+    except OSError:
+        return archive.endswith(".tar")  # staging it names what is wrong
+    return not head.startswith((*_DECOMPRESS, *_UNREAD, _ZIP))
 
 
 def _open(task: StagingTask) -> tuple[BinaryIO, int]:
@@ -167,36 +185,73 @@ def _open(task: StagingTask) -> tuple[BinaryIO, int]:
     return open(task.archive, "rb"), os.path.getsize(task.archive)
 
 
-def _spool(task: StagingTask, stream: BinaryIO, spool: Path) -> None:
+def _list(task: StagingTask, listing: Listing, file: str) -> PackedImages:
+    """List the images of an archive, whose bytes are in ``file``."""
+    with _read(task) as members:
+        listing.add(members)
+    with contextlib.ExitStack() as stack:
+        listing.follow(lambda: stack.enter_context(_read(task)))
+    rows = [(key, *place) for key, place in listing.places.items()]
+    return PackedImages.of(file, task.archive, rows, listing.unusable)
+
+
+@contextlib.contextmanager
+def _read(task: StagingTask) -> Iterator[Members]:
+    """Open the archive and decompress it, by its first bytes."""
+    stream, _ = _open(task)
+    with stream:
+        head = cast(io.BufferedReader, stream).peek(8)
+        for magic, name in _UNREAD.items():
+            if head.startswith(magic):
+                fix = "unpack it, and give the folder or a tar"
+                raise InputError(f"a {name} archive is not read", file=task.archive, fix=fix)
+        if head.startswith(_ZIP):
+            yield _zip_members(stream)
+            return
+        for magic, decompress in _DECOMPRESS.items():
+            if head.startswith(magic):
+                stream = cast(BinaryIO, decompress(stream))
+        yield read_members(stream)
+
+
+def _zip_members(stream: BinaryIO) -> Members:
+    """Yield the files of a zip as members of a tar."""
+    with zipfile.ZipFile(stream) as archive:
+        for entry in archive.infolist():
+            member = tarfile.TarInfo(entry.filename)
+            member.size = entry.file_size
+            if parse_image_file(entry.filename) and not entry.is_dir():
+                with archive.open(entry) as content:
+                    yield member, cast(MemberContent, content)
+
+
+def _spool(task: StagingTask, spool: Path) -> None:
     """Copy the wanted images one after the other into one file, and write their positions."""
-    if task.archive.endswith((".gz", ".tgz")):
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
-    rows: dict[int, tuple[int, int, int]] = {}
     with replacing(spool) as temporary, open(temporary, "wb") as out:
-        for key, member, content in _wanted(stream, task):
-            if key not in rows:
-                rows[key] = (key, out.tell(), member.size)
-                shutil.copyfileobj(content, out, _CHUNK)
-    PackedImages.of(str(spool), task.archive, list(rows.values())).save(spool)
+
+        def keep(member: tarfile.TarInfo, content: MemberContent) -> Place:
+            offset = out.tell()
+            shutil.copyfileobj(content, out, _CHUNK)
+            return offset, out.tell() - offset
+
+        packed = _list(task, Listing(wanted_N=task.wanted_N, keep=keep), str(spool))
+    packed.save(spool)
 
 
-def _wanted(
-    stream: BinaryIO, task: StagingTask
-) -> Iterator[tuple[int, tarfile.TarInfo, IO[bytes]]]:
-    """Yield the members that are wanted images: key of the id, header, content."""
-    wanted = IdIndex(task.wanted_N)
-    for member, content in read_members(stream):
-        named = _IMAGE.fullmatch(member.name)
-        if named is not None and (key := int(named[1], 16)) in wanted:
-            yield key, member, content
-
-
-def _identity(task: StagingTask, length: int) -> str:
+def _identity(task: StagingTask) -> str:
     """Hash what a spool follows from: the archive and the images wanted."""
+    stream, length = _open(task)
+    stream.close()
     changed = 0 if "://" in task.archive else os.stat(task.archive).st_mtime_ns
-    digest = hashlib.sha256(f"{task.archive} {length} {changed} ".encode())
+    digest = hashlib.sha256(f"2 {task.archive} {length} {changed} ".encode())
     digest.update(task.wanted_N.tobytes())
     return digest.hexdigest()[:16]
+
+
+_DAMAGE = (
+    *(tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
+    *(zipfile.BadZipFile, zipfile.LargeZipFile),
+)
 
 
 def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
@@ -212,7 +267,7 @@ def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
 def _damage_as_input_error(archive: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (*_DAMAGE, RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"the archive is damaged ({error})",
             file=archive,

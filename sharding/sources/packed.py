@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,20 +31,34 @@ class PackedImages(Source):
         names: the archive that each of them stands for.
         image_ids_N: uint64, ascending.
         places_N3: int64 number of the file, offset and size in bytes.
+        unusable: why further images that the files name cannot be read, by id.
     """
 
     files: tuple[str, ...]
     names: tuple[str, ...]
     image_ids_N: Ids
     places_N3: Numbers
+    unusable: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, file: str, name: str, rows: Sequence[tuple[int, int, int]]) -> PackedImages:
+    def of(
+        cls,
+        file: str,
+        name: str,
+        rows: Sequence[tuple[int, int, int]],
+        unusable: Mapping[int, str] | None = None,
+    ) -> PackedImages:
         """List the images of one file by (id, offset, size); the first mention of an id counts."""
         ids = np.array([key for key, _, _ in rows], np.uint64)
         image_ids_N, first = np.unique(ids, return_index=True)
         places = np.array([(0, *place) for _, *place in rows], np.int64).reshape(-1, 3)
-        return cls(files=(file,), names=(name,), image_ids_N=image_ids_N, places_N3=places[first])
+        return cls(
+            files=(file,),
+            names=(name,),
+            image_ids_N=image_ids_N,
+            places_N3=places[first],
+            unusable=unusable or {},
+        )
 
     @classmethod
     def first_of(cls, parts: Sequence[PackedImages]) -> PackedImages:
@@ -58,12 +72,17 @@ class PackedImages(Source):
             names=tuple(part.names[0] for part in parts),
             image_ids_N=image_ids_N,
             places_N3=places[first],
+            unusable={key: why for part in reversed(parts) for key, why in part.unusable.items()},
         )
 
     def save(self, file: Path) -> None:
         """Write the list beside its file, atomically: the file is complete from then on."""
         with replacing(file.with_suffix(".npz")) as temporary, open(temporary, "wb") as out:
-            np.savez(out, ids=self.image_ids_N, places=self.places_N3)
+            keys = np.array(list(self.unusable), np.uint64)
+            reasons = np.array(list(self.unusable.values()), np.str_)
+            np.savez(
+                out, ids=self.image_ids_N, places=self.places_N3, unusable=keys, reasons=reasons
+            )
 
     @classmethod
     def load(cls, file: Path, name: str) -> PackedImages:
@@ -74,13 +93,21 @@ class PackedImages(Source):
                 names=(name,),
                 image_ids_N=arrays["ids"],
                 places_N3=arrays["places"],
+                unusable=dict(
+                    zip(arrays["unusable"].tolist(), arrays["reasons"].tolist(), strict=True)
+                ),
             )
 
     def only(self, image_ids: Sequence[str]) -> PackedImages:
         """Narrow the list to a few images."""
-        chosen_N = np.isin(self.image_ids_N, parse_image_ids(image_ids))
+        ids_M = parse_image_ids(image_ids)
+        chosen_N = np.isin(self.image_ids_N, ids_M)
+        named = set(ids_M.tolist()) if self.unusable else set()
         return dataclasses.replace(
-            self, image_ids_N=self.image_ids_N[chosen_N], places_N3=self.places_N3[chosen_N]
+            self,
+            image_ids_N=self.image_ids_N[chosen_N],
+            places_N3=self.places_N3[chosen_N],
+            unusable={key: why for key, why in self.unusable.items() if key in named},
         )
 
     @contextlib.contextmanager
@@ -91,7 +118,7 @@ class PackedImages(Source):
         def read(image_id: str) -> Buffer:
             place = self.place(image_id)
             if place is None:
-                raise BadImage(MISSING)
+                raise BadImage(self.unusable.get(int(image_id, 16), MISSING))
             number, offset, size = place
             if number not in descriptors:
                 descriptors[number] = _open(self.files[number])

@@ -18,7 +18,9 @@ def index_of_tar(path: Path) -> bytes:
     samples: dict[str, list[str]] = {}
     try:
         with open(path, "rb") as stream:
-            for member, _ in read_members(stream):
+            for member, content in read_members(stream):
+                if content is None:
+                    raise tarfile.ReadError(f"{member.name!a} is a link")
                 key, _, extension = member.name.partition(".")
                 field = f"{extension} {member.offset_data} {member.size} {member.name}"
                 samples.setdefault(key, []).append(field)

@@ -6,6 +6,7 @@ import gzip
 import io
 import shutil
 import tarfile
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from sharding.image_ids import parse_image_ids
 from sharding.layout import STAGING_FOLDER
 from sharding.sources.archives import StagingTask, stage
 from sharding.sources.open import open_source
-from sharding.storage.retry import RetryPolicy
-from sharding.storage.tar_reader import read_members
+from sharding.sources.packed import PackedImages
+from sharding.storage.retry import BadImage, RetryPolicy
 from tests.support import commands
 from tests.support.killing import run_until
 from tests.support.photos import image_ids, tree
@@ -170,34 +171,6 @@ def test_a_damaged_archive_is_one_line_and_the_job_can_go_on(
     assert tree(tmp_path / "out") == from_directory
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-@pytest.mark.parametrize("packed", [False, True])
-def test_members_are_those_that_tarfile_sees(form: int, packed: bool) -> None:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=form) as archive:
-        for name, size in (("a.jpg", 0), ("d/" + "n" * 90, 513), ("b", 512), ("c", 70_000)):
-            info = tarfile.TarInfo(name if form == tarfile.USTAR_FORMAT else name * 3)
-            info.size = size
-            archive.addfile(info, io.BytesIO(b"x" * size))
-    content = out.getvalue()
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        expected = [(m.name, m.offset_data, m.size, b"x" * m.size) for m in archive]
-    stream = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content)))
-    members = read_members(stream if packed else io.BytesIO(content))
-    assert [(m.name, m.offset_data, m.size, data.read()) for m, data in members] == expected
-
-
-def test_cuts_are_noticed() -> None:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        info = tarfile.TarInfo("a")
-        info.size = 3_000_000
-        archive.addfile(info, io.BytesIO(bytes(range(250)) * 12_000))
-    for length in (0, 100, 512, 5000, 3_000_000 + 512, 3_000_320 + 512):
-        with pytest.raises(tarfile.ReadError, match=r"cut off|unexpected end"):
-            list(read_members(io.BytesIO(out.getvalue()[:length])))
-
-
 def test_folders_of_images_beside_archives_are_refused(inputs, tmp_path) -> None:
     folder = pack(inputs[1], tmp_path / "packed", ".tar")
     (folder / "notes").mkdir()
@@ -208,6 +181,131 @@ def test_folders_of_images_beside_archives_are_refused(inputs, tmp_path) -> None
     for archive in folder.glob("*.tar"):
         archive.unlink()
     assert type(open_source(str(folder))).__name__ == "DirectorySource"
+
+
+def staged(archive: Path, folder: Path, *ids: int) -> PackedImages:
+    wanted_N = np.array(sorted(ids), np.uint64)
+    task = StagingTask(
+        archive=str(archive), folder=str(folder / "spool"), wanted_N=wanted_N, policy=FAST
+    )
+    return stage(task)
+
+
+def found(packed: PackedImages, *ids: int) -> list[bytes | str]:
+    """The content of each image, or the reason why there is none."""
+    contents: list[bytes | str] = []
+    with packed.reader("train", []) as read:
+        for key in ids:
+            try:
+                contents.append(bytes(read(f"{key:016x}")))
+            except BadImage as bad:
+                contents.append(str(bad))
+    return contents
+
+
+def tar_of(path: Path, mode: str, *members: tuple[str, bytes, bytes | str]) -> Path:
+    """Write an archive of (name, type, content or link target)."""
+    with tarfile.open(path, mode) as archive:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if isinstance(content, str):
+                info.linkname, content = content, b""
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+FILE, HARD, SOFT = tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+def test_links_are_what_unpacking_makes_of_them(mode: str, tmp_path: Path) -> None:
+    names = [f"{key:016x}.jpg" for key in range(10)]
+    long = "a-folder-with-a-long-name/" * 6
+    archive = tar_of(
+        tmp_path / "images.bin",  # judged by its content
+        mode,
+        (f"a/{names[4]}", SOFT, "elsewhere/x"),  # of what comes later
+        (f"a/{names[0]}", FILE, b"zero"),
+        (f"./b/{names[1]}", HARD, f"a/{names[0]}"),
+        (f"a/{names[0]}", FILE, b"again"),
+        (f"b/{names[2]}", SOFT, f"../a/{names[0]}"),
+        (f"b/{names[3]}", HARD, f"b/{names[1]}"),
+        (f"b/{names[5]}", HARD, "b/later"),
+        ("b/later", FILE, b"later"),
+        ("a/elsewhere/x", FILE, b"there"),
+        (f"b/{names[6]}", SOFT, "/data/x.jpg"),
+        (f"{long}{names[7]}", SOFT, "../../gone"),
+        (f"c/{names[8]}", FILE, b"eight"),
+        (f"d/{names[9]}", SOFT, names[9]),
+    )
+    packed = staged(archive, tmp_path, *range(10))
+    assert found(packed, 0, 1, 2, 3, 4, 8) == [
+        *(b"again", b"zero", b"again", b"zero", b"there", b"eight")
+    ]
+    for reason, target in zip(
+        found(packed, 5, 6, 7, 9), ("b/later", "/data/x.jpg", "../../gone", names[9]), strict=True
+    ):
+        assert reason == f"a link to '{target}', which the archive does not hold"
+    again = PackedImages.first_of([staged(archive, tmp_path, *range(10))]).only(["0" * 15 + "6"])
+    assert found(again, 6) == ["a link to '/data/x.jpg', which the archive does not hold"]
+
+
+def test_joined_archives_are_read_to_the_last_and_the_last_mention_counts(tmp_path: Path) -> None:
+    first = tar_of(
+        tmp_path / "a", "w", (f"{1:016x}.jpg", FILE, b"one"), (f"{2:016x}.jpg", FILE, b"2")
+    )
+    last = tar_of(tmp_path / "b", "w", (f"x/{1:016X}.JPEG", FILE, b"new"))
+    joined = tmp_path / "images.tar"
+    joined.write_bytes(first.read_bytes() + last.read_bytes())
+    assert found(staged(joined, tmp_path, 1, 2), 1, 2) == [b"new", b"2"]
+    joined.write_bytes(first.read_bytes() + b"what is this" * 100)
+    with pytest.raises(InputError, match=r"images\.tar: the archive is damaged \(no tar header"):
+        staged(joined, tmp_path, 1)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_zips_are_read(method: int, tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("README", "hello")
+        archive.writestr(f"__MACOSX/._{1:016x}.jpg", b"apple")
+        archive.writestr(f"train/{1:016x}.jpg", b"one" * 1000)
+    assert found(staged(path, tmp_path, 1, 2), 1, 2) == [b"one" * 1000, "missing"]
+    assert open_source(str(path)).name("train", f"{1:016x}") == f"{path}:{1:016x}.jpg"
+    path.write_bytes(path.read_bytes().replace(b"one", b"two", 1)[:-30])
+    with pytest.raises(InputError, match="the archive is damaged"):
+        staged(path, tmp_path, 1)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_nothing_larger_than_an_image_is_spooled(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharding.sources.archive_listing.LARGEST_IMAGE", 10)
+    names = [f"{key:016x}.jpg" for key in range(3)]
+    archive = tar_of(
+        tmp_path / "images.tar", mode, (names[0], FILE, b"x" * 11), (names[1], FILE, b"x" * 10)
+    )
+    packed = staged(archive, tmp_path, 0, 1)
+    assert found(packed, 0, 1) == ["more than 10 bytes", b"x" * 10]
+
+
+def test_archives_that_are_not_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "images.tar.zst"
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    with pytest.raises(InputError, match=r"zst: a zstd archive is not read\. Fix: unpack it"):
+        staged(path, tmp_path, 1)
+
+
+def test_files_of_a_macs_disk_are_passed_over(inputs, from_directory, tmp_path) -> None:
+    folder = pack(inputs[1], tmp_path / "packed", ".tar.gz")
+    for name in ("._train_0.tar.gz", ".DS_Store", f"._{1:016x}.jpg"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07" + bytes(100))
+    (folder / "README.txt").write_text("read me first")
+    shard((inputs[0], str(folder)), tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
 
 
 def test_a_directory_of_images_and_an_archive_is_a_directory(inputs, tmp_path) -> None:

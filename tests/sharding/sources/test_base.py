@@ -26,6 +26,7 @@ def test_both_layouts_are_found_and_the_split_wins(tmp_path: Path) -> None:
         assert bytes(read(ID)) == b"flat"
     assert source.name("train", ID) == f"{ID}.jpg"
     (tmp_path / f"train/{ID}.jpg").write_bytes(b"nested")
+    source = open_source(str(tmp_path))
     with source.reader("train", [ID]) as read:
         assert bytes(read(ID)) == b"nested"
     with source.reader("test", [ID]) as read:
@@ -45,6 +46,41 @@ def test_folders_of_other_names_are_looked_into(tmp_path: Path) -> None:
     assert source.name("train", other) == f"train_f/{other}.jpg"
     with source.reader("test", [ID]) as read:
         assert bytes(read(ID)) == b"test"
+
+
+@pytest.mark.parametrize("folder", ["train/train_0", "train/data", "train/Apple", "OID/a/b/c", ""])
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("ending", [".jpg", ".JPG", ".jpeg", ".jfif", ".Jpg"])
+def test_images_are_found_as_people_have_them(
+    folder: str, upper: bool, ending: str, tmp_path: Path
+) -> None:
+    path = tmp_path / folder / f"{ID.upper() if upper else ID}{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x")
+    (path.parent / f"{'0' * 16}.jpg").write_bytes(b"0")
+    source = open_source(str(tmp_path))
+    with source.reader("train", [ID]) as read:
+        assert bytes(read(ID)) == b"x"
+        assert bytes(read("0" * 16)) == b"0"
+    assert source.name("train", ID) == path.relative_to(tmp_path).as_posix()
+    with source.reader("test", [ID]) as read:
+        if folder.startswith("train"):
+            with pytest.raises(BadImage, match=MISSING):
+                read(ID)
+        else:
+            assert bytes(read(ID)) == b"x"
+
+
+@pytest.mark.parametrize(
+    "name", [f"._{ID}.jpg", f".cache/{ID}.jpg", f"__MACOSX/{ID}.jpg", f"a/b/c/d/e/{ID}.jpg"]
+)
+def test_what_is_no_image_of_the_collection_is_passed_over(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        InputError, match=r"holds no image: looked for <id>\.jpg, there and up to 4"
+    ):
+        open_source(str(tmp_path))
 
 
 def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
