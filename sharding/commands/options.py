@@ -67,9 +67,9 @@ class ShardOptions(DatasetOptions):
     annotations: Path
     """Folder of an annotation dump (V3 to V7), plain, .gz or .tar.gz."""
     images: str
-    """Folder of <id>.jpg, or of such folders (train, train_0); archives of them, tar or zip (folder,
-    file, glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image lists, or
-    such a list."""
+    """Folder of <id>.jpg, or of such folders (train, train_0); tar or zip archives (folder,
+    file, glob); a URL of either (s3, gs, http); "originals" for the URLs of the dump's image
+    lists, or such a list."""
     shard_bytes: int | None = None
     """Bytes of a full shard, by the mean of a sample of each split; takes the place of
     --images-per-shard."""
