@@ -71,9 +71,9 @@ for cell in json.load(open(sys.argv[1]))["cells"]:
     if cell["cell_type"] != "code":
         continue
     tree = ast.parse("".join(cell["source"]))
-    last = tree.body.pop().value if isinstance(tree.body[-1], ast.Expr) else ast.Constant(None)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else ast.parse("None").body[0]
     exec(compile(tree, "cell", "exec"), names)
-    value = eval(compile(ast.Expression(last), "cell", "eval"), names)
+    value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
     for form in ("_repr_markdown_", "_repr_html_", "_repr_png_", "__repr__"):
         if value is not None and hasattr(value, form):
             text = getattr(value, form)()
