@@ -1,5 +1,7 @@
 # Every target makes the virtual environment first if it is missing or the lock changed.
-PYTHON ?= python3.11
+# The newest of these that starts (a name on the path may be pyenv's, of a Python not chosen).
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
+    $$python -c '' 2>/dev/null && echo $$python && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
@@ -51,7 +53,7 @@ clean-demo: ## remove what the demo wrote
 	rm -rf $(DEMO)
 
 $(VENV)/installed: requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is missing. Fix: install Python 3.11, or pass PYTHON=..." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: there is no Python 3.11, 3.12 or 3.13. Fix: install one, or pass PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing about 7 GB of exact versions into $(VENV); this takes some minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
