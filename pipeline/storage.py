@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from sharding.errors import InputError
+from sharding.log import first_line
 from sharding.storage import files
 
 # Their keys are used as they are written, and need no directory.
@@ -128,7 +129,7 @@ def write_bytes(location: str, content: bytes) -> None:
             target.write(content)
     except OSError as error:
         raise InputError(
-            f"cannot be written ({str(error).splitlines()[0][:200]})",
+            f"cannot be written ({first_line(error)})",
             file=location,
             fix="check the bucket's name and your credentials, then repeat the command",
         ) from None
@@ -170,7 +171,7 @@ def _open(location: str) -> tuple[fs.FileSystem, str]:
         return filesystem, f"{name}/{key}".rstrip("/")
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"no such place ({str(error).splitlines()[0][:200]})",
+            f"no such place ({first_line(error)})",
             file=location,
             fix="pass a path, s3://BUCKET/KEY or gs://BUCKET/KEY, and check your credentials",
         ) from None

@@ -61,14 +61,18 @@ class InputError(Exception):
         if self.row is not None:
             place = f"{place.removesuffix(': ')}, row {self.row}: ".removeprefix(", ")
         fix = "" if self.fix is None else f". Fix: {self.fix}"
-        return f"{place}{self.problem}{fix}"
+        return log.redact(f"{place}{self.problem}{fix}")
 
     @property
     def fields(self) -> dict[str, str | int]:
         """File, row and fix, as far as they are known, for structured logs."""
         file = None if self.file is None else os.fspath(self.file)
         fields = {"file": file, "row": self.row, "fix": self.fix}
-        return {name: value for name, value in fields.items() if value is not None}
+        return {
+            name: log.redact(value) if isinstance(value, str) else value
+            for name, value in fields.items()
+            if value is not None
+        }
 
     def __reduce__(self) -> tuple[object, ...]:
         # Ray pickles exceptions on their way back from a task; keep the keyword fields.

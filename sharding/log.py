@@ -8,11 +8,41 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from datetime import datetime
 from typing import Any
 
 VARIABLE = "OPENIMAGES_LOG"
+
+
+_SECRET = "sig|token|key|secret|pass|pwd|cred|auth|policy|session|hmac"
+_VALUE = r"[^&#;\s\"']*[^&#;\s\"':,.)]"
+_REDACTED = (
+    (re.compile(r"(://[^\s/@:?#]*:)[^\s/?#\"']+(?=@)"), r"\1***"),
+    (re.compile(r"://(?!anonymous@)[^\s/@:?#\"']+(?=@)"), "://***"),
+    (re.compile(rf"(?i)([?&#;][^=&#;\s]*(?:{_SECRET})[^=&#;\s]*=){_VALUE}"), r"\1***"),
+    (re.compile(rf"([?&;#][^=&#;\s]+=)(?=[^&#;\s]{{32}}){_VALUE}"), r"\1***"),
+)
+"""What credentials look like in a URL: userinfo, query fields by their names, long values."""
+
+
+def redact(text: str) -> str:
+    """Replace credentials in the URLs of a text (passwords, tokens, signatures) by ``***``.
+
+    Whatever is written where others read it goes through here: log and error lines, records and
+    the quarantine, MLflow.
+    """
+    if "://" in text:
+        for pattern, replacement in _REDACTED:
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def first_line(error: BaseException, longest: int = 160) -> str:
+    """Take the first line of an error's message, redacted; the error's type where it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return redact(lines[0])[:longest]
 
 
 def is_json() -> bool:
@@ -22,6 +52,7 @@ def is_json() -> bool:
 
 def info(message: str, level: str = "INFO") -> None:
     """Log a message that is neither progress nor result: text on stdout, or an object."""
+    message = redact(message)
     if is_json():
         write_json(level, message)
     else:
@@ -30,6 +61,7 @@ def info(message: str, level: str = "INFO") -> None:
 
 def error(message: str, **fields: Any) -> None:
     """Log on stderr why a job ends: a line of text, or an object with ``fields`` as well."""
+    message = redact(message)
     if is_json():
         write_json("ERROR", message, **fields)
     else:

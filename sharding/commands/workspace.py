@@ -38,6 +38,7 @@ from sharding.layout import (
     is_below,
     shard_path,
 )
+from sharding.log import redact
 from sharding.manifest import DamagedManifest, Manifest
 from sharding.shards.dispatch import Workers
 from sharding.shards.task import ShardOutcome
@@ -129,7 +130,7 @@ class _BucketWorkspace(Workspace):
 
     def __init__(self, root: Path, bucket: ObjectStore, *, shared: bool) -> None:
         super().__init__(root / bucket.url.rpartition("/")[2])
-        self.location, self.store = bucket.url, bucket
+        self.location, self.store = redact(bucket.url), bucket
         self._root, self._shared = root, shared
         self._pushed: dict[str, Stamp] = {}  # of the files that are equal in the bucket
 

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import INDEX, shard_path
+from sharding.log import redact
 from sharding.manifest import ShardRecord
 from sharding.shards.task import Failure, ShardOutcome, ShardTask
 from sharding.shards.transcode import transcode
@@ -131,7 +132,7 @@ def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:
             fix="give images among which it is whole; where --strict was given, "
             "leave it out to set such images aside",
         )
-    return Failure(image_id=image_id, source=source, reason=reason)
+    return Failure(image_id=image_id, source=redact(source), reason=redact(reason))
 
 
 def _refuse_other(task: ShardTask, archive: IndexedTar, written: Path) -> None:
@@ -139,13 +140,14 @@ def _refuse_other(task: ShardTask, archive: IndexedTar, written: Path) -> None:
     if task.replaces in (None, archive.sha256):
         return
     others = sorted(_pictures(written).items() - _pictures(task.tar).items())
-    which = f": {len(others)} pictures are not those in it, such as {others[0][0]}"
+    problem = "made again, the tar is not the one that it was (SHA-256 differs)"
+    if others and task.tar.exists():
+        problem += f": {len(others)} pictures are not those in it, such as {others[0][0]}"
     raise InputError(
-        "made again, the tar is not the one that it was (SHA-256 differs)"
-        f"{which if others and task.tar.exists() else ''}",
+        problem,
         file=task.tar,
         fix="give the images that it was made of, or accept others: "
-        "jobs/verify_dataset.py --repair --images ... --accept-changed",
+        f"{how_to_repair(task.tar, '--images', 'FOLDER', '--accept-changed')}",
     )
 
 

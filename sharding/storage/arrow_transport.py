@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pyarrow import fs
 
 from sharding.errors import InputError
+from sharding.log import first_line
 from sharding.storage.retry import (
     MISSING,
     BadImage,
@@ -80,14 +81,14 @@ def classified_errors() -> Iterator[None]:
         if _NO_BUCKET in str(error):
             raise BadImage("there is no such bucket") from None
         if isinstance(error, PermissionError) or any(word in str(error) for word in _REFUSED):
-            raise BadImage(f"refused: {_first_line(error)}") from None
-        raise TransientError(_first_line(error)) from None
+            raise BadImage(f"refused: {_reason(error)}") from None
+        raise TransientError(_reason(error)) from None
 
 
-def _first_line(error: OSError) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    _, mark, cause = lines[0].partition("AWS Error ")  # after the key, which errors name anyway
-    return (cause if mark else lines[0])[:120]
+def _reason(error: OSError) -> str:
+    line = first_line(error, 1000)
+    _, mark, cause = line.partition("AWS Error ")  # after the key, which errors name anyway
+    return (cause if mark else line)[:120]
 
 
 def file_system(scheme: str, bucket: str, policy: RetryPolicy, attempts: int = 1) -> fs.FileSystem:
@@ -121,7 +122,7 @@ def _s3(bucket: str, anonymous: bool, policy: RetryPolicy, attempts: int) -> fs.
             region = fs.resolve_s3_region(bucket)
         except OSError as error:
             raise InputError(
-                f"the bucket is not found ({str(error).splitlines()[0][:120]})",
+                f"the bucket is not found ({first_line(error)})",
                 file=f"s3://{bucket}",
                 fix="check its name and the network, or set AWS_REGION",
             ) from None
@@ -144,7 +145,7 @@ def _by_fsspec(scheme: str) -> fs.FileSystem:
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"no file system for {scheme}:// ({str(error).splitlines()[0]})",
+            f"no file system for {scheme}:// ({first_line(error)})",
             file=f"{scheme}://",
             fix="install the fsspec package that serves it on every worker",
         ) from None

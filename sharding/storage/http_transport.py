@@ -10,6 +10,7 @@ import time
 
 import requests
 
+from sharding.log import first_line
 from sharding.storage.retry import (
     MISSING,
     BadImage,
@@ -101,5 +102,4 @@ def _reason(error: Exception) -> str:
     """Describe the innermost cause on one line, without addresses of Python objects."""
     while (cause := error.__cause__ or error.__context__) is not None and cause is not error:
         error = cause if isinstance(cause, Exception) else Exception(str(cause))
-    text = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__} {text[0]}".strip()[:120]
+    return f"{type(error).__name__} {first_line(error, 100)}"

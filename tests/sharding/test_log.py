@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sharding.errors import InputError, one_line_errors
-from sharding.log import VARIABLE, info
+from sharding.log import VARIABLE, info, redact
 from sharding.progress import Progress
 
 
@@ -80,3 +80,31 @@ def test_remarks(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
 def test_remarks_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     info("MLflow does not answer", "WARNING")
     assert capsys.readouterr().out == "MLflow does not answer\n"
+
+
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [
+        ("http://alice:hunter2@127.0.0.1:9/x", "http://alice:***@127.0.0.1:9/x"),
+        ("http://alice:p@ss:w@host/x", "http://alice:***@host/x"),
+        ("https://ghp_0123@host/x.jpg", "https://***@host/x.jpg"),
+        ("s3://anonymous@bucket/x.jpg", "s3://anonymous@bucket/x.jpg"),
+        (
+            "https://b.s3.amazonaws.com/x.jpg?X-Amz-Expires=60&X-Amz-Signature=ab12&v=3",
+            "https://b.s3.amazonaws.com/x.jpg?X-Amz-Expires=60&X-Amz-Signature=***&v=3",
+        ),
+        ("https://h/x.jpg?sv=2024&sig=a%2Fb%3D twice", "https://h/x.jpg?sv=2024&sig=*** twice"),
+        (f"https://h/x.jpg?e={'0' * 40}", "https://h/x.jpg?e=***"),
+        ("https://h/x.jpg?id=12", "https://h/x.jpg?id=12"),
+        ("mail alice@example.org", "mail alice@example.org"),
+    ],
+)
+def test_credentials_are_not_shown(
+    secret: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert redact(secret) == shown
+    info(secret)
+    assert capsys.readouterr().out == f"{shown}\n"
+    error = InputError(f"no answer of {secret}", file=secret, fix=f"ask {secret}")
+    assert str(error) == f"{shown}: no answer of {shown}. Fix: ask {shown}"
+    assert error.fields == {"file": shown, "fix": f"ask {shown}"}

@@ -94,6 +94,17 @@ def test_bad_and_missing_images_are_reported_and_left_out(task: ShardTask) -> No
     assert outcome.how == {"kept": 4}
 
 
+def test_credentials_of_a_source_are_not_recorded(task: ShardTask) -> None:
+    class Signed(DirectorySource):
+        def name(self, split: str, image_id: str) -> str:
+            return f"https://me:secret@host/{image_id}.jpg?X-Amz-Signature=secret"
+
+    jpeg(task, IDS[1]).unlink()
+    write_shard(dataclasses.replace(task, source=Signed(**vars(task.source))))
+    assert "https://me:***@host" in task.record.read_text()
+    assert "secret" not in task.record.read_text()
+
+
 def test_a_strict_task_names_the_first_bad_image(task: ShardTask) -> None:
     jpeg(task, IDS[1]).write_bytes(b"")
     with pytest.raises(InputError, match=rf"{IDS[1]}\.jpg: .*empty file"):
