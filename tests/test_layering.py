@@ -67,7 +67,8 @@ HEAVY = {
     "torchvision": {"pipeline/models/backbones.py"},
     "timm": {"pipeline/models/backbones.py"},
     "mlflow": {
-        *(f"pipeline/tracking/{name}.py" for name in ("client", "registry", "runs", "writer")),
+        *(f"pipeline/tracking/{name}.py" for name in ("client", "errors", "registry", "runs")),
+        "pipeline/tracking/writer.py",
         "pipeline/tracking/system_metrics.py",
         "pipeline/inference/mlflow_model.py",
         "pipeline/inference/pyfunc.py",  # MLflow itself executes it to serve a model

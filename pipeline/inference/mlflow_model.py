@@ -22,7 +22,8 @@ from pipeline import storage
 from pipeline.inference import locate
 from pipeline.inference.predictor import THRESHOLD, TOP_K
 from pipeline.models import checkpoint
-from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client, mlflow_errors
+from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client
+from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
 from sharding.log import info
 
@@ -30,6 +31,7 @@ _PACKAGES = (pipeline, sharding)
 """A served model brings its own copy of our code."""
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "torchvision")
 """Imports of a served model, by name on the package index."""
+_NO_SUCH_ENDPOINT = (404, 405, 501)
 _EXAMPLE_SIDE = 64
 """Pixels of the example request's image."""
 
@@ -81,9 +83,20 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
 
 
 def find(run_id: str, checkpoint_directory: str) -> str | None:
-    """Find the id of the LoggedModel of a run's checkpoint; None where there is none."""
-    with mlflow_errors("MLflow does not take the model"):
-        model = _find(mlflow_client(), run_id, checkpoint_directory)
+    """Find the id of the LoggedModel of a run's checkpoint; None where there is none.
+
+    A server without such models, as those of MLflow 2 are, is only said to have none.
+    """
+    with mlflow_errors("the models of a run cannot be read"):
+        from mlflow.exceptions import MlflowException
+
+        try:
+            model = _find(mlflow_client(), run_id, checkpoint_directory)
+        except MlflowException as error:
+            if error.get_http_status_code() not in _NO_SUCH_ENDPOINT:
+                raise
+            info("MLflow: the server has no logged models; results are linked to none", "WARNING")
+            return None
     return None if model is None else str(model.model_id)
 
 

@@ -1,22 +1,20 @@
-"""Reach MLflow: where it is, a client of it, and its errors as one line.
+"""Reach MLflow: where it is, a client of it, what its servers need of the environment.
 
 Functions that take a client may raise whatever its backend raises.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sharding.errors import InputError
-from sharding.log import info
+from sharding.log import first_line, info, redact
 
 # MLflow's own defaults would block for minutes on a dead server, and talk about its database.
 _ENVIRONMENT = {
@@ -25,18 +23,40 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_NAMED_PLACES = ("databricks", "databricks-uc", "uc")
+_PREFIXES = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_")
+_VARIABLES = (
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
 # The context of a run's data set that metrics of a prefix were measured on.
 _CONTEXTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 def tracking_uri() -> str:
-    """Return `MLFLOW_TRACKING_URI`, else a sqlite file in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+    """Return `MLFLOW_TRACKING_URI`, else a sqlite file in the working directory.
+
+    A relative path is made absolute: the run's writer works in another directory.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme, separator, path = uri.rpartition(":///")
+    if separator and scheme.startswith("sqlite") and path[:1] not in ("/", ":", ""):
+        return f"{scheme}:///{Path(path).absolute()}"
+    is_path = ":" not in uri and uri not in _NAMED_PLACES
+    return str(Path(uri).absolute()) if is_path else uri
+
+
+def credentials() -> dict[str, str]:
+    """Collect what MLflow and its artifact stores read of this shell's environment.
+
+    Actors get Ray's environment, which may be of another day and another shell.
+    """
+    return {k: v for k, v in os.environ.items() if k.startswith(_PREFIXES) or k in _VARIABLES}
 
 
 def browse_command() -> str:
     """Return the shell command that opens the runs in a browser."""
-    uri = tracking_uri()
+    uri = redact(tracking_uri())
     if uri.startswith("http"):
         return f"open {uri}"
     program = ["mlflow"] if shutil.which("mlflow") else [sys.executable, "-m", "mlflow"]
@@ -62,33 +82,14 @@ def global_client() -> Any:
     return client
 
 
-@contextlib.contextmanager
-def mlflow_errors(
-    problem: str, fix: str = "start the server, or set MLFLOW_TRACKING_URI"
-) -> Iterator[None]:
-    """Raise every error of MLflow in the block as one `InputError`: ``problem (its message)``."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # every backend raises its own kinds
-        raise InputError(
-            f"{problem} ({_first_line(error)})", file=tracking_uri(), fix=fix
-        ) from None
-
-
 def attempt(action: Callable[[], Any]) -> bool:
     """Call ``action``; log its error and return False instead of raising it."""
     try:
         action()
-    except Exception as error:  # training must survive whatever a tracking server does
-        info(f"MLflow: {_first_line(error)}; will retry", "WARNING")
+    except Exception as error:  # a finished job must survive whatever a tracking server does
+        info(f"MLflow: {first_line(error)}", "WARNING")
         return False
     return True
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def datasets_of(run: Any) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.tracking.client import global_client, mlflow_client, mlflow_errors
+from pipeline.tracking.client import global_client, mlflow_client
+from pipeline.tracking.errors import mlflow_errors
 
 BEST = "best"
 

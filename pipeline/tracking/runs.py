@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.client import attempt, mlflow_client, mlflow_errors, tracking_uri
+from pipeline.tracking.client import attempt, mlflow_client, tracking_uri
+from pipeline.tracking.errors import mlflow_errors
+from sharding.errors import InputError
+from sharding.log import redact
 
 # Tag of an experiment that is about training; MLflow asks each visitor to choose without it.
+_KEY_HASH = "run_key_sha256"
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 
 
@@ -42,23 +48,29 @@ def open_run(
         The run id.
 
     Raises:
-        InputError: the tracking server does not answer.
+        InputError: the tracking server does not answer or refuses, or the experiment is deleted.
     """
-    client = mlflow_client()
-    from mlflow.entities import RunTag  # after the client's settings
+    key, config = redact(key), json.loads(redact(json.dumps(config)))
+    tags = {name: redact(str(value)) for name, value in {**code_tags(), **tags}.items()}
+    with mlflow_errors("no run can be opened in MLflow"):
+        client = mlflow_client()
+        from mlflow.entities import RunTag  # after the client's settings
 
-    with mlflow_errors("MLflow does not answer"):
         experiment_id = _experiment_id(client, experiment)
         run_id = _find(client, experiment_id, key) if resume else None
-        tags = {**code_tags(), **tags}
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
             client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
-        all_tags = {**tags, **parents, "run_key": key, "mlflow.runName": name}
+        keys = {"run_key": key, _KEY_HASH: _hash_of(key)}
+        all_tags = {**tags, **parents, **keys, "mlflow.runName": name}
         run_id = str(client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id)
-        _describe(client, run_id, params, config, inputs)
+        try:
+            _describe(client, run_id, params, config, inputs)
+        except Exception:
+            attempt(lambda: client.delete_run(run_id))  # else the next attempt would go on with it
+            raise
         return run_id
 
 
@@ -68,9 +80,9 @@ def close_run(run_id: str, status: str) -> None:
 
 
 def knows(run_id: str) -> bool:
-    """Check whether the tracking server has a run."""
+    """Check whether the tracking server has a run, and has not deleted it."""
     try:
-        return bool(run_id) and bool(mlflow_client().get_run(run_id))
+        return bool(run_id) and mlflow_client().get_run(run_id).info.lifecycle_stage == "active"
     except Exception:  # every store raises its own kinds
         return False
 
@@ -103,9 +115,20 @@ def code_tags() -> dict[str, str]:
 
 
 def _experiment_id(client: Any, name: str) -> str:
-    """Find an experiment by name, or create it."""
+    """Find an experiment by name, or create it.
+
+    Raises:
+        InputError: it is deleted.
+    """
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":
+            raise InputError(
+                f"experiment {name!r} is deleted in MLflow",
+                file=tracking_uri(),
+                fix=f"restore it (mlflow experiments restore -x {experiment.experiment_id}), or "
+                "pass another --experiment",
+            )
         if _KIND not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, _KIND, _TRAINING)
         return str(experiment.experiment_id)
@@ -113,19 +136,29 @@ def _experiment_id(client: Any, name: str) -> str:
     # Without this, sqlite runs keep artifacts in whatever directory created the experiment.
     location = None
     if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name).as_uri()
+        database = Path(uri.removeprefix("sqlite:///"))
+        folder = name.replace("/", "_").lstrip(".") or "_"
+        location = (database.parent / "mlartifacts" / folder).as_uri()
     return str(client.create_experiment(name, artifact_location=location, tags={_KIND: _TRAINING}))
 
 
 def _find(client: Any, experiment_id: str, key: str) -> str | None:
-    """Find the newest run with this key."""
-    runs = client.search_runs(
-        [experiment_id],
-        filter_string=f"tags.run_key = '{key}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return runs[0].info.run_id if runs else None
+    """Find the newest run with this key: by its hash, as a query takes not every character.
+
+    Runs of 0.1.0 have no hash, and no such characters in their key.
+    """
+    queries = [f"tags.{_KEY_HASH} = '{_hash_of(key)}'"]
+    if not set(key) & set("'\\"):
+        queries.append(f"tags.run_key = '{key}'")
+    newest_first = ["attributes.start_time DESC"]
+    for query in queries:
+        if runs := client.search_runs([experiment_id], query, order_by=newest_first, max_results=1):
+            return str(runs[0].info.run_id)
+    return None
+
+
+def _hash_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _describe(
@@ -141,9 +174,11 @@ def _describe(
     from mlflow.entities import DatasetInput, InputTag, Param
 
     # Without empty ones: MLflow repeats all of them above every image it shows.
-    texts = {key: str(value) for key, value in params.items() if value is not None}
+    texts = {key: redact(str(value)) for key, value in params.items() if value is not None}
     client.log_batch(run_id, params=[Param(key, value) for key, value in texts.items()])
-    client.log_dict(run_id, dict(config), "config.json")
+    store = client.get_run(run_id).info.artifact_uri
+    with mlflow_errors(f"artifacts cannot be written to {store}"):
+        client.log_dict(run_id, dict(config), "config.json")
     datasets = [
         DatasetInput(
             MetaDataset(
@@ -151,7 +186,7 @@ def _describe(
             )._to_mlflow_entity(),
             tags=[InputTag("mlflow.data.context", context)],
         )
-        for context, path, digest in inputs
+        for context, path, digest in ((c, redact(p), d) for c, p, d in inputs)
     ]
     if datasets:
         client.log_inputs(run_id, datasets)

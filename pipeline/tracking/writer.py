@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import client
+from pipeline.tracking.errors import is_lasting
 from pipeline.tracking.run_log import Point, ProgressState
-from sharding.log import info
+from sharding.log import first_line, info
 
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
@@ -38,10 +39,18 @@ class RunWriter:
         run_id: the run.
         spool: file that holds points MLflow has not taken; replayed on start.
         model_id: the LoggedModel that all points are about, if there is one.
+        environment: variables that MLflow reads, of the shell that started the job.
     """
 
-    def __init__(self, uri: str, run_id: str, spool: str, model_id: str | None = None) -> None:
-        os.environ["MLFLOW_TRACKING_URI"] = uri
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        spool: str,
+        model_id: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        os.environ.update({**(environment or {}), "MLFLOW_TRACKING_URI": uri})
         self._client, self._run_id, self._spool = client.mlflow_client(), run_id, Path(spool)
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
         self._steps: dict[str, set[int]] = {}
@@ -130,7 +139,7 @@ class RunWriter:
     def _drain(self) -> None:
         while True:
             send = self._queue.get()
-            while not client.attempt(send):
+            while not _sent(send):
                 # Order is kept: later points wait behind the one that failed.
                 time.sleep(_RETRY_SECONDS)
             self._queue.task_done()
@@ -237,6 +246,18 @@ class RunWriter:
         name = f"images/{key.replace('/', '~')}+step+{step}+"
         paths = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
         return any(path.startswith(name) and path.endswith(".webp") for path in paths)
+
+
+def _sent(send: Callable[[], None]) -> bool:
+    """Send one item; False if it has to be tried again."""
+    try:
+        send()
+    except Exception as error:  # training must survive whatever a tracking server does
+        lasting = is_lasting(error)
+        then = "given up" if lasting else "will retry"
+        info(f"MLflow: {first_line(error)}; {then}", "WARNING")
+        return lasting
+    return True
 
 
 def _parse(line: str) -> list[Point]:

@@ -100,7 +100,10 @@ def tracked_run(run: Prepared) -> Iterator[tuple[str, TrainingLog]]:
     """
     run_id = prepare.open_run(run)
     spool = str(Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl")
-    actor = tasks.start_actor(writer.RunWriter, client.tracking_uri(), run_id, spool)
+    environment = client.credentials()
+    actor = tasks.start_actor(
+        writer.RunWriter, client.tracking_uri(), run_id, spool, None, environment
+    )
     run_log = cast(TrainingLog, actor)
     status = "FAILED"
     try:

@@ -180,3 +180,18 @@ def test_a_finished_training_does_not_fail_for_it(
     told = capsys.readouterr().out
     assert told.startswith("MLflow: ")
     assert len(told.splitlines()) == 1
+
+
+def test_a_server_without_logged_models_has_none(
+    run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
+
+    def missing(*_: Any, **__: Any) -> None:
+        raise MlflowException("failed with error code 404", ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr(MlflowClient, "search_logged_models", missing)
+    assert mlflow_model.find(run_id, "/runs/a") is None
+    assert "no logged models" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pipeline.cluster import tasks
-from pipeline.tracking import client, runs
+from pipeline.tracking import runs
 from pipeline.tracking import writer as tracking_writer
 from pipeline.tracking.client import global_client, mlflow_client, tracking_uri
 from pipeline.tracking.runs import code_tags
@@ -236,7 +236,7 @@ def test_a_replayed_spool_stays_until_its_points_are_sent(
 ) -> None:
     spool.write_text('[["train/loss", 0.5, 7]]\n[["train/lo')
     with monkeypatch.context() as dead:
-        dead.setattr(client, "attempt", lambda action: False)
+        dead.setattr(tracking_writer, "_sent", lambda send: False)
         dead.setattr(tracking_writer, "_RETRY_SECONDS", 3600.0)
         killed = writer_of(run_id, spool)
         killed.log([("train/loss", 0.25, 8)])

@@ -1,0 +1,167 @@
+"""Every trouble with MLflow is one line with the fix for it, and shows no password."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2 as codes
+
+from pipeline.tracking import client, runs
+from pipeline.tracking.errors import mlflow_errors
+from pipeline.tracking.writer import RunWriter
+from sharding.errors import InputError
+
+
+def open_run(key: str = "/runs/a", *, resume: bool = False, experiment: str = "tests") -> str:
+    return runs.open_run(
+        experiment=experiment, name="a", key=key, resume=resume, params={"a": 1}, tags={}, config={}
+    )
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return tmp_path / "mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning", "fix"),
+    [
+        (
+            MlflowException(
+                "API request to http://al:hunter2@h/api failed with exception "
+                "HTTPConnectionPool(host='h', port=80): Max retries exceeded"
+            ),
+            "does not answer",
+            "start the server",
+        ),
+        (
+            MlflowException("API request failed with error code 401 != 200", codes.UNAUTHENTICATED),
+            "refuses the credentials",
+            "MLFLOW_TRACKING_USERNAME",
+        ),
+        (MlflowException("no", codes.PERMISSION_DENIED), "refuses the credentials", "PASSWORD"),
+        (MlflowException("not in a valid JSON format"), "no MLflow server", "check MLFLOW_TRACK"),
+        (MlflowException("SSLError: CERTIFICATE_VERIFY_FAILED"), "certificate", "SERVER_CERT_PATH"),
+        (MlflowException("got unsupported URI 'h:5000'"), "no place for runs", "http://HOST:PORT"),
+        (ValueError("Unable to locate credentials"), "artifact store", "AWS_"),
+        (ModuleNotFoundError("No module named 'psycopg'"), "a package is missing", "install it"),
+        (MlflowException("Invalid model name 'a/b'. Names cannot contain '/'"), "name", "another"),
+        (RuntimeError("what?"), "what?", "wait"),
+    ],
+)
+def test_each_trouble_has_its_own_fix(error: Exception, meaning: str, fix: str) -> None:
+    with pytest.raises(InputError) as caught, mlflow_errors("no run", "wait"):
+        raise error
+    told, _, then = str(caught.value).partition(". Fix: ")
+    assert meaning in told
+    assert fix in then
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_server_that_is_down_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://alice:hunter2@127.0.0.1:9")
+    assert client.browse_command() == "open http://alice:***@127.0.0.1:9"
+    with pytest.raises(InputError, match=r"does not answer.*start the server") as caught:
+        open_run()
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_deleted_experiment_is_told() -> None:
+    mlflow = client.mlflow_client()
+    mlflow.delete_experiment(mlflow.create_experiment("tests"))
+    with pytest.raises(InputError, match=r"'tests' is deleted .*restore -x 1\), or .*--experiment"):
+        open_run()
+
+
+@pytest.mark.parametrize(
+    ("version", "fix"), [("4465047574b1", "mlflow db upgrade sqlite:////"), ("f" * 12, "install")]
+)
+def test_a_database_of_another_version_is_told(store: Path, version: str, fix: str) -> None:
+    error = MlflowException(f"Detected out-of-date database schema (found version {version}, but")
+    with pytest.raises(InputError, match=f"by an? ?.*er MLflow .*Fix: .*{fix}"), mlflow_errors("x"):
+        raise error
+
+
+def test_a_relative_database_stays_where_the_job_was_started(
+    store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_id = open_run()
+    writer = RunWriter(client.tracking_uri(), run_id, str(tmp_path / "spool.jsonl"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    writer.log([("loss", 1.0, 1)])
+    assert writer.flush() == 0
+    with sqlite3.connect(store) as database:
+        assert database.execute("select value from metrics").fetchall() == [(1.0,)]
+
+
+@pytest.mark.parametrize(
+    "key", ["/data/Bob's runs/a", '/data/say "cheese"', "/data/100% \\ x", "/données/50%_off", "/a"]
+)
+def test_a_run_is_resumed_whatever_its_directory_is_called(key: str) -> None:
+    first = open_run(key)
+    assert open_run(f"{key}'") != first
+    assert open_run(key, resume=True) == first
+
+
+def test_a_run_of_0_1_0_is_resumed() -> None:
+    first = open_run()
+    client.mlflow_client().delete_tag(first, "run_key_sha256")
+    assert open_run(resume=True) == first
+
+
+def test_a_run_whose_artifacts_find_no_place_is_not_left_behind(
+    store: Path, tmp_path: Path
+) -> None:
+    mlflow = client.mlflow_client()
+    (tmp_path / "file").touch()
+    location = (tmp_path / "file/store").as_uri()
+    experiment = mlflow.create_experiment("tests", artifact_location=location)
+    with pytest.raises(InputError, match=f"artifacts cannot be written to {location}"):
+        open_run()
+    assert mlflow.search_runs([experiment]) == []
+    (tmp_path / "file").unlink()
+    run = mlflow.get_run(open_run(resume=True))
+    assert run.data.params == {"a": "1"}
+
+
+def test_credentials_reach_no_parameter_and_no_tag(store: Path) -> None:
+    secret = "s3://key:hunter2@bucket/runs"
+    runs.open_run(
+        experiment="tests", name="a", key=secret, resume=False, params={"storage": secret},
+        tags={"checkpoint": secret}, config={"storage": [secret]},
+        inputs=[("train", f"{secret}/labels/x/train.parquet", "0" * 64)],
+    )  # fmt: skip
+    for file in (store, *(store.parent / "mlartifacts").rglob("*.json")):
+        assert b"hunter2" not in file.read_bytes()
+    assert b"key:***@bucket" in store.read_bytes()
+
+
+def test_what_mlflow_will_never_take_does_not_stop_the_rest(tmp_path: Path) -> None:
+    run_id = open_run()
+    writer = RunWriter(client.tracking_uri(), run_id, str(tmp_path / "spool.jsonl"))
+    writer.log([("a $name$", 1.0, 1)])
+    writer.log([("loss", 1.0, 1)])
+    assert writer.flush() == 0
+    assert client.mlflow_client().get_run(run_id).data.metrics == {"loss": 1.0}
+
+
+def test_the_writer_gets_the_shells_credentials(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_id = open_run()
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "of the driver")
+    monkeypatch.setenv("SECRET_OF_ANOTHER_PROGRAM", "x")
+    found = client.credentials()
+    assert "SECRET_OF_ANOTHER_PROGRAM" not in found
+    monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+    RunWriter(client.tracking_uri(), run_id, str(tmp_path / "s"), environment=found)
+    assert client.credentials()["MLFLOW_TRACKING_TOKEN"] == "of the driver"
