@@ -53,10 +53,8 @@ def evaluate(checkpoint: str | Path, dataset: str | Path, **options: Any) -> Eva
     Raises:
         InputError: see `pipeline.evaluation.run.evaluate`.
     """
-    from pipeline.cluster import session
     from pipeline.config.commands import EvaluateConfig
     from pipeline.evaluation import run
 
     config = EvaluateConfig(checkpoint=str(checkpoint), dataset=str(dataset), **options)
-    session.connect()
     return run.evaluate(config)

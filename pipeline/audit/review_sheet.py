@@ -20,6 +20,7 @@ from pipeline.inference.predictor import Predictor
 from sharding.classes import ClassTable
 from sharding.image_ids import format_image_ids
 from sharding.labels import NEGATIVE, POSITIVE, LabelTable
+from sharding.progress import Progress
 from sharding.storage.files import replacing
 
 Entry = tuple[str, int]
@@ -55,7 +56,8 @@ def write_sheet(
         images: (id, encoded image) of every candidate's image, in any order.
         credits: author and licence by image id, as far as they are known.
     """
-    pictures = dict(_pictures(chosen, model, images))
+    with Progress(len(np.unique(chosen.image_ids_N)), "review sheet", "image") as progress:
+        pictures = dict(_pictures(chosen, model, images, progress))
     rows = list(_rows(chosen, classes, observed, pictures, credits))
     note = (
         f"Maps of the checkpoint after epoch {model.meta.epoch}: "
@@ -95,7 +97,10 @@ def _rows(
 
 
 def _pictures(
-    chosen: Candidates, model: Predictor, images: Iterable[tuple[str, bytes]]
+    chosen: Candidates,
+    model: Predictor,
+    images: Iterable[tuple[str, bytes]],
+    progress: Progress,
 ) -> Iterator[tuple[Entry, Pictures]]:
     """Make the thumbnail of the photograph and draw its two maps for every candidate."""
     wanted = defaultdict(list)
@@ -118,6 +123,7 @@ def _pictures(
                     maps=list(zip(captions, layers, strict=True)),
                 ),
             )
+        progress.advance()
 
 
 def _thumbnail(photo: Image.Image, most_bytes: int) -> str:
