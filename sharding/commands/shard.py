@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from sharding import log
 from sharding.commands.prepare import Job
 from sharding.commands.restore import restore
 from sharding.commands.summary import Summary, summarise
@@ -20,7 +21,7 @@ from sharding.errors import InputError, command
 from sharding.layout import IMAGES_FOLDER, MANIFEST_FILE, PLAN, SPLITS, TAR_LABELS
 from sharding.manifest import Dataset, Manifest
 from sharding.shards.dispatch import Workers, finished_shards, write_shards
-from sharding.shards.task import ShardOutcome, ShardTask, count_how
+from sharding.shards.task import ShardOutcome, ShardTask, count_how, describe_repeated
 from sharding.sources.base import ParallelMap
 from sharding.storage.files import remove_temporaries
 
@@ -53,6 +54,8 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
         outcomes = [*earlier, *write_shards(tasks, workers, earlier=earlier)]
         if lost := _lost_splits(job, outcomes):
             raise _nothing_usable(job, lost, tasks, outcomes)
+        if repeated := describe_repeated(outcomes):
+            log.info(f"{repeated}; is it the placeholder of a site?", "WARNING")
         remove_temporaries(job.output)  # of workers that were killed
         _publish(job, outcomes)
         lock.end(job.output)

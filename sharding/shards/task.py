@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from sharding.sources.base import Source
 from sharding.storage.object_store import ObjectStore
 
 FORMAT = 1
+PLACEHOLDER = 5
+"""Images with the same bytes, from which on it is said: fewer are published twice by people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,8 @@ class ShardOutcome:
         fingerprint: of the task.
         failures: images that are not in the tar, by id.
         how: number of images by what was done to them ("kept", "shrunk", "from PNG", ...).
+        repeated: number of images by picture (length and CRC-32 of its bytes), of those that
+            are in the shard more than once.
     """
 
     name: str
@@ -147,6 +151,7 @@ class ShardOutcome:
     fingerprint: str
     failures: tuple[Failure, ...] = ()
     how: Mapping[str, int] = field(default_factory=dict)
+    repeated: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -167,6 +172,7 @@ class ShardOutcome:
             fingerprint=raw["fingerprint"],
             failures=tuple(Failure(**failure) for failure in raw["failures"]),
             how=raw["how"],
+            repeated=raw.get("repeated", {}),
         )
 
 
@@ -185,6 +191,24 @@ def finished(task: ShardTask) -> ShardOutcome | None:
         return outcome
     is_whole = task.tar.is_file() and task.tar.stat().st_size == outcome.shard.bytes
     return outcome if is_whole and task.index.is_file() else None
+
+
+def describe_repeated(outcomes: Sequence[ShardOutcome]) -> str:
+    """Say which pictures stand under many ids, as a site's placeholder does; "" if none does.
+
+    They are counted by shard: a picture that a shard holds once is not counted in that shard.
+    """
+    images: Counter[str] = Counter()
+    for outcome in outcomes:
+        images.update(outcome.repeated)
+    many = {picture: number for picture, number in images.items() if number >= PLACEHOLDER}
+    splits = {outcome.split for outcome in outcomes if not many.keys().isdisjoint(outcome.repeated)}
+    if not many:
+        return ""
+    what = "the same picture" if len(many) == 1 else f"only {len(many)} pictures"
+    return (
+        f"{sum(many.values()):,} images are {what}, byte for byte, in {', '.join(sorted(splits))}"
+    )
 
 
 def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import tarfile
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,12 +83,13 @@ def label_lines(image_ids: list[str], labels: LabelTable) -> Iterator[bytes]:
 def _write(task: ShardTask) -> ShardOutcome:
     failures: list[Failure] = []
     how: Counter[str] = Counter()
+    pictures: Counter[str] = Counter()
     shard = None
     try:
         with replacing(task.tar) as tar:
             with open(tar, "wb", buffering=0) as stream:
                 archive = IndexedTar(stream.fileno())
-                _add_images(task, archive, failures, how)
+                _add_images(task, archive, failures, how, pictures)
                 if not archive.samples:
                     raise _NothingToWrite
                 archive.finish()
@@ -103,11 +105,16 @@ def _write(task: ShardTask) -> ShardOutcome:
         fingerprint=task.fingerprint,
         failures=tuple(failures),
         how=dict(sorted(how.items())),
+        repeated={key: number for key, number in sorted(pictures.items()) if number > 1},
     )
 
 
 def _add_images(
-    task: ShardTask, archive: IndexedTar, failures: list[Failure], how: Counter[str]
+    task: ShardTask,
+    archive: IndexedTar,
+    failures: list[Failure],
+    how: Counter[str],
+    pictures: Counter[str],
 ) -> None:
     split, image_ids = task.plan.split, format_image_ids(task.plan.image_ids_N)
     degrees = [0] * len(image_ids) if task.degrees_N is None else task.degrees_N.tolist()
@@ -121,6 +128,7 @@ def _add_images(
                 continue
             archive.add(image_id, (("jpg", image.data), ("json", line)))
             how[image.how] += 1
+            pictures[f"{len(image.data)}-{zlib.crc32(image.data):08x}"] += 1
 
 
 def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:

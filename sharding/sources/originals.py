@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -141,7 +140,7 @@ class Originals(Source):
         if row is None or not row[0]:
             raise BadImage(f"{MISSING}: the image list has no URL")
         url, size, md5 = row
-        if urlsplit(url).scheme not in ("http", "https"):
+        if not url.lower().startswith(("http://", "https://")):
             raise BadImage("its URL is not http or https")
         data = ObjectStore(url=url, policy=self.policy).read()
         check_original(data, size, md5)

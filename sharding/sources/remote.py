@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from sharding.errors import InputError
 from sharding.sources.base import ReadImage, Source
 from sharding.storage.object_store import ObjectStore
-from sharding.storage.retry import MISSING, BadImage, Buffer, RetriesExhausted, RetryPolicy
+from sharding.storage.retry import (
+    MISSING,
+    BadImage,
+    Buffer,
+    Refused,
+    RetriesExhausted,
+    RetryPolicy,
+)
 
 SILENT = 32
 """Images in a row that could not be fetched, before the source itself is taken to be down."""
@@ -58,17 +65,70 @@ class RemoteSource(Source):
     def _candidates(self, split: str, image_id: str) -> list[str]:
         if "{id}" in self.url:
             return [self.url.replace("{split}", split).replace("{id}", image_id)]
-        base = self.url.rstrip("/")
-        return [f"{base}/{split}/{image_id}.jpg", f"{base}/{image_id}.jpg"]
+        is_web = self.url.startswith(("http://", "https://"))
+        base, mark, signature = self.url.partition("?") if is_web else (self.url, "", "")
+        names = (f"{split}/{image_id}.jpg", f"{image_id}.jpg")
+        return [f"{base.rstrip('/')}/{name}{mark}{signature}" for name in names]
 
     def _fetch(self, split: str, image_id: str) -> Buffer:
+        missing: BadImage = BadImage(MISSING)
         for url in self._candidates(split, image_id):
             try:
                 return ObjectStore(url=url, policy=self.policy).read()
             except BadImage as bad:
-                if str(bad) != MISSING:
+                # Buckets refuse what they lack to those who may not list them.
+                if str(bad) != MISSING and not isinstance(bad, Refused):
                     raise
-        raise BadImage(MISSING)
+                missing = bad if isinstance(bad, Refused) else missing
+        raise missing
+
+
+class _Health:
+    """Find out whether a source or its images are at fault, by an image that came before."""
+
+    def __init__(self, fetch: ReadImage, place: str) -> None:
+        self._fetch, self._place = fetch, place
+        self._good = ""
+        self._in_a_row, self._failed = 0, 0
+
+    def answered(self, image_id: str = "") -> None:
+        """Note an answer about an image; its id where the image came."""
+        self._good, self._in_a_row = image_id or self._good, 0
+
+    def failed(self, reason: BadImage) -> None:
+        """Note an image that was refused, or not fetched in all attempts.
+
+        Raises:
+            InputError: so many were in a row that the source must be at fault.
+        """
+        self._reason = reason
+        self._in_a_row, self._failed = self._in_a_row + 1, self._failed + 1
+        if self._in_a_row >= SILENT:
+            self._ask_again(f"{SILENT} images in a row")
+            self._in_a_row = 0
+
+    def finished(self) -> None:
+        """Judge a whole shard.
+
+        Raises:
+            InputError: all its images failed, or what came before is refused now.
+        """
+        if self._failed > 1 or (self._failed and self._good):
+            self._ask_again(f"{self._failed} images")
+
+    def _ask_again(self, what: str) -> None:
+        if self._good:
+            with contextlib.suppress(BadImage):
+                self._fetch(self._good)
+                return
+        self._failed = 0
+        wait = "wait until it answers, or see that the images may be read"
+        fix = getattr(self._reason, "fix", "") or wait
+        raise InputError(
+            f"{what} could not be fetched (the last: {self._reason})",
+            file=self._place,
+            fix=f"{fix}; then repeat the command: finished shards are kept",
+        )
 
 
 @contextlib.contextmanager
@@ -84,35 +144,29 @@ def fetch_ahead(
         place: where they are, for errors.
 
     Raises:
-        InputError: by reading, where so many in a row failed that the source must be down.
+        InputError: by reading or in the end, where so many failed that the source must be down.
     """
     waiting, ahead = iter(image_ids), dict[str, Future[Buffer]]()
     pool = ThreadPoolExecutor(policy.at_once, thread_name_prefix="fetch")
-    failures_in_a_row = 0
+    health = _Health(fetch, place)
 
     def read(image_id: str) -> Buffer:
-        nonlocal failures_in_a_row
         for next_id in itertools.islice(waiting, 2 * policy.at_once - len(ahead)):
             ahead[next_id] = pool.submit(fetch, next_id)
         future = ahead.pop(image_id, None) or pool.submit(fetch, image_id)
         try:
             data = future.result()
-        except RetriesExhausted as reason:
-            failures_in_a_row += 1
-            if failures_in_a_row >= SILENT:
-                raise InputError(
-                    f"{SILENT} images in a row could not be fetched (the last: {reason})",
-                    file=place,
-                    fix="wait until it answers, then repeat the command: finished shards are kept",
-                ) from None
+        except (RetriesExhausted, Refused) as reason:
+            health.failed(reason)
             raise
         except BadImage:
-            failures_in_a_row = 0
+            health.answered()
             raise
-        failures_in_a_row = 0
+        health.answered(image_id)
         return data
 
     try:
         yield read
+        health.finished()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -21,6 +21,7 @@ from sharding.storage.retry import (
     MISSING,
     BadImage,
     Buffer,
+    Refused,
     RetryPolicy,
     TransientError,
     limit_bytes,
@@ -81,7 +82,7 @@ def classified_errors() -> Iterator[None]:
         if _NO_BUCKET in str(error):
             raise BadImage("there is no such bucket") from None
         if isinstance(error, PermissionError) or any(word in str(error) for word in _REFUSED):
-            raise BadImage(f"refused: {_reason(error)}") from None
+            raise Refused(f"refused: {_reason(error)}") from None
         raise TransientError(_reason(error)) from None
 
 

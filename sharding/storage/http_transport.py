@@ -6,7 +6,11 @@ A method makes one attempt; `sharding.storage.object_store.ObjectStore` repeats 
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
 import requests
 
@@ -15,6 +19,7 @@ from sharding.storage.retry import (
     MISSING,
     BadImage,
     Buffer,
+    Refused,
     RetryPolicy,
     TransientError,
     limit_bytes,
@@ -24,6 +29,12 @@ _CHUNK = 1 << 18
 _GONE = (404, 410)
 _BUSY = (408, 425, 429)
 _NO_SUCH_METHOD = (405, 501)
+_PAGE = (b"<!doctype html", b"<html")
+_LEGAL = "%/?:@!$&'()*+,;=[]#~"
+_CERTIFICATE = (
+    "check the host's name and the clock, or name the authority's file in REQUESTS_CA_BUNDLE on "
+    "every worker"
+)
 
 
 class HttpTransport:
@@ -31,7 +42,7 @@ class HttpTransport:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._timeout = policy.timeout
-        self._session = requests.Session()
+        self._session = _Session()
         # Encoded transfers would hide a short read.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.headers["User-Agent"] = "openimages-boostlu"
@@ -43,7 +54,10 @@ class HttpTransport:
 
     def read(self, url: str) -> Buffer:
         """Read a whole object, of at most the size of an image."""
-        return self._get(url, {})
+        data = self._get(url, {})
+        if data[:64].lstrip().lower().startswith(_PAGE):
+            raise Refused("a web page instead of the file")
+        return data
 
     def read_range(self, url: str, offset: int, length: int) -> bytes:
         """Read ``length`` bytes from ``offset`` on, or as many as there are."""
@@ -52,10 +66,8 @@ class HttpTransport:
 
     def size(self, url: str) -> int:
         """Ask for the size of an object in bytes."""
-        try:
+        with _classified_errors():
             response = self._session.head(url, timeout=self._timeout, allow_redirects=True)
-        except requests.RequestException as error:
-            raise TransientError(_reason(error)) from None
         length = response.headers.get("Content-Length")
         if response.status_code in _NO_SUCH_METHOD or (response.ok and length is None):
             raise BadImage("the server does not tell its size")
@@ -64,24 +76,55 @@ class HttpTransport:
 
     def _get(self, url: str, headers: dict[str, str], expected: int = 200) -> bytearray:
         deadline = time.monotonic() + 4 * self._timeout
-        try:
-            with self._session.get(
-                url, headers=headers, timeout=self._timeout, stream=True
-            ) as response:
-                _check_status(response, expected)
-                data = bytearray()
-                for chunk in response.iter_content(_CHUNK):
-                    data += chunk
-                    limit_bytes(len(data))
-                    if time.monotonic() > deadline:
-                        raise TransientError(f"slower than {4 * self._timeout:g} s")
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-            raise BadImage(f"not a URL: {_reason(error)}") from None
-        except requests.exceptions.TooManyRedirects:
-            raise BadImage("redirected in a circle") from None
-        except requests.RequestException as error:
-            raise TransientError(_reason(error)) from None
+        data = bytearray()
+        with (
+            _classified_errors(),
+            self._session.get(url, headers=headers, timeout=self._timeout, stream=True) as response,
+        ):
+            _check_status(response, expected)
+            for chunk in response.iter_content(_CHUNK):
+                data += chunk
+                limit_bytes(len(data))
+                if time.monotonic() > deadline:
+                    raise TransientError(f"slower than {4 * self._timeout:g} s")
         return data
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """Read where a redirect leads; bytes that are no UTF-8 are escaped, as browsers do."""
+        try:
+            return super().get_redirect_target(resp)
+        except UnicodeDecodeError:
+            return quote(resp.headers["location"].encode("latin1"), safe=_LEGAL)
+
+
+@contextlib.contextmanager
+def _classified_errors() -> Iterator[None]:
+    """Turn what a request raises into `BadImage` (the URL's fault) or `TransientError`."""
+    try:
+        yield
+    except requests.exceptions.TooManyRedirects:
+        raise BadImage("redirected in a circle") from None
+    except (ValueError, requests.exceptions.InvalidSchema) as error:
+        # Of urllib3 and of IDNA too, which know more impossible hosts than requests does.
+        raise BadImage(f"not a URL: {_reason(error)}") from None
+    except requests.exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+            raise TransientError(_reason(error)) from None
+        raise Refused(f"its certificate does not hold: {_reason(error)}", _CERTIFICATE) from None
+    except requests.RequestException as error:
+        raise TransientError(_reason(error)) from None
+
+
+def _pause_asked_for(response: requests.Response) -> float:
+    """Read `Retry-After`, seconds or a date; 0 where there is none or it is neither."""
+    wait = response.headers.get("Retry-After", "")
+    with contextlib.suppress(ValueError):
+        return float(wait)
+    with contextlib.suppress(ValueError, TypeError):
+        return parsedate_to_datetime(wait).timestamp() - time.time()
+    return 0.0
 
 
 def _check_status(response: requests.Response, expected: int) -> None:
@@ -93,9 +136,8 @@ def _check_status(response: requests.Response, expected: int) -> None:
     if (status, expected) == (200, 206):
         raise BadImage("the server sends no parts of files")
     if status >= 500 or status in _BUSY:
-        wait = response.headers.get("Retry-After", "")
-        raise TransientError(f"HTTP status {status}", float(wait) if wait.isdigit() else 0.0)
-    raise BadImage(f"refused: HTTP status {status}")
+        raise TransientError(f"HTTP status {status}", _pause_asked_for(response))
+    raise Refused(f"refused: HTTP status {status}")
 
 
 def _reason(error: Exception) -> str:

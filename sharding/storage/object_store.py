@@ -22,6 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from sharding.errors import InputError
+from sharding.log import first_line
 from sharding.storage.arrow_transport import (
     LOCAL,
     ArrowTransport,
@@ -89,7 +90,8 @@ class ObjectStore:
             BadImage: it is missing, refused, or too large for an image.
             RetriesExhausted: every attempt failed.
         """
-        return retry(lambda: self._transport.read(self._url_of(path)), self.policy)
+        with _urls_as_reasons():
+            return retry(lambda: self._transport.read(self._url_of(path)), self.policy)
 
     def size(self, path: str) -> int | None:
         """Ask for the size of an object in bytes, None where there is none."""
@@ -107,7 +109,8 @@ class ObjectStore:
             BadImage: it is missing or refused, or every attempt failed; reading raises the same.
         """
         url = self._url_of(path)
-        length = retry(lambda: self._transport.size(url), self.policy)
+        with _urls_as_reasons():
+            length = retry(lambda: self._transport.size(url), self.policy)
         stream = _RangeStream(self._transport, url, length, self.policy)
         return cast(BinaryIO, io.BufferedReader(stream, _CHUNK)), length
 
@@ -245,6 +248,15 @@ class _RangeStream(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+@contextlib.contextmanager
+def _urls_as_reasons() -> Iterator[None]:
+    """Turn the ValueErrors of URLs that cannot be split into `BadImage`."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadImage(f"not a URL: {first_line(error)}") from None
 
 
 @functools.lru_cache(maxsize=8)

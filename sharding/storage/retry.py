@@ -25,6 +25,18 @@ class BadImage(Exception):
     """An image or other object cannot be used; ``str(error)`` is the reason, on one line."""
 
 
+class Refused(BadImage):
+    """A place does not give what it may hold: of one image the image's fault, of many the place's.
+
+    Attributes:
+        fix: what to do if it refuses everything.
+    """
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.fix = fix
+
+
 class RetriesExhausted(BadImage):
     """Every attempt failed in a way that may pass: the next run may have more luck."""
 

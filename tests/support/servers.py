@@ -36,6 +36,7 @@ class Web:
     Attributes:
         files: content by path.
         faults: by path; see the module.
+        redirects: raw `Location` by path.
         asked: paths that were requested.
         together, most_together: requests in progress now, and at most so far.
         delay: seconds before each answer.
@@ -46,6 +47,7 @@ class Web:
     def __init__(self, files: dict[str, bytes] | None = None) -> None:
         self.files = files or {}
         self.faults: dict[str, list[Fault]] = {}
+        self.redirects: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.together = self.most_together = 0
         self.delay = 0.0
@@ -92,6 +94,10 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
                 self.wfile.write(b"what?\r\n")
             if fault in ("hang", "noise", "close"):
                 self.close_connection = True
+                return
+            if path in web.redirects:
+                self.wfile.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n")
+                self.wfile.write(b"Location: " + web.redirects[path] + b"\r\n\r\n")
                 return
             content = web.files.get(path)
             status = fault if isinstance(fault, int) else 200 if content is not None else 404

@@ -17,7 +17,7 @@ from sharding.image_ids import parse_image_ids
 from sharding.labels import LabelTable
 from sharding.openimages.rotations import Rotations
 from sharding.shards.plan import ShardPlan
-from sharding.shards.task import ShardTask, finished
+from sharding.shards.task import ShardTask, describe_repeated, finished
 from sharding.shards.transcode import ImagePolicy
 from sharding.shards.writer import write_shard
 from sharding.sources.directory import DirectorySource
@@ -164,3 +164,16 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(task: ShardTask) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(task.tar.parent.iterdir())
     assert write_shard(task).shard is not None
+
+
+def test_pictures_under_many_ids_are_counted(task: ShardTask) -> None:
+    placeholder = jpeg(task, IDS[0]).read_bytes()
+    for image_id in IDS[1:3]:
+        jpeg(task, image_id).write_bytes(placeholder)
+    outcome = write_shard(task)
+    assert list(outcome.repeated.values()) == [3]
+    assert finished(task) == outcome
+    assert describe_repeated([outcome]) == ""
+    test = dataclasses.replace(outcome, name="test-000000")
+    told = "6 images are the same picture, byte for byte, in test, train"
+    assert describe_repeated([outcome, test]) == told

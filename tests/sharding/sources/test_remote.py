@@ -8,9 +8,11 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from email.utils import format_datetime
 from functools import partial
 
 import pytest
+import requests
 from pyarrow import fs
 
 from sharding.commands.options import ShardOptions
@@ -22,6 +24,7 @@ from sharding.errors import InputError
 from sharding.sources.open import open_source
 from sharding.sources.remote import SILENT, RemoteSource
 from sharding.storage.arrow_transport import file_system
+from sharding.storage.http_transport import _pause_asked_for
 from sharding.storage.retry import (
     MISSING,
     BadImage,
@@ -112,6 +115,103 @@ def test_a_dead_server_ends_the_job_instead_of_emptying_it() -> None:
                 read(image_id)
         with pytest.raises(InputError, match="in a row could not be fetched"):
             read(ids[-1])
+
+
+@pytest.mark.parametrize("status", [403, 500, 200])
+def test_a_site_that_blocks_midway_ends_the_job_and_is_asked_again(
+    web, inputs, from_directory, tmp_path, status
+) -> None:
+    whole = dict(web.files)
+    came = [f"train/{i}.jpg" for i in image_ids(inputs[1], "train")[:5]]
+    if status == 200:  # a page for people
+        pages = dict.fromkeys(whole, b"\n<!DOCTYPE html><title>Are you a robot?</title>")
+        web.files = {**pages, **{path: whole[path] for path in came[1:]}}
+    else:
+        web.faults = {path: [status] * 99 for path in whole if path not in came[1:]}
+        web.faults |= {path: [200] + [status] * 9 for path in came}
+    with pytest.raises(InputError, match=r"images could not be fetched .*finished shards are kept"):
+        shard((inputs[0], web.url), tmp_path / "out")
+    web.files, web.faults = whole, {}
+    shard((inputs[0], web.url), tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+
+
+def test_a_bucket_that_refuses_what_it_lacks_is_searched_on(web) -> None:
+    ids = [f"{number:016x}" for number in range(SILENT + 8)]
+    web.files = {f"{i}.jpg": i.encode() for i in ids[:4]}
+    web.faults = {f"train/{i}.jpg": [403] * 9 for i in ids}
+    web.faults |= {f"{i}.jpg": [403] * 9 for i in ids[4:]}
+    with RemoteSource.open(web.url, FAST).reader("train", ids) as read:
+        assert [bytes(read(i)) for i in ids[:4]] == [i.encode() for i in ids[:4]]
+        for image_id in ids[4:]:
+            with pytest.raises(BadImage, match="refused: HTTP status 403"):
+                read(image_id)
+
+
+def test_a_signed_url_keeps_its_query_behind_the_name(web) -> None:
+    web.files = {f"own/{ID}.jpg?sig=1": b"signed"}
+    assert read(RemoteSource.open(f"{web.url}/own?sig=1", FAST), ID) == [b"signed"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://farm5..staticflickr.invalid/{id}.jpg",
+        f"http://{'a' * 70}.invalid/{{id}}.jpg",
+        "http://[::1/{id}.jpg",
+        "http://host:port/{id}.jpg",
+        "http://\u200d.invalid/{id}.jpg",
+        "http:///{id}.jpg",
+    ],
+)
+def test_a_host_that_cannot_be_is_a_reason(url: str) -> None:
+    with pytest.raises(BadImage, match=r"not a URL|not fetched"):
+        read(RemoteSource(url=url, policy=FAST), ID)
+
+
+def test_a_redirect_in_latin_1_is_followed(web) -> None:
+    web.files = {"caf%E9.jpg": b"coffee"}
+    web.redirects = {f"{ID}.jpg": b"/caf\xe9.jpg"}
+    assert read(RemoteSource.open(f"{web.url}/{{id}}.jpg", FAST), ID) == [b"coffee"]
+
+
+def test_a_certificate_that_does_not_hold_is_told_at_once(monkeypatch) -> None:
+    asked: list[str] = []
+
+    def refuse(_: object, url: str, **__: object) -> None:
+        asked.append(url)
+        raise requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] has expired")
+
+    monkeypatch.setattr(requests.Session, "get", refuse)
+    ids = ["0" * 16, "1" * 16]
+
+    def all_of(source: RemoteSource) -> None:
+        with source.reader("train", ids) as read:
+            for image_id in ids:
+                with pytest.raises(BadImage, match="its certificate does not hold"):
+                    read(image_id)
+
+    with pytest.raises(InputError, match=r"2 images .*certificate .*Fix: .*REQUESTS_CA_BUNDLE"):
+        all_of(RemoteSource.open("https://host/{id}.jpg", FAST))
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "longest"), [("2", 2.0), ("0.5", 0.5), ("soon", 0.0), ("nan", 0.0), ("", 0.0)]
+)
+def test_the_pause_a_server_asks_for_is_read(asked: str, longest: float) -> None:
+    assert max(0.0, _pause_asked_for(_answer(asked))) == longest
+
+
+def test_a_date_to_come_back_at_is_read() -> None:
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20)
+    assert 15 < _pause_asked_for(_answer(format_datetime(later, usegmt=True))) <= 20
+
+
+def _answer(retry_after: str) -> requests.Response:
+    answer = requests.Response()
+    answer.headers["Retry-After"] = retry_after
+    return answer
 
 
 def test_pauses_double_up_to_a_minute_and_honour_the_server(monkeypatch) -> None:
