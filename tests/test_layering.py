@@ -24,7 +24,7 @@ LAYERS = (
     {"sharding.errors", "sharding.progress"},
     {"sharding.image_ids"},
     {"sharding.storage"},
-    {"sharding.labels", "sharding.classes"},
+    {"sharding.labels", "sharding.classes", "sharding.decode"},
     {"sharding.manifest"},
     {"sharding.openimages", "sharding.synthetic"},
     {"sharding.sources"},
@@ -57,6 +57,7 @@ SHARED = {
         "log",
         "image_ids",
         "storage",
+        "decode",
     )
 }
 MOST_MODULES = 13

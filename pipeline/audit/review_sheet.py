@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.audit import review_page
 from pipeline.audit.candidates import Candidates
 from pipeline.audit.review_page import Pictures, Row
-from pipeline.inference import cam_figures
+from pipeline.inference import cam_figures, pixels
 from pipeline.inference.predictor import Predictor
 from sharding.classes import ClassTable
 from sharding.image_ids import format_image_ids
@@ -107,9 +107,10 @@ def _pictures(
     for image_id, k in zip(format_image_ids(chosen.image_ids_N), chosen.classes_N, strict=True):
         wanted[image_id].append(int(k))
     for image_id, content in images:
-        photo = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+        upright_HWC = pixels.upright(content)
+        photo = Image.fromarray(upright_HWC)
         thumbnail = _thumbnail(photo, _SHEET_BYTES // len(chosen))
-        cams = model.cam([content], wanted[image_id])
+        cams = model.cam([upright_HWC], wanted[image_id])
         for p, k in enumerate(wanted[image_id]):
             maps = cams.raw_NPHW[0, p], cams.boosted_NPHW[0, p]
             raw, boosted = (f"{m.mean():+.2f}".replace("-", "−") for m in maps)

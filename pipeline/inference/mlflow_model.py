@@ -29,7 +29,10 @@ from sharding.log import info
 
 _PACKAGES = (pipeline, sharding)
 """A served model brings its own copy of our code."""
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pillow", "pyarrow", "torch", "torchvision")
+_REQUIREMENTS = (
+    *("mlflow", "numpy", "pandas", "pillow", "pyarrow", "requests", "simplejpeg"),
+    *("torch", "torchvision"),
+)
 """Imports of a served model, by name on the package index."""
 _NO_SUCH_ENDPOINT = (404, 405, 501)
 _EXAMPLE_SIDE = 64
@@ -238,7 +241,12 @@ def _signature() -> Any:
     )
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "image")]),
-        outputs=Schema([ColSpec(Array(label), "labels")]),
+        outputs=Schema(
+            [
+                ColSpec(Array(label), "labels"),
+                ColSpec(DataType.string, "error", required=False),
+            ]
+        ),
         params=ParamSchema(
             [
                 ParamSpec("top_k", DataType.long, TOP_K),

@@ -1,32 +1,29 @@
 """Read an image from anywhere into the pixels a network takes, without DALI.
 
-For a baseline JPEG they are, bit for bit, those of an evaluation on CPUs. A GPU decodes and resizes
-with other roundings.
+For a JPEG they are, bit for bit, those of an evaluation on CPUs. A GPU decodes and resizes with
+other roundings.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
-import urllib.request
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from pipeline import storage
 from pipeline.data.resize import squash
+from sharding import decode
 from sharding.errors import InputError
+from sharding.storage.object_store import ObjectStore
+from sharding.storage.retry import BadImage, Buffer, RetryPolicy, limit_bytes
 
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A path or URL, an encoded image, a Pillow image, or uint8 pixels (H, W) or (H, W, 3)."""
-_TIMEOUT_SECONDS = 30
-_HEADERS = {"User-Agent": "openimages-boostlu"}
-"""Some servers refuse Python's default name."""
-_LEGAL = "%/?:@!$&'()*+,;=[]"
-"""Characters allowed in a URL's path and query beside letters and digits; % begins an escape."""
+UNREAD = "cannot be read"
+"""How the problem of an image begins whose bytes could not be had: another try may get them."""
+_POLICY = RetryPolicy(tries=3)
 
 
 def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
@@ -35,37 +32,11 @@ def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
     Raises:
         InputError: it cannot be read, or is no image.
     """
-    return squash(np.array(_opened(source)), size)
+    return squash(upright(source), size)
 
 
-def read(location: str | Path) -> bytes:
-    """Read the bytes at a path, an http(s) URL or a bucket URL.
-
-    Raises:
-        InputError: nothing can be read there.
-    """
-    url = str(location)
-    try:
-        if url.lower().startswith(("http://", "https://")):
-            request = urllib.request.Request(_quoted(url), headers=_HEADERS)
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-                return answer.read()
-        return storage.read_bytes(url)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise InputError(
-            f"cannot be read ({_first_line(error)})", file=url, fix="check path or URL"
-        ) from None
-
-
-def _quoted(url: str) -> str:
-    """Escape a URL as a browser does; existing escapes stay."""
-    parts = urlsplit(url)
-    path, query = (quote(part, safe=_LEGAL) for part in (parts.path, parts.query))
-    return parts._replace(path=path, query=query).geturl()
-
-
-def _opened(source: ImageLike) -> Image.Image:
-    """Open an image as upright RGB.
+def upright(source: ImageLike) -> npt.NDArray[np.uint8]:
+    """Decode an image as upright uint8 RGB (H, W, 3).
 
     Raises:
         InputError: it cannot be read or decoded; names it.
@@ -76,21 +47,37 @@ def _opened(source: ImageLike) -> Image.Image:
                 f"array of {source.dtype} {source.shape} is no image",
                 fix="pass uint8 pixels (H, W, 3) or (H, W)",
             )
-        return Image.fromarray(source).convert("RGB")
-    name = "image bytes" if isinstance(source, bytes) else str(source)
+        return np.array(Image.fromarray(source).convert("RGB"))
     content = read(source) if isinstance(source, (str, Path)) else source
     try:
-        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # Pillow raises many kinds, for a broken EXIF still others
-        known = not isinstance(error, UnidentifiedImageError)
-        reason = _first_line(error) if known else "unknown format"
+        if isinstance(content, Image.Image):
+            pixels_HWC = decode.read_pillow(content)
+        else:
+            pixels_HWC = decode.read(content)
+    except BadImage as bad:
         raise InputError(
-            f"not an image that can be decoded ({reason})",
-            file=name,
-            fix="pass JPEG, PNG or another format that Pillow reads",
+            f"not an image that can be decoded ({str(bad).removeprefix('not an image: ')})",
+            file=str(source) if isinstance(source, (str, Path)) else "image bytes",
+            fix=f"pass a whole {', '.join(decode.FORMATS)}",
         ) from None
+    return np.require(pixels_HWC, requirements=["C", "W"])
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+def read(location: str | Path) -> Buffer:
+    """Read the bytes at a path, an http(s) URL or a bucket URL, as the shard job does.
+
+    Raises:
+        InputError: nothing can be read there.
+    """
+    url = str(location)
+    try:
+        if "://" in url and not url.startswith("file:"):
+            return ObjectStore(url=url, policy=_POLICY).read()
+        with storage.open_file(url) as file:
+            limit_bytes(file.seek(0, 2))
+            file.seek(0)
+            return file.read()
+    except (OSError, ValueError, BadImage, InputError) as error:
+        raise InputError(
+            f"{UNREAD} ({decode.one_line(error)})", file=url, fix="check path or URL"
+        ) from None

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("mid", pa.list_(pa.string())),
         ("name", pa.list_(pa.string())),
         ("score", pa.list_(pa.float32())),
+        ("probability", pa.list_(pa.float32())),
         ("error", pa.string()),
     ]
 )
@@ -59,20 +60,26 @@ class PartPredictor:
         self._metadata = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
 
     def __call__(self, row: Mapping[str, Part]) -> dict[str, int]:
-        """Write the part's file; return how many images and errors it has."""
+        """Write the part's file; return how many images and errors it has.
+
+        Of a file that is there, only images are predicted that could not be read.
+        """
         part = row["item"]
+        location = storage.join(self.config.output, part.file)
+        kept = _kept_rows(location)
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(self.threads) as pool:
             sources = _sources(part)
             while batch := list(itertools.islice(sources, self.config.batch_size)):
-                names, images = zip(*batch, strict=True)
-                read = list(pool.map(self._square, images))
-                rows += self._rows(part, names, read)
+                wanted = [(name, image) for name, image in batch if name not in kept]
+                read = list(pool.map(self._square, (image for _, image in wanted)))
+                made = iter(self._rows(part, [name for name, _ in wanted], read))
+                rows += [kept[name] if name in kept else next(made) for name, _ in batch]
         table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(self._metadata))
         file = io.BytesIO()
         pq.write_table(table, file)
-        storage.write_bytes(storage.join(self.config.output, part.file), file.getvalue())
-        return {"images": len(rows), "errors": sum("error" in row for row in rows)}
+        storage.write_bytes(location, file.getvalue())
+        return {"images": len(rows), "errors": sum(row.get("error") is not None for row in rows)}
 
     def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
         try:
@@ -102,6 +109,7 @@ class PartPredictor:
                 "mid": [label.mid for label in labels],
                 "name": [label.name for label in labels],
                 "score": [label.score for label in labels],
+                "probability": [label.probability for label in labels],
             }
 
     def _draw(
@@ -168,9 +176,17 @@ def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
 
 def _counts(location: str) -> tuple[int, int]:
     """Count the (images, errors) of a finished part."""
+    errors = predict_plan.read_errors(location)
+    return len(errors), len(errors) - errors.count(None)
+
+
+def _kept_rows(location: str) -> dict[str, dict[str, Any]]:
+    """Read the rows of a part's file, where there is one, that need no second try."""
+    if not storage.exists(location):
+        return {}
     with storage.open_file(location) as file:
-        column = pq.read_table(file, columns=["error"])["error"]
-    return len(column), len(column) - column.null_count
+        rows = pq.read_table(file).to_pylist()
+    return {row["image"]: row for row in rows if not predict_plan.unread([row["error"]])}
 
 
 def _copied(directory: str, output: str) -> str:
@@ -190,7 +206,7 @@ def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:
 def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
     """Give (name, image) of a part's images; an image of a shard is named by its id."""
     if not part.tar:
-        yield from ((location, location) for location in part.locations)
+        yield from ((location, part.located(location)) for location in part.locations)
         return
     # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
     with storage.open_file(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:

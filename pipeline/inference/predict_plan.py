@@ -1,26 +1,30 @@
-"""Plan a bulk prediction: cut its input into parts, and claim the output directory.
-
-Free of torch.
-"""
+"""Plan a bulk prediction: cut its input into parts, and claim the output directory."""
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from pipeline import storage
 from pipeline.config.commands import PredictConfig
 from pipeline.data import staging
+from pipeline.inference.pixels import UNREAD
+from sharding.decode import SUFFIXES
 from sharding.errors import InputError
 
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
+_READS_AT_ONCE = 16
 _FREE = {"batch_size", "workers", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
 
@@ -33,11 +37,22 @@ class Part:
         number: of the file.
         tar: whose members are predicted, or "".
         locations: paths and URLs that are predicted where there is no tar.
+        folders: where a relative path is looked for.
     """
 
     number: int
     tar: str = ""
     locations: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    def located(self, location: str) -> str:
+        """Make a relative path absolute, because workers run in directories of their own."""
+        if "://" in location:
+            return location
+        places = [os.path.join(folder, location) for folder in self.folders] or [location]
+        with contextlib.suppress(ValueError):  # of a name with a NUL
+            return next(filter(os.path.exists, places), places[0])
+        return location
 
     @property
     def file(self) -> str:
@@ -61,11 +76,17 @@ def parts(config: PredictConfig) -> list[Part]:
         raise InputError("no images", file=config.images or config.urls, fix="pass another source")
     size = config.images_per_part
     chunks = [locations[first : first + size] for first in range(0, len(locations), size)]
-    return [Part(number=number, locations=tuple(chunk)) for number, chunk in enumerate(chunks)]
+    folders = () if config.urls is None else (os.getcwd(), str(config.urls.absolute().parent))
+    return [
+        Part(number=number, locations=tuple(chunk), folders=folders)
+        for number, chunk in enumerate(chunks)
+    ]
 
 
 def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]) -> list[Part]:
-    """Claim the output directory; return the parts whose files are not there yet.
+    """Claim the output directory; return the parts to predict, or whose rows to try again.
+
+    These have no file yet, or one with images whose bytes could not be had.
 
     Raises:
         InputError: the directory holds predictions of another model, input or option.
@@ -83,7 +104,23 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
             )
     storage.write_json(path, plan)
     written = set(storage.names_in(config.output))
-    return [part for part in parts if part.file not in written]
+    done = [part for part in parts if part.file in written]
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        errors = pool.map(read_errors, (storage.join(config.output, part.file) for part in done))
+        whole = {part.number for part, found in zip(done, errors, strict=True) if not unread(found)}
+    return [part for part in parts if part.number not in whole]
+
+
+def read_errors(location: str) -> list[str | None]:
+    """Read the column ``error`` of a part's file."""
+    with storage.open_file(location) as file:
+        errors: list[str | None] = pq.read_table(file, columns=["error"])["error"].to_pylist()
+    return errors
+
+
+def unread(errors: Sequence[str | None]) -> bool:
+    """Whether one of the rows' images could not be had; those that are damaged stay so."""
+    return any(error is not None and error.startswith(UNREAD) for error in errors)
 
 
 def _identity(
@@ -91,7 +128,8 @@ def _identity(
 ) -> dict[str, Any]:
     """Describe in JSON values what is predicted, and with which model and options."""
     options = {key: value for key, value in asdict(config).items() if key not in _FREE}
-    listed = hashlib.sha256(json.dumps([asdict(part) for part in parts]).encode()).hexdigest()
+    images = [{"number": p.number, "tar": p.tar, "locations": p.locations} for p in parts]
+    listed = hashlib.sha256(json.dumps(images).encode()).hexdigest()
     return {
         **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
         "checkpoint_sha256": checkpoint_sha256,
@@ -103,12 +141,15 @@ def _files(folder: str) -> list[str]:
     files = storage.files_below(folder)
     if not files and not storage.exists(folder):
         raise InputError("no such folder", file=folder, fix="pass a folder of images")
-    return [path for path in files if PurePosixPath(path).suffix.lower() in _SUFFIXES]
+    return [path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES]
 
 
 def _lines(file: Path | None) -> list[str]:
     try:
-        lines = (file or Path()).read_text(encoding="utf-8").splitlines()
+        content = (file or Path()).read_bytes()
+        # Notepad and PowerShell write a byte order mark, which is no part of the first line.
+        is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"no list of URLs ({error})", file=file, fix="pass a text file") from None
     return [line.strip() for line in lines if line.strip()]

@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 import html
 import itertools
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -149,6 +151,35 @@ class Predictor:
             for images_BHWC in self._decoded(images)
             for prediction in self.predict_pixels(images_BHWC)
         ]
+
+    def predict_each(
+        self, images: Sequence[ImageLike | InputError], deadline: float = math.inf
+    ) -> list[Prediction | InputError]:
+        """Predict each image, or say what is wrong with it.
+
+        Args:
+            images: as of `predict`; an error stands for an image that is none.
+            deadline: of `time.monotonic`; images not reached then are errors.
+        """
+
+        def attempt(image: ImageLike | InputError) -> npt.NDArray[np.uint8] | InputError:
+            if isinstance(image, InputError):
+                return image
+            if time.monotonic() > deadline:
+                return InputError("not reached in the time of a request", fix="send fewer images")
+            try:
+                return pixels.square(image, self.image_size)
+            except InputError as error:
+                return error
+
+        found: list[Prediction | InputError] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            for first in range(0, len(images), self.batch_size):
+                read = list(pool.map(attempt, images[first : first + self.batch_size]))
+                good = [image for image in read if isinstance(image, np.ndarray)]
+                predictions = iter(self.predict_pixels(np.stack(good)) if good else ())
+                found += [e if isinstance(e, InputError) else next(predictions) for e in read]
+        return found
 
     def predict_pixels(self, images_BHWC: npt.NDArray[np.uint8]) -> list[Prediction]:
         """Predict uint8 RGB pixels (B, S, S, 3) of the network's size in one forward pass."""

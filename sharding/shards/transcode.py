@@ -1,35 +1,26 @@
 """Transcode an image file to an upright RGB JPEG that every decoder reads, or say why not.
 
-An undecodable image ends a DALI pipeline for good, so each image is decoded in full here, once.
-libjpeg-turbo in strict mode is the judge: what it decodes without a warning, DALI's CPU decoder
-accepts. What it decodes with a warning has lost pixels and is refused.
+An undecodable image ends a DALI pipeline for good, so each image is decoded in full here, once
+(`sharding.decode` says what is accepted).
 """
 
 from __future__ import annotations
 
-import functools
-import io
-import warnings
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from sharding import decode
+from sharding.decode import MAX_PIXELS, Pixels
 from sharding.errors import InputError
 from sharding.storage.retry import BadImage, Buffer
 
-Pixels = npt.NDArray[np.uint8]
-
-MAX_PIXELS = 80_000_000
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
-_ORIENTATION_TAG = 0x112
-_EXIF = b"Exif\0\0"
-_START_OF_SCAN = 0xDA
 # What runs in parallel is shards; OpenCV's threads would only wait for one another.
 cv2.setNumThreads(1)
 
@@ -80,7 +71,7 @@ class ImagePolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Transcoded:
-    """JPEG bytes (three components, upright), and what was done: "kept", "shrunk", "turned", ..."""
+    """JPEG bytes (three components, upright), and what was done: "kept", "mended", "shrunk", ..."""
 
     data: Buffer
     how: str
@@ -102,43 +93,33 @@ def transcode(data: Buffer, policy: ImagePolicy, degrees: int = 0) -> Transcoded
         return Transcoded(data=data, how="kept")
     if not len(data):
         raise BadImage("empty file")
-    if bytes(data[:3]) != b"\xff\xd8\xff":
+    made = decode.with_mending(data, lambda whole: _transcoded(whole, policy, degrees))
+    is_mended = made.how == "kept" and made.data is not data
+    return dataclasses.replace(made, how="mended") if is_mended else made
+
+
+def _transcoded(data: Buffer, policy: ImagePolicy, degrees: int) -> Transcoded:
+    if not decode.is_jpeg(data):
         return _converted(data, policy, degrees)
-    height, width, colours, _ = _header(data)
-    _limit_pixels(width, height, policy)
-    orientation = _exif_orientation(data)
-    target = _target(height, width, policy)
-    if colours in ("CMYK", "YCCK"):
-        _decode(data, "CMYK", 1, 1)  # Pillow, which converts it, is lenient
+    header = decode.jpeg_header(data, policy.max_pixels)
+    target = _target(header.height, header.width, policy)
+    if header.is_cmyk:
+        decode.decode_jpeg(data, "CMYK", 1, 1)  # Pillow, which converts it, is lenient
         return _converted(data, policy, degrees)
-    if target is None and orientation == 1 and degrees <= 0 and colours != "Gray":
+    is_grey = header.colours == "Gray"
+    if target is None and header.orientation == 1 and degrees <= 0 and not is_grey:
         # An eighth of the size and no colour: decodes all of the stream and little else.
-        _decode(data, "GRAY", 1, 1)
+        decode.decode_jpeg(data, "GRAY", 1, 1)
         return Transcoded(data=data, how="kept")
     if target is None:
-        pixels_HWC = _decode(data, "RGB", height, width)
-        how = "from grayscale" if colours == "Gray" else "turned"
+        pixels_HWC = decode.decode_jpeg(data, "RGB", header.height, header.width)
+        how = "from grayscale" if is_grey else "turned"
     else:
-        pixels_HWC = _resize(_decode(data, "RGB", *_least(height, width, *target)), *target)
+        least = _least(header.height, header.width, *target)
+        pixels_HWC = _resize(decode.decode_jpeg(data, "RGB", *least), *target)
         how = "shrunk"
-    return Transcoded(data=_encode(_turn(pixels_HWC, orientation, degrees), policy), how=how)
-
-
-def _header(data: Buffer) -> tuple[int, int, str, str]:
-    try:
-        return simplejpeg.decode_jpeg_header(data)
-    except ValueError as error:
-        raise BadImage(f"damaged JPEG header: {_reason(error)}") from None
-
-
-def _decode(data: Buffer, colours: str, min_height: int, min_width: int) -> Pixels:
-    """Decode at the smallest eighth whose sides reach the minimum (scaled inverse DCT)."""
-    try:
-        return simplejpeg.decode_jpeg(
-            data, colours, min_height=min_height, min_width=min_width, strict=True
-        )
-    except ValueError as error:
-        raise BadImage(f"damaged JPEG: {_reason(error)}") from None
+    upright_HWC = decode.turn(pixels_HWC, header.orientation, degrees)
+    return Transcoded(data=_encode(upright_HWC, policy), how=how)
 
 
 def _target(height: int, width: int, policy: ImagePolicy) -> tuple[int, int] | None:
@@ -184,98 +165,14 @@ def _encode(pixels_HWC: Pixels, policy: ImagePolicy) -> bytes:
     try:
         return simplejpeg.encode_jpeg(pixels_HWC, policy.quality, "RGB", "420")
     except ValueError as error:  # a side that no JPEG can have
-        raise BadImage(f"cannot be a JPEG: {_reason(error)}") from None
+        raise BadImage(f"cannot be a JPEG: {decode.one_line(error)}") from None
 
 
 def _converted(data: Buffer, policy: ImagePolicy, degrees: int) -> Transcoded:
-    """Decode anything that is no ordinary JPEG with Pillow, and encode it as one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _limit_pixels(*image.size, policy)
-                kind = "CMYK" if image.mode == "CMYK" else str(image.format)
-                pixels_HWC = _to_rgb(image)
-                orientation = _orientation_in(image.getexif)  # loading a TIFF already turned it
-    except BadImage:
-        raise
-    except Image.UnidentifiedImageError:
-        raise BadImage(f"not an image: begins with {bytes(data[:8])!r}") from None
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        raise BadImage(f"damaged image: {_reason(error)}") from None
-    pixels_HWC = _turn(pixels_HWC, orientation, degrees)
+    """Decode anything that is no ordinary JPEG, and encode it as one."""
+    pixels_HWC, orientation, kind = decode.decode_other(data, policy.max_pixels)
+    pixels_HWC = decode.turn(pixels_HWC, orientation, degrees)
     target = _target(pixels_HWC.shape[0], pixels_HWC.shape[1], policy)
     if target is not None:
         pixels_HWC = _resize(pixels_HWC, *target)
     return Transcoded(data=_encode(pixels_HWC, policy), how=f"from {kind}")
-
-
-def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith(("I", "F")):  # Pillow would clip 16 bits to 255
-        values_HW = np.asarray(image, np.float64)
-        scale = 257.0 if image.mode.startswith("I;16") or values_HW.max(initial=0) > 255 else 1.0
-        gray_HW = np.clip(values_HW / scale, 0, 255).astype(np.uint8)
-        return np.repeat(gray_HW[:, :, None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
-
-
-def _limit_pixels(width: int, height: int, policy: ImagePolicy) -> None:
-    if width * height > policy.max_pixels:
-        raise BadImage(f"too many pixels: {width} x {height}")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
-
-
-def _exif_orientation(data: Buffer) -> int:
-    """Read the EXIF orientation of a JPEG, 1..8; 1 where there is none or it makes no sense.
-
-    Walks the segments before the first scan, so that no thumbnail's EXIF can be taken for it.
-    """
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == _START_OF_SCAN:
-            break
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        length = data[position + 2] << 8 | data[position + 3]
-        if marker == 0xE1 and bytes(data[position + 4 : position + 10]) == _EXIF:
-            segment = bytes(data[position + 4 : position + 2 + length])
-            return _orientation_in(functools.partial(_load_exif, segment))
-        position += 2 + length
-    return 1
-
-
-def _turn(pixels_HWC: Pixels, orientation: int, degrees: int) -> Pixels:
-    """Turn pixels upright: by EXIF where it says so, else ``degrees`` counter-clockwise.
-
-    Source of the eight orientations: the EXIF 2.32 standard, tag 0x0112.
-    """
-    if orientation == 1:
-        return np.rot90(pixels_HWC, max(degrees, 0) // 90)
-    if orientation in (5, 6, 7, 8):
-        pixels_HWC = pixels_HWC.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels_HWC = pixels_HWC[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels_HWC = pixels_HWC[:, ::-1]
-    return pixels_HWC
-
-
-def _orientation_in(read: Callable[[], Image.Exif]) -> int:
-    """Read the orientation in an EXIF block, 1..8; 1 where it makes no sense."""
-    try:
-        value = read().get(_ORIENTATION_TAG, 1)
-    except Exception:  # a broken EXIF block is common and says nothing about the picture
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _load_exif(segment: bytes) -> Image.Exif:
-    exif = Image.Exif()
-    exif.load(segment)
-    return exif

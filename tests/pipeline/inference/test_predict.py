@@ -63,6 +63,8 @@ def test_a_shard_becomes_a_file_with_the_models_labels(
         best = found.top(3)
         assert rows[image_id]["mid"] == [label.mid for label in best]
         assert np.allclose(rows[image_id]["score"], [label.score for label in best], atol=1e-5)
+        probabilities = [label.probability for label in best]
+        assert np.allclose(rows[image_id]["probability"], probabilities, atol=1e-5)
     assert len(list((tmp_path / "_cams/part-000001").glob("*.png"))) == 8
 
 
@@ -109,7 +111,7 @@ def test_a_folder_on_two_workers_resumed(
     names = sorted(Path(row["image"]).stem for row in rows)
     assert names == sorted([*ids, "broken"])
     (bad,) = [row for row in rows if row["error"]]
-    assert "unknown format" in bad["error"]
+    assert "not an image" in bad["error"]
     assert bad["mid"] is None
     assert predict(config, lambda: pytest.fail("nothing was left to do")) == told
 
@@ -153,7 +155,7 @@ def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path:
     names = ("caf%C3%A9.jpg", "a%20b.jpg", "c?d=%C3%A9", "short.jpg", "noise.jpg")
     good, bad = ("café.jpg", "a b.jpg", "a%20b.jpg", "c?d=é"), names[3:]
     with serving(dict.fromkeys(names, next(iter(jpegs(squares).values())))) as web:
-        web.faults = {name: [name.removesuffix(".jpg")] for name in bad}
+        web.faults = {name: 3 * [name.removesuffix(".jpg")] for name in bad}
         urls = [*(f"{web.url}/{name}" for name in (*good, *bad)), "http://no host/e.jpg"]
         (tmp_path / "urls.txt").write_text("\n".join(urls), encoding="utf-8")
         config = PredictConfig(
@@ -167,6 +169,41 @@ def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path:
     errors = [row["error"] for row in rows]
     assert errors[:4] == [None] * 4
     assert all("cannot be read" in error for error in errors[4:])
+
+
+def test_a_repeated_command_tries_again_what_could_not_be_read(
+    squares: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "shares", lambda workers: (1, 0, 1))
+    monkeypatch.setattr(tasks, "map_parts", in_process)
+    first, second, *_ = jpegs(squares).values()
+    (tmp_path / "a.jpg").write_bytes(first)
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    (tmp_path / "urls.txt").write_text("a.jpg\nlate.jpg\nbroken.jpg")
+    config = PredictConfig(
+        checkpoint=str(saved), output=str(tmp_path / "out"), urls=tmp_path / "urls.txt"
+    )
+    assert predict(config, lambda: None) == {"images": 3, "errors": 2, "files": 1}
+    before = pq.read_table(config.output).to_pylist()
+    (tmp_path / "late.jpg").write_bytes(second)
+    (tmp_path / "a.jpg").unlink()  # its row is there, and stays
+    assert predict(config, lambda: None) == {"images": 3, "errors": 1, "files": 1}
+    after = pq.read_table(config.output).to_pylist()
+    assert [after[0], after[2]] == [before[0], before[2]]
+    assert after[1]["error"] is None
+    assert predict(config, lambda: pytest.fail("nothing was left to do"))["errors"] == 1
+
+
+def test_a_busy_server_is_asked_again(squares: Path, saved: Path, tmp_path: Path) -> None:
+    content = next(iter(jpegs(squares).values()))
+    with serving({"a.jpg": content}) as web:
+        web.faults = {"a.jpg": [503]}
+        (tmp_path / "urls.txt").write_text(f"{web.url}/a.jpg")
+        config = PredictConfig(
+            checkpoint=str(saved), output=str(tmp_path / "out"), urls=tmp_path / "urls.txt"
+        )
+        told = PartPredictor(config, str(saved), 1)({"item": predict_plan.parts(config)[0]})
+    assert told == {"images": 1, "errors": 0}
 
 
 def test_images_of_a_bucket(bucket: Bucket, squares: Path, saved: Path, tmp_path: Path) -> None:

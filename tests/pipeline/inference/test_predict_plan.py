@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config.commands import PredictConfig
@@ -34,6 +36,27 @@ def test_a_list_keeps_its_order(tmp_path: Path) -> None:
     assert part.locations == ("http://b", "http://a")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_lists_byte_order_mark_is_no_part_of_it(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "urls").write_text("http://b\r\nhttp://ä", encoding=encoding)
+    (part,) = predict_plan.parts(config(tmp_path, urls=tmp_path / "urls"))
+    assert part.locations == ("http://b", "http://ä")
+
+
+def test_a_relative_path_is_of_here_or_of_the_lists_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, lists = tmp_path / "here", tmp_path / "lists"
+    for file in (here / "a.jpg", lists / "a.jpg", lists / "b.jpg"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    (lists / "urls").write_text("a.jpg\nb.jpg\nc.jpg\nno\0name")
+    monkeypatch.chdir(here)
+    (part,) = predict_plan.parts(config(tmp_path, urls=lists / "urls"))
+    expected = (here / "a.jpg", lists / "b.jpg", here / "c.jpg", here / "no\0name")
+    assert tuple(map(part.located, part.locations)) == tuple(map(str, expected))
+
+
 def test_a_split_has_a_part_per_shard(squares: Path, tmp_path: Path) -> None:
     parts = predict_plan.parts(config(tmp_path, dataset=str(squares), split="train"))
     assert [Path(part.tar).name for part in parts] == [f"train-00000{n}.tar" for n in range(3)]
@@ -44,7 +67,9 @@ def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:
     chosen = config(tmp_path, urls=tmp_path / "urls", images_per_part=2)
     parts = predict_plan.parts(chosen)
     assert predict_plan.unfinished(chosen, "m", parts) == parts
-    (tmp_path / "out" / parts[1].file).touch()
+    for part, error in ((parts[1], None), (parts[2], "cannot be read (HTTP status 503)")):
+        table = pa.table({"error": pa.array([error, "not an image"], pa.string())})
+        pq.write_table(table, tmp_path / "out" / part.file)
     faster = dataclasses.replace(chosen, batch_size=1, workers=4)
     assert predict_plan.unfinished(faster, "m", parts) == [parts[0], parts[2]]
 

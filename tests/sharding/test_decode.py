@@ -1,0 +1,146 @@
+"""Pictures are read alike everywhere: what decodes in full is, what costs too much is not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sharding import decode
+from sharding.shards.transcode import ImagePolicy, transcode
+from sharding.storage.retry import BadImage
+from tests.sharding.shards.test_transcode import dali_shape
+from tests.support.photos import encode, oriented, photo, whole_images
+
+GOOD = encode(photo(64, 48), quality=90)
+SCAN = GOOD.find(b"\xff\xda")
+SCAN_END = SCAN + 2 + int.from_bytes(GOOD[SCAN + 2 : SCAN + 4], "big")
+
+
+def after_start(segment: bytes) -> bytes:
+    return GOOD[:2] + segment + GOOD[2:]
+
+
+def coarse(data: bytes) -> np.ndarray:
+    """Read a picture as 8 x 8 pixels: a JPEG mixes the colours of neighbours."""
+    return np.asarray(Image.fromarray(decode.read(data)).resize((8, 8), Image.Resampling.BOX), int)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(content) + 2) + content
+
+
+HARMLESS = {
+    "end of spectrum 0": GOOD[: SCAN_END - 2] + b"\0" + GOOD[SCAN_END - 1 :],
+    "zeros before the end": GOOD[:-2] + bytes(20) + b"\xff\xd9",
+    "part of a colour profile": after_start(segment(0xE2, b"ICC_PROFILE\0\x01\x02abcd")),
+    "segment of length 0": after_start(b"\xff\xe5\0\0"),
+    "segment of length 1": after_start(b"\xff\xe5\0\1"),
+    "restart marker in the header": after_start(b"\xff\xd1"),
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+def test_what_draws_a_warning_and_loses_no_pixel_is_kept_without_it(kind: str) -> None:
+    treated = transcode(HARMLESS[kind], ImagePolicy())
+    assert treated.how == "mended"
+    assert dali_shape(bytes(treated.data)) == (48, 64, 3)
+    for data in (treated.data, HARMLESS[kind]):
+        assert np.array_equal(decode.read(data), decode.read(GOOD))
+    assert transcode(treated.data, ImagePolicy()).how == "kept"
+
+
+def test_a_flipped_bit_is_not_harmless() -> None:
+    middle = (SCAN + len(GOOD)) // 2
+    for bit in range(8):
+        flipped = GOOD[:middle] + bytes([GOOD[middle] ^ 1 << bit]) + GOOD[middle + 1 :]
+        assert decode.mended(flipped) is None
+
+
+@pytest.mark.parametrize("kind", whole_images())
+def test_prediction_reads_what_is_put_into_a_shard(kind: str) -> None:
+    data = whole_images()[kind]
+    sharded = bytes(transcode(data, ImagePolicy(quality=100)).data)
+    assert np.abs(coarse(data) - coarse(sharded)).max() < 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
+@pytest.mark.parametrize("orientation", [3, 5, 6])
+def test_orientation_is_applied_in_every_format(kind: str, orientation: int) -> None:
+    data = oriented(orientation, kind)
+    sharded = bytes(transcode(data, ImagePolicy(quality=100)).data)
+    assert np.abs(coarse(data) - coarse(sharded)).max() < 8
+    assert decode.read(data).shape[:2] == ((200, 300) if orientation == 3 else (300, 200))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("PNG", lambda grey: grey.astype(np.uint16) * 257),
+        ("TIFF", lambda grey: grey.astype(np.uint16) * 257),
+        ("TIFF", lambda grey: grey.astype(np.int32) * 257),
+        ("TIFF", lambda grey: grey.astype(np.int32) * (1 << 23)),
+        ("TIFF", lambda grey: grey.astype(np.float32) / 255),
+        ("TIFF", lambda grey: np.where(grey == 7, np.nan, grey).astype(np.float32)),
+    ],
+)
+def test_grey_of_more_bits_looks_as_of_eight(kind: str, values: object) -> None:
+    grey_HW = np.tile(np.arange(256, dtype=np.uint8), (300, 1))
+    found = decode.read(encode(Image.fromarray(values(grey_HW)), kind))  # type: ignore[operator]
+    keep = grey_HW != 7
+    assert np.abs(found[..., 0].astype(int) - grey_HW)[keep].max() <= 1
+
+
+def test_transparent_parts_lie_on_white() -> None:
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    picture.putpixel((4, 4), (30, 60, 90, 255))
+    picture.putpixel((5, 5), (0, 0, 0, 128))
+    palette = Image.new("P", (8, 8))
+    palette.putpalette([0, 0, 0, 30, 60, 90])
+    palette.putpixel((4, 4), 1)
+    for data in (
+        encode(picture, "PNG"),
+        encode(picture, "WEBP", lossless=True),
+        encode(palette, "PNG", transparency=0),
+        encode(Image.merge("LA", [Image.new("L", (8, 8))] * 2), "PNG"),
+    ):
+        assert decode.read(data)[0, 0].tolist() == [255, 255, 255]
+    found = decode.read(encode(picture, "PNG"))
+    assert found[4, 4].tolist() == [30, 60, 90]
+    assert found[5, 5].tolist() == pytest.approx([127] * 3, abs=1)
+
+
+def test_avif_is_read() -> None:
+    found = decode.read(encode(photo(), "AVIF", quality=90)).astype(int)
+    assert np.abs(found - np.asarray(photo())).mean() < 6
+
+
+def test_formats_that_run_programs_or_read_other_files_are_not_opened() -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF"
+    for data in (postscript, encode(photo(), "ICO"), encode(photo(), "PDF")):
+        with pytest.raises(BadImage, match="not an image"):
+            decode.read(data)
+
+
+def test_what_costs_too_much_is_refused_before_it_is_decoded() -> None:
+    begun = time.monotonic()
+    many_scans = encode(Image.new("L", (8, 8)), progressive=True)
+    frame, scan = many_scans.find(b"\xff\xc2"), many_scans.find(b"\xff\xda")
+    large = many_scans[: frame + 5] + struct.pack(">HH", 8000, 8000) + many_scans[frame + 9 :]
+    bomb = large[:scan] + large[scan:-2] * 40 + b"\xff\xd9"
+    plain_ppm = b"P3 4000 4000 255\n" + b"1 " * 48
+    for data in (bomb, plain_ppm):
+        with pytest.raises(BadImage, match="too many"):
+            decode.read(data)
+    with pytest.raises(BadImage, match="too many pixels"):
+        decode.read(GOOD, max_pixels=100)
+    assert time.monotonic() - begun < 2
+
+
+def test_a_pillow_image_is_read_as_its_file() -> None:
+    data = oriented(6)
+    assert np.array_equal(decode.read_pillow(Image.open(io.BytesIO(data))), decode.read(data))
