@@ -36,7 +36,31 @@ written. The label tables under `labels/` are the truth; classes in neither list
 ```python
 import webdataset
 samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
-```"""
+```
+
+`datasets.load_dataset` with this directory reads the shards. It takes files of one kind for each
+directory; a label table is `load_dataset("parquet", data_files="labels/<version>/train.parquet")`.
+"""
+
+_FEATURES = """\
+dataset_info:
+- config_name: default
+  features:
+  - name: jpg
+    dtype: image
+  - name: json
+    struct:
+    - name: image_id
+      dtype: string
+    - name: negatives
+      sequence: int64
+    - name: positives
+      sequence: int64
+  - name: __key__
+    dtype: string
+  - name: __url__
+    dtype: string
+"""
 
 _VERIFY = "Verify the licence of an image before you use it."
 
@@ -74,7 +98,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
         "## Class groups",
         _groups(classes, manifest.created_by.get(GROUPS_OF, "training")),
-        _READING,
+        _READING.rstrip(),
         "## Terms",
         *_terms(manifest),
     ]
@@ -82,7 +106,11 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
 
 
 def _header(manifest: Manifest) -> str:
-    """Write the front matter that the Hugging Face hub reads."""
+    """Write the front matter that the Hugging Face hub and its `datasets` read.
+
+    `datasets` would infer the types of a shard from its first five samples, and fail later where
+    the lists of those are empty; so the types are given.
+    """
     files = "\n".join(
         f"  - split: {split}\n    path: images/{split}-*.tar"
         for split in SPLITS
@@ -92,7 +120,7 @@ def _header(manifest: Manifest) -> str:
     return (
         f"---\nlicense: {licence}\ntask_categories:\n- image-classification\ntags:\n"
         "- multi-label\n- partial-labels\n- webdataset\nconfigs:\n- config_name: default\n"
-        f"  data_files:\n{files}\n---"
+        f"  data_files:\n{files}\n{_FEATURES}---"
     )
 
 

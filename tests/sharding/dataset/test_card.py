@@ -1,0 +1,72 @@
+"""The dataset card lets `datasets` of Hugging Face read every split, whatever comes first."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import pytest
+
+from sharding.importers.options import ImportOptions
+from sharding.importers.prepare import prepare_import
+from sharding.importers.run import import_collection
+from sharding.manifest import Dataset
+from tests.support.foreign import write_csv
+
+SIZES = {"train": 12, "validation": 3, "test": 3}
+
+
+def make(folder: Path, negatives: Mapping[str, str]) -> Dataset:
+    """A dataset of one tar per split, whose images have one positive, and negatives by name."""
+    names = {f"{split}{n}.jpg": split for split, size in SIZES.items() for n in range(size)}
+    rows = [f"{name},cat,{negatives.get(name, '')},{split}" for name, split in names.items()]
+    write_csv(folder, ["image,labels,negatives,split", *rows], list(names))
+    output = folder / "dataset"
+    options = ImportOptions(format="csv", source=folder, output=output)
+    import_collection(prepare_import(options), map)
+    return Dataset.open(output)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def negatives_of(dataset: Dataset, *, streaming: bool) -> dict[str, list[list[int]]]:
+    """The negatives of each sample by split, as `datasets` streams or stores them."""
+    opened = datasets.load_dataset(str(dataset.directory), streaming=streaming)
+    return {
+        split: [sample["json"]["negatives"] for sample in samples]
+        for split, samples in opened.items()
+    }
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_samples_without_any_negative_are_read(tmp_path: Path, streaming: bool) -> None:
+    empty = {split: [[]] * size for split, size in SIZES.items()}
+    assert negatives_of(make(tmp_path, {}), streaming=streaming) == empty
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_the_first_negative_may_come_after_five_samples(tmp_path: Path, streaming: bool) -> None:
+    first = make(tmp_path / "a", {})
+    with tarfile.open(first.directory / "images/train-000000.tar") as tar:
+        last = tar.getnames()[-1].partition(".")[0]
+    (row,) = [
+        row
+        for row in datasets.load_dataset(
+            "parquet", data_files=str(first.directory / "names.parquet"), split="train"
+        )
+        if row["image_id"] == last
+    ]
+    second = make(tmp_path / "b", {row["name"]: "dog"})
+    assert negatives_of(second, streaming=streaming)["train"] == [[]] * 11 + [[1]]
+
+
+def test_a_label_table_is_read_as_parquet(tmp_path: Path) -> None:
+    dataset = make(tmp_path, {})
+    (path,) = (v.splits["train"].path for v in dataset.manifest.labels.values())
+    table = datasets.load_dataset("parquet", data_files=str(dataset.directory / path))
+    assert table["train"].num_rows == 12
