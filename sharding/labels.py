@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharding.errors import how_to_repair
-from sharding.image_ids import IdIndex, format_id_column, parse_image_ids
+from sharding.image_ids import IdIndex, format_id_column, format_image_ids, parse_image_ids
 from sharding.storage.parquet import as_input_error, read_table, write_table
 
 POSITIVE = 1
@@ -156,6 +156,26 @@ class LabelTable:
             states_E=np.concatenate([first.states_E, second.states_E]),
             shards=[*first.shards, *second.shards],
         )
+
+    def fault(self, num_classes: int) -> str | None:
+        """Say what makes the table unusable for K classes; None if nothing does.
+
+        An image may stand once, and a class once in its row, as positive or as negative.
+        """
+        ids_N = np.sort(self.image_ids_N)
+        if (again := ids_N[1:] == ids_N[:-1]).any():
+            return f"image {format_image_ids(ids_N[1:][again][:1])[0]} stands there twice"
+        keys_E = entry_keys(np.repeat(np.arange(len(self)), self.counts_N), self.classes_E)
+        if (beyond_E := self.classes_E >= num_classes).any():
+            key, problem = keys_E[np.argmax(beyond_E)], f"of {num_classes}"
+        else:
+            keys_E.sort()
+            again = keys_E[1:] == keys_E[:-1]
+            if not again.any():
+                return None
+            key, problem = keys_E[np.argmax(again)], "twice, or as positive and as negative"
+        image_id = format_image_ids(self.image_ids_N[[key >> 16]])[0]
+        return f"image {image_id} has class {key & 0xFFFF} {problem}"
 
     @property
     def counts_N(self) -> npt.NDArray[np.int64]:

@@ -20,8 +20,11 @@ from sharding.errors import REPEAT_COMMAND, InputError, command
 from sharding.labels import LabelTable
 from sharding.layout import CLASSES_FILE, MANIFEST_FILE, are_label_paths, are_shard_paths
 from sharding.storage.files import write_json
+from sharding.storage.records import build_record, record_digest
 
 FORMAT = 1
+_HASH = "sha256"
+"""Key of the hash of everything else in the manifest (`Dataset.digest`)."""
 
 
 class DamagedManifest(InputError):
@@ -97,8 +100,8 @@ class LabelFile:
     def from_json(cls, raw: Mapping[str, Any]) -> LabelFile:
         """Build from the manifest's JSON."""
         without_pixels = raw.get("without_pixels")
-        table = None if without_pixels is None else cls(**without_pixels)
-        return cls(**{**raw, "without_pixels": table})
+        table = None if without_pixels is None else build_record(cls, without_pixels)
+        return build_record(cls, {**raw, "without_pixels": table})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +133,7 @@ class LabelVersion:
     def from_json(cls, raw: Mapping[str, Any]) -> LabelVersion:
         """Build from the manifest's JSON."""
         splits = {split: LabelFile.from_json(table) for split, table in raw["splits"].items()}
-        return cls(**{**raw, "splits": splits})
+        return build_record(cls, {**raw, "splits": splits})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,8 @@ class Manifest:
 
     def write(self, directory: str | os.PathLike[str]) -> None:
         """Write `dataset.json` atomically; call it after everything it names is on disk."""
-        write_json(Path(directory) / MANIFEST_FILE, {"format": FORMAT, **self.record()})
+        content = {"format": FORMAT, _HASH: record_digest(self.record()), **self.record()}
+        write_json(Path(directory) / MANIFEST_FILE, content)
 
     def record(self) -> dict[str, Any]:
         """Convert to plain values; None is left out, so that a new field changes no old digest."""
@@ -186,7 +190,7 @@ class Manifest:
         """Read `dataset.json`.
 
         Raises:
-            DamagedManifest: it is missing or cannot be understood.
+            DamagedManifest: it is missing, cannot be understood or has another hash than it says.
             InputError: it is of another format.
         """
         path = Path(directory) / MANIFEST_FILE
@@ -202,6 +206,8 @@ class Manifest:
                 file=path,
                 fix="restore it from a copy, or shard the dump into another directory",
             )
+        if raw.pop(_HASH, None) not in (None, record_digest(raw)):  # 0.1.0 wrote none
+            raise DamagedManifest("the manifest was changed after it was written", path)
         try:
             return cls._from_json(raw)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -216,8 +222,8 @@ class Manifest:
                 paths = [table.path for table in (file, file.without_pixels) if table]
                 if not are_label_paths(name, split, paths):
                     raise ValueError(f"{paths} are no tables of labels {name!r} of {split!r}")
-        shards = tuple(ShardRecord(**shard) for shard in raw["shards"])
-        return cls(**{**raw, "labels": labels, "shards": shards})
+        shards = tuple(build_record(ShardRecord, shard) for shard in raw["shards"])
+        return build_record(cls, {**raw, "labels": labels, "shards": shards})
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -258,8 +264,7 @@ class Dataset:
     @property
     def digest(self) -> str:
         """Hash the manifest: the identity of this exact dataset in MLflow and in checkpoints."""
-        content = json.dumps(self.manifest.record(), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return record_digest(self.manifest.record())
 
     def shards(self, split: str) -> list[ShardRecord]:
         """List the image tars of a split, in manifest order.

@@ -14,6 +14,7 @@ from pipeline import storage
 from pipeline.audit import candidates, judge
 from pipeline.audit.candidates import Candidates
 from pipeline.config.commands import AuditConfig
+from pipeline.data.labels import labels_of
 from pipeline.data.staging import open_dataset
 from sharding.errors import InputError, command
 from sharding.image_ids import format_image_ids
@@ -127,7 +128,7 @@ def _write_csv(output: Path, text: str) -> Path:
 
 def _judge(epochs: Sequence[Candidates], truth: LabelTable, inputs: _Inputs, *, log: bool) -> str:
     """Judge every epoch's candidates; return the table."""
-    missing = judge.Truth(inputs.dataset.labels(SPLIT, epochs[-1].labels), truth)
+    missing = judge.Truth(labels_of(inputs.dataset, SPLIT, epochs[-1].labels), truth)
     verdicts = [judge.judge(of_epoch, missing) for of_epoch in epochs]
     if log:
         _log(inputs.run, verdicts)
@@ -177,7 +178,7 @@ def _write_sheet(
         title=f"{len(chosen)} candidates of {chosen.method}, epoch {chosen.epoch}",
         file=file,
         classes=inputs.dataset.classes,
-        observed=inputs.dataset.labels(SPLIT, chosen.labels),
+        observed=labels_of(inputs.dataset, SPLIT, chosen.labels),
         model=model,
         images=read_images(inputs.dataset, SPLIT, ids, chosen.labels),
         credits=read_credits(inputs.dataset, ids),

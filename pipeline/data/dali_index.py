@@ -1,4 +1,4 @@
-"""Edit copies of DALI indexes: point entries at other bytes, or keep some of the images.
+"""Compare a tar with its DALI index; edit copies: point entries at other bytes, keep a part.
 
 An index names the bytes of every image in a tar. Copies last as long as this process.
 """
@@ -12,6 +12,9 @@ from pathlib import Path
 
 from sharding.errors import InputError, how_to_repair
 from sharding.storage import locks
+
+_HEADER_BYTES = 512
+"""Of a tar member, in front of its content; the name comes first."""
 
 
 @functools.cache
@@ -40,6 +43,36 @@ def cut(index: Path, first: int, count: int) -> Path:
     """Cut a DALI index to ``count`` images from image ``first`` on; itself if that is all."""
     entries = _read(index)
     return index if count == len(entries) else _copy(index, entries[first : first + count])
+
+
+def refuse_other_tar(tar: Path, index: Path, size: int | None = None) -> None:
+    """Check that a tar is there, is whole, and has the last image where its index says.
+
+    Args:
+        tar: of the images.
+        index: its DALI index.
+        size: of the tar in bytes; None to compare it with the end of the last image.
+
+    Raises:
+        InputError: it is not the tar of that index.
+    """
+    _, offset, length, name = _read(index)[-1][:4]
+    try:
+        present = tar.stat().st_size
+        with tar.open("rb") as file:
+            file.seek(int(offset) - _HEADER_BYTES)
+            named = file.read(len(name)).decode(errors="replace")
+    except FileNotFoundError:
+        wrong = "the manifest names this file, but it is missing"
+    else:
+        end = int(offset) + int(length)
+        if present < end or size not in (None, present):
+            wrong = f"{present:,} bytes, not {size or end:,}"
+        elif named != name:
+            wrong = f"{name} is not where its index says"
+        else:
+            return
+    raise InputError(wrong, file=tar, fix=how_to_repair(tar))
 
 
 def _read(index: Path) -> list[list[str]]:

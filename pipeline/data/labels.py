@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from pipeline.data.loader import Batch, Epoch, Loader
+from sharding.errors import InputError, how_to_repair
 from sharding.labels import UNOBSERVED, LabelTable, Observed
 from sharding.manifest import Dataset
+from sharding.storage.files import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,10 @@ class LabelledSplit:
             options: further attributes of `Loader`.
 
         Raises:
-            InputError: no such split or labels, or a tar or index is missing.
+            InputError: no such split or labels, labels of other images or none at all, or a tar or
+                index is missing or not the manifest's.
         """
-        table = dataset.labels(split, labels)
+        table = labels_of(dataset, split, labels)
         decoder = device.index if device.type == "cuda" else None
         return cls(
             loader=Loader.of_split(dataset, split, device_id=decoder, **options),
@@ -130,6 +133,31 @@ class LabelledEpoch(Iterator[LabelledBatch]):
     def position(self) -> bytes:
         """Give what `LabelledSplit.epoch` needs to go on after the last batch taken."""
         return self._epoch.position()
+
+
+def labels_of(dataset: Dataset, split: str, labels: str | None) -> LabelTable:
+    """Read the labels of a split, to train on or to be judged by.
+
+    Raises:
+        InputError: no such split or labels; labels that are not the manifest's, contradict
+            themselves, are of other images than the tars hold, or of none.
+    """
+    table = dataset.labels(split, labels)
+    name, version = dataset.label_version(labels)
+    file, shards = version.splits[split], dataset.shards(split)
+    path = dataset.directory / file.path
+    wrong = changed(path, file.sha256) or table.fault(len(dataset.classes))
+    if wrong is None and list(table.shards) != [s.path for s in shards for _ in range(s.images)]:
+        wrong = f"its {len(table)} rows do not follow the images of split {split!r}"
+    if wrong is not None:
+        raise InputError(wrong, file=path, fix=how_to_repair(path))
+    if not len(table.classes_E):
+        raise InputError(
+            f"no image of split {split!r} has a label in labels {name!r}",
+            file=path,
+            fix="name other labels or another split; or shard a dump that labels these images",
+        )
+    return table
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -27,6 +27,7 @@ from pipeline.data.unreadable import LeftOut
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import parse_image_ids
 from sharding.manifest import Dataset
+from sharding.storage.files import changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +143,16 @@ class Loader:
         """Make a loader of every tar of a split; ``options`` are the remaining attributes.
 
         Raises:
-            InputError: the split is absent, or a tar or index that the manifest names is.
+            InputError: the split is absent; a tar or index that the manifest names is, or is not
+                that one. Of a tar only size and last image are looked at: `verify` hashes it.
         """
         shards = dataset.shards(split)
         tars = [dataset.directory / shard.path for shard in shards]
         indexes = [dataset.directory / shard.index for shard in shards]
-        for path in (*tars, *indexes):
-            if not path.is_file():
-                raise InputError(
-                    "the manifest names this file, but it is missing",
-                    file=path,
-                    fix=how_to_repair(path),
-                )
+        for shard, tar, index in zip(shards, tars, indexes, strict=True):
+            if (wrong := changed(index, shard.index_sha256)) is not None:
+                raise InputError(wrong, file=index, fix=how_to_repair(index))
+            dali_index.refuse_other_tar(tar, index, shard.bytes)
         return cls(tars=tars, indexes=indexes, counts=[s.images for s in shards], **options)
 
     def part(self, number: int, parts: int, images: int | None = None) -> Loader:
@@ -281,6 +280,8 @@ class Epoch(Iterator[Batch]):
 
     def _leave_out_unreadable(self, error: RuntimeError) -> None:
         """Find the images that made a batch fail and reopen the pipeline without them."""
+        for tar, index in zip(self.loader.tars, self.loader.indexes, strict=True):
+            dali_index.refuse_other_tar(tar, index)
         bad = unreadable.find(self._reading, self._done, self.loader.device_id)
         if not bad:
             raise error

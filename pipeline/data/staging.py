@@ -16,12 +16,11 @@ from pathlib import Path
 
 from pipeline import storage
 from sharding.errors import InputError, command
-from sharding.layout import MANIFEST_FILE
+from sharding.layout import CLASSES_FILE, CLASSES_HASH, MANIFEST_FILE
 from sharding.manifest import Dataset, Manifest
 from sharding.storage import locks
-from sharding.storage.files import remove_temporaries, replacing
+from sharding.storage.files import refuse_changed, remove_temporaries, replacing
 
-_CLASSES = "classes.parquet"
 _SEEN = ".copied"
 _COPIES_AT_ONCE = 8
 
@@ -48,21 +47,29 @@ def open_dataset(location: str | Path, cache: Cache | None = None, *, tars: bool
         tars: whether the images are needed too; the driver needs labels and classes only.
 
     Raises:
-        InputError: no dataset there, a copy that is not what the manifest says, or a dataset that
-            the cache has no room for.
+        InputError: no dataset there, classes or a copy that are not what the manifest says, or a
+            dataset that the cache has no room for.
     """
     location = str(location)
     if "://" not in location:
-        return Dataset.open(location)
+        return _with_its_classes(Dataset.open(location))
     name = hashlib.sha256(location.rstrip("/").encode()).hexdigest()[:16]
     cache = cache or Cache()
     folder = cache.directory.expanduser() / name
     with locks.exclusive(folder.with_name(f"{name}.lock")):
         folder.mkdir(exist_ok=True)
         _fetch_metadata(location, folder)
-        dataset = Dataset.open(folder)
+        dataset = _with_its_classes(Dataset.open(folder))
         if tars:
             _fetch_tars(location, dataset, cache)
+    return dataset
+
+
+def _with_its_classes(dataset: Dataset) -> Dataset:
+    """Check the whole class table, its names and groups too; `Dataset.open` compares MIDs."""
+    digest = dataset.manifest.created_by.get(CLASSES_HASH)
+    if digest is not None:
+        refuse_changed(dataset.directory / CLASSES_FILE, digest)
     return dataset
 
 
@@ -86,8 +93,8 @@ def _fetch_metadata(location: str, folder: Path) -> None:
     tables = [file for version in manifest.labels.values() for file in version.splits.values()]
     for table in tables:
         _fetch(location, folder, table.path, table.sha256)
-    classes = storage.read_bytes(storage.join(location, _CLASSES))  # checked by Dataset.open
-    for name, part in ((_CLASSES, classes), (MANIFEST_FILE, content)):
+    classes = storage.read_bytes(storage.join(location, CLASSES_FILE))  # checked by Dataset.open
+    for name, part in ((CLASSES_FILE, classes), (MANIFEST_FILE, content)):
         with replacing(folder / name) as temporary:
             temporary.write_bytes(part)
     shutil.rmtree(fresh)

@@ -14,7 +14,7 @@ import torch
 from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
-from pipeline.data.labels import LabelledSplit
+from pipeline.data.labels import LabelledSplit, labels_of
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
@@ -73,7 +73,7 @@ class Subject:
         dataset = open_dataset(config.dataset, tars=False)
         meta.check_classes(dataset.classes, directory)
         beam.check(meta, directory, config.beam)
-        table = dataset.labels(config.split, config.labels)
+        table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
             baseline.check_entries(table)

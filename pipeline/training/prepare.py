@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline import methods, storage
 from pipeline.cluster import checkpoints, preflight, session
 from pipeline.config.train import TrainConfig, differences
+from pipeline.data.labels import labels_of
 from pipeline.data.loader import Loader
 from pipeline.data.staging import Cache, open_dataset
 from pipeline.models import cam_net
@@ -156,7 +157,9 @@ def _position(run: Prepared) -> str:
 
 def _check(config: TrainConfig, dataset: Dataset) -> None:
     """Build what every worker will build, to fail here first."""
-    table = dataset.labels("train", config.labels)
+    table = labels_of(dataset, "train", config.labels)
+    if VALIDATION in dataset.label_version(config.labels)[1].splits:
+        labels_of(dataset, VALIDATION, config.labels)
     if "://" not in config.dataset:  # the workers copy the images of a URL themselves
         Loader.of_split(dataset, "train", batch_size=1, image_size=1)
     mids, images = dataset.classes.mids, len(table)

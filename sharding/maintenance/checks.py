@@ -210,8 +210,8 @@ def _read_table(dataset: Dataset, file: LabelFile) -> tuple[LabelTable | None, l
     counts = (len(table), positives, len(table.states_E) - positives)
     if counts != (file.images, file.positives, file.negatives):
         faults.append(f"images and labels are {counts}, not as the manifest says")
-    if len(table.classes_E) and int(table.classes_E.max()) >= len(dataset.classes):
-        faults.append(f"class {table.classes_E.max()} of {len(dataset.classes)}")
+    if (fault := table.fault(len(dataset.classes))) is not None:
+        faults.append(fault)
     return table, faults
 
 

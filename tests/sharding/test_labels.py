@@ -154,3 +154,18 @@ def test_inconsistent_arrays_are_refused():
         LabelTable(**{**vars(good), "offsets_N1": np.array([0, 1])})
     with pytest.raises(ValueError, match="states or shards"):
         LabelTable(**{**vars(good), "shards": []})
+
+
+@pytest.mark.parametrize(
+    ("ids", "positives", "fault"),
+    [
+        (IDS[:2], [[0], [2]], None),
+        (IDS[:2], [[0], [3]], f"image {IDS[1]} has class 3 of 3"),
+        (IDS[:2], [[0, 0], []], f"image {IDS[0]} has class 0 twice, or as positive and"),
+        (IDS[:2], [[], [1]], f"image {IDS[1]} has class 1 twice, or as positive and"),
+        ([IDS[1]] * 2, [[0], [2]], f"image {IDS[1]} stands there twice"),
+    ],
+)
+def test_labels_that_contradict_themselves_are_named(ids, positives, fault):
+    said = LabelTable.from_lists(ids, positives, [[], [1]]).fault(3)
+    assert said is fault if fault is None else said.startswith(fault)

@@ -97,8 +97,7 @@ def test_the_digest_is_that_of_the_content_not_of_the_place(dataset, tmp_path_fa
     for name in (MANIFEST_FILE, "classes.parquet"):
         (copy / name).write_bytes((dataset / name).read_bytes())
     assert Dataset.open(copy).digest == Dataset.open(dataset).digest
-    raw = json.loads((copy / MANIFEST_FILE).read_text())
-    (copy / MANIFEST_FILE).write_text(json.dumps({**raw, "seed": 8}))
+    dataclasses.replace(Manifest.read(copy), seed=8).write(copy)
     assert Dataset.open(copy).digest != Dataset.open(dataset).digest
 
 
@@ -125,6 +124,17 @@ def test_another_class_list_is_refused_with_both_names(dataset):
 
 def rewrite(**changes):
     return lambda raw: json.dumps({**raw, **changes})
+
+
+def test_a_manifest_that_was_changed_is_refused(dataset):
+    path = dataset / MANIFEST_FILE
+    text = path.read_text()
+    without = {key: value for key, value in json.loads(text).items() if key != "sha256"}
+    path.write_text(json.dumps(without))  # as 0.1.0 wrote it
+    Dataset.open(dataset)
+    path.write_text(text.replace('"seed": 7', '"seed": 8'))
+    with pytest.raises(InputError, match="changed after it was written"):
+        Dataset.open(dataset)
 
 
 def lead_out(*keys):
@@ -165,6 +175,9 @@ def lead_out(*keys):
             lambda raw: json.dumps(raw).replace('"train": {"im', '"..": {"im'),
             "are no tables of labels",
         ),
+        (rewrite(seed="7"), "seed is '7', no int"),
+        (rewrite(num_classes=True), "num_classes is 'True', no int"),
+        (rewrite(created_by=[]), "created_by is"),
         (lambda raw: "\udce9", "not JSON"),
     ],
 )
@@ -173,7 +186,9 @@ def test_what_is_no_manifest_is_one_line_that_names_it(dataset, change, message)
     if change is None:
         path.unlink()
     else:
-        text = change(json.loads(path.read_text()))
+        raw = json.loads(path.read_text())
+        del raw["sha256"]
+        text = change(raw)
         path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=message) as caught:
         Dataset.open(dataset)

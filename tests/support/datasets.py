@@ -6,6 +6,7 @@ reader cannot hide each other. A class is a coloured square at a random place on
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -22,7 +23,7 @@ from PIL import Image
 from sharding.classes import ClassTable
 from sharding.dataset.label_versions import write_labels
 from sharding.labels import LabelTable
-from sharding.manifest import LabelFile, LabelVersion, Manifest, ShardRecord
+from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest, ShardRecord
 
 SPLITS: Mapping[str, tuple[int, ...]] = {
     "train": (37, 29, 30),
@@ -121,3 +122,13 @@ def _write_shard(directory: Path, tar: str, split: str, images: Sequence[_Image]
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         index_sha256=hashlib.sha256(index.read_bytes()).hexdigest(),
     )
+
+
+def relabel(dataset: Path, table: LabelTable) -> Dataset:
+    """Replace the training labels of a dataset of `write_dataset`."""
+    manifest = Manifest.read(dataset)
+    version = manifest.labels["first"]
+    files = {**version.splits, "train": write_labels(dataset, "first", "train", table)}
+    labels = {"first": dataclasses.replace(version, splits=files)}
+    dataclasses.replace(manifest, labels=labels).write(dataset)
+    return Dataset.open(dataset)

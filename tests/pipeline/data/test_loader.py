@@ -193,13 +193,6 @@ def test_labels_are_joined_by_id(squares: Path) -> None:
     assert (unknown == UNOBSERVED).all()
 
 
-def test_a_missing_tar_is_named(squares: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(squares, tmp_path / "broken")
-    (broken / "images/train-000001.tar").unlink()
-    with pytest.raises(InputError, match=r"train-000001\.tar.*verify_dataset"):
-        loader(broken)
-
-
 @pytest.mark.parametrize(
     "augmentation",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ import pytest
 from pipeline import storage
 from pipeline.data.staging import Cache, open_dataset
 from sharding.errors import InputError
-from sharding.manifest import Dataset
+from sharding.layout import CLASSES_HASH
+from sharding.manifest import Dataset, Manifest
 
 
 @pytest.fixture
@@ -72,9 +74,21 @@ def test_workers_of_a_node_share_one_copy(
 def test_a_copy_that_is_not_the_manifests_is_refused(remote: Path, cache: Cache) -> None:
     tar = next((remote / "images").glob("*.tar"))
     tar.write_bytes(tar.read_bytes()[:-1] + b"x")
-    with pytest.raises(InputError, match=rf"{tar.name}.*hash.*verify_dataset"):
+    with pytest.raises(InputError, match=rf"{tar.name}.*hash.*verify"):
         open_dataset(remote.as_uri(), cache)
     assert not (next(cache.directory.glob("*/")) / "images" / tar.name).exists()
+
+
+def test_classes_that_are_not_the_manifests_are_refused(squares: Path, tmp_path: Path) -> None:
+    dataset = shutil.copytree(squares, tmp_path / "dataset")
+    manifest, classes = Manifest.read(dataset), Dataset.open(dataset).classes
+    digest = classes.write(dataset / "classes.parquet")
+    manifest.with_provenance(**{CLASSES_HASH: digest}).write(dataset)
+    assert len(open_dataset(str(dataset)).classes) == 8
+    groups_K = classes.groups_K[::-1]
+    dataclasses.replace(classes, groups_K=groups_K).write(dataset / "classes.parquet")
+    with pytest.raises(InputError, match=r"classes\.parquet: its content has changed"):
+        open_dataset(str(dataset))
 
 
 def test_new_labels_cost_their_own_bytes(
@@ -82,10 +96,11 @@ def test_new_labels_cost_their_own_bytes(
 ) -> None:
     open_dataset(remote.as_uri(), cache)
     manifest = json.loads((remote / "dataset.json").read_text())
+    del manifest["sha256"]  # 0.1.0 wrote none
     (version,) = manifest["labels"].values()
     copy = json.loads(json.dumps(version))
     for file in copy["splits"].values():
-        new = file["path"].replace("labels/", "labels/new-")
+        new = file["path"].replace("labels/first/", "labels/new/")
         (remote / new).parent.mkdir(exist_ok=True)
         shutil.copy(remote / file["path"], remote / new)
         file["path"] = new
@@ -97,6 +112,7 @@ def test_new_labels_cost_their_own_bytes(
 
 def test_labels_of_images_without_pixels_stay_where_they_are(remote: Path, cache: Cache) -> None:
     manifest = json.loads((remote / "dataset.json").read_text())
+    del manifest["sha256"]  # 0.1.0 wrote none
     (version,) = manifest["labels"].values()
     train = version["splits"]["train"]
     apart = train["path"].replace(".parquet", ".without_pixels.parquet")
@@ -111,7 +127,7 @@ def test_labels_of_images_without_pixels_stay_where_they_are(remote: Path, cache
 
 def _only_labels(stream):  # type: ignore[no-untyped-def]
     def checked(location: str):  # type: ignore[no-untyped-def]
-        assert "/labels/new-" in location
+        assert "/labels/new/" in location
         return stream(location)
 
     return checked

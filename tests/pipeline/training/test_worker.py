@@ -20,7 +20,8 @@ from pipeline.training.loop import StopRequested
 from pipeline.training.worker import Worker
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
-from sharding.manifest import Manifest
+from sharding.manifest import Dataset
+from tests.support.datasets import relabel
 from tests.support.training import EPOCHS, assert_same_weights, begun, worker_for
 
 
@@ -117,9 +118,12 @@ def test_another_number_of_workers_begins_the_epoch_again(
 
 def without_a_tar(squares: Path, tmp_path: Path) -> Path:
     """The dataset less its second training tar, as before it was extended."""
-    less = shutil.copytree(squares, tmp_path / "dataset")
-    manifest = Manifest.read(less)
-    shards = tuple(s for s in manifest.shards if s.path != "images/train-000001.tar")
+    less, gone = shutil.copytree(squares, tmp_path / "dataset"), "images/train-000001.tar"
+    table = Dataset.open(less).labels("train")
+    kept = [shard != gone for shard in table.shards]
+    names = [shard for shard in table.shards if shard != gone]
+    manifest = relabel(less, table.select(table.image_ids_N[kept], names)).manifest
+    shards = tuple(s for s in manifest.shards if s.path != gone)
     dataclasses.replace(manifest, shards=shards).write(less)
     return less
 

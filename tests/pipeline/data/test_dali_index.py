@@ -1,0 +1,71 @@
+"""A tar and its index belong together: what was exchanged, cut or overwritten is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.data import dali
+from pipeline.data.loader import Loader
+from sharding.errors import InputError
+from sharding.manifest import Dataset
+
+
+def loader(dataset: Path) -> Loader:
+    return Loader.of_split(Dataset.open(dataset), "train", batch_size=5, image_size=32)
+
+
+def swap(dataset: Path, first: str, second: str) -> None:
+    """Exchange two files of a dataset."""
+    a, b = dataset / first, dataset / second
+    a.rename(dataset / "aside")
+    b.rename(a)
+    (dataset / "aside").rename(b)
+
+
+TARS = "images/train-000000.tar", "images/train-000001.tar"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / TARS[1]).unlink(), "train-000001.tar: the manifest names this file, but"),
+        (lambda d: os.truncate(d / TARS[1], 20480), "train-000001.tar: 20,480 bytes, not"),
+        (lambda d: swap(d, *TARS), "train-000000.tar: .* bytes, not"),
+        (
+            lambda d: swap(d, *(tar.replace(".tar", ".idx") for tar in TARS)),
+            "train-000000.idx: its content has changed",
+        ),
+        (
+            lambda d: (d / TARS[1]).write_bytes(bytes((d / TARS[1]).stat().st_size)),
+            "train-000001.tar: .* is not where its index says",
+        ),
+    ],
+    ids=["missing", "cut", "tars", "indexes", "other"],
+)
+def test_a_tar_or_index_that_is_not_the_manifests_is_refused(
+    squares: Path, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    damage(broken)
+    with pytest.raises(InputError, match=f"{message}.*verify"):
+        loader(broken)
+
+
+def test_a_tar_cut_while_it_is_read_is_named(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **options: object) -> Iterator[None]:
+        raise RuntimeError("of DALI, which names no file")
+        yield
+
+    monkeypatch.setattr(dali, "batches", fails)
+    broken = shutil.copytree(squares, tmp_path / "broken")
+    epoch = loader(broken).epoch(0)
+    os.truncate(broken / TARS[1], 20480)
+    with pytest.raises(InputError, match=r"train-000001.tar: 20,480 bytes, not.*verify"):
+        next(epoch)
