@@ -92,6 +92,9 @@ class IdIndex:
         self._rows_N = np.argsort(keys_N, kind="stable")
         self._keys_N = keys_N[self._rows_N]
 
+    def __len__(self) -> int:
+        return len(self._keys_N)
+
     def rows_of(self, keys_B: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
         """Look up the row of each key (of the same dtype), -1 where it is not listed."""
         if not len(self._keys_N):

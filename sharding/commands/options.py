@@ -138,6 +138,8 @@ class ReshardOptions:
     """Count machine labels of at least this confidence as positives where no human looked."""
     strict: bool = False
     """Stop at the first bad annotation row or image instead of setting it aside."""
+    allow_empty: tuple[Literal["train", "validation", "test"], ...] = ()
+    """Splits of a dump that may hold no label; others are then an error."""
     workers: int | None = None
     """Shards written at once; all CPUs of the cluster by default."""
 

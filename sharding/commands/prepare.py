@@ -27,7 +27,7 @@ from sharding.layout import (
     ROTATIONS_HASH,
     SHARD_BYTES,
 )
-from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_split
+from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_splits
 from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import DumpFile
@@ -184,7 +184,7 @@ def prepare(options: ShardOptions) -> Job:
     source = open_source(options.images, options.fetch, dump)
     policy = annotation_policy(options)
     mids, names = zip(*read_classes(dump), strict=True)
-    labels = {split: read_split(dump, split, mids, policy) for split in dump.splits}
+    labels = read_splits(dump, mids, policy)
     refuse_empty(labels, options)
     listed = {split: count_listed(dump, split, part.table) for split, part in labels.items()}
     labels = {
@@ -211,7 +211,7 @@ def prepare(options: ShardOptions) -> Job:
     )
 
 
-def refuse_empty(labels: Mapping[str, SplitLabels], options: ShardOptions) -> None:
+def refuse_empty(labels: Mapping[str, SplitLabels], options: ShardOptions | ReshardOptions) -> None:
     """Refuse a split without any label, unless the options allow it.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sharding.commands.options import ReshardOptions
-from sharding.commands.prepare import annotation_policy, open_dump
+from sharding.commands.prepare import annotation_policy, open_dump, refuse_empty
 from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
@@ -27,7 +27,7 @@ from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels, tasks_for_labels, write_unfinished
 from sharding.maintenance.overlay import overlay
 from sharding.manifest import Dataset
-from sharding.openimages.annotations import SplitLabels, read_split
+from sharding.openimages.annotations import SplitLabels, read_splits
 from sharding.openimages.dump import Dump
 from sharding.shards.dispatch import Workers
 from sharding.sources.base import ParallelMap
@@ -94,11 +94,13 @@ def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLab
         InputError: anything about the dump that a user can mend.
     """
     policy = annotation_policy(options)
-    splits = {split: read_split(dump, split, dataset.classes.mids, policy) for split in dump.splits}
+    splits = read_splits(dump, dataset.classes.mids, policy)
     record = policy.record()
     if dump.release == "export":
         record["base"], _ = dataset.label_version(options.base)
         splits = _over_base(dataset, splits, record["base"])
+    else:
+        refuse_empty(splits, options)
     return NewLabels(name=dump.name, release=dump.release, policy=record, splits=splits)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sharding.errors import InputError
+from sharding.image_ids import IdIndex, Ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.openimages.conflicts import CONFLICTS, Conflict, human_counts, resolve, unpack
 from sharding.openimages.csv_reader import LabelCsv
@@ -34,6 +35,7 @@ from sharding.openimages.row_status import (
     rejected_rows,
 )
 
+_NO_IDS = np.empty(0, np.uint64)
 _OTHER_OUTCOMES = tuple(status.key for status in RowStatus if status != RowStatus.LABEL)
 ROW_OUTCOMES = (
     "positives",
@@ -43,7 +45,7 @@ ROW_OUTCOMES = (
     "machine_overruled",
     *_OTHER_OUTCOMES,
 )
-"""Keys of the report; each row is counted under exactly one of them."""
+"""Keys of the report; each row is counted under exactly one of them; one may be missing for 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +106,37 @@ class SplitLabels:
     human_negatives_K: npt.NDArray[np.int64]
 
 
+def read_splits(
+    dump: Dump, mids: Sequence[str], policy: AnnotationPolicy | None = None
+) -> dict[str, SplitLabels]:
+    """Read the labels of every split; an image of several counts in the last of them only.
+
+    Raises:
+        InputError: as `read_split`.
+    """
+    labels: dict[str, SplitLabels] = {}
+    elsewhere = np.empty(0, np.uint64)
+    for split in reversed(dump.splits):
+        labels[split] = read_split(dump, split, mids, policy, elsewhere)
+        elsewhere = np.union1d(elsewhere, labels[split].table.image_ids_N)
+    return {split: labels[split] for split in dump.splits}
+
+
 def read_split(
-    dump: Dump, split: str, mids: Sequence[str], policy: AnnotationPolicy | None = None
+    dump: Dump,
+    split: str,
+    mids: Sequence[str],
+    policy: AnnotationPolicy | None = None,
+    elsewhere: Ids = _NO_IDS,
 ) -> SplitLabels:
     """Read the labels of one split into a table of indices into ``mids``.
+
+    Args:
+        dump: that holds the split.
+        split: to read.
+        mids: MID of each class.
+        policy: how rows become labels.
+        elsewhere: images of other splits, whose rows are set aside.
 
     Raises:
         InputError: a file is missing, damaged or has another header; under a strict policy the
@@ -120,7 +149,7 @@ def read_split(
     files = list(dump.annotation_files(split))
     if policy.machine is not None:
         files.append(dump.machine_file(split))
-    reader = _SplitReader(mids, policy)
+    reader = _SplitReader(mids, policy, elsewhere)
     for file in files:
         reader.read(file)
     return reader.finish()
@@ -133,8 +162,9 @@ class _SplitReader:
     each row of a known class.
     """
 
-    def __init__(self, mids: Sequence[str], policy: AnnotationPolicy) -> None:
+    def __init__(self, mids: Sequence[str], policy: AnnotationPolicy, elsewhere: Ids) -> None:
         self._policy = policy
+        self._elsewhere = IdIndex(elsewhere)
         self._index_of = {mid.encode(): index for index, mid in enumerate(mids)}
         self._num_classes = len(mids)
         self._num_runs = 0
@@ -153,7 +183,7 @@ class _SplitReader:
         with file.open() as stream:
             lines = LabelCsv(stream, name)
             for batch in lines.batches():
-                rows = classify(batch, self._index_of, self._policy.machine)
+                rows = classify(batch, self._index_of, self._policy.machine, self._elsewhere)
                 self._keep(rows)
                 self._count(rows, batch)
                 self._reject(lines, rejected_rows(rows, batch, lines.lines_of, name), name)
@@ -172,6 +202,8 @@ class _SplitReader:
         human_positives_K, human_negatives_K = human_counts(entries_M, self._num_classes)
         table = LabelTable.from_entries(image_ids_N, *unpack(entries_M))
         positives = int(np.count_nonzero(table.states_E == POSITIVE))
+        if not self._counts[RowStatus.IN_ANOTHER_SPLIT.key]:  # rare, and new in 0.2
+            del self._counts[RowStatus.IN_ANOTHER_SPLIT.key]
         report = {
             "positives": positives,
             "negatives": len(table.states_E) - positives,
@@ -182,7 +214,7 @@ class _SplitReader:
         }
         return SplitLabels(
             table=table,
-            report={"rows": sum(report[outcome] for outcome in ROW_OUTCOMES), **report},
+            report={"rows": sum(report.get(outcome, 0) for outcome in ROW_OUTCOMES), **report},
             unknown_mids={mid.decode(): n for mid, n in self._unknown_mids.most_common()},
             rejected_rows=tuple(self._rejected_rows),
             sources=self._sources,

@@ -1,9 +1,12 @@
 """Read one CSV of image labels as a stream of column batches: a strict header, tolerant rows.
 
-Everything is read as bytes: ids and MIDs are never guessed to be numbers. A quote is an ordinary
-byte, because Open Images never quotes these columns and a stray one must not swallow the lines up
-to the next. No valid row holds a byte outside ASCII; such bytes become `?`, which no valid row
-holds either, because pyarrow cannot report a malformed line that is not UTF-8.
+The four columns are read by name, as the dumps and as pandas, R or a spreadsheet write them: in any
+order, beside a column without a name (an index), between commas, semicolons or tabs. Everything is
+read as bytes: ids and MIDs are never guessed to be numbers. A quote is an ordinary byte, because
+Open Images never quotes these columns and a stray one must not swallow the lines up to the next;
+where the header is quoted, quotes mean nothing. No valid row holds a byte outside ASCII; such bytes
+become `?`, which no valid row holds either, because pyarrow cannot report a malformed line that is
+not UTF-8.
 """
 
 from __future__ import annotations
@@ -27,6 +30,12 @@ _FIRST_LINE = 2  # of the rows: the header is line 1
 _ASCII = bytes(byte if byte < 128 else ord("?") for byte in range(256))
 _DICTIONARY = pa.dictionary(pa.int32(), pa.binary())
 _TYPES = {"ImageID": pa.binary(), **dict.fromkeys(HEADER[1:], _DICTIONARY)}
+
+
+_FIX = (
+    "give a file of image labels (not boxes, not a list of images); save a table with these "
+    "columns alone, between commas, without an index"
+)
 
 
 class LabelCsv:
@@ -65,11 +74,11 @@ class LabelCsv:
         An empty line comes as a row of four empty values.
 
         Raises:
-            InputError: the header is not exactly `HEADER`, or a line is longer than a block.
+            InputError: the header has not the names of `HEADER`, or a line is longer than a block.
         """
-        self._check_header()
+        delimiter, names = self._read_header()
         try:
-            for batch in self._open():
+            for batch in self._open(delimiter, names):
                 yield batch
                 self._rows_before += len(batch)
         except pa.ArrowInvalid as error:
@@ -88,33 +97,40 @@ class LabelCsv:
         rows_ahead = malformed - _FIRST_LINE - np.arange(len(malformed))
         return rows_M + _FIRST_LINE + np.searchsorted(rows_ahead, rows_M, side="right")
 
-    def _open(self) -> csv.CSVStreamingReader:
+    def _open(self, delimiter: str, names: list[str]) -> csv.CSVStreamingReader:
         return csv.open_csv(
             self._stream,
             read_options=csv.ReadOptions(
                 use_threads=False,  # line numbers are known to one thread only
-                column_names=list(HEADER),
+                column_names=names,
                 block_size=BLOCK_BYTES,
             ),
             parse_options=csv.ParseOptions(
+                delimiter=delimiter,
                 quote_char=False,
                 ignore_empty_lines=False,  # they count as lines
                 invalid_row_handler=self._note_malformed,
             ),
             convert_options=csv.ConvertOptions(
-                check_utf8=False, column_types=_TYPES, null_values=[]
+                check_utf8=False,
+                include_columns=list(HEADER),
+                column_types=_TYPES,
+                null_values=[],
             ),
         )
 
-    def _check_header(self) -> None:
+    def _read_header(self) -> tuple[str, list[str]]:
+        """Find the delimiter and the names of the columns; those without one are numbered."""
         line = self._stream.first_line().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-        if line != ",".join(HEADER).encode():
-            raise InputError(
-                f"the header is {line[:80].decode(errors='replace')!r}, not {','.join(HEADER)!r}",
-                file=self._name,
-                row=1,
-                fix="give a file of image labels (not boxes, not a list of images)",
-            )
+        for delimiter in ",;\t":
+            cells = line.decode(errors="replace").split(delimiter)
+            if all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells):
+                self._stream.unquote()
+                cells = [cell[1:-1] for cell in cells]
+            if sorted(filter(None, cells)) == sorted(HEADER):
+                return delimiter, [cell or f"column {at}" for at, cell in enumerate(cells)]
+        problem = f"the header is {line[:80].decode(errors='replace')!r}, not {','.join(HEADER)!r}"
+        raise InputError(problem, file=self._name, row=1, fix=_FIX)
 
     def _note_malformed(self, row: csv.InvalidRow) -> str:
         self._malformed.append(row.number + 1)
@@ -123,7 +139,10 @@ class LabelCsv:
 
 
 class _HashedStream:
-    """A stream of ASCII for pyarrow that hashes the bytes read and returns the first line apart."""
+    """A stream of ASCII for pyarrow that hashes the bytes read and returns the first line apart.
+
+    Lines may end with a carriage return alone, if the first does.
+    """
 
     closed = False
 
@@ -131,20 +150,29 @@ class _HashedStream:
         self.digest = hashlib.sha256()
         self._stream = stream
         self._pending = b""
+        self._dropped = b""
 
     def first_line(self) -> bytes:
         head = self._stream.read(_LONGEST_HEADER)
         self.digest.update(head)
-        line, newline, self._pending = head.partition(b"\n")
+        line, newline, self._pending = head.partition(b"\n" if b"\n" in head else b"\r")
         return line + newline
 
+    def unquote(self) -> None:
+        """Drop quotes from now on."""
+        self._dropped = b'"'
+
     def read(self, size: int = -1) -> bytes:
-        if self._pending:
-            chunk, self._pending = self._pending, b""
-        else:
-            chunk = self._stream.read(size)
-            self.digest.update(chunk)
-        return chunk if chunk.isascii() else chunk.translate(_ASCII)
+        while True:
+            if self._pending:
+                chunk, self._pending = self._pending, b""
+            else:
+                chunk = self._stream.read(size)
+                self.digest.update(chunk)
+            if not chunk or (chunk.isascii() and not self._dropped):
+                return chunk
+            if translated := chunk.translate(_ASCII, self._dropped):  # empty would mean the end
+                return translated
 
     def close(self) -> None:
         self.closed = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from sharding.errors import InputError
 from sharding.layout import SPLITS, is_version_name
 from sharding.openimages.dump_files import RARELY_READ, DumpFile, list_files
 from sharding.openimages.layouts import (
+    IN_SPLIT,
     LAYOUTS,
     Layout,
     is_boxable,
@@ -69,12 +71,13 @@ class Dump:
         files = list_files(root)
         layout, human = recognise(root, files, release)
         if name is None:
-            name = _folder(next(iter(human.values())))
+            folder = _folder(next(iter(human.values())))
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder).lstrip("._-")
         if not is_version_name(name):
             raise InputError(
                 f"{name!r} cannot name a label version",
                 file=root,
-                fix="name it with letters, digits, '.', '_' and '-' only",
+                fix="give a --name of letters, digits, '.', '_' and '-' only",
             )
         return cls(root=root, name=name, release=layout.release, human=human, files=files)
 
@@ -174,7 +177,7 @@ class Dump:
 
 def _folder(file: DumpFile) -> str:
     """Name the folder of a release, above the split's own folder."""
-    folders = file.location.split("/")[:-1]
+    folders = file.location.replace(IN_SPLIT, "/").split("/")[:-1]
     while len(folders) > 1 and is_split_folder(folders[-1]):
         folders.pop()
     return folders[-1]

@@ -1,21 +1,28 @@
-"""List and open the tables of a dump: plain, `.gz`, or members of a `.tar.gz`, never unpacked."""
+"""List and open the tables of a dump: plain, compressed, or in archives, which are not unpacked.
+
+Names say what may be a table or an archive; how it is packed is told by its content.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
 import re
 import tarfile
-import zlib
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import filterfalse
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from sharding.errors import InputError
+from sharding.image_ids import parse_image_file
+from sharding.storage.compression import DAMAGE, HEAD, decompressed, is_zip, open_member, unread
+from sharding.storage.tar_reader import read_members
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar")
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+COMPRESSED = (".gz", ".xz", ".bz2")
 TABLES = (".csv", ".txt")
 DEPTH = 4
 
@@ -52,8 +59,8 @@ class DumpFile:
 
     @property
     def packing(self) -> int:
-        """0 for plain, 1 for `.gz`, 2 for a member of an archive: cheapest first."""
-        return 2 if self.member is not None else int(self.path.suffix == ".gz")
+        """0 for plain, 1 for compressed, 2 for a member of an archive: cheapest first."""
+        return 2 if self.member is not None else int(self.path.suffix in COMPRESSED)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.member}" if self.member else str(self.path)
@@ -66,19 +73,22 @@ class DumpFile:
             InputError: the file is missing, or the archive is cut off or damaged; also while it
                 is read inside the ``with`` block.
         """
-        with self.damage_as_input_error():
-            if self.member is not None:
-                with tarfile.open(self.path) as archive:
+        with self.damage_as_input_error(), open(self.path, "rb") as raw:
+            head = raw.peek(HEAD)
+            if name := unread(head):
+                fix = "unpack it beside the annotations"
+                raise self.error(f"a {name} file is not read", fix=fix)
+            if self.member is None:
+                yield decompressed(raw, head)
+            elif is_zip(head):
+                with zipfile.ZipFile(raw) as pack, open_member(pack, self.member) as content:
+                    yield content
+            else:
+                with tarfile.open(fileobj=raw) as archive:
                     stream = archive.extractfile(self.member)
                     if stream is None:
                         raise KeyError(self.member)
                     yield stream
-            elif self.path.suffix == ".gz":
-                with gzip.open(self.path) as compressed:
-                    yield compressed  # type: ignore[misc]
-            else:
-                with open(self.path, "rb", buffering=0) as plain:
-                    yield plain
 
     def read_text(self) -> str:
         """Read the whole table as UTF-8 text, with or without a byte order mark.
@@ -98,7 +108,7 @@ class DumpFile:
         """Turn errors of reading this file into one line that names it."""
         try:
             yield
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, KeyError) as error:
+        except (tarfile.TarError, KeyError, *DAMAGE) as error:
             reason, *_ = str(error).splitlines() or [type(error).__name__]
             problem = f"the archive is cut off or damaged ({reason.rstrip(':')})"
             fix = "download it again and compare its size and MD5 with the published ones"
@@ -123,7 +133,7 @@ def decode_utf8(content: bytes, file: str | os.PathLike[str]) -> str:
 def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile, ...]:
     """List the tables under a dump's directory, to a depth of four, and inside its archives.
 
-    Archives whose first member is no table are skipped: they hold pictures.
+    Archives that hold a picture before any table are skipped, and hidden files.
 
     Args:
         root: the directory, or a single archive or table.
@@ -144,8 +154,8 @@ def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile,
         file = DumpFile(path=path, location=f"{base.name}/{path.relative_to(base).as_posix()}")
         if path.name.endswith(ARCHIVES):
             tables.extend(_members(file, rarely_read))
-        elif path.name.removesuffix(".gz").endswith(TABLES):
-            tables.append(replace(file, location=file.location.removesuffix(".gz")))
+        else:
+            tables.append(replace(file, location=_without_compression(file.location)))
     return tuple(sorted(tables, key=lambda file: (file.location, file.packing, str(file.path))))
 
 
@@ -156,9 +166,9 @@ def _walk(root: Path) -> Iterator[Path]:
         folder = Path(directory)
         if len(folder.parts) - depth >= DEPTH:
             folders.clear()
-        folders.sort()
-        for name in names:
-            if name.endswith(ARCHIVES) or name.removesuffix(".gz").endswith(TABLES):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        for name in filterfalse(_is_hidden, names):
+            if name.endswith(ARCHIVES) or _is_table(_without_compression(name)):
                 yield folder / name
 
 
@@ -167,15 +177,36 @@ def _members(file: DumpFile, rarely_read: str | None) -> list[DumpFile]:
     rare = _RARE_NAME.search(file.path.name)
     if (rare and rare[1]) != rarely_read:
         return []
-    with file.damage_as_input_error(), tarfile.open(file.path) as archive:
-        if not _is_table(next((entry.name for entry in archive if entry.isfile()), "")):
-            return []
+    with file.damage_as_input_error(), open(file.path, "rb") as raw:
         return [
             DumpFile(path=file.path, member=name, location=f"{folder}/{name}")
-            for name in archive.getnames()
-            if _is_table(name)
+            for name in _tables(raw)
         ]
 
 
+def _tables(raw: BinaryIO) -> list[str]:
+    """List the tables of an archive; none where it is one of pictures."""
+    head = raw.peek(HEAD)  # type: ignore[attr-defined]
+    if is_zip(head):
+        with zipfile.ZipFile(raw) as pack:
+            return [name for name in pack.namelist() if _is_table(name)]
+    tables = []
+    for member, content in read_members(decompressed(raw, head)):
+        if content is not None and _is_table(member.name):
+            tables.append(member.name)
+        elif not tables and parse_image_file(member.name):
+            return []
+    return tables
+
+
+def _without_compression(name: str) -> str:
+    return next((name.removesuffix(s) for s in COMPRESSED if name.endswith(s)), name)
+
+
 def _is_table(name: str) -> bool:
-    return name.endswith(TABLES)
+    return name.endswith(TABLES) and not any(map(_is_hidden, name.split("/")))
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell the files that systems keep for themselves, such as ``._NAME`` of a Mac."""
+    return name == "__MACOSX" or (name.startswith(".") and name != ".")

@@ -65,6 +65,11 @@ _LISTS = (
     ALL_SPLITS_LIST,
 )
 
+# As FiftyOne's zoo unpacks V6 and V7.
+IN_SPLIT = "/labels/classifications.csv"
+_FIFTYONE = "{split}" + IN_SPLIT
+_FIFTYONE_NAMES = "{split}/metadata/classes.csv"
+
 _V4 = Layout(
     release="v4",
     folder="2018_04",
@@ -75,12 +80,12 @@ _V4 = Layout(
 )
 _V6 = Layout(
     release="v6",
-    folder="v6|v5",
-    human=("oidv6-" + _LABELS, _LABELS, _BOXABLE),
-    marker="oidv6-train-annotations-human-imagelabels.csv",
+    folder="v6|v5|open-images-v6",
+    human=("oidv6-" + _LABELS, _LABELS, _BOXABLE, _FIFTYONE),
+    marker=f"(?:oidv6-train-annotations-human-imagelabels.csv|{_FIFTYONE})",
     machine=("oidv6-" + _MACHINE, _MACHINE),
     classes=("oidv6-classes-trainable.txt", "classes-trainable.txt"),
-    descriptions=("oidv6-class-descriptions.csv", "class-descriptions.csv"),
+    descriptions=("oidv6-class-descriptions.csv", "class-descriptions.csv", _FIFTYONE_NAMES),
     images=("oidv6-{split}-images-with-labels-with-rotation.csv", *_LISTS),
 )
 LAYOUTS = (
@@ -98,12 +103,12 @@ LAYOUTS = (
     replace(
         _V6,
         release="v7",
-        folder="v7",
-        human=("oidv7-" + _LABELS,),
-        marker="oidv7-" + _LABELS,
+        folder="v7|open-images-v7",
+        human=("oidv7-" + _LABELS, _FIFTYONE),
+        marker=f"(?:oidv7-{_LABELS}|{_FIFTYONE})",
         machine=("oidv7-" + _MACHINE,),
         classes=("oidv7-classes-trainable.txt", "classes-trainable.txt"),
-        descriptions=("oidv7-class-descriptions.csv", "class-descriptions.csv"),
+        descriptions=("oidv7-class-descriptions.csv", "class-descriptions.csv", _FIFTYONE_NAMES),
     ),
     # What this project writes itself: corrections and reviewed candidates, one CSV per split.
     Layout(

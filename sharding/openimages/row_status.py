@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sharding.errors import InputError
-from sharding.image_ids import parse_id_column
+from sharding.image_ids import IdIndex, parse_id_column
 from sharding.openimages.conflicts import MACHINE_RANK, entry_codes
 
 # Rank by source, most trusted first; `human` is V2's only source. `reviewed`, `ll-cp-correction`
@@ -57,12 +57,14 @@ class RowStatus(IntEnum):
     MACHINE_BELOW_THRESHOLD = 2
     MACHINE_IGNORED = 3
     BLANK = 4
-    BAD_CONFIDENCE = 5
-    BAD_MID = 6
-    BAD_SOURCE = 7
-    BAD_ID = 8
-    BAD_COLUMNS = 9
-    """Not four cells; such rows are no part of a block."""
+    IN_ANOTHER_SPLIT = 5
+    """About an image of a later split: what is for testing is not for training."""
+    BAD_CONFIDENCE = 6
+    BAD_MID = 7
+    BAD_SOURCE = 8
+    BAD_ID = 9
+    BAD_COLUMNS = 10
+    """Not as many cells as the header; such rows are no part of a block."""
 
     @property
     def key(self) -> str:
@@ -70,10 +72,11 @@ class RowStatus(IntEnum):
         return self.name.lower()
 
 
-REJECTED = tuple(status for status in RowStatus if status >= RowStatus.BAD_CONFIDENCE)
-"""Statuses of rows that are malformed: listed, and an error under a strict policy."""
+REJECTED = tuple(status for status in RowStatus if status >= RowStatus.IN_ANOTHER_SPLIT)
+"""Statuses of rows that are malformed or misplaced: listed, and an error under a strict policy."""
 
 _COLUMNS = {
+    RowStatus.IN_ANOTHER_SPLIT: "ImageID",
     RowStatus.BAD_CONFIDENCE: "Confidence",
     RowStatus.BAD_MID: "LabelName",
     RowStatus.BAD_SOURCE: "Source",
@@ -81,6 +84,7 @@ _COLUMNS = {
 }
 
 _FIXES = {
+    RowStatus.IN_ANOTHER_SPLIT: "keep the image in one split",
     RowStatus.BAD_COLUMNS: "give the row four columns: ImageID,Source,LabelName,Confidence",
     RowStatus.BAD_ID: "write 16 lowercase hex characters; keep the column as text, "
     "never as a number",
@@ -121,7 +125,10 @@ class ClassifiedRows:
 
 
 def classify(
-    batch: pa.RecordBatch, index_of: Mapping[bytes, int], threshold: float | None
+    batch: pa.RecordBatch,
+    index_of: Mapping[bytes, int],
+    threshold: float | None,
+    elsewhere: IdIndex,
 ) -> ClassifiedRows:
     """Classify the rows of a block.
 
@@ -129,6 +136,7 @@ def classify(
         batch: the four columns of `sharding.openimages.csv_reader.HEADER`.
         index_of: class index by MID.
         threshold: least confidence of a machine label; None ignores them all.
+        elsewhere: images of other splits, about which no row counts.
     """
     image_ids_N, is_id_N = parse_id_column(batch.column("ImageID"))
     classes_N = _parse_words(batch.column("LabelName"), partial(_class_of, index_of), np.int32)
@@ -153,8 +161,24 @@ def classify(
     if not is_id_N.all():
         statuses_N[~is_id_N] = RowStatus.BAD_ID
         statuses_N[_is_blank(batch)] = RowStatus.BLANK
+    _set_in_another_split(statuses_N, image_ids_N, elsewhere)
     codes_N = entry_codes(classes_N, is_negative_N, ranks_N)
     return ClassifiedRows(statuses_N=statuses_N, image_ids_N=image_ids_N, codes_N=codes_N)
+
+
+def _set_in_another_split(
+    statuses_N: npt.NDArray[np.uint8], image_ids_N: npt.NDArray[np.uint64], elsewhere: IdIndex
+) -> None:
+    """Set the status of rows that would count, looking up each run of rows of one image once."""
+    if not len(elsewhere) or not len(image_ids_N):
+        return
+    starts = np.flatnonzero(np.concatenate([[True], image_ids_N[1:] != image_ids_N[:-1]]))
+    is_elsewhere = elsewhere.rows_of(image_ids_N[starts]) >= 0
+    if is_elsewhere.any():
+        is_elsewhere_N = np.repeat(is_elsewhere, np.diff([*starts, len(image_ids_N)]))
+        statuses_N[is_elsewhere_N & (statuses_N <= RowStatus.UNKNOWN_MID)] = (
+            RowStatus.IN_ANOTHER_SPLIT
+        )
 
 
 def rejected_rows(
@@ -163,7 +187,7 @@ def rejected_rows(
     lines_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]],
     file: str,
 ) -> list[RejectedRow]:
-    """List the malformed rows of a block, the first `MOST_LISTED`.
+    """List the rejected rows of a block, the first `MOST_LISTED`.
 
     Args:
         rows: the block, classified.

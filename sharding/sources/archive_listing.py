@@ -84,7 +84,7 @@ class Listing:
         self._links = {key: self._final(link) for key, link in self._links.items()}
         for key, link in self._links.items():
             keys_of.setdefault(link.target, []).append(key)
-            self.unusable[key] = f"a link to {link.written[:80]!a}, which the archive does not hold"
+            self.unusable[key] = f"a link to no file of the archive: {link.written[:80]!a}"
         for number, (member, content) in enumerate(open_again()):
             if not is_link(member):
                 keys = [

@@ -13,20 +13,16 @@ once its list is written, so that a killed job streams only unfinished archives 
 
 from __future__ import annotations
 
-import bz2
 import contextlib
 import fnmatch
 import glob
-import gzip
 import hashlib
 import io
-import lzma
 import os
 import shutil
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -40,6 +36,15 @@ from sharding.sources.archive_listing import Listing, Members, Place
 from sharding.sources.base import ParallelMap, Source
 from sharding.sources.directory import image_folders
 from sharding.sources.packed import PackedImages
+from sharding.storage.compression import (
+    DAMAGE,
+    HEAD,
+    decompressed,
+    is_plain,
+    is_zip,
+    open_member,
+    unread,
+)
 from sharding.storage.files import replacing
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, RetryPolicy
@@ -47,14 +52,6 @@ from sharding.storage.tar_reader import MemberContent, read_members
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 _CHUNK = 1 << 18
-_DECOMPRESS: dict[bytes, Callable[[BinaryIO], object]] = {
-    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-    b"BZh": bz2.BZ2File,
-}
-"""How to decompress an archive, by its first bytes."""
-_ZIP = b"PK"
-_UNREAD = {b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 
 
 def names_archives(images: str) -> bool:
@@ -172,10 +169,9 @@ def in_place(archive: str) -> bool:
         return False
     try:
         with open(archive, "rb") as stream:
-            head = stream.read(8)
+            return is_plain(stream.read(HEAD))
     except OSError:
         return archive.endswith(".tar")  # staging it names what is wrong
-    return not head.startswith((*_DECOMPRESS, *_UNREAD, _ZIP))
 
 
 def _open(task: StagingTask) -> tuple[BinaryIO, int]:
@@ -200,18 +196,11 @@ def _read(task: StagingTask) -> Iterator[Members]:
     """Open the archive and decompress it, by its first bytes."""
     stream, _ = _open(task)
     with stream:
-        head = cast(io.BufferedReader, stream).peek(8)
-        for magic, name in _UNREAD.items():
-            if head.startswith(magic):
-                fix = "unpack it, and give the folder or a tar"
-                raise InputError(f"a {name} archive is not read", file=task.archive, fix=fix)
-        if head.startswith(_ZIP):
-            yield _zip_members(stream)
-            return
-        for magic, decompress in _DECOMPRESS.items():
-            if head.startswith(magic):
-                stream = cast(BinaryIO, decompress(stream))
-        yield read_members(stream)
+        head = cast(io.BufferedReader, stream).peek(HEAD)
+        if name := unread(head):
+            fix = "unpack it, and give the folder or a tar"
+            raise InputError(f"a {name} archive is not read", file=task.archive, fix=fix)
+        yield _zip_members(stream) if is_zip(head) else read_members(decompressed(stream, head))
 
 
 def _zip_members(stream: BinaryIO) -> Members:
@@ -221,7 +210,7 @@ def _zip_members(stream: BinaryIO) -> Members:
             member = tarfile.TarInfo(entry.filename)
             member.size = entry.file_size
             if parse_image_file(entry.filename) and not entry.is_dir():
-                with archive.open(entry) as content:
+                with open_member(archive, entry.filename) as content:
                     yield member, cast(MemberContent, content)
 
 
@@ -248,12 +237,6 @@ def _identity(task: StagingTask) -> str:
     return digest.hexdigest()[:16]
 
 
-_DAMAGE = (
-    *(tarfile.ReadError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
-    *(zipfile.BadZipFile, zipfile.LargeZipFile),
-)
-
-
 def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
     """List archives at a URL; a ``*`` in the last part is looked up, which needs a bucket."""
     if "*" not in images:
@@ -267,7 +250,7 @@ def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
 def _damage_as_input_error(archive: str) -> Iterator[None]:
     try:
         yield
-    except (*_DAMAGE, RuntimeError, NotImplementedError) as error:
+    except (tarfile.ReadError, *DAMAGE) as error:
         raise InputError(
             f"the archive is damaged ({error})",
             file=archive,

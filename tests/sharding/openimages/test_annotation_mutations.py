@@ -103,6 +103,9 @@ def test_a_damaged_file_never_labels_wrongly(mutations):
     content = mutate(mutations)
     header, _, body = content.partition(b"\n")
     if header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r") != HEADER.encode():
+        if header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r").strip(b",") == HEADER.encode():
+            read(content, AnnotationPolicy())  # a column without a name: another table
+            return
         with pytest.raises(InputError, match="header"):
             read(content, AnnotationPolicy())
         return
@@ -116,7 +119,9 @@ def test_a_damaged_file_never_labels_wrongly(mutations):
         counts["bad"], counts["outside"], counts["blank"], counts["ignored"],
     )  # fmt: skip
     assert (
-        report["rows"] == sum(counts.values()) == sum(report[outcome] for outcome in ROW_OUTCOMES)
+        report["rows"]
+        == sum(counts.values())
+        == sum(report.get(outcome, 0) for outcome in ROW_OUTCOMES)
     )
     assert len(result.rejected_rows) == bad
 

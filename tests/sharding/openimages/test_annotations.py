@@ -8,7 +8,7 @@ import pytest
 import sharding.openimages.csv_reader
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, LabelTable
-from sharding.openimages.annotations import ROW_OUTCOMES, AnnotationPolicy, read_split
+from sharding.openimages.annotations import ROW_OUTCOMES, AnnotationPolicy, read_split, read_splits
 from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
 from tests.sharding.test_labels import states
@@ -274,9 +274,9 @@ def test_the_list_of_bad_rows_is_capped_and_their_number_is_not(tmp_path):
 
 @pytest.mark.parametrize(
     "header",
-    ["", "ImageID,LabelName,Source,Confidence", "ImageID,Source,LabelName",
+    ["", "ImageID,LabelName,Label,Confidence", "ImageID,Source,LabelName",
      f"{HEADER},XMin,XMax,YMin,YMax", "imageid,source,labelname,confidence",
-     f"{A},verification,/m/0a,1", HEADER.replace(",", ";")],
+     f"{A},verification,/m/0a,1", f"{HEADER},Source", f'"{HEADER}"'],
 )  # fmt: skip
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_wrong_header_is_always_fatal(tmp_path, header, strict):
@@ -285,6 +285,42 @@ def test_a_wrong_header_is_always_fatal(tmp_path, header, strict):
         read_split(Dump.open(tmp_path), "train", MIDS, AnnotationPolicy(strict=strict))
     assert caught.value.row == 1
     assert HEADER in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (1, 3, 2, 4, 0)])
+def test_columns_are_read_by_name_as_tables_are_saved(tmp_path, ending, delimiter, quote, order):
+    table = [["", *HEADER.split(",")]]
+    table += [["7", A, "verification", "/m/0a", "1"], ["8", B, "verification", "/m/0b", "0"],
+              ["9", C, "verification", "x"]]  # fmt: skip
+    path = write_labels(tmp_path, {"train": []}) / LABELS["v3"]["train"]
+    rows = ([row[at] for at in order if at < len(row)] for row in table)
+    lines = (delimiter.join(f"{quote}{cell}{quote}" for cell in row) for row in rows)
+    path.write_bytes(ending.join(lines).encode())
+    result = read_split(Dump.open(tmp_path), "train", MIDS)
+    assert labels(result.table) == {(A, "/m/0a"): 1, (B, "/m/0b"): 0}
+    assert [bad.row for bad in result.rejected_rows] == [4]
+
+
+def test_an_image_of_two_splits_counts_in_the_later_one(tmp_path):
+    row = "verification,/m/0a,1"
+    write_labels(
+        tmp_path,
+        {"train": [f"{A},{row}", f"{A},{row.replace('0a', '0zz')}", f"{B},{row}"],
+         "validation": [f"{A},{row}", f"{C},{row}"], "test": [f"{C},{row}"]},
+    )  # fmt: skip
+    found = read_splits(Dump.open(tmp_path), MIDS)
+    assert {split: list(labels(part.table)) for split, part in found.items()} == {
+        "train": [(B, "/m/0a")], "validation": [(A, "/m/0a")], "test": [(C, "/m/0a")],
+    }  # fmt: skip
+    assert [(bad.row, bad.reason) for bad in found["train"].rejected_rows] == [
+        (row, f"in_another_split: '{A}'") for row in (2, 3)
+    ]
+    assert found["train"].report["rows"] == 3
+    with pytest.raises(InputError, match=r"row 3: in_another_split: .*Fix: keep the image in one"):
+        read_splits(Dump.open(tmp_path), MIDS, AnnotationPolicy(strict=True))
 
 
 def test_an_empty_file_and_an_endless_line_are_errors(tmp_path, monkeypatch):
@@ -413,4 +449,4 @@ def test_later_releases_of_the_real_rows_give_the_same_labels(real, tmp_path, re
 
 
 def test_every_outcome_is_in_every_report(tmp_path):
-    assert set(ROW_OUTCOMES) <= set(read(tmp_path, []).report)
+    assert set(ROW_OUTCOMES) - {"in_another_split"} <= set(read(tmp_path, []).report)

@@ -1,8 +1,14 @@
+import bz2
+import gzip
+import lzma
+import shutil
 import tarfile
+import zipfile
 
 import pytest
 
 from sharding.errors import InputError
+from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
 from sharding.openimages.layouts import RELEASES
 from tests.support.dumpmaking import (
@@ -163,6 +169,82 @@ def test_archives_of_images_are_passed_over(tmp_path):
     with tarfile.open(tmp_path / "train_0.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "picture.jpg", arcname="train_0/picture.jpg")
     assert Dump.open(tmp_path).splits == ("train", "validation", "test")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.xz", ".tbz2", ".zip"])
+@pytest.mark.parametrize("kind", ["w", "w:gz", "w:xz", "w:bz2", "zip"])
+def test_archives_are_read_by_content_whatever_their_names_and_other_members(
+    tmp_path, suffix, kind
+):
+    plain = write(tmp_path / "plain", "v3")
+    extras = ("._README", "README", "2017_11/._classes-trainable.txt", ".DS_Store")
+    for name in extras:
+        (plain / name).write_bytes(b"\x00\x05\x16\x07")
+    names = [*extras, *CLASSES["v3"], *LABELS["v3"].values()]
+    (tmp_path / "packed").mkdir()
+    path = tmp_path / f"packed/annotations{suffix}"
+    (tmp_path / f"packed/._annotations{suffix}").write_bytes(b"\x00\x05\x16\x07")
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as pack:
+            for name in names:
+                pack.write(plain / name, name)
+    else:
+        with tarfile.open(path, kind) as archive:
+            for name in names:
+                archive.add(plain / name, name)
+    dump = Dump.open(tmp_path / "packed")
+    assert dump.splits == ("train", "validation", "test")
+    assert len(dump.files) == 5
+    assert read_classes(dump) == read_classes(Dump.open(plain))
+    with dump.annotation_files("train")[0].open() as stream:
+        assert stream.read() == (plain / LABELS["v3"]["train"]).read_bytes()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress, bytes])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".xz", ".bz2"])
+def test_tables_are_decompressed_by_content(tmp_path, pack, suffix):
+    path = write(tmp_path, "v3") / LABELS["v3"]["train"]
+    content = path.read_bytes()
+    path.unlink()
+    path.with_name(f"{path.name}{suffix}").write_bytes(pack(content))
+    (file,) = Dump.open(tmp_path).annotation_files("train")
+    with file.open() as stream:
+        assert stream.read() == content
+
+
+@pytest.mark.parametrize("release", ["v6", "v7"])
+def test_the_layout_of_fiftyone_is_known(tmp_path, release):
+    home = tmp_path / f"open-images-{release}"
+    plain = write(tmp_path / "plain", "v3")
+    for split in ROWS:
+        (home / split / "labels").mkdir(parents=True)
+        (home / split / "metadata").mkdir()
+        shutil.copy(plain / LABELS["v3"][split], home / split / "labels/classifications.csv")
+        shutil.copy(plain / CLASSES["v3"][1], home / split / "metadata/classes.csv")
+    with pytest.raises(InputError, match="class list is missing: looked for oidv"):
+        read_classes(Dump.open(home))
+    shutil.copy(plain / CLASSES["v3"][0], home)
+    dump = Dump.open(home)
+    assert (dump.release, dump.name) == (release, home.name)
+    assert dump.splits == ("train", "validation", "test")
+    assert read_classes(dump) == read_classes(Dump.open(plain))
+
+
+def test_a_format_that_is_not_read_is_named(tmp_path):
+    path = write(tmp_path, "v3") / LABELS["v3"]["train"]
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    (file,) = Dump.open(tmp_path).annotation_files("train")
+    with pytest.raises(InputError, match=r"human\.csv: a zstd file is not read\. Fix: unpack it"):
+        file.read_text()
+
+
+def test_a_folder_of_any_name_names_the_labels(tmp_path):
+    write(tmp_path, "v3")
+    (tmp_path / "2017_11").rename(tmp_path / "Open Images (V3)")
+    assert Dump.open(tmp_path).name == "Open-Images-V3-"
+    (tmp_path / "Open Images (V3)").rename(tmp_path / "\u56fe")
+    with pytest.raises(InputError, match=r"Fix: give a --name of letters"):
+        Dump.open(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"\x1f\x8b not gzip", b"noise" * 500])
