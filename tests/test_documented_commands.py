@@ -19,7 +19,7 @@ from pipeline.cli.main import main
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 # Programs of others that take no options of ours.
-_OTHERS = {"curl", "export", ".", "git", "cd", "make"}
+_OTHERS = {"curl", "export", ".", "git", "cd", "make", "kubectl", "docker", "sky"}
 # Name of the job by script: each script is one call of `pipeline.cli.main.run`.
 JOBS = {
     path.name: re.findall(r'^    run\("([\w-]+)"\)$', path.read_text(), re.MULTILINE)[0]
@@ -74,6 +74,10 @@ def check(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
             assert options[0].startswith("benchmarks.")
             return
         check_job(JOBS[Path(script).name], options, monkeypatch)
+    elif program == "sbatch":
+        script = next(index for index, word in enumerate(arguments) if not word.startswith("-"))
+        assert (REPOSITORY / arguments[script]).exists()
+        check_job("train", arguments[script + 1 :], monkeypatch)
     elif program == "openimages-boostlu":
         check_job(arguments[0], arguments[1:], monkeypatch)
     elif program == "ray":

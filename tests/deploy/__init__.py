@@ -1,0 +1,1 @@
+"""Tests of what runs the jobs elsewhere: a container, Kubernetes, Slurm, SkyPilot."""
