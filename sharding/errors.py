@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,11 +88,15 @@ def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
 
-    Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped. A
+    Ctrl-C is a line and status 130; pressed again, it ends the process at once. Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped. A
     reader that closes the pipe early (``... --help | head``) is no error.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # or what cleans up would show a traceback
+        log.error("interrupted. Fix: repeat the command to go on; what is finished is kept")
+        raise SystemExit(128 + signal.SIGINT) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
         raise SystemExit(0) from None

@@ -1,4 +1,5 @@
 import pickle
+import signal
 
 import pytest
 
@@ -43,3 +44,14 @@ def test_the_cause_inside_a_wrapper_is_what_is_printed(capsys):
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         _ = 1 / 0
+
+
+def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    told = capsys.readouterr().err
+    assert told == (
+        "error: interrupted. Fix: repeat the command to go on; what is finished is kept\n"
+    )

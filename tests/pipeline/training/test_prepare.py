@@ -229,3 +229,23 @@ def test_a_first_batch_is_tried_in_memory(squares: Path, method: str) -> None:
     images, loss = try_batch(config, 1, False, 0)
     assert images == 8
     assert 0 < loss < 10
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ({"backbone": "maxvit_t"}, "maxvit_t gives no feature maps of 100 x 100 pixels"),
+        ({"backbone": "resnet18", "weights": "text.pth"}, "text.pth: not a state dict"),
+    ],
+)
+def test_a_network_that_cannot_work_is_told_before_ray_starts(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray was started"))
+    Path("text.pth").write_text("none")
+    config = TrainConfig(
+        dataset=str(squares), model=ModelConfig(**model), data=DataConfig(image_size=100)
+    )
+    with pytest.raises(InputError, match=told):
+        prepare.prepare(config)
