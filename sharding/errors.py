@@ -88,8 +88,9 @@ def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
 
-    Ctrl-C is a line and status 130; pressed again, it ends the process at once. Ray wraps a task's exception in one that is an instance of both; the cause is unwrapped. A
-    reader that closes the pipe early (``... --help | head``) is no error.
+    Ctrl-C is a line and status 130; pressed again, it ends the process at once. Ray wraps a task's
+    exception in one that is an instance of both; the cause is unwrapped. A reader that closes the
+    pipe early (``... --help | head``) is no error.
     """
     try:
         yield

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.audit import candidates, judge
+from pipeline.audit import candidates, judge, label_tools
 from pipeline.audit.candidates import Candidates
 from pipeline.config.commands import AuditConfig
 from pipeline.data.labels import labels_of
@@ -52,7 +52,8 @@ class _Inputs:
     def open(cls, config: AuditConfig) -> _Inputs:
         run = storage.absolute(config.run)
         location = config.dataset or _dataset_of(run)
-        dataset = open_dataset(location, tars=config.sheet and not config.corrections)
+        pictures = (config.sheet or bool(config.tools)) and not config.corrections
+        dataset = open_dataset(location, tars=pictures)
         checkpoint = config.checkpoint or run
         return cls(run=run, location=location, dataset=dataset, checkpoint=checkpoint)
 
@@ -97,6 +98,12 @@ def run(
         sheet = output / "sheet.html"
         then = _write_sheet(sheet, chosen, name, inputs, read_images, read_credits)
         report += [f"to review   {sheet}  (open it in a browser)", f"then        {then}"]
+    if config.tools and len(chosen):
+        ids = list(dict.fromkeys(format_image_ids(chosen.image_ids_N)))
+        images = read_images(inputs.dataset, SPLIT, ids, chosen.labels)
+        classes = inputs.dataset.classes
+        for path in label_tools.write(output, config.tools, chosen, classes, images):
+            report.append(f"written     {path}")
     return "\n".join(report)
 
 

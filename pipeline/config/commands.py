@@ -19,6 +19,7 @@ DECISIONS: tuple[Decision, ...] = get_args(Decision)
 Rule = Literal["boostlu", "imcl", "csl"]
 """Which classes count in a mean; `pipeline.evaluation.metrics.RULES` says how."""
 ExportFormat = Literal["safetensors", "pt2", "onnx"]
+LabelTool = Literal["label-studio", "fiftyone"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,8 @@ class AuditConfig:
     """Export only what the method decided so."""
     sheet: bool = True
     """Write the review sheet as well; it takes a forward pass per image."""
+    tools: tuple[LabelTool, ...] = ()
+    """Write the candidates for these tools as well, and their pictures to data/."""
     checkpoint: str | None = None
     """Whose activation maps or corrections; default: the run's best."""
     corrections: bool = False

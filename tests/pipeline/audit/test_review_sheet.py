@@ -284,3 +284,12 @@ def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path) -> None:
 def _nothing_to_do(function: object, tasks: object) -> object:
     assert not tasks
     return iter(())
+
+
+def test_other_tools_get_the_pictures_of_the_candidates(run: Path, tmp_path: Path) -> None:
+    report = export(run, tmp_path / "out", sheet=False, tools=("label-studio", "fiftyone"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"train.csv", "data", "label-studio.json", "label-studio.xml", "labels.json"}
+    assert all(name in report for name in names - {"data"})
+    # two of the eight candidates are of one image
+    assert len(list((tmp_path / "out/data").iterdir())) == 7
