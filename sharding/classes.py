@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sharding.errors import REPEAT_COMMAND
-from sharding.storage.parquet import read_table, write_table
+from sharding.errors import REPEAT_COMMAND, InputError
+from sharding.storage.parquet import as_input_error, read_table, write_table
 
+MID = re.compile(r"/[mg]/[0-9a-z_]+")
+"""Key of a class: a Freebase or Knowledge Graph id, or one of the same shape."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 NUM_GROUPS = 5
 GroupBy = Literal["annotations", "positives"]
 
@@ -69,6 +73,12 @@ class ClassTable:
         object.__setattr__(self, "index_of", {mid: i for i, mid in enumerate(self.mids)})
         if len(self.index_of) != len(self.mids):
             raise ValueError("class list repeats a MID")
+        for mid, name in zip(self.mids, self.names, strict=True):
+            if not MID.fullmatch(mid) or _CONTROL.search(name):
+                raise InputError(
+                    f"{mid!r:.80}, {name!r:.80}: no MID, or a name with control characters",
+                    fix="mend it in the class list",
+                )
 
     def __len__(self) -> int:
         return len(self.mids)
@@ -130,11 +140,19 @@ class ClassTable:
         Raises:
             InputError: it is missing or not a class table.
         """
-        table = read_table(path, SCHEMA, kind="class table", fix=REPEAT_COMMAND)
-        return cls(
-            mids=table["mid"].to_pylist(),
-            names=table["name"].to_pylist(),
-            positives_K=table["positives"].to_numpy(),
-            negatives_K=table["negatives"].to_numpy(),
-            groups_K=table["group"].to_numpy(),
-        )
+        kind, fix = "class table", REPEAT_COMMAND
+        table = read_table(path, SCHEMA, kind=kind, fix=fix, nulls=False)
+        columns = {name: table[name].to_numpy() for name in SCHEMA.names}
+        with as_input_error(path, kind=kind, fix=fix):
+            if not np.array_equal(columns["index"], np.arange(len(table))):
+                raise ValueError("its rows are not in the order of their index")
+            groups_K = columns["group"]
+            if ((groups_K < 1) | (groups_K > NUM_GROUPS)).any():
+                raise ValueError(f"a group that is not 1 to {NUM_GROUPS}")
+            return cls(
+                mids=table["mid"].to_pylist(),
+                names=table["name"].to_pylist(),
+                positives_K=columns["positives"],
+                negatives_K=columns["negatives"],
+                groups_K=groups_K,
+            )

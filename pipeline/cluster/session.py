@@ -23,6 +23,7 @@ from sharding.progress import say
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error is told; others of that kind follow it
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print of a worker appears twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": (

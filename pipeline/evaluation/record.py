@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
-from pathlib import Path
 
 from pipeline import storage
 from pipeline.cluster import session
@@ -37,7 +35,7 @@ def record(evaluation: Evaluation) -> str:
         if unsent:
             raise NotRecorded(
                 f"MLflow has not taken {unsent} items of run {run_id} (points are kept in "
-                f"{_spool(run_id)}); repeat the command"
+                f"{writer.spool_of(run_id)}); repeat the command"
             )
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
@@ -80,7 +78,9 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
         model_id: str | None = mlflow_model.log_model(owner, subject.checkpoint, copy=True)
     else:  # the training may have left one
         model_id = mlflow_model.find(owner, subject.checkpoint)
-    log = writer.RunWriter(client.tracking_uri(), run_id, str(_spool(run_id)), model_id=model_id)
+    log = writer.RunWriter(
+        client.tracking_uri(), run_id, writer.spool_of(run_id), model_id=model_id
+    )
     publish.evaluation(
         log,
         evaluation.report,
@@ -135,7 +135,3 @@ def _about(subject: Subject) -> dict[str, str]:
         "split": subject.config.split,
         "checkpoint": subject.checkpoint,
     }
-
-
-def _spool(run_id: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl"

@@ -24,6 +24,7 @@ from pipeline.tracking import client
 from pipeline.tracking.errors import is_lasting
 from pipeline.tracking.run_log import Point, ProgressState
 from sharding.log import first_line, info
+from sharding.storage.locks import private_directory
 
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
@@ -246,6 +247,11 @@ class RunWriter:
         name = f"images/{key.replace('/', '~')}+step+{step}+"
         paths = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
         return any(path.startswith(name) and path.endswith(".webp") for path in paths)
+
+
+def spool_of(run_id: str) -> str:
+    """Name the file of this machine that keeps a run's points until MLflow has taken them."""
+    return str(private_directory() / f"mlflow-spool-{run_id}.jsonl")
 
 
 def _sent(send: Callable[[], None]) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from pipeline.cluster import checkpoints, preemption, tasks
@@ -99,7 +97,7 @@ def tracked_run(run: Prepared) -> Iterator[tuple[str, TrainingLog]]:
         The run's id, and a handle of its only writer.
     """
     run_id = prepare.open_run(run)
-    spool = str(Path(tempfile.gettempdir()) / f"mlflow-spool-{run_id}.jsonl")
+    spool = writer.spool_of(run_id)
     environment = client.credentials()
     actor = tasks.start_actor(
         writer.RunWriter, client.tracking_uri(), run_id, spool, None, environment

@@ -19,7 +19,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +43,7 @@ from sharding.shards.dispatch import Workers
 from sharding.shards.task import ShardOutcome
 from sharding.sources.base import ParallelMap
 from sharding.storage.files import changed, write_json
+from sharding.storage.locks import private_directory
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import RetryPolicy
 
@@ -110,8 +110,10 @@ def open_workspace(
         return
     bucket = ObjectStore(url=os.fspath(location).rstrip("/"), policy=policy or RetryPolicy())
     digest = hashlib.sha256(bucket.url.encode()).hexdigest()[:16]
-    parent = Path(scratch or tempfile.gettempdir()).resolve()
-    root = parent / f"openimages-{os.getuid()}-{digest}"
+    if scratch is None:
+        root = private_directory(digest).resolve()
+    else:  # as the workers must reach it, who may be other users
+        root = scratch.resolve() / f"openimages-{os.getuid()}-{digest}"
     workspace = _BucketWorkspace(root, bucket, shared=scratch is not None)
     with workspace.urls_in_errors(), lock.acquire(root):
         workspace.check_out()

@@ -62,6 +62,8 @@ dataset_info:
     dtype: string
 """
 
+_NO_MARKUP = str.maketrans({"|": "/", "`": "'", "<": "&lt;"})
+
 _VERIFY = "Verify the licence of an image before you use it."
 
 TERMS = {
@@ -91,7 +93,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
     size = sum(shard.bytes for shard in manifest.shards) / 1e9
     parts = [
         _header(manifest),
-        f"# {manifest.name}",
+        f"# {_plain(manifest.name)}",
         f"{images:,} images with partial labels of {len(classes):,} classes in "
         f"{len(manifest.shards):,} shards ({size:,.2f} GB). {_pixels(manifest)}",
         "## Labels",
@@ -138,10 +140,10 @@ def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
         (split, file.images, file.positives, file.negatives, file.images_without_pixels)
         for split, file in ((s, version.splits[s]) for s in SPLITS if s in version.splits)
     ]
-    parts = [f"### {name}{default}, release {version.release}", _table(columns, rows)]
+    parts = [f"### {name}{default}, release {_plain(version.release)}", _table(columns, rows)]
     if version.sources:
         sources = sorted(version.sources.items())
-        hashes = "\n".join(f"- `{file}` `{digest}`" for file, digest in sources)
+        hashes = "\n".join(f"- `{_plain(file)}` `{_plain(digest)}`" for file, digest in sources)
         parts += ["Read from files of these SHA-256:", hashes]
     return "\n\n".join(parts)
 
@@ -186,11 +188,16 @@ def _licences(manifest: Manifest) -> Iterator[str]:
                     counts.setdefault(key.removeprefix(LICENSE), {})[split] = number
         if counts:
             rows = [
-                (" ".join(licence.split()).replace("|", "/"), *(n.get(s, 0) for s in splits))
+                (_plain(licence), *(n.get(s, 0) for s in splits))
                 for licence, n in sorted(counts.items())
             ]
             yield f"Licences of the images that `{name}` labels, as its image lists say:"
             yield _table(("licence", *splits), rows)
+
+
+def _plain(text: str) -> str:
+    """Take the Markdown and the markup out of a text that may be from anybody."""
+    return " ".join(text.split()).translate(_NO_MARKUP)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sharding.classes import MID
 from sharding.errors import InputError
 from sharding.image_ids import IdIndex, parse_id_column
 from sharding.openimages.conflicts import MACHINE_RANK, entry_codes
@@ -45,7 +46,7 @@ MOST_LISTED = 1000
 
 _UNKNOWN_MID, _NOT_A_MID = -1, -2
 
-_MID = re.compile(rb"/[mg]/[0-9a-z_]+")
+_MID = re.compile(MID.pattern.encode())
 _DECIMAL = re.compile(rb"[0-9]{0,20}\.?[0-9]{0,20}(?:[eE][-+]?[0-9]{1,2})?")
 
 

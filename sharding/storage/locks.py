@@ -11,11 +11,14 @@ import fcntl
 import functools
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+from sharding.errors import InputError
 
 
 @contextmanager
@@ -48,13 +51,38 @@ def share(file: TextIO) -> None:
     fcntl.flock(file, fcntl.LOCK_SH)
 
 
+def private_directory(name: str = "") -> Path:
+    """Make a directory for temporary files that only this user reaches (mode 0700).
+
+    Args:
+        name: tells it from others of this user.
+
+    Raises:
+        InputError: a link, or somebody else's directory, is in its place.
+    """
+    path = Path(
+        tempfile.gettempdir(), "-".join(filter(None, ("openimages", str(os.getuid()), name)))
+    )
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700, parents=True)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise InputError(
+            "is not a directory of this user's own",
+            file=path,
+            fix="remove it, or set TMPDIR to another place",
+        )
+    path.chmod(0o700)
+    return path
+
+
 @functools.cache
 def scratch_directory() -> Path:
     """Make this process's own directory on the node's disk; later calls return the same.
 
     It is removed with the process; that of a killed one when the next process makes its own.
     """
-    parent = Path(tempfile.gettempdir(), f"openimages-{os.getuid()}")
+    parent = private_directory()
     with exclusive(parent / ".lock"):
         for other in parent.iterdir():
             if other.is_dir():

@@ -82,3 +82,26 @@ def test_what_is_no_class_table_is_one_line_that_names_it(tmp_path, content):
         ClassTable.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("mid", "=cmd|'/c calc'!A1", "no MID"),
+        ("mid", "/m/0\n/m/1", "no MID"),
+        ("mid", None, "nulls"),
+        ("name", "Cat\x1b[2J", "control characters"),
+        ("group", 6, "not 1 to 5"),
+        ("index", 4, "order of their index"),
+    ],
+)
+def test_a_class_table_of_somebody_else_is_checked_as_a_list_is(tmp_path, column, value, told):
+    path = tmp_path / "classes.parquet"
+    make([1, 2, 3, 4, 5], [0] * 5).write(path)
+    table = pq.read_table(path)
+    values = [value, *table[column].to_pylist()[1:]]
+    position = table.schema.get_field_index(column)
+    changed = table.set_column(position, column, pa.array(values, table.schema.field(column).type))
+    pq.write_table(changed, path)
+    with pytest.raises(InputError, match=rf"classes.parquet: not a class table .*{told}"):
+        ClassTable.read(path)

@@ -1,7 +1,8 @@
-"""The dataset card lets `datasets` of Hugging Face read every split, whatever comes first."""
+"""The dataset card lets `datasets` read every split, and shows what a manifest says as text."""
 
 from __future__ import annotations
 
+import dataclasses
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from sharding.dataset.card import card
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import prepare_import
 from sharding.importers.run import import_collection
@@ -70,3 +72,20 @@ def test_a_label_table_is_read_as_parquet(tmp_path: Path) -> None:
     (path,) = (v.splits["train"].path for v in dataset.manifest.labels.values())
     table = datasets.load_dataset("parquet", data_files=str(dataset.directory / path))
     assert table["train"].num_rows == 12
+
+def test_names_and_licences_cannot_bring_markup(on_disk: Path) -> None:
+    dataset = Dataset.open(on_disk)
+    name, version = dataset.label_version()
+    report = {"train": {"license <script> | `x`\nof nobody": 3}}
+    hostile = dataclasses.replace(
+        version, release="v3\n# <b>", sources={"`<img src=x>`": "0"}, report=report
+    )
+    manifest = dataclasses.replace(
+        dataset.manifest, name="tiny\n## <script>", labels={name: hostile}
+    )
+    text = card(manifest, dataset.classes)
+    assert "# tiny ## &lt;script>" in text
+    assert "release v3 # &lt;b>" in text
+    assert "| &lt;script> / 'x' of nobody | 3 |" in text
+    for hidden in ("<script>", "<b>", "<img"):
+        assert hidden not in text

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import pytest
+
+from sharding.errors import InputError
+from sharding.storage import locks
 
 CODE = """
 import sys
@@ -46,3 +52,22 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
         ended(process)
     assert not own.exists()
     assert not its.exists()
+
+
+def test_temporary_files_go_where_only_their_user_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / f"openimages-{os.getuid()}").mkdir(mode=0o777)
+    for name in ("", "", "abc"):
+        directory = locks.private_directory(name)
+        assert directory.stat().st_mode & 0o777 == 0o700
+    theirs = tmp_path / f"openimages-{os.getuid()}-x"
+    (tmp_path / "of somebody else").mkdir()
+    theirs.symlink_to(tmp_path / "of somebody else")
+    with pytest.raises(InputError, match=r"not a directory of this user.*TMPDIR"):
+        locks.private_directory("x")
+    theirs.unlink()
+    theirs.write_text("")
+    with pytest.raises(InputError, match="not a directory of this user"):
+        locks.private_directory("x")
