@@ -73,6 +73,7 @@ def test_a_label_table_is_read_as_parquet(tmp_path: Path) -> None:
     table = datasets.load_dataset("parquet", data_files=str(dataset.directory / path))
     assert table["train"].num_rows == 12
 
+
 def test_names_and_licences_cannot_bring_markup(on_disk: Path) -> None:
     dataset = Dataset.open(on_disk)
     name, version = dataset.label_version()
