@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config.commands import DECISIONS
 from pipeline.config.train import TrainConfig
-from pipeline.storage import Upload
+from pipeline.tracking.run_log import RunLog
 from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids
@@ -34,6 +34,7 @@ _METADATA = b"audit"
 _ABOUT = ("epoch", "method", "labels", "images_seen", "unobserved", "modified")
 """Fields of `Candidates` that are metadata of the file."""
 _LARGEST_ARTIFACT = 4 << 20
+_MOST_SHOWN = 200
 """Bytes of the largest file that is uploaded to MLflow too."""
 SCHEMA = pa.schema(
     [
@@ -157,15 +158,25 @@ def annotation_csv(
     return "".join(["ImageID,Source,LabelName,Confidence\n", *lines])
 
 
-def publish(
-    candidates: Candidates, classes: ClassTable, config: TrainConfig, upload: Upload
-) -> None:
-    """Write an epoch's candidates to the run's directory and, if the file is small, to MLflow."""
+def publish(candidates: Candidates, classes: ClassTable, config: TrainConfig, log: RunLog) -> None:
+    """Write an epoch's candidates to the run's directory and, if the file is small, to MLflow.
+
+    The first of them also as a table that MLflow shows.
+    """
     name, content = f"epoch-{candidates.epoch:03d}.parquet", candidates.to_parquet(classes)
     with storage.storage_errors():
         storage.write_bytes(storage.join(config.storage, config.run_name, FOLDER, name), content)
     if len(content) <= _LARGEST_ARTIFACT:
-        upload(content, f"{FOLDER}/{name}")
+        log.artifact(content, f"{FOLDER}/{name}")
+    first = candidates.select(top=_MOST_SHOWN)
+    columns = {
+        "class": [classes.names[int(k)] for k in first.classes_N],
+        "image_id": format_image_ids(first.image_ids_N),
+        "loss": first.losses_N.tolist(),
+        "probability": first.probabilities_N.tolist(),
+        "decision": first.decisions_N.tolist(),
+    }
+    log.table(columns, f"{FOLDER}/{name.removesuffix('.parquet')}.json")
 
 
 def of_epoch(epochs: Sequence[Candidates], epoch: int | None) -> Candidates:

@@ -34,7 +34,7 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
     if command.dry_run:
         print(train.dry_run(command.config))
     else:
-        _train(command.config)
+        _train(command)
 
 
 def _shown(command: TrainCommand) -> str:
@@ -48,7 +48,7 @@ def _shown(command: TrainCommand) -> str:
     return show.print_form(command, complete_options(command.config))
 
 
-def _train(config: TrainConfig) -> None:
+def _train(command: TrainCommand) -> None:
     from pipeline.tables import percent
     from pipeline.tracking import client
     from pipeline.training.failures import TrainingEnded
@@ -56,7 +56,7 @@ def _train(config: TrainConfig) -> None:
     from pipeline.training.train import train
 
     try:
-        result = train(config)
+        result = train(command.config, command.preset.name if command.preset else "")
     except TrainingEnded as ended:
         error(str(ended))
         sys.exit(ended.exit_code)

@@ -81,10 +81,12 @@ class Preset:
     """A configuration, and where its values come from.
 
     Attributes:
+        name: as given to `preset`.
         config: complete but for the dataset directory.
         values: by dotted name as in `TrainConfig.flat`; options as ``method_options.<name>``.
     """
 
+    name: str
     config: TrainConfig
     values: Mapping[str, Value]
 
@@ -176,7 +178,8 @@ def preset(name: str, method: str | None = None) -> Preset:
         training = values("ours", _LAPTOP, **_DEMO)
         if name_of_method in LARGE_LOSS:
             options |= values("ours", _LAPTOP, delta_rel=_DEMO_DELTA_REL)
-    return _assemble({**training, **chosen}, options)
+    config, origins = _assemble({**training, **chosen}, options)
+    return Preset(name=name, config=config, values=origins)
 
 
 def _ablation_row(row: str, method: str | None, base: str) -> dict[str, Value]:
@@ -216,7 +219,9 @@ def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, method_options=_as_flags(merged))
 
 
-def _assemble(training: Mapping[str, Value], options: Mapping[str, Value]) -> Preset:
+def _assemble(
+    training: Mapping[str, Value], options: Mapping[str, Value]
+) -> tuple[TrainConfig, dict[str, Value]]:
     """Sort values into the sections of a configuration, and keep their sources by dotted name."""
     by_name = {_SECTION_OF.get(name, "") + name: value for name, value in training.items()}
     by_name |= {f"method_options.{name}": value for name, value in options.items()}
@@ -229,7 +234,7 @@ def _assemble(training: Mapping[str, Value], options: Mapping[str, Value]) -> Pr
         method_options=_as_flags({name: value.value for name, value in options.items()}),
         **{name: section(**sections[name]) for name, section in _SECTIONS.items()},
     )
-    return Preset(config=config, values=by_name)
+    return config, by_name
 
 
 def _as_flags(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -91,6 +91,13 @@ class PerClass:
         )
         return dict(zip(_SCHEMA.names, map(list, values), strict=True))
 
+    def ranked(self) -> dict[str, list[Any]]:
+        """List the same rows to be read: AP third, the lowest first, classes without one last."""
+        columns = self.columns()
+        order = np.argsort(self.ap_K, kind="stable")  # NaN last
+        names = ("name", "group", "ap", "ap_no_boost", "positives", "negatives", "mid", "index")
+        return {name: [columns[name][k] for k in order] for name in names}
+
     def to_parquet(self, about: Mapping[str, str] = MappingProxyType({})) -> bytes:
         """Write `columns` as Parquet, with what they are ``about`` as the schema's metadata."""
         file = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Iterable, Sequence
@@ -11,21 +12,26 @@ from PIL import Image
 from pipeline.evaluation import figures
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
-from pipeline.inference import cam_figures
+from pipeline.inference import cam_figures, cam_page
 from pipeline.inference.cams import Cams
 from pipeline.tracking.run_log import RunLog
 
-SHEETS = "cam"
-# MLflow hides a slider's pictures below the run's parameters unless their chart is configured.
+# No image series: MLflow would open the run on its panels, which are empty before the first step.
+SHEETS, PAGE = "cam", "cam/maps.html"
 _MORE = (
-    f"Activation maps: a sheet per epoch among the artifacts, `{SHEETS}/`; over epochs as sliders "
-    "under Model metrics, `cam` (a chart's menu, Configure, Show run parameters off; then move the "
-    "slider, which starts before the first epoch).\n"
+    f"Activation maps: artifact `{PAGE}`, a slider over epochs; as PNG `{SHEETS}/epoch_*.png`.\n"
 )
 
 
 def evaluation(
-    log: RunLog, report: Report, per_class: PerClass, *, prefix: str, step: int, folder: str
+    log: RunLog,
+    report: Report,
+    per_class: PerClass,
+    *,
+    prefix: str,
+    step: int,
+    folder: str,
+    about: str,
 ) -> None:
     """Send metrics, per-class table, group chart and the report.
 
@@ -38,37 +44,35 @@ def evaluation(
         prefix: of the metrics' names: "val", or the split.
         step: training images seen.
         folder: of the artifacts.
+        about: run, split and epoch, for the figure.
     """
     metrics = report.metrics(prefix)
     log.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
-    log.table(per_class.columns(), f"{folder}/per_class_ap.json")
-    log.artifact(cam_figures.png(figures.group_bars(report.summaries)), f"{folder}/group_map.png")
+    log.table(per_class.ranked(), f"{folder}/per_class_ap.json")
+    chart = cam_figures.png(figures.group_bars(report.summaries), about)
+    log.artifact(chart, f"{folder}/group_map.png")
     summary = report.markdown()
     log.artifact(summary.encode(), f"{folder}/summary.md")
     # The run's page shows its description first: the latest table.
     log.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
 
 
-def maps(
-    log: RunLog,
-    explained: Iterable[tuple[str, Cams]],
-    step: int,
-    sheet: str,
-) -> None:
-    """Send one picture per image, raw and boosted map side by side, and a sheet of all pictures.
+def maps(log: RunLog, explained: Iterable[tuple[str, Cams]], *, epoch: int, about: str) -> None:
+    """Send an epoch's activation maps, raw and boosted side by side: a sheet, and a page's slide.
 
     Args:
         log: of the run.
         explained: image ids and their maps.
-        step: images seen.
-        sheet: name of the artifact, without suffix, that has all pictures, one below the other.
+        epoch: counted from 1.
+        about: run, split and epoch, for the pictures.
     """
-    pictures = []
-    for image_id, cams in explained:
-        pictures.append(cams.png(0))
-        log.image(pictures[-1], f"cam/{image_id}", step)
+    explained = list(explained)
+    pictures = [cams.png(0, about=about) for _, cams in explained]
     if pictures:
-        log.artifact(_below_each_other(pictures), f"{SHEETS}/{sheet}.png")
+        log.artifact(_below_each_other(pictures), f"{SHEETS}/epoch_{epoch:03d}.png")
+        new = cam_page.slide(epoch, explained, pictures)
+        title = about.rpartition(", ")[0]
+        log.update(PAGE, functools.partial(cam_page.extend, title=title, new=new))
 
 
 def _below_each_other(pictures: Sequence[bytes]) -> bytes:

@@ -88,6 +88,7 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
         prefix=config.split,
         step=meta.images_seen,
         folder="eval",
+        about=_title(subject),
     )
     _send_files(log, evaluation)
     _send_maps(log, evaluation)
@@ -106,13 +107,13 @@ def _send_files(log: writer.RunWriter, evaluation: Evaluation) -> None:
     log.artifact(json.dumps(evaluation.report.as_json(), indent=1).encode(), "eval/summary.json")
     groups_K, rule = subject.dataset.classes.groups_K, subject.config.rule
     chart = figures.precision_recall(figures.recall_curves(evaluation.scores, groups_K, rule))
-    log.artifact(cam_figures.png(chart), "eval/precision_recall.png")
+    log.artifact(cam_figures.png(chart, _title(subject)), "eval/precision_recall.png")
 
 
 def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:
     """Send pictures of maps, the pointing game, and attribution scores beside the baseline's."""
     subject, meta = evaluation.subject, evaluation.subject.meta
-    publish.maps(log, evaluation.explained, meta.images_seen, f"epoch_{meta.epoch:03d}")
+    publish.maps(log, evaluation.explained, epoch=meta.epoch, about=_title(subject))
     game = evaluation.report.pointing_game.items()
     prefix = f"{subject.config.split}/pointing_game"
     log.log([(f"{prefix}/{key}", value, meta.images_seen) for key, value in game])
@@ -124,7 +125,13 @@ def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:
     for other, theirs in (subject.baseline.attributions if subject.baseline else {}).items():
         shown[f"{other}, the baseline" if other == name else other] = theirs
     chart = figures.attribution_histogram(shown)
-    log.artifact(cam_figures.png(chart), "eval/attribution.png")
+    log.artifact(cam_figures.png(chart, _title(subject)), "eval/attribution.png")
+
+
+def _title(subject: Subject) -> str:
+    """What every figure says that it is of."""
+    run, epoch = subject.meta.train_config.run_name, subject.meta.epoch
+    return f"{run}, {subject.config.split}, epoch {epoch}"
 
 
 def _about(subject: Subject) -> dict[str, str]:
@@ -134,4 +141,5 @@ def _about(subject: Subject) -> dict[str, str]:
         "labels": subject.labels,
         "split": subject.config.split,
         "checkpoint": subject.checkpoint,
+        "epoch": str(subject.meta.epoch),
     }

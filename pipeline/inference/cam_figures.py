@@ -35,8 +35,10 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """Encode a figure as PNG."""
+def png(figure: Figure, about: str = "") -> bytes:
+    """Encode a figure as PNG, with what it is ``about`` (run, split, epoch) in a line above."""
+    if about:
+        figure.suptitle(about, x=0.01, ha="left", fontsize=11, color=INK)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
     return buffer.getvalue()
@@ -72,6 +74,7 @@ def cam_overlay(
         bar = figure.colorbar(ScalarMappable(norm, _EVIDENCE), cax=figure.add_subplot(grid[row, 3]))
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.ax.tick_params(labelsize=11, length=0)
+        bar.set_label("attribution score", fontsize=11, color=INK)
     return figure
 
 

@@ -38,8 +38,14 @@ class Cams:
     boosted_NPHW: npt.NDArray[np.float32]
     alpha: float
 
-    def png(self, image: int, class_: int | None = None) -> bytes:
-        """Draw an image, its raw and its boosted map; a row for each class, or for one."""
+    def png(self, image: int, class_: int | None = None, about: str = "") -> bytes:
+        """Draw an image, its raw and its boosted map; a row for each class, or for one.
+
+        Args:
+            image: its place among the images.
+            class_: place of the one class; all by default.
+            about: line above the picture.
+        """
         from pipeline.inference import cam_figures  # matplotlib takes a second to import
 
         chosen = range(len(self.mids)) if class_ is None else [class_]
@@ -47,7 +53,7 @@ class Cams:
             (self.names[p], self.raw_NPHW[image, p], self.boosted_NPHW[image, p]) for p in chosen
         ]
         return cam_figures.png(
-            cam_figures.cam_overlay(self.images_NHWC[image], maps, alpha=self.alpha)
+            cam_figures.cam_overlay(self.images_NHWC[image], maps, alpha=self.alpha), about
         )
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ actor (`pipeline.cluster.tasks.Detached`) does so without waiting: its methods r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,8 +26,8 @@ class RunLog(Protocol):
     def artifact(self, content: bytes, path: str) -> object:
         """Send a file artifact."""
 
-    def image(self, png: bytes, key: str, step: int) -> object:
-        """Send one image of a series."""
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> object:
+        """Send a file artifact made of the one before it, None if there is none."""
 
     def tag(self, key: str, value: str) -> object:
         """Set a tag of the run."""

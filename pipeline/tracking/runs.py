@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import subprocess
@@ -64,7 +65,7 @@ def open_run(
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
         keys = {"run_key": key, _KEY_HASH: _hash_of(key)}
-        all_tags = {**tags, **parents, **keys, "mlflow.runName": name}
+        all_tags = {**_user(), **tags, **parents, **keys, "mlflow.runName": name}
         run_id = str(client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id)
         try:
             _describe(client, run_id, params, config, inputs)
@@ -112,6 +113,14 @@ def code_tags() -> dict[str, str]:
         "mlflow.source.git.commit": commit.stdout.strip(),
         "git_dirty": str(bool(changed.stdout.strip())).lower(),
     }
+
+
+def _user() -> dict[str, str]:
+    """Name who runs this, as MLflow's own functions do; nothing where the system does not know."""
+    try:
+        return {"mlflow.user": getpass.getuser()}
+    except (OSError, KeyError):
+        return {}
 
 
 def _experiment_id(client: Any, name: str) -> str:

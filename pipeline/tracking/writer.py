@@ -9,7 +9,6 @@ same run is continued.
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import queue
@@ -102,9 +101,9 @@ class RunWriter:
         """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown."""
         self._queue.put(lambda: self._client.set_tag(self._run_id, key, value))
 
-    def image(self, png: bytes, key: str, step: int) -> None:
-        """Queue an image of a series (MLflow shows a slider over steps), one for each step."""
-        self._queue.put(lambda: self._log_image(png, key, step))
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        """Queue a file artifact made of the one before it; ``change`` may be called again."""
+        self._queue.put(lambda: self._log_bytes(change(self._read(path)), path))
 
     def progress(self, state: ProgressState) -> None:
         """Store where training is; the driver polls `state`."""
@@ -234,19 +233,13 @@ class RunWriter:
             file.write_bytes(content)
             self._client.log_artifact(self._run_id, str(file), str(Path(path).parent))
 
-    def _log_image(self, png: bytes, key: str, step: int) -> None:
-        from PIL import Image
-
-        if self._has_image(key, step):
-            return
-        image = Image.open(io.BytesIO(png)).convert("RGB")
-        self._client.log_image(self._run_id, image, key=key, step=step)
-
-    def _has_image(self, key: str, step: int) -> bool:
-        """Check whether MLflow has an image's thumbnail, which it writes last."""
-        name = f"images/{key.replace('/', '~')}+step+{step}+"
-        paths = (file.path for file in self._client.list_artifacts(self._run_id, "images"))
-        return any(path.startswith(name) and path.endswith(".webp") for path in paths)
+    def _read(self, path: str) -> bytes | None:
+        """Read an artifact; None if there is none."""
+        files = self._client.list_artifacts(self._run_id, str(Path(path).parent))
+        if path not in (file.path for file in files):
+            return None
+        with tempfile.TemporaryDirectory() as directory:
+            return Path(self._client.download_artifacts(self._run_id, path, directory)).read_bytes()
 
 
 def spool_of(run_id: str) -> str:

@@ -136,8 +136,7 @@ def _write_candidates(worker: Worker, epoch: int) -> None:
         overlay=getattr(worker.method, "overlay", None),
     )
     if worker.rank.is_first:
-        upload = worker.run_log.artifact
-        candidates.publish(collected, worker.dataset.classes, worker.config, upload)
+        candidates.publish(collected, worker.dataset.classes, worker.config, worker.run_log)
 
 
 @torch.no_grad()

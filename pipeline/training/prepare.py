@@ -42,6 +42,7 @@ class Prepared:
         resumed: whether the run existed.
         use_gpu: one GPU per worker.
         cpus: per worker.
+        preset: name of the one that the configuration began from, "" if none.
     """
 
     config: TrainConfig
@@ -50,6 +51,7 @@ class Prepared:
     resumed: bool
     use_gpu: bool
     cpus: int
+    preset: str = ""
 
     def write_again(self) -> None:
         """Rewrite the run's configuration in place, to test whether the storage takes bytes.
@@ -235,6 +237,12 @@ def _storage_errors(location: str) -> Iterator[None]:
         ) from None
 
 
+def _options(config: TrainConfig) -> dict[str, object]:
+    """List the method's options as parameters, named as `--print-config` names them."""
+    options = methods.complete_options(config)
+    return {f"method_options.{name}": value for name, value in options.items()}
+
+
 def open_run(run: Prepared) -> str:
     """Create the MLflow run, or find it again; return its id."""
     config, dataset = run.config, run.dataset
@@ -248,12 +256,13 @@ def open_run(run: Prepared) -> str:
         name=config.run_name,
         key=run.directory,
         resume=run.resumed,
-        params={**config.flat(), "num_classes": len(dataset.classes)},
+        params={**config.flat(), **_options(config), "num_classes": len(dataset.classes)},
         tags={
             "code_hash": session.code_hash(),
             "package_version": preflight.version(_DISTRIBUTION),
             "ray_job_id": session.job_id(),
             "world_size": config.workers,
+            **({"preset": run.preset} if run.preset else {}),
             **({"resumed_from": checkpoint} if checkpoint else {}),
             "dataset_digest": dataset.digest,
             "classes_sha256": dataset.classes.sha256,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping
@@ -46,14 +47,18 @@ class TrainResult:
     mlflow_run_id: str
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, preset: str = "") -> TrainResult:
     """Train, or continue the run of the same name; Ray is joined, or started, if it is not yet.
+
+    Args:
+        config: the run.
+        preset: name of what it began from, for MLflow.
 
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingEnded: see the table in `pipeline.training.failures`.
     """
-    run = prepare.prepare(config)
+    run = dataclasses.replace(prepare.prepare(config), preset=preset)
     with tracked_run(run) as (run_id, run_log):
         info(prepare.describe(run))
         trainer = _trainer(run, run_id, run_log)

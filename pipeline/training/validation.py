@@ -104,9 +104,15 @@ class Validator:
         if self._rank.is_first:
             folder = f"eval/epoch_{epoch:03d}"
             publish.evaluation(
-                self._run_log, report, per_class, prefix="val", step=images_seen, folder=folder
+                self._run_log,
+                report,
+                per_class,
+                prefix="val",
+                step=images_seen,
+                folder=folder,
+                about=self._about(VALIDATION, epoch),
             )
-            self._send_maps(model, epoch, images_seen)
+            self._send_maps(model, epoch)
         best = metrics["val/mAP/all"]
         return self._scored(epoch, metrics, -1.0 if math.isnan(best) else best)
 
@@ -117,11 +123,14 @@ class Validator:
             self._run_log.epoch(epoch, metrics)
         return metrics
 
-    def _send_maps(self, model: CamNet, epoch: int, images_seen: int) -> None:
+    def _send_maps(self, model: CamNet, epoch: int) -> None:
         """Send activation maps of the same few test images, or validation images without them."""
-        images = self._open(TEST if TEST in self._splits else VALIDATION, batch_size=8)
-        explained = explain(model, images, self._dataset.classes)
-        publish.maps(self._run_log, explained, images_seen, f"epoch_{epoch:03d}")
+        split = TEST if TEST in self._splits else VALIDATION
+        explained = explain(model, self._open(split, batch_size=8), self._dataset.classes)
+        publish.maps(self._run_log, explained, epoch=epoch, about=self._about(split, epoch))
+
+    def _about(self, split: str, epoch: int) -> str:
+        return f"{self._config.run_name}, {split}, epoch {epoch}"
 
     def _open(self, split: str, **options: Any) -> LabelledSplit:
         device = self._rank.device

@@ -51,6 +51,9 @@ def test_every_epoch_leaves_a_file(squares: Path, tmp_path: Path) -> None:
     assert (table.dense(rows, 8)[np.arange(50), second.classes_N] == UNOBSERVED).all()
     artifacts = dict(reversed(call) for call in worker.run_log.calls["artifact"])
     assert artifacts == {f"candidates/{name}": content for name, content in files(tmp_path).items()}
+    shown, path = worker.run_log.calls["table"][-1]
+    assert path == "candidates/epoch-002.json"
+    assert shown["loss"] == second.losses_N.tolist(), "as MLflow shows them"
 
 
 def test_the_file_is_readable_without_us(squares: Path, tmp_path: Path) -> None:

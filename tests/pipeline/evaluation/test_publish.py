@@ -1,29 +1,35 @@
-"""What an evaluation leaves in MLflow: pictures as series and as one sheet that is easy to find."""
+"""What an evaluation leaves in MLflow of its maps: a sheet per epoch, a page over epochs."""
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from pipeline.evaluation import publish
+from pipeline.evaluation.per_class import PerClass
+from pipeline.inference import cam_page
 from pipeline.inference.cams import Cams
+from sharding.classes import ClassTable
 
 
 class Kept:
     """A sink that remembers."""
 
     def __init__(self) -> None:
-        self.images: dict[str, bytes] = {}
         self.artifacts: dict[str, bytes] = {}
-
-    def image(self, png: bytes, key: str, step: int) -> None:
-        self.images[f"{key}@{step}"] = png
 
     def artifact(self, content: bytes, path: str) -> None:
         self.artifacts[path] = content
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        self.artifacts[path] = change(self.artifacts.get(path))
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"maps are no {name}")
@@ -41,22 +47,57 @@ def explained(image_id: str, classes: int) -> tuple[str, Cams]:
     )
 
 
-def test_maps_are_a_series_per_image_and_one_sheet() -> None:
+def slides(page: bytes) -> list[dict[str, Any]]:
+    found = re.search(r'id="slides">(.*?)</script>', page.decode(), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_maps_are_a_sheet_per_epoch_and_a_page_over_epochs() -> None:
     sink = Kept()
-    publish.maps(sink, [explained("a", 1), explained("b", 2)], 96, "epoch_001")
-    assert list(sink.images) == ["cam/a@96", "cam/b@96"]
-    (sheet,) = sink.artifacts.items()
-    assert sheet[0] == "cam/epoch_001.png"
-    pictures = [
-        np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in sink.images.values()
-    ]
-    found = np.asarray(Image.open(io.BytesIO(sheet[1])))
-    first, second = pictures
-    assert np.array_equal(found[: len(first), : first.shape[1]], first)
-    assert np.array_equal(found[len(first) :, : second.shape[1]], second)
+    for epoch in (1, 2, 2):  # the second was scored again
+        maps = [explained("a", 1), explained("b", 2)]
+        publish.maps(sink, maps, epoch=epoch, about=f"run, test, epoch {epoch}")
+    assert list(sink.artifacts) == ["cam/epoch_001.png", "cam/maps.html", "cam/epoch_002.png"]
+    sheet = Image.open(io.BytesIO(sink.artifacts["cam/epoch_002.png"]))
+    assert sheet.height > 2 * sheet.width / 3, "one row, and two rows below it"
+    page = sink.artifacts["cam/maps.html"]
+    assert b"<title>run, test</title>" in page
+    assert not re.search(rb"(src|href)=.?https?:", page), "it needs no other file"
+    assert [slide["epoch"] for slide in slides(page)] == [1, 2]
+    first, second = slides(page)[1]["images"]
+    assert (first["id"], first["classes"]) == ("a", ["Square"])
+    assert second["classes"] == ["Square", "Square"]
+    prefix, _, code = second["picture"].partition(",")
+    picture = Image.open(io.BytesIO(base64.b64decode(code)))
+    assert (prefix, picture.format) == ("data:image/webp;base64", "WEBP")
+
+
+def test_a_class_name_cannot_end_the_data() -> None:
+    new = {"epoch": 1, "images": [{"id": "a", "classes": ["</script><b>"], "picture": ""}]}
+    page = cam_page.extend(None, "a & b", new)
+    assert slides(page) == [new]
+    assert slides(cam_page.extend(page, "a & b", {**new, "epoch": 0})) == [{**new, "epoch": 0}, new]
 
 
 def test_no_pictures_no_sheet() -> None:
     sink = Kept()
-    publish.maps(sink, [], 96, "epoch_001")
+    publish.maps(sink, [], epoch=1, about="run, test, epoch 1")
     assert not sink.artifacts
+
+
+def test_classes_are_ranked_to_be_read() -> None:
+    classes = ClassTable.build(["/m/0", "/m/1", "/m/2"], ["a", "b", "c"], *np.ones((2, 3), int))
+    table = PerClass(
+        classes=classes,
+        rule="boostlu",
+        ap_no_boost_K=np.array([0.8, np.nan, 0.3]),
+        ap_K=np.array([0.9, np.nan, 0.2]),
+        positives_K=np.array([1, 0, 2]),
+        negatives_K=np.array([3, 0, 4]),
+    )
+    ranked = table.ranked()
+    assert list(ranked)[2] == "ap"
+    assert ranked["ap"] == [0.2, 0.9, None]
+    assert ranked["name"] == ["c", "a", "b"]
+    assert ranked["positives"] == [2, 1, 0]

@@ -125,14 +125,19 @@ def test_tags_are_those_of_the_latest_command(
         monkeypatch.setattr(session, "job_id", lambda job=job: job)
         config = TrainConfig(dataset=str(squares), workers=workers, labels="first")
         where = {"dataset": dataset, "directory": str(run), "resumed": bool(last)}
-        run_id = prepare.open_run(Prepared(config=config, use_gpu=False, cpus=1, **where))
+        run_id = prepare.open_run(
+            Prepared(config=config, use_gpu=False, cpus=1, preset="coco", **where)
+        )
         runs.close_run(run_id, "KILLED")
-        told.append((run_id, MlflowClient(uri).get_run(run_id).data.tags))
+        found = MlflowClient(uri).get_run(run_id).data
+        told.append((run_id, found.tags))
+    assert found.params["method_options.delta_rel"] == "0.2"
     (first_id, first), (second_id, second) = told
     assert first_id == second_id
     assert (first["world_size"], first["ray_job_id"]) == ("1", "01000000")
     assert (second["world_size"], second["ray_job_id"]) == ("2", "02000000")
     assert "resumed_from" not in first
+    assert second["preset"] == "coco"
     assert second["resumed_from"] == CHECKPOINT
     assert second["package_version"] == metadata.version("openimages-boostlu")
     assert second["dataset_digest"] == dataset.digest
