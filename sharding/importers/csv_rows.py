@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from sharding import log
 from sharding.errors import InputError
 from sharding.importers.collection import is_text
 from sharding.importers.options import ImportOptions
@@ -74,7 +75,7 @@ class _Image:
 
 
 def read_rows(
-    path: Path, options: ImportOptions, log: ReadLog
+    path: Path, options: ImportOptions, account: ReadLog
 ) -> tuple[list[ImageRow], Sequence[str]]:
     """Read the table: a row per image in the order of their first mention, and the header.
 
@@ -82,7 +83,7 @@ def read_rows(
         InputError: a column is missing or there twice, a quote is not closed, no row can be used;
             under ``--strict`` a bad row.
     """
-    text = log.text(path)
+    text = account.text(path)
     delimiter, header = _header(text, path, options)
     images: dict[str, _Image] = {}
     broken: set[str] = set()
@@ -94,10 +95,10 @@ def read_rows(
         _refuse_lines(row, cells, path)
         problem = _problem(row, cells, header) or _problem_within(row, values, options)
         if problem:
-            log.reject(row.split or "train", path, line, problem, fix=_FIX, image=row.name)
+            account.reject(row.split or "train", path, line, problem, fix=_FIX, image=row.name)
             broken.add(row.name)
         else:
-            _add(images, row, path, log)
+            _add(images, row, path, account)
     if not images:
         raise InputError("no row can be used", file=path, fix="check the table and its separator")
     return [_united(name, image, name not in broken) for name, image in images.items()], header
@@ -117,15 +118,19 @@ def _header(text: str, path: Path, options: ImportOptions) -> tuple[str, list[st
     header = found[delimiter]
     while header and not header[-1]:
         header.pop()
-    for column in (*needed, options.negatives_column, options.split_column):
+    read = (*needed, options.negatives_column, options.split_column)
+    for column in read:
         if column in needed and column not in header:
-            problem = f"there is no column {column!r}; present: {', '.join(header)[:200]}"
+            present = " ".join(", ".join(header).split())
+            problem = f"there is no column {column!r}; present: {present[:200]}"
         elif header.count(column) > 1:
             problem = f"there are two columns {column!r}"
         else:
             continue
         fix = "name it with --image-column or --labels-column"
         raise InputError(problem, file=path, row=1, fix=fix)
+    if others := [name for name in header if name and name not in read]:
+        log.info(f"note: columns that are not read: {', '.join(others)[:200]!r}")
     return delimiter, header
 
 
@@ -217,24 +222,24 @@ def _problem_within(row: ImageRow, values: Mapping[str, str], options: ImportOpt
     return ""
 
 
-def _add(images: dict[str, _Image], row: ImageRow, path: Path, log: ReadLog) -> None:
+def _add(images: dict[str, _Image], row: ImageRow, path: Path, account: ReadLog) -> None:
     """Add a good row to those of its image; what is for testing is in no other split."""
     assert row.split is not None
     image = images.setdefault(row.name, _Image(line=row.line, split=row.split))
     if image.line != row.line:
-        log.count(row.split, "further_rows")
+        account.count(row.split, "further_rows")
     if image.split != row.split:
         kept, left = sorted((image.split, row.split), key=SPLITS.index, reverse=True)
         reason = (
             f"in two splits: {row.split} here, {image.split} on row {image.line}; {kept} counts"
         )
-        log.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
+        account.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
         image.split = kept
     image.positives.update(dict.fromkeys(row.positives))
     image.negatives.update(dict.fromkeys(row.negatives))
     for name in {*row.positives, *row.negatives} & image.positives.keys() & image.negatives.keys():
         reason = f"present on one row and absent on another: {name!r:.80}"
-        log.reject(image.split, path, row.line, reason, fix=_FIX, image=row.name)
+        account.reject(image.split, path, row.line, reason, fix=_FIX, image=row.name)
 
 
 def _united(name: str, image: _Image, whole: bool) -> ImageRow:

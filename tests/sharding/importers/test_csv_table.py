@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.faults import tables
 from sharding.errors import InputError
 from sharding.importers.collection import Collection, class_key
 from sharding.importers.options import ImportOptions
@@ -227,6 +228,22 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg," + "x" * 200_000)
     with pytest.raises(InputError, match=r"row \d: not a CSV"):
         read_collection(options(tmp_path))
+
+
+def test_mutated_tables_label_nothing_that_they_do_not_say() -> None:
+    """A slice of ``python -m benchmarks.faults.tables``."""
+    counts = tables.run(150, seed=14)
+    assert not [outcome for outcome in counts if "WRONG" in outcome]
+    assert all(counts[f"{kind}: agrees"] for kind in tables.KINDS)
+
+
+def test_columns_that_are_not_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read(tmp_path, ["image,labels,negative,", "a.jpg,cat,dog,"])
+    assert "columns that are not read: 'negative'" in "".join(capsys.readouterr())
+    with pytest.raises(InputError, match="there is no column 'labels'; present: image, two lines"):
+        read(tmp_path, ['image,"two', 'lines"', "a.jpg,cat"])
 
 
 @given(st.text(min_size=1, max_size=30))
