@@ -52,6 +52,11 @@ def test_every_node_agrees_on_authentication(config: dict[str, Any]) -> None:
     assert "~/.ray/auth_token" in config["file_mounts"]
 
 
+def test_a_job_that_is_stopped_has_time_to_save(config: dict[str, Any]) -> None:
+    (start,) = [each for each in config["head_start_ray_commands"] if "ray start" in each]
+    assert "RAY_JOB_STOP_WAIT_TIME_S=300;" in start.partition("ray start")[0]
+
+
 def test_no_import_on_the_head_can_restart_the_workers(config: dict[str, Any]) -> None:
     assert not config.get("file_mounts_sync_continuously", False)
 
