@@ -32,6 +32,8 @@ class DamagedManifest(InputError):
 
     def __init__(self, problem: str, path: Path) -> None:
         fix = "restore the file from a copy, or make the dataset again in another directory"
+        if not path.parent.is_dir():
+            problem, path, fix = "no such directory", path.parent, "check the path"
         super().__init__(problem, file=path, fix=fix)
 
 
@@ -196,16 +198,14 @@ class Manifest:
         path = Path(directory) / MANIFEST_FILE
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise DamagedManifest("not a dataset: the manifest is missing", path) from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DamagedManifest(f"the manifest is not JSON ({error})", path) from None
+        except (OSError, ValueError) as error:
+            problem = f"the manifest is not JSON, or cannot be read ({error})"
+            raise DamagedManifest(problem, path) from None
         if not isinstance(raw, dict) or raw.pop("format", None) != FORMAT:
-            raise InputError(
-                f"the manifest is not of format {FORMAT}",
-                file=path,
-                fix="restore it from a copy, or shard the dump into another directory",
-            )
+            fix = "restore it from a copy, or shard the dump into another directory"
+            raise InputError(f"the manifest is not of format {FORMAT}", file=path, fix=fix)
         if raw.pop(_HASH, None) not in (None, record_digest(raw)):  # 0.1.0 wrote none
             raise DamagedManifest("the manifest was changed after it was written", path)
         try:

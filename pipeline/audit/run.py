@@ -111,7 +111,9 @@ def _dataset_of(run: str) -> str:
     """Read from a run's configuration which dataset it trains on."""
     trained = storage.read_json(storage.join(run, "config.json"))
     if trained is None:
-        raise InputError("not a run: config.json is missing", file=run, fix="pass runs/NAME")
+        is_there = storage.exists(run)
+        problem = "not a run: config.json is missing" if is_there else "no such directory"
+        raise InputError(problem, file=run, fix="pass runs/NAME")
     return str(trained["dataset"])
 
 

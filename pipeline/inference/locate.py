@@ -6,6 +6,7 @@ Every command resolves its ``--checkpoint`` here, once, on the driver.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from pipeline import storage
 from pipeline.tracking import registry
@@ -36,6 +37,8 @@ def checkpoint_directory(uri: str) -> str:
     elif uri.startswith("models:/"):
         uri = registry.download(uri)
     location = storage.absolute(uri)
+    if "://" not in location and not Path(location).is_dir():
+        raise InputError("no such directory", file=location, fix="check the path")
     if storage.exists(storage.join(location, "MLmodel")):
         held = storage.join(location, IN_MODEL)
         named = _link(held)

@@ -178,6 +178,8 @@ def test_an_unknown_class_is_told_with_a_likely_one(model: Predictor) -> None:
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a checkpoint nor a run"):
         pipeline.load(str(tmp_path))
+    with pytest.raises(InputError, match="runs/absent: no such directory"):
+        pipeline.load(str(tmp_path / "runs/absent"))
 
 
 def test_objects_say_what_they_are(squares: Path, model: Predictor) -> None:

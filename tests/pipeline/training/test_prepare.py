@@ -204,7 +204,7 @@ def test_a_plan_says_where_a_run_goes_on(
     ("options", "problem"),
     [
         ({"method_options": ("delta=1",)}, "no option delta"),
-        ({"dataset": "/absent"}, "not a dataset"),
+        ({"dataset": "/absent"}, "/absent: no such directory"),
         ({"model": ModelConfig(backbone="resnet19")}, "no backbone"),
     ],
 )

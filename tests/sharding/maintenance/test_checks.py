@@ -175,8 +175,12 @@ def test_an_index_is_rebuilt_from_the_headers(dataset: Path) -> None:
 
 
 def test_what_is_no_dataset_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for absent in ("nowhere", "file", "file/below"):
+        with pytest.raises(InputError, match=f"{absent}: no such directory. Fix: check the path"):
+            check(tmp_path / absent)
     with pytest.raises(InputError, match="not a dataset"):
-        check(tmp_path / "nowhere")
+        check(tmp_path)
     assert not (tmp_path / "nowhere").exists()
 
 
