@@ -145,6 +145,12 @@ def remove(location: str) -> None:
     filesystem.delete_dir(path)
 
 
+def remove_file(location: str) -> None:
+    """Remove a file; raises as `remove` does."""
+    filesystem, path = _open(location)
+    filesystem.delete_file(path)
+
+
 def remove_temporaries(location: str) -> None:
     """Remove what killed writers left in a directory; in a bucket they leave nothing."""
     filesystem, path = _open(location)

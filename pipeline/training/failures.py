@@ -8,6 +8,7 @@ cause                  retried                 ends as (exit code of the job)
                        again, three times
 `Cause.DEATH`, `PEER`  by Ray, three times     `TrainingFailed` (75)
 `Cause.CODE`           by Ray, three times     `TrainingBroken` (1)
+another driver's       no                      `TrainingHeld` (75)
 not finite             no                      `TrainingStopped` (3)
 SIGTERM                no                      `TrainingInterrupted` (75)
 node to be drained     at once, on the others
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.cluster.lease import Held
 from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed
 from sharding.errors import InputError
@@ -57,6 +59,12 @@ class TrainingStopped(TrainingEnded):
 
 class TrainingFailed(TrainingEnded):
     """Workers or hosts died more often than Ray starts them again, or the storage is gone."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
+class TrainingHeld(TrainingEnded):
+    """Another process trains the run, or has taken it over (`pipeline.cluster.lease`)."""
 
     exit_code = os.EX_TEMPFAIL
 
@@ -125,6 +133,8 @@ def ending(error: BaseException, directory: str) -> TrainingEnded | InputError:
     for each in chain:
         if isinstance(each, InputError):
             return each
+        if isinstance(each, Held):
+            return TrainingHeld(str(each))
     failures = [(Cause.of(each), each) for each in getattr(error, "worker_failures", {}).values()]
     if Cause.DEATH not in (cause for cause, _ in failures):
         for cause, failure in failures:

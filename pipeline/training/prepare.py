@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import methods, storage
-from pipeline.cluster import checkpoints, preflight, session
+from pipeline.cluster import checkpoints, lease, preflight, session
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data.labels import labels_of
 from pipeline.data.loader import Loader
@@ -66,17 +65,14 @@ class Prepared:
         storage.write_json(location, self.config.to_dict())
 
 
-def prepare(config: TrainConfig, *, write: bool = True) -> Prepared:
-    """Check that a configuration can be trained here, and claim its run's directory.
+def prepare(config: TrainConfig) -> Prepared:
+    """Check that a configuration can be trained here; nothing is written.
 
     Ray is joined, or started, once everything that needs no cluster is checked.
 
-    Args:
-        config: as the command says.
-        write: whether the run begins; else it is only checked.
-
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
+        Held: a process of this machine trains it.
     """
     if not config.dataset:
         raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")
@@ -90,14 +86,15 @@ def prepare(config: TrainConfig, *, write: bool = True) -> Prepared:
     directory = storage.join(config.storage, config.run_name)
     config = with_labels(config, dataset, directory)
     _check(config, dataset)
-    claim(directory, config, write=False)  # a name that is taken is said before Ray starts, too
+    resumed = claim(directory, config, write=False)
+    lease.refuse_local(directory)
     session.connect()
     use_gpu, cpus = worker_resources(config)
     return Prepared(
         config=config,
         dataset=dataset,
         directory=directory,
-        resumed=claim(directory, config, write=write),
+        resumed=resumed,
         use_gpu=use_gpu,
         cpus=cpus,
     )
@@ -205,7 +202,7 @@ def claim(directory: str, config: TrainConfig, *, write: bool = True) -> bool:
             fix="repeat the first command to resume, or choose another --run",
         )
     if write:
-        with _storage_errors(location):
+        with lease.refusals(location):
             storage.write_json(location, config.to_dict())
     return stored is not None
 
@@ -213,7 +210,7 @@ def claim(directory: str, config: TrainConfig, *, write: bool = True) -> bool:
 def _stored(location: str) -> TrainConfig | None:
     """Read the configuration of a run; None if it has not begun."""
     try:
-        with _storage_errors(location):
+        with lease.refusals(location):
             raw = storage.read_json(location)
         return None if raw is None else TrainConfig.from_dict(raw)
     except (ValueError, TypeError, KeyError) as error:
@@ -222,18 +219,6 @@ def _stored(location: str) -> TrainConfig | None:
             file=location,
             fix="choose another --run; or remove the file, and the run goes on as this command "
             "says, as another run in MLflow",
-        ) from None
-
-
-@contextlib.contextmanager
-def _storage_errors(location: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"a run cannot be kept here ({error.strerror or error})",
-            file=location,
-            fix="pass as --storage a directory, or the URL of a bucket, that can be written to",
         ) from None
 
 

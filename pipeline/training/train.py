@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pipeline.cluster import checkpoints, preemption, tasks
+from pipeline.cluster import checkpoints, lease, preemption, tasks
 from pipeline.cluster.preemption import StopReason
 from pipeline.config.train import TrainConfig
 from pipeline.inference import mlflow_model
 from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
-from pipeline.training.failures import TrainingInterrupted
+from pipeline.training.failures import TrainingHeld, TrainingInterrupted
 from pipeline.training.prepare import Prepared
 from pipeline.training.progress import MAP, EpochLines, shown
 from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
@@ -58,16 +58,26 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingEnded: see the table in `pipeline.training.failures`.
     """
-    run = dataclasses.replace(prepare.prepare(config), preset=preset)
-    with tracked_run(run) as (run_id, run_log):
+    try:
+        run = dataclasses.replace(prepare.prepare(config), preset=preset)
+        with lease.hold(run.directory) as held:
+            resumed = prepare.claim(run.directory, run.config)
+            return _train(dataclasses.replace(run, resumed=resumed), held)
+    except lease.Held as error:
+        raise TrainingHeld(str(error)) from None
+
+
+def _train(run: Prepared, held: lease.Lease) -> TrainResult:
+    with tracked_run(run, held) as (run_id, run_log):
         info(prepare.describe(run))
-        trainer = _trainer(run, run_id, run_log)
+        trainer = _trainer(run, run_id, run_log, held)
         scores = checkpoints.metrics_of(run.directory) if run.resumed else {}
         before = max((each[MAP] for each in scores.values() if MAP in each), default=math.nan)
         lines = EpochLines(run.config.epochs, before)
         with shown(run_log, lines), preemption.on_sigterm(run_log.request_stop):
-            result = _fit(trainer, run)
+            result = _fit(trainer, run, held)
         with contextlib.suppress(OSError, InputError):  # the run is done all the same
+            held.check()
             checkpoints.repair(run.directory)
     best = checkpoints.best_of_result(result, run.directory)
     mlflow_model.log_best(run_id, best, run.config.log_model)
@@ -86,7 +96,7 @@ def dry_run(config: TrainConfig) -> str:
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
     """
-    run = prepare.prepare(config, write=False)
+    run = prepare.prepare(config)
     work = functools.partial(try_batch, run.config, run.cpus, run.use_gpu)
     resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
     ((images, loss),) = tasks.run_tasks(work, [0], label="first batch", **resources)
@@ -95,8 +105,10 @@ def dry_run(config: TrainConfig) -> str:
 
 
 @contextlib.contextmanager
-def tracked_run(run: Prepared) -> Iterator[tuple[str, TrainingLog]]:
+def tracked_run(run: Prepared, held: lease.Lease) -> Iterator[tuple[str, TrainingLog]]:
     """Open the MLflow run and its writer; flush the writer and set the run's status in the end.
+
+    The status of a run that another process has taken over is that process's.
 
     Yields:
         The run's id, and a handle of its only writer.
@@ -122,10 +134,11 @@ def tracked_run(run: Prepared) -> Iterator[tuple[str, TrainingLog]]:
                 "repeated, its tables, images and files are not",
                 "WARNING",
             )
-        runs.close_run(run_id, status)
+        if not held.is_lost:
+            runs.close_run(run_id, status)
 
 
-def _fit(trainer: Any, run: Prepared) -> Any:
+def _fit(trainer: Any, run: Prepared, held: lease.Lease) -> Any:
     """Return Ray's result; fit again after a node was taken away or the storage was gone.
 
     Raises:
@@ -136,6 +149,7 @@ def _fit(trainer: Any, run: Prepared) -> Any:
     outages = 0
     while True:
         try:
+            held.check()
             checkpoints.repair(run.directory)
             result = trainer.fit()
         except (TrainingFailedError, OSError) as error:
@@ -150,7 +164,7 @@ def _fit(trainer: Any, run: Prepared) -> Any:
         info("a node is to be taken away: saved, going on without it", "WARNING")
 
 
-def _trainer(run: Prepared, run_id: str, run_log: TrainingLog) -> Any:
+def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease) -> Any:
     """Configure Ray's trainer, which continues the run if its directory has checkpoints."""
     import ray.train
     import ray.train.torch
@@ -167,6 +181,7 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog) -> Any:
             "run_id": run_id,
             "run_log": run_log,
             "threads": cpus,
+            "lease": held,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=high if low == high else (low, high),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -57,6 +58,8 @@ def _begin(settings: dict[str, Any]) -> Worker:
     import ray.train.torch
 
     config = TrainConfig.from_dict(settings["config"])
+    with storage.storage_errors():
+        settings["lease"].check()
     torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
     worker = Worker(
@@ -70,6 +73,7 @@ def _begin(settings: dict[str, Any]) -> Worker:
         ),
         run_log=settings["run_log"],
         run_id=settings["run_id"],
+        fence=settings["lease"].check,
     )
     model: torch.nn.Module = worker.state.model
     if config.parallel == "ddp":  # Ray leaves fully_shard to us
@@ -129,19 +133,25 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
         metrics,
         checkpoint=saved,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-        checkpoint_upload_fn=_upload,
+        checkpoint_upload_fn=functools.partial(_upload, worker.fence),
         validation=validate and saved is not None,
     )
 
 
-def _upload(saved: Any, name: str) -> Any:
-    """Upload as Ray does by default, but with errors that `pipeline.training.failures` sorts."""
+def _upload(fence: Callable[[], None], saved: Any, name: str) -> Any:
+    """Upload as Ray does by default, but with errors that `pipeline.training.failures` sorts.
+
+    Ray counts the checkpoint, and removes worse ones, only after this has returned.
+    """
     import ray.train
 
     place = ray.train.get_context().get_storage()
     with storage.storage_errors():
         try:
-            return place.persist_current_checkpoint(saved, name)
+            fence()
+            stored = place.persist_current_checkpoint(saved, name)
+            fence()
+            return stored
         except RuntimeError as error:  # the file by which Ray knows its directory is gone
             raise OSError(f"{place.experiment_fs_path} is not where the run began") from error
 

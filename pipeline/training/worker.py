@@ -34,6 +34,7 @@ class Worker:
         images_seen: by all ranks since the run began.
         position: within the epoch after it; None between epochs.
         unscored: whether it continues from the end of an epoch that was not validated.
+        fence: raises if what is saved must not count any more (`pipeline.cluster.lease`).
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Worker:
         rank: Rank,
         run_log: TrainingLog,
         run_id: str,
+        fence: Callable[[], None] = lambda: None,
     ) -> None:
         self.config, self.dataset, self.rank = config, dataset, rank
-        self.run_log, self.run_id = run_log, run_id
+        self.run_log, self.run_id, self.fence = run_log, run_id, fence
         self.labels, _ = dataset.label_version(config.labels)
         self.epoch, self.images_seen, self.unscored = 0, 0, False
         self.position: RankState | None = None

@@ -25,7 +25,7 @@ from sharding.errors import InputError
 def exclusive(path: Path) -> Iterator[TextIO]:
     """Wait until nobody else holds the lock, and hold it."""
     with _open(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield file
 
 
@@ -35,6 +35,11 @@ def shared(path: Path) -> Iterator[TextIO]:
     with _open(path) as file:
         share(file)
         yield file
+
+
+def lock(file: TextIO | int) -> None:
+    """Wait until nobody else holds the open file's lock, and hold it."""
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def try_lock(file: TextIO | int) -> bool:

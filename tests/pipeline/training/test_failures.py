@@ -12,12 +12,14 @@ from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+from pipeline.cluster.lease import Held, Holder, Lease
 from pipeline.storage import StorageFailed, storage_errors
 from pipeline.training import train, train_loop
 from pipeline.training.failures import (
     LoopEnd,
     TrainingEnded,
     TrainingFailed,
+    TrainingHeld,
     causes,
     ending,
     storage_recovers,
@@ -155,7 +157,7 @@ def test_an_upload_that_fails_is_the_storages(
     context = SimpleNamespace(get_storage=Place)
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     with pytest.raises(StorageFailed, match=r"^(/runs/a is not where the run began|no)$"):
-        train_loop._upload(None, "checkpoint")
+        train_loop._upload(lambda: None, None, "checkpoint")
 
 
 class TrainingFailedOfStorage(TrainingFailedError):
@@ -179,6 +181,16 @@ def run_on(storage: Storage) -> Any:
     return SimpleNamespace(directory="/runs/a", write_again=storage.write)
 
 
+HELD = Lease("nowhere", Holder.of_this_process())
+
+
+def test_another_drivers_run_is_not_retried() -> None:
+    error = of_workers(Held("runs/a: process 7 on b trains this run now"))
+    ended = ending(error, "runs/a")
+    assert isinstance(ended, TrainingHeld)
+    assert (ended.exit_code, str(ended)[:17]) == (75, "runs/a: process 7")
+
+
 class Done:
     return_value, checkpoint = LoopEnd(), None
 
@@ -194,7 +206,7 @@ def test_a_storage_that_goes_while_the_snapshot_is_repaired_is_waited_for(
 
     monkeypatch.setattr(train.checkpoints, "repair", repair)
     trainer = Trainer(TrainingFailedOfStorage(), Done)
-    assert train._fit(trainer, run_on(Storage(0))) is Done
+    assert train._fit(trainer, run_on(Storage(0)), HELD) is Done
     assert not trainer.ends
 
 
@@ -207,5 +219,5 @@ def test_a_storage_that_stays_away_is_not_waited_for_for_ever(
     monkeypatch.setattr(train.checkpoints, "repair", repair)
     storage = Storage(0)
     with pytest.raises(TrainingFailed, match="gone"):
-        train._fit(Trainer(), run_on(storage))
+        train._fit(Trainer(), run_on(storage), HELD)
     assert storage.asked == 3

@@ -77,7 +77,13 @@ def run(tmp_path: Path) -> str:
 def sharded_anew(squares: Path, tmp_path: Path) -> Dataset:
     copy = shutil.copytree(squares, tmp_path / "dataset")
     manifest = Manifest.read(copy)
-    labels = {**manifest.labels, "second": manifest.labels["first"]}
+    shutil.copytree(copy / "labels/first", copy / "labels/second")
+    first = manifest.labels["first"]
+    files = {
+        split: dataclasses.replace(file, path=file.path.replace("/first/", "/second/"))
+        for split, file in first.splits.items()
+    }
+    labels = {**manifest.labels, "second": dataclasses.replace(first, splits=files)}
     dataclasses.replace(manifest, labels=labels, default_labels="second").write(copy)
     return Dataset.open(copy)
 
@@ -155,7 +161,7 @@ def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **option
         model=ModelConfig(backbone="resnet18"),
         optimizer=OptimizerConfig(epochs=2),
     )
-    return prepare.prepare(dataclasses.replace(config, **options), write=False)
+    return prepare.prepare(dataclasses.replace(config, **options))
 
 
 def test_a_plan_says_what_is_trained_and_keeps_nothing(

@@ -1,0 +1,266 @@
+"""Let one driver at a time write into a run, by a lease in the run's directory.
+
+The driver renews its lease while it lives. Who finds the lease of a living one is refused; that of
+a dead one is taken over: at once if its process was on this machine, else when it is renewed no
+more. Before a checkpoint counts, and before any is removed, the lease is read again, so that a
+driver that slept through a takeover ends without touching what is now another's.
+
+A directory is locked while a lease is taken. Where it cannot be (a bucket, some network file
+systems), a driver writes its lease, waits, and has it if it is still there: the last one wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import storage
+from sharding.errors import InputError
+from sharding.log import info
+from sharding.storage import locks
+
+_FILE = "lease.json"
+_BEAT_SECONDS = 10.0
+# Without a beat, as seen by one clock; and by the clocks of two hosts, which may disagree.
+_DEAD_SECONDS, _LONG_DEAD_SECONDS = 60.0, 900.0
+_SETTLE_SECONDS = 2.0
+
+
+class Held(RuntimeError):
+    """Another process writes into the run; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The driver that writes into a run.
+
+    Attributes:
+        attempt: its own random name.
+        host, pid: where it runs, for people.
+        machine: boot and process namespace in which ``pid`` counts.
+        started: start of the process, as the system counts: ids come again.
+        beat: when it was last known to live, in seconds since 1970.
+    """
+
+    attempt: str
+    host: str
+    pid: int
+    machine: str
+    started: str
+    beat: float
+
+    @classmethod
+    def of_this_process(cls) -> Holder:
+        """Describe this process, with a new attempt."""
+        pid = os.getpid()
+        return cls(
+            attempt=secrets.token_hex(8),
+            host=socket.gethostname(),
+            pid=pid,
+            machine=_machine(),
+            started=_start_of(pid),
+            beat=time.time(),
+        )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs, or ran, where this process can see it."""
+        return self.machine == _machine()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it is known to be dead; one elsewhere that has just ended is not."""
+        if self.is_here:
+            return _start_of(self.pid) != self.started
+        return time.time() - self.beat > _LONG_DEAD_SECONDS
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to write into a run; travels to workers.
+
+    Attributes:
+        run: directory, path or URL.
+        holder: who has it.
+    """
+
+    run: str
+    holder: Holder
+
+    @property
+    def taker(self) -> Holder | None:
+        """Who has taken the lease over, if anybody has; raises OSError as the storage does."""
+        present = _read(self.run)
+        is_ours = present is None or present.attempt == self.holder.attempt
+        return None if is_ours else present
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is known that another driver has taken the lease over."""
+        with contextlib.suppress(OSError):
+            return self.taker is not None
+        return False
+
+    def check(self) -> None:
+        """Raise Held if another driver has taken the run over; OSError if that cannot be read."""
+        if taker := self.taker:
+            raise Held(f"{self.run}: {taker} trains this run now; stopped, and nothing was removed")
+
+    def beat(self) -> None:
+        """Renew the lease unless it was taken over; raises as `check` does."""
+        self.check()
+        if storage.exists(self.run):  # else its storage is gone, and would begin anew
+            _write(self.run, dataclasses.replace(self.holder, beat=time.time()))
+
+
+@contextlib.contextmanager
+def hold(run: str) -> Iterator[Lease]:
+    """Take the lease of a run, renew it within the block and give it back.
+
+    If it is taken over, the main thread is interrupted.
+
+    Args:
+        run: directory, path or URL; created if it is missing.
+
+    Raises:
+        Held: a living process has it, or has taken it over.
+        InputError: the storage takes no files.
+    """
+    lease = Lease(run, Holder.of_this_process())
+    _take(lease)
+    ended = threading.Event()
+    beats = threading.Thread(target=_keep_beating, args=(lease, ended), daemon=True)
+    beats.start()
+    try:
+        yield lease
+    except BaseException:
+        with contextlib.suppress(OSError):
+            lease.check()
+        raise
+    finally:
+        ended.set()
+        beats.join(_BEAT_SECONDS)
+        with contextlib.suppress(OSError):
+            if not lease.is_lost:
+                storage.remove_file(storage.join(run, _FILE))
+
+
+def _keep_beating(lease: Lease, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT_SECONDS):
+        try:
+            lease.beat()
+        except (OSError, InputError):
+            continue  # training waits for its storage, too
+        except Held:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            return
+
+
+@contextlib.contextmanager
+def refusals(location: str) -> Iterator[None]:
+    """Turn an OSError of the storage of a run that is about to begin into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"a run cannot be kept here ({error.strerror or error})",
+            file=location,
+            fix="pass as --storage a directory, or the URL of a bucket, that can be written to",
+        ) from None
+
+
+def _take(lease: Lease) -> None:
+    with refusals(lease.run), _locked(lease.run) as is_locked:
+        _refuse_living(lease.run)
+        _write(lease.run, lease.holder)
+        if not is_locked:
+            time.sleep(_SETTLE_SECONDS)
+            lease.check()
+
+
+@contextlib.contextmanager
+def _locked(run: str) -> Iterator[bool]:
+    """Lock a directory as far as its file system can; yields whether it could."""
+    if "://" in run:
+        yield False
+        return
+    Path(run).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            locks.lock(descriptor)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def refuse_local(run: str) -> None:
+    """Raise Held if a living process of this machine has the lease; nothing is waited for."""
+    with refusals(run):
+        present = _read(run)
+    if present is not None and present.is_here and not present.is_dead:
+        raise _held(run, present)
+
+
+def _held(run: str, holder: Holder) -> Held:
+    return Held(
+        f"{run}: {holder} trains this run; nothing was changed. Fix: wait for it, or end it; or "
+        "train under another name"
+    )
+
+
+def _refuse_living(run: str) -> None:
+    """Return when nobody alive has the lease; raises Held if somebody has."""
+    present = seen = _read(run)
+    waited_until = time.monotonic() + _DEAD_SECONDS
+    while present is not None and not present.is_dead:
+        if present.is_here or present != seen:
+            raise _held(run, present)
+        if time.monotonic() > waited_until:
+            break
+        if present is seen:
+            info(f"{run} was trained by {present}; waiting up to a minute for a sign of life")
+        time.sleep(min(1.0, _DEAD_SECONDS / 10))
+        present = _read(run)
+
+
+def _read(run: str) -> Holder | None:
+    """Read the lease; None if there is none, or nothing that could be one."""
+    try:
+        raw = storage.read_json(storage.join(run, _FILE))
+        return None if raw is None else Holder(**raw)
+    except (ValueError, TypeError, FileNotFoundError):
+        return None
+
+
+def _write(run: str, holder: Holder) -> None:
+    storage.write_json(storage.join(run, _FILE), dataclasses.asdict(holder))
+
+
+def _machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _start_of(pid: int) -> str:
+    """Look up when a process of this machine was started; "" if there is none, or a dead one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if stat[0] in "ZX" else stat[19]

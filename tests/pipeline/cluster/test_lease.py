@@ -1,0 +1,138 @@
+"""A run has one writer: the living are refused, the dead are followed, the fenced-off stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import storage
+from pipeline.cluster import lease
+from pipeline.cluster.lease import Held, Holder, Lease, hold
+
+
+@pytest.fixture(params=["directory", "bucket"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "directory":
+        return str(tmp_path / "runs/a")
+    return str(request.getfixturevalue("bucket").url("runs/a"))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("_BEAT", 0.05), ("_DEAD", 0.6), ("_SETTLE", 0.05)):
+        monkeypatch.setattr(lease, f"{name}_SECONDS", seconds)
+
+
+def leave(run: str, **changes: Any) -> Holder:
+    """Leave the lease of a driver that does not renew it."""
+    left = dataclasses.replace(Holder.of_this_process(), **changes)
+    storage.write_json(f"{run}/lease.json", dataclasses.asdict(left))
+    return left
+
+
+def dead() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_second_driver_is_refused_and_one_after_the_end_is_not(run: str) -> None:
+    with hold(run) as first:
+        message = f"{first.holder.pid} on {first.holder.host} trains this run; nothing was changed"
+        for refused in (lambda: hold(run).__enter__(), lambda: lease.refuse_local(run)):
+            with pytest.raises(Held, match=message):
+                refused()
+        first.check()
+    assert not storage.exists(f"{run}/lease.json")
+    with hold(run):
+        lease_before = storage.read_json(f"{run}/lease.json")
+        assert lease_before["attempt"] != first.holder.attempt
+
+
+def test_a_dead_process_of_this_machine_is_followed_at_once(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_DEAD_SECONDS", 600.0)
+    for gone in ({"pid": dead()}, {"started": "1"}):  # the second: its id has come again
+        leave(run, **gone)
+        lease.refuse_local(run)
+        with hold(run) as held:
+            held.check()
+
+
+def test_a_silent_process_elsewhere_is_followed_after_a_while(run: str) -> None:
+    leave(run, machine="elsewhere")
+    begun = time.monotonic()
+    with hold(run):
+        assert time.monotonic() - begun > 0.5
+    leave(run, machine="elsewhere", beat=time.time() - 3600)
+    begun = time.monotonic()
+    with hold(run):
+        assert time.monotonic() - begun < 0.5
+
+
+def test_a_living_process_elsewhere_is_refused(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hold(run) as held:
+        monkeypatch.setattr(lease, "_machine", lambda: "elsewhere")
+        with pytest.raises(Held, match=f"process {held.holder.pid} on"):
+            hold(run).__enter__()
+        held.check()
+
+
+def test_a_fenced_off_driver_stops_and_leaves_all_to_the_other(run: str) -> None:
+    seen: list[Lease] = []
+
+    def write() -> None:
+        with hold(run) as held:
+            leave(run, pid=7, host="other", attempt="taken")
+            with pytest.raises(Held):
+                held.check()
+            seen.append(held)
+            time.sleep(5)  # interrupted at the next beat
+
+    begun = time.monotonic()
+    with pytest.raises(Held, match="process 7 on other trains this run now; stopped"):
+        write()
+    assert time.monotonic() - begun < 4
+    assert storage.read_json(f"{run}/lease.json")["attempt"] == "taken"
+    assert seen[0].is_lost
+
+
+def test_a_lease_that_cannot_be_read_is_none(run: str) -> None:
+    storage.write_json(f"{run}/lease.json", {"attempt": 1})
+    with hold(run) as held:
+        assert held.taker is None
+
+
+def test_the_place_of_a_run_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    run = Lease(str(tmp_path / "gone"), Holder.of_this_process())
+    run.beat()
+    assert not (tmp_path / "gone").exists()
+
+
+RACER = """
+import sys, time
+from pipeline.cluster import lease
+lease._BEAT_SECONDS = 0.05
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+try:
+    with lease.hold(sys.argv[1]):
+        time.sleep(0.5)
+        print("held")
+except lease.Held:
+    print("refused")
+"""
+
+
+def test_of_drivers_that_start_together_one_writes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RACER, str(tmp_path / "run"), str(time.time() + 4)]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = sorted(json.dumps(racer.communicate()[0].strip()) for racer in racers)
+    assert said == ['"held"', *['"refused"'] * 3]
