@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
+from sharding.openimages.dump_files import ARCHIVES, COMPRESSED
 from sharding.openimages.row_status import RejectedRow
 
 
@@ -110,7 +111,8 @@ def choose_year(files: Mapping[int, Path], year: int | None) -> int:
         return found[0]
     years = " and ".join(map(str, found or files))
     problem = f"there are several years: {years}" if found else f"is missing, as are all of {years}"
-    raise InputError(problem, file=next(iter(files.values())), fix="check --source, or give --year")
+    first, fix = next(iter(files.values())), "check --source, or give --year"
+    raise InputError(problem, file=first, fix=fix if found else unpack_first(first, fix))
 
 
 def first_existing(candidates: list[Path], what: str, fix: str) -> Path:
@@ -122,4 +124,12 @@ def first_existing(candidates: list[Path], what: str, fix: str) -> Path:
     for path in candidates:
         if path.exists():
             return path
-    raise InputError(f"{what} is missing", file=candidates[0], fix=fix)
+    raise InputError(f"{what} is missing", file=candidates[0], fix=unpack_first(candidates[0], fix))
+
+
+def unpack_first(missing: Path, fix: str) -> str:
+    """Name the packed files where a missing one should be, or above, as what to unpack."""
+    folder = next((folder for folder in missing.parents if folder.is_dir()), missing)
+    suffixes = (*ARCHIVES, *COMPRESSED)
+    packed = sorted(path.name for path in folder.glob("*") if path.name.endswith(suffixes))
+    return f"unpack {', '.join(packed[:4])} there" if packed else fix

@@ -72,7 +72,10 @@ def read_collection(options: ImportOptions) -> Collection:
         InputError: it is not there, or is not of this format.
     """
     if not options.source.is_dir():
-        raise InputError("folder is missing", file=options.source, fix="check --source")
+        is_file = options.source.is_file()
+        problem = "not a folder" if is_file else "folder is missing"
+        fix = "unpack it, and give the folder" if is_file else "check --source"
+        raise InputError(problem, file=options.source, fix=fix)
     return READERS[options.format](options)
 
 

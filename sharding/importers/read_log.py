@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
-from sharding.importers.collection import Part
+from sharding.importers.collection import Part, unpack_first
 from sharding.layout import is_below
 from sharding.openimages.dump_files import decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
@@ -46,7 +46,7 @@ class ReadLog:
             raise InputError(
                 f"cannot be read ({error.strerror})",
                 file=path,
-                fix="give the folder of the unpacked collection as --source",
+                fix=unpack_first(path, "give the folder of the unpacked collection as --source"),
             ) from None
         self.sources[self._name_of(path)] = hashlib.sha256(content).hexdigest()
         return content

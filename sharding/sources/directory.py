@@ -112,7 +112,7 @@ def _scan(folder: Path) -> tuple[tuple[Spelling, ...], list[str]]:
             for entry in entries:
                 if parsed := parse_image_file(entry.name):
                     spellings.add((parsed[0].isupper(), parsed[1]))
-                elif not entry.name.startswith((".", *_NEVER)) and entry.is_dir():
+                elif not entry.name.startswith((".", *_NEVER)) and os.path.isdir(entry):
                     inner.append(entry.name)
     except PermissionError:  # the lost+found of a disk, for one
         return (), []

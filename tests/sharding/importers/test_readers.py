@@ -365,6 +365,25 @@ def test_an_empty_folder_is_no_collection(name: str, tmp_path: Path) -> None:
         prepare_import(ImportOptions(format=name, source=tmp_path, output=tmp_path / "dataset"))
 
 
+@pytest.mark.parametrize(
+    ("name", "packed"),
+    [
+        ("csv", "labels.csv.gz"),
+        ("coco", "annotations_trainval2014.zip"),
+        ("voc", "VOCtrainval_11-May-2012.tar"),
+        ("nuswide", "Flickr.zip"),
+        ("cub", "CUB_200_2011.tgz"),
+    ],
+)
+def test_what_is_still_packed_is_named(name: str, packed: str, tmp_path: Path) -> None:
+    (tmp_path / packed).touch()
+    settings = ImportOptions(format=name, source=tmp_path, output=tmp_path / "dataset")
+    with pytest.raises(InputError, match=rf"is missing.* Fix: unpack {packed} there"):
+        prepare_import(settings)
+    with pytest.raises(InputError, match=r"not a folder\. Fix: unpack it"):
+        prepare_import(dataclasses.replace(settings, source=tmp_path / packed))
+
+
 def test_annotations_of_unknown_images_are_set_aside(tmp_path: Path) -> None:
     settings = options("coco", tmp_path, validation_share=0.0)
     path = settings.source / "annotations/instances_train2014.json"

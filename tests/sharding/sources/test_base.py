@@ -58,6 +58,7 @@ def test_images_are_found_as_people_have_them(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
     (path.parent / f"{'0' * 16}.jpg").write_bytes(b"0")
+    (path.parent / "latest").symlink_to("latest")
     source = open_source(str(tmp_path))
     with source.reader("train", [ID]) as read:
         assert bytes(read(ID)) == b"x"
