@@ -6,22 +6,27 @@ moment the manifest names them; until then an interrupted job finds them by thei
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from sharding import log
 from sharding.dataset.label_versions import NewLabels, tar_labels, with_tar_labels
 from sharding.dataset.members import Members, ids_of, members_in, members_of
 from sharding.dataset.publish import publish
 from sharding.dataset.quarantine import Quarantine
 from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import LabelTable
-from sharding.layout import QUARANTINE_FILE
+from sharding.layout import INDEX, QUARANTINE_FILE, RECORD, TAR, shard_path
+from sharding.maintenance.repair import set_aside
 from sharding.manifest import Dataset
 from sharding.openimages.rotations import Rotations
 from sharding.shards.dispatch import Workers, finished_shards, write_shards
 from sharding.shards.plan import ShardPlan, choose_num_shards, plan_split
-from sharding.shards.task import ShardOutcome, ShardTask
+from sharding.shards.task import ShardOutcome, ShardTask, holds_other
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
 from sharding.sources.shard import ShardSource
@@ -139,9 +144,30 @@ def tasks_for_labels(
 
 
 def write_unfinished(tasks: Sequence[ShardTask], workers: Workers) -> list[ShardOutcome]:
-    """Write the shards that an interrupted job did not; those with failures are tried again."""
+    """Write the shards that an interrupted job did not; those with failures are tried again.
+
+    Tars of other content that have the names of these are set aside: their job may have been
+    killed, or the manifest may be an older copy.
+    """
     earlier = finished_shards(tasks, retry_failed=True)
-    return [*earlier, *write_shards(tasks, workers, earlier=earlier)]
+    names = {outcome.name for outcome in earlier}
+    others = [task for task in tasks if task.plan.name not in names and holds_other(task)]
+    if not others:
+        return [*earlier, *write_shards(tasks, workers, earlier=earlier)]
+    store = workers.bucket or ObjectStore.local(others[0].output)
+    paths = [shard_path(task.plan.name) for task in others]
+    moved = set_aside(Path(others[0].output), paths, store.move)
+    outcomes = [*earlier, *write_shards(tasks, workers, earlier=earlier)]
+    written = {outcome.shard.path: outcome.shard.sha256 for outcome in outcomes if outcome.shard}
+    for path, aside in moved.items():
+        if store.sha256(aside) == written.get(path):  # killed before it could write the record
+            for suffix in (TAR, INDEX, RECORD):
+                store.remove(aside.removesuffix(TAR) + suffix)
+            with contextlib.suppress(OSError):
+                os.removedirs(Path(others[0].output, aside).parent)
+        else:
+            log.info(f"{path} was of another job: moved to {aside}", "WARNING")
+    return outcomes
 
 
 def _with_added(

@@ -176,16 +176,27 @@ class ShardOutcome:
         )
 
 
+def _recorded(task: ShardTask) -> ShardOutcome | None:
+    """Read the record of an earlier run of this very task; None where there is none."""
+    try:
+        outcome = ShardOutcome.from_json(json.loads(task.record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):  # no record, or a damaged one
+        return None
+    return outcome if outcome.fingerprint == task.fingerprint else None
+
+
+def holds_other(task: ShardTask) -> bool:
+    """Tell whether a tar that may be another task's has the name of this one's."""
+    return task.tar.is_file() and _recorded(task) is None
+
+
 def finished(task: ShardTask) -> ShardOutcome | None:
     """Read the outcome of an earlier run of this very task, None where there is none.
 
     Cheap: tar and index must be there in the recorded size; `verify` compares hashes.
     """
-    try:
-        outcome = ShardOutcome.from_json(json.loads(task.record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):  # no record, or a damaged one
-        return None
-    if outcome.fingerprint != task.fingerprint:
+    outcome = _recorded(task)
+    if outcome is None:
         return None
     if outcome.shard is None:
         return outcome

@@ -148,6 +148,30 @@ def test_new_images_get_shards_of_their_own(dataset: Path, newer: Path, inputs) 
     assert not quarantine.image_ids("train") & recovered
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_tars_of_a_newer_manifest_are_not_overwritten(
+    dataset: Path, original: Path, newer: Path, inputs, tmp_path: Path, is_same: bool
+) -> None:
+    later = shutil.copytree(inputs[0].parent / "later", tmp_path / "later")
+    relabel(dataset, newer, images=str(later))
+    (added,) = (
+        tree(dataset / "images").keys()
+        - tree(original / "images").keys()
+        - {path.with_suffix(".idx").name for path in (dataset / "images").glob("*.tar")}
+    )
+    content = (dataset / "images" / added).read_bytes()
+    shutil.rmtree(dataset / "labels")
+    shutil.copytree(original, dataset, dirs_exist_ok=True)  # from a copy made earlier
+    if not is_same:
+        next((later / "train").glob("*.jpg")).unlink()
+    commands.relabel(dataset, newer, images=str(later))
+    assert ((dataset / "images" / added).read_bytes() == content) == is_same
+    assert (dataset / "set_aside").exists() != is_same
+    if not is_same:
+        assert (dataset / "set_aside/1/images" / added).read_bytes() == content
+    assert is_well(dataset)
+
+
 def test_images_that_turn_up_later_are_taken_in(dataset: Path, inputs) -> None:
     before = images_of(dataset)
     later = str(inputs[0].parent / "later")
