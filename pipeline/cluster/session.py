@@ -70,6 +70,8 @@ def connect(address: str | None = None, **options: Any) -> None:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return
     wanted, begun = address or os.environ.get("RAY_ADDRESS", ""), time.monotonic()

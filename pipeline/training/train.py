@@ -23,6 +23,7 @@ from pipeline.training.progress import MAP, EpochLines, shown
 from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
 from sharding.errors import InputError
 from sharding.log import info
+from sharding.progress import say
 
 # Within one call: a storage that only ever takes small files would be retried for ever.
 _MOST_OUTAGES = 3
@@ -70,6 +71,7 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
 def _train(run: Prepared, held: lease.Lease) -> TrainResult:
     with tracked_run(run, held) as (run_id, run_log):
         info(prepare.describe(run))
+        say("starting the workers")
         trainer = _trainer(run, run_id, run_log, held)
         scores = checkpoints.metrics_of(run.directory) if run.resumed else {}
         before = max((each[MAP] for each in scores.values() if MAP in each), default=math.nan)

@@ -22,7 +22,9 @@ from sharding.errors import InputError
 pytestmark = pytest.mark.ray
 
 
-def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_where_nothing_answers_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -31,6 +33,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(monkeypatch: pytest.Mo
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}"):
         session.connect(address)
+    assert f"joining Ray at {address}\n" in capsys.readouterr().err, "before anything is waited for"
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(InputError, match="correct RAY_ADDRESS"):
         session.connect()
