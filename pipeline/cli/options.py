@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+from pipeline.config import groups
 from sharding.errors import PROGRAM, InputError
 from sharding.progress import say
 
@@ -45,7 +46,7 @@ def parse(
         SystemExit: the help was asked for, or an option is unknown or of another type.
     """
     obey_no_color()
-    options = tyro.cli(
+    options = groups.parse(
         kind,
         prog=program,
         description=description(job) + _CONFIG_HELP,

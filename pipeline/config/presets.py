@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
+from pipeline.config import groups
 from pipeline.config.paper_options import ablation, method_options
 from pipeline.config.paper_training import (
     LARGE_LOSS,
@@ -135,10 +136,10 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
         # Read twice: the preset's values depend on the method.
         first.add_argument("--method")
         start = preset(chosen.preset, first.parse_known_args(arguments)[0].method)
-    config = tyro.cli(
+    config = groups.parse(
         TrainConfig,
+        start.config if start else None,
         prog=program,
-        default=start.config if start else tyro.MISSING_NONPROP,
         args=rest,
         description=description + _HELP,
         config=(tyro.conf.OmitArgPrefixes,),

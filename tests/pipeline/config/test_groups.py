@@ -1,0 +1,67 @@
+"""Options are shown in groups, and parse as without them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+import tyro
+
+from pipeline.config import groups
+from pipeline.config.commands import AuditConfig, EvaluateConfig, PredictConfig
+from pipeline.config.presets import preset
+from pipeline.config.train import TrainConfig
+from sharding.commands.options import ShardOptions
+from sharding.errors import InputError
+from sharding.importers.options import ImportOptions
+
+KINDS = (AuditConfig, EvaluateConfig, ImportOptions, PredictConfig, ShardOptions, TrainConfig)
+SHARD = ["--annotations", "a", "--images", "i", "--output", "o"]
+
+
+def test_every_option_in_a_group_is_there_once_and_no_title_is_an_option() -> None:
+    assert {kind.__name__ for kind in KINDS} == set(groups.GROUPS)
+    for kind in KINDS:
+        known = {field.name for field in dataclasses.fields(kind)}
+        grouped = [name for names in groups.GROUPS[kind.__name__].values() for name in names]
+        assert len(grouped) == len(set(grouped))
+        assert not known & set(groups.GROUPS[kind.__name__])
+        if kind not in (ShardOptions, ImportOptions):  # which share some
+            assert set(grouped) <= known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_is_shown_with_its_help(
+    kind: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown, plain = [], []
+    for parse, words in ((groups.parse, shown), (tyro.cli, plain)):
+        with pytest.raises(SystemExit):
+            parse(kind, args=["--help"])
+        text = capsys.readouterr().out.partition("╭")[2]
+        words += re.sub("─ [a-z ]+ ─|[│╭╮╰╯─]", " ", text).split()
+        titles = re.findall("─ ([a-z]+) options ─", text)
+    assert not set(titles) & set(groups.GROUPS[kind.__name__]), "those are ours alone"
+    assert sorted(shown) == sorted(plain)
+
+
+def test_options_parse_as_without_groups() -> None:
+    arguments = [*SHARD, "--seed", "3", "--labels", "x", "--fetch.tries", "2", "--strict"]
+    assert groups.parse(ShardOptions, args=arguments) == tyro.cli(ShardOptions, args=arguments)
+
+
+def test_a_presets_values_take_the_place_of_the_defaults() -> None:
+    start = preset("coco", "em-apl").config
+    how = {"config": (tyro.conf.OmitArgPrefixes,)}
+    found = groups.parse(TrainConfig, start, args=["--workers", "2", "--lr", "1"], **how)
+    assert found == tyro.cli(
+        TrainConfig, default=start, args=["--workers", "2", "--lr", "1"], **how
+    )
+
+
+def test_a_value_that_cannot_be_is_refused_as_ever() -> None:
+    with pytest.raises(InputError, match="images-per-shard is 0"):
+        groups.parse(ShardOptions, args=[*SHARD, "--images-per-shard", "0"])
