@@ -6,10 +6,12 @@ lines of drivers, workers and Ray itself can be read by one rule.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +59,15 @@ def info(message: str, level: str = "INFO") -> None:
         write_json(level, message)
     else:
         print(message, flush=True)
+
+
+@contextlib.contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Let a block fail that nothing depends on (a figure, a page): one warning that names it."""
+    try:
+        yield
+    except Exception as error:
+        info(f"{what} left out: {type(error).__name__}: {first_line(error)}", "WARNING")
 
 
 def error(message: str, **fields: Any) -> None:

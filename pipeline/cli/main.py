@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -50,6 +51,9 @@ def run(job: str, arguments: Sequence[str] | None = None, program: str | None = 
         arguments: its options, by default those of this process.
         program: what its help calls it, by default the script's name.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a class name
+            stream.reconfigure(errors="replace")
     with one_line_errors():
         module = "dataset_jobs" if _JOBS[job][0] == _DATASETS else "model_jobs"
         function = f"run_{job.replace('-', '_')}"

@@ -78,13 +78,14 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
 
     evaluation = run.evaluate(config)
     subject = evaluation.subject
-    print(evaluation.report.terminal())
-    print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
     try:
         run_id = record.record(evaluation)
     except record.NotRecorded as ended:
         error(str(ended))
         sys.exit(ended.exit_code)
+    finally:  # whoever reads it may be gone, or show no such letters
+        print(evaluation.report.terminal())
+        print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
     print(f"MLflow      {client.browse_command()}  (run {run_id})")
 
 

@@ -20,7 +20,7 @@ from pipeline.evaluation import ranking
 from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.evaluation.metrics import Summary, average_precision
 from pipeline.evaluation.scores import Scores
-from pipeline.inference.cam_figures import FAINT, INK, new_figure
+from pipeline.inference.cam_figures import FAINT, INK, new_figure, plain
 from sharding.classes import NUM_GROUPS
 
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
@@ -42,7 +42,9 @@ def group_bars(summaries: Mapping[str, Summary]) -> Figure:
     for i, (name, means) in enumerate(zip(summaries, values, strict=True)):
         heights = np.array([0 if math.isnan(mean) else 100 * mean for mean in means])
         offsets = places + (i - (len(summaries) - 1) / 2) * width
-        bars = axes.bar(offsets, heights, width * 0.94, label=name, color=_BARS[i % len(_BARS)])
+        bars = axes.bar(
+            offsets, heights, width * 0.94, label=plain(name), color=_BARS[i % len(_BARS)]
+        )
         labels = ["" if math.isnan(mean) else f"{100 * mean:.1f}" for mean in means]
         axes.bar_label(bars, labels, padding=2, fontsize=12 if len(summaries) < 3 else 9)
     axes.set_xticks(places, _group_labels(next(iter(summaries.values()))), fontsize=12)
@@ -109,7 +111,7 @@ def attribution_histogram(runs: Mapping[str, Attributions]) -> Figure:
     axes = figure.add_subplot()
     for i, (name, scores) in enumerate(runs.items()):
         mean = f", mean {scores.mean_above_zero:.2f}" if scores.above_zero > 0 else ""
-        label = f"{name}: {100 * scores.above_zero:.0f}% above zero{mean}"
+        label = f"{plain(name)}: {100 * scores.above_zero:.0f}% above zero{mean}"
         colour = _RUNS[i % len(_RUNS)]
         axes.stairs(scores.density_H, EDGES, color=colour, alpha=0.22, fill=True)
         axes.stairs(scores.density_H, EDGES, color=colour, linewidth=2.2, label=label)

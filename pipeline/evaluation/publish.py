@@ -15,6 +15,7 @@ from pipeline.evaluation.report import Report
 from pipeline.inference import cam_figures, cam_page
 from pipeline.inference.cams import Cams
 from pipeline.tracking.run_log import RunLog
+from sharding.log import optional
 
 # No image series: MLflow would open the run on its panels, which are empty before the first step.
 SHEETS, PAGE = "cam", "cam/maps.html"
@@ -33,7 +34,7 @@ def evaluation(
     folder: str,
     about: str,
 ) -> None:
-    """Send metrics, per-class table, group chart and the report.
+    """Send the metrics, then per-class table, group chart and report, each of which may fail.
 
     NaN metrics (a group without a counted class) are not sent: a chart cannot show them.
 
@@ -48,13 +49,16 @@ def evaluation(
     """
     metrics = report.metrics(prefix)
     log.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
-    log.table(per_class.ranked(), f"{folder}/per_class_ap.json")
-    chart = cam_figures.png(figures.group_bars(report.summaries), about)
-    log.artifact(chart, f"{folder}/group_map.png")
-    summary = report.markdown()
-    log.artifact(summary.encode(), f"{folder}/summary.md")
-    # The run's page shows its description first: the latest table.
-    log.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
+    with optional("per-class table"):
+        log.table(per_class.ranked(), f"{folder}/per_class_ap.json")
+    with optional("group chart"):
+        chart = cam_figures.png(figures.group_bars(report.summaries), about)
+        log.artifact(chart, f"{folder}/group_map.png")
+    with optional("summary"):
+        summary = report.markdown()
+        log.artifact(summary.encode(), f"{folder}/summary.md")
+        # The run's page shows its description first: the latest table.
+        log.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
 
 
 def maps(log: RunLog, explained: Iterable[tuple[str, Cams]], *, epoch: int, about: str) -> None:

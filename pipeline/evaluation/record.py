@@ -13,6 +13,8 @@ from pipeline.evaluation.references import ATTRIBUTION, SCORES
 from pipeline.evaluation.run import Evaluation, Subject
 from pipeline.inference import cam_figures, mlflow_model
 from pipeline.tracking import client, registry, runs, writer
+from sharding.errors import InputError
+from sharding.log import optional
 
 
 class NotRecorded(RuntimeError):
@@ -74,10 +76,15 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
     subject = evaluation.subject
     config, meta = subject.config, subject.meta
     owner = meta.mlflow_run_id if runs.knows(meta.mlflow_run_id) else run_id
-    if config.register:
-        model_id: str | None = mlflow_model.log_model(owner, subject.checkpoint, copy=True)
-    else:  # the training may have left one
-        model_id = mlflow_model.find(owner, subject.checkpoint)
+    model_id: str | None = None
+    refusal: InputError | None = None
+    try:
+        if config.register:
+            model_id = mlflow_model.log_model(owner, subject.checkpoint, copy=True)
+        else:  # the training may have left one
+            model_id = mlflow_model.find(owner, subject.checkpoint)
+    except InputError as error:  # raised when the numbers are kept
+        refusal = error
     log = writer.RunWriter(
         client.tracking_uri(), run_id, writer.spool_of(run_id), model_id=model_id
     )
@@ -93,6 +100,8 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
     _send_files(log, evaluation)
     _send_maps(log, evaluation)
     unsent = log.flush()
+    if refusal is not None:
+        raise refusal
     if config.register and model_id and not unsent:
         metrics = evaluation.report.metrics(config.split)
         registry.register(model_id, config.register, metrics, f"{config.split}/mAP/all", run_id)
@@ -106,17 +115,19 @@ def _send_files(log: writer.RunWriter, evaluation: Evaluation) -> None:
     log.artifact(evaluation.scores.to_parquet(about), SCORES)
     log.artifact(json.dumps(evaluation.report.as_json(), indent=1).encode(), "eval/summary.json")
     groups_K, rule = subject.dataset.classes.groups_K, subject.config.rule
-    chart = figures.precision_recall(figures.recall_curves(evaluation.scores, groups_K, rule))
-    log.artifact(cam_figures.png(chart, _title(subject)), "eval/precision_recall.png")
+    with optional("precision-recall chart"):
+        chart = figures.precision_recall(figures.recall_curves(evaluation.scores, groups_K, rule))
+        log.artifact(cam_figures.png(chart, _title(subject)), "eval/precision_recall.png")
 
 
 def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:
     """Send pictures of maps, the pointing game, and attribution scores beside the baseline's."""
     subject, meta = evaluation.subject, evaluation.subject.meta
-    publish.maps(log, evaluation.explained, epoch=meta.epoch, about=_title(subject))
     game = evaluation.report.pointing_game.items()
     prefix = f"{subject.config.split}/pointing_game"
     log.log([(f"{prefix}/{key}", value, meta.images_seen) for key, value in game])
+    with optional("maps"):
+        publish.maps(log, evaluation.explained, epoch=meta.epoch, about=_title(subject))
     if evaluation.maps is None or not subject.config.attribution:
         return
     name, attributions = meta.train_config.run_name, evaluation.maps.attributions
@@ -124,8 +135,9 @@ def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:
     shown = {name: attributions}
     for other, theirs in (subject.baseline.attributions if subject.baseline else {}).items():
         shown[f"{other}, the baseline" if other == name else other] = theirs
-    chart = figures.attribution_histogram(shown)
-    log.artifact(cam_figures.png(chart, _title(subject)), "eval/attribution.png")
+    with optional("chart of attribution scores"):
+        chart = figures.attribution_histogram(shown)
+        log.artifact(cam_figures.png(chart, _title(subject)), "eval/attribution.png")
 
 
 def _title(subject: Subject) -> str:

@@ -35,10 +35,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def plain(text: str) -> str:
+    """Escape a name for a figure, where two dollar signs would enclose a formula."""
+    return text.replace("$", r"\$")
+
+
 def png(figure: Figure, about: str = "") -> bytes:
     """Encode a figure as PNG, with what it is ``about`` (run, split, epoch) in a line above."""
     if about:
-        figure.suptitle(about, x=0.01, ha="left", fontsize=11, color=INK)
+        figure.suptitle(plain(about), x=0.01, ha="left", fontsize=11, color=INK)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
     return buffer.getvalue()
@@ -63,7 +68,7 @@ def cam_overlay(
         picture = figure.add_subplot(grid[row, 0])
         picture.imshow(image_HWC)
         _picture_frame(picture, "" if row else "image")
-        picture.set_xlabel(name, fontsize=15, color=INK, fontweight="bold", labelpad=6)
+        picture.set_xlabel(plain(name), fontsize=15, color=INK, fontweight="bold", labelpad=6)
         norm = _root_scale(raw_HW, boosted_HW)
         maps = (("raw map", raw_HW), (f"BoostLU{slope}", boosted_HW))
         for column, (label, cam_HW) in enumerate(maps, start=1):

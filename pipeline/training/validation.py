@@ -23,6 +23,7 @@ from pipeline.models.cam_net import CamNet
 from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import StopRequested
 from pipeline.training.state import Rank
+from sharding.log import optional
 from sharding.manifest import Dataset
 
 VALIDATION = "validation"
@@ -112,7 +113,8 @@ class Validator:
                 folder=folder,
                 about=self._about(VALIDATION, epoch),
             )
-            self._send_maps(model, epoch)
+            with optional("activation maps"):
+                self._send_maps(model, epoch)
         best = metrics["val/mAP/all"]
         return self._scored(epoch, metrics, -1.0 if math.isnan(best) else best)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +23,17 @@ HEAVY = {"tyro", "numpy", "torch", "cv2", "ray", "mlflow", "nvidia"}
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_terminal_without_a_letter_shows_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(screen, encoding="ascii"))
+    show = SimpleNamespace(
+        run_verify=lambda arguments, program: print("Gr\u00fcn 31.4", flush=True)
+    )
+    monkeypatch.setitem(sys.modules, "pipeline.cli.dataset_jobs", show)
+    main.run("verify", [])
+    assert screen.getvalue() == b"Gr?n 31.4\n"
 
 
 def test_every_script_runs_a_job_of_its_own() -> None:

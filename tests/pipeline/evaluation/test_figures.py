@@ -143,3 +143,16 @@ def test_precision_at_recall_by_hand() -> None:
     found = ranking.rank(keys, 2).at_recall(levels)
     np.testing.assert_allclose(found[0], [1, 1, 3 / 5, 3 / 5, 3 / 5])
     assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("name", ["$5_$", "Ke$ha", "$100_$ & 5$", "C:\\$new\\$", r"\$5_$ x^{"])
+def test_a_name_is_drawn_as_it_is_written(name: str) -> None:
+    ones_HW = np.ones((2, 2))
+    overlay = cam_figures.cam_overlay(np.zeros((4, 4, 3), np.uint8), [(name, ones_HW, ones_HW)])
+    label = overlay.axes[0].xaxis.label
+    assert label._preprocess_math(label.get_text()) == (name, False)
+    assert cam_figures.png(overlay, about=name)
+    assert cam_figures.png(figures.group_bars({name: summary()}))
+    assert cam_figures.png(
+        figures.attribution_histogram({name: Attributions.of(RNG.normal(size=9))})
+    )

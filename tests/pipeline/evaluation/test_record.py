@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
-from pipeline.evaluation import publish, record, run
+from pipeline.evaluation import figures, publish, record, run
 from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
 from pipeline.evaluation.run import Evaluation, evaluate, make_report
@@ -213,7 +213,36 @@ def test_a_recording_that_breaks_off_is_closed(
     assert statuses() == [status, *before]
 
 
-def test_the_table_is_told_before_mlflow_fails_and_the_exit_code_says_to_repeat(
+def test_numbers_are_kept_where_pictures_and_models_fail(
+    recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise InputError("it does not answer")
+
+    for owner, name in (
+        (figures, "group_bars"),
+        (figures, "precision_recall"),
+        (publish, "maps"),
+        (mlflow_model, "find"),
+    ):
+        monkeypatch.setattr(owner, name, broken)
+    with pytest.raises(InputError, match="it does not answer"):
+        record.record(recorded.evaluation)
+    said = capsys.readouterr().out
+    for what in ("group chart", "precision-recall chart", "maps"):
+        assert f"{what} left out: InputError: it does not answer" in said
+    client = mlflow_client()
+    newest = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], order_by=["start_time DESC"]
+    )[0]
+    assert newest.data.metrics["test/mAP/all"] == pytest.approx(
+        run_of(recorded.run_id).data.metrics["test/mAP/all"]
+    )
+    kept = {file.path for file in client.list_artifacts(newest.info.run_id, "eval")}
+    assert {"eval/per_class.parquet", "eval/summary.md", "eval/per_class_ap.json"} <= kept
+
+
+def test_the_table_is_told_though_mlflow_fails_and_the_exit_code_says_to_repeat(
     recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "connect", lambda: None)
