@@ -56,7 +56,9 @@ _CHUNK = 1 << 18
 
 def names_archives(images: str) -> bool:
     """Find out whether ``--images`` means archives: one, a glob, or a directory of nothing else."""
-    if images.endswith(SUFFIXES) or ("://" not in images and os.path.isfile(images)):
+    if images.partition("?")[0].endswith(SUFFIXES) or (
+        "://" not in images and os.path.isfile(images)
+    ):
         return True
     return "://" not in images and os.path.isdir(images) and bool(_in_directory(images))
 

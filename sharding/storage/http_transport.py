@@ -28,7 +28,7 @@ from sharding.storage.retry import (
 _CHUNK = 1 << 18
 _GONE = (404, 410)
 _BUSY = (408, 425, 429)
-_NO_SUCH_METHOD = (405, 501)
+_NO_HEAD = (403, 405, 501)
 _PAGE = (b"<!doctype html", b"<html")
 _LEGAL = "%/?:@!$&'()*+,;=[]#~"
 _CERTIFICATE = (
@@ -68,11 +68,24 @@ class HttpTransport:
         """Ask for the size of an object in bytes."""
         with _classified_errors():
             response = self._session.head(url, timeout=self._timeout, allow_redirects=True)
-        length = response.headers.get("Content-Length")
-        if response.status_code in _NO_SUCH_METHOD or (response.ok and length is None):
+        length = response.headers.get("Content-Length", "")
+        if response.status_code in _NO_HEAD or (response.ok and not length):
+            length = self._size_by_range(url)
+        else:
+            _check_status(response, 200)
+        if not length.isdigit():
             raise BadImage("the server does not tell its size")
-        _check_status(response, 200)
-        return int(length or 0)
+        return int(length)
+
+    def _size_by_range(self, url: str) -> str:
+        """Ask for one byte: a URL signed for GET answers nothing else."""
+        header = {"Range": "bytes=0-0"}
+        with (
+            _classified_errors(),
+            self._session.get(url, headers=header, timeout=self._timeout, stream=True) as response,
+        ):
+            _check_status(response, 206)
+            return response.headers.get("Content-Range", "").rpartition("/")[2]
 
     def _get(self, url: str, headers: dict[str, str], expected: int = 200) -> bytearray:
         deadline = time.monotonic() + 4 * self._timeout

@@ -40,7 +40,8 @@ class Web:
         asked: paths that were requested.
         together, most_together: requests in progress now, and at most so far.
         delay: seconds before each answer.
-        lacks: what the server cannot do: "HEAD", "Range" or "Content-Length".
+        lacks: what the server cannot do: "HEAD", "Range", "Content-Length", or "HEAD for
+            signatures", as buckets do not that signed a URL for GET.
         url: of its root.
     """
 
@@ -102,12 +103,16 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
             content = web.files.get(path)
             status = fault if isinstance(fault, int) else 200 if content is not None else 404
             status = 405 if web.lacks == self.command else status
+            if web.lacks == "HEAD for signatures" and not body:
+                status = 403
             content = content if status == 200 and content is not None else b"sorry"
             byte_range = self.headers.get("Range")
             if status == 200 and byte_range and web.lacks != "Range":
                 first, last = (int(n) for n in byte_range.removeprefix("bytes=").split("-"))
                 content, status = content[first : last + 1], 206
             self.send_response(status)
+            if status == 206 and web.lacks == "HEAD for signatures":
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(web.files[path])}")
             if body or web.lacks != "Content-Length":
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()

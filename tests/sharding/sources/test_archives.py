@@ -17,9 +17,10 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.layout import STAGING_FOLDER
-from sharding.sources.archives import StagingTask, stage
+from sharding.sources.archives import StagingTask, names_archives, stage
 from sharding.sources.open import open_source
 from sharding.sources.packed import PackedImages
+from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, RetryPolicy
 from tests.support import commands
 from tests.support.killing import run_until
@@ -69,6 +70,16 @@ def test_archives_of_a_web_server_are_streamed_over_failures(
         web.faults = {"all.tar.gz": ["short", 500]}
         shard((inputs[0], f"{web.url}/all.tar.gz"), tmp_path / "out")
     assert tree(tmp_path / "out") == from_directory
+
+
+def test_an_archive_may_have_a_signed_url(inputs, tmp_path: Path) -> None:
+    packed = next(pack(inputs[1], tmp_path / "packed", ".tar").glob("*.tar"))
+    with serving({"train.tar?X-Amz-Signature=1": packed.read_bytes()}) as web:
+        web.lacks = "HEAD for signatures"
+        url = f"{web.url}/train.tar?X-Amz-Signature=1"
+        assert names_archives(url)
+        stream, length = ObjectStore(url=url, policy=FAST).open()
+        assert (stream.read(), length) == (packed.read_bytes(), packed.stat().st_size)
 
 
 @pytest.mark.parametrize(
