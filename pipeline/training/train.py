@@ -73,6 +73,8 @@ def _train(run: Prepared, held: lease.Lease) -> TrainResult:
         info(prepare.describe(run))
         say("starting the workers")
         trainer = _trainer(run, run_id, run_log, held)
+        # Ray's own handler of Ctrl-C ends the process with status 1 and not a word.
+        trainer._register_sigint_handler = lambda controller: None
         scores = checkpoints.metrics_of(run.directory) if run.resumed else {}
         before = max((each[MAP] for each in scores.values() if MAP in each), default=math.nan)
         lines = EpochLines(run.config.epochs, before)
