@@ -38,6 +38,8 @@ _MAX_PIXELS_SCANNED = 2_000_000_000
 _MAX_PIXELS_SLOWLY = 4_000_000
 """Of encodings that Pillow decodes in Python, at a second per million pixels."""
 _SLOW_CODECS = ("ppm", "ppm_plain", "bmp_rle")
+_MOST_SEGMENTS, _LONGEST_FILL = 10_000, 1 << 16
+"""Of a JPEG's header, and of the fill bytes before one of them; cameras write a few hundred."""
 _ROWS = 256
 _ORIENTATION_TAG = 0x112
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
@@ -116,14 +118,14 @@ def jpeg_header(data: Buffer, max_pixels: int) -> JpegHeader:
     Raises:
         BadImage: it is damaged, DALI would refuse it, or there are too many pixels or scans.
     """
-    orientation, progressive = 1, False
+    block, progressive = None, False
     for marker, start, end in _segments(data):
         if marker is None:
             raise BadImage("damaged JPEG header: bytes between its segments")
         progressive = progressive or marker == _PROGRESSIVE
-        if marker == _APP1 and orientation == 1 and bytes(data[start + 4 : start + 10]) == _EXIF:
+        if block is None and marker == _APP1 and bytes(data[start + 4 : start + 10]) == _EXIF:
             block = bytes(data[start + 4 : end])
-            orientation = orientation_in(functools.partial(_load_exif, block))
+    orientation = orientation_in(functools.partial(_load_exif, block)) if block else 1
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
@@ -259,7 +261,7 @@ def mended(data: Buffer) -> bytes | None:
     for marker, start, end in _segments(data):
         sequential = sequential or marker in _SEQUENTIAL
         is_profile = marker == _APP2 and bytes(data[start + 4 : start + 16]) == _ICC
-        if marker is None and data[start] != _FILL:
+        if start == end:
             return None
         if marker is not None and not is_profile:
             parts.append(bytes(data[start:end]))
@@ -280,24 +282,24 @@ def mended(data: Buffer) -> bytes | None:
 
 
 def _segments(data: Buffer) -> Iterator[tuple[int | None, int, int]]:
-    """Walk a JPEG's header to its first scan: (marker, start, end), None for bytes of no segment.
+    """Walk a JPEG's header to its first scan: (marker, start, end), None for what is no segment.
 
-    No thumbnail's EXIF can be taken for the picture's: those are inside of a segment.
+    No thumbnail's EXIF can be taken for the picture's: those are inside of a segment. After bytes
+    that belong to nothing there is no going on.
     """
-    position, size = 2, len(data)
-    while position + 4 <= size:
-        start = position
-        while position + 4 <= size and data[position] != _FILL:
-            position += 1
-        while position + 4 <= size and data[position + 1] == _FILL:
-            position += 1
-            start += data[start] == _FILL
-        marker = data[position + 1]
-        if start < position:
-            yield None, start, position
-        elif marker == _START_OF_SCAN:
+    position = 2
+    for _ in range(_MOST_SEGMENTS):
+        if position + 4 > len(data):
             return
-        elif marker in _WITHOUT_LENGTH:
+        if data[position] == data[position + 1] == _FILL:
+            run = bytes(data[position : position + _LONGEST_FILL])
+            position += len(run) - len(run.lstrip(b"\xff")) - 1
+        if data[position] != _FILL or position + 4 > len(data):
+            break
+        marker = data[position + 1]
+        if marker == _START_OF_SCAN:
+            return
+        if marker in _WITHOUT_LENGTH:
             yield None, position, position + 2
             position += 2
         else:
@@ -305,6 +307,7 @@ def _segments(data: Buffer) -> Iterator[tuple[int | None, int, int]]:
             end = position + 2 + max(2, length)
             yield (marker if length >= 2 else None), position, end
             position = end
+    yield None, position, position
 
 
 def _limit_pixels(width: int, height: int, most: int) -> None:

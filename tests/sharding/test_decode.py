@@ -133,8 +133,12 @@ def test_what_costs_too_much_is_refused_before_it_is_decoded() -> None:
     large = many_scans[: frame + 5] + struct.pack(">HH", 8000, 8000) + many_scans[frame + 9 :]
     bomb = large[:scan] + large[scan:-2] * 40 + b"\xff\xd9"
     plain_ppm = b"P3 4000 4000 255\n" + b"1 " * 48
+    segments = GOOD[:2] + b"\xff\xe5\0\2" * 10_000_000 + GOOD[2:]
     for data in (bomb, plain_ppm):
         with pytest.raises(BadImage, match="too many"):
+            decode.read(data)
+    for data in (segments, GOOD[:2] + b"\xff" * 40_000_000, GOOD[:20] + bytes(40_000_000)):
+        with pytest.raises(BadImage, match="damaged JPEG header"):
             decode.read(data)
     with pytest.raises(BadImage, match="too many pixels"):
         decode.read(GOOD, max_pixels=100)
