@@ -24,6 +24,7 @@ LAYERS = (
     {"sharding.errors", "sharding.progress"},
     {"sharding.image_ids"},
     {"sharding.storage"},
+    {"sharding.jpeg"},
     {"sharding.labels", "sharding.classes", "sharding.decode"},
     {"sharding.manifest"},
     {"sharding.openimages", "sharding.synthetic"},
@@ -58,6 +59,7 @@ SHARED = {
         "image_ids",
         "storage",
         "decode",
+        "jpeg",
     )
 }
 MOST_MODULES = 13

@@ -1,7 +1,7 @@
 """Transcode an image file to an upright RGB JPEG that every decoder reads, or say why not.
 
 An undecodable image ends a DALI pipeline for good, so each image is decoded in full here, once
-(`sharding.decode` says what is accepted).
+(`sharding.decode` and `sharding.jpeg` say what is accepted).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from sharding import decode
-from sharding.decode import MAX_PIXELS, Pixels
+from sharding import decode, jpeg
+from sharding.decode import MAX_PIXELS
 from sharding.errors import InputError
+from sharding.jpeg import Pixels
 from sharding.storage.retry import BadImage, Buffer
 
 # What runs in parallel is shards; OpenCV's threads would only wait for one another.
@@ -93,30 +94,30 @@ def transcode(data: Buffer, policy: ImagePolicy, degrees: int = 0) -> Transcoded
         return Transcoded(data=data, how="kept")
     if not len(data):
         raise BadImage("empty file")
-    made = decode.with_mending(data, lambda whole: _transcoded(whole, policy, degrees))
+    made = jpeg.with_mending(data, lambda whole: _transcoded(whole, policy, degrees))
     is_mended = made.how == "kept" and made.data is not data
     return dataclasses.replace(made, how="mended") if is_mended else made
 
 
 def _transcoded(data: Buffer, policy: ImagePolicy, degrees: int) -> Transcoded:
-    if not decode.is_jpeg(data):
+    if not jpeg.is_jpeg(data):
         return _converted(data, policy, degrees)
-    header = decode.jpeg_header(data, policy.max_pixels)
+    header = jpeg.read_header(data, policy.max_pixels)
     target = _target(header.height, header.width, policy)
     if header.is_cmyk:
-        decode.decode_jpeg(data, "CMYK", 1, 1)  # Pillow, which converts it, is lenient
+        jpeg.decode(data, "CMYK", 1, 1)  # Pillow, which converts it, is lenient
         return _converted(data, policy, degrees)
     is_grey = header.colours == "Gray"
     if target is None and header.orientation == 1 and degrees <= 0 and not is_grey:
         # An eighth of the size and no colour: decodes all of the stream and little else.
-        decode.decode_jpeg(data, "GRAY", 1, 1)
+        jpeg.decode(data, "GRAY", 1, 1)
         return Transcoded(data=data, how="kept")
     if target is None:
-        pixels_HWC = decode.decode_jpeg(data, "RGB", header.height, header.width)
+        pixels_HWC = jpeg.decode(data, "RGB", header.height, header.width)
         how = "from grayscale" if is_grey else "turned"
     else:
         least = _least(header.height, header.width, *target)
-        pixels_HWC = _resize(decode.decode_jpeg(data, "RGB", *least), *target)
+        pixels_HWC = _resize(jpeg.decode(data, "RGB", *least), *target)
         how = "shrunk"
     upright_HWC = decode.turn(pixels_HWC, header.orientation, degrees)
     return Transcoded(data=_encode(upright_HWC, policy), how=how)
@@ -165,7 +166,7 @@ def _encode(pixels_HWC: Pixels, policy: ImagePolicy) -> bytes:
     try:
         return simplejpeg.encode_jpeg(pixels_HWC, policy.quality, "RGB", "420")
     except ValueError as error:  # a side that no JPEG can have
-        raise BadImage(f"cannot be a JPEG: {decode.one_line(error)}") from None
+        raise BadImage(f"cannot be a JPEG: {jpeg.one_line(error)}") from None
 
 
 def _converted(data: Buffer, policy: ImagePolicy, degrees: int) -> Transcoded:
