@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,10 @@ from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 _CONCEPTS = 81
 _PARTS = {"train": ("Train", "train"), "test": ("Test", "val")}
 _FIX = "unpack Flickr.zip, ImageList.zip and Groundtruth.zip in one folder"
+_NO_ARRAY = (
+    *(ValueError, EOFError, TypeError, AttributeError, OverflowError, MemoryError),
+    *(TokenError, BadZipFile),
+)
 _PAPERS = "fetch the papers' formatted_*.npy again, or remove them for the official split"
 
 
@@ -103,9 +109,10 @@ def _read_papers_part(source: Path, split: str, concepts: tuple[str, ...], log: 
     names_N = _read_array(source / f"formatted_{part}_images.npy", log)
     path = source / f"formatted_{part}_labels.npy"
     values_NK = _read_array(path, log)
-    if values_NK.shape != (len(names_N), len(concepts)) or not np.isin(values_NK, (0, 1)).all():
+    shapes = ((names_N.size,), (names_N.size, len(concepts)))
+    if (names_N.shape, values_NK.shape) != shapes or not np.isin(values_NK, (0, 1)).all():
         raise InputError(
-            f"not a table of 0 and 1 for {len(names_N)} images and {len(concepts)} concepts",
+            f"not a table of 0 and 1 for {names_N.size} images and {len(concepts)} concepts",
             file=path,
             fix=_PAPERS,
         )
@@ -116,6 +123,8 @@ def _read_papers_part(source: Path, split: str, concepts: tuple[str, ...], log: 
 
 def _read_array(path: Path, log: ReadLog) -> npt.NDArray:
     try:
-        return np.load(io.BytesIO(log.read(path)), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InputError(f"not an array ({error})", file=path, fix=_PAPERS) from None
+        array = np.load(io.BytesIO(log.read(path)), allow_pickle=False)
+        return np.asarray(array.view())  # an archive of arrays has none
+    except _NO_ARRAY as error:
+        reason, *_ = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"not an array ({reason})", file=path, fix=_PAPERS) from None

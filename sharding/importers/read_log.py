@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
-from sharding.importers.collection import Part, unpack_first
+from sharding.importers.collection import Part, is_text, unpack_first
 from sharding.layout import is_below
 from sharding.openimages.dump_files import decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
@@ -100,11 +100,12 @@ class ReadLog:
 
         Names that lead out of the folder of images are rejected here, for every format.
         """
-        kept = [row for row, name in enumerate(names) if is_below(name)]
+        kept = [row for row, name in enumerate(names) if is_text(name) and is_below(name)]
         for row in sorted(set(range(len(names))) - set(kept)):
-            reason = f"not a path below the source: {names[row]!r:.80}"
+            reason = f"not a path below the source: {names[row]!a:.80}"
             images, fix = Path(f"{split} images"), "name a file in the folder of images"
-            self.reject(split, images, row + 1, reason, fix=fix, image=names[row])
+            image = names[row].encode("ascii", "backslashreplace").decode()
+            self.reject(split, images, row + 1, reason, fix=fix, image=image)
         return Part(
             names=tuple(names[row] for row in kept),
             labels_NK=labels_NK[kept],

@@ -366,6 +366,37 @@ def test_an_empty_folder_is_no_collection(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04",
+        b"\x93NUMPY\x01\x00\x20\x00{'descr': '<U5', 'shape': (1,),}\n}",
+        b"\x93NUMPY\x01\x00\x46\x00"
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (999999999999999,), }",
+    ],
+)
+def test_a_damaged_array_is_one_line(content: bytes, tmp_path: Path) -> None:
+    settings = options("nuswide", tmp_path)
+    (settings.source / "formatted_train_images.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"formatted_train_images\.npy: not an array") as caught:
+        prepare_import(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    settings = options("nuswide", tmp_path, validation_share=0.0)
+    for part, names in (("train", ["a.jpg", "\ud800.jpg"]), ("val", ["zoo/0002_3.jpg", "b\0c"])):
+        np.save(settings.source / f"formatted_{part}_images.npy", np.array(names))
+        np.save(settings.source / f"formatted_{part}_labels.npy", np.ones((2, 2)))
+    job = prepare_import(settings)
+    assert {split: len(part.table) for split, part in job.labels.splits.items()} == {
+        "train": 1,
+        "test": 1,
+    }
+    assert "\\ud800.jpg" in {entry.image_id for entry in job.labels.rejected_rows.entries}
+
+
+@pytest.mark.parametrize(
     ("name", "packed"),
     [
         ("csv", "labels.csv.gz"),
