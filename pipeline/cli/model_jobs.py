@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.cli.options import begin, description, expand, obey_no_color, parse, types_of
 from pipeline.config import presets, show
@@ -11,6 +12,9 @@ from pipeline.config.commands import AuditConfig, EvaluateConfig, ExportOptions,
 from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig
 from sharding.log import error
+
+if TYPE_CHECKING:
+    from pipeline.training.train import TrainResult
 
 _OLD_NAMES = {"--name": "--run"}
 
@@ -30,11 +34,17 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
         return
     begin(run_train)
     from pipeline.training import train
+    from pipeline.training.failures import TrainingEnded
 
-    if command.dry_run:
-        print(train.dry_run(command.config))
-    else:
-        _train(command)
+    try:
+        if command.dry_run:
+            print(train.dry_run(command.config))
+        else:
+            preset = command.preset.name if command.preset else ""
+            _print_result(train.train(command.config, preset))
+    except TrainingEnded as ended:
+        error(str(ended))
+        sys.exit(ended.exit_code)
 
 
 def _shown(command: TrainCommand) -> str:
@@ -48,18 +58,12 @@ def _shown(command: TrainCommand) -> str:
     return show.print_form(command, complete_options(command.config))
 
 
-def _train(command: TrainCommand) -> None:
+def _print_result(result: TrainResult) -> None:
+    """Print where a training's results are."""
     from pipeline.tables import percent
     from pipeline.tracking import client
-    from pipeline.training.failures import TrainingEnded
     from pipeline.training.progress import MAP
-    from pipeline.training.train import train
 
-    try:
-        result = train(command.config, command.preset.name if command.preset else "")
-    except TrainingEnded as ended:
-        error(str(ended))
-        sys.exit(ended.exit_code)
     best = result.best_metrics
     score = f", mAP {percent(best[MAP])}" if MAP in best else ""
     print(f"run              {result.directory}")

@@ -48,6 +48,16 @@ class TrainResult:
     mlflow_run_id: str
 
 
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Raise what ends a job where another process trains the run."""
+    try:
+        yield
+    except lease.Held as error:
+        raise TrainingHeld(str(error)) from None
+
+
+@_one_at_a_time()
 def train(config: TrainConfig, preset: str = "") -> TrainResult:
     """Train, or continue the run of the same name; Ray is joined, or started, if it is not yet.
 
@@ -59,13 +69,10 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingEnded: see the table in `pipeline.training.failures`.
     """
-    try:
-        run = dataclasses.replace(prepare.prepare(config), preset=preset)
-        with lease.hold(run.directory) as held:
-            resumed = prepare.claim(run.directory, run.config)
-            return _train(dataclasses.replace(run, resumed=resumed), held)
-    except lease.Held as error:
-        raise TrainingHeld(str(error)) from None
+    run = dataclasses.replace(prepare.prepare(config), preset=preset)
+    with lease.hold(run.directory) as held:
+        resumed = prepare.claim(run.directory, run.config)
+        return _train(dataclasses.replace(run, resumed=resumed), held)
 
 
 def _train(run: Prepared, held: lease.Lease) -> TrainResult:
@@ -94,6 +101,7 @@ def _train(run: Prepared, held: lease.Lease) -> TrainResult:
     )
 
 
+@_one_at_a_time()
 def dry_run(config: TrainConfig) -> str:
     """Check all that `train` checks, and one worker's first batch; return what would be trained.
 

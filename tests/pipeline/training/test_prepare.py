@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cluster import session
+from pipeline.cluster import lease, session
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.tracking import runs
-from pipeline.training import prepare
+from pipeline.training import prepare, train
+from pipeline.training.failures import TrainingEnded
 from pipeline.training.prepare import Prepared
 from pipeline.training.train_loop import try_batch
 from sharding.errors import InputError
@@ -260,3 +262,15 @@ def test_a_network_that_cannot_work_is_told_before_ray_starts(
     )
     with pytest.raises(InputError, match=told):
         prepare.prepare(config)
+
+
+@pytest.mark.parametrize("job", [train.train, train.dry_run])
+def test_a_run_that_is_trained_already_ends_the_job(
+    job: Callable[[TrainConfig], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(config: TrainConfig) -> None:
+        raise lease.Held("process 7 trains it")
+
+    monkeypatch.setattr(prepare, "prepare", held)
+    with pytest.raises(TrainingEnded, match="process 7"):
+        job(CONFIG)
