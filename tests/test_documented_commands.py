@@ -19,7 +19,8 @@ from pipeline.cli.main import main
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 # Programs of others that take no options of ours.
-_OTHERS = {"curl", "export", ".", "git", "cd", "make", "kubectl", "docker", "sky"}
+_OTHERS = {"curl", "export", ".", "git", "cd", "make"}
+_OTHERS_WITH_OUR_FILES = {"kubectl", "docker", "sky"}
 # Name of the job by script: each script is one call of `pipeline.cli.main.run`.
 JOBS = {
     path.name: re.findall(r'^    run\("([\w-]+)"\)$', path.read_text(), re.MULTILINE)[0]
@@ -68,7 +69,12 @@ def check(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
     """Parse a command as its program would; SystemExit where the program refuses it."""
     if program in _OTHERS:
         return
-    if program == "python":
+    if program in _OTHERS_WITH_OUR_FILES:
+        files = [word for word in arguments if word.startswith("deploy/")]
+        assert [file for file in files if not (REPOSITORY / file).exists()] == []
+        if (ours := "openimages-boostlu") in arguments:  # what a container runs
+            check(ours, arguments[arguments.index(ours) + 1 :], monkeypatch)
+    elif program == "python":
         script, *options = arguments
         if script == "-m":  # tests/test_benchmarks.py has these
             assert options[0].startswith("benchmarks.")
