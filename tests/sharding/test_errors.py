@@ -1,9 +1,15 @@
 import pickle
+import shlex
+import shutil
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
+from sharding import errors
 from sharding.errors import InputError, one_line_errors
+from sharding.layout import MANIFEST_FILE
 
 
 @pytest.mark.parametrize(
@@ -55,3 +61,21 @@ def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
     assert told == (
         "error: interrupted. Fix: repeat the command to go on; what is finished is kept\n"
     )
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_hint_is_a_command_that_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if installed else None)
+    dataset = tmp_path / "my dataset"
+    (dataset / "images").mkdir(parents=True)
+    (dataset / MANIFEST_FILE).touch()
+    hint = errors.how_to_repair(dataset / "images/train-000000.tar")
+    program = shlex.split(hint.removeprefix("run "))
+    expected = [errors.PROGRAM] if installed else [sys.executable, "-m", "pipeline"]
+    assert program == [*expected, "verify", "--dataset", str(dataset), "--repair"]
+
+
+def test_a_file_of_no_dataset_has_a_hint_to_fill_in(tmp_path: Path) -> None:
+    assert "--dataset DATASET --repair" in errors.how_to_repair(tmp_path / "labels.parquet")
