@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -181,7 +182,8 @@ def _segments(data: Buffer) -> Iterator[tuple[int | None, int, int]]:
 def orientation_in(read: Callable[[], Image.Exif]) -> int:
     """Read the orientation in an EXIF block, 1..8; 1 where it makes no sense."""
     try:
-        value = read().get(_ORIENTATION_TAG, 1)
+        with warnings.catch_warnings(action="ignore"):
+            value = read().get(_ORIENTATION_TAG, 1)
     except Exception:  # a broken EXIF block is common and says nothing about the picture
         return 1
     return value if value in range(1, 9) else 1

@@ -87,13 +87,14 @@ def _answer(found: Prediction | InputError, top_k: int, threshold: float) -> dic
 
 
 def _image(value: Any) -> bytes | InputError:
-    """Decode base64, also in lines, URL-safe, of a data URL, or as TF Serving wraps it."""
-    text: Any = value.get("b64") if isinstance(value, dict) else value
+    """Decode base64, also in lines, URL-safe, or of a data URL."""
     try:
-        body = text.rpartition(";base64,")[2] if text.startswith("data:") else text
+        if not isinstance(value, str):
+            raise TypeError(f"but {type(value).__name__}")
+        body = value.rpartition(";base64,")[2] if value.startswith("data:") else value
         body = "".join(body.split()).translate(_URL_SAFE).rstrip("=")
         return base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
-    except (AttributeError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         return InputError(f"image is not base64 ({error})", fix="encode the file with base64 -w0")
 
 

@@ -35,7 +35,6 @@ def ask(served: pyfunc.CamPyfuncModel, *images: Any, **params: Any) -> list[dict
 @pytest.mark.parametrize(
     "spelling",
     [
-        {"b64": GOOD},
         f"data:image/jpeg;base64,{GOOD}",
         base64.encodebytes(JPEG).decode(),
         base64.urlsafe_b64encode(JPEG).decode(),
