@@ -221,3 +221,9 @@ def test_a_storage_that_stays_away_is_not_waited_for_for_ever(
     with pytest.raises(TrainingFailed, match="gone"):
         train._fit(Trainer(), run_on(storage), HELD)
     assert storage.asked == 3
+
+
+def test_the_handler_of_ctrl_c_that_is_replaced_is_still_rays() -> None:
+    from ray.train.torch import TorchTrainer
+
+    assert callable(TorchTrainer._register_sigint_handler)
