@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sharding.errors import InputError
 from sharding.openimages.dump import Dump
+from sharding.openimages.dump_files import COMPRESSED
 from sharding.sources.archives import ArchiveSource, names_archives
 from sharding.sources.base import Source
 from sharding.sources.directory import DirectorySource
@@ -34,7 +35,7 @@ def open_source(images: str, policy: RetryPolicy | None = None, dump: Dump | Non
                 fix="give --images the image list itself (images.csv)",
             )
         return OriginalsSource.of_dump(dump, policy)
-    if images.endswith((".csv", ".csv.gz")):
+    if images.endswith((".csv", *(f".csv{suffix}" for suffix in COMPRESSED))):
         return OriginalsSource.of_list(images, policy)
     if names_archives(images):
         return ArchiveSource.open(images, policy)
