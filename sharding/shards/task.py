@@ -142,7 +142,7 @@ class ShardOutcome:
         fingerprint: of the task.
         failures: images that are not in the tar, by id.
         how: number of images by what was done to them ("kept", "shrunk", "from PNG", ...).
-        repeated: number of images by picture (length and CRC-32 of its bytes), of those that
+        repeated: number of images by picture (its length, CRC-32 of its end), of those that
             are in the shard more than once.
     """
 
@@ -217,9 +217,7 @@ def describe_repeated(outcomes: Sequence[ShardOutcome]) -> str:
     if not many:
         return ""
     what = "the same picture" if len(many) == 1 else f"only {len(many)} pictures"
-    return (
-        f"{sum(many.values()):,} images are {what}, byte for byte, in {', '.join(sorted(splits))}"
-    )
+    return f"{sum(many.values()):,} images are {what}, in {', '.join(sorted(splits))}"
 
 
 def count_how(outcomes: Iterable[ShardOutcome]) -> Mapping[str, int]:

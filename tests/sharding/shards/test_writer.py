@@ -175,5 +175,5 @@ def test_pictures_under_many_ids_are_counted(task: ShardTask) -> None:
     assert finished(task) == outcome
     assert describe_repeated([outcome]) == ""
     test = dataclasses.replace(outcome, name="test-000000")
-    told = "6 images are the same picture, byte for byte, in test, train"
+    told = "6 images are the same picture, in test, train"
     assert describe_repeated([outcome, test]) == told
