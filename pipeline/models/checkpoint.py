@@ -89,7 +89,7 @@ class Meta:
             raise InputError(
                 f"checkpoint trained on labels {self.labels!r}, would go on with {labels!r}",
                 file=checkpoint,
-                fix="train on those labels under another --name",
+                fix="train on those labels under another --run",
             )
 
     def change(self, world_size: int, shards_sha256: str) -> str | None:

@@ -144,7 +144,7 @@ def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
         raise InputError(
             f"labels {new.name!r} are there already, from other files or by another policy",
             file=dataset.directory / MANIFEST_FILE,
-            fix="give the new ones a --name of their own",
+            fix="give the new ones a name of their own with --labels",
         )
 
 

@@ -77,7 +77,7 @@ class Dump:
             raise InputError(
                 f"{name!r} cannot name a label version",
                 file=root,
-                fix="give a --name of letters, digits, '.', '_' and '-' only",
+                fix="give --labels a name of letters, digits, '.', '_' and '-' only",
             )
         return cls(root=root, name=name, release=layout.release, human=human, files=files)
 

@@ -243,7 +243,7 @@ def test_a_folder_of_any_name_names_the_labels(tmp_path):
     (tmp_path / "2017_11").rename(tmp_path / "Open Images (V3)")
     assert Dump.open(tmp_path).name == "Open-Images-V3-"
     (tmp_path / "Open Images (V3)").rename(tmp_path / "\u56fe")
-    with pytest.raises(InputError, match=r"Fix: give a --name of letters"):
+    with pytest.raises(InputError, match=r"Fix: give --labels a name of letters"):
         Dump.open(tmp_path)
 
 
