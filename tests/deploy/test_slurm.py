@@ -80,7 +80,6 @@ class Job:
             env={
                 **{name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ},
                 "PATH": f"{programs}:/usr/bin:/bin",
-                "USER": "somebody",
                 "CALLS": str(self._calls),
                 "MOST_JOIN": str(NODES),
                 "ENDS": ends,
@@ -209,7 +208,7 @@ def test_nodes_that_do_not_join_are_counted(start: Start) -> None:
 def test_another_directory_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", str(SCRIPT)],
-        env={"PATH": "/usr/bin:/bin", "USER": "me", "SLURM_SUBMIT_DIR": str(tmp_path)},
+        env={"PATH": "/usr/bin:/bin", "SLURM_SUBMIT_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
     )
