@@ -39,6 +39,7 @@ RESUMABLE = frozenset(
         "cache",
         "cache_gb",
         "experiment",
+        "storage",  # the run was found there
     }
 )
 

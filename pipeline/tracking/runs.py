@@ -26,6 +26,7 @@ def open_run(
     name: str,
     key: str,
     resume: bool,
+    moved: str = "",
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     config: Mapping[str, Any],
@@ -39,6 +40,7 @@ def open_run(
         name: run name.
         key: what identifies the training (its directory); looked up when ``resume``.
         resume: continue the newest run with this key, so that a resumed training is one curve.
+        moved: id of the run to continue if none has the key, because the training was moved.
         params: flat parameters.
         tags: flat tags; a run that is continued gets them again.
         config: logged as `config.json`.
@@ -58,13 +60,16 @@ def open_run(
         from mlflow.entities import RunTag  # after the client's settings
 
         experiment_id = _experiment_id(client, experiment)
+        keys = {"run_key": key, _KEY_HASH: _hash_of(key)}
         run_id = _find(client, experiment_id, key) if resume else None
+        if run_id is None and moved and knows(moved):
+            run_id = moved
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            renewed = {**tags, **keys}
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in renewed.items()])
             return run_id
         parents = {"mlflow.parentRunId": parent} if parent else {}
-        keys = {"run_key": key, _KEY_HASH: _hash_of(key)}
         all_tags = {**_user(), **tags, **parents, **keys, "mlflow.runName": name}
         run_id = str(client.create_run(experiment_id, tags=all_tags, run_name=name).info.run_id)
         try:

@@ -86,7 +86,7 @@ def prepare(config: TrainConfig) -> Prepared:
     directory = storage.join(config.storage, config.run_name)
     config = with_labels(config, dataset, directory)
     _check(config, dataset)
-    resumed = claim(directory, config, write=False)
+    resumed = claim(directory, config, dataset.digest, write=False)
     lease.refuse_local(directory)
     session.connect()
     use_gpu, cpus = worker_resources(config)
@@ -149,13 +149,19 @@ def _position(run: Prepared) -> str:
     meta = read_meta(storage.join(run.directory, name))
     if meta.step:
         return f"resuming epoch {meta.epoch + 1}, step {meta.step}"
-    if meta.epoch >= run.config.epochs:
+    if meta.epoch > run.config.epochs:
+        return f"trained for {meta.epoch} epochs, more than the {run.config.epochs} asked for"
+    if meta.epoch == run.config.epochs:
         return f"already finished, {meta.epoch} epochs"
     return f"resuming after epoch {meta.epoch}"
 
 
 def _check(config: TrainConfig, dataset: Dataset) -> None:
     """Build what every worker will build, to fail here first."""
+    if not (config.run_name.isascii() and config.run_name.isprintable()):
+        raise InputError(
+            f"run name {config.run_name!r}", fix="choose letters, digits and signs of ASCII"
+        )  # Ray's metrics take no others, and it would start workers again for ever
     table = labels_of(dataset, "train", config.labels)
     if VALIDATION in dataset.label_version(config.labels)[1].splits:
         labels_of(dataset, VALIDATION, config.labels)
@@ -182,8 +188,14 @@ def worker_resources(config: TrainConfig) -> tuple[bool, int]:
     return use_gpu, cpus
 
 
-def claim(directory: str, config: TrainConfig, *, write: bool = True) -> bool:
+def claim(directory: str, config: TrainConfig, digest: str, *, write: bool = True) -> bool:
     """Write the run's configuration, or check that it is the one already stored.
+
+    Args:
+        directory: of the run.
+        config: of the command.
+        digest: of the dataset, which may lie elsewhere now (`Dataset.digest`).
+        write: whether the run begins; else it is only checked.
 
     Returns:
         Whether the run existed.
@@ -194,7 +206,10 @@ def claim(directory: str, config: TrainConfig, *, write: bool = True) -> bool:
     """
     location = storage.join(directory, _CONFIG)
     stored = _stored(location)
-    if stored is not None and (changed := differences(stored, config)):
+    changed = differences(stored, config) if stored is not None else {}
+    if "dataset" in changed and _trained_on(directory) in (None, digest):
+        del changed["dataset"]
+    if changed:
         changes = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
         raise InputError(
             f"run {config.run_name!r} exists with another configuration ({changes})",
@@ -205,6 +220,12 @@ def claim(directory: str, config: TrainConfig, *, write: bool = True) -> bool:
         with lease.refusals(location):
             storage.write_json(location, config.to_dict())
     return stored is not None
+
+
+def _trained_on(directory: str) -> str | None:
+    """Look up the digest of the dataset of a run's latest checkpoint; None if it has none."""
+    name = checkpoints.latest(directory)
+    return None if name is None else read_meta(storage.join(directory, name)).dataset_digest
 
 
 def _stored(location: str) -> TrainConfig | None:
@@ -241,6 +262,9 @@ def open_run(run: Prepared) -> str:
         name=config.run_name,
         key=run.directory,
         resume=run.resumed,
+        moved=read_meta(storage.join(run.directory, checkpoint)).mlflow_run_id
+        if checkpoint
+        else "",
         params={**config.flat(), **_options(config), "num_classes": len(dataset.classes)},
         tags={
             "code_hash": session.code_hash(),

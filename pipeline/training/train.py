@@ -71,7 +71,7 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
     """
     run = dataclasses.replace(prepare.prepare(config), preset=preset)
     with lease.hold(run.directory) as held:
-        resumed = prepare.claim(run.directory, run.config)
+        resumed = prepare.claim(run.directory, run.config, run.dataset.digest)
         return _train(dataclasses.replace(run, resumed=resumed), held)
 
 

@@ -74,6 +74,13 @@ def test_a_resumed_training_finds_its_run() -> None:
     assert open_run(key="/runs/b", resume=True) != first
 
 
+def test_a_moved_training_takes_its_run_along() -> None:
+    first = open_run()
+    assert open_run(key="/mnt/a", resume=True, moved=first) == first
+    assert open_run(key="/mnt/a", resume=True) == first
+    assert open_run(key="/mnt/b", resume=True, moved="0" * 32) != first
+
+
 def test_run_carries_parameters_config_and_dataset() -> None:
     run = mlflow_client().get_run(open_run())
     assert run.data.params == {"method": "ll-r"}

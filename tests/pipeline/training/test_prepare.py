@@ -30,15 +30,15 @@ CONFIG = TrainConfig(dataset="/data/set", name="a")
 
 
 def test_the_same_configuration_goes_on(tmp_path: Path) -> None:
-    assert not prepare.claim(str(tmp_path / "a"), CONFIG)
-    assert prepare.claim(str(tmp_path / "a"), CONFIG)
+    assert not prepare.claim(str(tmp_path / "a"), CONFIG, "digest")
+    assert prepare.claim(str(tmp_path / "a"), CONFIG, "digest")
 
 
 @pytest.mark.parametrize("place", ["file/runs", "/proc/runs"])
 def test_a_storage_that_takes_nothing_is_one_line(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"a run cannot be kept here .* Fix: pass as --storage"):
-        prepare.claim(str(tmp_path / place / "a"), CONFIG)
+        prepare.claim(str(tmp_path / place / "a"), CONFIG, "digest")
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_a_storage_that_takes_nothing_is_one_line(tmp_path: Path, place: str) ->
 def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json: not a configuration .* Fix: choose"):
-        prepare.claim(str(tmp_path), CONFIG)
+        prepare.claim(str(tmp_path), CONFIG, "digest")
     (tmp_path / "config.json").unlink()  # the fix
-    assert not prepare.claim(str(tmp_path), CONFIG)
+    assert not prepare.claim(str(tmp_path), CONFIG, "digest")
 
 
 @pytest.mark.parametrize(("wanted", "gpu"), [(True, False), (True, True), (False, False)])
@@ -94,7 +94,7 @@ def begun(run: str, dataset: Dataset, labels: str | None = None) -> tuple[bool, 
     """Whether the run is resumed, and the labels it trains on."""
     config = TrainConfig(dataset="d", name="one", labels=labels)
     config = prepare.with_labels(config, dataset, run)
-    return prepare.claim(run, config), config.labels
+    return prepare.claim(run, config, dataset.digest), config.labels
 
 
 def test_a_new_default_is_not_taken_over(run: str, squares: Path, sharded_anew: Dataset) -> None:
@@ -166,6 +166,19 @@ def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **option
     return prepare.prepare(dataclasses.replace(config, **options))
 
 
+def test_a_run_goes_on_where_it_or_its_dataset_was_moved(squares: Path, tmp_path: Path) -> None:
+    run, digest = tmp_path / "runs/a", Dataset.open(squares).digest
+    config = TrainConfig(dataset="/data/set", storage="/data/runs", name="a")
+    prepare.claim(str(run), config, digest)
+    write_checkpoint(run / CHECKPOINT, squares)
+    listed = {"latest_checkpoint_result": {"checkpoint_dir_name": CHECKPOINT}}
+    (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
+    moved = dataclasses.replace(config, dataset="/mnt/set", storage="/mnt/runs")
+    assert prepare.claim(str(run), moved, digest)
+    with pytest.raises(InputError, match="dataset was /mnt/set, is /data/set"):
+        prepare.claim(str(run), config, "another")
+
+
 def test_a_plan_says_what_is_trained_and_keeps_nothing(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +199,7 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
         (1, 0, "resuming after epoch 1"),
         (1, 40, "resuming epoch 2, step 40"),
         (2, 0, "already finished, 2 epochs"),
+        (3, 0, "trained for 3 epochs, more than the 2 asked for"),
     ],
 )
 def test_a_plan_says_where_a_run_goes_on(
@@ -213,6 +227,7 @@ def test_a_plan_says_where_a_run_goes_on(
     [
         ({"method_options": ("delta=1",)}, "no option delta"),
         ({"dataset": "/absent"}, "/absent: no such directory"),
+        ({"name": "schnee-gr\u00fcn"}, "run name 'schnee-gr\u00fcn'. Fix: choose letters"),
         ({"model": ModelConfig(backbone="resnet19")}, "no backbone"),
     ],
 )
