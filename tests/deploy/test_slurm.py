@@ -41,7 +41,7 @@ _PROGRAMS = {
             get-auth-token) echo a-secret ;;
             list) grep '^ray start' "$CALLS" | head -n "$MOST_JOIN" | tr '\\n' , |
                 sed 's/[^,]*,/{"node_id": "ab"}, /g' ;; # one line, as Ray writes it
-            start) echo "ray $*" >> "$CALLS"; exec sleep 300 ;;
+            start) echo "ray $*" >> "$CALLS"; [[ -z ${FAILS-} ]] || exit 1; exec sleep 300 ;;
         esac
     """,
 }
@@ -203,6 +203,13 @@ def test_nodes_that_do_not_join_are_counted(start: Start) -> None:
     status, output = job.end()
     assert status == 75
     assert "only 2 of 3 nodes joined Ray in 2 s" in output
+
+
+def test_a_ray_that_does_not_start_is_not_waited_for(start: Start) -> None:
+    job = start("0", MOST_JOIN="0", FAILS="yes")
+    status, output = job.end()
+    assert (status, requeued(job)) == (75, True)
+    assert "Ray ended on a node before all had joined" in output
 
 
 def test_another_directory_is_refused(tmp_path: Path) -> None:
