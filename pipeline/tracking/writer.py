@@ -235,7 +235,12 @@ class RunWriter:
 
     def _read(self, path: str) -> bytes | None:
         """Read an artifact; None if there is none."""
-        files = self._client.list_artifacts(self._run_id, str(Path(path).parent))
+        try:
+            files = self._client.list_artifacts(self._run_id, str(Path(path).parent))
+        except Exception as error:
+            if not is_lasting(error):
+                raise
+            return None  # MLflow's client asks for logged models too, which an older server lacks
         if path not in (file.path for file in files):
             return None
         with tempfile.TemporaryDirectory() as directory:

@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
@@ -165,3 +166,14 @@ def test_the_writer_gets_the_shells_credentials(
     monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
     RunWriter(client.tracking_uri(), run_id, str(tmp_path / "s"), environment=found)
     assert client.credentials()["MLFLOW_TRACKING_TOKEN"] == "of the driver"
+
+
+def test_a_server_without_logged_models_is_taken_to_have_no_artifact(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(*_: object) -> None:
+        raise MlflowException("failed with error code 404", codes.ENDPOINT_NOT_FOUND)
+
+    writer = RunWriter(client.tracking_uri(), open_run(), str(tmp_path / "spool.jsonl"))
+    monkeypatch.setattr(MlflowClient, "list_artifacts", missing)
+    assert writer._read("cam/index.html") is None
