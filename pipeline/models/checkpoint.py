@@ -63,7 +63,13 @@ class Meta:
     @property
     def train_config(self) -> TrainConfig:
         """The configuration as an object."""
-        return TrainConfig.from_dict(self.config)
+        try:
+            return TrainConfig.from_dict(self.config)
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"the checkpoint's configuration is not of this version ({error})",
+                fix="use the version that trained it",
+            ) from None
 
     def check_classes(self, classes: ClassTable, checkpoint: str | Path) -> None:
         """Refuse a dataset whose class list is not the checkpoint's.
@@ -165,7 +171,13 @@ def read_meta(directory: str | Path) -> Meta:
             file=directory,
             fix="pass a checkpoint directory or the run directory that holds several",
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
+    except TypeError as error:  # a field more, or one less
+        raise InputError(
+            f"not a checkpoint of this version ({error})",
+            file=path,
+            fix="use the version that trained it",
+        ) from None
+    except (ValueError, KeyError, AttributeError) as error:
         raise InputError(
             f"meta.json is damaged ({error})", file=path, fix="use another checkpoint of the run"
         ) from None
