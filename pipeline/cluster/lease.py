@@ -33,6 +33,7 @@ _BEAT_SECONDS = 10.0
 # Without a beat, as seen by one clock; and by the clocks of two hosts, which may disagree.
 _DEAD_SECONDS, _LONG_DEAD_SECONDS = 60.0, 900.0
 _SETTLE_SECONDS = 2.0
+_EXITING = 4  # Linux's PF_EXITING
 
 
 class Held(RuntimeError):
@@ -80,7 +81,14 @@ class Holder:
     def is_dead(self) -> bool:
         """Whether it is known to be dead; one elsewhere that has just ended is not."""
         if self.is_here:
-            return _start_of(self.pid) != self.started
+            if seen := _start_of(self.pid):
+                return seen != self.started
+            try:  # not shown: there is none, or /proc hides those of other users
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:
+                pass
         return time.time() - self.beat > _LONG_DEAD_SECONDS
 
     def __str__(self) -> str:
@@ -253,14 +261,27 @@ def _write(run: str, holder: Holder) -> None:
 
 
 def _machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    """Name the boot and process namespace; and the host, as clones of one memory image share both.
+
+    A sandbox may lack the files.
+    """
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def _start_of(pid: int) -> str:
-    """Look up when a process of this machine was started; "" if there is none, or a dead one."""
+    """Look up when a process of this machine was started; "dead" if it is, or was just killed.
+
+    "" if the system does not show it.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        pending = Path(f"/proc/{pid}/status").read_text().partition("ShdPnd:")[2].split()[0]
+    except (OSError, IndexError):
         return ""
-    return "" if stat[0] in "ZX" else stat[19]
+    is_killed = int(pending, 16) >> (signal.SIGKILL - 1) & 1
+    is_exiting = int(stat[6]) & _EXITING
+    return "dead" if stat[0] in "ZX" or is_killed or is_exiting else stat[19]

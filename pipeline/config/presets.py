@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import tyro
@@ -200,15 +202,30 @@ def _ablation_row(row: str, method: str | None, base: str) -> dict[str, Value]:
 
 
 def _with_path_of_run(config: TrainConfig) -> TrainConfig:
-    """Take ``--run runs/NAME`` as storage and name."""
-    storage, slash, name = config.name.rstrip("/").rpartition("/")
-    if not slash:
-        return config
-    if config.storage not in (TrainConfig.storage, storage):
+    """Take ``--run runs/NAME`` as storage and name, unless a run of 0.1.0 has all of it as name."""
+    given = config.name.rstrip("/")
+    parent, slash, name = given.rpartition("/")
+    if not slash or _is_in(config.storage, given):
+        return dataclasses.replace(config, name=given)
+    storage = parent or "/"
+    if _absolute(config.storage) not in (_absolute(TrainConfig.storage), _absolute(storage)):
         raise InputError(
             f"--run {config.name} is not in --storage {config.storage}", fix=f"pass --run {name}"
         )
     return dataclasses.replace(config, storage=storage, name=name)
+
+
+def _is_in(storage: str, name: str) -> bool:
+    """Whether a storage has a run of a name with slashes; a bucket's is taken to, unasked."""
+    if "://" in name or name.startswith(("/", "~")):
+        return False
+    return "://" in storage or Path(storage, name, "config.json").expanduser().exists()
+
+
+def _absolute(location: str) -> str:
+    return (
+        location.rstrip("/") if "://" in location else os.path.abspath(Path(location).expanduser())
+    )
 
 
 def _with_options_of(start: Preset, config: TrainConfig) -> TrainConfig:

@@ -67,6 +67,41 @@ def test_a_dead_process_of_this_machine_is_followed_at_once(
             held.check()
 
 
+def test_a_process_that_was_just_killed_is_dead(run: str) -> None:
+    command = [sys.executable, "-c", "held = bytearray(10**9); print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        left = leave(run, pid=process.pid, started=lease._start_of(process.pid))
+        assert not left.is_dead
+        process.kill()
+        assert left.is_dead
+
+
+@pytest.mark.parametrize(
+    ("error", "is_dead"), [(PermissionError, False), (ProcessLookupError, True)]
+)
+def test_a_process_that_proc_hides_is_asked(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError], is_dead: bool
+) -> None:
+    def kill(pid: int, number: int) -> None:
+        raise error
+
+    monkeypatch.setattr(lease, "_start_of", lambda pid: "")
+    monkeypatch.setattr(lease.os, "kill", kill)
+    left = dataclasses.replace(Holder.of_this_process(), started="1")
+    assert left.is_dead == is_dead
+
+
+def test_a_machine_is_named_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert Holder.of_this_process().is_here
+    assert lease._machine() == lease.socket.gethostname()
+
+
 def test_a_silent_process_elsewhere_is_followed_after_a_while(run: str) -> None:
     leave(run, machine="elsewhere")
     begun = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -224,3 +225,30 @@ def test_what_is_printed_is_what_runs() -> None:
         "unknown",
         "training code not released",
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "storage", "name"),
+    [
+        ("--run demo/", "runs", "demo"),
+        ("--run /a", "/", "a"),
+        ("--run other/b", "other", "b"),
+        ("--run s3://bucket/b/", "s3://bucket", "b"),
+        ("--run exp/a", "runs", "exp/a"),  # a run of 0.1.0
+        ("--storage s3://bucket --run exp/a", "s3://bucket", "exp/a"),
+        ("--storage HERE/runs --run runs/b", "runs", "b"),  # as a run's config.json has it
+    ],
+)
+def test_a_run_is_a_name_or_a_path(
+    command: str, storage: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/exp/a").mkdir(parents=True)
+    (tmp_path / "runs/exp/a/config.json").touch()
+    config, _ = parsed(f"--dataset d {command.replace('HERE', str(tmp_path))}")
+    assert (config.storage, config.name) == (storage, name)
+
+
+def test_a_path_outside_the_storage_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--run a/b is not in --storage c\. Fix: pass --run b"):
+        parsed("--dataset d --storage c --run a/b")
