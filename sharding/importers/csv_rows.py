@@ -32,13 +32,10 @@ _SPLIT_OF = {
 _FIX = "mend the row, or leave out --strict to set such rows aside"
 _QUOTE_FIX = "close the quote of this row; write a quote within a quoted cell twice"
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-# As Python, NumPy and JSON print lists: items in quotes, or numbers.
-_LIST = re.compile(
-    rf"[\[({{]\s*(?:(?:(?:{_QUOTED})(?:\s*,\s*|\s+|(?=\s*[\])}}])))*"
-    r"|-?\d+(?:\s*,\s*-?\d+)*,?)\s*[\])}]"
-)
-_ALMOST_LIST = re.compile(r"(?s)\[.*[,'\"].*\]|\{.*[,'\"].*\}")
-_ITEM = re.compile(rf"{_QUOTED}|-?\d+")
+_BRACKETS = {"[": "]", "(": ")", "{": "}"}
+_ITEM = re.compile(rf"{_QUOTED}|[-+]?[.\d][-+.e\d]*")
+_ITEMS = re.compile(rf"(?:(?:{_ITEM.pattern})(?:\s*,\s*|\s+|\Z))*")
+_WHOLE = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class ImageRow:
     """Hold what the rows about an image say.
 
     Attributes:
-        line: the first of them in the file.
+        line: the first of them in the file that names the split.
         name: path of the image.
         split: of the image; None where unknown.
         positives: classes named as present.
@@ -87,13 +84,13 @@ def read_rows(
     delimiter, header = _header(text, path, options)
     images: dict[str, _Image] = {}
     broken: set[str] = set()
-    for line, cells in _records(text, delimiter, path):
+    for line, cells, problem in _records(text, delimiter, path):
         if line == 1:
             continue
         values = dict(zip(header, cells, strict=False))
         row = _parse(values, line, options, header)
         _refuse_lines(row, cells, path)
-        problem = _problem(row, cells, header) or _problem_within(row, values, options)
+        problem = problem or _problem(row, cells, header) or _problem_within(row, values, options)
         if problem:
             account.reject(row.split or "train", path, line, problem, fix=_FIX, image=row.name)
             broken.add(row.name)
@@ -134,17 +131,32 @@ def _header(text: str, path: Path, options: ImportOptions) -> tuple[str, list[st
     return delimiter, header
 
 
-def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the first line and the cells of each record that is not empty."""
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for cells in rows:
-            if cells:
-                yield line, cells
-            line = rows.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"not a CSV ({error})", file=path, row=line, fix=_QUOTE_FIX) from None
+def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the first line, the cells and the problem of each record that is not empty."""
+    physical = ""
+    lines = (physical := each for each in io.StringIO(text, newline=""))
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        line, problem = rows.line_num + 1, ""
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            problem = f"not a CSV ({error})"
+            cells = _cells(physical, delimiter) if rows.line_num == line else None
+            if cells is None:
+                raise InputError(problem, file=path, row=line, fix=_QUOTE_FIX) from None
+        if cells is None:
+            return
+        if cells:
+            yield line, cells, problem
+
+
+def _cells(line: str, delimiter: str) -> list[str] | None:
+    """Read a line with a quote within a cell; None where it does not end with the line."""
+    with contextlib.suppress(csv.Error):
+        cells = next(csv.reader([line], delimiter=delimiter))
+        return None if re.search(r"[\r\n]", "".join(cells)) else cells
+    return None
 
 
 def _parse(
@@ -167,11 +179,33 @@ def _parse(
 def _names(cell: str, separator: str) -> list[str]:
     """List the distinct class names of a cell: a printed list, or names between separators."""
     cell = cell.strip()
-    if _LIST.fullmatch(cell):
-        names = [_item(text) for text in _ITEM.findall(cell)]
+    items = _items(cell)
+    if items is not None:
+        names = [_item(text) for text in items]
     else:
         names = [name.strip() for name in cell.split(_SEPARATORS.get(separator, separator))]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def _items(cell: str) -> list[str] | None:
+    """Split a list as Python, NumPy and JSON print it; None where the cell is none."""
+    body = cell[1:-1].strip()
+    if len(cell) < 2 or _BRACKETS.get(cell[0]) != cell[-1] or not _ITEMS.fullmatch(body):
+        return None
+    # Python prints tuples with a comma, even those of one item: "(1)" is a name.
+    is_name = cell[0] == "(" and body and not re.search("[,'\"]", body)
+    return None if is_name else _ITEM.findall(body)
+
+
+def _is_unreadable(cell: str) -> bool:
+    """Test for a printed list of other things than names or whole numbers, or one cut short."""
+    items = _items(cell)
+    if items is None:
+        is_call = re.match(r"\w+\([\[{]", cell)  # array([...])
+        is_list = cell[:1] + cell[-1:] in ("[]", "{}") and re.search("[,'\"]", cell)
+        return bool(is_call or is_list)
+    are_names = all(item[0] in "'\"" for item in items)
+    return not (are_names or all(map(_WHOLE.fullmatch, items)))
 
 
 def _item(text: str) -> str:
@@ -217,7 +251,7 @@ def _problem_within(row: ImageRow, values: Mapping[str, str], options: ImportOpt
         return f"not the text of a class: {bad[0][:80]!a}"
     for column in (options.labels_column, options.negatives_column):
         cell = values.get(column, "").strip()
-        if _ALMOST_LIST.fullmatch(cell) and not _LIST.fullmatch(cell):
+        if _is_unreadable(cell):
             return f"like a list, but none of quoted names: {cell[:80]!r}"
     return ""
 
@@ -234,7 +268,8 @@ def _add(images: dict[str, _Image], row: ImageRow, path: Path, account: ReadLog)
             f"in two splits: {row.split} here, {image.split} on row {image.line}; {kept} counts"
         )
         account.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
-        image.split = kept
+        if kept == row.split:
+            image.split, image.line = kept, row.line
     image.positives.update(dict.fromkeys(row.positives))
     image.negatives.update(dict.fromkeys(row.negatives))
     for name in {*row.positives, *row.negatives} & image.positives.keys() & image.negatives.keys():

@@ -100,19 +100,22 @@ class ReadLog:
 
         Names that lead out of the folder of images are rejected here, for every format.
         """
-        kept = [row for row, name in enumerate(names) if is_text(name) and is_below(name)]
-        for row in sorted(set(range(len(names))) - set(kept)):
+        bad = [row for row, name in enumerate(names) if not (is_text(name) and is_below(name))]
+        for row in bad:
             reason = f"not a path below the source: {names[row]!a:.80}"
             images, fix = Path(f"{split} images"), "name a file in the folder of images"
             image = names[row].encode("ascii", "backslashreplace").decode()
             self.reject(split, images, row + 1, reason, fix=fix, image=image)
+        if bad:  # else the matrix, which may be large, is not copied
+            kept = sorted(set(range(len(names))) - set(bad))
+            names, labels_NK = [names[row] for row in kept], labels_NK[kept]
         return Part(
-            names=tuple(names[row] for row in kept),
-            labels_NK=labels_NK[kept],
+            names=tuple(names),
+            labels_NK=labels_NK,
             report={"bad_rows": 0, **dict(sorted(self._counts[split].items()))},
             rejected_rows=tuple(self._rejected[split]),
         )
 
     def _name_of(self, path: Path) -> str:
-        is_below = path.is_relative_to(self._root)
-        return path.relative_to(self._root).as_posix() if is_below else path.name
+        inside = path.is_relative_to(self._root)
+        return path.relative_to(self._root).as_posix() if inside else path.name

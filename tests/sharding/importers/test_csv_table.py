@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,13 @@ def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
         ("b.jpg,x", "another number of cells than the header has"),
         ("b.jpg,x,,y", "another number of cells than the header has"),
         ("b.jpg,x|y,y", "present and absent at once: 'y'"),
+        ('b.jpg,"TV"s,', "not a CSV (',' expected after '\"')"),
+        (
+            "b.jpg,\"['a' ...\n 'b']\",",
+            "like a list, but none of quoted names: \"['a' ...\\n 'b']\"",
+        ),
+        ("b.jpg,[1. 0. 1.],", "like a list, but none of quoted names: '[1. 0. 1.]'"),
+        ("b.jpg,array(['a']),", "like a list, but none of quoted names: \"array(['a'])\""),
     ],
 )
 def test_a_bad_row_labels_nothing_and_is_told(row: str, reason: str, tmp_path: Path) -> None:
@@ -141,14 +149,17 @@ def test_what_two_rows_dispute_is_unobserved_and_in_the_account(tmp_path: Path) 
 
 def test_an_image_of_two_splits_is_tested_with_all_its_labels(tmp_path: Path) -> None:
     lines = ["image,labels,split", "a.jpg,cat,train", "b.jpg,dog,train", "a.jpg,dog,test"]
+    lines += ["a.jpg,dog,train"]
     found = read(tmp_path, lines)
     assert {split: part.names for split, part in found.parts.items()} == {
         "train": ("b.jpg",),
         "test": ("a.jpg",),
     }
     assert found.parts["test"].labels_NK.tolist() == [[1, 1]]
-    reason = "in two splits: test here, train on row 2; test counts"
-    assert [bad.reason for bad in found.parts["train"].rejected_rows] == [reason]
+    assert [bad.reason for bad in found.parts["train"].rejected_rows] == [
+        "in two splits: test here, train on row 2; test counts",
+        "in two splits: train here, test on row 4; test counts",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +183,16 @@ def test_lists_that_python_numpy_and_json_print_are_classes(cell: str, tmp_path:
 
 def test_numbers_and_escapes_in_lists_are_read(tmp_path: Path) -> None:
     lines = ["image,labels", 'a.jpg,"[3, 17]"', 'b.jpg,"[""caf\\u00e9""]"', "c.jpg,\"['l\\'eau']\""]
-    assert read(tmp_path, lines).class_names == ("17", "3", "café", "l'eau")
+    lines += ["d.jpg,[ 3 17\t 170]", "e.jpg,(1)", "f.jpg,[3)", "g.jpg,(1 2)"]
+    names = ("(1 2)", "(1)", "17", "170", "3", "[3)", "café", "l'eau")
+    assert read(tmp_path, lines).class_names == names
+
+
+@pytest.mark.parametrize("cell", ["[{}x", "[{}x]", "['a'{}x]", "[1{}x]", "(1{},{}x)"])
+def test_spaces_in_a_cell_take_linear_time(cell: str, tmp_path: Path) -> None:
+    began = time.process_time()
+    read(tmp_path, ["image,labels", "ok.jpg,x", f'a.jpg,"{cell.replace("{}", " " * 60_000)}"'])
+    assert time.process_time() - began < 1.0  # it was 100 s
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -189,6 +209,7 @@ def test_columns_without_a_name_mean_nothing(delimiter: str, tmp_path: Path) -> 
         (["image,labels", "a.jpg,cat", 'b.jpg,"dog', "c.jpg,cow"], 3),
         (["image,labels", 'a.jpg,"cat', "b.jpg,dog", 'c.jpg,"cow"', "d.jpg,cat"], 2),
         (["image,labels", 'a.jpg,"cat', "b.jpg,dog", '"', "d.jpg,cat"], 2),
+        (["image,labels,title", 'a.jpg,"TV"s,"one', 'b.jpg,dog,"', "d.jpg,cat,"], 2),
         (["image,labels,title", 'a.jpg,cat,"one', "b.jpg,dog,two"], 2),
     ],
 )
