@@ -65,6 +65,9 @@ def add_labels(
     if source is not None:
         tables = {split: labels.table for split, labels in new.splits.items()}
         wanted = without_pixels(tables, members)
+        if probe := next((part for part in members if len(part.image_ids_N)), None):
+            (image_id,) = format_image_ids(probe.image_ids_N[:1])
+            source = source.asking_for(probe.shard.split, image_id)
         tasks = tasks_for_images(dataset, wanted, tables, source)
         outcomes = write_unfinished(tasks, workers)
         added = members_of(outcomes, (task.plan for task in tasks))

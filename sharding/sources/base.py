@@ -67,6 +67,13 @@ class Source(Protocol):
         """
         return contextlib.nullcontext(self)
 
+    def asking_for(self, split: str, image_id: str) -> Source:
+        """Name an image of the dataset that tells, where all others are refused, who is at fault.
+
+        A job that looks only for what was missing before may get no image at all.
+        """
+        return self
+
     def only(self, image_ids: Sequence[str]) -> Source:
         """Narrow the source to a few images, so that it is small enough for each task."""
         return self

@@ -35,10 +35,14 @@ COLUMNS = ("OriginalURL", "OriginalSize", "OriginalMD5")
 
 @dataclass(frozen=True, kw_only=True)
 class OriginalsSource(Source):
-    """Image lists with URLs, which are read when they are staged."""
+    """Image lists with URLs, which are read when they are staged.
+
+    ``probe`` is the image of `asking_for`.
+    """
 
     files: tuple[DumpFile, ...]
     policy: RetryPolicy
+    probe: tuple[str, ...] = ()
 
     @classmethod
     def of_list(cls, path: str, policy: RetryPolicy) -> OriginalsSource:
@@ -68,12 +72,16 @@ class OriginalsSource(Source):
             )
         return cls(files=tuple(dict.fromkeys(files)), policy=policy)
 
+    def asking_for(self, split: str, image_id: str) -> OriginalsSource:
+        """Name the image to ask for where all others are refused."""
+        return dataclasses.replace(self, probe=(image_id,))
+
     @contextlib.contextmanager
     def staged(
         self, image_ids_N: Ids, shared: Path | None, parallel: ParallelMap
     ) -> Iterator[Source]:
         """Read the lists, as far as the images go: they name two and a half times as many."""
-        wanted_N = np.unique(image_ids_N)
+        wanted_N = np.union1d(image_ids_N, parse_image_ids(self.probe))
         ids, parts = [np.empty(0, np.uint64)], [_SCHEMA.empty_table()]
         for file in self.files:
             for keys_B, batch in read_listed(file, COLUMNS):
@@ -83,7 +91,7 @@ class OriginalsSource(Source):
                 parts.append(kept.filter(pa.array(chosen_B)).rename_columns(_SCHEMA.names))
         listed_N, first = np.unique(np.concatenate(ids), return_index=True)
         table = pa.concat_tables(parts).take(pa.array(first)).combine_chunks()
-        yield Originals(image_ids_N=listed_N, listed=table, policy=self.policy)
+        yield Originals(image_ids_N=listed_N, listed=table, policy=self.policy, probe=self.probe)
 
     def name(self, split: str, image_id: str) -> str:
         """The first list."""
@@ -99,15 +107,17 @@ class Originals(Source):
         listed: table of N rows with the columns url, size and md5 (base64) as binary, in this
             order; empty where the list says nothing.
         policy: of retries.
+        probe: the image of `OriginalsSource.asking_for`.
     """
 
     image_ids_N: Ids
     listed: pa.Table
     policy: RetryPolicy
+    probe: tuple[str, ...] = ()
 
     def only(self, image_ids: Sequence[str]) -> Originals:
         """Narrow the lists to a few images."""
-        chosen_N = np.isin(self.image_ids_N, parse_image_ids(image_ids))
+        chosen_N = np.isin(self.image_ids_N, parse_image_ids([*image_ids, *self.probe]))
         return dataclasses.replace(
             self,
             image_ids_N=self.image_ids_N[chosen_N],
@@ -116,7 +126,8 @@ class Originals(Source):
 
     def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
         """Start to fetch the images."""
-        return fetch_ahead(image_ids, self._fetch, self.policy, "the original URLs")
+        probe = functools.partial(self._fetch, *self.probe) if self.probe else None
+        return fetch_ahead(image_ids, self._fetch, self.policy, "the original URLs", probe)
 
     def name(self, split: str, image_id: str) -> str:
         """The URL."""

@@ -7,8 +7,9 @@ the tar is still written in the order of the ids, so that it does not depend on 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from sharding.storage.retry import (
 
 SILENT = 32
 """Images in a row that could not be fetched, before the source itself is taken to be down."""
+Probe = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,12 @@ class RemoteSource(Source):
         url: the place, or with ``{id}`` in it (and maybe ``{split}``) the name of each image,
             which saves asking for the second name.
         policy: of retries.
+        probe: (split, id) as in `asking_for`.
     """
 
     url: str
     policy: RetryPolicy
+    probe: tuple[str, str] | None = None
 
     @classmethod
     def open(cls, url: str, policy: RetryPolicy) -> RemoteSource:
@@ -54,9 +58,18 @@ class RemoteSource(Source):
 
     def reader(self, split: str, image_ids: Sequence[str]) -> AbstractContextManager[ReadImage]:
         """Start to fetch the images."""
+        probe = self.probe
         return fetch_ahead(
-            image_ids, lambda image_id: self._fetch(split, image_id), self.policy, self.url
+            image_ids,
+            lambda image_id: self._fetch(split, image_id),
+            self.policy,
+            self.url,
+            None if probe is None else lambda: self._fetch(*probe),
         )
+
+    def asking_for(self, split: str, image_id: str) -> RemoteSource:
+        """Name the image to ask for where all others are refused."""
+        return dataclasses.replace(self, probe=(split, image_id))
 
     def name(self, split: str, image_id: str) -> str:
         """The URL looked at first."""
@@ -84,10 +97,13 @@ class RemoteSource(Source):
 
 
 class _Health:
-    """Find out whether a source or its images are at fault, by an image that came before."""
+    """Find out whether a source or its images are at fault, by an image that came before.
 
-    def __init__(self, fetch: ReadImage, place: str) -> None:
-        self._fetch, self._place = fetch, place
+    Where none came, by the ``probe``: it is of an earlier job, so that its absence is no fault.
+    """
+
+    def __init__(self, fetch: ReadImage, place: str, probe: Probe | None) -> None:
+        self._fetch, self._place, self._probe = fetch, place, probe
         self._good = ""
         self._in_a_row, self._failed = 0, 0
 
@@ -121,6 +137,14 @@ class _Health:
             with contextlib.suppress(BadImage):
                 self._fetch(self._good)
                 return
+        elif self._probe is not None:
+            try:
+                self._probe()
+                return
+            except (RetriesExhausted, Refused):
+                pass
+            except BadImage:
+                return
         self._failed = 0
         wait = "wait until it answers, or see that the images may be read"
         fix = getattr(self._reason, "fix", "") or wait
@@ -133,7 +157,11 @@ class _Health:
 
 @contextlib.contextmanager
 def fetch_ahead(
-    image_ids: Sequence[str], fetch: ReadImage, policy: RetryPolicy, place: str
+    image_ids: Sequence[str],
+    fetch: ReadImage,
+    policy: RetryPolicy,
+    place: str,
+    probe: Probe | None = None,
 ) -> Iterator[ReadImage]:
     """Fetch images in threads; yields what waits for one while the next ones are on their way.
 
@@ -142,13 +170,14 @@ def fetch_ahead(
         fetch: reads one of them.
         policy: of which ``at_once`` bounds the threads, and twice that the images in memory.
         place: where they are, for errors.
+        probe: fetches another image, which tells whether the source is down if all others fail.
 
     Raises:
         InputError: by reading or in the end, where so many failed that the source must be down.
     """
     waiting, ahead = iter(image_ids), dict[str, Future[Buffer]]()
     pool = ThreadPoolExecutor(policy.at_once, thread_name_prefix="fetch")
-    health = _Health(fetch, place)
+    health = _Health(fetch, place, probe)
 
     def read(image_id: str) -> Buffer:
         for next_id in itertools.islice(waiting, 2 * policy.at_once - len(ahead)):

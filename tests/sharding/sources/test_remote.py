@@ -136,6 +136,19 @@ def test_a_site_that_blocks_midway_ends_the_job_and_is_asked_again(
     assert tree(tmp_path / "out") == from_directory
 
 
+def test_a_bucket_that_refuses_all_that_no_tar_has_is_no_obstacle(web, inputs, tmp_path) -> None:
+    lost = [f"{i}.jpg" for i in image_ids(inputs[1], "train")[:2]]
+    for name in lost:
+        del web.files[f"train/{name}"]
+    shard((inputs[0], web.url), tmp_path / "out")
+    web.faults = {path: [403] * 9 for name in lost for path in (name, f"train/{name}")}
+    done = commands.relabel(tmp_path / "out", inputs[0], images=web.url, fetch=FAST)
+    assert (done.added, done.wanted["train"]) == (0, 2)
+    web.faults |= {path: [403] * 9 for path in web.files}  # all of it is blocked
+    with pytest.raises(InputError, match="2 images could not be fetched"):
+        commands.relabel(tmp_path / "out", inputs[0], images=web.url, fetch=FAST)
+
+
 def test_a_bucket_that_refuses_what_it_lacks_is_searched_on(web) -> None:
     ids = [f"{number:016x}" for number in range(SILENT + 8)]
     web.files = {f"{i}.jpg": i.encode() for i in ids[:4]}
