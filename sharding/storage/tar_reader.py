@@ -8,6 +8,9 @@ is read strictly.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
@@ -24,6 +27,7 @@ _NO_FILES = (*tarfile.SUPPORTED_TYPES, b"D", b"M", b"N", b"V")
 _SPARSE, _SPARSE_NAME = "GNU.sparse", "GNU.sparse.name"
 _KEYWORDS = (b"path", b"linkpath", b"size", _SPARSE_NAME.encode())
 _LARGEST = 1 << 62
+_MAGIC, _SEARCHED = 257, 1 << 20
 _SPARSE_GOES_ON, _SPARSE_BLOCK_GOES_ON = 482, 504
 """Bytes of an old GNU sparse header, and of blocks behind it, that say that more follow."""
 
@@ -63,7 +67,7 @@ def read_members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, MemberCont
 
     A member of an unknown type is a file, as POSIX says. A link has no content, nor has a file that
     is stored as sparse, whose parts do not follow each other. Archives joined to one file are read
-    to the last.
+    to the last; other bytes behind the end mark are ignored, as long as no header is among them.
 
     Args:
         stream: at the archive's beginning; it is sought forwards only, so that a `GzipFile` may be
@@ -95,6 +99,8 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("no member after its long name or PAX records")
             position, is_ended = position + BLOCK, True
             continue
+        if is_ended and not _goes_on(head, stream):
+            return
         member, is_ended = _parse(head), False
         data = position + BLOCK
         if member.type in _EXTENSIONS:
@@ -118,13 +124,34 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def _read_block(stream: BinaryIO, position: int, *, may_end: bool = False) -> bytes:
-    """Read the block at a position; empty at the end of the file where it ``may_end`` there."""
-    if stream.tell() != position:
-        stream.seek(position)
-    block = stream.read(BLOCK)
-    if len(block) < BLOCK and not (may_end and not block):
+    """Read the block at a position; empty where no whole one is there and it ``may_end`` there."""
+    try:
+        if stream.tell() != position:
+            stream.seek(position)
+        block = stream.read(BLOCK)
+    except gzip.BadGzipFile as error:
+        if not may_end or not str(error).startswith("Not a gzipped file"):  # a CRC may be wrong
+            raise
+        block = b""
+    if len(block) < BLOCK and not may_end:
         raise tarfile.ReadError("cut off")
-    return block
+    return block if len(block) == BLOCK else b""
+
+
+def _goes_on(head: bytes, stream: BinaryIO) -> bool:
+    """Find out whether a header is or follows this block, which was read behind an end mark.
+
+    Behind junk it means that the end mark was a hole in the middle.
+    """
+    with contextlib.suppress(tarfile.ReadError):
+        return bool(_parse(head))
+    while True:
+        for magic in re.finditer(b"ustar", head):
+            with contextlib.suppress(tarfile.ReadError):
+                return bool(_parse(head[max(0, magic.start() - _MAGIC) :][:BLOCK]))
+        if not (more := stream.read(_SEARCHED)):
+            return False
+        head = head[1 - BLOCK :] + more
 
 
 def _parse(head: bytes) -> tarfile.TarInfo:

@@ -271,7 +271,7 @@ def test_joined_archives_are_read_to_the_last_and_the_last_mention_counts(tmp_pa
     joined = tmp_path / "images.tar"
     joined.write_bytes(first.read_bytes() + last.read_bytes())
     assert found(staged(joined, tmp_path, 1, 2), 1, 2) == [b"new", b"2"]
-    joined.write_bytes(first.read_bytes() + b"what is this" * 100)
+    joined.write_bytes(first.read_bytes() + b"what is this" * 100 + last.read_bytes())
     with pytest.raises(InputError, match=r"images\.tar: the archive is damaged \(no tar header"):
         staged(joined, tmp_path, 1)
 

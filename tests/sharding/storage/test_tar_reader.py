@@ -97,6 +97,23 @@ def test_a_malformed_header_is_one_error(content: bytes) -> None:
         names_of(block(A) + content + END)
 
 
+@pytest.mark.parametrize("junk", [b"\n", b"7 bytes", bytes(100), b"\xa5" * 512, b"x" * 2_000_000])
+def test_what_lies_behind_the_end_mark_is_ignored(junk: bytes) -> None:
+    content = block(A) + END
+    assert names_of(content + junk) == [A]
+    packed = gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content) + junk))
+    assert [member.name for member, _ in read_members(packed)] == [A]
+    with pytest.raises(tarfile.ReadError, match="no tar header"):  # a hole in the middle
+        names_of(content + b"\xa5" * 512 + junk + block(B) + END)
+
+
+def test_a_wrong_checksum_behind_the_end_mark_is_damage() -> None:
+    packed = bytearray(gzip.compress(block(A) + END))
+    packed[-8] ^= 1
+    with pytest.raises(gzip.BadGzipFile, match="CRC"):
+        list(read_members(gzip.GzipFile(fileobj=io.BytesIO(packed))))
+
+
 def test_mutated_archives_are_read_as_tarfile_reads_them_or_refused() -> None:
     """A slice of ``python -m benchmarks.faults.archives``."""
     counts = archives.run(300, seed=14)
