@@ -114,7 +114,7 @@ def repair(run: str) -> None:
     listed = _read(location) if storage.exists(location) else {}
     present = [name for name in storage.directories_in(run) if _CHECKPOINT.fullmatch(name)]
     candidates = listed or dict.fromkeys(present)
-    whole = [name for name in candidates if name in present and _is_whole(storage.join(run, name))]
+    whole = [name for name in candidates if name in present and is_whole(storage.join(run, name))]
     if listed is None or set(whole) != set(listed):
         lost = ", ".join(name for name in candidates if name not in whole)
         why = (
@@ -175,7 +175,7 @@ def _snapshot(
     }
 
 
-def _is_whole(directory: str) -> bool:
+def is_whole(directory: str) -> bool:
     """Check whether an upload was completed; raises OSError if the storage cannot be read.
 
     What another version of this code wrote counts as whole, although it may be of no use here.

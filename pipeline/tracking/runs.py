@@ -87,10 +87,21 @@ def close_run(run_id: str, status: str) -> None:
 
 def knows(run_id: str) -> bool:
     """Check whether the tracking server has a run, and has not deleted it."""
+    return _status(run_id) is not None
+
+
+def is_finished(run_id: str) -> bool:
+    """Check whether a run that the tracking server has ended as FINISHED."""
+    return _status(run_id) == "FINISHED"
+
+
+def _status(run_id: str) -> str | None:
+    """Read the status of a run; None if the server has none such, or does not answer."""
     try:
-        return bool(run_id) and mlflow_client().get_run(run_id).info.lifecycle_stage == "active"
+        info = mlflow_client().get_run(run_id).info if run_id else None
+        return info.status if info and info.lifecycle_stage == "active" else None
     except Exception:  # every store raises its own kinds
-        return False
+        return None
 
 
 def download(run_id: str, path: str, directory: str) -> str:

@@ -17,7 +17,7 @@ from pipeline.data.labels import labels_of
 from pipeline.data.loader import Loader
 from pipeline.data.staging import Cache, open_dataset
 from pipeline.models import cam_net
-from pipeline.models.checkpoint import read_meta
+from pipeline.models.checkpoint import Meta, read_meta
 from pipeline.tracking import runs
 from pipeline.training import distributed
 from pipeline.training.validation import VALIDATION
@@ -31,23 +31,38 @@ _CONFIG = "config.json"  # in the run's directory
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A run that can start.
+class Checked:
+    """A run of which everything is checked that needs no cluster.
 
     Attributes:
         config: with absolute paths and the label version named.
         dataset: its small files.
         directory: the run's, path or URL.
         resumed: whether the run existed.
-        use_gpu: one GPU per worker.
-        cpus: per worker.
-        preset: name of the one that the configuration began from, "" if none.
     """
 
     config: TrainConfig
     dataset: Dataset
     directory: str
     resumed: bool
+
+    @property
+    def latest(self) -> Meta | None:
+        """Describe the checkpoint that training goes on from; None where it begins."""
+        name = checkpoints.latest(self.directory) if self.resumed else None
+        return None if name is None else read_meta(storage.join(self.directory, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Checked):
+    """A run that can start.
+
+    Attributes:
+        use_gpu: one GPU per worker.
+        cpus: per worker.
+        preset: name of the one that the configuration began from, "" if none.
+    """
+
     use_gpu: bool
     cpus: int
     preset: str = ""
@@ -65,13 +80,11 @@ class Prepared:
         storage.write_json(location, self.config.to_dict())
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Check that a configuration can be trained here; nothing is written.
-
-    Ray is joined, or started, once everything that needs no cluster is checked.
+def check(config: TrainConfig) -> Checked:
+    """Check all of a configuration that needs no cluster; nothing is written.
 
     Raises:
-        InputError: the dataset, the configuration or the cluster cannot carry the run.
+        InputError: the dataset or the configuration cannot carry the run.
         Held: a process of this machine trains it.
     """
     if not config.dataset:
@@ -88,16 +101,18 @@ def prepare(config: TrainConfig) -> Prepared:
     _check(config, dataset)
     resumed = claim(directory, config, dataset.digest, write=False)
     lease.refuse_local(directory)
+    return Checked(config=config, dataset=dataset, directory=directory, resumed=resumed)
+
+
+def prepare(run: Checked, preset: str = "") -> Prepared:
+    """Join Ray, or start it, and find the workers' share of it.
+
+    Raises:
+        InputError: the cluster cannot carry the run.
+    """
     session.connect()
-    use_gpu, cpus = worker_resources(config)
-    return Prepared(
-        config=config,
-        dataset=dataset,
-        directory=directory,
-        resumed=resumed,
-        use_gpu=use_gpu,
-        cpus=cpus,
-    )
+    use_gpu, cpus = worker_resources(run.config)
+    return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)
 
 
 def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
@@ -143,10 +158,9 @@ def describe(run: Prepared) -> str:
 
 def _position(run: Prepared) -> str:
     """Say where training begins: a new run, the place of the latest checkpoint, or the end."""
-    name = checkpoints.latest(run.directory) if run.resumed else None
-    if name is None:
+    meta = run.latest
+    if meta is None:
         return "begins"
-    meta = read_meta(storage.join(run.directory, name))
     if meta.step:
         return f"resuming epoch {meta.epoch + 1}, step {meta.step}"
     if meta.epoch > run.config.epochs:

@@ -8,9 +8,12 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+from pipeline import storage
 from pipeline.cluster import checkpoints, lease, preemption, tasks
+from pipeline.cluster.checkpoints import SCORE
 from pipeline.cluster.preemption import StopReason
 from pipeline.config.train import TrainConfig
 from pipeline.inference import mlflow_model
@@ -18,7 +21,7 @@ from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
 from pipeline.training.failures import TrainingHeld, TrainingInterrupted
-from pipeline.training.prepare import Prepared
+from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, shown
 from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
 from sharding.errors import InputError
@@ -69,10 +72,51 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
         TrainingEnded: see the table in `pipeline.training.failures`.
     """
-    run = dataclasses.replace(prepare.prepare(config), preset=preset)
+    checked = prepare.check(config)
+    if (finished := _finished(checked)) is not None:
+        return finished
+    run = prepare.prepare(checked, preset)
     with lease.hold(run.directory) as held:
         resumed = prepare.claim(run.directory, run.config, run.dataset.digest)
         return _train(dataclasses.replace(run, resumed=resumed), held)
+
+
+def _finished(run: Checked) -> TrainResult | None:
+    """Read the result of a run of which nothing is left to do; None if anything may be.
+
+    Neither Ray is started nor the run in MLflow touched.
+    """
+    name = checkpoints.latest(run.directory) if run.resumed else None
+    scores = checkpoints.metrics_of(run.directory)
+    if name is None or SCORE not in scores.get(name, {}):
+        return None
+    try:
+        meta, is_whole = run.latest, checkpoints.is_whole(storage.join(run.directory, name))
+    except (InputError, OSError):
+        return None
+    if meta is None or meta.step or meta.epoch < run.config.epochs or not is_whole:
+        return None
+    if Path(writer.spool_of(meta.mlflow_run_id)).exists() or not runs.is_finished(
+        meta.mlflow_run_id
+    ):
+        return None
+    say(f"{run.directory}: already finished, {meta.epoch} epochs; nothing was done")
+    scored = {each: metrics[SCORE] for each, metrics in scores.items() if SCORE in metrics}
+    best = storage.join(run.directory, max(scored, key=lambda each: scored[each]))
+    return _result(best, run, scores[name], meta.mlflow_run_id)
+
+
+def _result(
+    best: str, run: Checked, metrics: Mapping[str, float] | None, run_id: str
+) -> TrainResult:
+    name = best.rpartition("/")[2]
+    return TrainResult(
+        directory=run.directory,
+        best=best,
+        best_metrics=checkpoints.metrics_of(run.directory).get(name, {}),
+        metrics=dict(metrics or {}),
+        mlflow_run_id=run_id,
+    )
 
 
 def _train(run: Prepared, held: lease.Lease) -> TrainResult:
@@ -92,13 +136,7 @@ def _train(run: Prepared, held: lease.Lease) -> TrainResult:
             checkpoints.repair(run.directory)
     best = checkpoints.best_of_result(result, run.directory)
     mlflow_model.log_best(run_id, best, run.config.log_model)
-    return TrainResult(
-        directory=run.directory,
-        best=best,
-        best_metrics=checkpoints.metrics_of(run.directory).get(best.rpartition("/")[2], {}),
-        metrics=dict(result.metrics or {}),
-        mlflow_run_id=run_id,
-    )
+    return _result(best, run, result.metrics, run_id)
 
 
 @_one_at_a_time()
@@ -108,7 +146,7 @@ def dry_run(config: TrainConfig) -> str:
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
     """
-    run = prepare.prepare(config)
+    run = prepare.prepare(prepare.check(config))
     work = functools.partial(try_batch, run.config, run.cpus, run.use_gpu)
     resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
     ((images, loss),) = tasks.run_tasks(work, [0], label="first batch", **resources)

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,25 @@ def test_repeating_the_command_with_more_epochs_continues(home: Home) -> None:
     assert "epoch 2/2" in told
     assert "epoch 1/2" not in told
     assert "resuming after epoch 1" in told
+
+
+def test_a_finished_run_is_left_as_it_is(home: Home) -> None:
+    before = mlflow_run(home, "first").info
+    output = train(home, "--epochs", "2")
+    assert "already finished, 2 epochs; nothing was done" in output
+    assert "Ray runs" not in output
+    assert "best checkpoint" in output
+    assert mlflow_run(home, "first").info == before
+
+
+def mlflow_run(home: Home, name: str) -> Any:
+    """The run of that name as MLflow has it."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home.directory / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("demo")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return runs[name]
 
 
 def test_an_option_that_does_not_fit_is_one_line_with_its_fix(home: Home) -> None:

@@ -163,7 +163,7 @@ def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **option
         model=ModelConfig(backbone="resnet18"),
         optimizer=OptimizerConfig(epochs=2),
     )
-    return prepare.prepare(dataclasses.replace(config, **options))
+    return prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
 
 
 def test_a_run_goes_on_where_it_or_its_dataset_was_moved(squares: Path, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_bad_options_are_said_before_ray_starts(
     monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
     config = TrainConfig(dataset=str(squares), storage=str(tmp_path), name="a")
     with pytest.raises(InputError, match=problem):
-        prepare.prepare(dataclasses.replace(config, **options))
+        prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
 
 
 @pytest.mark.parametrize("method", ["ll-cp", "role-li"])
@@ -276,7 +276,7 @@ def test_a_network_that_cannot_work_is_told_before_ray_starts(
         dataset=str(squares), model=ModelConfig(**model), data=DataConfig(image_size=100)
     )
     with pytest.raises(InputError, match=told):
-        prepare.prepare(config)
+        prepare.prepare(prepare.check(config))
 
 
 @pytest.mark.parametrize("job", [train.train, train.dry_run])
@@ -286,6 +286,6 @@ def test_a_run_that_is_trained_already_ends_the_job(
     def held(config: TrainConfig) -> None:
         raise lease.Held("process 7 trains it")
 
-    monkeypatch.setattr(prepare, "prepare", held)
+    monkeypatch.setattr(prepare, "check", held)
     with pytest.raises(TrainingEnded, match="process 7"):
         job(CONFIG)
