@@ -80,22 +80,35 @@ def _without_bulk(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if key not in _BULKY}
 
 
-def _id_of(entry: Any, key: str) -> int | str | None:
-    """Read an id; some tools write numbers as text or with a decimal point. None if it is none."""
+def _id_of(entry: Any, key: str, *, padded: bool) -> int | str | None:
+    """Read an id; some tools write numbers as text or with a decimal point. None if it is none.
+
+    Args:
+        entry: an image, an annotation or a category.
+        key: name of the id in it.
+        padded: text with zeros before a number is that number too.
+    """
     value = entry.get(key) if isinstance(entry, dict) else None
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        return int(value)
+        return int(value) if padded or str(int(value)) == value else value
     is_id = isinstance(value, int) and not isinstance(value, bool)
     return value if is_id or (is_text(value) and value) else None
+
+
+def _are_padded(entries: list[Any]) -> bool:
+    """Test that zeros before ids mean nothing: no two are told apart by them, as "1" and "01"."""
+    exact, numbers = ({_id_of(e, "id", padded=p) for e in entries} for p in (False, True))
+    return len(exact) == len(numbers)
 
 
 def _categories(content: dict[str, Any], path: Path) -> list[tuple[int | str, str]]:
     """List (id, name) of the categories, ordered by id."""
     names: list[tuple[int | str, str]] = []
+    padded = _are_padded(content["categories"])
     for entry in content["categories"]:
-        number = _id_of(entry, "id")
+        number = _id_of(entry, "id", padded=padded)
         if number is None or not is_text(entry.get("name")):
             raise InputError("a category lacks id or name", file=path, fix=_FETCH)
         names.append((number, entry["name"]))
@@ -112,12 +125,14 @@ def _read_part(
     path: Path,
     log: ReadLog,
 ) -> Part:
-    files = _files(content, split, path, log)
+    of_images, of_classes = (_are_padded(content[key]) for key in ("images", "categories"))
+    files = _files(content, split, path, log, padded=of_images)
     index_of = {number: index for index, (number, _) in enumerate(categories)}
     present: dict[int | str, set[int]] = {}
     doubtful = set()  # of which an annotation cannot be read, whatever it says is there
     for row, entry in enumerate(content["annotations"], start=1):
-        image, category = _id_of(entry, "image_id"), _id_of(entry, "category_id")
+        image = _id_of(entry, "image_id", padded=of_images)
+        category = _id_of(entry, "category_id", padded=of_classes)
         if category is None:
             doubtful.add(image)
         if image is None or image not in files or category not in index_of:
@@ -136,12 +151,14 @@ def _read_part(
     return log.part(split, [f"{folder}/{files[image]}" for image in kept], labels_NK)
 
 
-def _files(content: dict[str, Any], split: str, path: Path, log: ReadLog) -> dict[int | str, str]:
+def _files(
+    content: dict[str, Any], split: str, path: Path, log: ReadLog, *, padded: bool
+) -> dict[int | str, str]:
     """Read the file name of each image by its id; an id of two files is of none."""
     files: dict[int | str, str] = {}
     shared = set()
     for row, entry in enumerate(content["images"], start=1):
-        image = _id_of(entry, "id")
+        image = _id_of(entry, "id", padded=padded)
         if image is None or not is_text(entry.get("file_name")):
             log.reject(split, path, row, f"image without id or file: {entry!a:.80}", fix=_FETCH)
         elif files.setdefault(image, entry["file_name"]) != entry["file_name"]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sharding import log
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
 from sharding.openimages.dump_files import ARCHIVES, COMPRESSED
@@ -99,20 +100,21 @@ def is_text(value: object) -> bool:
 
 
 def choose_year(files: Mapping[int, Path], year: int | None) -> int:
-    """Choose the year of a collection: the one asked for, else the one whose file exists.
+    """Choose the year of a collection: the one asked for, else the first whose file exists.
 
     Raises:
-        InputError: none or several exist.
+        InputError: none exists.
     """
     if year is not None:
         return year
     found = [year for year, path in files.items() if path.exists()]
-    if len(found) == 1:
-        return found[0]
-    years = " and ".join(map(str, found or files))
-    problem = f"there are several years: {years}" if found else f"is missing, as are all of {years}"
-    first, fix = next(iter(files.values())), "check --source, or give --year"
-    raise InputError(problem, file=first, fix=fix if found else unpack_first(first, fix))
+    if not found:
+        problem = f"is missing, as are all of {' and '.join(map(str, files))}"
+        first, fix = next(iter(files.values())), "check --source, or give --year"
+        raise InputError(problem, file=first, fix=unpack_first(first, fix))
+    if others := " and ".join(map(str, found[1:])):
+        log.info(f"note: {others} is here too; {found[0]} is read (--year reads another)")
+    return found[0]
 
 
 def first_existing(candidates: list[Path], what: str, fix: str) -> Path:

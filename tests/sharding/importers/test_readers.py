@@ -18,7 +18,7 @@ from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.importers import voc
 from sharding.importers.options import ImportOptions
-from sharding.importers.prepare import prepare_import
+from sharding.importers.prepare import prepare_import, read_collection
 from sharding.importers.run import comparison, import_collection
 from sharding.importers.splits import observe, split
 from sharding.labels import POSITIVE
@@ -494,21 +494,40 @@ def test_a_flag_that_stands_twice_leaves_a_positive(tmp_path: Path) -> None:
     assert present(bring_in(settings), "train") == EXPECTED["voc"]["train"]
 
 
-def test_other_years_are_read_and_several_are_asked_about(tmp_path: Path) -> None:
+def test_zeros_that_tell_two_ids_of_coco_apart_are_kept(tmp_path: Path) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    path = settings.source / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for image, category in (("5", 90), ("05", 3)):
+        content["images"].append({"id": image, "file_name": f"{image}.jpg"})
+        content["annotations"].append({"image_id": image, "category_id": category})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    part = read_collection(settings).parts["train"]
+    assert part.labels_NK[part.names.index("train2014/05.jpg")].tolist() == [0, 1, 0]
+    assert part.labels_NK[part.names.index("train2014/5.jpg")].tolist() == [0, 0, 1]
+    assert part.rejected_rows == ()
+
+
+def test_the_first_year_is_read_and_others_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = options("coco", tmp_path / "coco", validation_share=0.0)
     source = settings.source
     for part in ("train", "val"):
         shutil.copytree(source / f"{part}2014", source / f"{part}2017")
         listed = source / f"annotations/instances_{part}2014.json"
         shutil.copy(listed, source / f"annotations/instances_{part}2017.json")
-    with pytest.raises(InputError, match=r"several years: 2014 and 2017.*--year"):
-        prepare_import(settings)
+    assert prepare_import(settings).labels.release == "coco2014"
+    assert "2017 is here too; 2014 is read (--year " in capsys.readouterr().out
     job = prepare_import(dataclasses.replace(settings, year=2017))
     assert job.labels.release == "coco2017"
     assert len(job.labels.splits["train"].table) == 3
 
     settings = options("voc", tmp_path / "voc", validation_share=0.0)
     old = settings.source / "VOCdevkit/VOC2012"
+    (old.parent / "VOC2007").mkdir()
+    assert prepare_import(settings).labels.release == "voc2012"
+    (old.parent / "VOC2007").rmdir()
     for path in sorted((old / "ImageSets/Main").glob("*.txt")):
         renamed = path.stem.replace("_train", "_trainval").replace("_val", "_test")
         path.rename(path.with_name(f"{renamed}.txt"))
