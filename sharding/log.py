@@ -20,8 +20,11 @@ VARIABLE = "OPENIMAGES_LOG"
 
 _SECRET = "sig|token|key|secret|pass|pwd|cred|auth|policy|session|hmac"
 _VALUE = r"[^&#;\s\"']*[^&#;\s\"':,.)]"
+_USER = r"[^\s/@:?#\[]*:"
+_PORT = r"\d{1,5}(?:[/?#]|$)"
 _REDACTED = (
-    (re.compile(r"(://[^\s/@:?#]*:)[^\s/?#\"']+(?=@)"), r"\1***"),
+    # A password may hold "/", as many of AWS do; what follows "host:8080/" is a path.
+    (re.compile(rf"((?:\b(?:s3|gs)://{_USER}|://{_USER}(?!{_PORT})))[^\s?#\"']+(?=@)"), r"\1***"),
     (re.compile(r"://(?!anonymous@)[^\s/@:?#\"']+(?=@)"), "://***"),
     (re.compile(rf"(?i)([?&#;][^=&#;\s]*(?:{_SECRET})[^=&#;\s]*=){_VALUE}"), r"\1***"),
     (re.compile(rf"([?&;#][^=&#;\s]+=)(?=[^&#;\s]{{32}}){_VALUE}"), r"\1***"),

@@ -22,6 +22,7 @@ def say(line: str, **numbers: float) -> None:
         line: text, also the message of the JSON object.
         numbers: further fields of the JSON object.
     """
+    line = log.redact(line)
     if log.is_json():
         log.write_json("INFO", line, **numbers)
     else:
@@ -54,7 +55,7 @@ class Progress:
     def __init__(
         self, total: int, label: str, unit: str = "it", initial: int = 0, *, leave: bool = True
     ) -> None:
-        self.total, self.label, self.unit = total, label, unit
+        self.total, self.label, self.unit = total, log.redact(label), unit
         self.done, self._initial, self._shown = initial, initial, -1
         self._note, self._numbers = "", dict[str, float]()
         self._started = self._printed = time.monotonic()
@@ -62,7 +63,7 @@ class Progress:
         if sys.stderr.isatty() and not log.is_json():
             self._bar = tqdm(
                 total=total,
-                desc=label,
+                desc=self.label,
                 unit=unit,
                 initial=initial,
                 leave=leave,
@@ -80,7 +81,7 @@ class Progress:
             numbers: further fields of the JSON object.
         """
         self.done += units
-        self._note = note or self._note
+        self._note = log.redact(note) or self._note
         self._numbers |= numbers or {}
         if self._bar is not None:
             self._bar.set_postfix_str(self._note, refresh=False)

@@ -9,7 +9,7 @@ import pytest
 
 from sharding.errors import InputError, one_line_errors
 from sharding.log import VARIABLE, info, redact
-from sharding.progress import Progress
+from sharding.progress import Progress, say
 
 
 @pytest.fixture
@@ -87,6 +87,12 @@ def test_remarks_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("http://alice:hunter2@127.0.0.1:9/x", "http://alice:***@127.0.0.1:9/x"),
         ("http://alice:p@ss:w@host/x", "http://alice:***@host/x"),
+        ("s3://AKIA:ab/cd@bucket/x", "s3://AKIA:***@bucket/x"),
+        ("s3://AKIA:12/cd+e/f@bucket/x", "s3://AKIA:***@bucket/x"),
+        ("http://alice:p@ss/w@host/x", "http://alice:***@host/x"),
+        ("http://host:8080/a@b.jpg", "http://host:8080/a@b.jpg"),
+        ("http://[::1]:8080/a@b.jpg", "http://[::1]:8080/a@b.jpg"),
+        ("http://host/a:b@c.jpg", "http://host/a:b@c.jpg"),
         ("https://ghp_0123@host/x.jpg", "https://***@host/x.jpg"),
         ("s3://anonymous@bucket/x.jpg", "s3://anonymous@bucket/x.jpg"),
         (
@@ -105,6 +111,10 @@ def test_credentials_are_not_shown(
     assert redact(secret) == shown
     info(secret)
     assert capsys.readouterr().out == f"{shown}\n"
+    say(secret)
+    with Progress(1, secret) as progress:
+        progress.advance(note=secret)
+    assert (secret in capsys.readouterr().err) == (secret == shown)
     error = InputError(f"no answer of {secret}", file=secret, fix=f"ask {secret}")
     assert str(error) == f"{shown}: no answer of {shown}. Fix: ask {shown}"
     assert error.fields == {"file": shown, "fix": f"ask {shown}"}
