@@ -29,6 +29,8 @@ STAGING_FOLDER = "staging"
 """Folder of a job's temporary files, which a continued job uses again."""
 TEMPORARY = ".tmp."
 """Between a file's name and the eight hexadecimal digits of the copy that will replace it."""
+TEMPORARY_COPY = TEMPORARY + "[0-9a-f]" * 8
+"""Glob of the end of such a copy's name."""
 SET_ASIDE_FOLDER = "set_aside"
 """Where a repair moves tars that the manifest does not name, in a numbered folder for each move."""
 
@@ -60,7 +62,8 @@ _SHARD_FILE = re.compile(
 )
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LEFT_OVER = re.compile(
-    rf".*{re.escape(TEMPORARY)}[0-9a-f]{{8}}|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}|{UNFINISHED_FILE}"
+    rf".*{TEMPORARY_COPY.replace('.', '[.]')}|{UNFINISHED_FILE}"
+    rf"|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}"
     rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
 )
 

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from sharding import log
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
-from sharding.openimages.dump_files import ARCHIVES, COMPRESSED
+from sharding.openimages.dump_files import COMPRESSED
 from sharding.openimages.row_status import RejectedRow
+from sharding.storage.compression import ARCHIVES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Names say what may be a table or an archive; how it is packed is told by its con
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import tarfile
@@ -16,12 +17,20 @@ from itertools import filterfalse
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from sharding import log
+from sharding.decode import SUFFIXES
 from sharding.errors import InputError
-from sharding.image_ids import parse_image_file
-from sharding.storage.compression import DAMAGE, HEAD, decompressed, is_zip, open_member, unread
-from sharding.storage.tar_reader import read_members
+from sharding.storage.compression import (
+    ARCHIVES,
+    DAMAGE,
+    HEAD,
+    decompressed,
+    is_zip,
+    open_member,
+    unread,
+)
+from sharding.storage.tar_reader import MemberContent, read_members
 
-ARCHIVES = (".tar.gz", ".tgz", ".tar", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 COMPRESSED = (".gz", ".xz", ".bz2")
 TABLES = (".csv", ".txt")
 DEPTH = 4
@@ -84,11 +93,7 @@ class DumpFile:
                 with zipfile.ZipFile(raw) as pack, open_member(pack, self.member) as content:
                     yield content
             else:
-                with tarfile.open(fileobj=raw) as archive:
-                    stream = archive.extractfile(self.member)
-                    if stream is None:
-                        raise KeyError(self.member)
-                    yield stream
+                yield _open_in_tar(decompressed(raw, head), self.member)
 
     def read_text(self) -> str:
         """Read the whole table as UTF-8 text, with or without a byte order mark.
@@ -108,13 +113,14 @@ class DumpFile:
         """Turn errors of reading this file into one line that names it."""
         try:
             yield
-        except (tarfile.TarError, KeyError, *DAMAGE) as error:
+        except (tarfile.TarError, KeyError, OSError, *DAMAGE) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                problem = f"cannot be read ({error.strerror})"
+                raise self.error(problem, fix="check the path") from None
             reason, *_ = str(error).splitlines() or [type(error).__name__]
             problem = f"the archive is cut off or damaged ({reason.rstrip(':')})"
             fix = "download it again and compare its size and MD5 with the published ones"
             raise self.error(problem, fix=fix) from None
-        except OSError as error:
-            raise self.error(f"cannot be read ({error.strerror})", fix="check the path") from None
 
 
 def decode_utf8(content: bytes, file: str | os.PathLike[str]) -> str:
@@ -133,7 +139,8 @@ def decode_utf8(content: bytes, file: str | os.PathLike[str]) -> str:
 def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile, ...]:
     """List the tables under a dump's directory, to a depth of four, and inside its archives.
 
-    Archives that hold a picture before any table are skipped, and hidden files.
+    Archives that hold a picture before any table are skipped, hidden files, and zips that cannot
+    be read, with a warning: people keep those of masks here.
 
     Args:
         root: the directory, or a single archive or table.
@@ -153,7 +160,12 @@ def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile,
     for path in _walk(root) if root.is_dir() else [root]:
         file = DumpFile(path=path, location=f"{base.name}/{path.relative_to(base).as_posix()}")
         if path.name.endswith(ARCHIVES):
-            tables.extend(_members(file, rarely_read))
+            try:
+                tables.extend(_members(file, rarely_read))
+            except InputError as error:
+                if path == root or path.suffix != ".zip":
+                    raise
+                log.info(f"skipped: {error}", "WARNING")
         else:
             tables.append(replace(file, location=_without_compression(file.location)))
     return tuple(sorted(tables, key=lambda file: (file.location, file.packing, str(file.path))))
@@ -194,9 +206,23 @@ def _tables(raw: BinaryIO) -> list[str]:
     for member, content in read_members(decompressed(raw, head)):
         if content is not None and _is_table(member.name):
             tables.append(member.name)
-        elif not tables and parse_image_file(member.name):
+        elif not tables and member.name.lower().endswith(SUFFIXES):
             return []
     return tables
+
+
+def _open_in_tar(stream: BinaryIO, name: str) -> IO[bytes]:
+    """Open the last member of this name, in any of the tars joined to one."""
+    places = [
+        (member.offset_data, member.size)
+        for member, content in read_members(stream)
+        if content is not None and member.name == name
+    ]
+    if not places:
+        raise KeyError(name)
+    offset, size = places[-1]
+    stream.seek(offset)
+    return io.BufferedReader(MemberContent(stream, size))
 
 
 def _without_compression(name: str) -> str:

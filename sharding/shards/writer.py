@@ -150,10 +150,13 @@ def _refuse_other(task: ShardTask, archive: IndexedTar, written: Path) -> None:
     """Refuse to replace a tar by one of other pictures."""
     if task.replaces in (None, archive.sha256):
         return
-    others = sorted(_pictures(written).items() - _pictures(task.tar).items())
+    new, old = _pictures(written), _pictures(task.tar)
+    others = sorted(name for name in new.keys() & old.keys() if new[name] != old[name])
     problem = "made again, the tar is not the one that it was (SHA-256 differs)"
-    if others and task.tar.exists():
-        problem += f": {len(others)} pictures are not those in it, such as {others[0][0]}"
+    if others:
+        problem += f": {len(others)} pictures are not those in it, such as {others[0]}"
+    elif task.tar.exists() and not new.keys() <= old.keys():
+        problem += "; which pictures differ is not known: the old one cannot be read to its end"
     raise InputError(
         problem,
         file=task.tar,

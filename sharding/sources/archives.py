@@ -7,7 +7,7 @@ content whatever its name; or remote) is read from front to end: one task per ar
 once and *spools* the images that the job wants, as they are, into one file below `staging/` of the
 dataset, with a list of their positions. The shard tasks read from there at random; when the job has
 succeeded, `staging/` is removed. It needs disk for the wanted images once more, never for a whole
-unpacked archive. Memory is a megabyte, 24 bytes per image, and the names of links. A spool counts
+unpacked archive. Memory is a megabyte, 250 bytes per image, and the names of links. A spool counts
 once its list is written, so that a killed job streams only unfinished archives again.
 """
 
@@ -37,6 +37,7 @@ from sharding.sources.base import ParallelMap, Source
 from sharding.sources.directory import image_folders
 from sharding.sources.packed import PackedImages
 from sharding.storage.compression import (
+    ARCHIVES,
     DAMAGE,
     HEAD,
     decompressed,
@@ -50,13 +51,12 @@ from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, RetryPolicy
 from sharding.storage.tar_reader import MemberContent, read_members
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 _CHUNK = 1 << 18
 
 
 def names_archives(images: str) -> bool:
     """Find out whether ``--images`` means archives: one, a glob, or a directory of nothing else."""
-    if images.partition("?")[0].endswith(SUFFIXES) or (
+    if images.partition("?")[0].endswith(ARCHIVES) or (
         "://" not in images and os.path.isfile(images)
     ):
         return True
@@ -68,7 +68,7 @@ def _in_directory(directory: str) -> list[str]:
     names = sorted(os.listdir(directory))
     if any(map(parse_image_file, names)):
         return []
-    archives = [name for name in names if name.endswith(SUFFIXES) and not name.startswith(".")]
+    archives = [name for name in names if name.endswith(ARCHIVES) and not name.startswith(".")]
     return [os.path.join(directory, name) for name in archives]
 
 
@@ -252,7 +252,13 @@ def _list_archives(images: str, policy: RetryPolicy) -> list[str]:
 def _damage_as_input_error(archive: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.ReadError, *DAMAGE) as error:
+    except (tarfile.ReadError, OSError, *DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(
+                f"the archive cannot be spooled ({error.strerror})",
+                file=archive,
+                fix="make it readable on every worker, and free space in the output directory",
+            ) from None
         raise InputError(
             f"the archive is damaged ({error})",
             file=archive,
@@ -263,10 +269,4 @@ def _damage_as_input_error(archive: str) -> Iterator[None]:
             f"the archive cannot be read ({bad})",
             file=archive,
             fix="check the URL, or download the archive and give its path",
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"the archive cannot be spooled ({error.strerror or error})",
-            file=archive,
-            fix="make it readable on every worker, and free space in the output directory",
         ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -81,6 +82,8 @@ class RemoteSource(Source):
         is_web = self.url.startswith(("http://", "https://"))
         base, mark, signature = self.url.partition("?") if is_web else (self.url, "", "")
         names = (f"{split}/{image_id}.jpg", f"{image_id}.jpg")
+        if re.search(r"(^|&)[^&=]*=([^&]*/)?$", signature):  # http://host/get?file=
+            return [self.url + name for name in names]
         return [f"{base.rstrip('/')}/{name}{mark}{signature}" for name in names]
 
     def _fetch(self, split: str, image_id: str) -> Buffer:

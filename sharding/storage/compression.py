@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable
 from typing import IO, BinaryIO, cast
 
+ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+"""Endings of archives; how one is packed is told by its content."""
 _DECOMPRESS: dict[bytes, Callable[[BinaryIO], object]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"\xfd7zXZ\0": lzma.LZMAFile,
@@ -24,7 +26,7 @@ DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
     *(zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError),
 )
-"""What reading a damaged file raises, beside OSError."""
+"""What reading a damaged file raises; of bz2 it is an OSError without a number."""
 
 
 def is_zip(head: bytes) -> bool:

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import REPEAT_COMMAND, InputError
-from sharding.layout import TEMPORARY
+from sharding.layout import TEMPORARY, TEMPORARY_COPY
 
-_COPY = TEMPORARY + "[0-9a-f]" * 8
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _HASH_BLOCK = 1 << 22
 _TRANSACTION: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
@@ -93,7 +92,7 @@ def stable_json(value: Any) -> str:
 
 def remove_temporaries(directory: str | os.PathLike[str]) -> int:
     """Remove temporary files that a killed writer left under ``directory``; return how many."""
-    leftovers = [path for path in Path(directory).rglob(f"*{_COPY}") if path.is_file()]
+    leftovers = [path for path in Path(directory).rglob(f"*{TEMPORARY_COPY}") if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
@@ -102,7 +101,7 @@ def remove_temporaries(directory: str | os.PathLike[str]) -> int:
 def remove_temporaries_beside(path: str | os.PathLike[str]) -> None:
     """Remove what a killed writer of exactly this file left; nothing else that looks alike."""
     final = Path(path)
-    for leftover in final.parent.glob(f"{glob.escape(final.name)}{_COPY}"):
+    for leftover in final.parent.glob(f"{glob.escape(final.name)}{TEMPORARY_COPY}"):
         leftover.unlink(missing_ok=True)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sharding.storage.tar_writer import BLOCK
 
@@ -32,7 +33,7 @@ _SPARSE_GOES_ON, _SPARSE_BLOCK_GOES_ON = 482, 504
 """Bytes of an old GNU sparse header, and of blocks behind it, that say that more follow."""
 
 
-class MemberContent:
+class MemberContent(io.RawIOBase):
     """The bytes of one file, to be read once, before the next member is asked for.
 
     Args:
@@ -41,7 +42,18 @@ class MemberContent:
     """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
+        super().__init__()
         self._stream, self._left = stream, size
+
+    def readable(self) -> bool:
+        """Tell that it can be read, for what buffers it."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to a buffer's length into it; return how much."""
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def read(self, size: int = -1) -> bytes:
         """Read up to ``size`` bytes, all that are left by default; empty at the end.

@@ -257,6 +257,50 @@ def test_a_damaged_archive_is_named_on_one_line(tmp_path, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_bz2_is_damage(tmp_path):
+    path = write(tmp_path, "v3") / f"{LABELS['v3']['train']}.bz2"
+    packed = bz2.compress(bytes(range(256)) * 40)
+    path.write_bytes(packed.replace(packed[40:44], b"????"))
+    path.with_suffix("").unlink()
+    (file,) = Dump.open(tmp_path).annotation_files("train")
+    with pytest.raises(InputError, match=r"damaged \(Invalid data stream\)"):
+        file.read_text()
+
+
+def test_a_half_downloaded_zip_is_skipped_with_a_warning(tmp_path, capsys):
+    write(tmp_path, "v3")
+    (tmp_path / "masks2.zip").write_bytes(b"PK\3\4" + bytes(1000))
+    assert Dump.open(tmp_path).splits == ("train", "validation", "test")
+    printed = capsys.readouterr()
+    assert "masks2.zip: the archive is cut off" in printed.out + printed.err
+    with pytest.raises(InputError, match="cut off or damaged"):
+        Dump.open(tmp_path / "masks2.zip")
+
+
+def test_an_archive_of_pictures_is_left_at_the_first(tmp_path):
+    write(tmp_path, "v3")
+    (tmp_path / "COCO_1.PNG").write_bytes(b"png")
+    with tarfile.open(tmp_path / "pictures.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "COCO_1.PNG", "val/COCO_1.PNG")
+        archive.add(tmp_path / LABELS["v3"]["test"], "val/notes.csv")
+    assert all(file.member is None for file in Dump.open(tmp_path).files)
+
+
+def test_the_tables_of_joined_tars_are_read(tmp_path):
+    plain = write(tmp_path / "plain", "v3")
+    (tmp_path / "packed").mkdir()
+    path = tmp_path / "packed/annotations.tar"
+    for names in (CLASSES["v3"], LABELS["v3"].values()):
+        with tarfile.open(tmp_path / "part.tar", "w") as archive:
+            for name in names:
+                archive.add(plain / name, name)
+        with path.open("ab") as joined:
+            joined.write((tmp_path / "part.tar").read_bytes())
+    (file,) = Dump.open(tmp_path / "packed").annotation_files("train")
+    with file.open() as stream:
+        assert b"".join(stream) == (plain / LABELS["v3"]["train"]).read_bytes()
+
+
 def test_archives_that_nobody_asks_for_are_not_opened(tmp_path):
     write(tmp_path, "v3")
     for name in ("annotations_machine_2017_11.tar.gz", "annotations_human_bbox_2017_11.tar.gz"):

@@ -177,3 +177,16 @@ def test_pictures_under_many_ids_are_counted(task: ShardTask) -> None:
     test = dataclasses.replace(outcome, name="test-000000")
     told = "6 images are the same picture, in test, train"
     assert describe_repeated([outcome, test]) == told
+
+
+def test_only_pictures_readable_in_both_tars_count_as_changed(task: ShardTask) -> None:
+    shard = write_shard(task).shard
+    assert shard is not None
+    whole = task.tar.read_bytes()
+    again = dataclasses.replace(task, replaces=shard.sha256)
+    jpeg(task, IDS[0]).write_bytes(jpeg(task, IDS[1]).read_bytes())
+    with pytest.raises(InputError, match=f"1 pictures are not those in it, such as {IDS[0]}.jpg"):
+        write_shard(again)
+    task.tar.write_bytes(b"damaged" + whole[7:])
+    with pytest.raises(InputError, match="not known: the old one cannot be read to its end"):
+        write_shard(again)

@@ -303,6 +303,15 @@ def test_nothing_larger_than_an_image_is_spooled(
     assert found(packed, 0, 1) == ["more than 10 bytes", b"x" * 10]
 
 
+def test_a_damaged_bz2_is_damage(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40
+    path = tar_of(tmp_path / "images.tar.bz2", "w:bz2", (f"{1:016x}.jpg", FILE, content))
+    packed = path.read_bytes()
+    path.write_bytes(packed.replace(packed[40:44], b"????"))
+    with pytest.raises(InputError, match=r"the archive is damaged \(Invalid data stream"):
+        staged(path, tmp_path, 1)
+
+
 def test_archives_that_are_not_read_are_named(tmp_path: Path) -> None:
     path = tmp_path / "images.tar.zst"
     path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))

@@ -164,6 +164,14 @@ def test_a_bucket_that_refuses_what_it_lacks_is_searched_on(web) -> None:
 def test_a_signed_url_keeps_its_query_behind_the_name(web) -> None:
     web.files = {f"own/{ID}.jpg?sig=1": b"signed"}
     assert read(RemoteSource.open(f"{web.url}/own?sig=1", FAST), ID) == [b"signed"]
+    web.files = {f"own/{ID}.jpg?sig=a==": b"signed"}
+    assert read(RemoteSource.open(f"{web.url}/own?sig=a==", FAST), ID) == [b"signed"]
+
+
+@pytest.mark.parametrize("query", ["get?file=", "get?key=1&file=images/"])
+def test_a_query_that_ends_in_a_path_goes_on_with_the_name(web, query) -> None:
+    web.files = {f"{query}train/{ID}.jpg": b"asked"}
+    assert read(RemoteSource.open(f"{web.url}/{query}", FAST), ID) == [b"asked"]
 
 
 @pytest.mark.parametrize(
