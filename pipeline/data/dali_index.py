@@ -15,6 +15,8 @@ from sharding.storage import locks
 
 _HEADER_BYTES = 512
 """Of a tar member, in front of its content; the name comes first."""
+_TAIL_BYTES = 8192
+"""Of an index, more than the entry of one image."""
 
 
 @functools.cache
@@ -56,7 +58,7 @@ def refuse_other_tar(tar: Path, index: Path, size: int | None = None) -> None:
     Raises:
         InputError: it is not the tar of that index.
     """
-    _, offset, length, name = _read(index)[-1][:4]
+    _, offset, length, name = _last_entry(index)[:4]
     try:
         present = tar.stat().st_size
         with tar.open("rb") as file:
@@ -78,6 +80,17 @@ def refuse_other_tar(tar: Path, index: Path, size: int | None = None) -> None:
 def _read(index: Path) -> list[list[str]]:
     """Read the fields of every image. Ours have the JPEG first: "jpg OFFSET SIZE NAME json ..."."""
     return [line.split(" ") for line in index.read_text().splitlines()[1:]]
+
+
+def _last_entry(index: Path) -> list[str]:
+    """Read the fields of the last image alone: there may be a hundred thousand."""
+    with index.open("rb") as file:
+        file.seek(max(0, index.stat().st_size - _TAIL_BYTES))
+        fields = file.read().decode(errors="replace").splitlines()[-1:]
+    entry = "".join(fields).split(" ")
+    if len(entry) < 4:
+        raise InputError("the index names no image", file=index, fix=how_to_repair(index))
+    return entry
 
 
 def _copy(index: Path, entries: Sequence[Sequence[str]]) -> Path:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # whoever adds to a page needs no torch
     from pipeline.inference.cams import Cams
 
 _WIDTH, _QUALITY = 900, 80  # of the pictures: about 40 kB each
+_MOST_SLIDES = 20
 _DATA = re.compile(rb'<script type="application/json" id="slides">(.*?)</script>', re.DOTALL)
 _PAGE = Path(__file__).with_suffix(".html")
 
@@ -39,6 +40,8 @@ def slide(
 def extend(page: bytes | None, title: str, new: dict[str, Any]) -> bytes:
     """Add an epoch's slide to a page, in the place of one of the same epoch.
 
+    The page is sent anew each time: beyond `_MOST_SLIDES` it loses those nearest to others.
+
     Args:
         page: as made by this function; None for a new one.
         title: of the page.
@@ -47,9 +50,17 @@ def extend(page: bytes | None, title: str, new: dict[str, Any]) -> bytes:
     found = _DATA.search(page or b"")
     slides = {each["epoch"]: each for each in json.loads(found[1])} if found else {}
     slides[new["epoch"]] = new
-    data = json.dumps([slides[epoch] for epoch in sorted(slides)]).replace("<", "\\u003c")
+    data = json.dumps([slides[epoch] for epoch in _kept(sorted(slides))]).replace("<", "\\u003c")
     filled = {"TITLE": html.escape(title), "DATA": data}
     return re.sub("TITLE|DATA", lambda name: filled[name[0]], _PAGE.read_text("utf-8")).encode()
+
+
+def _kept(epochs: list[int]) -> list[int]:
+    """Thin epochs evenly to `_MOST_SLIDES`, the first and the last among them."""
+    while len(epochs) > _MOST_SLIDES:
+        gaps = [after - before for before, after in zip(epochs, epochs[2:], strict=False)]
+        del epochs[1 + gaps.index(min(gaps))]
+    return epochs
 
 
 def _embedded(png: bytes) -> str:

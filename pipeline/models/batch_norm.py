@@ -49,7 +49,8 @@ def _forward(norm: _BatchNorm, forward: Forward, is_empty: bool, x: torch.Tensor
     is_lone = x.numel() == x.shape[1]
     if not (norm.training and (is_empty or is_lone)):
         return forward(x)
-    if not (isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized()):
+    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if ranks == 1 or not isinstance(norm, nn.SyncBatchNorm):
         return _by_running_statistics(norm, forward, x)
     if is_lone and not is_empty:
         return _joined(norm, forward, x)

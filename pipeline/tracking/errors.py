@@ -76,9 +76,17 @@ def sort_error(error: Exception) -> tuple[str, str] | None:
 
 
 def is_lasting(error: Exception) -> bool:
-    """Tell an error that comes again with every attempt; a deleted run may be restored."""
-    lasting = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "ENDPOINT_NOT_FOUND")
+    """Tell an error that comes again with every attempt; a deleted run may be restored.
+
+    A 404 is none: a proxy gives it while the server behind it is started.
+    """
+    lasting = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
     return getattr(error, "error_code", "") in lasting and "'active' state" not in str(error)
+
+
+def is_missing_endpoint(error: Exception) -> bool:
+    """Tell the error of a server that does not know what it was asked for, or of its proxy."""
+    return getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
 
 
 def _other_schema(version: str) -> tuple[str, str]:

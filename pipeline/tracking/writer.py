@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking import client
-from pipeline.tracking.errors import is_lasting
+from pipeline.tracking.errors import is_lasting, is_missing_endpoint
 from pipeline.tracking.run_log import Point, ProgressState
 from sharding.log import first_line, info
 from sharding.storage.locks import private_directory
@@ -29,6 +29,10 @@ _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
 # Which artifacts MLflow shows as tables; a longer tag it cuts, and what is cut is no JSON.
 _TABLES, _LONGEST_TAG = "mlflow.loggedArtifacts", 8000
+
+
+class _NotMade(Exception):
+    """An artifact could not be made of the one before it."""
 
 
 class RunWriter:
@@ -60,6 +64,7 @@ class RunWriter:
         self._run_start = 0.0
         self._stop_requested = False
         self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
+        self._given_up = 0
         threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
         self._model_id = model_id
         self._replay()
@@ -103,7 +108,7 @@ class RunWriter:
 
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         """Queue a file artifact made of the one before it; ``change`` may be called again."""
-        self._queue.put(lambda: self._log_bytes(change(self._read(path)), path))
+        self._queue.put(lambda: self._update(path, change))
 
     def progress(self, state: ProgressState) -> None:
         """Store where training is; the driver polls `state`."""
@@ -130,19 +135,31 @@ class RunWriter:
         return self._stop_requested
 
     def flush(self, timeout: float = 60.0) -> int:
-        """Wait until everything queued was sent; return how many items were not."""
+        """Wait until everything queued was sent; return how many items were not or never will."""
         deadline = time.monotonic() + timeout
         while self._queue.unfinished_tasks and time.monotonic() < deadline:
             time.sleep(0.05)
-        return self._queue.unfinished_tasks
+        return self._queue.unfinished_tasks + self._given_up
 
     def _drain(self) -> None:
         while True:
             send = self._queue.get()
-            while not _sent(send):
+            while not self._sent(send):
                 # Order is kept: later points wait behind the one that failed.
                 time.sleep(_RETRY_SECONDS)
             self._queue.task_done()
+
+    def _sent(self, send: Callable[[], None]) -> bool:
+        """Send one item, or give it up; False if it has to be tried again."""
+        try:
+            send()
+        except Exception as error:  # training must survive whatever a tracking server does
+            lasting = is_lasting(error) or isinstance(error, _NotMade)
+            then = "given up" if lasting else "will retry"
+            info(f"MLflow: {first_line(error)}; {then}", "WARNING")
+            self._given_up += lasting
+            return lasting
+        return True
 
     def _send(self, points: Sequence[Point], sender: str) -> None:
         from mlflow.entities import Metric
@@ -233,13 +250,22 @@ class RunWriter:
             file.write_bytes(content)
             self._client.log_artifact(self._run_id, str(file), str(Path(path).parent))
 
+    def _update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
+        before = self._read(path)
+        try:
+            content = change(before)
+        except Exception as error:  # the same again with every attempt
+            raise _NotMade(f"{path} is not extended ({first_line(error)})") from error
+        self._log_bytes(content, path)
+
     def _read(self, path: str) -> bytes | None:
         """Read an artifact; None if there is none."""
         try:
             files = self._client.list_artifacts(self._run_id, str(Path(path).parent))
         except Exception as error:
-            if not is_lasting(error):
+            if not is_missing_endpoint(error):
                 raise
+            self._client.get_run(self._run_id)  # raises the same if it is for the moment
             return None  # MLflow's client asks for logged models too, which an older server lacks
         if path not in (file.path for file in files):
             return None
@@ -250,18 +276,6 @@ class RunWriter:
 def spool_of(run_id: str) -> str:
     """Name the file of this machine that keeps a run's points until MLflow has taken them."""
     return str(private_directory() / f"mlflow-spool-{run_id}.jsonl")
-
-
-def _sent(send: Callable[[], None]) -> bool:
-    """Send one item; False if it has to be tried again."""
-    try:
-        send()
-    except Exception as error:  # training must survive whatever a tracking server does
-        lasting = is_lasting(error)
-        then = "given up" if lasting else "will retry"
-        info(f"MLflow: {first_line(error)}; {then}", "WARNING")
-        return lasting
-    return True
 
 
 def _parse(line: str) -> list[Point]:

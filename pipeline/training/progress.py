@@ -129,9 +129,15 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
     """Poll the state twice a second; one bar for each label."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
+
+        def close() -> None:
+            nonlocal bar
+            bar = None  # of the epoch after, where validation runs on its own
+            bars.close()
+
         while not done.wait(0.5):
             if lines is not None:
-                lines.show(tasks.answer(run_log.epochs(), otherwise={}), bars.close)
+                lines.show(tasks.answer(run_log.epochs(), otherwise={}), close)
             state: ProgressState | None = tasks.answer(run_log.state(), otherwise=None)
             if state is None:
                 continue

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data import dali
+from pipeline.data import dali, dali_index
 from pipeline.data.loader import Loader
 from sharding.errors import InputError
 from sharding.manifest import Dataset
@@ -54,6 +54,16 @@ def test_a_tar_or_index_that_is_not_the_manifests_is_refused(
     damage(broken)
     with pytest.raises(InputError, match=f"{message}.*verify"):
         loader(broken)
+
+
+def test_the_last_entry_is_read_and_an_index_without_any_is_refused(tmp_path: Path) -> None:
+    index = tmp_path / "a.idx"
+    entries = [f"jpg {512 + 1024 * n} 9 {n:016x}.jpg" for n in range(1000)]
+    index.write_text("\n".join(["v1.2 1000", *entries, ""]))
+    assert dali_index._last_entry(index) == entries[-1].split(" ")
+    index.write_text("v1.2 0\n")
+    with pytest.raises(InputError, match=r"a\.idx: the index names no image"):
+        dali_index.refuse_other_tar(tmp_path / "a.tar", index)
 
 
 def test_a_tar_cut_while_it_is_read_is_named(

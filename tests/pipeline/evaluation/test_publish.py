@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -78,6 +79,16 @@ def test_a_class_name_cannot_end_the_data() -> None:
     page = cam_page.extend(None, "a & b", new)
     assert slides(page) == [new]
     assert slides(cam_page.extend(page, "a & b", {**new, "epoch": 0})) == [{**new, "epoch": 0}, new]
+
+
+def test_the_page_of_a_long_run_keeps_its_size() -> None:
+    page = None
+    for epoch in range(1, 61):
+        page = cam_page.extend(page, "a", {"epoch": epoch, "images": []})
+    epochs = [slide["epoch"] for slide in slides(page)]
+    assert len(epochs) == 20
+    assert (epochs[0], epochs[-1]) == (1, 60)
+    assert max(after - before for before, after in itertools.pairwise(epochs)) < 8
 
 
 def test_no_pictures_no_sheet() -> None:

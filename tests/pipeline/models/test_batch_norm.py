@@ -69,6 +69,7 @@ class Synchronised(nn.SyncBatchNorm):
 
 def test_norms_over_all_ranks_join_with_a_count_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     norm = Synchronised()
     x = torch.rand(1, 4, 2, 2, dtype=torch.bfloat16, requires_grad=True)
     with of_few_images(norm, 0):
@@ -80,3 +81,12 @@ def test_norms_over_all_ranks_join_with_a_count_of_zero(monkeypatch: pytest.Monk
         assert norm(torch.ones(1, 4, 1, 1)).eq(2).all()
     assert norm.exchanged[-1][0] == torch.Size([1, 4, 1, 1])
     assert norm.running_var.equal(torch.ones(4))
+
+
+def test_a_single_rank_has_nobody_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    norm = Synchronised()
+    with of_few_images(norm, 1):
+        norm(torch.ones(1, 4, 1, 1))
+    assert norm.exchanged == []

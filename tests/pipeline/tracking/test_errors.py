@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos import databricks_pb2 as codes
 
 from pipeline.tracking import client, runs
+from pipeline.tracking import writer as tracking_writer
 from pipeline.tracking.errors import mlflow_errors
 from pipeline.tracking.writer import RunWriter
 from sharding.errors import InputError
@@ -150,9 +151,34 @@ def test_what_mlflow_will_never_take_does_not_stop_the_rest(tmp_path: Path) -> N
     run_id = open_run()
     writer = RunWriter(client.tracking_uri(), run_id, str(tmp_path / "spool.jsonl"))
     writer.log([("a $name$", 1.0, 1)])
+    writer.update("maps/page.html", lambda before: b"".join(None))  # type: ignore[arg-type]
     writer.log([("loss", 1.0, 1)])
-    assert writer.flush() == 0
+    assert writer.flush() == 2, "given up, but not counted as sent"
     assert client.mlflow_client().get_run(run_id).data.metrics == {"loss": 1.0}
+
+
+def test_a_proxys_404_of_a_moment_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_writer, "_RETRY_SECONDS", 0.01)
+    run_id = open_run()
+    writer = RunWriter(client.tracking_uri(), run_id, str(tmp_path / "spool.jsonl"))
+    writer.update("maps/page.txt", lambda before: b"1")
+    assert writer.flush() == 0
+    alive = writer._client
+
+    class Starting:
+        def __getattr__(self, name: str) -> object:
+            raise MlflowException("error code 404 != 200", codes.ENDPOINT_NOT_FOUND)
+
+    writer._client = Starting()
+    writer.update("maps/page.txt", lambda before: (before or b"") + b"2")
+    writer.log([("loss", 1.0, 1)])
+    assert writer.flush(0.1) == 2
+    writer._client = alive
+    assert writer.flush() == 0
+    assert Path(alive.download_artifacts(run_id, "maps/page.txt")).read_bytes() == b"12"
+    assert alive.get_run(run_id).data.metrics == {"loss": 1.0}
 
 
 def test_the_writer_gets_the_shells_credentials(

@@ -243,7 +243,7 @@ def test_a_replayed_spool_stays_until_its_points_are_sent(
 ) -> None:
     spool.write_text('[["train/loss", 0.5, 7]]\n[["train/lo')
     with monkeypatch.context() as dead:
-        dead.setattr(tracking_writer, "_sent", lambda send: False)
+        dead.setattr(RunWriter, "_sent", lambda self, send: False)
         dead.setattr(tracking_writer, "_RETRY_SECONDS", 3600.0)
         killed = writer_of(run_id, spool)
         killed.log([("train/loss", 0.25, 8)])

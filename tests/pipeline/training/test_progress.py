@@ -81,6 +81,39 @@ def test_an_epoch_that_goes_on_in_the_middle_has_its_own_speed(
     assert int(speed[2]) > 4980 / 25
 
 
+def test_the_line_of_an_epoch_does_not_end_the_progress_of_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[int] = []
+
+    class Bar:
+        label, done, is_open = "epoch 2/2", 0, False
+
+        def __init__(self, total: int, label: str, unit: str, *, initial: int, leave: bool) -> None:
+            opened.append(initial)
+
+        def __enter__(self) -> Bar:
+            self.is_open = True
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.is_open = False
+
+        def advance(self, *_: object) -> None:
+            assert self.is_open
+
+    steps, scores = iter(range(10, 1000)), iter([{}, {1: SCORED}])
+    monkeypatch.setattr(progress, "Progress", Bar)
+    monkeypatch.setattr(tasks, "answer", lambda reference, otherwise: reference)
+    run_log = SimpleNamespace(
+        state=lambda: ProgressState("epoch 2/2", next(steps), 1000),
+        epochs=lambda: next(scores, {1: SCORED}),
+    )
+    with progress.shown(run_log, EpochLines(2)):
+        time.sleep(1.8)
+    assert opened == [10, 11]
+
+
 SCORED = {SCORE: 0.7064, progress.MAP: 0.7064, progress.MAP_OFF: 0.68694, "epoch": 3.0}
 
 
