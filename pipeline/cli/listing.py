@@ -25,7 +25,9 @@ def backbones() -> str:
     """List torchvision's networks; timm's are too many."""
     from pipeline.models.backbones import torchvision_names
 
-    return "\n".join([*torchvision_names(), "timm/<name>  any of timm.list_models()"])
+    return "\n".join(
+        [*torchvision_names(), "timm/<name>  of timm.list_models(), those with feature maps"]
+    )
 
 
 def preset_values() -> str:

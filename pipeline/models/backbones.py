@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from pipeline.models import weights_file
 from sharding.errors import InputError
+from sharding.log import first_line
 
 _TIMM = "timm/"
 _CLASSIFIERS = ("fc", "fc_norm", "classifier", "head")
@@ -24,6 +25,17 @@ _NO_PLACE = "vit_"
 """Of torchvision the networks whose features are tokens; timm has the same ones with a grid."""
 _OWN_SCALE = ("googlenet", "inception_v3")
 """Their pretrained weights expect -1..1, whatever torchvision's transforms say: it scales again."""
+
+
+class _NoMaps(InputError):
+    """A network gives no feature maps of images of a size, for a reason of its own."""
+
+    def __init__(self, name: str, size: int, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"{name} gives no feature maps of {size} x {size} pixels ({reason})",
+            fix="pass another --image-size, such as 224, or another --backbone",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,22 +149,60 @@ def _timm(name: str, weights: str | None, image_size: int) -> Backbone:
         return TimmFeatures(network)
 
     full_name = f"{_TIMM}{name}"
-    with _fitting(full_name, image_size):
+    about = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    try:
+        network, channels = _fitted(make, full_name, image_size)
+    except _NoMaps as refused:
+        raise _with_size_that_works(refused, make, full_name, about.input_size[-1]) from None
+    _freeze_unused(network, image_size)
+    return Backbone(
+        network=network, channels=channels, mean=_in_bytes(about.mean), std=_in_bytes(about.std)
+    )
+
+
+def _fitted(make: Callable[..., nn.Module], name: str, image_size: int) -> tuple[nn.Module, int]:
+    """Build a timm network for a size; returns its channels too, raises as `_channels` does."""
+    with _fitting(name, image_size):
         try:  # a ViT takes any image size only if told so, others do not know the option
             network = make(dynamic_img_size=True)
         except TypeError:
             network = make()
         try:
-            channels = _channels(full_name, network, image_size)
-        except InputError as refused:
+            return network, _channels(name, network, image_size)
+        except _NoMaps as refused:
             sized = _for_size(make, image_size)
             if sized is None:
                 raise refused from None
-            network, channels = sized, _channels(full_name, sized, image_size)
-    about = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    return Backbone(
-        network=network, channels=channels, mean=_in_bytes(about.mean), std=_in_bytes(about.std)
-    )
+            return sized, _channels(name, sized, image_size)
+
+
+def _with_size_that_works(
+    refused: _NoMaps, make: Callable[..., nn.Module], name: str, own_size: int
+) -> InputError:
+    """Word the error of a timm network that takes a size of its own, or has maps of none."""
+    try:
+        _fitted(make, name, own_size)
+    except _NoMaps as always:
+        problem = f"{name} has no feature maps ({always.reason})"
+        return InputError(problem, fix="choose another --backbone")
+    fix = f"pass another --image-size, such as {own_size}, or another --backbone"
+    return InputError(refused.problem, fix=fix)
+
+
+def _freeze_unused(network: nn.Module, image_size: int) -> None:
+    """Stop the training of parameters that the features do not need: DDP waits for each gradient.
+
+    Some of timm's networks keep layers of their classifier, others use layers of the same name.
+    """
+    named = {key: p for key, p in network.named_parameters() if p.requires_grad}
+    network.eval()
+    with torch.enable_grad():
+        tensors, features = _try(network, image_size)
+        inputs = [tensors[key] for key in named]
+        gradients = torch.autograd.grad(features.sum(), inputs, allow_unused=True)
+    network.train()
+    for parameter, gradient in zip(named.values(), gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 def _for_size(make: Callable[..., nn.Module], image_size: int) -> nn.Module | None:
@@ -217,19 +267,23 @@ def _channels(name: str, network: nn.Module, image_size: int) -> int:
     network.eval()
     try:
         with torch.no_grad(), _fitting(name, image_size):
-            return _shape(network, image_size)[1]
+            return _try(network, image_size)[1].shape[1]
     finally:
         network.train(training)
 
 
-def _shape(network: nn.Module, image_size: int) -> torch.Size:
+def _try(network: nn.Module, image_size: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Compute features of an image, without values where that goes; returns the weights, too."""
     images = torch.zeros(1, 3, image_size, image_size)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    nothing = {key: tensor.to("meta") for key, tensor in tensors.items()}
+    nothing = {
+        key: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+        for key, tensor in tensors.items()
+    }
     try:  # shapes alone
-        return functional_call(network, nothing, (images.to("meta"),)).shape
+        return nothing, functional_call(network, nothing, (images.to("meta"),))
     except Exception:  # too large or too small; or an operation that needs values
-        return network(images).shape
+        return tensors, network(images)
 
 
 @contextlib.contextmanager
@@ -239,10 +293,7 @@ def _fitting(name: str, image_size: int) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # each network has a kind of its own for sizes that it cannot take
-        raise InputError(
-            f"{name} gives no feature maps of {image_size} x {image_size} pixels ({_line(error)})",
-            fix="pass another --image-size, such as 224, or another --backbone",
-        ) from None
+        raise _NoMaps(name, image_size, first_line(error)) from None
 
 
 @contextlib.contextmanager
@@ -255,13 +306,9 @@ def _fetching(name: str, fetched: bool) -> Iterator[None]:
         if not fetched or of_options:
             raise
         raise InputError(
-            f"the pretrained weights of {name} cannot be had ({_line(error)})",
+            f"the pretrained weights of {name} cannot be had ({first_line(error)})",
             fix="check the network; or fetch them elsewhere and pass the file as --weights",
         ) from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _in_bytes(statistics: Any) -> tuple[float, ...]:

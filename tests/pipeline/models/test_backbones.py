@@ -103,9 +103,24 @@ def test_a_timm_network_is_built_for_the_size() -> None:
     assert features.shape == (1, backbone.channels, 10, 10)
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("maxvit_t", 100), ("inception_v3", 40), ("timm/levit_128s", 96)]
-)
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050", "efficientnet_b0"])
+def test_what_no_feature_depends_on_is_not_trained_and_keeps_its_name(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    backbone = backbones.build(f"timm/{name}", None).network
+    backbone(IMAGES_BCHW.repeat(2, 1, 1, 1)).square().sum().backward()
+    assert all(p.requires_grad == (p.grad is not None) for p in backbone.parameters())
+    has_head = "network.conv_head.weight" in dict(backbone.named_parameters())
+    assert has_head
+    assert backbone.network.conv_head.weight.requires_grad == (name == "efficientnet_b0")
+    assert len(timm.create_model(name, num_classes=0).state_dict()) == len(backbone.state_dict())
+
+
+def test_a_network_without_maps_is_not_blamed_on_the_size() -> None:
+    with pytest.raises(InputError, match=r"levit_128s has no feature maps \(.*Fix: choose another"):
+        backbones.build("timm/levit_128s", None, 96)
+
+
+@pytest.mark.parametrize(("name", "size"), [("maxvit_t", 100), ("inception_v3", 40)])
 def test_a_size_that_a_network_cannot_take_is_one_line(name: str, size: int) -> None:
     with pytest.raises(InputError, match=f"{name} gives no feature maps of {size} x") as refused:
         backbones.build(name, None, size)
