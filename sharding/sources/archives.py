@@ -55,20 +55,36 @@ _CHUNK = 1 << 18
 
 
 def names_archives(images: str) -> bool:
-    """Find out whether ``--images`` means archives: one, a glob, or a directory of nothing else."""
-    if images.partition("?")[0].endswith(ARCHIVES) or (
-        "://" not in images and os.path.isfile(images)
-    ):
+    """Find out whether ``--images`` means archives: one, a glob, or a directory of nothing else.
+
+    A file of another name is judged by its content.
+    """
+    if images.partition("?")[0].endswith(ARCHIVES):
         return True
-    return "://" not in images and os.path.isdir(images) and bool(_in_directory(images))
+    if "://" in images:
+        return False
+    return bool(_in_directory(images)) if os.path.isdir(images) else _is_archive(images)
+
+
+def _is_archive(path: str) -> bool:
+    try:
+        with open(path, "rb") as stream:
+            return not is_plain(stream.read(HEAD)) or tarfile.is_tarfile(path)
+    except OSError:
+        return os.path.isfile(path)  # staging it names what is wrong
 
 
 def _in_directory(directory: str) -> list[str]:
-    """List the archives of a directory that holds no image itself."""
+    """List the archives of a directory that holds no image itself.
+
+    Zips count only where there is no folder of images either: they come with tables and masks, too.
+    """
     names = sorted(os.listdir(directory))
     if any(map(parse_image_file, names)):
         return []
     archives = [name for name in names if name.endswith(ARCHIVES) and not name.startswith(".")]
+    if any(name.endswith(".zip") for name in archives) and image_folders(Path(directory)):
+        archives = [name for name in archives if not name.endswith(".zip")]
     return [os.path.join(directory, name) for name in archives]
 
 

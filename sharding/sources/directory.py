@@ -46,9 +46,9 @@ class DirectorySource(Source):
         """
         root = Path(directory)
         if not root.is_dir():
-            raise InputError(
-                "image directory is missing", file=root, fix="check the path of --images"
-            )
+            is_there = root.exists()
+            problem = "is no folder or archive" if is_there else "image directory is missing"
+            raise InputError(problem, file=root, fix="check the path of --images")
         folders = image_folders(root)
         if not folders:
             raise InputError(
@@ -89,12 +89,21 @@ def _paths(formats: Sequence[tuple[str, bool, str]], image_id: str) -> Iterator[
 
 
 def image_folders(root: Path) -> dict[str, tuple[Spelling, ...]]:
-    """List the folders with images, "" for ``root`` itself, and the spellings of names in each."""
+    """List the folders with images, "" for ``root`` itself, and the spellings of names in each.
+
+    One that links name again counts once for each split, so that links in a circle end.
+    """
     folders: dict[str, tuple[Spelling, ...]] = {}
+    seen: set[tuple[str, str]] = set()
     level = [""]
     for _ in range(DEPTH + 1):
         below: list[str] = []
         for folder in level:
+            top = folder.split("/")[0]
+            place = (top if top in SPLITS else "", os.path.realpath(root / folder))
+            if place in seen:
+                continue
+            seen.add(place)
             spellings, inner = _scan(root / folder)
             if spellings:
                 folders[folder] = spellings
@@ -111,9 +120,16 @@ def _scan(folder: Path) -> tuple[tuple[Spelling, ...], list[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if parsed := parse_image_file(entry.name):
-                    spellings.add((parsed[0].isupper(), parsed[1]))
-                elif not entry.name.startswith((".", *_NEVER)) and os.path.isdir(entry):
+                    image_id, ending = parsed
+                    if image_id in (image_id.lower(), image_id.upper()):
+                        spellings.add((image_id.isupper(), ending))
+                elif not entry.name.startswith((".", *_NEVER)) and _is_folder(entry):
                     inner.append(entry.name)
     except PermissionError:  # the lost+found of a disk, for one
         return (), []
     return tuple(sorted(spellings, key=lambda s: (s != (False, ".jpg"), s))), sorted(inner)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell a folder or a link to one; other files, of which there may be millions, cost no stat."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry))

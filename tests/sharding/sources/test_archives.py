@@ -191,6 +191,7 @@ def test_folders_of_images_beside_archives_are_refused(inputs, tmp_path) -> None
         open_source(str(folder))
     for archive in folder.glob("*.tar"):
         archive.unlink()
+    (folder / "classes.zip").write_bytes(b"PK\3\4")
     assert type(open_source(str(folder))).__name__ == "DirectorySource"
 
 

@@ -84,6 +84,31 @@ def test_what_is_no_image_of_the_collection_is_passed_over(name: str, tmp_path: 
         open_source(str(tmp_path))
 
 
+def test_a_linked_folder_counts_once_for_each_split(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / f"train/{ID}.jpg").write_bytes(b"x")
+    (tmp_path / "validation").symlink_to("train")
+    for number in range(5):
+        (tmp_path / f"self{number}").symlink_to(tmp_path)
+    source = DirectorySource.open(tmp_path)
+    assert list(source.folders) == ["train", "validation"]
+    with source.reader("validation", [ID]) as read:
+        assert bytes(read(ID)) == b"x"
+
+
+def test_ids_in_mixed_case_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "0123456789abcdEF.JPG").write_bytes(b"x")
+    with pytest.raises(InputError, match="holds no image"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["list.txt", f"{ID}.jpg"])
+def test_a_file_that_is_no_archive_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0" * 300)
+    with pytest.raises(InputError, match="is no folder or archive"):
+        open_source(str(tmp_path / name))
+
+
 def test_the_buffer_grows_and_is_reused(tmp_path: Path) -> None:
     sizes = (10, 3_000_000, 0, 20)
     for number, size in enumerate(sizes):

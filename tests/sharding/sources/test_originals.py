@@ -77,6 +77,18 @@ def test_a_changed_original_is_set_aside_and_retried(placed, tmp_path) -> None:
     )
 
 
+def test_originals_that_are_refused_again_are_set_aside_again(placed, tmp_path) -> None:
+    dump, images, web = placed
+    gone = image_ids(images, "train")[:2]
+    for name in gone:
+        del web.files[name]
+    shard((dump, "originals"), tmp_path / "out")
+    web.faults = {name: [403] * 9 for name in gone}
+    shard((dump, "originals"), tmp_path / "out", retry_failed=True)
+    entries = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
+    assert [e.reason for e in entries] == ["refused: HTTP status 403"] * 2
+
+
 def test_an_image_without_a_url_is_missing(placed, tmp_path) -> None:
     dump, *_ = placed
     listed = dump / "2017_11/test/images.csv"
