@@ -46,7 +46,10 @@ def test_one_command_makes_a_dataset_that_is_well(home: Home) -> None:
 def test_bad_options_are_told_without_a_traceback(home: Home) -> None:
     for arguments, line in (
         (("--validation-share", "1"), "--validation-share is 1.0"),
-        (("--format", "coco"), "error: in/train2014: train2014 is missing. Fix: unpack"),
+        (
+            ("--format", "coco"),
+            "instances_train2014.json: is missing, as are all of 2014 and 2017. Fix: ",
+        ),
         (("--source", "away"), "error: away: folder is missing. Fix: check --source"),
     ):
         told = home.run("import_dataset.py", *ARGUMENTS, *arguments, status=2)
