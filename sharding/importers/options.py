@@ -21,7 +21,7 @@ class ImportOptions(DatasetOptions):
     source: Path
     """Folder of the unpacked collection."""
     year: int | None = None
-    """Year of VOC (2012, 2007) or COCO (2014, 2017); recognised from the files by default."""
+    """Year of VOC (2012, 2007) or COCO (2014, 2017); by default the first that is there."""
     single_positive: bool = False
     """Also make labels of one positive per training image, and train on them by default."""
     seed: int = 1200
