@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from sharding import jpeg
-from sharding.jpeg import Pixels, limit_pixels, one_line, orientation_in
+from sharding.jpeg import Pixels, limit_pixels, orientation_in
+from sharding.log import first_line
 from sharding.storage.retry import BadImage, Buffer, limit_bytes
 
 MAX_PIXELS = 80_000_000
@@ -72,7 +73,7 @@ def decode_other(data: Buffer, max_pixels: int) -> tuple[Pixels, int, str]:
     except Image.UnidentifiedImageError:
         raise BadImage(f"not an image: begins with {bytes(data[:8])!r}") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        raise BadImage(f"damaged image: {one_line(error)}") from None
+        raise BadImage(f"damaged image: {first_line(error, 120)}") from None
 
 
 def read_pillow(image: Image.Image) -> Pixels:
@@ -84,7 +85,7 @@ def read_pillow(image: Image.Image) -> Pixels:
     try:
         return turn(to_rgb(image), orientation_in(image.getexif))
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
-        raise BadImage(f"damaged image: {one_line(error)}") from None
+        raise BadImage(f"damaged image: {first_line(error, 120)}") from None
 
 
 def to_rgb(image: Image.Image) -> Pixels:

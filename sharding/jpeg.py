@@ -18,6 +18,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from sharding.log import first_line
 from sharding.storage.retry import BadImage, Buffer
 
 Pixels = npt.NDArray[np.uint8]
@@ -93,7 +94,7 @@ def read_header(data: Buffer, max_pixels: int) -> Header:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise BadImage(f"damaged JPEG header: {one_line(error)}") from None
+        raise BadImage(f"damaged JPEG header: {first_line(error, 120)}") from None
     limit_pixels(width, height, max_pixels)
     if progressive and len(_SCAN.findall(data)) * width * height > _MAX_PIXELS_SCANNED:
         raise BadImage(f"too many scans of {width} x {height} pixels")
@@ -116,7 +117,7 @@ def decode(data: Buffer, colours: str, min_height: int = 0, min_width: int = 0) 
             data, colours, min_height=min_height, min_width=min_width, strict=True
         )
     except ValueError as error:
-        raise BadImage(f"damaged JPEG: {one_line(error)}") from None
+        raise BadImage(f"damaged JPEG: {first_line(error, 120)}") from None
 
 
 def mended(data: Buffer) -> bytes | None:
@@ -187,12 +188,6 @@ def orientation_in(read: Callable[[], Image.Exif]) -> int:
     except Exception:  # a broken EXIF block is common and says nothing about the picture
         return 1
     return value if value in range(1, 9) else 1
-
-
-def one_line(error: Exception) -> str:
-    """Shorten an error of a decoder to a line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
 
 
 def limit_pixels(width: int, height: int, most: int) -> None:

@@ -59,7 +59,7 @@ class TrainConfig:
     """One training run. The same configuration and name continue the same run."""
 
     dataset: str
-    """Dataset directory (made by jobs/shard_openimages.py) that every worker sees, or a URL."""
+    """Dataset directory (made by the job shard) that every worker sees, or a URL."""
     name: Annotated[str, tyro.conf.arg(name="run")] = ""
     """Run: a name in the storage, or a path or URL, whose last part is the name; by default made
     from method, BoostLU, backbone and seed."""

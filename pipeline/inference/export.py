@@ -24,6 +24,7 @@ from torch import nn
 
 from pipeline.models import cam_net, checkpoint
 from sharding.errors import InputError
+from sharding.log import first_line
 from sharding.storage.files import replacing
 
 Scorer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -198,7 +199,7 @@ def _quietly(write: Callable[..., None], *arguments: Any) -> None:
             f"this format needs the package {error.name}", fix=f"pip install {error.name}"
         ) from None
     except Exception as error:  # exporters raise many kinds; all mean: not this network
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error, 200)
         raise InputError(
             f"the network cannot be exported so ({reason})", fix="choose another format"
         ) from None

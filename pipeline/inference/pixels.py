@@ -16,7 +16,7 @@ from pipeline import storage
 from pipeline.data.resize import squash
 from sharding import decode
 from sharding.errors import InputError
-from sharding.jpeg import one_line
+from sharding.log import first_line
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, Buffer, RetryPolicy, limit_bytes
 
@@ -80,5 +80,5 @@ def read(location: str | Path) -> Buffer:
             return file.read()
     except (OSError, ValueError, BadImage, InputError) as error:
         raise InputError(
-            f"{UNREAD} ({one_line(error)})", file=url, fix="check path or URL"
+            f"{UNREAD} ({first_line(error, 120)})", file=url, fix="check path or URL"
         ) from None

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sharding.errors import InputError
+from sharding.log import first_line
 
 _WRAPPINGS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),  # what their authors score, first
@@ -76,7 +77,7 @@ def _read(path: str) -> Any:
             "this file needs the package safetensors", file=path, fix="pip install safetensors"
         ) from None
     except Exception as error:  # torch raises many kinds here; all mean the same to the user
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:80]
+        reason = first_line(error, 80)
         if "Weights only load failed" in reason:
             reason = "it holds Python objects, which could run code"
         raise InputError(f"not a state dict ({reason})", file=path, fix=_FIX) from None

@@ -37,8 +37,9 @@ _SORTS = (
     ("experiment .* must be in the 'active' state", "the experiment is deleted",
      "restore it (mlflow experiments restore), or name another one"),
     ("must be in the 'active' state", "the run is deleted", "restore it (mlflow runs restore)"),
-    ("Names? (?:may only|cannot)|exceeds the maximum length|Invalid (?:model )?name",
+    ("Names? (?:may only|cannot)|[Nn]ame' exceeds the maximum length|Invalid (?:model )?name",
      "MLflow does not take a name", "choose another name"),
+    ("exceeds the maximum length", "MLflow does not take so long a text", "shorten it"),
     ("database is locked", "other programs write to the database", "repeat the command"),
     ("failed with exception|Connection|timed out", "MLflow does not answer", _START),
 )  # fmt: skip

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import stat
 import tempfile
 import threading
 import time
@@ -274,8 +275,17 @@ class RunWriter:
 
 
 def spool_of(run_id: str) -> str:
-    """Name the file of this machine that keeps a run's points until MLflow has taken them."""
-    return str(private_directory() / f"mlflow-spool-{run_id}.jsonl")
+    """Name the file of this machine that keeps a run's points until MLflow has taken them.
+
+    That of 0.1.0, which anybody may put there, is moved to it if it is the user's own.
+    """
+    spool = private_directory() / f"mlflow-spool-{run_id}.jsonl"
+    with contextlib.suppress(OSError):
+        status = (old := Path(tempfile.gettempdir(), spool.name)).lstat()
+        is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
+        if is_own and status.st_nlink == 1 and not spool.exists():
+            old.rename(spool)
+    return str(spool)
 
 
 def _parse(line: str) -> list[Point]:

@@ -21,7 +21,7 @@ from pipeline.models.checkpoint import Meta, read_meta
 from pipeline.tracking import runs
 from pipeline.training import distributed
 from pipeline.training.validation import VALIDATION
-from sharding.errors import InputError
+from sharding.errors import InputError, command
 from sharding.layout import SPLITS
 from sharding.log import info
 from sharding.manifest import Dataset
@@ -88,7 +88,7 @@ def check(config: TrainConfig) -> Checked:
         Held: a process of this machine trains it.
     """
     if not config.dataset:
-        raise InputError("no dataset", fix="pass --dataset DIR (made by jobs/shard_openimages.py)")
+        raise InputError("no dataset", fix=f"pass --dataset DIR (made by {command('shard')})")
     config = dataclasses.replace(
         config,
         dataset=storage.absolute(config.dataset),

@@ -20,6 +20,7 @@ from sharding.importers.collection import Collection, Part, class_key, first_exi
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
+from sharding.log import first_line
 
 _CONCEPTS = 81
 _PARTS = {"train": ("Train", "train"), "test": ("Test", "val")}
@@ -126,5 +127,4 @@ def _read_array(path: Path, log: ReadLog) -> npt.NDArray:
         array = np.load(io.BytesIO(log.read(path)), allow_pickle=False)
         return np.asarray(array.view())  # an archive of arrays has none
     except _NO_ARRAY as error:
-        reason, *_ = str(error).splitlines() or [type(error).__name__]
-        raise InputError(f"not an array ({reason})", file=path, fix=_PAPERS) from None
+        raise InputError(f"not an array ({first_line(error)})", file=path, fix=_PAPERS) from None

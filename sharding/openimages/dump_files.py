@@ -117,8 +117,8 @@ class DumpFile:
             if isinstance(error, OSError) and error.errno is not None:
                 problem = f"cannot be read ({error.strerror})"
                 raise self.error(problem, fix="check the path") from None
-            reason, *_ = str(error).splitlines() or [type(error).__name__]
-            problem = f"the archive is cut off or damaged ({reason.rstrip(':')})"
+            reason = log.first_line(error).rstrip(":")
+            problem = f"the archive is cut off or damaged ({reason})"
             fix = "download it again and compare its size and MD5 with the published ones"
             raise self.error(problem, fix=fix) from None
 

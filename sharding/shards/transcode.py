@@ -20,6 +20,7 @@ from sharding import decode, jpeg
 from sharding.decode import MAX_PIXELS
 from sharding.errors import InputError
 from sharding.jpeg import Pixels
+from sharding.log import first_line
 from sharding.storage.retry import BadImage, Buffer
 
 # What runs in parallel is shards; OpenCV's threads would only wait for one another.
@@ -166,7 +167,7 @@ def _encode(pixels_HWC: Pixels, policy: ImagePolicy) -> bytes:
     try:
         return simplejpeg.encode_jpeg(pixels_HWC, policy.quality, "RGB", "420")
     except ValueError as error:  # a side that no JPEG can have
-        raise BadImage(f"cannot be a JPEG: {jpeg.one_line(error)}") from None
+        raise BadImage(f"cannot be a JPEG: {first_line(error, 120)}") from None
 
 
 def _converted(data: Buffer, policy: ImagePolicy, degrees: int) -> Transcoded:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sharding.errors import InputError
+from sharding.log import first_line
 from sharding.storage.files import replacing, sha256_of
 
 Compression = Literal["zstd", "snappy"]
@@ -75,5 +76,5 @@ def as_input_error(path: str | os.PathLike[str], *, kind: str, fix: str) -> Iter
     except FileNotFoundError:
         raise InputError(f"{kind} is missing", file=path, fix=fix) from None
     except (pa.ArrowException, InputError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        reason = first_line(error, 120)
         raise InputError(f"not a {kind} ({reason})", file=path, fix=fix) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (ValueError("Unable to locate credentials"), "artifact store", "AWS_"),
         (ModuleNotFoundError("No module named 'psycopg'"), "a package is missing", "install it"),
         (MlflowException("Invalid model name 'a/b'. Names cannot contain '/'"), "name", "another"),
+        (MlflowException("'name' exceeds the maximum length of 9 characters"), "name", "another"),
+        (MlflowException("'params[0].value' exceeds the maximum length"), "so long", "shorten"),
         (RuntimeError("what?"), "what?", "wait"),
     ],
 )
@@ -179,6 +182,20 @@ def test_a_proxys_404_of_a_moment_costs_nothing(
     assert writer.flush() == 0
     assert Path(alive.download_artifacts(run_id, "maps/page.txt")).read_bytes() == b"12"
     assert alive.get_run(run_id).data.metrics == {"loss": 1.0}
+
+
+def test_points_kept_by_0_1_0_are_sent_unless_they_are_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old = tmp_path / "mlflow-spool-a.jsonl"
+    (tmp_path / "target").write_text("[]")
+    old.symlink_to(tmp_path / "target")
+    assert not Path(tracking_writer.spool_of("a")).exists()
+    old.unlink()
+    old.write_text('[["loss", 1.0, 1]]')
+    assert "loss" in Path(tracking_writer.spool_of("a")).read_text()
+    assert not old.exists()
 
 
 def test_the_writer_gets_the_shells_credentials(
