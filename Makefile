@@ -12,12 +12,14 @@ LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
 BENCHES := compute.evaluator compute.head compute.losses compute.audit data.loader compute.train_step
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-fast test-gpu test-cluster check bench clean-demo
+.PHONY: help install demo docs test test-fast test-gpu test-cluster check bench clean-demo
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two workers, no GPU, ten to twenty minutes
+install: $(VENV)/installed ## make .venv, which every other target makes too
+
+demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two workers, no GPU, 8 to 25 minutes
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250

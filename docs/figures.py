@@ -5,6 +5,8 @@ $ make demo && .venv/bin/python docs/figures.py --run demo/runs/demo --dump demo
 
 from __future__ import annotations
 
+import csv
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ class Options:
     """Run directory of a training on the demo's collection."""
     dump: Path
     """The demo's dump."""
-    images: int = 40
+    images: int = 200
     """How many of the first test images to choose from."""
 
 
@@ -41,12 +43,20 @@ def main() -> None:
 
 
 def clearest(options: Options) -> Cams:
-    """Compute maps of the two best classes of the image whose second class is surest."""
+    """Compute maps of two classes that are there, of the image where both are surest."""
     model = pipeline.load(options.run)
-    paths = sorted((options.dump / "images/test").glob("*.jpg"))[: options.images]
-    predictions = model.predict(paths)
-    best = max(range(len(paths)), key=lambda i: predictions[i].top(2)[1].score)
-    return model.cam([paths[best]], [label.index for label in predictions[best].top(2)])
+    present: dict[str, list[int]] = {}
+    with (options.dump / "ground_truth/test.csv").open() as file:
+        for image_id, mid in itertools.islice(csv.reader(file), 1, None):
+            if mid in model.meta.mids:
+                present.setdefault(image_id, []).append(model.class_index(mid))
+    names = [name for name in sorted(present) if len(present[name]) > 1][: options.images]
+    paths = [options.dump / f"images/test/{name}.jpg" for name in names]
+    scores_NK = [prediction.scores_K for prediction in model.predict(paths)]
+    second_N = [np.sort(s_K[present[n]])[-2] for n, s_K in zip(names, scores_NK, strict=True)]
+    best = int(np.argmax(second_N))
+    classes = sorted(present[names[best]], key=lambda k: -scores_NK[best][k])[:2]
+    return model.cam([paths[best]], classes)
 
 
 def boostlu_figure(cams: Cams) -> bytes:

@@ -144,13 +144,17 @@ def describe(run: Prepared) -> str:
         "run": f"{run.directory}: {_position(run)}",
         "dataset": f"{config.dataset}, labels {config.labels}",
         "images": f"{images}; {len(dataset.classes):,} classes",
-        "network": f"{model.backbone} at {config.data.image_size} px, BoostLU "
-        f"{model.alpha_train:g} in training and {model.alpha_infer:g} in inference",
+        "network": f"{model.backbone} at {config.data.image_size} px, from "
+        f"{model.weights or 'random weights'}, BoostLU {model.alpha_train:g} in training and "
+        f"{model.alpha_infer:g} in inference",
         "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
         "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
         f"{config.data.batch_size} images a step, {config.epochs} epochs",
     }
     lines = [f"{name:8} {text}" for name, text in rows.items()]
+    train = version.splits["train"]
+    if train.positives + train.negatives == train.images * len(dataset.classes):
+        lines.append("every label is known: methods for missing labels find none (--method full)")
     if VALIDATION in version.splits:
         lines.append("mAP is in percent on validation, with BoostLU and (off) without")
     return "\n".join(lines)

@@ -9,7 +9,6 @@ from typing import Any
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
-from sharding.errors import command
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
 from sharding.manifest import Dataset
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
@@ -194,7 +193,7 @@ class Resharded:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
                 text += f": {now:,} need them now, {before:,} were missing before"
             rows.append(("no pixels", text))
-        train = command("train", "--dataset", self.location, "--labels", self.name)
+        train = f"repeat your training command with --labels {self.name} and a new --run"
         return _aligned(first, [*rows, ("train", train)])
 
     def _changes(self, split: str) -> str:
