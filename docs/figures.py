@@ -18,6 +18,8 @@ from pipeline.inference.cam_figures import FAINT, INK, new_figure, png
 from pipeline.inference.cams import Cams
 
 OUTPUT = Path(__file__).parent / "images"
+Box = tuple[float, ...]
+"""x from, x to, y from, y to, as shares of the image."""
 _GREY, _BLUE = "#9AA3AB", "#0072B2"
 
 
@@ -43,20 +45,41 @@ def main() -> None:
 
 
 def clearest(options: Options) -> Cams:
-    """Compute maps of two classes that are there, of the image where both are surest."""
+    """Compute maps of two classes of an image that point into the boxes of their classes.
+
+    Of the first, the logit is below zero without BoostLU and above with it: what the figures show.
+    """
     model = pipeline.load(options.run)
-    present: dict[str, list[int]] = {}
-    with (options.dump / "ground_truth/test.csv").open() as file:
-        for image_id, mid in itertools.islice(csv.reader(file), 1, None):
+    boxes: dict[str, dict[str, Box]] = {}
+    with (options.dump / "ground_truth/test-boxes.csv").open() as file:
+        for image_id, mid, *sides in itertools.islice(csv.reader(file), 1, None):
             if mid in model.meta.mids:
-                present.setdefault(image_id, []).append(model.class_index(mid))
-    names = [name for name in sorted(present) if len(present[name]) > 1][: options.images]
-    paths = [options.dump / f"images/test/{name}.jpg" for name in names]
-    scores_NK = [prediction.scores_K for prediction in model.predict(paths)]
-    second_N = [np.sort(s_K[present[n]])[-2] for n, s_K in zip(names, scores_NK, strict=True)]
-    best = int(np.argmax(second_N))
-    classes = sorted(present[names[best]], key=lambda k: -scores_NK[best][k])[:2]
-    return model.cam([paths[best]], classes)
+                boxes.setdefault(image_id, {})[mid] = tuple(map(float, sides))
+    for image_id in sorted(boxes)[: options.images]:
+        cams = model.cam([options.dump / f"images/test/{image_id}.jpg"], list(boxes[image_id]))
+        right = [p for p, mid in enumerate(cams.mids) if points(cams, p, boxes[image_id][mid])]
+        turned = [p for p in right if cams.raw_NPHW[0, p].mean() < 0 < logit(cams, p)]
+        sure = sorted((p for p in right if p not in turned), key=lambda p: -logit(cams, p))
+        if turned and sure:
+            chosen = [max(turned, key=lambda p: logit(cams, p)), sure[0]]
+            return model.cam(
+                [options.dump / f"images/test/{image_id}.jpg"], [cams.mids[p] for p in chosen]
+            )
+    raise SystemExit("no image shows it; train longer, or look at more --images")
+
+
+def logit(cams: Cams, p: int) -> float:
+    """Average the boosted map of a class of the one image."""
+    return float(cams.boosted_NPHW[0, p].mean())
+
+
+def points(cams: Cams, p: int, box: Box) -> bool:
+    """Check whether the middle of the map's highest cell lies in the box of the class."""
+    map_HW = cams.boosted_NPHW[0, p]
+    row, column = np.unravel_index(map_HW.argmax(), map_HW.shape)
+    x, y = (column + 0.5) / map_HW.shape[1], (row + 0.5) / map_HW.shape[0]
+    left, right, top, bottom = box
+    return bool(map_HW.max() > 0 and left <= x <= right and top <= y <= bottom)
 
 
 def boostlu_figure(cams: Cams) -> bytes:
