@@ -27,9 +27,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_help_explains_itself(home: Home, script: Path) -> None:
-    told = home.run(script.name, "--help")
-    assert script.name in told
-    assert len(told.splitlines()) > 10
+    output = home.run(script.name, "--help")
+    assert script.name in output
+    assert len(output.splitlines()) > 10
 
 
 def test_a_demo_dump_is_made(home: Home) -> None:
@@ -41,14 +41,14 @@ def test_a_demo_dump_is_made(home: Home) -> None:
 
 
 def test_the_dump_becomes_a_dataset(home: Home) -> None:
-    told = home.run(
+    output = home.run(
         "shard_openimages.py",
         *("--annotations", "dump", "--images", "dump/images"),
         *("--output", "dataset", "--images-per-shard", "20"),
     )
     rows = (home.directory / "dump/2017_11/train/annotations-human.csv").read_text().splitlines()
     annotated = len({row.partition(",")[0] for row in rows[1:]})
-    assert f"{annotated} images in" in told
+    assert f"{annotated} images in" in output
     dataset = Dataset.open(home.directory / "dataset")
     assert sum(shard.images for shard in dataset.shards("train")) == annotated
 
@@ -63,18 +63,18 @@ def train(home: Home, *more: str, status: int = 0) -> str:
 
 
 def test_two_workers_train_on_it(home: Home) -> None:
-    told = train(home, "--epochs", "1")
-    assert "begins" in told
-    assert re.search(r"epoch 1/1: loss \S+, mAP \S+ \(off \S+\), best ", told)
-    assert re.search(r"best checkpoint .*\(epoch 1, mAP ", told)
-    assert "mlflow ui" in told
+    output = train(home, "--epochs", "1")
+    assert "begins" in output
+    assert re.search(r"epoch 1/1: loss \S+, mAP \S+ \(off \S+\), best ", output)
+    assert re.search(r"best checkpoint .*\(epoch 1, mAP ", output)
+    assert "mlflow ui" in output
 
 
 def test_repeating_the_command_with_more_epochs_continues(home: Home) -> None:
-    told = train(home, "--epochs", "2", "--async-validation")
-    assert "epoch 2/2" in told
-    assert "epoch 1/2" not in told
-    assert "resuming after epoch 1" in told
+    output = train(home, "--epochs", "2", "--async-validation")
+    assert "epoch 2/2" in output
+    assert "epoch 1/2" not in output
+    assert "resuming after epoch 1" in output
 
 
 def test_a_finished_run_is_left_as_it_is(home: Home) -> None:
@@ -97,27 +97,27 @@ def mlflow_run(home: Home, name: str) -> Any:
 
 
 def test_an_option_that_does_not_fit_is_one_line_with_its_fix(home: Home) -> None:
-    told = train(home, "--batch-size", "31", status=2)
-    assert told.strip() == (
+    output = train(home, "--batch-size", "31", status=2)
+    assert output.strip() == (
         "error: batch size 31 does not divide over 2 workers. "
         "Fix: make --batch-size, which counts all workers, a multiple of 2"
     )
 
 
 def test_another_configuration_under_the_same_name_is_refused(home: Home) -> None:
-    told = train(home, "--seed", "5", status=2)
-    assert "seed was 0, is 5" in told
-    assert "Traceback" not in told
+    output = train(home, "--seed", "5", status=2)
+    assert "seed was 0, is 5" in output
+    assert "Traceback" not in output
 
 
 def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
-    told = home.run(
+    output = home.run(
         "evaluate_openimages.py",
         *("--checkpoint", "runs/first", "--dataset", "dataset", "--split", "test"),
         *("--boxes", "dump/ground_truth/test-boxes.csv", "--register", "shapes"),
     )
-    assert "BoostLU on" in told
-    assert "pointing game" in told
+    assert "BoostLU on" in output
+    assert "pointing game" in output
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{home.directory / 'mlflow.db'}")
@@ -149,25 +149,25 @@ def test_the_run_is_evaluated_and_left_in_mlflow(home: Home) -> None:
 
 
 def test_its_label_candidates_are_judged_and_exported(home: Home) -> None:
-    told = home.run(
+    output = home.run(
         "export_candidates.py",
         *("--run", "runs/first", "--truth", "dump/ground_truth", "--top", "5"),
     )
-    assert "base rate" in told
+    assert "base rate" in output
     folder = home.directory / "export-first-epoch-002"
     assert len((folder / "train.csv").read_text().splitlines()) == 6
     assert (folder / "sheet.html").read_text().count("<article") == 5
-    told = home.run(
+    output = home.run(
         "reshard_openimages.py", "--dataset", "dataset", "--annotations", "export-first-epoch-002"
     )
-    assert "5 added" in told
+    assert "5 added" in output
 
 
 def test_a_dataset_without_manifest_is_one_line(home: Home) -> None:
     (home.directory / "empty").mkdir(exist_ok=True)
-    told = home.run("train_openimages.py", "--dataset", "empty", "--name", "x", status=2)
-    assert "dataset.json: not a dataset" in told
-    assert "Traceback" not in told
+    output = home.run("train_openimages.py", "--dataset", "empty", "--name", "x", status=2)
+    assert "dataset.json: not a dataset" in output
+    assert "Traceback" not in output
 
 
 def test_a_checkpoint_of_another_class_list_is_refused(home: Home) -> None:
@@ -176,8 +176,8 @@ def test_a_checkpoint_of_another_class_list_is_refused(home: Home) -> None:
     other = shutil.copytree(checkpoint, home.directory / "other", dirs_exist_ok=True)
     meta = json.loads((other / "meta.json").read_text())
     (other / "meta.json").write_text(json.dumps({**meta, "classes_sha256": "f" * 64}))
-    told = home.run(
+    output = home.run(
         "evaluate_openimages.py", "--checkpoint", "other", "--dataset", "dataset", status=2
     )
-    assert "ffffffffffff" in told
-    assert "Traceback" not in told
+    assert "ffffffffffff" in output
+    assert "Traceback" not in output

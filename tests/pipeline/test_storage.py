@@ -59,9 +59,9 @@ def test_a_bucket_that_stumbles_is_asked_again(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("location", "told"),
+    ("location", "message"),
     [("s3://nowhere/a", "cannot be written"), ("gopher://old/place", "no such place")],
 )
-def test_nowhere_to_write_is_one_line(bucket: Bucket, location: str, told: str) -> None:
-    with pytest.raises(InputError, match=f"{location}: {told}"):
+def test_nowhere_to_write_is_one_line(bucket: Bucket, location: str, message: str) -> None:
+    with pytest.raises(InputError, match=f"{location}: {message}"):
         storage.write_bytes(location, b"")

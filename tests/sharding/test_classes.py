@@ -85,7 +85,7 @@ def test_what_is_no_class_table_is_one_line_that_names_it(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "message"),
     [
         ("mid", "=cmd|'/c calc'!A1", "no MID"),
         ("mid", "/m/0\n/m/1", "no MID"),
@@ -95,7 +95,7 @@ def test_what_is_no_class_table_is_one_line_that_names_it(tmp_path, content):
         ("index", 4, "order of their index"),
     ],
 )
-def test_a_class_table_of_somebody_else_is_checked_as_a_list_is(tmp_path, column, value, told):
+def test_a_class_table_of_somebody_else_is_checked_as_a_list_is(tmp_path, column, value, message):
     path = tmp_path / "classes.parquet"
     make([1, 2, 3, 4, 5], [0] * 5).write(path)
     table = pq.read_table(path)
@@ -103,5 +103,5 @@ def test_a_class_table_of_somebody_else_is_checked_as_a_list_is(tmp_path, column
     position = table.schema.get_field_index(column)
     changed = table.set_column(position, column, pa.array(values, table.schema.field(column).type))
     pq.write_table(changed, path)
-    with pytest.raises(InputError, match=rf"classes.parquet: not a class table .*{told}"):
+    with pytest.raises(InputError, match=rf"classes.parquet: not a class table .*{message}"):
         ClassTable.read(path)

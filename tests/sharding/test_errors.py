@@ -57,8 +57,8 @@ def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught, one_line_errors():
         raise KeyboardInterrupt
     assert caught.value.code == 130
-    told = capsys.readouterr().err
-    assert told == (
+    output = capsys.readouterr().err
+    assert output == (
         "error: interrupted. Fix: repeat the command to go on; what is finished is kept\n"
     )
 

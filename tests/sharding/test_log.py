@@ -19,9 +19,9 @@ def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """Every line of stderr; stdout must be empty."""
-    told = capsys.readouterr()
-    assert told.out == ""
-    return [json.loads(line) for line in told.err.splitlines()]
+    output = capsys.readouterr()
+    assert output.out == ""
+    return [json.loads(line) for line in output.err.splitlines()]
 
 
 def advance() -> None:

@@ -33,9 +33,9 @@ def exported(squares: Path, folder: Path, method: str) -> list[str]:
         output=folder / "export-first",
         corrections=True,
     )
-    told = run.run(config, read_images, read_credits, read_ground_truth)
+    output = run.run(config, read_images, read_credits, read_ground_truth)
     rows = (folder / "export-first/train.csv").read_text().splitlines()
-    assert f"({len(rows) - 1:,})" in told
+    assert f"({len(rows) - 1:,})" in output
     mids = Dataset.open(squares).classes.mids
     ids, classes = worker.method.corrections()  # type: ignore[attr-defined]
     expected = [

@@ -99,12 +99,12 @@ def test_the_table_tells_the_base_rate() -> None:
     truth_NK[:3, 0] = POSITIVE
     truth = judge.Truth(table_of(np.full((N, K), UNOBSERVED)), table_of(truth_NK))
     found = candidates_of(np.array([0, 1, 5, 6]), np.zeros(4, int), np.array([1, 0, 0, 1]) > 0)
-    told = judge.table([judge.judge(found, truth, depths=(2, 9))], truth).splitlines()
-    header, _, row = (" ".join(line.split()) for line in told[:3])
+    output = judge.table([judge.judge(found, truth, depths=(2, 9))], truth).splitlines()
+    header, _, row = (" ".join(line.split()) for line in output[:3])
     assert header == "| epoch | P@2 | candidates | P | R | decided | in file | P | R |"
     assert row == "| 3 | 100.0 | 4 | 50.0 | 66.7 | 7 | 2 | 50.0 | 33.3 |"
-    assert told[-1].startswith("3 of 60 unobserved")
-    assert "5.0 %" in told[-1]
+    assert output[-1].startswith("3 of 60 unobserved")
+    assert "5.0 %" in output[-1]
 
 
 def test_truth_is_read_from_a_list_of_what_is_present(squares: Path, tmp_path: Path) -> None:

@@ -121,9 +121,9 @@ def entries(found: Candidates, dataset: Path) -> list[tuple[str, str]]:
 def test_the_sheet_shows_every_candidate(
     dataset: Path, checkpoint: Path, run: Path, tmp_path: Path
 ) -> None:
-    told = export(run, tmp_path / "out", checkpoint=str(checkpoint))
-    assert str(tmp_path / "out/sheet.html") in told
-    assert "--annotations reviewed-first-epoch-002-train.csv" in told
+    output = export(run, tmp_path / "out", checkpoint=str(checkpoint))
+    assert str(tmp_path / "out/sheet.html") in output
+    assert "--annotations reviewed-first-epoch-002-train.csv" in output
     sheet = Sheet(tmp_path / "out/sheet.html")
     assert sheet.rows == entries(found_in(dataset), dataset)
     assert sheet.loaded == []
@@ -170,8 +170,8 @@ def test_a_dataset_in_a_bucket_is_read_from_the_cache(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # of the cache
     url = dataset.as_uri()
-    told = export(run, tmp_path / "out", checkpoint=str(checkpoint), dataset=url)
-    assert f"--dataset {url} " in told
+    output = export(run, tmp_path / "out", checkpoint=str(checkpoint), dataset=url)
+    assert f"--dataset {url} " in output
     assert Sheet(tmp_path / "out/sheet.html").rows == entries(found_in(dataset), dataset)
 
 
@@ -241,10 +241,10 @@ def test_the_audit_is_told_where_the_truth_is_known(
     present = [*entries(found, dataset)[:2], *((i, mids[0]) for i in table_ids(table))]
     rows = "".join(f"{image_id},{mid}\n" for image_id, mid in dict.fromkeys(present))
     (tmp_path / "truth.csv").write_text(f"ImageID,LabelName\n{rows}")
-    told = export(run, tmp_path / "out", sheet=False, truth=str(tmp_path / "truth.csv"))
-    lines = told.splitlines()
+    output = export(run, tmp_path / "out", sheet=False, truth=str(tmp_path / "truth.csv"))
+    lines = output.splitlines()
     assert [line.split()[1] for line in lines[2:4]] == ["1", "2"]
-    assert "base rate" in told
+    assert "base rate" in output
     with pytest.raises(InputError, match="no candidates of epoch 7"):
         export(run, tmp_path / "out", epoch=7)
 

@@ -76,8 +76,8 @@ def test_a_snapshot_that_was_cut_is_rebuilt(run: Run, left: str, capsys) -> None
     assert Path(read.checkpoint.path).name == latest.name
     assert len(read.best_checkpoints) == 3
     assert checkpoints.best_of_run(str(run.directory)) == str(best)
-    told = capsys.readouterr()
-    assert "is damaged: rebuilt from 3 checkpoints" in told.out + told.err
+    output = capsys.readouterr()
+    assert "is damaged: rebuilt from 3 checkpoints" in output.out + output.err
 
 
 def test_the_snapshot_has_the_fields_of_rays_own_model(run: Run) -> None:
@@ -207,10 +207,10 @@ def test_who_only_reads_is_told_what_mends_it(run: Run) -> None:
 
 def test_the_last_good_checkpoint_is_named_with_the_runs_scheme() -> None:
     result = SimpleNamespace(checkpoint=SimpleNamespace(path="bucket/runs/one/checkpoint_7"))
-    told = checkpoints.last_good(result, "s3://bucket/runs/one")
-    assert told == "the last good checkpoint is s3://bucket/runs/one/checkpoint_7"
+    output = checkpoints.last_good(result, "s3://bucket/runs/one")
+    assert output == "the last good checkpoint is s3://bucket/runs/one/checkpoint_7"
 
 
 def test_a_run_without_a_checkpoint_says_so() -> None:
-    told = checkpoints.last_good(SimpleNamespace(checkpoint=None), "runs/one")
-    assert told == "there is no checkpoint yet in runs/one"
+    output = checkpoints.last_good(SimpleNamespace(checkpoint=None), "runs/one")
+    assert output == "there is no checkpoint yet in runs/one"

@@ -108,7 +108,7 @@ def test_the_ablation_is_a_preset(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "told"),
+    ("name", "method", "message"),
     [
         ("imagenet", None, "coco.*openimages-v3"),
         ("pascal-ablation-8", None, "1 to 7"),
@@ -118,8 +118,8 @@ def test_the_ablation_is_a_preset(name: str) -> None:
         ("coco-ablation-1", "ll-r", "leave out --method"),
     ],
 )
-def test_what_there_is_not_is_told(name: str, method: str | None, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_there_is_not_is_told(name: str, method: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         presets.preset(name, method)
 
 
@@ -176,13 +176,13 @@ def test_flags_override_and_options_extend() -> None:
     assert options["warmup_epochs"] == 5, "the preset's other options stay"
     assert options["observed_negatives"] == "cross-entropy"
     assert (config.dataset, config.optimizer.epochs) == ("d", 12)
-    told = {name: (row.value, row.provenance) for name, row in rows.items()}
-    assert told["optimizer.epochs"] == (12, "flag")
-    assert told["method_options.beta"] == (0.5, "flag")
-    assert told["method_options.total_epochs"] == (12, "default"), "the schedule follows the run"
-    assert told["method_options.observed_negatives"] == ("cross-entropy", "flag")
-    assert told["method_options.alpha"] == (0.1, "code")
-    assert told["seed"] == (0, "default")
+    output = {name: (row.value, row.provenance) for name, row in rows.items()}
+    assert output["optimizer.epochs"] == (12, "flag")
+    assert output["method_options.beta"] == (0.5, "flag")
+    assert output["method_options.total_epochs"] == (12, "default"), "the schedule follows the run"
+    assert output["method_options.observed_negatives"] == ("cross-entropy", "flag")
+    assert output["method_options.alpha"] == (0.1, "code")
+    assert output["seed"] == (0, "default")
     assert rows["optimizer.learning_rate"].source == "ACK"
 
 

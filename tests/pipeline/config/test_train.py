@@ -109,13 +109,13 @@ def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"rule": "coco"}, "no rule 'coco'.*boostlu, imcl, csl"),
         ({"batch_size": 0}, "batch_size is 0.*--batch-size 1 or more"),
         ({"intervals": -1}, "intervals is -1"),
     ],
 )
-def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         EvaluateConfig(checkpoint="c", dataset="d", **options)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def test_a_map_points_to_the_middle_of_its_highest_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a,b\n1,2\n", "no table of boxes"),
         (V3 + "xyz,x,/m/0001,1,0,1,0,1,0\n", "no table of boxes"),
@@ -72,11 +72,11 @@ def test_a_map_points_to_the_middle_of_its_highest_cell() -> None:
     ],
 )
 def test_what_is_no_table_of_boxes_is_refused(
-    squares: Path, tmp_path: Path, text: str, told: str
+    squares: Path, tmp_path: Path, text: str, message: str
 ) -> None:
     file = tmp_path / "boxes.csv"
     file.write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         Boxes.read(file, Dataset.open(squares).classes)
     with pytest.raises(InputError, match="no table of boxes"):
         Boxes.read(tmp_path / "nowhere.csv", Dataset.open(squares).classes)

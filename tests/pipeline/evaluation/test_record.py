@@ -116,13 +116,13 @@ def test_a_checkpoint_in_mlflow_is_resolved_once(recorded: Recorded, uri: str) -
 def test_what_is_stored_is_what_is_told(recorded: Recorded, tmp_path: Path) -> None:
     config = recorded.changed(against=recorded.run_id, intervals=5)
     evaluation = evaluate(config)
-    told, run_id = evaluation.report, record.record(evaluation)
-    assert f"this run minus {recorded.run_id}" in told.terminal()
+    output, run_id = evaluation.report, record.record(evaluation)
+    assert f"this run minus {recorded.run_id}" in output.terminal()
     markdown = artifact(run_id, "eval/summary.md", tmp_path).read_text()
-    assert markdown == told.markdown()
+    assert markdown == output.markdown()
     assert markdown in run_of(run_id).data.tags["mlflow.note.content"]
     stored = json.loads(artifact(run_id, "eval/summary.json", tmp_path).read_text())
-    assert stored == json.loads(json.dumps(told.as_json()))
+    assert stored == json.loads(json.dumps(output.as_json()))
     assert list(stored["BoostLU on"]["intervals_95"]) == list(MEANS)
     differences = stored["difference"]["means"]
     assert {found["delta"] for found in differences.values()} <= {0.0, None}  # the same checkpoint
@@ -146,7 +146,7 @@ def test_another_evaluation_is_found_by_run_and_by_path(recorded: Recorded, tmp_
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"against": "nope"}, "run 'nope' has no eval/scores.parquet"),
         ({"boxes": "/nowhere.csv"}, "no table of boxes"),
@@ -155,10 +155,10 @@ def test_another_evaluation_is_found_by_run_and_by_path(recorded: Recorded, tmp_
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_scored(
-    recorded: Recorded, options: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+    recorded: Recorded, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(tasks, "run_tasks")
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         evaluate(recorded.changed(**options))
 
 

@@ -129,15 +129,15 @@ def around(value: float) -> Interval:
 
 def test_intervals_and_published_rows_stand_beside_the_means(pair: dict[str, Summary]) -> None:
     known = {name: around(value) for name, value in pair["BoostLU on"].means().items()}
-    told = Report(
+    output = Report(
         summaries=pair, intervals={"BoostLU on": known}, published=references.published("ll_r")
     )
-    text = told.terminal()
+    text = output.terminal()
     assert row(text, "  95% interval") == ["±1.50", "±1.50", "–", *["±1.50"] * 4]
     assert "BoostLU off 53.75, BoostLU on 58.87 ±1.50." in text
     assert row(text, "LL-R+BoostLU") == ["79.28", "80.81", "83.32", "85.63", "90.27", "83.86"]
     assert "Published: Bridging the Gap" in text
-    as_json = told.as_json()
+    as_json = output.as_json()
     assert as_json["BoostLU on"]["intervals_95"]["group_3"] == [None, None]
     assert as_json["BoostLU off"]["intervals_95"] == {}
 
@@ -163,16 +163,16 @@ def test_difference_table_names_the_runs_and_bounds_p(compared: Comparison) -> N
 
 def test_every_form_says_the_same(pair: dict[str, Summary], compared: Comparison) -> None:
     known = {name: around(value) for name, value in pair["BoostLU on"].means().items()}
-    told = Report(
+    output = Report(
         summaries=pair,
         intervals=dict.fromkeys(pair, known),
         published=references.published("ll_r"),
         comparison=compared,
         pointing_game={"all": 0.5, "group_1": 0.5},
     )
-    in_markdown = re.sub(r"\|-+\|[-:|]+|\|", " ", told.markdown())
-    assert in_markdown.split() == told.terminal().replace("─", " ").split()
-    found = json.loads(json.dumps(told.as_json(), allow_nan=False))
+    in_markdown = re.sub(r"\|-+\|[-:|]+|\|", " ", output.markdown())
+    assert in_markdown.split() == output.terminal().replace("─", " ").split()
+    found = json.loads(json.dumps(output.as_json(), allow_nan=False))
     for name in pair:
         assert list(found[name]["intervals_95"]) == list(MEANS)
     assert found["published"][1]["percent"] == [79.28, 80.81, 83.32, 85.63, 90.27, 83.86]

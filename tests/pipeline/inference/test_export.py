@@ -91,8 +91,8 @@ def test_every_file_says_how_to_use_it(exported: Path, saved: Path) -> None:
     with safe_open(exported / "model.safetensors", "pt") as file:
         strings = file.metadata()
     for key, value in beside.items():
-        for told in (properties[key], strings[key]):
-            assert (told if isinstance(value, str) else json.loads(told)) == value
+        for output in (properties[key], strings[key]):
+            assert (output if isinstance(value, str) else json.loads(output)) == value
 
 
 def test_the_mean_that_the_network_was_trained_with_is_told(saved: Path) -> None:

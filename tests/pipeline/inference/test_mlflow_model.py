@@ -177,9 +177,9 @@ def test_a_finished_training_does_not_fail_for_it(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow_model.log_best(run_id, str(saved), "link")
-    told = capsys.readouterr().out
-    assert told.startswith("MLflow: ")
-    assert len(told.splitlines()) == 1
+    output = capsys.readouterr().out
+    assert output.startswith("MLflow: ")
+    assert len(output.splitlines()) == 1
 
 
 def test_a_server_without_logged_models_has_none(

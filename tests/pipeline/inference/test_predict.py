@@ -102,9 +102,9 @@ def test_a_folder_on_two_workers_resumed(
     (output / predict_plan.PLAN).unlink()
     PartPredictor(config, str(saved), 1)({"item": listed[0]})
     before = (output / listed[0].file).stat().st_mtime_ns
-    told = predict(config, lambda: None)
-    assert told == {"images": 25, "errors": 1, "files": 3}
-    assert json.loads((output / "_SUCCESS").read_text()) == told
+    printed = predict(config, lambda: None)
+    assert printed == {"images": 25, "errors": 1, "files": 3}
+    assert json.loads((output / "_SUCCESS").read_text()) == printed
     assert (output / listed[0].file).stat().st_mtime_ns == before
     rows = pq.read_table(config.output).to_pylist()
     ids = format_image_ids(Dataset.open(squares).labels("test").image_ids_N)
@@ -113,7 +113,7 @@ def test_a_folder_on_two_workers_resumed(
     (bad,) = [row for row in rows if row["error"]]
     assert "not an image" in bad["error"]
     assert bad["mid"] is None
-    assert predict(config, lambda: pytest.fail("nothing was left to do")) == told
+    assert predict(config, lambda: pytest.fail("nothing was left to do")) == printed
 
 
 def test_from_bucket_to_bucket_resumed(
@@ -130,10 +130,10 @@ def test_from_bucket_to_bucket_resumed(
         cams=1,
         workers=1,
     )
-    told = predict(config, lambda: None)
-    assert told == {"images": 24, "errors": 0, "files": 2}
+    output = predict(config, lambda: None)
+    assert output == {"images": 24, "errors": 0, "files": 2}
     found = bucket.objects("out")
-    assert json.loads(found["_SUCCESS"]) == told
+    assert json.loads(found["_SUCCESS"]) == output
     assert len([name for name in found if name.startswith("_cams/part-000001/")]) == 8
     on_disk = dataclasses.replace(config, dataset=str(squares), output=str(tmp_path / "out"))
     part = predict_plan.parts(on_disk)[1]
@@ -142,7 +142,7 @@ def test_from_bucket_to_bucket_resumed(
     # As after a kill: what is there stays, what is missing is done.
     bucket.remove(f"out/{part.file}", "out/_SUCCESS")
     bucket.server.asked.clear()
-    assert predict(config, lambda: None) == told
+    assert predict(config, lambda: None) == output
     assert bucket.objects("out")[part.file] == found[part.file]
     assert not [
         path for path in bucket.server.asked if path.startswith("PUT") and "-000000" in path
@@ -162,8 +162,8 @@ def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path:
             checkpoint=str(saved), output=str(tmp_path / "out"), urls=tmp_path / "urls.txt"
         )
         (part,) = predict_plan.parts(config)
-        told = PartPredictor(config, str(saved), 1)({"item": part})
-    assert told == {"images": 7, "errors": 3}
+        output = PartPredictor(config, str(saved), 1)({"item": part})
+    assert output == {"images": 7, "errors": 3}
     rows = pq.read_table(tmp_path / "out" / part.file).to_pylist()
     assert [row["image"] for row in rows] == urls
     errors = [row["error"] for row in rows]
@@ -202,8 +202,8 @@ def test_a_busy_server_is_asked_again(squares: Path, saved: Path, tmp_path: Path
         config = PredictConfig(
             checkpoint=str(saved), output=str(tmp_path / "out"), urls=tmp_path / "urls.txt"
         )
-        told = PartPredictor(config, str(saved), 1)({"item": predict_plan.parts(config)[0]})
-    assert told == {"images": 1, "errors": 0}
+        output = PartPredictor(config, str(saved), 1)({"item": predict_plan.parts(config)[0]})
+    assert output == {"images": 1, "errors": 0}
 
 
 def test_images_of_a_bucket(bucket: Bucket, squares: Path, saved: Path, tmp_path: Path) -> None:
@@ -217,8 +217,8 @@ def test_images_of_a_bucket(bucket: Bucket, squares: Path, saved: Path, tmp_path
     config = PredictConfig(checkpoint=str(saved), output=bucket.url("out"), images=bucket.url("in"))
     (part,) = predict_plan.parts(config)
     assert part.locations == tuple(bucket.url(f"in/below/{name}") for name in names)
-    told = PartPredictor(config, str(saved), 1)({"item": part})
-    assert told == {"images": 2, "errors": 0}
+    output = PartPredictor(config, str(saved), 1)({"item": part})
+    assert output == {"images": 2, "errors": 0}
 
 
 def test_a_bucket_that_is_not_there_is_one_line(bucket: Bucket, squares: Path, saved: Path) -> None:

@@ -75,22 +75,22 @@ def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "model", "told"),
+    ("changes", "model", "message"),
     [({"top_k": 3}, "m", "top_k"), ({}, "other", "checkpoint_sha256")],
 )
 def test_an_output_of_another_prediction_is_refused(
-    tmp_path: Path, changes: dict[str, int], model: str, told: str
+    tmp_path: Path, changes: dict[str, int], model: str, message: str
 ) -> None:
     (tmp_path / "urls").write_text("a")
     first = config(tmp_path, urls=tmp_path / "urls")
     predict_plan.unfinished(first, "m", predict_plan.parts(first))
     second = dataclasses.replace(first, **changes)
-    with pytest.raises(InputError, match=f"another {told}"):
+    with pytest.raises(InputError, match=f"another {message}"):
         predict_plan.unfinished(second, model, predict_plan.parts(second))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({}, "what should be predicted"),
         ({"images": "a", "urls": Path("b")}, "what should be predicted"),
@@ -99,9 +99,9 @@ def test_an_output_of_another_prediction_is_refused(
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    tmp_path: Path, options: dict[str, object], told: str
+    tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         config(tmp_path, **options)
 
 

@@ -122,7 +122,7 @@ def test_the_mean_of_a_boosted_map_is_the_score(
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         ("nowhere.jpg", "nowhere.jpg: cannot be read"),
         (b"no image", "image bytes: not an image that can be decoded \\(begins with"),
@@ -130,8 +130,8 @@ def test_the_mean_of_a_boosted_map_is_the_score(
         (np.zeros((4, 4, 2), np.uint8), "is no image"),
     ],
 )
-def test_what_is_no_image_is_refused(model: Predictor, image: object, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_is_no_image_is_refused(model: Predictor, image: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         model.predict([image])  # type: ignore[list-item]
 
 

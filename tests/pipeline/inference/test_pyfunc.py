@@ -59,7 +59,7 @@ def test_a_bad_row_among_good_ones_has_an_error_of_its_own(served: pyfunc.CamPyf
 
 
 @pytest.mark.parametrize(
-    ("params", "told"),
+    ("params", "message"),
     [
         ({"top_k": -1}, "top_k is -1"),
         ({"threshold": 7}, "threshold is 7"),
@@ -67,9 +67,9 @@ def test_a_bad_row_among_good_ones_has_an_error_of_its_own(served: pyfunc.CamPyf
     ],
 )
 def test_options_out_of_range_are_refused(
-    served: pyfunc.CamPyfuncModel, params: dict[str, Any], told: str
+    served: pyfunc.CamPyfuncModel, params: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(mlflow.MlflowException, match=told) as refused:
+    with pytest.raises(mlflow.MlflowException, match=message) as refused:
         ask(served, GOOD, **params)
     assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
 

@@ -74,7 +74,7 @@ def test_weights_from_a_file_without_its_classifier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "told"),
+    ("name", "weights", "message"),
     [
         ("resnet19", None, "timm/<name> or one of .*resnet18"),
         ("vit_b_16", None, "resnet18"),
@@ -82,8 +82,8 @@ def test_weights_from_a_file_without_its_classifier(tmp_path: Path) -> None:
         ("timm/resnet18", "IMAGENET1K_V1", "pretrained"),
     ],
 )
-def test_what_is_not_there_is_refused(name: str, weights: str | None, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_is_not_there_is_refused(name: str, weights: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         backbones.build(name, weights)
 
 

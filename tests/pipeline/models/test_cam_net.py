@@ -73,14 +73,14 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"backbone": "resnet19"}, "resnet18"),
         ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V1"),
     ],
 )
-def test_unknown_names_list_those_there_are(changes: dict[str, str], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_unknown_names_list_those_there_are(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         cam_net.build(ModelConfig(**{"backbone": "resnet18", **changes}), 2)
 
 

@@ -77,7 +77,7 @@ def test_another_class_list_is_refused_by_name(squares: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda d: (d / "meta.json").unlink(), "not a checkpoint"),
         (lambda d: (d / "meta.json").write_text("{"), "damaged"),
@@ -87,11 +87,11 @@ def test_another_class_list_is_refused_by_name(squares: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_is_one_clear_error(
-    saved: tuple[Path, Any, Any], damage: Any, told: str
+    saved: tuple[Path, Any, Any], damage: Any, message: str
 ) -> None:
     directory = saved[0]
     damage(directory)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         checkpoint.load_model(directory)
 
 

@@ -58,7 +58,7 @@ def test_safetensors_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             lambda: network(5).state_dict(),
@@ -72,9 +72,9 @@ def test_safetensors_load(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line(
-    tmp_path: Path, content: Callable[[], Any], told: str
+    tmp_path: Path, content: Callable[[], Any], message: str
 ) -> None:
     torch.save(content(), tmp_path / "w.pth")
-    with pytest.raises(InputError, match=told) as refused:
+    with pytest.raises(InputError, match=message) as refused:
         weights_file.load(network(), str(tmp_path / "w.pth"), ("fc",))
     assert "\n" not in str(refused.value)

@@ -63,8 +63,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_trouble_has_its_own_fix(error: Exception, meaning: str, fix: str) -> None:
     with pytest.raises(InputError) as caught, mlflow_errors("no run", "wait"):
         raise error
-    told, _, then = str(caught.value).partition(". Fix: ")
-    assert meaning in told
+    output, _, then = str(caught.value).partition(". Fix: ")
+    assert meaning in output
     assert fix in then
     assert "hunter2" not in str(caught.value)
 

@@ -101,8 +101,8 @@ def test_bad_requests_are_told_apart_from_faults(logged: tuple[str, str]) -> Non
     import pandas as pd
 
     model = mlflow.pyfunc.load_model(registry.download(f"models:/{logged[1]}"))
-    for text, told in (("%%%", "not base64"), ("bm9uZQ==", "unknown format")):
-        with pytest.raises(mlflow.MlflowException, match=told) as caught:
+    for text, output in (("%%%", "not base64"), ("bm9uZQ==", "unknown format")):
+        with pytest.raises(mlflow.MlflowException, match=output) as caught:
             model.predict(pd.DataFrame({"image": [text]}))
         assert caught.value.get_http_status_code() == 400
     with pytest.raises(mlflow.MlflowException, match="missing inputs"):

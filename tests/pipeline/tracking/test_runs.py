@@ -95,7 +95,7 @@ def test_an_experiment_says_that_models_are_trained_in_it() -> None:
     experiment = mlflow_client().get_experiment_by_name("tests")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     # One that somebody made by hand does so too, unless it has been told what it is.
-    for name, kind in (("bare", None), ("told", "genai_development")):
+    for name, kind in (("bare", None), ("named", "genai_development")):
         tags = {"mlflow.experimentKind": kind} if kind else {}
         mlflow_client().create_experiment(name, tags=tags)
         open_run(experiment=name)
@@ -139,8 +139,8 @@ def test_points_of_a_repeated_stretch_are_logged_once(run_id: str, spool: Path) 
         table = mlflow_client().load_table(run.info.experiment_id, path, [run_id])
         assert table["mid"].tolist() == ["/m/1", "/m/2"]
         assert table["ap"].isna().tolist() == [False, True]
-    told = json.loads(run.data.tags["mlflow.loggedArtifacts"])
-    assert sorted(entry["path"] for entry in told) == paths
+    output = json.loads(run.data.tags["mlflow.loggedArtifacts"])
+    assert sorted(entry["path"] for entry in output) == paths
     text = Path(runs.download(run_id, "cam/steps.txt", str(spool.parent))).read_text()
     assert text.split() == ["10", "20", "30", "40"]
 
@@ -179,9 +179,9 @@ def test_more_tables_than_a_tag_can_name_stop_nothing(spool: Path) -> None:
     for epoch in (126, 127, 128, 129):
         writer.table({"ap": [0.5]}, f"eval/epoch_{epoch}/per_class_ap.json")
     assert writer.flush(30) == 0
-    told = json.loads(mlflow_client().get_run(run_id).data.tags["mlflow.loggedArtifacts"])
-    assert told[-1]["path"] == "eval/epoch_129/per_class_ap.json"
-    assert len(told) > 120
+    output = json.loads(mlflow_client().get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert output[-1]["path"] == "eval/epoch_129/per_class_ap.json"
+    assert len(output) > 120
 
 
 def test_tables_and_files_arrive(run_id: str, writer: RunWriter) -> None:

@@ -37,7 +37,7 @@ def of_workers(*failures: Exception) -> WorkerGroupError:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (of_workers(BUG), 1, "KeyError: 'prior' (the traceback is above)"),
         (of_workers(GLOO, BUG), 1, "KeyError: 'prior'"),
@@ -55,20 +55,20 @@ def of_workers(*failures: Exception) -> WorkerGroupError:
         (OSError(5, "Input/output error"), 75, "Input/output error; repeat the command"),
     ],
 )
-def test_what_ray_gave_up_on(error: Exception, code: int, told: str) -> None:
+def test_what_ray_gave_up_on(error: Exception, code: int, message: str) -> None:
     ended = ending(error, "/runs/a")
     assert isinstance(ended, TrainingEnded)
     assert ended.exit_code == code
-    assert told in str(ended)
+    assert message in str(ended)
     assert "/runs/a" in str(ended)
     assert "\n" not in str(ended)
 
 
 @pytest.mark.parametrize("error", [of_workers(BUG, InputError("bad")), InputError("bad")])
 def test_bad_input_is_told_as_such(error: TrainingFailedError | InputError) -> None:
-    told = ending(error, "/runs/a")
-    assert isinstance(told, InputError)
-    assert str(told) == "bad"
+    output = ending(error, "/runs/a")
+    assert isinstance(output, InputError)
+    assert str(output) == "bad"
 
 
 class Storage:
@@ -97,8 +97,8 @@ def test_waits_until_the_storage_takes_bytes(kind: type[Exception], capsys) -> N
     error = ControllerError(ControllerError(OSError("Read-only file system")))
     assert storage_recovers(error, storage.write, every=0)
     assert storage.asked == 3
-    told = capsys.readouterr()
-    assert "the storage fails (Read-only file system)" in told.out + told.err
+    output = capsys.readouterr()
+    assert "the storage fails (Read-only file system)" in output.out + output.err
 
 
 def test_gives_up_after_its_patience() -> None:
@@ -108,8 +108,8 @@ def test_gives_up_after_its_patience() -> None:
 
 def test_an_error_without_words_is_named(capsys) -> None:
     assert storage_recovers(ControllerError(TimeoutError()), Storage(0).write)
-    told = capsys.readouterr()
-    assert "the storage fails (TimeoutError)" in told.out + told.err
+    output = capsys.readouterr()
+    assert "the storage fails (TimeoutError)" in output.out + output.err
 
 
 @pytest.mark.parametrize(

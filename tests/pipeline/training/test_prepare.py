@@ -121,7 +121,7 @@ def test_tags_are_those_of_the_latest_command(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     dataset, run = Dataset.open(squares), tmp_path / "runs/a"
-    told = []
+    output = []
     for workers, job, last in (("1", "01000000", ""), ("2", "02000000", CHECKPOINT)):
         if last:
             write_checkpoint(run / last, squares)
@@ -138,9 +138,9 @@ def test_tags_are_those_of_the_latest_command(
         )
         runs.close_run(run_id, "KILLED")
         found = MlflowClient(uri).get_run(run_id).data
-        told.append((run_id, found.tags))
+        output.append((run_id, found.tags))
     assert found.params["method_options.delta_rel"] == "0.2"
-    (first_id, first), (second_id, second) = told
+    (first_id, first), (second_id, second) = output
     assert first_id == second_id
     assert (first["world_size"], first["ray_job_id"]) == ("1", "01000000")
     assert (second["world_size"], second["ray_job_id"]) == ("2", "02000000")
@@ -260,14 +260,14 @@ def test_a_first_batch_is_tried_in_memory(squares: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ({"backbone": "maxvit_t"}, "maxvit_t gives no feature maps of 100 x 100 pixels"),
         ({"backbone": "resnet18", "weights": "text.pth"}, "text.pth: not a state dict"),
     ],
 )
 def test_a_network_that_cannot_work_is_told_before_ray_starts(
-    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, told: str
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray was started"))
@@ -275,7 +275,7 @@ def test_a_network_that_cannot_work_is_told_before_ray_starts(
     config = TrainConfig(
         dataset=str(squares), model=ModelConfig(**model), data=DataConfig(image_size=100)
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         prepare.prepare(prepare.check(config))
 
 

@@ -133,8 +133,8 @@ def test_driver_killed_within_an_epoch(runs: Runs) -> None:
     wait_for(lambda: (1, 1) in runs.positions("driver-killed"), log, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    told = runs.home.run("train_openimages.py", *runs.command("driver-killed", *often))
-    assert f"epoch 1/{EPOCHS}" not in told
+    output = runs.home.run("train_openimages.py", *runs.command("driver-killed", *often))
+    assert f"epoch 1/{EPOCHS}" not in output
     assert_equal_to_undisturbed(runs, "driver-killed")
     assert_one_curve(runs, "driver-killed")
 
@@ -150,9 +150,9 @@ def test_driver_killed_while_ray_wrote_its_list_and_a_checkpoint(runs: Runs) -> 
     half = directory / "checkpoint_2026-01-01_00-00-00.000000"
     half.mkdir()
     (half / "model.pt").write_bytes(b"PK")
-    told = runs.home.run("train_openimages.py", *runs.command("list-cut", *often))
-    assert "rebuilt from" in told
-    assert f"epoch 1/{EPOCHS}" not in told
+    output = runs.home.run("train_openimages.py", *runs.command("list-cut", *often))
+    assert "rebuilt from" in output
+    assert f"epoch 1/{EPOCHS}" not in output
     assert not half.exists()
     assert_equal_to_undisturbed(runs, "list-cut")
     assert_one_curve(runs, "list-cut")
@@ -174,25 +174,25 @@ def test_worker_killed(runs: Runs) -> None:
 
 
 def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
-    process, log = runs.start("told")
+    process, log = runs.start("terminated")
     wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
     process.terminate()
     assert process.wait(240) == os.EX_TEMPFAIL, log.read_text(errors="replace")[-4000:]
     assert "repeat the command to go on" in log.read_text(errors="replace").splitlines()[-1]
     # No checkpoint within an epoch was asked for but by the signal.
-    assert any(step for _, step in runs.positions("told"))
-    assert [run.info.status for run in tracked(runs, "told")[1]] == ["KILLED"]
-    runs.home.run("train_openimages.py", *runs.command("told"))
-    assert_equal_to_undisturbed(runs, "told")
-    assert_one_curve(runs, "told")
+    assert any(step for _, step in runs.positions("terminated"))
+    assert [run.info.status for run in tracked(runs, "terminated")[1]] == ["KILLED"]
+    runs.home.run("train_openimages.py", *runs.command("terminated"))
+    assert_equal_to_undisturbed(runs, "terminated")
+    assert_one_curve(runs, "terminated")
 
 
 def test_a_loss_that_is_not_finite_ends_in_code_3(runs: Runs) -> None:
     command = runs.command("diverged", "--learning-rate", "1e30")
-    told = runs.home.run("train_openimages.py", *command, status=3)
-    last = told.splitlines()[-1]
+    output = runs.home.run("train_openimages.py", *command, status=3)
+    last = output.splitlines()[-1]
     assert "error: epoch 1: the loss is nan at step 2; there is no checkpoint yet in " in last
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert [run.info.status for run in tracked(runs, "diverged")[1]] == ["FAILED"]
 
 

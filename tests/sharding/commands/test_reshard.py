@@ -176,10 +176,10 @@ def test_images_that_turn_up_later_are_taken_in(dataset: Path, inputs) -> None:
     before = images_of(dataset)
     later = str(inputs[0].parent / "later")
     retry = {"images": later, "retry_failed": True}
-    told = shard(inputs, dataset, **retry)
+    output = shard(inputs, dataset, **retry)
     assert is_well(dataset)
-    assert "24 images in" in told
-    assert "set aside    nothing" in told
+    assert "24 images in" in output
+    assert "set aside    nothing" in output
     assert before.items() <= images_of(dataset).items()
     assert len(states(Dataset.open(dataset).labels("train"))) == 48
     # Looking again finds nothing more to do, and the plain command is satisfied too.

@@ -85,9 +85,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "told"), DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
 def test_what_is_told_gives_the_dataset_back(
-    dataset: Path, inputs, damage: Callable[[Path], None], told: str
+    dataset: Path, inputs, damage: Callable[[Path], None], message: str
 ) -> None:
     before = tree(dataset)
     damage(dataset)
@@ -95,7 +95,7 @@ def test_what_is_told_gives_the_dataset_back(
         text = str(check(dataset))
     except InputError as error:
         text = str(error)
-    assert told in text
+    assert message in text
     assert "is finished, in" in shard(inputs, dataset)
     assert check(dataset).intact
     assert tree(dataset) == before

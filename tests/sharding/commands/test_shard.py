@@ -82,9 +82,9 @@ def test_the_same_input_gives_the_same_bytes(undisturbed: Path, inputs, tmp_path
 def test_a_finished_dataset_is_left_alone(undisturbed: Path, inputs, tmp_path: Path) -> None:
     output = shutil.copytree(undisturbed, tmp_path / "dataset")
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-    told = shard(inputs, output)
-    assert "already finished; nothing was done" in told
-    assert "24 images in" in told
+    printed = shard(inputs, output)
+    assert "already finished; nothing was done" in printed
+    assert "24 images in" in printed
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
@@ -148,7 +148,7 @@ def test_bad_images_are_quarantined_and_the_rest_is_kept(inputs, tmp_path: Path)
     for image_id, (_, content) in zip(ids, kinds, strict=False):
         (images / f"train/{image_id}.jpg").write_bytes(content)
     (images / f"train/{ids[-1]}.jpg").unlink()
-    told = shard((inputs[0], images), tmp_path / "out")
+    output = shard((inputs[0], images), tmp_path / "out")
     dataset = Dataset.open(tmp_path / "out")
     assert len(dataset.labels("train")) == len(ids) - len(kinds) - 1
     quarantine = Quarantine.read(tmp_path / "out/quarantine.parquet")
@@ -156,8 +156,8 @@ def test_bad_images_are_quarantined_and_the_rest_is_kept(inputs, tmp_path: Path)
     assert dataset.manifest.quarantined == len(kinds) + 1
     report = dataset.manifest.labels["2017_11"].report["train"]
     assert report["images_without_pixels"] == len(kinds) + 1
-    assert "1 missing" in told
-    assert "damaged JPEG" in told
+    assert "1 missing" in output
+    assert "damaged JPEG" in output
     # Groups stay those of the dump, whatever happened to its images.
     assert int(dataset.classes.positives_K.sum() + dataset.classes.negatives_K.sum()) == 48
 
@@ -175,9 +175,9 @@ def test_rows_are_told_by_their_number_however_few_are_listed(inputs, tmp_path: 
         *["xyz,verification"] * 4,
     ]
     labels.write_text("\n".join([labels.read_text().rstrip(), *odd]) + "\n")
-    told = shard((dump, inputs[1]), tmp_path / "out")
-    assert "set aside    2,500 bad_confidence, 4 bad_columns (listed" in told
-    assert "3 rows outside the class list, 2 rows said before, 1 classes of an image" in told
+    output = shard((dump, inputs[1]), tmp_path / "out")
+    assert "set aside    2,500 bad_confidence, 4 bad_columns (listed" in output
+    assert "3 rows outside the class list, 2 rows said before, 1 classes of an image" in output
     assert len(Quarantine.read(tmp_path / "out/quarantine.parquet")) < 1100
     assert "no label" not in shard(inputs, tmp_path / "clean")
 
@@ -195,8 +195,8 @@ def test_dali_reads_every_kind_of_accepted_image(inputs, tmp_path: Path) -> None
 
 
 def test_shrunk_datasets_hold_shrunk_images(inputs, tmp_path: Path) -> None:
-    told = shard(inputs, tmp_path / "out", shorter_side=32)
-    assert "35 shrunk" in told
+    output = shard(inputs, tmp_path / "out", shorter_side=32)
+    assert "35 shrunk" in output
     treatment = Dataset.open(tmp_path / "out").manifest.treatment
     assert (treatment["mode"], treatment["shorter_side"], treatment["quality"]) == (
         "shrink",
@@ -208,9 +208,9 @@ def test_shrunk_datasets_hold_shrunk_images(inputs, tmp_path: Path) -> None:
 def test_a_dump_without_train_labels_says_what_cuts_the_groups(inputs, tmp_path, capsys) -> None:
     dump = shutil.copytree(inputs[0], tmp_path / "dump")
     shutil.rmtree(dump / "2017_11/train")
-    told = shard((dump, inputs[1]), tmp_path / "out")
+    output = shard((dump, inputs[1]), tmp_path / "out")
     assert "no train labels; groups are cut by validation and test" in capsys.readouterr().out
-    assert "counted in validation and test: there are no train labels" in told
+    assert "counted in validation and test: there are no train labels" in output
     card = (tmp_path / "out/README.md").read_text()
     assert "in the validation and test dump, cut in five" in card
 
@@ -225,7 +225,7 @@ def test_strict_stops_at_the_first_bad_image(inputs, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"seed": 5}, "seed was 0, is 5"),
         ({"images_per_shard": 11}, "images_per_shard was 10, is 11"),
@@ -235,7 +235,7 @@ def test_strict_stops_at_the_first_bad_image(inputs, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
 def test_other_options_never_mix_into_a_dataset(
-    undisturbed: Path, inputs, tmp_path: Path, change, told, finished
+    undisturbed: Path, inputs, tmp_path: Path, change, message, finished
 ) -> None:
     output = tmp_path / "dataset"
     if finished:
@@ -244,7 +244,7 @@ def test_other_options_never_mix_into_a_dataset(
         run_until(60, shard, inputs, output)
         assert (output / UNFINISHED_FILE).is_file()
     before = tree(output)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         shard(inputs, output, **change)
     assert tree(output) == before
 

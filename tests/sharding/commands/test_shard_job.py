@@ -37,9 +37,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def undisturbed(home: Home) -> dict[str, str]:
-    told = home.run("shard_openimages.py", *ARGUMENTS, "--output", "a/dataset", *SHRINK)
-    assert "240 images in" in told
-    assert "set aside    nothing" in told
+    output = home.run("shard_openimages.py", *ARGUMENTS, "--output", "a/dataset", *SHRINK)
+    assert "240 images in" in output
+    assert "set aside    nothing" in output
     return tree(home.directory / "a/dataset")
 
 
@@ -101,8 +101,8 @@ def test_killed_while_writing_it_ends_in_the_same_bytes(
             break
     assert not kills, "the job was always faster than the kill"
     if kill is kill_driver:
-        told = home.run("shard_openimages.py", *ARGUMENTS, *SHRINK, "--output", output)
-        assert "finished before" in told or "already finished" in told
+        printed = home.run("shard_openimages.py", *ARGUMENTS, *SHRINK, "--output", output)
+        assert "finished before" in printed or "already finished" in printed
         assert tree(home.directory / output) == undisturbed
 
 
@@ -112,18 +112,18 @@ def test_new_labels_and_a_checkup_are_one_command_each(
     shutil.copytree(home.directory / "a/dataset", home.directory / "b/dataset")
     dataset = ("--dataset", "b/dataset")
     reshard = ("reshard_openimages.py", *dataset, "--annotations", "in/dump", "--name", "second")
-    told = home.run(*reshard, "--rewrite")
-    assert "240 images" in told
-    assert "tars rewritten" in told
-    assert " train --dataset b/dataset --labels second" in told
-    told = home.run("verify_dataset.py", *dataset)
-    assert "is intact" in told
+    output = home.run(*reshard, "--rewrite")
+    assert "240 images" in output
+    assert "tars rewritten" in output
+    assert " train --dataset b/dataset --labels second" in output
+    output = home.run("verify_dataset.py", *dataset)
+    assert "is intact" in output
     (damaged, *_) = sorted((home.directory / "b/dataset/images").glob("*.idx"))
     damaged.write_text("v1.2 0\n")
-    told = home.run("verify_dataset.py", *dataset, status=1)
-    assert f"problem: images/{damaged.name}: its content has changed" in told
-    told = home.run("verify_dataset.py", *dataset, "--repair")
-    assert f"mended: images/{damaged.name}" in told
+    output = home.run("verify_dataset.py", *dataset, status=1)
+    assert f"problem: images/{damaged.name}: its content has changed" in output
+    output = home.run("verify_dataset.py", *dataset, "--repair")
+    assert f"mended: images/{damaged.name}" in output
 
 
 def test_bad_input_is_one_line_and_a_list(home: Home) -> None:
@@ -135,18 +135,18 @@ def test_bad_input_is_one_line_and_a_list(home: Home) -> None:
     labels = dump / "2017_11/test/annotations-human.csv"
     labels.write_text(labels.read_text() + f"xyz,verification,{MIDS[0]},1\n")
     arguments = ("--annotations", "baddump", "--images", "bad", "--output", "listed")
-    told = home.run("shard_openimages.py", *arguments)
-    assert "1 missing" in told
-    assert "1 damaged JPEG" in told
-    assert "1 bad_id" in told
+    output = home.run("shard_openimages.py", *arguments)
+    assert "1 missing" in output
+    assert "1 damaged JPEG" in output
+    assert "1 bad_id" in output
     strict = ("--strict", "--output", "strict")
-    told = home.run("shard_openimages.py", *arguments[:-2], *strict, status=2)
-    assert told.count("error:") == 1
-    assert "row 42" in told
-    assert "Traceback" not in told
+    output = home.run("shard_openimages.py", *arguments[:-2], *strict, status=2)
+    assert output.count("error:") == 1
+    assert "row 42" in output
+    assert "Traceback" not in output
     assert not (home.directory / "strict").exists()
-    told = home.run(
+    output = home.run(
         "shard_openimages.py", "--annotations", "in/dump", "--images", "bad", *strict, status=2
     )
-    assert "image cannot be used" in told
-    assert "Traceback" not in told
+    assert "image cannot be used" in output
+    assert "Traceback" not in output

@@ -134,8 +134,8 @@ def with_one_image_more(images: Path, folder: Path) -> Path:
 def test_a_bucket_gets_the_bytes_that_a_directory_would(
     inputs, bucket, on_disk: Path, tmp_path: Path
 ) -> None:
-    told = shard(inputs, URL, tmp_path)
-    assert told.startswith(f"{URL} is finished")
+    output = shard(inputs, URL, tmp_path)
+    assert output.startswith(f"{URL} is finished")
     assert objects(bucket) == tree(on_disk)
     assert not list(tmp_path.iterdir()), "the workspace is removed"
     assert "already finished; nothing was done" in shard(inputs, URL, tmp_path)
@@ -263,7 +263,7 @@ def test_killed_anywhere_it_finishes_with_the_same_bytes(
             records = {name for name in found if re.fullmatch(r"images/.*\.json", name)}
             assert found.keys() - records - {"unfinished.json"} == tree(on_disk).keys()
             assert tree(on_disk).items() <= found.items()
-        kept += "continued" in (told := shard(inputs, URL, tmp_path)) or "already" in told
+        kept += "continued" in (output := shard(inputs, URL, tmp_path)) or "already" in output
         assert objects(bucket) == tree(on_disk), f"killed at request {last}"
         bucket.objects.all().delete()
     assert kept >= len(moments) // 2
@@ -331,9 +331,9 @@ def test_archives_need_a_place_that_all_workers_reach(
 
 
 def test_a_sound_dataset_is_well(filled, server: Web, tmp_path: Path) -> None:
-    result, told = check(tmp_path)
+    result, output = check(tmp_path)
     assert result.intact
-    assert told.startswith(f"{URL} is intact: 35 images")
+    assert output.startswith(f"{URL} is intact: 35 images")
     assert not put_since(server)
     assert check(tmp_path, quick=True)[0].intact
 
@@ -349,7 +349,7 @@ def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Pat
         filled.put_object(Key="sets/tiny/_info.json", Body=b"{}")
 
     break_it()
-    result, told = check(tmp_path)
+    result, output = check(tmp_path)
     assert {problem.path: problem.what for problem in result.problems} == {
         "_info.json": "differs from the manifest",
         "images/test-000000.tar": "missing",
@@ -357,7 +357,7 @@ def test_damage_is_named_and_mended(inputs, filled, on_disk: Path, tmp_path: Pat
         "images/train-000001.tar": "its content has changed (SHA-256 differs)",
         "images/train-000099.tar": "the manifest does not name it",
     }
-    assert f"{URL} has 5 problems" in told
+    assert f"{URL} has 5 problems" in output
     result, _ = check(tmp_path, repair=True)
     assert [problem.path for problem in result.remaining] == [
         "images/test-000000.tar",
@@ -407,8 +407,8 @@ def test_new_labels_put_no_image_byte(
     dump = second_dump(inputs, tmp_path)
     local = shutil.copytree(on_disk, tmp_path / "tiny")
     relabel(local, tmp_path, dump)
-    told = relabel(URL, tmp_path, dump)
-    assert f"--dataset {URL} --labels 2018_04" in told
+    output = relabel(URL, tmp_path, dump)
+    assert f"--dataset {URL} --labels 2018_04" in output
     assert objects(filled) == tree(local)
     assert put_since(server) == {
         "dataset.json",
@@ -460,10 +460,10 @@ def test_the_jobs_themselves(inputs, bucket, server: Web, on_disk: Path, tmp_pat
 
     home = Clouded(tmp_path)
     source = ("--annotations", str(inputs[0]), "--images", str(inputs[1]))
-    told = home.run("shard_openimages.py", *source, "--output", URL, "--images-per-shard", "10")
-    assert f"{URL} is finished" in told
+    output = home.run("shard_openimages.py", *source, "--output", URL, "--images-per-shard", "10")
+    assert f"{URL} is finished" in output
     assert objects(bucket) == tree(on_disk)
     assert f"{URL} is intact" in home.run("verify_dataset.py", "--dataset", URL)
     dump = str(second_dump(inputs, tmp_path))
-    told = home.run("reshard_openimages.py", "--dataset", URL, "--annotations", dump)
-    assert f"labels 2018_04 of {URL} are written" in told
+    output = home.run("reshard_openimages.py", "--dataset", URL, "--annotations", dump)
+    assert f"labels 2018_04 of {URL} are written" in output

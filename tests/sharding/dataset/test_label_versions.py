@@ -189,8 +189,8 @@ def test_a_lost_table_is_told_and_comes_back_from_the_dump(
     path = dataset / f"labels/{V4}/train.without_pixels.parquet"
     content = path.read_bytes()
     damage(path)
-    (told,) = check(dataset, repair=True)
-    assert f"reshard with --labels {V4} and its annotations" in told
+    (output,) = check(dataset, repair=True)
+    assert f"reshard with --labels {V4} and its annotations" in output
     if not path.exists():
         with pytest.raises(InputError, match=f"missing.*reshard with --labels {V4}"):
             shard(inputs, dataset, images="later", retry_failed=True)
@@ -231,8 +231,8 @@ def test_an_imports_lost_table_comes_back_by_repeating_it(inputs: Inputs, tmp_pa
     before = {path: path.read_bytes() for path in (kept, one_each)}
     for path in before:
         path.unlink()
-        (told,) = check(dataset, repair=True)
-        assert f"repeat the command that wrote labels {path.parent.name}" in told
+        (output,) = check(dataset, repair=True)
+        assert f"repeat the command that wrote labels {path.parent.name}" in output
         import_collection(prepare_import(options), map)
         assert check(dataset) == []
         assert path.read_bytes() == before[path]

@@ -116,10 +116,10 @@ def test_bad_rows_outlive_a_search_for_their_image(inputs, tmp_path: Path) -> No
     later = take_away(inputs[1], tmp_path / "later", [first])
     dataset = tmp_path / "out"
     shard(inputs, dataset)
-    told = {(first, "missing"), (first, "bad_confidence")}
-    assert set_aside(dataset) == told
+    output = {(first, "missing"), (first, "bad_confidence")}
+    assert set_aside(dataset) == output
     shard(inputs, dataset, retry_failed=True)
-    assert set_aside(dataset) == told
+    assert set_aside(dataset) == output
     shard(inputs, dataset, retry_failed=True, images=str(later))
     assert set_aside(dataset) == {(first, "bad_confidence")}
     assert check(dataset).intact
@@ -176,10 +176,10 @@ def test_a_lost_table_lists_what_is_found_in_the_images_now(inputs, tmp_path: Pa
     (dataset / QUARANTINE_FILE).unlink()
     (later / f"train/{first}.jpg").rename(inputs[1] / f"train/{first}.jpg")
     (inputs[1] / f"train/{second}.jpg").write_bytes(b"gone")
-    told = shard(inputs, dataset)
-    assert "24 images" not in told
-    assert "23 images" in told
-    assert "forgotten" not in told
+    output = shard(inputs, dataset)
+    assert "24 images" not in output
+    assert "23 images" in output
+    assert "forgotten" not in output
     ((image_id, reason),) = set_aside(dataset)
     assert (image_id, reason != "missing") == (second, True)
     assert check(dataset).intact
@@ -196,13 +196,13 @@ def test_what_was_set_aside_outlives_new_labels(inputs, tmp_path: Path, rewrite:
     dataset = tmp_path / "out"
     shard(inputs, dataset)
     assert not (dataset / "images/train-000000.tar").exists()
-    told = set_aside(dataset)
-    assert len(told) == len(lines) + 1
+    output = set_aside(dataset)
+    assert len(output) == len(lines) + 1
     for _ in range(2):
         relabel(dataset, dump, rewrite=rewrite)
         assert check(dataset).intact
     before = tree(dataset)
     (dataset / QUARANTINE_FILE).unlink()
     shard(inputs, dataset)
-    assert set_aside(dataset) == told
+    assert set_aside(dataset) == output
     assert tree(dataset) == before

@@ -197,8 +197,8 @@ def test_a_repeated_import_changes_nothing_and_another_one_gives_the_same_bytes(
     settings = options("coco", tmp_path, single_positive=True)
     bring_in(settings)
     first = tree(settings.output)
-    told = str(import_collection(prepare_import(settings), map))
-    assert "already finished; nothing was done" in told
+    output = str(import_collection(prepare_import(settings), map))
+    assert "already finished; nothing was done" in output
     assert tree(settings.output) == first
     bring_in(dataclasses.replace(settings, output=tmp_path / "again"))
     assert tree(tmp_path / "again") == first
@@ -553,7 +553,7 @@ def test_a_split_that_ends_empty_is_an_error_and_its_account_stays(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("counts", "lists", "told"),
+    ("counts", "lists", "message"),
     [
         (
             (120_000, 30_000, 60_260),
@@ -565,7 +565,7 @@ def test_a_split_that_ends_empty_is_an_error_and_its_account_stays(tmp_path: Pat
     ],
 )
 def test_the_papers_counts_are_told_beside_ours(
-    counts: tuple[int, ...], lists: str, told: str, tmp_path: Path
+    counts: tuple[int, ...], lists: str, message: str, tmp_path: Path
 ) -> None:
     manifest = bring_in(options("nuswide", tmp_path)).manifest
     version = manifest.labels["complete"]
@@ -576,7 +576,7 @@ def test_the_papers_counts_are_told_beside_ours(
     version = dataclasses.replace(version, splits=files, policy={**version.policy, "lists": lists})
     found = comparison(dataclasses.replace(manifest, labels={"complete": version}))
     assert found is not None
-    assert told in found
+    assert message in found
 
 
 def test_no_counts_are_told_where_the_split_is_another(tmp_path: Path) -> None:

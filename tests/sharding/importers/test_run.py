@@ -33,13 +33,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.mark.ray
 def test_one_command_makes_a_dataset_that_is_well(home: Home) -> None:
-    told = home.run("import_dataset.py", *ARGUMENTS, "--shorter-side", "8")
-    assert "24 images in 1 shards" in told
-    assert "60 shrunk" in told
-    assert "the papers count 4,574 / 1,143 / 5,823, here it is 24 / 6 / 30" in told
-    told = home.run("verify_dataset.py", "--dataset", "out/dataset")
-    assert "is intact: 60 images" in told
-    assert "labels complete, single-positive-1200" in told
+    output = home.run("import_dataset.py", *ARGUMENTS, "--shorter-side", "8")
+    assert "24 images in 1 shards" in output
+    assert "60 shrunk" in output
+    assert "the papers count 4,574 / 1,143 / 5,823, here it is 24 / 6 / 30" in output
+    output = home.run("verify_dataset.py", "--dataset", "out/dataset")
+    assert "is intact: 60 images" in output
+    assert "labels complete, single-positive-1200" in output
 
 
 @pytest.mark.ray
@@ -52,9 +52,9 @@ def test_bad_options_are_told_without_a_traceback(home: Home) -> None:
         ),
         (("--source", "away"), "error: away: folder is missing. Fix: check --source"),
     ):
-        told = home.run("import_dataset.py", *ARGUMENTS, *arguments, status=2)
-        assert line in told
-        assert "Traceback" not in told
+        output = home.run("import_dataset.py", *ARGUMENTS, *arguments, status=2)
+        assert line in output
+        assert "Traceback" not in output
 
 
 @pytest.fixture

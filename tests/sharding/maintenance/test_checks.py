@@ -62,16 +62,16 @@ DAMAGES: list[tuple[str, Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "damage", "told"), DAMAGES)
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
 def test_damage_is_named_and_mended_to_the_same_bytes(
-    dataset: Path, inputs, name: str, damage: Callable[[Path], None], told: str
+    dataset: Path, inputs, name: str, damage: Callable[[Path], None], message: str
 ) -> None:
     before = tree(dataset)
     damage(dataset / name)
     result = check(dataset)
     assert not result.intact
     assert name in {problem.path for problem in result.remaining}
-    assert told in str(result)
+    assert message in str(result)
     assert check(dataset, repair=True, images=str(inputs[1])).intact
     assert tree(dataset) == before
 

@@ -52,8 +52,8 @@ def test_images_are_new_gone_missing_as_before_or_missing_now(
     train = [row for row in old if row[:16] not in (second, third)]
     added = [f"{image},verification,{MIDS[1]},1" for image in (SILENT, NOWHERE)]
     dump = write_labels(tmp_path, {"train": [*train, *added]}, "v4")
-    told = relabel(dataset, write_classes(dump, MIDS, "v4"))
-    assert told.diff["splits"]["train"] == {
+    output = relabel(dataset, write_classes(dump, MIDS, "v4"))
+    assert output.diff["splits"]["train"] == {
         "labels_added_positive": 2,
         "labels_added_negative": 0,
         "labels_removed_positive": sum(row.endswith("1") for row in old if row not in train),
@@ -67,11 +67,11 @@ def test_images_are_new_gone_missing_as_before_or_missing_now(
         "images_missing_before": 1,
         "images_now_needing_pixels": 1,
     }
-    assert told.wanted == {"train": 2}
+    assert output.wanted == {"train": 2}
     wanted = (dataset / "labels/2018_04/wanted.txt").read_text().split()
     assert wanted == [f"train/{first}", f"train/{NOWHERE}"]
-    assert "labelled     2 images for the first time, 2 no longer" in str(told)
-    assert ": 1 need them now, 1 were missing before" in str(told)
+    assert "labelled     2 images for the first time, 2 no longer" in str(output)
+    assert ": 1 need them now, 1 were missing before" in str(output)
 
 
 def test_a_split_that_is_new_is_added_whole(original: Path, tmp_path: Path) -> None:
@@ -93,11 +93,11 @@ def test_a_dump_without_a_class_list_goes_by_the_datasets(
     original: Path, dataset: Path, tmp_path: Path
 ) -> None:
     train = [*rows_of(original), f"{NOWHERE},verification,/m/0new,1"]
-    told = relabel(dataset, write_labels(tmp_path, {"train": train}, "v7"))
-    assert told.diff["classes"] is None
-    assert "classes      the dump has no list of them; its labels went by" in str(told)
+    output = relabel(dataset, write_labels(tmp_path, {"train": train}, "v7"))
+    assert output.diff["classes"] is None
+    assert "classes      the dump has no list of them; its labels went by" in str(output)
     written = json.loads((dataset / "labels/v7/diff.json").read_text())
-    assert written == told.diff
+    assert written == output.diff
     assert written["splits"]["train"]["labels_unchanged"] == len(train) - 2
 
 

@@ -175,8 +175,8 @@ def test_pictures_under_many_ids_are_counted(task: ShardTask) -> None:
     assert finished(task) == outcome
     assert describe_repeated([outcome]) == ""
     test = dataclasses.replace(outcome, name="test-000000")
-    told = "6 images are the same picture, in test, train"
-    assert describe_repeated([outcome, test]) == told
+    output = "6 images are the same picture, in test, train"
+    assert describe_repeated([outcome, test]) == output
 
 
 def test_only_pictures_readable_in_both_tars_count_as_changed(task: ShardTask) -> None:

@@ -82,9 +82,9 @@ def test_what_cannot_be_had_is_set_aside_and_retried_later(
         f"{web.url}/{third}": "refused: HTTP status 403",
     }
     web.files[first] = kept
-    told = str(shard((inputs[0], web.url), tmp_path / "out", retry_failed=True))
-    assert "set aside    nothing" in told
-    assert "24 images" in told
+    output = str(shard((inputs[0], web.url), tmp_path / "out", retry_failed=True))
+    assert "set aside    nothing" in output
+    assert "24 images" in output
 
 
 def test_other_layouts_and_names(web) -> None:

@@ -53,7 +53,7 @@ def test_a_new_dataset_is_finished_by_repeating(inputs, tmp_path) -> None:
     while True:
         output = tmp_path / f"full-{files}"
         with full_after(files) as hit:
-            error = told(lambda output=output: shard(inputs, output))
+            error = error_of(lambda output=output: shard(inputs, output))
         if error is None:
             break
         assert hit
@@ -81,7 +81,7 @@ def test_a_finished_dataset_stays_as_it_was(inputs, tmp_path) -> None:
             options = ReshardOptions(
                 dataset=output, annotations=inputs[0], images=str(images), name="second"
             )
-            error = told(lambda options=options: reshard(options, map))
+            error = error_of(lambda options=options: reshard(options, map))
         if error is None:
             break
         assert FULL.fullmatch(error)
@@ -95,7 +95,7 @@ def test_a_finished_dataset_stays_as_it_was(inputs, tmp_path) -> None:
     assert hits > 2
 
 
-def told(job: Callable[[], object]) -> str | None:
+def error_of(job: Callable[[], object]) -> str | None:
     """The error that a job ends with, None where it succeeds."""
     try:
         job()
@@ -119,7 +119,7 @@ def test_a_real_limit_is_one_line_too(tmp_path: Path, write: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
     try:
-        error = told(job) or ""
+        error = error_of(job) or ""
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert re.search(r"train\.parquet: cannot be written .*free some space", error)
