@@ -51,7 +51,8 @@ class _Inputs:
     @classmethod
     def open(cls, config: AuditConfig) -> _Inputs:
         run = storage.absolute(config.run)
-        location = config.dataset or _dataset_of(run)
+        trained_on = _dataset_of(run)
+        location = config.dataset or trained_on
         pictures = (config.sheet or bool(config.tools)) and not config.corrections
         dataset = open_dataset(location, tars=pictures)
         checkpoint = config.checkpoint or run
@@ -78,8 +79,8 @@ def run(
     """
     if config.corrections:
         return _export_corrections(config)
-    epochs = candidates.read_run(storage.absolute(config.run))
     inputs = _Inputs.open(config)
+    epochs = candidates.read_run(inputs.run)
     report = []
     if config.truth is not None:
         truth = read_truth(inputs.dataset, config.truth, SPLIT)

@@ -275,7 +275,10 @@ def test_the_page_saves_rows_as_the_dump_reader_wants_them() -> None:
     assert '[row.dataset.image, "reviewed", row.dataset.mid, value].join(",")' in text
 
 
-def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path) -> None:
+def test_a_directory_without_candidates_is_one_line(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a run: config\.json is missing"):
+        export(tmp_path, tmp_path / "out")
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": str(dataset)}))
     with pytest.raises(InputError, match="the run has no candidates"):
         export(tmp_path, tmp_path / "out")
     assert candidates.FOLDER == "candidates"
