@@ -13,9 +13,19 @@ from pipeline.config.sections import DataConfig, ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.methods import Method
 from pipeline.models import cam_net, checkpoint
+from pipeline.models.backbones import Backbone
+from pipeline.models.cam_head import CamHead
+from pipeline.models.cam_net import CamNet
 from sharding.manifest import Dataset
 
 SIZE = 64
+
+
+def cam_net_of(network: torch.nn.Module, features: int, classes: int, alpha: float = 1.0) -> CamNet:
+    """A CAM network over any small network that maps images to feature maps."""
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's
+    backbone = Backbone(network=network, channels=features, mean=mean, std=std)
+    return CamNet(backbone, CamHead(features, classes, alpha))
 
 
 def write_checkpoint(

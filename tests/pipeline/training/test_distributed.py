@@ -15,7 +15,6 @@ from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.data.labels import LabelJoin
 from pipeline.data.loader import Batch
 from pipeline.models import cam_net, checkpoint
-from pipeline.models.cam_head import CamHead
 from pipeline.training import distributed
 from pipeline.training.epoch import run_epoch
 from pipeline.training.step import TrainStep, moving_average
@@ -23,6 +22,7 @@ from pipeline.training.worker import Worker
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 from tests.support.distributed import run_ranks
+from tests.support.models import cam_net_of
 from tests.support.training import CPU, assert_same_weights, begun, worker_for
 
 K = 8
@@ -34,7 +34,7 @@ def small() -> cam_net.CamNet:
     torch.manual_seed(0)
     layers = torch.nn.Conv2d(3, 16, 5, 4), torch.nn.BatchNorm2d(16), torch.nn.ReLU()
     backbone = torch.nn.Sequential(*layers, torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3, 2)))
-    return cam_net.CamNet(backbone.to(memory_format=torch.channels_last), CamHead(32, K, 5.0))
+    return cam_net_of(backbone, 32, K, alpha=5.0)
 
 
 @pytest.fixture(autouse=True)

@@ -16,12 +16,12 @@ from pipeline import methods
 from pipeline.config.sections import OptimizerConfig
 from pipeline.data.labels import LabelledSplit
 from pipeline.methods.protocol import StepResult
-from pipeline.models.cam_head import CamHead
 from pipeline.models.cam_net import CamNet
 from pipeline.training.loop import EpochHooks, NonFiniteLoss, StepPlan, StepStats, train_epoch
 from pipeline.training.step import TrainStep
 from sharding.manifest import Dataset
 from tests.support.distributed import run_ranks
+from tests.support.models import cam_net_of
 
 K = 8
 
@@ -35,7 +35,7 @@ def network() -> CamNet:
     backbone = nn.Sequential(
         nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()
     )
-    return CamNet(backbone, CamHead(32, K))
+    return cam_net_of(backbone, 32, K)
 
 
 def images_of(squares: Path, batch_size: int = 16) -> LabelledSplit:

@@ -136,7 +136,7 @@ def test_other_training_images_begin_the_epoch_again(
     first = begun(worker_for(dataset, "an", checkpoint_every=1))
     run_epoch(first, 1, save=lambda: first.save(str(saved), {SCORE: 0.0}))
     assert checkpoint.read_meta(saved).step == 2
-    shutil.copy(squares / "dataset.json", dataset)
+    shutil.copytree(squares, dataset, dirs_exist_ok=True)
 
     second = begun(worker_for(dataset, "an"), saved)
     assert "epoch 1 was left at step 2 with other training images" in caplog.text
@@ -152,7 +152,7 @@ def test_other_training_images_are_told_between_epochs(
     first = begun(worker_for(dataset, "an"))
     run_epoch(first, 1)
     first.save(str(saved), {SCORE: 0.0})
-    shutil.copy(squares / "dataset.json", dataset)
+    shutil.copytree(squares, dataset, dirs_exist_ok=True)
 
     second = begun(worker_for(dataset, "an"), saved)
     assert "training images are not those of epoch 1" in caplog.text

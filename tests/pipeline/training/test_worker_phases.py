@@ -14,11 +14,10 @@ import torch
 from pipeline.config.commands import EvaluateConfig
 from pipeline.evaluation.run import evaluate_part
 from pipeline.evaluation.scores import Scores
-from pipeline.models.cam_head import CamHead
-from pipeline.models.cam_net import CamNet
 from pipeline.training.epoch import run_epoch
 from pipeline.training.worker import Worker
 from tests.support.distributed import run_ranks
+from tests.support.models import cam_net_of
 from tests.support.training import begun, worker_for
 
 
@@ -135,7 +134,7 @@ def test_dropout_is_on_in_the_passes_that_compare_predictions(
 def frozen_step(rank: int) -> tuple[float, float]:
     """Largest gradients (backbone, head) of a second step under DDP."""
     torch.manual_seed(0)
-    network = CamNet(torch.nn.Conv2d(3, 4, 3), CamHead(4, 3))
+    network = cam_net_of(torch.nn.Conv2d(3, 4, 3), 4, 3)
     network.freeze_backbone(True)
     model = torch.nn.parallel.DistributedDataParallel(network)
     for _ in range(2):  # DDP complains of parameters without gradient in the second

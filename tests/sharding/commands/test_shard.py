@@ -286,7 +286,7 @@ def test_an_export_is_no_dump_to_shard(inputs, tmp_path: Path) -> None:
     export.mkdir(parents=True)
     header = "ImageID,Source,LabelName,Confidence\n"
     (export / "corrections.csv").write_text(header + f"{'0' * 16},ll-cp-correction,{MIDS[0]},1\n")
-    with pytest.raises(InputError, match="reshard_openimages"):
+    with pytest.raises(InputError, match=r"Fix: run .*reshard --dataset DATASET"):
         shard((export.parent, inputs[1]), tmp_path / "out")
 
 

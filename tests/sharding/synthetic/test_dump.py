@@ -146,8 +146,9 @@ def test_the_job_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     for message, arguments in cases.items():
         ended = run(*arguments)
         assert ended.returncode == 2
-        assert message in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+        *begin, error = ended.stderr.splitlines()
+        assert message in error
+        assert len(begin) <= 1, "the job says its name before it checks what it writes"
 
 
 def test_the_job_makes_a_dump_once(tmp_path: Path) -> None:
