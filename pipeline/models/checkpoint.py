@@ -23,6 +23,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.models import cam_net
 from sharding.classes import ClassTable
 from sharding.errors import InputError
+from sharding.log import first_line
 
 FORMAT = 1
 
@@ -217,7 +218,7 @@ def _load(directory: str | Path, name: str) -> Any:
             "checkpoint file is missing", file=path, fix="use another checkpoint of the run"
         ) from None
     except Exception as error:  # torch raises many kinds here; all mean the same to the user
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"checkpoint file is damaged ({reason})",
             file=path,

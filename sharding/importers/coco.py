@@ -98,7 +98,7 @@ def _id_of(entry: Any, key: str, *, padded: bool) -> int | str | None:
 
 
 def _are_padded(entries: list[Any]) -> bool:
-    """Test that zeros before ids mean nothing: no two are told apart by them, as "1" and "01"."""
+    """Test whether ids are padded with zeros: no two differ by nothing else, as "1" and "01" do."""
     exact, numbers = ({_id_of(e, "id", padded=p) for e in entries} for p in (False, True))
     return len(exact) == len(numbers)
 

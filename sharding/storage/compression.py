@@ -1,4 +1,4 @@
-"""Tell compressed files and archives by their first bytes, whatever their names, and open them."""
+"""Recognise compressed files and archives by their first bytes, not their names, and open them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _DECOMPRESS: dict[bytes, Callable[[BinaryIO], object]] = {
 _ZIP = (b"PK\3\4", b"PK\5\6")
 _UNREAD = {b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
 HEAD = 8
-"""Bytes that tell."""
+"""Bytes of a file that `is_zip` and the others look at."""
 
 DAMAGE = (
     *(EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
-    *(zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError),
+    *(zipfile.BadZipFile, zipfile.LargeZipFile),
+    NotImplementedError,  # of zipfile: a compression method that it does not know
 )
 """What reading a damaged file raises; of bz2 it is an OSError without a number."""
 
