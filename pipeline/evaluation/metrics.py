@@ -84,6 +84,8 @@ class Summary:
         map_of_groups: mean of the groups that have a counted class.
         map_weighted: mean over counted classes weighted by their positives in this split.
         counted, counted_all: classes counted, per group and in all.
+        classes: K, those counted and those not.
+        without_positive: counted classes that have none in this split; their AP is 0.
         positives, negatives: annotated entries per group, skipped classes included.
     """
 
@@ -94,6 +96,8 @@ class Summary:
     map_weighted: float
     counted: Mapping[int, int]
     counted_all: int
+    classes: int
+    without_positive: int
     positives: Mapping[int, int]
     negatives: Mapping[int, int]
 
@@ -122,7 +126,7 @@ def summarize(
 
     Args:
         ap_K: AP per class, NaN for a class that is not counted.
-        groups_K: group of each class, 1 (fewest training annotations) to 5.
+        groups_K: group of each class, 1 (fewest annotations) to 5.
         positives_K, negatives_K: annotated entries of each class in the evaluated split.
         rule: the rule `ap_K` was computed with, kept for the record.
 
@@ -147,6 +151,8 @@ def summarize(
         map_weighted=_mean(ap_K[counted_K], positives_K[counted_K]),
         counted={group: int((of & counted_K).sum()) for group, of in members.items()},
         counted_all=int(counted_K.sum()),
+        classes=len(ap_K),
+        without_positive=int((counted_K & (positives_K == 0)).sum()),
         positives={group: int(positives_K[of].sum()) for group, of in members.items()},
         negatives={group: int(negatives_K[of].sum()) for group, of in members.items()},
     )

@@ -46,6 +46,7 @@ class Report:
         published: the papers' rows, below ours.
         comparison: with another evaluation.
         pointing_game: share of maps that point into a box, by group and over all.
+        grouped_by: what the class groups were cut by, as of `pipeline.data.profile.grouped_by`.
     """
 
     summaries: Mapping[str, Summary]
@@ -53,6 +54,7 @@ class Report:
     published: Sequence[Published] = ()
     comparison: Comparison | None = None
     pointing_game: Mapping[str, float] = field(default_factory=dict)
+    grouped_by: str = "training annotations"
 
     def terminal(self) -> str:
         """Write tables of fixed width: a row per summary (mAP in percent), then its supports."""
@@ -156,9 +158,12 @@ class Report:
         weighted = ", ".join(f"{name} {self._weighted(name)}" for name in self.summaries)
         rules = sorted({summary.rule for summary in self.summaries.values()})
         sources = dict.fromkeys(row.source for row in self.published)
+        counted = next(iter(self.summaries.values()))
         notes = [
             "mAP in percent, over annotated entries only.",
-            f"Group 1 has the fewest training annotations, group {NUM_GROUPS} the most.",
+            f"{counted.counted_all:,} of {counted.classes:,} classes counted, "
+            f"{counted.without_positive:,} of them without positive (AP 0): see --rule.",
+            f"Group 1 has the fewest {self.grouped_by}, group {NUM_GROUPS} the most.",
             "All is the mean over classes, Groups the mean of the group means.",
             f"Weighted by positives: {weighted}.",
             *(f"Rule {rule}: {RULES[rule]}." for rule in rules),

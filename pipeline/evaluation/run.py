@@ -15,6 +15,7 @@ from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
 from pipeline.data.labels import LabelledSplit, labels_of
+from pipeline.data.profile import grouped_by
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
@@ -230,6 +231,7 @@ def make_report(
         ),
         comparison=_comparison(scores, subject, subject.baseline) if subject.baseline else None,
         pointing_game=maps.pointing_game(dataset.classes.groups_K) if maps else {},
+        grouped_by=grouped_by(dataset),
     )
 
 

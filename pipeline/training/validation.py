@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
 from pipeline.data.labels import LabelledSplit
+from pipeline.data.profile import grouped_by
 from pipeline.data.unreadable import LeftOut
 from pipeline.evaluation import publish
 from pipeline.evaluation.per_class import PerClass
@@ -100,7 +101,7 @@ class Validator:
 
         scores = gather(score(model, self._share, on_batch))
         per_class = PerClass.of(scores, self._dataset.classes)
-        report = Report(summaries=per_class.summaries())
+        report = Report(summaries=per_class.summaries(), grouped_by=grouped_by(self._dataset))
         metrics = report.metrics("val")
         if self._rank.is_first:
             folder = f"eval/epoch_{epoch:03d}"

@@ -62,6 +62,15 @@ def test_terminal_table_is_of_fixed_width(pair: dict[str, Summary]) -> None:
     assert not any(line != line.rstrip() for line in lines)
 
 
+def test_notes_count_classes_without_positive_and_say_what_groups_follow() -> None:
+    ap_K = np.array([0.1, 0.0, 0.0, np.nan, 0.5])
+    positives_K, negatives_K = np.array([1, 0, 0, 0, 3]), np.array([0, 1, 1, 0, 1])
+    means = summarize(ap_K, np.arange(1, 6), positives_K, negatives_K)
+    text = Report(summaries={"run": means}, grouped_by="test positives").terminal()
+    assert "4 of 5 classes counted, 2 of them without positive (AP 0): see --rule.\n" in text
+    assert "Group 1 has the fewest test positives, group 5 the most.\n" in text
+
+
 def test_one_summary_has_no_difference_and_two_rules_are_both_named() -> None:
     assert "difference" not in Report(summaries={"run": summary()}).terminal()
     text = Report(summaries={"a": summary(), "b": summary(rule="csl")}).terminal()
