@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sharding import log
@@ -78,6 +78,35 @@ class InputError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Ray pickles exceptions on their way back from a task; keep the keyword fields.
         return _rebuild, (self.problem, self.file, self.row, self.fix)
+
+
+def unknown(
+    what: str,
+    value: str,
+    known: Iterable[str],
+    *,
+    listed: str = "",
+    file: str | os.PathLike[str] | None = None,
+) -> InputError:
+    """Make the error of a word that is none of the known ones; it names the nearest.
+
+    Args:
+        what: kind of the word, such as "method".
+        value: as given.
+        known: all there are.
+        listed: what lists them, where they are too many for a line.
+        file: that has it.
+    """
+    import difflib
+
+    known = list(known)
+    close = difflib.get_close_matches(value.casefold(), known, n=1)
+    words = ", ".join(known)
+    if close:
+        fix = f"did you mean {close[0]}? {listed or f'There are {words}'}"
+    else:
+        fix = listed or f"choose one of {words}"
+    return InputError(f"no {what} {value!r}", file=file, fix=fix)
 
 
 def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -> InputError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.classes import ClassTable
-from sharding.errors import REPEAT_COMMAND, InputError, command
+from sharding.errors import REPEAT_COMMAND, InputError, command, unknown
 from sharding.labels import LabelTable
 from sharding.layout import CLASSES_FILE, MANIFEST_FILE, are_label_paths, are_shard_paths
 from sharding.storage.files import write_json
@@ -295,11 +295,11 @@ class Dataset:
         """
         chosen = name or self.manifest.default_labels
         if chosen not in self.manifest.labels:
-            raise InputError(
-                f"no labels {chosen!r}; present: {', '.join(sorted(self.manifest.labels))}",
-                file=self.directory / MANIFEST_FILE,
-                fix="name one that is present, or lay that dump over the dataset: "
-                + command("reshard", "--dataset", self.directory, "--annotations", "DUMP"),
+            present = sorted(self.manifest.labels)
+            reshard = command("reshard", "--dataset", self.directory, "--annotations", "DUMP")
+            listed = f"the dataset has {', '.join(present)}; {reshard} adds a dump's"
+            raise unknown(
+                "labels", chosen, present, listed=listed, file=self.directory / MANIFEST_FILE
             )
         return chosen, self.manifest.labels[chosen]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import io
 import sys
 from collections.abc import Sequence
 
-from sharding.errors import PROGRAM, InputError, one_line_errors
+from sharding.errors import PROGRAM, command, one_line_errors, unknown
 
 _DATASETS, _MODELS = "Datasets", "Models"
 _JOBS = {
@@ -79,7 +78,4 @@ def _help() -> str:
 
 def _require(job: str) -> None:
     if job not in _JOBS:
-        close = difflib.get_close_matches(job, _JOBS, n=1) or _JOBS
-        raise InputError(
-            f"no job {job!r}", fix=f"choose {' or '.join(close)}; see {PROGRAM} --help"
-        )
+        raise unknown("job", job, _JOBS, listed=f"{command('--help')} lists all")

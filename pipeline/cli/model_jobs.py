@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.options import begin, description, expand, obey_no_color, parse, types_of
-from pipeline.config import presets, show
+from pipeline.cli.options import begin, description, expand, obey_no_color, parse
+from pipeline.config import groups, presets, show
 from pipeline.config.commands import AuditConfig, EvaluateConfig, ExportOptions, PredictConfig
 from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig
@@ -27,7 +27,9 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
     $ ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
     """
     obey_no_color()
-    given = expand(arguments, {"preset": str, **types_of(TrainConfig)}, _OLD_NAMES, flat=True)
+    given = expand(
+        arguments, {"preset": str, **groups.types_of(TrainConfig)}, _OLD_NAMES, flat=True
+    )
     command = presets.parse(given, description(run_train), program)
     if command.list or command.print_config:
         print(_shown(command))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import difflib
 import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 import tyro
 
-from pipeline.config import groups
-from sharding.errors import PROGRAM, InputError
+from pipeline.config import groups, refusals
+from sharding.errors import PROGRAM, InputError, unknown
 from sharding.progress import say
 
 _CONFIG_HELP = """\n
@@ -50,7 +47,8 @@ def parse(
         kind,
         prog=program,
         description=description(job) + _CONFIG_HELP,
-        args=expand(arguments, types_of(kind), old_names),
+        args=expand(arguments, groups.types_of(kind), old_names),
+        more_flags=("--config",),
     )
     begin(job)
     return options
@@ -74,15 +72,6 @@ def description(job: Callable[..., object]) -> str:
     return inspect.getdoc(job) or ""
 
 
-def types_of(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """List the options of a dataclass, the name of a part and a dot before its own, with types."""
-    types: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
-        part = types_of(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
-        types |= part or {f"{prefix}{name}": hint}
-    return types
-
-
 def expand(
     arguments: Sequence[str],
     known: Mapping[str, Any],
@@ -98,7 +87,7 @@ def expand(
         old_names: flags by their former names.
         flat: whether a flag leaves out the section's name.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = refusals.FirstOptions()
     finder.add_argument("--config", type=Path)
     chosen, rest = finder.parse_known_args(arguments)
     given = [] if chosen.config is None else _flags(chosen.config, known, flat)
@@ -117,9 +106,8 @@ def _flags(path: Path, known: Mapping[str, Any], flat: bool) -> list[str]:
     for name, value in _values(path).items():
         option = name if name in known else leaves.get(name, "")
         if not option:
-            close = difflib.get_close_matches(name, [*known, *leaves], n=1)
-            fix = f"write {close[0]}" if close else "remove it; --help lists the options"
-            raise InputError(f"no option {name!r}", file=path, fix=fix)
+            listed = "remove it; --help lists all options"
+            raise unknown("option", name, [*known, *leaves], listed=listed, file=path)
         flag = (option.rpartition(".")[2] if flat else option).replace("_", "-")
         flags += _flag(flag, value, known[option])
     return flags

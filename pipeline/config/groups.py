@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+from pipeline.config import refusals
+
 _SHARDS = {
     "shard": ("images_per_shard", "shard_bytes", "ranks", "seed", "placement_seed"),
     "image": ("shorter_side", "quality", "max_pixels", "trust_images", "rotations"),
@@ -53,20 +55,38 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
 A title is no option's name."""
 
 
-def parse(kind: Any, default: Any = None, **how: Any) -> Any:
+def parse(kind: Any, default: Any = None, more_flags: Sequence[str] = (), **how: Any) -> Any:
     """Parse a dataclass of options as `tyro.cli` does, which shows them in `GROUPS`.
 
     Args:
         kind: the dataclass.
         default: an instance whose values take the place of the defaults.
+        more_flags: what else the command takes, to suggest for a misspelt one.
         how: passed to `tyro.cli`.
+
+    Raises:
+        InputError: an option is unknown, missing or of another type, or ``kind`` refuses a value.
+        SystemExit: the help was asked for.
     """
-    parsed = tyro.cli(_grouped(kind, default), **how)
+    short = tyro.conf.OmitArgPrefixes in how.get("config", ())
+    names = (name.rpartition(".")[2] if short else name for name in types_of(kind))
+    flags = [*more_flags, *(f"--{name.replace('_', '-')}" for name in names)]
+    with refusals.on_parse_error(lambda event: refusals.refuse(event, flags)):
+        parsed = tyro.cli(_grouped(kind, default), **how)
     titles, values = GROUPS.get(kind.__name__, {}), dict[str, Any]()
     for field in dataclasses.fields(parsed):
         value = getattr(parsed, field.name)
         values |= vars(value) if field.name in titles else {field.name: value}
     return kind(**values)
+
+
+def types_of(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """List the options of a dataclass, the name of a part and a dot before its own, with types."""
+    types: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        part = types_of(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
+        types |= part or {f"{prefix}{name}": hint}
+    return types
 
 
 def _grouped(kind: Any, default: Any) -> Any:

@@ -7,7 +7,6 @@ The values, each with its source, are in `pipeline.config.paper_training` and `p
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import tyro
 
-from pipeline.config import groups
+from pipeline.config import groups, refusals
 from pipeline.config.paper_options import ablation, method_options
 from pipeline.config.paper_training import (
     LARGE_LOSS,
@@ -122,15 +121,17 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
         program: what it calls the program; None for the script's name.
 
     Raises:
-        InputError: as of `preset`, or a value that the configuration refuses.
-        SystemExit: the help was asked for, or a flag is unknown.
+        InputError: as of `preset`, an unknown flag, or a value that the configuration refuses.
+        SystemExit: the help was asked for.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = refusals.FirstOptions()
     first.add_argument("--preset")
-    first.add_argument("--print-config", nargs="?", choices=get_args(PrintForm), const="table")
+    first.add_argument("--print-config", nargs="?", const="table")
     first.add_argument("--dry-run", action="store_true")
-    first.add_argument("--list", choices=get_args(Listed))
+    first.add_argument("--list")
     chosen, rest = first.parse_known_args(arguments)
+    refuse_unknown("print-config", chosen.print_config, PrintForm)
+    refuse_unknown("list", chosen.list, Listed)
     if chosen.list:
         return TrainCommand(config=TrainConfig(dataset=""), list=chosen.list)
     start = None
@@ -143,6 +144,7 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
         start.config if start else None,
         prog=program,
         args=rest,
+        more_flags=("--config", "--preset", "--print-config", "--dry-run", "--list"),
         description=description + _HELP,
         config=(tyro.conf.OmitArgPrefixes,),
     )

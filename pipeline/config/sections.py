@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from sharding.errors import InputError
+from sharding.errors import InputError, unknown
 
 MethodName = Literal[
     "full",
@@ -59,8 +59,8 @@ def refuse_outside(options: object, intervals: Mapping[str, str]) -> None:
             raise InputError(f"{name} is {value:g}", fix=f"pass --{flag} {_in_words(interval)}")
 
 
-def refuse_unknown(kind: str, value: str, known: Any) -> None:
-    """Refuse a value that is none of a Literal's; the message lists them.
+def refuse_unknown(kind: str, value: str | None, known: Any) -> None:
+    """Refuse a value that is none of a Literal's, which the message lists; None is no value.
 
     Args:
         kind: what the value is, for the message.
@@ -70,8 +70,8 @@ def refuse_unknown(kind: str, value: str, known: Any) -> None:
     Raises:
         InputError: it is not among them.
     """
-    if value not in get_args(known):
-        raise InputError(f"no {kind} {value!r}", fix=f"choose one of {', '.join(get_args(known))}")
+    if value is not None and value not in get_args(known):
+        raise unknown(kind, value, get_args(known))
 
 
 def _in_words(interval: str) -> str:

@@ -31,7 +31,7 @@ from pipeline.methods.large_loss import (
 from pipeline.methods.parts import class_prior
 from pipeline.methods.protocol import Method
 from pipeline.methods.role import Role, RoleLinearInit
-from sharding.errors import InputError
+from sharding.errors import InputError, unknown
 
 _METHODS: dict[MethodName, type] = {
     "full": FullLabel,
@@ -172,7 +172,7 @@ def class_of(name: str) -> Any:
         InputError: unknown method; the message lists the known ones.
     """
     if name not in _METHODS:
-        raise InputError(f"no method {name!r}", fix=f"choose one of {', '.join(_METHODS)}")
+        raise unknown("method", name, _METHODS)
     return _METHODS[cast(MethodName, name)]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from pipeline.models import weights_file
-from sharding.errors import InputError
+from sharding.errors import InputError, command, unknown
 from sharding.log import first_line
 
 _TIMM = "timm/"
@@ -70,10 +70,8 @@ def build(name: str, weights: str | None, image_size: int = 224) -> Backbone:
     if name.startswith(_TIMM):
         return _timm(name.removeprefix(_TIMM), weights, image_size)
     if name not in torchvision_names():
-        raise InputError(
-            f"no backbone {name!r}",
-            fix=f"choose timm/<name> or one of {', '.join(torchvision_names())}",
-        )
+        listed = f"{command('--list', 'backbones')} names all, and timm/NAME is any of timm's"
+        raise unknown("backbone", name, torchvision_names(), listed=listed)
     return _torchvision(name, weights, image_size)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sharding.errors import InputError
+from sharding.errors import InputError, unknown
 from sharding.image_ids import IdIndex, Ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.openimages.conflicts import CONFLICTS, Conflict, human_counts, resolve, unpack
@@ -66,10 +66,7 @@ class AnnotationPolicy:
 
     def __post_init__(self) -> None:
         if self.conflict not in CONFLICTS:
-            raise InputError(
-                f"unknown conflict policy {self.conflict!r}",
-                fix=f"choose from {', '.join(CONFLICTS)}",
-            )
+            raise unknown("conflict policy", self.conflict, CONFLICTS)
         if self.machine is not None and not 0 < self.machine <= 1:
             raise InputError(
                 f"machine threshold {self.machine} is not in (0, 1]", fix="V3's lie in [0.5, 1]"

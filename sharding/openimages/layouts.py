@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sharding.errors import InputError
+from sharding.errors import InputError, unknown
 from sharding.layout import SPLITS
 from sharding.openimages.dump_files import DumpFile
 
@@ -164,7 +164,7 @@ def recognise(root: Path, files: Sequence[DumpFile], release: str | None) -> Fit
         InputError: no layout fits, several do, or two files claim the same split.
     """
     if release is not None and release not in RELEASES:
-        raise InputError(f"unknown release {release!r}", fix=f"choose from {', '.join(RELEASES)}")
+        raise unknown("release", release, RELEASES)
     asked = [layout for layout in LAYOUTS if release in (None, layout.release)]
     fits = [(layout, _label_files(root, files, layout)) for layout in asked]
     fits = [fit for fit in fits if fit[1]]

@@ -106,7 +106,7 @@ def test_the_digest_is_that_of_the_content_not_of_the_place(dataset, tmp_path_fa
     [
         (lambda d: d.shards("test"), "no images; present: train"),
         (lambda d: d.labels("test"), "no split 'test'; present: train"),
-        (lambda d: d.labels("train", "v9"), "no labels 'v9'; present: 2017_11"),
+        (lambda d: d.labels("train", "v9"), "no labels 'v9'. Fix: the dataset has 2017_11"),
     ],
 )
 def test_what_a_dataset_lacks_is_said_with_what_it_has(dataset, call, message):

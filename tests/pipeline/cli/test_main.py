@@ -63,7 +63,7 @@ def test_the_module_says_its_version() -> None:
 def test_a_job_that_there_is_not_is_one_line_with_the_nearest() -> None:
     done = run("trian")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: no job 'trian'. Fix: choose train;")
+    assert done.stderr.startswith("error: no job 'trian'. Fix: did you mean train? ")
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cli import options
 from pipeline.cli.model_jobs import _OLD_NAMES
-from pipeline.config import presets
+from pipeline.config import groups, presets
 from pipeline.config.commands import PredictConfig
 from pipeline.config.show import print_form
 from pipeline.config.train import TrainConfig
@@ -17,7 +17,7 @@ from pipeline.methods.registry import complete_options
 from sharding.commands.options import ShardOptions
 from sharding.errors import InputError
 
-KNOWN = {"preset": str, **options.types_of(TrainConfig)}
+KNOWN = {"preset": str, **groups.types_of(TrainConfig)}
 
 
 def trained(*arguments: str) -> TrainConfig:
@@ -78,7 +78,7 @@ def test_every_job_takes_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [
-        ("a.yaml", "lerning_rate: 1", "no option 'lerning_rate'.*write learning_rate"),
+        ("a.yaml", "lerning_rate: 1", "no option 'lerning_rate'.*did you mean learning_rate"),
         ("a.yaml", "a: [", "not a configuration"),
         ("a.yaml", "- 1", "not a configuration"),
         ("a.json", "epochs: 1", "not a configuration"),

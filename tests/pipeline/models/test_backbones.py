@@ -76,8 +76,8 @@ def test_weights_from_a_file_without_its_classifier(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet19", None, "timm/<name> or one of .*resnet18"),
-        ("vit_b_16", None, "resnet18"),
+        ("resnet19", None, "mean resnet18. .*timm/NAME"),
+        ("vit_b_16", None, "--list backbones names all, and timm/NAME"),
         ("timm/resnet19", None, "timm has no network"),
         ("timm/resnet18", "IMAGENET1K_V1", "pretrained"),
     ],

@@ -356,7 +356,7 @@ def test_nothing_found_says_what_was_looked_for(tmp_path):
     ("call", "message"),
     [
         (lambda folder: Dump.open(folder / "absent"), "is missing"),
-        (lambda folder: Dump.open(folder, release="v9"), "unknown release 'v9'"),
+        (lambda folder: Dump.open(folder, release="v9"), "no release 'v9'"),
         (lambda folder: Dump.open(folder, release="v7"), "looked for v7: oidv7-train"),
         (lambda folder: Dump.open(folder, name="a/b"), "cannot name a label version"),
         (lambda folder: Dump.open(folder).annotation_files("val"), "no 'val' labels"),
