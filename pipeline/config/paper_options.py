@@ -23,6 +23,15 @@ _EVERYWHERE: Mapping[str, Mapping[str, Value]] = {
     "ls": values("code", "COLE", ls_coef=0.1),
     "iu": values("inferred", "LL keeps rejected entries in the mean", normalise="entries"),
     "asl": values("unknown", _ASL, gamma_neg=4.0, gamma_pos=1.0, clip=0.05),
+    "hill": values("code", "MLML: defaults", lamb=1.5, margin=1.0, gamma=2.0),
+    "splc": {
+        **values("code", "MLML: default; 0.65 where 75 % of the positives are left", tau=0.6),
+        **values("code", "MLML: defaults", margin=1.0, gamma=2.0),
+    },
+    "gr": {
+        **values("code", "GR: default", linear_epochs=0, beta=(0, 2, -2, -2)),
+        **values("code", "GR: default", alpha=(0.5, 2, 0.8, 0.5), q=(0.01, 1)),
+    },
     "p-asl": {
         **values("inferred", _P_ASL, gamma_pos=0.0, gamma_neg=1.0, gamma_unann=4.0),
         **values("inferred", _P_ASL, likelihood_topk=5, prior_threshold=0.5),

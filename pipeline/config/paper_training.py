@@ -5,7 +5,7 @@ Backbone, batch, learning rate, BoostLU and so on, named as in the training conf
 
 Sources: BG = code of the BoostLU paper, LL = Large Loss Matters, COLE = Cole et al. 2021, ACK =
 Zhou et al. 2022, ASL = Ridnik et al. 2021, CSL = Ben-Baruch et al. 2022, IMCL = Huynh and
-Elhamifar 2020.
+Elhamifar 2020, MLML = Zhang et al. 2021 (Hill, SPLC), GR = Chen et al. 2024.
 """
 
 from __future__ import annotations
@@ -109,10 +109,33 @@ def _single_positive(dataset: str, method: str) -> dict[str, Value]:
             both = f"COLE: {LINEAR_EPOCHS} linear, then {END_TO_END_EPOCHS} end to end"
             common |= values("code", both, epochs=LINEAR_EPOCHS + END_TO_END_EPOCHS)
         return common
+    if method in ("hill", "splc"):
+        return common | _mlml(dataset)
+    if method == "gr":
+        found = ("code", "GR: default") if dataset == "pascal" else ("inferred", "GR: one default")
+        rates = {"batch_size": 8, "learning_rate": 1e-5, "head_multiplier": 10.0, "epochs": 8}
+        return common | values(*found, **rates)
     rates = {"batch_size": 16, "learning_rate": 1e-5, "head_multiplier": 10.0}
     if method in ("an", *LARGE_LOSS):
         return common | values("code", "BG config", **rates)
     return common | values("unknown", _ELSEWHERE, **rates)
+
+
+def _mlml(dataset: str) -> dict[str, Value]:
+    """The recipe of Hill and SPLC, published for COCO and NUS-WIDE."""
+    if dataset in ("coco", "nuswide"):
+        provenance: Provenance = "code"
+        source = "MLML train.py"
+    else:
+        provenance, source = "unknown", f"{_ELSEWHERE}; MLML's values of COCO"
+    return {
+        **values(provenance, source, batch_size=128, learning_rate=1e-4, head_multiplier=1.0),
+        **values(provenance, source, weight_decay=1e-4, ema_decay=0.9997),
+        **values(provenance, source, schedule="one-cycle", warmup=0.2),
+        **values(provenance, f"{source}, which stops after 31 of them", epochs=80),
+        **values(provenance, source, flip=False, cutout=0.5),
+        **values("unknown", "MLML: the default of another package", rand_augment=9),
+    }
 
 
 def _openimages(method: str) -> dict[str, Value]:

@@ -258,4 +258,8 @@ def _assemble(
 
 
 def _as_flags(options: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{name}={value}" for name, value in options.items())
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in options.items()
+    }
+    return tuple(f"{name}={value}" for name, value in texts.items())

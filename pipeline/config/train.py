@@ -186,7 +186,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
-    """Turn ("delta_rel=0.5", "detach=true") into keyword arguments.
+    """Turn ("delta_rel=0.5", "detach=true", "q=0.01,1") into keyword arguments.
 
     Raises:
         InputError: an option is not of the form name=value.
@@ -203,9 +203,13 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
 def _literal(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
+    for kind in (int, float, _numbers):
         try:
             return kind(text)
         except ValueError:
             continue
     return text
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))

@@ -30,6 +30,7 @@ from pipeline.methods.large_loss import (
 )
 from pipeline.methods.parts import class_prior
 from pipeline.methods.protocol import Method
+from pipeline.methods.robust import GeneralizedRobust, Hill, SelfPacedCorrection
 from pipeline.methods.role import Role, RoleLinearInit
 from sharding.errors import InputError, unknown
 
@@ -41,10 +42,13 @@ _METHODS: dict[MethodName, type] = {
     "epr": ExpectedPositive,
     "iu": IgnoreUnobserved,
     "asl": AsymmetricLoss,
+    "hill": Hill,
+    "splc": SelfPacedCorrection,
     "role": Role,
     "role-li": RoleLinearInit,
     "em": EntropyMaximization,
     "em-apl": PseudoLabeling,
+    "gr": GeneralizedRobust,
     "ll-r": LargeLossReject,
     "ll-ct": LargeLossCorrectTemporary,
     "ll-cp": LargeLossCorrectPermanent,

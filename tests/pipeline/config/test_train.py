@@ -72,11 +72,12 @@ def test_values_that_cannot_work_are_refused(part: Any, value: dict[str, Any]) -
 
 
 def test_options_parse_to_their_types() -> None:
-    assert parse_options(("a=1", "b=0.5", "c=true", "d=selective")) == {
+    assert parse_options(("a=1", "b=0.5", "c=true", "d=selective", "e=0,2,-.5")) == {
         "a": 1,
         "b": 0.5,
         "c": True,
         "d": "selective",
+        "e": (0, 2, -0.5),
     }
     with pytest.raises(InputError, match="name=value"):
         parse_options(("delta_rel",))

@@ -25,6 +25,7 @@ SEVERAL: dict[str, dict[str, Any]] = {
     "ll-cp": {"delta_rel": 5.0},
     "p-asl": {"prior_epochs": 1, "prior_threshold": 0.52, "likelihood_topk": 1},
     "curriculum": {"relabel_every": 1, "positive_threshold": 3.0, "negative_threshold": -3.0},
+    "splc": {"tau": 0.6},
     "em-apl": {"warmup_epochs": 1, "total_epochs": 4},
 }
 # What is divided by is a matter of all ranks, too.

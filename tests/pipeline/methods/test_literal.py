@@ -74,6 +74,29 @@ def p_asl(entry: Entry, weight: float) -> float:
     return weight * (1 - right) ** gamma * -math.log(max(right, 1e-8))
 
 
+def focal(x: float, gamma: float = 2.0) -> float:
+    return (1 / (1 + math.exp(x))) ** gamma * softplus(-x)
+
+
+def hill(entry: Entry) -> float:
+    x, p, _, label, _, _ = entry
+    return (1.5 - p) * p**2 if label < 0 else focal((x if label else -x) - 1)
+
+
+def splc(entry: Entry) -> float:
+    x, _, _, label, _, _ = entry
+    return focal(x - 1 if label == 1 else -x)
+
+
+def gr(entry: Entry) -> float:
+    """In the first of eight epochs."""
+    _, p, q, label, _, _ = entry
+    if label >= 0:
+        return -math.log((p if label else q) + 1e-7)
+    share, weight = 1 / (1 + math.exp(2)), math.exp(-(((p - 0.5375) / 1.8125) ** 2) / 2)
+    return weight * (share * (1 - p**0.01) / 0.01 + (1 - share) * p)
+
+
 def em(entry: Entry) -> float:
     _, p, q, label, _, _ = entry
     return nl(p) if label == 1 else -0.1 * (p * nl(p) + q * nl(q))
@@ -113,6 +136,9 @@ CASES: dict[str, tuple[str, dict[str, Any], Term, Divisor]] = {
     "wan": ("wan", {}, lambda e: nl(e[1]) if e[3] == 1 else nl(e[2]) / max(e[5] - 1, 1), mean),
     "iu": ("iu", {}, lambda e: 0 if e[3] < 0 else softplus(-e[0] if e[3] else e[0]), mean),
     "asl": ("asl", {}, asl, total),
+    "hill": ("hill", {}, hill, total),
+    "splc": ("splc", {}, splc, total),
+    "gr": ("gr", {}, gr, mean),
     "em": ("em", {"alpha": 0.1}, em, mean),
     "p-asl negative": ("p-asl", {"mode": "negative"}, lambda e: p_asl(e, 1), total),
     "p-asl ignore": ("p-asl", {"mode": "ignore"}, lambda e: p_asl(e, e[3] >= 0), total),
