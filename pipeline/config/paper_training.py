@@ -112,13 +112,13 @@ def _single_positive(dataset: str, method: str) -> dict[str, Value]:
     if method in ("hill", "splc"):
         return common | _mlml(dataset)
     if method == "gr":
-        found = ("code", "GR: default") if dataset == "pascal" else ("inferred", "GR: one default")
-        rates = {"batch_size": 8, "learning_rate": 1e-5, "head_multiplier": 10.0, "epochs": 8}
-        return common | values(*found, **rates)
-    rates = {"batch_size": 16, "learning_rate": 1e-5, "head_multiplier": 10.0}
+        found: Provenance = "code" if dataset == "pascal" else "inferred"
+        rates = values(found, "GR: default", batch_size=8, learning_rate=1e-5, epochs=8)
+        return common | rates | values(found, "GR: default", head_multiplier=10.0)
+    others = {"batch_size": 16, "learning_rate": 1e-5, "head_multiplier": 10.0}
     if method in ("an", *LARGE_LOSS):
-        return common | values("code", "BG config", **rates)
-    return common | values("unknown", _ELSEWHERE, **rates)
+        return common | values("code", "BG config", **others)
+    return common | values("unknown", _ELSEWHERE, **others)
 
 
 def _mlml(dataset: str) -> dict[str, Value]:

@@ -90,9 +90,9 @@ def splc(entry: Entry) -> float:
 
 def gr(entry: Entry) -> float:
     """In the first of eight epochs."""
-    _, p, q, label, _, _ = entry
+    x, p, _, label, _, _ = entry
     if label >= 0:
-        return -math.log((p if label else q) + 1e-7)
+        return -math.log(1 / (1 + math.exp(-x if label else x)) + 1e-7)
     share, weight = 1 / (1 + math.exp(2)), math.exp(-(((p - 0.5375) / 1.8125) ** 2) / 2)
     return weight * (share * (1 - p**0.01) / 0.01 + (1 - share) * p)
 
