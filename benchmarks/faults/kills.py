@@ -11,6 +11,7 @@ time is that of Ray, the rest is ours: opening the dataset, building the network
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -53,7 +54,7 @@ class Options:
     steps: int = 6
     """Of each epoch."""
     seed: int = 0
-    """Of the moments."""
+    """Of the moments, and in the names of the runs; another one adds runs to the same output."""
 
 
 @dataclass(frozen=True)
@@ -138,20 +139,27 @@ def wait_until(arrived: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.05)
 
 
+def kill_worker(process: subprocess.Popen[bytes], name: str) -> bool:
+    """Kill one of a driver's processes whose command contains ``name``, if there is one."""
+    workers = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            workers += [child] * (name in " ".join(child.cmdline()))
+    if workers:
+        random.choice(workers).kill()
+    return bool(workers)
+
+
 def disturb(run: Run, victim: str, moment: int) -> Disturbance:
     """Start a run, kill the victim after some steps, and let the run end."""
     process = run.start()
     wait_until(lambda: any(steps >= moment for steps, _ in run.checkpoints()), process)
+    time.sleep(random.uniform(0, 0.3))  # within the next step, upload or snapshot
     if victim == "driver":
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     else:
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "RayTrainWorker" in " ".join(child.cmdline())
-        ]
-        random.choice(workers).kill()
+        kill_worker(process, "RayTrainWorker")
     killed, settled = time.monotonic(), time.time() + SETTLE_SECONDS
     if victim == "driver":
         process = run.start()
@@ -173,7 +181,7 @@ def disturb_often(options: Options, *, bare: bool, expected: str) -> dict[str, l
     for number in range(options.bare_kills if bare else options.kills):
         victim = ("worker", "driver")[number % 2]
         moment = random.randrange(1, options.epochs * options.steps - 1)
-        run = Run(f"{'bare' if bare else 'killed'}-{number}", bare, options)
+        run = Run(f"{'bare' if bare else 'killed'}-{options.seed}-{number}", bare, options)
         result = disturb(run, victim, moment)
         outcomes[victim].append(result)
         same = "-" if bare else result.weights == expected

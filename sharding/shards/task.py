@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
 from sharding.layout import INDEX, RECORD, shard_path
 from sharding.manifest import ShardRecord
@@ -27,8 +28,11 @@ from sharding.shards.plan import ShardPlan
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
 from sharding.storage.object_store import ObjectStore
+from sharding.storage.records import build_record, record_digest
 
 FORMAT = 1
+_HASH = "sha256"
+"""Key of the hash of everything else in a record."""
 PLACEHOLDER = 5
 """Images with the same bytes, from which on it is said: fewer are published twice by people."""
 
@@ -159,20 +163,30 @@ class ShardOutcome:
         return self.name.rpartition("-")[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain values, for the record."""
-        return dataclasses.asdict(self)
+        """Convert to plain values with their hash, for the record."""
+        values = dataclasses.asdict(self)
+        return {**values, _HASH: record_digest(values)}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> ShardOutcome:
-        """Read what `to_json` made."""
-        shard = raw["shard"]
-        return cls(
-            name=raw["name"],
-            shard=None if shard is None else ShardRecord(**shard),
-            fingerprint=raw["fingerprint"],
-            failures=tuple(Failure(**failure) for failure in raw["failures"]),
-            how=raw["how"],
-            repeated=raw.get("repeated", {}),
+        """Read what `to_json` made; raises ValueError, TypeError or KeyError for anything else."""
+        values = {key: value for key, value in raw.items() if key != _HASH}
+        if raw.get(_HASH) not in (None, record_digest(values)):  # 0.1.0 wrote none
+            raise ValueError("changed after it was written")
+        shard = None if raw["shard"] is None else build_record(ShardRecord, raw["shard"])
+        failures = tuple(build_record(Failure, failure) for failure in raw["failures"])
+        return build_record(cls, {**values, "shard": shard, "failures": failures})
+
+    def is_of(self, task: ShardTask) -> bool:
+        """Tell whether it accounts for every image of a task, in the files of that task."""
+        plan, shard = task.plan, self.shard
+        files = (shard_path(plan.name), shard_path(plan.name, INDEX), plan.split)
+        lost = {failure.image_id for failure in self.failures}
+        return (
+            (self.fingerprint, self.name) == (task.fingerprint, plan.name)
+            and (shard is None or (shard.path, shard.index, shard.split) == files)
+            and len(plan) == len(self.failures) + (0 if shard is None else shard.images)
+            and len(lost & set(format_image_ids(plan.image_ids_N))) == len(self.failures)
         )
 
 
@@ -180,9 +194,9 @@ def _recorded(task: ShardTask) -> ShardOutcome | None:
     """Read the record of an earlier run of this very task; None where there is none."""
     try:
         outcome = ShardOutcome.from_json(json.loads(task.record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):  # no record, or a damaged one
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a damaged one
         return None
-    return outcome if outcome.fingerprint == task.fingerprint else None
+    return outcome if outcome.is_of(task) else None
 
 
 def holds_other(task: ShardTask) -> bool:

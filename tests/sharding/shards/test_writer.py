@@ -154,6 +154,30 @@ def test_a_damaged_shard_is_not_finished(task: ShardTask, damage: str) -> None:
     assert finished(task) is None
 
 
+def test_no_flipped_bit_of_a_record_is_believed(task: ShardTask) -> None:
+    jpeg(task, IDS[1]).unlink()
+    outcome, record = write_shard(task), task.record.read_bytes()
+    for bit in range(0, 8 * len(record), 7):
+        content = bytearray(record)
+        content[bit // 8] ^= 1 << bit % 8
+        task.record.write_bytes(content)
+        assert finished(task) in (None, outcome), f"bit {bit}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [({}, True), ({"images": 5}, False), ({"split": "test"}, False), ({"bytes": True}, False)],
+)
+def test_a_record_without_hash_counts_if_it_fits_the_plan(
+    task: ShardTask, changes: dict[str, object], counts: bool
+) -> None:
+    outcome = write_shard(task)  # 0.1.0 wrote the record without a hash
+    record = {key: value for key, value in outcome.to_json().items() if key != "sha256"}
+    record["shard"].update(changes)
+    task.record.write_text(json.dumps(record))
+    assert finished(task) == (outcome if counts else None)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(task: ShardTask) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
