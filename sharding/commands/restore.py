@@ -18,8 +18,9 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.layout import QUARANTINE_FILE
-from sharding.maintenance.checks import Kind, Problem, check_derived, check_side_files
+from sharding.maintenance.checks import check_derived, check_side_files
 from sharding.maintenance.extend import add_labels
+from sharding.maintenance.problems import Kind, Problem
 from sharding.maintenance.repair import repair
 from sharding.manifest import Dataset, Manifest
 from sharding.shards.dispatch import Workers

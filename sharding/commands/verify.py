@@ -9,7 +9,8 @@ from sharding.commands.options import VerifyOptions
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.layout import SET_ASIDE_FOLDER
-from sharding.maintenance.checks import Kind, Problem, check_dataset
+from sharding.maintenance.checks import check_dataset
+from sharding.maintenance.problems import Kind, Problem
 from sharding.maintenance.repair import repair, set_aside, tars_to_read
 from sharding.manifest import Dataset
 from sharding.sources.base import ParallelMap

@@ -1,23 +1,25 @@
 """Check a dataset against its manifest: hash its files, read its tables, list unknown files.
 
-Checks change nothing. They return problems, each with the file, what is wrong with it and how to
-mend it; `sharding.maintenance.repair` mends what can be mended.
+Checks change nothing. `sharding.maintenance.repair` mends what can be mended.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from sharding.dataset.label_versions import how_to_rewrite, labels_to_repair_with, tar_labels
+from sharding.dataset.label_versions import labels_to_repair_with, tar_labels
+from sharding.dataset.members import ids_of, members_in
 from sharding.dataset.publish import info
-from sharding.errors import REPEAT_COMMAND, InputError
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import (
     CARD_FILE,
@@ -37,82 +39,11 @@ from sharding.layout import (
     parse_shard_name,
     wanted_path,
 )
+from sharding.maintenance.problems import Kind, Problem
 from sharding.manifest import Dataset, LabelFile, Manifest, ShardRecord
 from sharding.storage.files import changed, stable_json
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
-
-_REPAIR = "repeat this command with --repair"
-_REPAIR_WITH_IMAGES = f"{_REPAIR} --images and the folder of the images"
-
-
-class Kind(StrEnum):
-    """Say what is broken, which decides how it is mended."""
-
-    TAR = "tar"
-    """A tar, or the index of a broken tar: written again from the images."""
-    INDEX = "index"
-    """The index of a tar that is intact: follows from the tar."""
-    TAR_LABELS = "tar labels"
-    """A label table whose labels are in the tars, which are intact: follows from them."""
-    LABELS = "labels"
-    """A label table that follows from its annotations only."""
-    SIDE_FILE = "side file"
-    """A file that follows from dump and options."""
-    QUARANTINE = "quarantine"
-    """The table of what was set aside."""
-    DERIVED = "derived"
-    """A file that follows from the manifest."""
-    ORPHAN = "orphan"
-    """A file of a killed or replaced job, or a report that cannot be read: removed."""
-    UNNAMED = "unnamed"
-    """A finished tar that the manifest does not name: set aside with its index and record."""
-    STRANGER = "stranger"
-    """A file of somebody else."""
-
-
-_FIXES = {
-    Kind.TAR: _REPAIR_WITH_IMAGES,
-    Kind.INDEX: _REPAIR,
-    Kind.TAR_LABELS: _REPAIR,
-    Kind.LABELS: "",
-    Kind.SIDE_FILE: REPEAT_COMMAND,
-    Kind.QUARANTINE: f"{REPEAT_COMMAND}; "
-    "annotation rows come back by repeating the command that set them aside",
-    Kind.DERIVED: _REPAIR,
-    Kind.ORPHAN: _REPAIR,
-    Kind.UNNAMED: "put the dataset.json back that names it, or repeat the command that wrote it; "
-    f"--repair moves it to {SET_ASIDE_FOLDER}/",
-    Kind.STRANGER: "move it elsewhere, if nobody needs it here",
-}
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class Problem:
-    """Describe one thing that is wrong.
-
-    Attributes:
-        path: of the file, relative to the dataset.
-        what: is wrong.
-        kind: of the file, and so of the fix.
-        labels: name of the label version that has to be written again, before anything else is
-            done about it; empty if none has to.
-    """
-
-    path: str
-    what: str
-    kind: Kind
-    labels: str = ""
-
-    @property
-    def fix(self) -> str:
-        """Say how to mend it."""
-        first = how_to_rewrite(self.labels) if self.labels else ""
-        return ", then ".join(filter(None, (first, _FIXES[self.kind])))
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.what}. Fix: {self.fix}"
-
 
 ParallelCheck = Callable[
     [Callable[[ShardRecord], "list[Problem]"], Sequence[ShardRecord]], Iterable["list[Problem]"]
@@ -142,6 +73,7 @@ def check_dataset(
         for split in version.splits:
             problems += check_labels(dataset, name, split, broken_tars)
     problems = _tars_after_labels(dataset.manifest, problems)
+    problems += check_splits(dataset)
     problems += check_side_files(dataset.directory, dataset.manifest)
     problems += check_derived(dataset)
     problems += check_reports(dataset)
@@ -246,6 +178,18 @@ def _tars_after_labels(manifest: Manifest, problems: Sequence[Problem]) -> list[
         else problem
         for problem in problems
     ]
+
+
+def check_splits(dataset: Dataset) -> Iterator[Problem]:
+    """Check that no image is in two splits; indexes that cannot be read are other problems."""
+    with contextlib.suppress(InputError):
+        members = members_in(dataset)
+        splits = dict.fromkeys(part.shard.split for part in members)
+        for one, other in itertools.combinations(splits, 2):
+            both_N = np.intersect1d(ids_of(one, members), ids_of(other, members))
+            for first in format_image_ids(both_N[:1]):
+                what = f"{len(both_N):,} images are in {one} and in {other}, such as {first}"
+                yield Problem(path=MANIFEST_FILE, what=what, kind=Kind.REPEATED)
 
 
 def check_side_files(directory: Path, manifest: Manifest) -> Iterator[Problem]:

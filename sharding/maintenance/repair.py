@@ -20,7 +20,7 @@ from sharding.dataset.label_versions import labels_to_repair_with, tar_labels, w
 from sharding.dataset.publish import remove_outdated, write_manifest
 from sharding.labels import LabelTable
 from sharding.layout import INDEX, RECORD, SET_ASIDE_FOLDER, TAR
-from sharding.maintenance.checks import Kind, Problem
+from sharding.maintenance.problems import Kind, Problem
 from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.openimages.rotations import Rotations
 from sharding.shards.dispatch import Workers, write_shards
@@ -44,7 +44,7 @@ def repair(
 
     Args:
         dataset: opened.
-        problems: as `sharding.maintenance.checks` found them; those that follow from a dump alone
+        problems: as `sharding.maintenance.checks` finds them; those that follow from a dump alone
             are left, so check again afterwards.
         source: images for tars that have to be written again; without it those are left.
         workers: perform shard tasks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from sharding.errors import InputError
 from sharding.labels import LabelTable
-from sharding.manifest import Dataset
+from sharding.manifest import Dataset, Manifest
 from sharding.storage.tar_index import index_of_tar
 from tests.support.commands import check, flip_a_byte, relabel, shard
 from tests.support.dumpmaking import MIDS, write_classes, write_labels
@@ -74,6 +75,19 @@ def test_damage_is_named_and_mended_to_the_same_bytes(
     assert message in str(result)
     assert check(dataset, repair=True, images=str(inputs[1])).intact
     assert tree(dataset) == before
+
+
+def test_an_image_in_two_splits_is_named(dataset: Path) -> None:
+    manifest = Manifest.read(dataset)
+    (record,) = (shard for shard in manifest.shards if shard.path == TAR)
+    copies = {"path": "images/test-000099.tar", "index": "images/test-000099.idx"}
+    for field, copy in copies.items():
+        shutil.copy(dataset / getattr(record, field), dataset / copy)
+    shards = (*manifest.shards, replace(record, split="test", **copies))
+    replace(manifest, shards=shards).write(dataset)
+    problems = [str(problem) for problem in check(dataset).remaining]
+    words = f"dataset.json: {record.images} images are in test and in train, such as "
+    assert any(problem.startswith(words) for problem in problems)
 
 
 def test_without_images_a_broken_tar_is_left_and_said_so(dataset: Path) -> None:
