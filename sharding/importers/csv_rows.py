@@ -36,6 +36,8 @@ _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ITEM = re.compile(rf"{_QUOTED}|[-+]?[.\d][-+.e\d]*")
 _ITEMS = re.compile(rf"(?:(?:{_ITEM.pattern})(?:\s*,\s*|\s+|\Z))*")
 _WHOLE = re.compile(r"-?\d+")
+# NumPy indents the further lines of an array.
+_ARRAY = re.compile(r"(\w+\()?[\[{][^\r\n]*(?:\r?\n[ \t][^\r\n]*)*(?(1)\)|[\]}])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def read_rows(
             continue
         values = dict(zip(header, cells, strict=False))
         row = _parse(values, line, options, header)
-        _refuse_lines(row, cells, path)
+        _refuse_lines(row, values, cells, path, options)
         problem = problem or _problem(row, cells, header) or _problem_within(row, values, options)
         if problem:
             account.reject(row.split or "train", path, line, problem, fix=_FIX, image=row.name)
@@ -216,10 +218,22 @@ def _item(text: str) -> str:
     return text
 
 
-def _refuse_lines(row: ImageRow, cells: Sequence[str], path: Path) -> None:
-    """Refuse a record of which a cell that is read holds other rows."""
-    values = (row.name, *row.positives, *row.negatives)
-    if any(re.search(r"[\r\n]", value) for value in values):
+def _refuse_lines(
+    row: ImageRow,
+    values: Mapping[str, str],
+    cells: Sequence[str],
+    path: Path,
+    options: ImportOptions,
+) -> None:
+    """Refuse a record of which a cell that is read holds other rows; a printed array does not."""
+    read = [row.name]
+    for column, names in (
+        (options.labels_column, row.positives),
+        (options.negatives_column, row.negatives),
+    ):
+        if not _ARRAY.fullmatch(values.get(column, "").strip()):
+            read += names
+    if any(re.search(r"[\r\n]", value) for value in read):
         raise InputError(
             f"this row ends {sum(map(_count_lines, cells))} lines below: a quote is not closed",
             file=path,

@@ -12,6 +12,7 @@ Shapes: B rows of a block, M of them chosen, N images of a label table.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ _CREDIT = {
 SCHEMA = pa.schema([(name, pa.string()) for name in ("image_id", "split", *_CREDIT)])
 
 _BLOCK_BYTES = 16 << 20
+_ROW_WITHIN = re.compile(rb"\n(?:[^\n]*,)?\"?[0-9a-f]{16}\"?(?:,|\r|\n|\Z)")
+"""A line of a value that names an image; titles may have lines, but none of these."""
 
 
 def count_listed(dump: Dump, split: str, table: LabelTable) -> dict[str, int]:
@@ -180,8 +183,9 @@ def _read_blocks(
     file: DumpFile, columns: Sequence[str], optional: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """Read columns of an image list as binary, block by block; titles may hold anything."""
-    names = [*columns, *optional]
+    row = 2  # the header is row 1
     try:
+        names = [*columns, *optional, *_header(file)]
         with file.open() as stream:
             for batch in csv.open_csv(
                 stream,
@@ -189,7 +193,7 @@ def _read_blocks(
                 parse_options=csv.ParseOptions(newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
                     check_utf8=False,
-                    include_columns=names,
+                    include_columns=list(dict.fromkeys(names)),
                     include_missing_columns=True,
                     column_types=dict.fromkeys(names, pa.binary()),
                     null_values=[],
@@ -198,6 +202,8 @@ def _read_blocks(
                 missing = [name for name in columns if batch.column(name).null_count]
                 if missing:
                     raise pa.ArrowInvalid(f"there is no {missing[0]}")
+                _refuse_swallowed(file, batch, row)
+                row += len(batch)
                 yield batch
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
@@ -205,3 +211,32 @@ def _read_blocks(
             f"not an image list with {', '.join(columns)} ({reason})",
             fix="give an image list of V4 or later for rotations",
         ) from None
+
+
+def _header(file: DumpFile) -> list[str]:
+    """Read the names of the columns of an image list."""
+    with file.open() as stream:
+        line = stream.readline(_BLOCK_BYTES).decode("utf-8-sig", errors="replace")
+    return line.rstrip("\r\n").replace('"', "").split(",")
+
+
+def _refuse_swallowed(file: DumpFile, batch: pa.RecordBatch, row: int) -> None:
+    """Refuse a value that holds another row, as it does where its quote is not closed.
+
+    Args:
+        file: the list.
+        batch: all its columns.
+        row: of the first of the batch.
+    """
+    for column in batch.columns:
+        with_lines = pc.match_substring(column, b"\n")
+        if not pc.any(with_lines).as_py():
+            continue
+        for index, value in zip(
+            np.flatnonzero(with_lines), column.filter(with_lines).to_pylist(), strict=True
+        ):
+            if _ROW_WITHIN.search(value):
+                problem = "a quote is not closed: the value holds rows that follow"
+                raise file.error(
+                    problem, row=row + int(index), fix="close the quote, or download the list again"
+                )

@@ -208,6 +208,31 @@ def test_a_damaged_list_is_one_line(tmp_path: Path) -> None:
         counts(dump)
 
 
+@pytest.mark.parametrize("last", ["90", '"90', '"x'], ids=["closed", "number", "text"])
+@pytest.mark.parametrize("after", ['"last"', "last"])
+def test_a_quote_in_the_last_column_that_is_not_closed_is_named(
+    tmp_path: Path, last: str, after: str
+) -> None:
+    dump = write_labels(tmp_path, LABELLED, "v3")
+    rows = [f"{IDS[0]},a,0", f"{IDS[1]},b,{last}", f"{IDS[2]},c,0", f"{IDS[3]},d,{after}"]
+    path = dump / "2017_11/train/images.csv"
+    path.write_text("\n".join(["ImageID,Title,Rotation", *rows]) + "\n")
+    if '"' not in last:
+        assert counts(dump)["listed"] == 4
+        return
+    with pytest.raises(InputError, match=r"images.csv, row 3: a quote is not closed"):
+        counts(dump)
+
+
+def test_a_quote_that_the_next_title_closes_is_named(tmp_path: Path) -> None:
+    dump = write_labels(tmp_path, LABELLED, "v3")
+    rows = [f'{IDS[0]},0,"one', f'{IDS[1]},0,"two"', f'{IDS[2]},0,"a\nlong one"']
+    path = dump / "2017_11/train/images.csv"
+    path.write_text("\n".join(["ImageID,Rotation,Title", *rows]) + "\n")
+    with pytest.raises(InputError, match=r"images.csv, row 2: a quote is not closed"):
+        counts(dump)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_real_lists(shared: Path, split: str) -> None:
