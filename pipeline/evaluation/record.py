@@ -6,8 +6,8 @@ import dataclasses
 import json
 import os
 
-from pipeline import storage
 from pipeline.cluster import session
+from pipeline.data import profile
 from pipeline.evaluation import figures, publish
 from pipeline.evaluation.references import ATTRIBUTION, SCORES
 from pipeline.evaluation.run import Evaluation, Subject
@@ -50,7 +50,6 @@ def record(evaluation: Evaluation) -> str:
 
 def _open(subject: Subject) -> str:
     config, meta, dataset = subject.config, subject.meta, subject.dataset
-    table = dataset.label_version(subject.labels)[1].splits[config.split]
     return runs.open_run(
         experiment=config.experiment or meta.train_config.experiment,
         name=f"{config.split} {subject.labels} epoch {meta.epoch}",
@@ -59,14 +58,13 @@ def _open(subject: Subject) -> str:
         params=dataclasses.asdict(config),
         tags={
             **_about(subject),
+            **profile.tags(dataset, subject.labels, meta.train_config),
             "code_hash": session.code_hash(),
-            "dataset_digest": dataset.digest,
-            "classes_sha256": dataset.classes.sha256,
             "mlflow.source.name": "jobs/evaluate_openimages.py",
             "mlflow.source.type": "JOB",
         },
         config=dataclasses.asdict(config),
-        inputs=[(config.split, storage.join(config.dataset, table.path), table.sha256)],
+        inputs=profile.inputs(dataset, config.dataset, subject.labels, [config.split]),
         parent=meta.mlflow_run_id or None,
     )
 

@@ -7,17 +7,36 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.client import attempt, mlflow_client, tracking_uri
 from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
+from sharding.labels import SCHEMA
 from sharding.log import redact
 
 # Tag of an experiment that is about training; MLflow asks each visitor to choose without it.
 _KEY_HASH = "run_key_sha256"
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInput:
+    """A label table that a run reads.
+
+    Attributes:
+        context: split.
+        path: path or URL.
+        digest: of the file.
+        profile: its counts by name.
+    """
+
+    context: str
+    path: str
+    digest: str
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_run(
@@ -30,7 +49,7 @@ def open_run(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     config: Mapping[str, Any],
-    inputs: Sequence[tuple[str, str, str]] = (),
+    inputs: Sequence[TableInput] = (),
     parent: str | None = None,
 ) -> str:
     """Create an MLflow run, or find the one that a training began with.
@@ -44,7 +63,7 @@ def open_run(
         params: flat parameters.
         tags: flat tags; a run that is continued gets them again.
         config: logged as `config.json`.
-        inputs: (context, label table, digest) per split read.
+        inputs: label tables read.
         parent: run id of the parent run, for evaluations.
 
     Returns:
@@ -191,12 +210,10 @@ def _describe(
     run_id: str,
     params: Mapping[str, Any],
     config: Mapping[str, Any],
-    inputs: Sequence[tuple[str, str, str]],
+    inputs: Sequence[TableInput],
 ) -> None:
     """Log what a run starts from: flat parameters, `config.json`, and the tables it reads."""
-    from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.sources import LocalArtifactDatasetSource
-    from mlflow.entities import DatasetInput, InputTag, Param
+    from mlflow.entities import Param
 
     # Without empty ones: MLflow repeats all of them above every image it shows.
     texts = {key: redact(str(value)) for key, value in params.items() if value is not None}
@@ -204,17 +221,33 @@ def _describe(
     store = client.get_run(run_id).info.artifact_uri
     with mlflow_errors(f"artifacts cannot be written to {store}"):
         client.log_dict(run_id, dict(config), "config.json")
-    datasets = [
-        DatasetInput(
-            MetaDataset(
-                LocalArtifactDatasetSource(path), name=_dataset_name(path), digest=digest[:36]
-            )._to_mlflow_entity(),
-            tags=[InputTag("mlflow.data.context", context)],
-        )
-        for context, path, digest in ((c, redact(p), d) for c, p, d in inputs)
-    ]
-    if datasets:
-        client.log_inputs(run_id, datasets)
+    if inputs:
+        client.log_inputs(run_id, [_dataset_input(table) for table in inputs])
+
+
+def _dataset_input(table: TableInput) -> Any:
+    """Describe a label table as MLflow does a data set, which shows columns and profile."""
+    from mlflow.data.sources import LocalArtifactDatasetSource
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    path = redact(table.path)
+    source = LocalArtifactDatasetSource(path)
+    described = Dataset(
+        name=_dataset_name(path),
+        digest=table.digest[:36],
+        source_type=source._get_source_type(),
+        source=source.to_json(),
+        schema=json.dumps({"mlflow_colspec": [_column(field) for field in SCHEMA]}),
+        profile=json.dumps(table.profile),
+    )
+    return DatasetInput(described, tags=[InputTag("mlflow.data.context", table.context)])
+
+
+def _column(field: Any) -> dict[str, Any]:
+    """Describe a column of an Arrow schema as MLflow does."""
+    is_list = str(field.type).startswith("list")
+    kind = {"type": "array", "items": {"type": "integer"}} if is_list else {"type": "string"}
+    return {**kind, "name": field.name, "required": True}
 
 
 def _dataset_name(path: str) -> str:

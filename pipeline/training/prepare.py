@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import methods, storage
 from pipeline.cluster import checkpoints, lease, preflight, session
 from pipeline.config.train import TrainConfig, differences
+from pipeline.data import profile
 from pipeline.data.labels import labels_of
 from pipeline.data.loader import Loader
 from pipeline.data.staging import Cache, open_dataset
@@ -270,7 +271,8 @@ def _options(config: TrainConfig) -> dict[str, object]:
 def open_run(run: Prepared) -> str:
     """Create the MLflow run, or find it again; return its id."""
     config, dataset = run.config, run.dataset
-    _, version = dataset.label_version(config.labels)
+    splits = dataset.label_version(config.labels)[1].splits
+    read = [split for split in ("train", VALIDATION) if split in splits]
     if run.resumed:
         with contextlib.suppress(OSError):  # `train` waits for the storage
             checkpoints.repair(run.directory)
@@ -283,7 +285,12 @@ def open_run(run: Prepared) -> str:
         moved=read_meta(storage.join(run.directory, checkpoint)).mlflow_run_id
         if checkpoint
         else "",
-        params={**config.flat(), **_options(config), "num_classes": len(dataset.classes)},
+        params={
+            **config.flat(),
+            **_options(config),
+            "preset": run.preset or None,
+            "num_classes": len(dataset.classes),
+        },
         tags={
             "code_hash": session.code_hash(),
             "package_version": preflight.version(_DISTRIBUTION),
@@ -291,15 +298,10 @@ def open_run(run: Prepared) -> str:
             "world_size": config.workers,
             **({"preset": run.preset} if run.preset else {}),
             **({"resumed_from": checkpoint} if checkpoint else {}),
-            "dataset_digest": dataset.digest,
-            "classes_sha256": dataset.classes.sha256,
+            **profile.tags(dataset, config.labels, config),
             "mlflow.source.name": "jobs/train_openimages.py",
             "mlflow.source.type": "JOB",
         },
         config=config.to_dict(),
-        inputs=[
-            (split, storage.join(config.dataset, file.path), file.sha256)
-            for split, file in version.splits.items()
-            if split in ("train", VALIDATION)
-        ],
+        inputs=profile.inputs(dataset, config.dataset, config.labels, read),
     )

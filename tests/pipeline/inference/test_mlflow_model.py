@@ -48,7 +48,13 @@ def run_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         params={},
         tags={},
         config={},
-        inputs=[("validation", "/set/labels/first/validation.parquet", DIGEST)],
+        inputs=[
+            runs.TableInput(
+                context="validation",
+                path="/set/labels/first/validation.parquet",
+                digest=DIGEST,
+            )
+        ],
     )
     tracker = writer.RunWriter(uri, run_id, str(tmp_path / "spool"))
     tracker.log([("val/mAP/all", 0.25, 48), ("val/mAP/all", 0.5, 96), ("train/loss", 2.0, 96)])

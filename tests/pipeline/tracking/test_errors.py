@@ -143,7 +143,7 @@ def test_credentials_reach_no_parameter_and_no_tag(store: Path) -> None:
     runs.open_run(
         experiment="tests", name="a", key=secret, resume=False, params={"storage": secret},
         tags={"checkpoint": secret}, config={"storage": [secret]},
-        inputs=[("train", f"{secret}/labels/x/train.parquet", "0" * 64)],
+        inputs=[runs.TableInput(context="train", path=f"{secret}/x/train.parquet", digest="0")],
     )  # fmt: skip
     for file in (store, *(store.parent / "mlartifacts").rglob("*.json")):
         assert b"hunter2" not in file.read_bytes()

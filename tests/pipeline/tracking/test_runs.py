@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.types import Schema
 
 from pipeline.cluster import tasks
 from pipeline.tracking import runs
@@ -18,6 +19,7 @@ from pipeline.tracking.client import global_client, mlflow_client, tracking_uri
 from pipeline.tracking.runs import code_tags
 from pipeline.tracking.writer import RunWriter
 from sharding.errors import InputError
+from sharding.labels import SCHEMA
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,14 @@ def open_run(**changes: Any) -> str:
         "params": {"method": "ll-r"},
         "tags": {"code_hash": "abc"},
         "config": {"method": "ll-r"},
-        "inputs": [("train", "/data/labels/train.parquet", "0" * 64)],
+        "inputs": [
+            runs.TableInput(
+                context="train",
+                path="/data/labels/train.parquet",
+                digest="0" * 64,
+                profile={"positives": 3},
+            )
+        ],
     }
     return runs.open_run(**{**arguments, **changes})
 
@@ -86,6 +95,11 @@ def test_run_carries_parameters_config_and_dataset() -> None:
     assert run.data.params == {"method": "ll-r"}
     assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 36
     assert run.inputs.dataset_inputs[0].tags[0].value == "train"
+    described = run.inputs.dataset_inputs[0].dataset
+    assert json.loads(described.profile) == {"positives": 3}
+    columns = Schema.from_json(json.dumps(json.loads(described.schema)["mlflow_colspec"]))
+    assert columns.input_names() == SCHEMA.names
+    assert columns.input_types()[0].name == "string"
     (file,) = mlflow_client().list_artifacts(run.info.run_id)
     assert file.path == "config.json"
 

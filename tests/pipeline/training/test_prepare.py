@@ -15,6 +15,7 @@ import pytest
 from pipeline.cluster import lease, session
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
+from pipeline.data import profile
 from pipeline.tracking import runs
 from pipeline.training import prepare, train
 from pipeline.training.failures import TrainingEnded
@@ -145,7 +146,9 @@ def test_tags_are_those_of_the_latest_command(
     assert (first["world_size"], first["ray_job_id"]) == ("1", "01000000")
     assert (second["world_size"], second["ray_job_id"]) == ("2", "02000000")
     assert "resumed_from" not in first
-    assert second["preset"] == "coco"
+    assert second["preset"] == found.params["preset"] == "coco"
+    assert (second["labels"], second["method"]) == ("first", "ll-r")
+    assert second["licence"] == profile.licence(dataset)
     assert second["resumed_from"] == CHECKPOINT
     assert second["package_version"] == metadata.version("openimages-boostlu")
     assert second["dataset_digest"] == dataset.digest
