@@ -46,12 +46,18 @@ SIDE_FILES = {
     ATTRIBUTION_HASH: ATTRIBUTION_FILE,
 }
 """Files that follow from the dump alone, by the key of their hash in ``created_by``."""
+FILES_OF_IMAGES = {key: name for key, name in SIDE_FILES.items() if key != CLASSES_HASH}
+"""Those of them that have a row for an image."""
 PLAN = "plan"
 """Key in ``created_by``: hash of everything that decided the content (`Job.digest`)."""
 GROUPS_OF = "groups_of"
 """Key in ``created_by``: the splits that class groups were cut by, if that is not train."""
 TAR_LABELS = "tar_labels"
 """Key in ``created_by``: the label version in the tars; by split where splits differ."""
+NEXT_NUMBER = "next_number"
+"""Key in ``created_by``, by split: number of its next shard, where the last one was removed."""
+UNFINISHED_REMOVAL = "unfinished_removal"
+"""Key in ``created_by`` while the manifest names images as removed that tars may still hold."""
 SHARD_BYTES = "shard_bytes"
 """Key in ``created_by``: the bytes asked for, and the images per shard that they came to."""
 

@@ -10,15 +10,17 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sharding.classes import ClassTable
 from sharding.errors import REPEAT_COMMAND, InputError, command, unknown
+from sharding.image_ids import Ids, parse_image_ids
 from sharding.labels import LabelTable
-from sharding.layout import CLASSES_FILE, MANIFEST_FILE, are_label_paths, are_shard_paths
+from sharding.layout import CLASSES_FILE, MANIFEST_FILE, NEXT_NUMBER, SPLITS, are_label_paths
+from sharding.manifest_parts import LabelVersion, ShardRecord
 from sharding.storage.files import write_json
 from sharding.storage.records import build_record, record_digest
 
@@ -38,107 +40,6 @@ class DamagedManifest(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """Describe one committed image tar; paths are relative to the dataset.
-
-    Attributes:
-        path: of the tar.
-        index: path of its DALI index.
-        split: of all its images.
-        images: number of samples in the tar.
-        bytes: size of the tar.
-        sha256, index_sha256: hashes of the two files.
-    """
-
-    path: str
-    index: str
-    split: str
-    images: int
-    bytes: int
-    sha256: str
-    index_sha256: str
-
-    def __post_init__(self) -> None:
-        if not are_shard_paths(self.split, self.path, self.index):
-            raise ValueError(f"{self.path!r}, {self.index!r}: no shard of split {self.split!r}")
-
-    @property
-    def number(self) -> int:
-        """Number of the shard within its split."""
-        return int(self.name.rpartition("-")[2])
-
-    @property
-    def name(self) -> str:
-        """Name of the shard, as `ShardPlan.name`."""
-        return Path(self.path).stem
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelFile:
-    """Describe one label table: the labels of one split in one annotation dump.
-
-    Attributes:
-        path: of the table, relative to the dataset.
-        images: number of its rows.
-        positives, negatives: number of its labels.
-        sha256: of the file.
-        without_pixels: table of the images that the dump labels and no tar holds; None where
-            there are none.
-    """
-
-    path: str
-    images: int
-    positives: int
-    negatives: int
-    sha256: str
-    without_pixels: LabelFile | None = None
-
-    @property
-    def images_without_pixels(self) -> int:
-        """Count the images that the dump labels and no tar holds."""
-        return 0 if self.without_pixels is None else self.without_pixels.images
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> LabelFile:
-        """Build from the manifest's JSON."""
-        without_pixels = raw.get("without_pixels")
-        table = None if without_pixels is None else build_record(cls, without_pixels)
-        return build_record(cls, {**raw, "without_pixels": table})
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelVersion:
-    """Describe the labels of one annotation dump.
-
-    Attributes:
-        release: "v3" ... "v7", "export" for our own corrections and reviewed candidates, or the
-            name of an imported collection.
-        sources: sha256 of every annotation file read, by file name.
-        policy: how conflicts and machine labels were treated, as recorded by the reader.
-        report: counts of rows kept and dropped, by reason.
-        splits: label table by split.
-    """
-
-    release: str
-    sources: Mapping[str, str]
-    policy: Mapping[str, Any]
-    report: Mapping[str, Any]
-    splits: Mapping[str, LabelFile]
-
-    @property
-    def files(self) -> list[LabelFile]:
-        """List every table, those of images without pixels included."""
-        tables = list(self.splits.values())
-        return tables + [table.without_pixels for table in tables if table.without_pixels]
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> LabelVersion:
-        """Build from the manifest's JSON."""
-        splits = {split: LabelFile.from_json(table) for split, table in raw["splits"].items()}
-        return build_record(cls, {**raw, "splits": splits})
-
-
-@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Hold everything that `dataset.json` says.
 
@@ -153,6 +54,8 @@ class Manifest:
         labels: label versions by dump name.
         shards: every image tar, sorted by path.
         quarantined: number of rows in `quarantine.parquet`.
+        removed: ids taken down by `remove`, ascending: no tar or table has them, and no later job
+            brings them back; None where there are none.
         created_by: provenance: hashes and choices by the keys of `sharding.layout`.
     """
 
@@ -166,11 +69,18 @@ class Manifest:
     labels: Mapping[str, LabelVersion]
     shards: tuple[ShardRecord, ...]
     quarantined: int = 0
+    removed: tuple[str, ...] | None = None
     created_by: Mapping[str, str] = field(default_factory=dict)
 
     def next_number(self, split: str) -> int:
-        """Number of the next shard of a split: one above the highest of its tars."""
-        return 1 + max((s.number for s in self.shards if s.split == split), default=-1)
+        """Number of the next shard of a split: one above the highest that it has or had."""
+        least = int(self.created_by.get(f"{NEXT_NUMBER}/{split}", 0))
+        return max([least, *(s.number + 1 for s in self.shards if s.split == split)])
+
+    @property
+    def removed_ids(self) -> Ids:
+        """Parse the ids that were taken down."""
+        return parse_image_ids(list(self.removed or ()))
 
     def with_provenance(self, **created_by: str) -> Manifest:
         """Copy with further keys in ``created_by``."""
@@ -210,7 +120,7 @@ class Manifest:
             raise DamagedManifest("the manifest was changed after it was written", path)
         try:
             return cls._from_json(raw)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
             problem = f"the manifest lacks or misnames a field ({error})"
             raise DamagedManifest(problem, path) from None
 
@@ -223,7 +133,12 @@ class Manifest:
                 if not are_label_paths(name, split, paths):
                     raise ValueError(f"{paths} are no tables of labels {name!r} of {split!r}")
         shards = tuple(build_record(ShardRecord, shard) for shard in raw["shards"])
-        return build_record(cls, {**raw, "labels": labels, "shards": shards})
+        removed = tuple(raw["removed"]) if "removed" in raw else None
+        manifest = build_record(
+            cls, {**raw, "labels": labels, "shards": shards, "removed": removed}
+        )
+        _ = manifest.removed_ids, [manifest.next_number(split) for split in SPLITS]
+        return manifest
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -274,12 +189,8 @@ class Dataset:
         """
         records = [shard for shard in self.manifest.shards if shard.split == split]
         if not records:
-            present = sorted({shard.split for shard in self.manifest.shards})
-            raise InputError(
-                f"split {split!r} has no images; present: {', '.join(present) or 'none'}",
-                file=self.directory / MANIFEST_FILE,
-                fix="name a split that is present",
-            )
+            present = {shard.split for shard in self.manifest.shards}
+            raise self._no_split(f"split {split!r} has no images", present)
         return records
 
     def shards_digest(self, split: str) -> str:
@@ -311,10 +222,12 @@ class Dataset:
         """
         chosen, version = self.label_version(name)
         if split not in version.splits:
-            raise InputError(
-                f"labels {chosen!r} have no split {split!r}; "
-                f"present: {', '.join(sorted(version.splits))}",
-                file=self.directory / MANIFEST_FILE,
-                fix="name a split that is present",
-            )
+            raise self._no_split(f"labels {chosen!r} have no split {split!r}", version.splits)
         return LabelTable.read(self.directory / version.splits[split].path)
+
+    def _no_split(self, problem: str, present: Collection[str]) -> InputError:
+        return InputError(
+            f"{problem}; present: {', '.join(sorted(present)) or 'none'}",
+            file=self.directory / MANIFEST_FILE,
+            fix="name a split that is present",
+        )

@@ -25,7 +25,7 @@ LAYERS = (
     {"sharding.image_ids"},
     {"sharding.storage"},
     {"sharding.jpeg"},
-    {"sharding.labels", "sharding.classes", "sharding.decode"},
+    {"sharding.labels", "sharding.classes", "sharding.decode", "sharding.manifest_parts"},
     {"sharding.manifest"},
     {"sharding.openimages", "sharding.synthetic"},
     {"sharding.sources"},

@@ -14,7 +14,8 @@ from sharding.classes import ClassTable
 from sharding.dataset.label_versions import NewLabels, write_version
 from sharding.dataset.members import Members
 from sharding.image_ids import format_id_column
-from sharding.manifest import Dataset, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import ShardRecord
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
 

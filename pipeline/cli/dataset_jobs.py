@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.cli.options import parse
-from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
+from sharding.commands.options import (
+    RemoveOptions,
+    ReshardOptions,
+    ShardOptions,
+    VerifyOptions,
+)
 from sharding.importers.options import ImportOptions
 from sharding.synthetic.options import DumpOptions
 
@@ -98,6 +103,23 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
     with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
         local = dataclasses.replace(options, dataset=str(workspace.directory))
         summary = reshard(local, parallel, workspace)
+    print(summary)
+
+
+def run_remove(arguments: Sequence[str], program: str | None) -> None:
+    """Take images down: out of their tars, out of every label version, and for good.
+
+    $ openimages-boostlu remove --dataset DATASET --ids 0123456789abcdef
+    $ openimages-boostlu remove --dataset s3://bucket/dataset --file takedown.txt
+    """
+    options = parse(RemoveOptions, arguments, program, run_remove)
+    from pipeline.cluster.tasks import task_map
+    from sharding.commands.remove import remove
+    from sharding.commands.workspace import open_workspace
+
+    parallel = task_map("writing shards", options.workers)
+    with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
+        summary = remove(options, parallel, workspace)
     print(summary)
 
 

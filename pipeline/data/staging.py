@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline import storage
 from sharding.errors import InputError, command
-from sharding.layout import CLASSES_FILE, CLASSES_HASH, MANIFEST_FILE
+from sharding.layout import CLASSES_FILE, CLASSES_HASH, IMAGES_FOLDER, MANIFEST_FILE
 from sharding.manifest import Dataset, Manifest
 from sharding.storage import locks
 from sharding.storage.files import refuse_changed, remove_temporaries, replacing
@@ -60,6 +60,7 @@ def open_dataset(location: str | Path, cache: Cache | None = None, *, tars: bool
         folder.mkdir(exist_ok=True)
         _fetch_metadata(location, folder)
         dataset = _with_its_classes(Dataset.open(folder))
+        _drop_removed(dataset)
         if tars:
             _fetch_tars(location, dataset, cache)
     return dataset
@@ -98,6 +99,16 @@ def _fetch_metadata(location: str, folder: Path) -> None:
         with replacing(folder / name) as temporary:
             temporary.write_bytes(part)
     shutil.rmtree(fresh)
+
+
+def _drop_removed(dataset: Dataset) -> None:
+    """Delete copies of tars that were replaced, where images were taken down: they hold these."""
+    if dataset.manifest.removed:
+        shards = dataset.manifest.shards
+        named = {Path(path).name for shard in shards for path in (shard.path, shard.index)}
+        for path in (dataset.directory / IMAGES_FOLDER).glob("*"):
+            if path.name not in named:
+                path.unlink()
 
 
 def _fetch_tars(location: str, dataset: Dataset, cache: Cache) -> None:

@@ -165,3 +165,28 @@ class VerifyOptions:
     """How to fetch images over a network."""
     workers: int | None = None
     """Shards checked at once; all CPUs of the cluster by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveOptions:
+    """Options of `jobs/remove_images.py`; field docs are its help."""
+
+    dataset: str
+    """Directory of a finished dataset, or its URL (s3, gs)."""
+    scratch: Path | None = None
+    """Where the driver keeps small files while the dataset is at a URL, by default the system's
+    temporary directory."""
+    ids: tuple[str, ...] = ()
+    """Ids of images to take down; of an imported collection the file names, too."""
+    file: Path | None = None
+    """Text file with one such id in a line."""
+    allow_unknown: bool = False
+    """Accept ids that the dataset does not have, and keep them out of what is added later."""
+    fetch: RetryPolicy = field(default_factory=RetryPolicy)
+    """How to reach a bucket."""
+    workers: int | None = None
+    """Shards written at once; all CPUs of the cluster by default."""
+
+    def __post_init__(self) -> None:
+        if not self.ids and self.file is None:
+            raise InputError("no image is named", fix="pass --ids ID or --file LIST")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from sharding.classes import ClassTable
 from sharding.commands.options import ReshardOptions, ShardOptions
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError, command
+from sharding.image_ids import Ids
 from sharding.layout import (
     ATTRIBUTION_FILE,
     ATTRIBUTION_HASH,
@@ -116,6 +117,12 @@ class Job:
                     rotations=self.rotations,
                     strict=self.options.strict,
                 )
+
+    def without(self, image_ids_M: Ids) -> Self:
+        """Leave out images that were taken down since the job's first run."""
+        labels = self.labels.without(image_ids_M)
+        rotations = self.rotations and self.rotations.without(image_ids_M)
+        return dataclasses.replace(self, labels=labels, rotations=rotations)
 
     @property
     def images_fix(self) -> str:

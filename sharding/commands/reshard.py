@@ -18,13 +18,13 @@ from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import NewLabels, all_labels, tar_labels, with_tar_labels
-from sharding.dataset.members import members_in, members_of
+from sharding.dataset.members import members_in
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
-from sharding.errors import InputError, how_to_repair
+from sharding.errors import InputError
 from sharding.layout import MANIFEST_FILE, QUARANTINE_FILE, diff_path
 from sharding.maintenance.diff import Comparison
-from sharding.maintenance.extend import add_labels, tasks_for_labels, write_unfinished
+from sharding.maintenance.extend import add_labels, rewrite
 from sharding.maintenance.overlay import overlay
 from sharding.manifest import Dataset
 from sharding.openimages.annotations import SplitLabels, read_splits
@@ -32,7 +32,6 @@ from sharding.openimages.dump import Dump
 from sharding.shards.dispatch import Workers
 from sharding.sources.base import ParallelMap
 from sharding.sources.named import open_images
-from sharding.sources.shard import WITH_IMAGES
 from sharding.storage.files import remove_temporaries, write_json
 
 _UNREVIEWED = ("source ll-cp-correction", "source large-loss")
@@ -101,7 +100,8 @@ def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLab
         splits = _over_base(dataset, splits, record["base"])
     else:
         refuse_empty(splits, options)
-    return NewLabels(name=dump.name, release=dump.release, policy=record, splits=splits)
+    new = NewLabels(name=dump.name, release=dump.release, policy=record, splits=splits)
+    return new.without(dataset.manifest.removed_ids)
 
 
 def _over_base(
@@ -157,16 +157,7 @@ def _rewrite(dataset: Dataset, new: NewLabels, workers: Workers) -> int:
     if not todo:
         return 0
     tables = {split: dataset.labels(split, new.name) for split in todo}
-    tasks = tasks_for_labels(dataset, members, tables, workers.bucket)
-    outcomes = write_unfinished(tasks, workers)
-    failures = [failure for outcome in outcomes for failure in outcome.failures]
-    if failures:
-        raise InputError(
-            f"{failures[0].source} cannot be read ({failures[0].reason})",
-            file=dataset.directory,
-            fix=how_to_repair(dataset.directory / MANIFEST_FILE, *WITH_IMAGES),
-        )
-    rewritten = members_of(outcomes, (task.plan for task in tasks))
+    rewritten = rewrite(dataset, members, tables, workers)
     untouched = [part for part in members if part.shard.split not in tables]
     in_tars.update(dict.fromkeys(todo, new.name))
     created_by = with_tar_labels(dataset.manifest.created_by, in_tars, splits)

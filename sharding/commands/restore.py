@@ -128,7 +128,8 @@ def _members(job: Job, dataset: Dataset, set_aside: Quarantine) -> list[Members]
     for shard in dataset.manifest.shards:
         planned_N = planned.get(shard.name, np.empty(0, np.uint64))
         failed_N = parse_image_ids(sorted(set_aside.images().image_ids(shard.split)))
-        image_ids_N = planned_N[~np.isin(planned_N, failed_N)]
+        gone_N = np.concatenate([failed_N, dataset.manifest.removed_ids])
+        image_ids_N = planned_N[~np.isin(planned_N, gone_N)]
         if len(image_ids_N) != shard.images:
             raise InputError(
                 f"which {shard.images} images it held is not known any more: "

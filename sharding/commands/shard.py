@@ -106,7 +106,7 @@ def _repeat(
     if lock.is_begun(job.output):  # killed after it wrote the manifest
         remove_outdated(job.output, manifest)
         lock.end(job.output)
-    restored = restore(job, manifest, workers)
+    restored = restore(job.without(manifest.removed_ids), manifest, workers)
     return summarise(
         Dataset.open(job.output),
         location=location,

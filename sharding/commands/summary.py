@@ -10,7 +10,7 @@ from typing import Any
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
-from sharding.manifest import Dataset
+from sharding.manifest import Dataset, Manifest
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
 _NOT_LABELS = {
@@ -220,6 +220,48 @@ class Resharded:
 
     def _images(self, key: str) -> int:
         return sum(totals[f"images_{key}"] for totals in self.diff["splits"].values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Describe what a takedown did.
+
+    Attributes:
+        location: directory or URL of the dataset.
+        dataset: as it is now.
+        before: its manifest before.
+        ids: number of them that were asked for.
+        unknown: ids that the dataset never had.
+        tars: that held some of the images; None where all was done before.
+        seconds: it took.
+    """
+
+    location: str
+    dataset: Dataset
+    before: Manifest
+    ids: int
+    unknown: int
+    tars: int | None
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.tars is None:
+            return f"{self.location}: these were removed before; nothing was done."
+        gone: Counter[str] = Counter()
+        for shard in self.before.shards:
+            gone[shard.split] += shard.images
+        for shard in self.dataset.manifest.shards:
+            gone[shard.split] -= shard.images
+        rows = [(s, f"{gone[s]:,} images out of its tars") for s in SPLITS if gone[s]]
+        if self.unknown:
+            rows.append(("unknown", f"{self.unknown:,} ids are kept out of what is added later"))
+        rows.append(("labels", f"without them: {', '.join(self.dataset.manifest.labels)}"))
+        rows.append(("elsewhere", "copies, predictions, review sheets and runs keep theirs"))
+        first = (
+            f"{self.ids:,} ids are removed from {self.location} for good, in {self.seconds:.1f} s; "
+            f"{self.tars:,} tars replaced."
+        )
+        return _aligned(first, rows)
 
 
 def _aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:

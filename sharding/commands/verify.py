@@ -16,7 +16,7 @@ from sharding.manifest import Dataset
 from sharding.sources.base import ParallelMap
 from sharding.sources.named import open_images
 
-_SMALL = 2_000_000_000
+SMALL = 2_000_000_000
 """Bytes that this process hashes sooner than workers could start."""
 
 
@@ -81,7 +81,7 @@ def verify(
     with lock.acquire(workspace.directory):
         dataset = Dataset.open(workspace.directory)
         workspace.download(shard.index for shard in dataset.manifest.shards)
-        small = sum(shard.bytes for shard in dataset.manifest.shards) < _SMALL
+        small = sum(shard.bytes for shard in dataset.manifest.shards) < SMALL
         check_all: ParallelMap = map if small or options.quick else parallel
         hashed = () if options.quick else None
         problems = check_dataset(dataset, check_all, hashed=hashed, files=workspace.store)

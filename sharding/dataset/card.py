@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.layout import ATTRIBUTION_FILE, ATTRIBUTION_HASH, CARD_FILE, GROUPS_OF, SPLITS
-from sharding.manifest import LabelVersion, Manifest
+from sharding.manifest import Manifest
+from sharding.manifest_parts import LabelVersion
 from sharding.openimages.image_lists import LICENSE
 from sharding.storage.files import replacing
 
@@ -103,6 +104,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         _READING.rstrip(),
         "## Terms",
         *_terms(manifest),
+        *_removed(manifest),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -169,6 +171,12 @@ def _terms(manifest: Manifest) -> list[str]:
         return [TERMS[imported]]
     attribution = _ATTRIBUTED if ATTRIBUTION_HASH in manifest.created_by else _LISTED
     return [_TERMS, *_licences(manifest), attribution]
+
+
+def _removed(manifest: Manifest) -> list[str]:
+    count = len(manifest.removed or ())
+    kept_out = f"{count:,} images were taken down; `removed` in `dataset.json` keeps them out."
+    return ["## Taken down", kept_out] if count else []
 
 
 def _imported_from(manifest: Manifest) -> str | None:

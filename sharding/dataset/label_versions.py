@@ -21,9 +21,13 @@ from sharding.errors import InputError
 from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import SPLITS, TAR_LABELS, WITHOUT_PIXELS, labels_path, wanted_path
-from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import LabelFile, LabelVersion
 from sharding.openimages.annotations import SplitLabels
 from sharding.storage.files import replacing
+
+IMAGES_REMOVED = "images_removed"
+"""Key of a version's report: images that it labelled and that were taken down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +39,14 @@ class NewLabels:
         release: of the dump.
         policy: how rows became labels, as the manifest records it.
         splits: labels by split.
+        removed: ids of images that were left out, as they were taken down.
     """
 
     name: str
     release: str
     policy: Mapping[str, Any]
     splits: Mapping[str, SplitLabels]
+    removed: frozenset[str] = frozenset()
 
     @property
     def rejected_rows(self) -> Quarantine:
@@ -49,7 +55,19 @@ class NewLabels:
             Quarantine.of_rejected_rows(split, labels.rejected_rows)
             for split, labels in self.splits.items()
         ]
-        return Quarantine().merged(*parts)
+        return Quarantine().merged(*parts).without_ids(self.removed)
+
+    def without(self, image_ids_M: Ids) -> NewLabels:
+        """Leave out images that were taken down, their labels and what was rejected about them."""
+        if not len(image_ids_M):
+            return self
+        splits = {}
+        for split, labels in self.splits.items():
+            table = _without(labels.table, image_ids_M)
+            report = {**labels.report, IMAGES_REMOVED: len(labels.table) - len(table)}
+            splits[split] = dataclasses.replace(labels, table=table, report=report)
+        removed = frozenset(format_image_ids(image_ids_M))
+        return dataclasses.replace(self, splits=splits, removed=removed)
 
 
 def write_version(directory: Path, new: NewLabels, members: Sequence[Members]) -> LabelVersion:
@@ -77,6 +95,28 @@ def rearranged(dataset: Dataset, name: str, members: Sequence[Members]) -> Label
     version = dataset.manifest.labels[name]
     tables = {split: all_labels(dataset, split, name) for split in version.splits}
     return _write_tables(dataset.directory, name, version, tables, members)
+
+
+def withdrawn(dataset: Dataset, name: str, members: Sequence[Members]) -> LabelVersion:
+    """Write the tables of a label version again without the images that the manifest has removed.
+
+    How many the version had lost stands in its report; it follows from the manifest's counts, as a
+    job that was killed before may have written the tables already.
+
+    Raises:
+        InputError: one of its tables is missing or damaged.
+    """
+    old = dataset.manifest.labels[name]
+    removed_M = dataset.manifest.removed_ids
+    tables = {s: _without(all_labels(dataset, s, name), removed_M) for s in old.splits}
+    new = _write_tables(dataset.directory, name, old, tables, members)
+    report = dict(new.report)
+    for split, file in new.splits.items():
+        before = old.splits[split].images + old.splits[split].images_without_pixels
+        gone = before - file.images - file.images_without_pixels
+        known = report[split].get(IMAGES_REMOVED, 0)
+        report[split] = {**report[split], IMAGES_REMOVED: known + gone}
+    return dataclasses.replace(new, report=report)
 
 
 def _write_tables(

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.image_ids import Ids, parse_image_ids
-from sharding.manifest import Dataset, ShardRecord
+from sharding.manifest import Dataset
+from sharding.manifest_parts import ShardRecord
 from sharding.shards.plan import ShardPlan
 from sharding.shards.task import ShardOutcome
 from sharding.storage.files import changed

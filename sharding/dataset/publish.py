@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,26 @@ from sharding.dataset.label_versions import (
     NewLabels,
     rearranged,
     remove_outdated_labels,
+    withdrawn,
     write_version,
 )
 from sharding.dataset.members import Members
 from sharding.dataset.quarantine import Quarantine
 from sharding.layout import (
+    FILES_OF_IMAGES,
     IMAGES_FOLDER,
     INFO_FILE,
     QUARANTINE_FILE,
     QUARANTINE_HASH,
     RECORD,
+    SPLITS,
     TAR,
     parse_shard_name,
 )
-from sharding.manifest import Dataset, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import ShardRecord
 from sharding.storage.files import transaction, write_json
+from sharding.storage.parquet import remove_rows
 
 
 def publish(
@@ -57,16 +62,48 @@ def publish(
         others = {name: old for name, old in manifest.labels.items() if name != new.name}
         if shards != manifest.shards:
             others = {name: rearranged(dataset, name, members) for name in others}
-        digest = quarantine.write(directory / QUARANTINE_FILE)
-        manifest = dataclasses.replace(
-            manifest,
-            labels={**others, new.name: version},
-            shards=shards,
-            quarantined=len(quarantine),
-            **changes,
-        ).with_provenance(**{QUARANTINE_HASH: digest})
-        write_manifest(directory, manifest, dataset.classes)
+        labels = {**others, new.name: version}
+        manifest = _write(dataset, quarantine, labels=labels, shards=shards, **changes)
     remove_outdated(directory, manifest)
+
+
+def publish_removal(
+    dataset: Dataset, members: Sequence[Members], created_by: Mapping[str, str]
+) -> None:
+    """Take the images that the manifest names as removed out of every table.
+
+    Args:
+        dataset: as it is.
+        members: all tars of the dataset from now on, none of which has the images.
+        created_by: of the manifest from now on; hashes of tables are set here.
+
+    Raises:
+        InputError: the disk is full, or a table is missing or damaged; the dataset is then as it
+            was.
+    """
+    directory, removed = dataset.directory, dataset.manifest.removed or ()
+    quarantine = Quarantine.read(directory / QUARANTINE_FILE).without_ids(frozenset(removed))
+    shards = tuple(sorted((part.shard for part in members), key=lambda shard: shard.path))
+    with transaction():
+        labels = {name: withdrawn(dataset, name, members) for name in dataset.manifest.labels}
+        hashes = {
+            key: remove_rows(directory / name, "image_id", removed)
+            for key, name in FILES_OF_IMAGES.items()
+            if key in created_by
+        }
+        created_by = {**created_by, **hashes}
+        manifest = _write(dataset, quarantine, labels=labels, shards=shards, created_by=created_by)
+    remove_outdated(directory, manifest)
+
+
+def _write(dataset: Dataset, quarantine: Quarantine, **changes: Any) -> Manifest:
+    """Write the quarantine, what follows from the changed manifest, and then the manifest."""
+    digest = quarantine.write(dataset.directory / QUARANTINE_FILE)
+    manifest = dataclasses.replace(
+        dataset.manifest, quarantined=len(quarantine), **changes
+    ).with_provenance(**{QUARANTINE_HASH: digest})
+    write_manifest(dataset.directory, manifest, dataset.classes)
+    return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
@@ -99,13 +136,12 @@ def remove_outdated(directory: Path, manifest: Manifest) -> None:
     """
     remove_outdated_labels(directory, manifest)
     named = {path for shard in manifest.shards for path in (shard.path, shard.index)}
-    splits = {shard.split for shard in manifest.shards}
-    unused = {split: manifest.next_number(split) for split in splits}
+    unused = {split: manifest.next_number(split) for split in SPLITS}
     for path in sorted((directory / IMAGES_FOLDER).glob("*")):
         parsed = parse_shard_name(path.name)
         if parsed is None or f"{IMAGES_FOLDER}/{path.name}" in named:
             continue
         split, number = parsed
         without_tar = path.suffix == RECORD and not path.with_suffix(TAR).exists()
-        if number < unused.get(split, 0) or without_tar:
+        if number < unused[split] or without_tar:
             path.unlink()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -115,6 +115,10 @@ class Quarantine:
                 e for e in self.entries if e.is_row or (e.split, e.image_id) not in recovered
             )
         )
+
+    def without_ids(self, image_ids: Container[str]) -> Quarantine:
+        """Drop everything about images that were taken down, in any split."""
+        return Quarantine(entries=tuple(e for e in self.entries if e.image_id not in image_ids))
 
     def write(self, path: str | os.PathLike[str]) -> str:
         """Write the Parquet file atomically; return its SHA-256."""

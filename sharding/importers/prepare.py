@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from sharding.classes import ClassTable
 from sharding.commands.prepare import Job, plan_shards, refuse_empty
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
-from sharding.image_ids import parse_image_ids
+from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.importers.coco import read_coco
 from sharding.importers.collection import Collection, Part, Reader
 from sharding.importers.csv_table import read_table
@@ -54,6 +55,14 @@ class ImportJob(Job):
 
     names: Names
     single_positive: NewLabels | None = None
+
+    def without(self, image_ids_M: Ids) -> Self:
+        """Leave out images that were taken down, their names too."""
+        single = self.single_positive and self.single_positive.without(image_ids_M)
+        names = self.names.without(format_image_ids(image_ids_M))
+        return dataclasses.replace(
+            super().without(image_ids_M), names=names, single_positive=single
+        )
 
     @property
     def images_fix(self) -> str:

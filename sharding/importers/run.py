@@ -58,6 +58,7 @@ def import_collection(
         return Imported(summary=summary)
     with lock.acquire(job.output):
         dataset = Dataset.open(job.output)
+        new = new.without(dataset.manifest.removed_ids)
         is_current = _is_current(dataset, new)
         if not is_current:
             remove_temporaries(job.output)

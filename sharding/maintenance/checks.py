@@ -34,13 +34,15 @@ from sharding.layout import (
     SET_ASIDE_FOLDER,
     SIDE_FILES,
     TAR,
+    UNFINISHED_REMOVAL,
     diff_path,
     is_left_over,
     parse_shard_name,
     wanted_path,
 )
 from sharding.maintenance.problems import Kind, Problem
-from sharding.manifest import Dataset, LabelFile, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import LabelFile, ShardRecord
 from sharding.storage.files import changed, stable_json
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
@@ -74,6 +76,9 @@ def check_dataset(
             problems += check_labels(dataset, name, split, broken_tars)
     problems = _tars_after_labels(dataset.manifest, problems)
     problems += check_splits(dataset)
+    if UNFINISHED_REMOVAL in dataset.manifest.created_by:
+        what = f"{len(dataset.manifest.removed or ()):,} images are removed, but not from all files"
+        problems.append(Problem(path=MANIFEST_FILE, what=what, kind=Kind.REMOVAL))
     problems += check_side_files(dataset.directory, dataset.manifest)
     problems += check_derived(dataset)
     problems += check_reports(dataset)

@@ -18,9 +18,10 @@ from sharding.dataset.label_versions import NewLabels, tar_labels, with_tar_labe
 from sharding.dataset.members import Members, ids_of, members_in, members_of
 from sharding.dataset.publish import publish
 from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import LabelTable
-from sharding.layout import INDEX, QUARANTINE_FILE, RECORD, TAR, shard_path
+from sharding.layout import INDEX, MANIFEST_FILE, QUARANTINE_FILE, RECORD, TAR, shard_path
 from sharding.maintenance.repair import set_aside
 from sharding.manifest import Dataset
 from sharding.openimages.rotations import Rotations
@@ -29,7 +30,7 @@ from sharding.shards.plan import ShardPlan, choose_num_shards, plan_split
 from sharding.shards.task import ShardOutcome, ShardTask, holds_other
 from sharding.shards.transcode import ImagePolicy
 from sharding.sources.base import Source
-from sharding.sources.shard import ShardSource
+from sharding.sources.shard import WITH_IMAGES, ShardSource
 from sharding.storage.object_store import ObjectStore
 
 
@@ -144,6 +145,29 @@ def tasks_for_labels(
         source = ShardSource.of(dataset.directory, part.shard, bucket)
         tasks.append(ShardTask.of(plan, tables[split], source, policy, dataset.directory))
     return tasks
+
+
+def rewrite(
+    dataset: Dataset,
+    members: Sequence[Members],
+    tables: Mapping[str, LabelTable],
+    workers: Workers,
+) -> list[Members]:
+    """Write tars anew with these labels and of these images, whose JPEG bytes are copied.
+
+    Raises:
+        InputError: an image cannot be read any more.
+    """
+    tasks = tasks_for_labels(dataset, members, tables, workers.bucket)
+    outcomes = write_unfinished(tasks, workers)
+    failures = [failure for outcome in outcomes for failure in outcome.failures]
+    if failures:
+        raise InputError(
+            f"{failures[0].source} cannot be read ({failures[0].reason})",
+            file=dataset.directory,
+            fix=how_to_repair(dataset.directory / MANIFEST_FILE, *WITH_IMAGES),
+        )
+    return members_of(outcomes, (task.plan for task in tasks))
 
 
 def write_unfinished(tasks: Sequence[ShardTask], workers: Workers) -> list[ShardOutcome]:

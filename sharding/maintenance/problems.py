@@ -36,6 +36,8 @@ class Kind(StrEnum):
     """Images that are in two splits."""
     UNNAMED = "unnamed"
     """A finished tar that the manifest does not name: set aside with its index and record."""
+    REMOVAL = "removal"
+    """The manifest, which names images as removed that are still there."""
     STRANGER = "stranger"
     """A file of somebody else."""
 
@@ -53,6 +55,7 @@ _FIXES = {
     Kind.UNNAMED: "put the dataset.json back that names it, or repeat the command that wrote it; "
     f"--repair moves it to {SET_ASIDE_FOLDER}/",
     Kind.REPEATED: "take them out of one of the splits, and make the dataset again elsewhere",
+    Kind.REMOVAL: "repeat the remove command, which was broken off",
     Kind.STRANGER: "move it elsewhere, if nobody needs it here",
 }
 

@@ -21,7 +21,8 @@ from sharding.dataset.publish import remove_outdated, write_manifest
 from sharding.labels import LabelTable
 from sharding.layout import INDEX, RECORD, SET_ASIDE_FOLDER, TAR
 from sharding.maintenance.problems import Kind, Problem
-from sharding.manifest import Dataset, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import ShardRecord
 from sharding.openimages.rotations import Rotations
 from sharding.shards.dispatch import Workers, write_shards
 from sharding.shards.plan import ShardPlan

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sharding.errors import REPEAT_COMMAND, InputError
-from sharding.image_ids import IdIndex, format_id_column, parse_image_ids
+from sharding.image_ids import IdIndex, Ids, format_id_column, parse_image_ids
 from sharding.layout import ROTATIONS_FILE, ROTATIONS_HASH
 from sharding.openimages.dump_files import DumpFile, list_files
 from sharding.openimages.image_lists import read_listed
@@ -58,6 +58,13 @@ class Rotations:
         degrees_B = np.full(len(rows_B), _UNKNOWN, np.int16)
         degrees_B[rows_B >= 0] = self.degrees_N[rows_B[rows_B >= 0]]
         return degrees_B
+
+    def without(self, image_ids_M: Ids) -> Rotations:
+        """Leave out the rotations of some images."""
+        is_kept_N = ~np.isin(self.image_ids_N, image_ids_M)
+        return Rotations(
+            image_ids_N=self.image_ids_N[is_kept_N], degrees_N=self.degrees_N[is_kept_N]
+        )
 
     def write(self, path: Path) -> str:
         """Write a Parquet file atomically; return its sha256."""

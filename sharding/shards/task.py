@@ -22,7 +22,7 @@ import numpy.typing as npt
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
 from sharding.layout import INDEX, RECORD, shard_path
-from sharding.manifest import ShardRecord
+from sharding.manifest_parts import ShardRecord
 from sharding.openimages.rotations import Rotations
 from sharding.shards.plan import ShardPlan
 from sharding.shards.transcode import ImagePolicy

@@ -18,7 +18,7 @@ from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import INDEX, shard_path
 from sharding.log import redact
-from sharding.manifest import ShardRecord
+from sharding.manifest_parts import ShardRecord
 from sharding.shards.task import Failure, ShardOutcome, ShardTask
 from sharding.shards.transcode import transcode
 from sharding.storage.files import replacing, write_json

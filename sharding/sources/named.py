@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,16 @@ class Names:
                         fix="rename one of the two files",
                     )
         return cls(by_split=by_split)
+
+    def without(self, image_ids: Collection[str]) -> Names:
+        """Leave out the names of some images."""
+        unwanted = frozenset(image_ids)
+        return Names(
+            by_split={
+                split: {key: name for key, name in names.items() if key not in unwanted}
+                for split, names in self.by_split.items()
+            }
+        )
 
     def write(self, path: str | os.PathLike[str]) -> str:
         """Write `names.parquet` atomically, by split and id; return its sha256."""

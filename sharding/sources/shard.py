@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sharding.errors import InputError, how_to_repair
 from sharding.layout import INDEX, TAR
-from sharding.manifest import ShardRecord
+from sharding.manifest_parts import ShardRecord
 from sharding.sources.base import ReadImage, Source
 from sharding.sources.packed import PackedImages
 from sharding.storage.locks import scratch_directory

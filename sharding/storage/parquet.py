@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharding.errors import InputError
+from sharding.errors import REPEAT_COMMAND, InputError
 from sharding.log import first_line
 from sharding.storage.files import replacing, sha256_of
 
@@ -62,6 +63,28 @@ def read_table(
         if not nulls and any(column.null_count for column in table.columns):
             raise InputError("it holds nulls")
         return table
+
+
+def remove_rows(path: str | os.PathLike[str], column: str, values: Sequence[str]) -> str:
+    """Write a Parquet file again without the rows that have one of the values; return its SHA-256.
+
+    One row group is in memory at a time. Done twice it gives the same bytes.
+
+    Raises:
+        InputError: the file is missing or damaged, or the disk is full.
+    """
+    unwanted = pa.array(values, pa.string())
+    with as_input_error(path, kind="table of images", fix=REPEAT_COMMAND):
+        table = pq.ParquetFile(path)
+    with replacing(path) as temporary:
+        with pq.ParquetWriter(temporary, table.schema_arrow, compression="zstd") as writer:
+            for group in range(table.num_row_groups):
+                with as_input_error(path, kind="table of images", fix=REPEAT_COMMAND):
+                    rows = table.read_row_group(group)
+                    rows = rows.filter(pc.invert(pc.is_in(rows[column], unwanted)))
+                if len(rows):
+                    writer.write_table(rows)
+        return sha256_of(temporary)
 
 
 @contextlib.contextmanager

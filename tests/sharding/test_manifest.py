@@ -8,7 +8,8 @@ from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.labels import LabelTable
 from sharding.layout import MANIFEST_FILE
-from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import LabelFile, LabelVersion, ShardRecord
 
 IDS = ["00000000000123e5", "00000000000000ff"]
 

@@ -23,7 +23,8 @@ from PIL import Image
 from sharding.classes import ClassTable
 from sharding.dataset.label_versions import write_labels
 from sharding.labels import LabelTable
-from sharding.manifest import Dataset, LabelFile, LabelVersion, Manifest, ShardRecord
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import LabelFile, LabelVersion, ShardRecord
 
 SPLITS: Mapping[str, tuple[int, ...]] = {
     "train": (37, 29, 30),

@@ -12,7 +12,11 @@ import pytest
 
 from pipeline import storage
 from pipeline.data.staging import Cache, open_dataset
+from sharding.commands.options import RemoveOptions
+from sharding.commands.remove import remove
+from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
 from sharding.layout import CLASSES_HASH
 from sharding.manifest import Dataset, Manifest
 
@@ -164,3 +168,18 @@ def test_half_copies_are_removed_and_missing_tars_copied(remote: Path, cache: Ca
 def test_a_url_without_a_dataset_is_one_error(tmp_path: Path, cache: Cache) -> None:
     with pytest.raises(InputError, match="manifest cannot be read"):
         open_dataset((tmp_path / "nothing").as_uri(), cache)
+
+
+def test_a_cache_loses_images_that_were_taken_down(remote: Path, cache: Cache) -> None:
+    Quarantine().write(remote / "quarantine.parquet")
+    before = open_dataset(remote.as_uri(), cache)
+    first = before.shards("train")[0]
+    (gone,) = format_image_ids(before.labels("train").image_ids_N[:1])
+    remove(RemoveOptions(dataset=str(remote), ids=(gone,)), map)
+    after = open_dataset(remote.as_uri(), cache)
+    assert not (after.directory / first.path).exists()
+    assert {path.name for path in (after.directory / "images").glob("*.tar")} == {
+        path.name for path in tars(after)
+    }
+    assert after.shards_digest("train") != before.shards_digest("train")
+    assert after.shards_digest("test") == before.shards_digest("test")

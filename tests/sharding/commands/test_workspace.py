@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from pipeline.data.staging import Cache, open_dataset
-from sharding.commands.options import ReshardOptions, ShardOptions, VerifyOptions
+from sharding.commands.options import RemoveOptions, ReshardOptions, ShardOptions, VerifyOptions
 from sharding.commands.prepare import prepare
+from sharding.commands.remove import remove
 from sharding.commands.reshard import reshard
 from sharding.commands.shard import shard_dump
 from sharding.commands.verify import VerifyReport, verify
@@ -449,6 +450,36 @@ def test_a_resharding_stopped_amid_its_tables_is_finished(
     server.faults = {}
     relabel(URL, tmp_path, dump, images=str(images))
     assert objects(filled) == tree(local)
+
+
+def take_down(dataset: str | Path, scratch: Path, *ids: str) -> str:
+    options = RemoveOptions(dataset=str(dataset), ids=ids, fetch=FAST)
+    with open_workspace(options.dataset, options.fetch, scratch) as workspace:
+        return str(remove(options, map, workspace))
+
+
+def test_a_takedown_is_as_on_a_disk_and_goes_on_where_it_stopped(
+    inputs, filled, server: Web, on_disk: Path, tmp_path: Path
+) -> None:
+    local, dump = shutil.copytree(on_disk, tmp_path / "tiny"), second_dump(inputs, tmp_path)
+    gone = image_ids(inputs[1], "train")[2], image_ids(inputs[1], "test")[0], "f" * 16
+    relabel(local, tmp_path, dump)
+    relabel(URL, tmp_path, dump)
+    take_down(local, tmp_path, *gone)
+    # The first put of the manifest marks the images; the second follows tars and tables.
+    for faults in (
+        {"dataset.json": [500] * 20},
+        {"images/train-000003.tar": [500] * 20},
+        {"labels/2018_04/train.parquet": [500] * 20},
+        {"dataset.json": [500] * 20},
+    ):
+        server.faults = {f"PUT data/sets/tiny/{name}": codes for name, codes in faults.items()}
+        with pytest.raises(InputError, match="cannot be written"):
+            take_down(URL, tmp_path, *gone)
+    server.faults = {}
+    assert "2 tars replaced" in take_down(URL, tmp_path, *gone)
+    assert objects(filled) == tree(local)
+    assert check(tmp_path)[0].intact
 
 
 @pytest.mark.ray

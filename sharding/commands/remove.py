@@ -1,0 +1,229 @@
+"""Run the remove job: take images down, from their tars, from every table, and for good.
+
+Only the tars that hold them are written anew, under new names, with the other JPEGs as they were.
+The manifest keeps the ids, so that no later dump, retry or repair brings the images back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sharding import log
+from sharding.commands.options import RemoveOptions
+from sharding.commands.summary import Removed
+from sharding.commands.verify import SMALL
+from sharding.commands.workspace import Workspace
+from sharding.dataset import lock
+from sharding.dataset.label_versions import (
+    all_labels,
+    labels_to_repair_with,
+    tar_labels,
+    with_tar_labels,
+)
+from sharding.dataset.members import Members, members_in
+from sharding.dataset.publish import publish_removal, remove_outdated, write_manifest
+from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError, how_to_repair
+from sharding.image_ids import Ids, format_image_ids, parse_image_ids
+from sharding.layout import (
+    INDEX,
+    NAMES_HASH,
+    NEXT_NUMBER,
+    QUARANTINE_FILE,
+    SET_ASIDE_FOLDER,
+    TAR,
+    UNFINISHED_REMOVAL,
+)
+from sharding.maintenance.checks import check_shard
+from sharding.maintenance.extend import rewrite
+from sharding.manifest import Dataset, Manifest
+from sharding.manifest_parts import ShardRecord
+from sharding.shards.dispatch import Workers
+from sharding.sources.base import ParallelMap
+from sharding.sources.named import image_id_of
+from sharding.sources.shard import WITH_IMAGES
+from sharding.storage.files import remove_temporaries
+from sharding.storage.object_store import ObjectStore
+from sharding.storage.tar_index import read_index
+
+
+def remove(
+    options: RemoveOptions, parallel: ParallelMap, workspace: Workspace | None = None
+) -> Removed:
+    """Take images down; a killed command is repeated.
+
+    Args:
+        options: whose dataset is a directory, the workspace's if there is one.
+        parallel: spreads work over the cluster.
+        workspace: of the dataset, if it is in a bucket.
+
+    Raises:
+        InputError: an id is malformed or unknown, nothing would be left, or a tar that has to be
+            written anew is damaged; the dataset is then as it was.
+    """
+    started = time.monotonic()
+    workspace = workspace or Workspace(Path(options.dataset))
+    directory = workspace.directory
+    Dataset.open(directory)  # before a mistyped one would be made
+    with lock.acquire(directory):
+        dataset = Dataset.open(directory)
+        remove_temporaries(directory)
+        remove_outdated(directory, dataset.manifest)  # of a job killed after it wrote the manifest
+        asked_M = np.unique(parse_image_ids(list(_named(options, dataset))))
+        members = members_in(dataset)
+        unknown = _unknown(dataset, asked_M, members)
+        if unknown and not options.allow_unknown:
+            raise InputError(
+                f"the dataset has no image {unknown[0]}"
+                + (f", nor {len(unknown) - 1:,} others of these" if len(unknown) > 1 else ""),
+                file=workspace.location,
+                fix="check the ids, or pass --allow-unknown to keep them out of later dumps",
+            )
+        tars = _take_down(dataset, asked_M, members, parallel, workspace)
+        _warn_of_set_aside(workspace, asked_M)
+        return Removed(
+            location=workspace.location,
+            dataset=Dataset.open(directory),
+            before=dataset.manifest,
+            ids=len(asked_M),
+            unknown=len(unknown),
+            tars=tars,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _named(options: RemoveOptions, dataset: Dataset) -> Iterator[str]:
+    """List the ids that are asked for; file names of an imported collection become ids.
+
+    Raises:
+        InputError: one is malformed, or the file cannot be read.
+    """
+    lines: Sequence[str] = ()
+    if options.file is not None:
+        try:
+            lines = options.file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"no list of ids ({error})", file=options.file) from None
+    is_imported = NAMES_HASH in dataset.manifest.created_by
+    for row, text in enumerate((*lines, *options.ids), start=1):
+        name = text.strip()
+        try:
+            parse_image_ids([name])
+        except InputError as error:
+            if not name:
+                continue
+            if not is_imported:
+                place = (options.file, row) if row <= len(lines) else (None, None)
+                raise InputError(
+                    error.problem, file=place[0], row=place[1], fix="give ids of the dataset"
+                ) from None
+            name = image_id_of(name)
+        yield name
+
+
+def _unknown(dataset: Dataset, asked_M: Ids, members: Iterable[Members]) -> list[str]:
+    """Find the ids that neither tars, tables, the quarantine nor the removed images have."""
+    aside = Quarantine.read(dataset.directory / QUARANTINE_FILE).images().entries
+    known = [dataset.manifest.removed_ids, parse_image_ids([entry.image_id for entry in aside])]
+    known += [part.image_ids_N for part in members]
+    known += [
+        all_labels(dataset, split, name).image_ids_N
+        for name, version in dataset.manifest.labels.items()
+        for split in version.splits
+    ]
+    return format_image_ids(asked_M[~np.isin(asked_M, np.concatenate(known))])
+
+
+def _take_down(
+    dataset: Dataset,
+    asked_M: Ids,
+    members: Sequence[Members],
+    parallel: ParallelMap,
+    workspace: Workspace,
+) -> int | None:
+    """Publish the dataset without the images; return how many tars held any, None if all was done.
+
+    The manifest names the ids first: what a killed job leaves knows what has still to be removed.
+    """
+    manifest = dataset.manifest
+    removed_M = np.union1d(manifest.removed_ids, asked_M)
+    is_new = len(removed_M) > len(manifest.removed_ids)
+    if not is_new and UNFINISHED_REMOVAL not in manifest.created_by:
+        return None
+    smaller, untouched = _without(members, removed_M)
+    shards = [part.shard for part in smaller if len(part.image_ids_N)]
+    if not untouched and not shards:
+        raise InputError(
+            "no image would be left", file=dataset.directory, fix="remove the directory instead"
+        )
+    small = sum(shard.bytes for shard in shards) < SMALL
+    workers = workspace.workers(map if small else parallel)
+    if is_new:
+        _refuse_damaged(dataset, shards, workers, workspace.store)
+        manifest = dataclasses.replace(manifest, removed=tuple(format_image_ids(removed_M)))
+        manifest = manifest.with_provenance(**{UNFINISHED_REMOVAL: "repeat the remove command"})
+        write_manifest(dataset.directory, manifest, dataset.classes)
+        workspace.push()
+        dataset = dataclasses.replace(dataset, manifest=manifest)
+    versions = labels_to_repair_with(manifest)
+    tables = {split: dataset.labels(split, versions[split]) for split in {s.split for s in shards}}
+    rewritten = rewrite(dataset, [p for p in smaller if len(p.image_ids_N)], tables, workers)
+    left = [*untouched, *rewritten]
+    publish_removal(dataset, left, _created_by(manifest, [part.shard for part in left]))
+    return len(smaller)
+
+
+def _without(members: Iterable[Members], image_ids_M: Ids) -> tuple[list[Members], list[Members]]:
+    """Split tars into those that hold any of the images, without these, and all others."""
+    smaller, untouched = [], []
+    for part in members:
+        kept_N = part.image_ids_N[~np.isin(part.image_ids_N, image_ids_M)]
+        if len(kept_N) < len(part.image_ids_N):
+            smaller.append(dataclasses.replace(part, image_ids_N=kept_N))
+        else:
+            untouched.append(part)
+    return smaller, untouched
+
+
+def _created_by(manifest: Manifest, shards: Sequence[ShardRecord]) -> dict[str, str]:
+    """Copy ``created_by`` with what follows from other tars."""
+    after = dataclasses.replace(manifest, shards=tuple(shards), created_by={})
+    numbers = {
+        f"{NEXT_NUMBER}/{split}": str(manifest.next_number(split))
+        for split in {shard.split for shard in manifest.shards}
+        if after.next_number(split) < manifest.next_number(split)
+    }
+    left = {shard.split for shard in shards}
+    created_by = {**with_tar_labels(manifest.created_by, tar_labels(manifest), left), **numbers}
+    del created_by[UNFINISHED_REMOVAL]
+    return created_by
+
+
+def _refuse_damaged(
+    dataset: Dataset, shards: Sequence[ShardRecord], workers: Workers, store: ObjectStore
+) -> None:
+    """Refuse to copy images out of tars that are not what the manifest says."""
+    check = partial(check_shard, store, hashed=None)
+    for problems in workers.parallel(check, shards):
+        for problem in problems:
+            file = dataset.directory / problem.path
+            raise InputError(problem.what, file=file, fix=how_to_repair(file, *WITH_IMAGES))
+
+
+def _warn_of_set_aside(workspace: Workspace, asked_M: Ids) -> None:
+    """Name the tars that repairs have set aside and that still hold such images."""
+    folder = workspace.directory / SET_ASIDE_FOLDER
+    indexes = sorted(folder.rglob(f"*{INDEX}"))
+    workspace.download(path.relative_to(workspace.directory).as_posix() for path in indexes)
+    for path in indexes:
+        if np.isin(parse_image_ids(list(read_index(path))), asked_M).any():
+            tar = path.with_suffix(TAR).relative_to(workspace.directory)
+            log.info(
+                f"{tar} still holds removed images; a repair set it aside: delete it", "WARNING"
+            )
