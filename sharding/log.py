@@ -50,6 +50,11 @@ def first_line(error: BaseException, longest: int = 160) -> str:
     return redact(lines[0])[:longest]
 
 
+def count(number: int, unit: str) -> str:
+    """Write a number with its unit: 1 shard, 1,000 classes."""
+    return f"{number:,} {unit}{'' if number == 1 else 'es' if unit.endswith('s') else 's'}"
+
+
 def is_json() -> bool:
     """Whether the environment asks for log lines as JSON objects."""
     return os.environ.get(VARIABLE, "").lower() == "json"

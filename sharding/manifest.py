@@ -20,6 +20,7 @@ from sharding.errors import REPEAT_COMMAND, InputError, command, unknown
 from sharding.image_ids import Ids, parse_image_ids
 from sharding.labels import LabelTable
 from sharding.layout import CLASSES_FILE, MANIFEST_FILE, NEXT_NUMBER, SPLITS, are_label_paths
+from sharding.log import count
 from sharding.manifest_parts import LabelVersion, ShardRecord
 from sharding.storage.files import write_json
 from sharding.storage.records import build_record, record_digest
@@ -174,7 +175,7 @@ class Dataset:
             images[shard.split] = images.get(shard.split, 0) + shard.images
         splits = ", ".join(f"{split} {count:,}" for split, count in images.items())
         labels = ", ".join(self.manifest.labels)
-        return f"Dataset({len(self.classes):,} classes; images: {splits}; labels: {labels})"
+        return f"Dataset({count(len(self.classes), 'class')}; images: {splits}; labels: {labels})"
 
     @property
     def digest(self) -> str:
@@ -206,12 +207,10 @@ class Dataset:
         """
         chosen = name or self.manifest.default_labels
         if chosen not in self.manifest.labels:
-            present = sorted(self.manifest.labels)
+            there = f"the dataset has {', '.join(sorted(self.manifest.labels))}"
             reshard = command("reshard", "--dataset", self.directory, "--annotations", "DUMP")
-            listed = f"the dataset has {', '.join(present)}; {reshard} adds a dump's"
-            raise unknown(
-                "labels", chosen, present, listed=listed, file=self.directory / MANIFEST_FILE
-            )
+            listed, file = f"{there}; {reshard} adds a dump's", self.directory / MANIFEST_FILE
+            raise unknown("labels", chosen, self.manifest.labels, listed=listed, file=file)
         return chosen, self.manifest.labels[chosen]
 
     def labels(self, split: str, name: str | None = None) -> LabelTable:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from tqdm import tqdm
 
 from sharding import log
 
 _SECONDS_BETWEEN_LINES = 5.0
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
+_SMALLEST_BAR = 5
 
 
 def say(line: str, **numbers: float) -> None:
@@ -68,6 +71,7 @@ class Progress:
                 initial=initial,
                 leave=leave,
                 dynamic_ncols=True,
+                bar_format=_BAR,
             )
 
     def advance(
@@ -84,10 +88,20 @@ class Progress:
         self._note = log.redact(note) or self._note
         self._numbers |= numbers or {}
         if self._bar is not None:
-            self._bar.set_postfix_str(self._note, refresh=False)
+            self._bar.set_postfix_str(self._fitting_note(self._bar), refresh=False)
             self._bar.update(units)
         elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
             self._print_line()
+
+    def _fitting_note(self, bar: tqdm[NoReturn]) -> str:
+        """Leave out the last parts of the note that the terminal has no room for."""
+        # At first the time left is "?", later the longest is "1:00:00".
+        line = f"{self.label}: 100%|| {self.total}/{self.total} {self.unit}, 1:00:00 left, "
+        room = (bar.ncols or shutil.get_terminal_size().columns) - len(line) - _SMALLEST_BAR
+        parts = self._note.split(", ")
+        while parts and len(", ".join(parts)) > room:
+            parts.pop()
+        return ", ".join(parts)
 
     def __enter__(self) -> Self:
         return self

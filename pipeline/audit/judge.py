@@ -21,6 +21,7 @@ from sharding.image_ids import IdIndex
 from sharding.labels import POSITIVE, UNOBSERVED, LabelTable, entry_keys
 
 DEPTHS = (100, 300, 1000, 3000)
+_MOST_DEPTHS = 3  # that a row of 80 columns has room for; the column P goes on from there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +140,11 @@ def judge(candidates: Candidates, truth: Truth, depths: Sequence[int] = DEPTHS) 
 
 
 def table(verdicts: Sequence[Verdict], truth: Truth) -> str:
-    """Write one row per epoch as Markdown; shares in percent."""
+    """Write one row per epoch for a terminal, and what its columns mean; shares in percent."""
     depths = sorted({depth for verdict in verdicts for depth in verdict.precision_at})
+    depths = depths[:_MOST_DEPTHS]
     headers = ["epoch", *(f"P@{depth}" for depth in depths)]
-    headers += ["candidates", "P", "R", "decided", "in file", "P", "R"]
+    headers += ["listed", "P", "R", "decided", "listed", "P", "R"]
     rows = [
         [
             str(v.epoch),
@@ -157,11 +159,25 @@ def table(verdicts: Sequence[Verdict], truth: Truth) -> str:
         ]
         for v in verdicts
     ]
-    note = (
-        f"{truth.missing:,} of {truth.known:,} unobserved entries whose truth is known are "
-        f"positive: base rate {percent(truth.base_rate, 1)} %."
-    )
-    return Table(headers=headers, sections=[rows], notes=[note], text_columns=0).markdown()
+    notes = [
+        "P@d: percent of the d largest losses that are labels really missing (right).",
+        "listed: candidates of the epoch. P: percent of them that are right; R: percent of all "
+        "missing labels that they are.",
+        "decided: entries that the method rejected or corrected, those of them that are listed, "
+        "and P and R of these.",
+        f"Guessing: {truth.missing:,} of {truth.known:,} unobserved entries whose truth is known "
+        f"are missing labels, {percent(truth.base_rate, 1)} %.",
+    ]
+    return Table(headers=headers, sections=[rows], notes=notes, text_columns=0).terminal()
+
+
+def describe(chosen: Candidates, truth: Truth) -> str:
+    """Say how many of the exported candidates are right."""
+    states_N = truth.states(chosen)
+    right, known = _count(states_N == POSITIVE), _count(states_N != UNOBSERVED)
+    unknown = len(chosen) - known
+    rest = f"; of {unknown:,} the truth is not known" if unknown else ""
+    return f"{right:,} of {known:,} exported are right ({percent(_share(right, known), 0)} %){rest}"
 
 
 def _count(mask: npt.NDArray[np.bool_]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -61,7 +62,9 @@ def write_sheet(
     rows = list(_rows(chosen, classes, observed, pictures, credits))
     note = (
         f"Maps of the checkpoint after epoch {model.meta.epoch}: "
-        "orange speaks for the class, blue against it."
+        "orange speaks for the class, blue against it. Its probability is of the score with "
+        "BoostLU. Loss and probability in training are of the step that made the candidate: of "
+        "an augmented picture, and by a network that had learned less; they often differ."
     )
     with replacing(path) as temporary:
         temporary.write_text(review_page.page(title, note, file, rows, command), encoding="utf-8")
@@ -82,11 +85,11 @@ def _rows(
             mid=classes.mids[k],
             name=classes.names[k],
             facts=[
-                ("probability", _percent(chosen.probabilities_N[n])),
-                ("loss", f"{chosen.losses_N[n]:.2f}"),
                 (
                     "training",
-                    f"{chosen.decisions_N[n]} ({chosen.method}, epoch {chosen.epoch})",
+                    f"loss {chosen.losses_N[n]:.2f}, probability "
+                    f"{_percent(chosen.probabilities_N[n])}, {chosen.decisions_N[n]} "
+                    f"({chosen.method}, epoch {chosen.epoch})",
                 ),
                 *_observed_facts(observed, chosen.image_ids_N[n : n + 1], classes),
                 ("image", image_id),
@@ -114,7 +117,11 @@ def _pictures(
         for p, k in enumerate(wanted[image_id]):
             maps = cams.raw_NPHW[0, p], cams.boosted_NPHW[0, p]
             raw, boosted = (f"{m.mean():+.2f}".replace("-", "−") for m in maps)
-            captions = f"raw map, score {raw}", f"BoostLU (α = {cams.alpha:g}), score {boosted}"
+            probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
+            captions = (
+                f"raw map, score {raw}",
+                f"BoostLU (α = {cams.alpha:g}), score {boosted}, probability {probability}",
+            )
             layers = (_uri(Image.fromarray(layer)) for layer in cam_figures.cam_layers(*maps))
             yield (
                 (image_id, k),

@@ -19,6 +19,7 @@ from pipeline.data.staging import open_dataset
 from sharding.errors import InputError, command
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
+from sharding.log import count
 from sharding.manifest import Dataset
 from sharding.storage.files import replacing
 
@@ -82,9 +83,14 @@ def run(
     inputs = _Inputs.open(config)
     epochs = candidates.read_run(inputs.run)
     report = []
+    missing = None
     if config.truth is not None:
         truth = read_truth(inputs.dataset, config.truth, SPLIT)
-        report += [_judge(epochs, truth, inputs, log=config.log), ""]
+        missing = judge.Truth(labels_of(inputs.dataset, SPLIT, epochs[-1].labels), truth)
+        verdicts = [judge.judge(of_epoch, missing) for of_epoch in epochs]
+        if config.log:
+            _log(inputs.run, verdicts)
+        report += [judge.table(verdicts, missing), ""]
     chosen = candidates.of_epoch(epochs, config.epoch).select(
         top=config.top,
         min_probability=config.min_probability,
@@ -95,6 +101,8 @@ def run(
     output = config.output or Path(f"export-{name}")
     path = _write_csv(output, chosen.to_csv(inputs.dataset.classes))
     report.append(f"candidates  {path}  ({len(chosen):,} of epoch {chosen.epoch})")
+    if missing is not None:
+        report.append(f"judged      {judge.describe(chosen, missing)}")
     if config.sheet and len(chosen):
         sheet = output / "sheet.html"
         then = _write_sheet(sheet, chosen, name, inputs, read_images, read_credits)
@@ -134,15 +142,6 @@ def _write_csv(output: Path, text: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
-
-
-def _judge(epochs: Sequence[Candidates], truth: LabelTable, inputs: _Inputs, *, log: bool) -> str:
-    """Judge every epoch's candidates; return the table."""
-    missing = judge.Truth(labels_of(inputs.dataset, SPLIT, epochs[-1].labels), truth)
-    verdicts = [judge.judge(of_epoch, missing) for of_epoch in epochs]
-    if log:
-        _log(inputs.run, verdicts)
-    return judge.table(verdicts, missing)
 
 
 def _log(run: str, verdicts: Sequence[judge.Verdict]) -> None:
@@ -185,7 +184,7 @@ def _write_sheet(
     review_sheet.write_sheet(
         path,
         chosen,
-        title=f"{len(chosen)} candidates of {chosen.method}, epoch {chosen.epoch}",
+        title=f"{count(len(chosen), 'candidate')} of {chosen.method}, epoch {chosen.epoch}",
         file=file,
         classes=inputs.dataset.classes,
         observed=labels_of(inputs.dataset, SPLIT, chosen.labels),

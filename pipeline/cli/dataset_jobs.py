@@ -16,6 +16,7 @@ from sharding.commands.options import (
     VerifyOptions,
 )
 from sharding.importers.options import ImportOptions
+from sharding.log import count
 from sharding.synthetic.options import DumpOptions
 
 # Until 0.1 a label version was named by `--name`, as a run was.
@@ -43,8 +44,9 @@ def run_make_demo(arguments: Sequence[str], program: str | None) -> None:
     shared = dataclasses.fields(DumpOptions)
     dump = DumpOptions(**{field.name: getattr(options, field.name) for field in shared})
     made = make_dump(dump, output, workers=options.workers)
-    counts = ", ".join(f"{count} {split}" for split, count in dump.images.items())
-    print(f"{'made' if made else 'already there'}: {counts} images of {dump.classes} classes")
+    counts = ", ".join(f"{number} {split}" for split, number in dump.images.items())
+    done = "made" if made else "already there"
+    print(f"{done}: {counts} images of {count(dump.classes, 'class')}")
     print(f"annotations  {output}/2017_11")
     print(f"images       {output}/images")
     print(f"truth        {output}/ground_truth")

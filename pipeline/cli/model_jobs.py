@@ -11,7 +11,7 @@ from pipeline.config import groups, presets, show
 from pipeline.config.commands import AuditConfig, EvaluateConfig, ExportOptions, PredictConfig
 from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig
-from sharding.log import error
+from sharding.log import count, error
 
 if TYPE_CHECKING:
     from pipeline.training.train import TrainResult
@@ -107,8 +107,8 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
     from pipeline.inference import predict
 
     counts = predict.predict(config, session.connect)
-    print(f"{counts['images']:,} images, {counts['errors']:,} unreadable (column error)")
-    print(f"predictions  {config.output}/part-*.parquet  ({counts['files']} files)")
+    print(f"{count(counts['images'], 'image')}, {counts['errors']:,} unreadable (column error)")
+    print(f"predictions  {config.output}/part-*.parquet  ({count(counts['files'], 'file')})")
 
 
 def run_export(arguments: Sequence[str], program: str | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sharding.errors import InputError
+from sharding.log import count
 
 
 class Node(NamedTuple):
@@ -22,12 +23,8 @@ class Node(NamedTuple):
 def describe(nodes: Sequence[Node]) -> str:
     """Say in words what the nodes offer together."""
     cpus, gpus = (sum(counts) for counts in zip(*nodes, strict=True))
-    gpus_in_words = _count(gpus, "GPU") if gpus else "no GPU"
-    return f"{_count(len(nodes), 'node')}, {_count(cpus, 'CPU')}, {gpus_in_words}"
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    gpus_in_words = count(gpus, "GPU") if gpus else "no GPU"
+    return f"{count(len(nodes), 'node')}, {count(cpus, 'CPU')}, {gpus_in_words}"
 
 
 def capacity(nodes: Sequence[Node], cpus: int) -> int:
@@ -58,11 +55,11 @@ def shares(nodes: Sequence[Node], workers: int | None) -> tuple[int, float, int]
     Raises:
         InputError: that many do not fit.
     """
-    count = workers or default_workers(nodes)
-    cpus = share(nodes, count)
+    workers = workers or default_workers(nodes)
+    cpus = share(nodes, workers)
     if not cpus:
-        raise _too_many(nodes, f"{count} workers do not fit", "lower --workers")
-    return count, 1.0 if any(node.gpus for node in nodes) else 0.0, cpus
+        raise _too_many(nodes, f"no room for {count(workers, 'worker')}", "lower --workers")
+    return workers, 1.0 if any(node.gpus for node in nodes) else 0.0, cpus
 
 
 def place(
@@ -78,14 +75,14 @@ def place(
     if not cpus or capacity(nodes, cpus) < fewest:
         raise _too_many(
             nodes,
-            f"{fewest} workers of {cpus or 1} CPUs do not fit",
+            f"no room for {count(fewest, 'worker')} of {count(cpus or 1, 'CPU')}",
             "lower --workers or --cpus-per-worker",
         )
     return any(node.gpus for node in nodes), cpus
 
 
 def _too_many(nodes: Sequence[Node], problem: str, fix: str) -> InputError:
-    offers = ", ".join(f"{node.cpus} CPUs {node.gpus} GPUs" for node in nodes)
+    offers = ", ".join(f"{count(node.cpus, 'CPU')} {count(node.gpus, 'GPU')}" for node in nodes)
     return InputError(
         f"{problem} on the nodes that have joined ({offers or 'none'})",
         fix=f"{fix}, or wait until all nodes have joined (`ray status`)",

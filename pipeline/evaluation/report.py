@@ -16,6 +16,7 @@ from pipeline.evaluation.references import Published
 from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
 from pipeline.tables import Table, half_width, p_value, percent, signed
 from sharding.classes import NUM_GROUPS
+from sharding.log import count
 
 GROUPS = range(1, NUM_GROUPS + 1)
 COLUMNS = {
@@ -161,7 +162,7 @@ class Report:
         counted = next(iter(self.summaries.values()))
         notes = [
             "mAP in percent, over annotated entries only.",
-            f"{counted.counted_all:,} of {counted.classes:,} classes counted, "
+            f"{counted.counted_all:,} of {count(counted.classes, 'class')} counted, "
             f"{counted.without_positive:,} of them without positive (AP 0): see --rule.",
             f"Group 1 has the fewest {self.grouped_by}, group {NUM_GROUPS} the most.",
             "All is the mean over classes, Groups the mean of the group means.",

@@ -16,6 +16,7 @@ from pipeline.models.cam_net import CamNet
 from sharding.classes import ClassTable
 from sharding.image_ids import format_image_ids
 from sharding.labels import POSITIVE
+from sharding.log import count
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -57,7 +58,7 @@ class Cams:
         )
 
     def __repr__(self) -> str:
-        return f"Cams({len(self.images_NHWC)} images; {', '.join(self.names)})"
+        return f"Cams({count(len(self.images_NHWC), 'image')}; {', '.join(self.names)})"
 
     def _repr_png_(self) -> bytes:
         """Show the first image in a notebook."""

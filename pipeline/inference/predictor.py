@@ -33,6 +33,7 @@ from pipeline.models import checkpoint
 from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
 from sharding.errors import InputError
+from sharding.log import count
 
 TOP_K, THRESHOLD = 5, 0.0
 """Of a served model's answer, unless the request says otherwise."""
@@ -131,7 +132,7 @@ class Predictor:
     def __repr__(self) -> str:
         config = self.meta.train_config
         return (
-            f"Predictor({config.model.backbone}, {len(self.meta.mids):,} classes, "
+            f"Predictor({config.model.backbone}, {count(len(self.meta.mids), 'class')}, "
             f"{self.image_size} px, trained with {config.method}, on {self.device})"
         )
 

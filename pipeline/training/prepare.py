@@ -24,7 +24,7 @@ from pipeline.training import distributed
 from pipeline.training.validation import VALIDATION
 from sharding.errors import InputError, command
 from sharding.layout import SPLITS
-from sharding.log import info
+from sharding.log import count, info
 from sharding.manifest import Dataset
 
 _DISTRIBUTION = "openimages-boostlu"
@@ -144,13 +144,13 @@ def describe(run: Prepared) -> str:
     rows = {
         "run": f"{run.directory}: {_position(run)}",
         "dataset": f"{config.dataset}, labels {config.labels}",
-        "images": f"{images}; {len(dataset.classes):,} classes",
+        "images": f"{images}; {count(len(dataset.classes), 'class')}",
         "network": f"{model.backbone} at {config.data.image_size} px, from "
         f"{model.weights or 'random weights'}, BoostLU {model.alpha_train:g} in training and "
         f"{model.alpha_infer:g} in inference",
         "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
         "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
-        f"{config.data.batch_size} images a step, {config.epochs} epochs",
+        f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",
     }
     lines = [f"{name:8} {text}" for name, text in rows.items()]
     train = version.splits["train"]
@@ -171,7 +171,7 @@ def _position(run: Prepared) -> str:
     if meta.epoch > run.config.epochs:
         return f"trained for {meta.epoch} epochs, more than the {run.config.epochs} asked for"
     if meta.epoch == run.config.epochs:
-        return f"already finished, {meta.epoch} epochs"
+        return f"already finished, {count(meta.epoch, 'epoch')}"
     return f"resuming after epoch {meta.epoch}"
 
 

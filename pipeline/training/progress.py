@@ -66,8 +66,8 @@ class MetricsLogger:
         self._run_log.log(points, self._sender)
         self._run_log.epoch(epoch, {"train/loss": self._mean_loss(stats, epoch)})
         note = (
-            f"loss {stats.loss:.4f}, {stats.images_per_second:.0f} image/s, "
-            f"{stats.worst_wait_fraction:.0%} waiting for data{_describe_skew(stats)}"
+            f"loss {stats.loss:.3g}, {stats.images_per_second:.0f} image/s, "
+            f"waits {stats.worst_wait_fraction:.0%} for data{_describe_skew(stats)}"
         )
         numbers = {"epoch": epoch, "step": stats.step, **values}
         self.progress(f"epoch {epoch}/{self._config.epochs}", stats.step, steps, note, numbers)

@@ -25,7 +25,7 @@ from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, shown
 from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
 from sharding.errors import InputError
-from sharding.log import info
+from sharding.log import count, info
 from sharding.progress import say
 
 # Within one call: a storage that only ever takes small files would be retried for ever.
@@ -100,7 +100,7 @@ def _finished(run: Checked) -> TrainResult | None:
         meta.mlflow_run_id
     ):
         return None
-    say(f"{run.directory}: already finished, {meta.epoch} epochs; nothing was done")
+    say(f"{run.directory}: already finished, {count(meta.epoch, 'epoch')}; nothing was done")
     scored = {each: metrics[SCORE] for each, metrics in scores.items() if SCORE in metrics}
     best = storage.join(run.directory, max(scored, key=lambda each: scored[each]))
     return _result(best, run, scores[name], meta.mlflow_run_id)
@@ -150,7 +150,7 @@ def dry_run(config: TrainConfig) -> str:
     work = functools.partial(try_batch, run.config, run.cpus, run.use_gpu)
     resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
     ((images, loss),) = tasks.run_tasks(work, [0], label="first batch", **resources)
-    first = f"first batch of a worker: {images} images, loss {loss:.3g}; nothing was kept"
+    first = f"first batch of a worker: {count(images, 'image')}, loss {loss:.3g}; nothing was kept"
     return f"{prepare.describe(run)}\n{first}"
 
 

@@ -10,15 +10,17 @@ from typing import Any
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
+from sharding.log import count
 from sharding.manifest import Dataset, Manifest
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
 _NOT_LABELS = {
+    "listed_without_rows": "images of the lists that nobody labelled (left out)",
     "unknown_mid": "rows outside the class list",
     "duplicates": "rows said before",
     "conflicts": "classes of an image disputed",
 }
-"""Counts in a label version's report that are not of rejected rows, in words."""
+"""Counts in a label version's report of what gave no label without being rejected, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class Summary:
         if self.how:
             rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
         if self.continued:
-            rows.append(("continued", f"{self.continued:,} shards were finished before"))
+            rows.append(("continued", f"{count(self.continued, 'shard')} finished before"))
         rows += [*self._not_labels(), ("set aside", self._set_aside())]
         if self.forgotten:
             lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
@@ -67,8 +69,9 @@ class Summary:
             shards = [shard for shard in manifest.shards if shard.split == split]
             size = sum(shard.bytes for shard in shards) / 1e6
             text = (
-                f"{labels.images:,} images in {len(shards):,} shards ({size:,.1f} MB), "
-                f"{labels.positives:,} positive and {labels.negatives:,} negative labels"
+                f"{count(labels.images, 'image')} in {count(len(shards), 'shard')} "
+                f"({size:,.1f} MB), {labels.positives:,} positive and "
+                f"{labels.negatives:,} negative labels"
             )
             rows.append((split, text))
         return rows
@@ -79,7 +82,7 @@ class Summary:
         return f"{_group_ranges(self.dataset.classes)}{remark}"
 
     def _not_labels(self) -> list[tuple[str, str]]:
-        """Count the annotation rows that are in order and yet no label of their own."""
+        """Count the rows that are in order and yet no label, and the images without any."""
         _, version = self.dataset.label_version()
         reports = version.report.values()
         counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _NOT_LABELS.items()}
@@ -136,7 +139,7 @@ def _group_ranges(classes: ClassTable) -> str:
         members = counts_K[classes.groups_K == group]
         if len(members):
             parts.append(f"{group}: {members.min():,}-{members.max():,}")
-    return f"{len(classes):,} classes by {classes.group_by} " + ", ".join(parts)
+    return f"{count(len(classes), 'class')} by {classes.group_by} " + ", ".join(parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +171,14 @@ class Resharded:
         return {split: file.images_without_pixels for split, file in files.items()}
 
     def __str__(self) -> str:
-        tars = f"{self.rewritten:,} tars rewritten" if self.rewritten else "tars untouched"
+        tars = f"{count(self.rewritten, 'tar')} rewritten" if self.rewritten else "tars untouched"
         first = (
             f"labels {self.name} of {self.location} are written, in {self.seconds:.1f} s; {tars}."
         )
         rows = [
             (
                 split,
-                f"{file.images:,} images, {file.positives:,} positive and "
+                f"{count(file.images, 'image')}, {file.positives:,} positive and "
                 f"{file.negatives:,} negative labels{self._changes(split)}",
             )
             for split, file in self.dataset.manifest.labels[self.name].splits.items()

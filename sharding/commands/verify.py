@@ -9,6 +9,7 @@ from sharding.commands.options import VerifyOptions
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.layout import SET_ASIDE_FOLDER
+from sharding.log import count
 from sharding.maintenance.checks import check_dataset
 from sharding.maintenance.problems import Kind, Problem
 from sharding.maintenance.repair import repair, set_aside, tars_to_read
@@ -50,10 +51,10 @@ class VerifyReport:
         lines = [f"problem: {problem}" for problem in self.remaining]
         lines += [f"{_done(problem)}: {problem.path}: {problem.what}" for problem in mended]
         lines += [f"changed: {path}: not the pictures that it had" for path in self.changed]
-        verdict = "is intact" if self.intact else f"has {len(self.remaining)} problems"
+        verdict = "is intact" if self.intact else f"has {count(len(self.remaining), 'problem')}"
         lines.append(
-            f"{self.location} {verdict}: {images:,} images in "
-            f"{len(manifest.shards):,} shards, labels {', '.join(manifest.labels)}."
+            f"{self.location} {verdict}: {count(images, 'image')} in "
+            f"{count(len(manifest.shards), 'shard')}, labels {', '.join(manifest.labels)}."
         )
         return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.layout import ATTRIBUTION_FILE, ATTRIBUTION_HASH, CARD_FILE, GROUPS_OF, SPLITS
+from sharding.log import count
 from sharding.manifest import Manifest
 from sharding.manifest_parts import LabelVersion
 from sharding.openimages.image_lists import LICENSE
@@ -95,8 +96,8 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
     parts = [
         _header(manifest),
         f"# {_plain(manifest.name)}",
-        f"{images:,} images with partial labels of {len(classes):,} classes in "
-        f"{len(manifest.shards):,} shards ({size:,.2f} GB). {_pixels(manifest)}",
+        f"{count(images, 'image')} with partial labels of {count(len(classes), 'class')} in "
+        f"{count(len(manifest.shards), 'shard')} ({size:,.2f} GB). {_pixels(manifest)}",
         "## Labels",
         *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
         "## Class groups",

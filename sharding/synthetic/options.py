@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sharding.errors import InputError
+from sharding.log import count
 from sharding.synthetic.vocabulary import MOST_CLASSES
 
 SPLITS = ("train", "validation", "test")
@@ -33,7 +34,7 @@ class DumpOptions:
     def __post_init__(self) -> None:
         if not _FEWEST_CLASSES <= self.classes <= MOST_CLASSES:
             raise InputError(
-                f"{self.classes} classes",
+                f"{count(self.classes, 'class')}",
                 fix=f"pass --classes between {_FEWEST_CLASSES} and {MOST_CLASSES}",
             )
         if min(self.images.values()) < 1:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from typing import Any
 
 import pytest
 
 from sharding.errors import InputError, one_line_errors
-from sharding.log import VARIABLE, info, redact
+from sharding.log import VARIABLE, count, info, redact
 from sharding.progress import Progress, say
 
 
@@ -118,3 +120,23 @@ def test_credentials_are_not_shown(
     error = InputError(f"no answer of {secret}", file=secret, fix=f"ask {secret}")
     assert str(error) == f"{shown}: no answer of {shown}. Fix: ask {shown}"
     assert error.fields == {"file": shown, "fix": f"ask {shown}"}
+
+
+def test_a_bar_leaves_out_what_a_terminal_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    with Progress(100, "epoch 10/10", unit="step") as progress:
+        progress.advance(50, note="loss 0.25, 90 image/s, waits 12% for data, rank 3 is slow")
+    last = screen.getvalue().split("\r")[-1].rstrip("\n")
+    assert len(last) <= 80
+    assert last.endswith("left, loss 0.25, 90 image/s")
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [(1, "shard", "1 shard"), (2, "class", "2 classes"), (1000, "image", "1,000 images")],
+)
+def test_one_is_no_plural(number: int, unit: str, text: str) -> None:
+    assert count(number, unit) == text

@@ -10,6 +10,7 @@ import torch
 
 from pipeline import storage
 from sharding.errors import InputError
+from sharding.log import count
 from sharding.storage.parquet import as_input_error, read_table, write_table
 
 _SCHEMA = pa.schema({"mid": pa.string(), "prior": pa.float64()})
@@ -70,7 +71,7 @@ def _in_order(
     missing = [mid for mid in mids if mid not in prior_by_mid]
     if missing:
         raise InputError(
-            f"no prior for {len(missing)} classes, the first is {missing[0]}",
+            f"no prior for {count(len(missing), 'class')}, the first is {missing[0]}",
             file=path,
             fix="estimate the prior on a dump with the same classes",
         )

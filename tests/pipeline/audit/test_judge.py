@@ -99,12 +99,38 @@ def test_the_table_tells_the_base_rate() -> None:
     truth_NK[:3, 0] = POSITIVE
     truth = judge.Truth(table_of(np.full((N, K), UNOBSERVED)), table_of(truth_NK))
     found = candidates_of(np.array([0, 1, 5, 6]), np.zeros(4, int), np.array([1, 0, 0, 1]) > 0)
-    output = judge.table([judge.judge(found, truth, depths=(2, 9))], truth).splitlines()
-    header, _, row = (" ".join(line.split()) for line in output[:3])
-    assert header == "| epoch | P@2 | candidates | P | R | decided | in file | P | R |"
-    assert row == "| 3 | 100.0 | 4 | 50.0 | 66.7 | 7 | 2 | 50.0 | 33.3 |"
-    assert output[-1].startswith("3 of 60 unobserved")
-    assert "5.0 %" in output[-1]
+    shown = judge.table([judge.judge(found, truth, depths=(2, 9))], truth)
+    header, _, row, *_ = (" ".join(line.split()) for line in shown.splitlines())
+    assert header == "epoch P@2 listed P R decided listed P R"
+    assert row == "3 100.0 4 50.0 66.7 7 2 50.0 33.3"
+    text = " ".join(shown.split())
+    assert "3 of 60 unobserved entries whose truth is known are missing labels, 5.0 %" in text
+
+
+def test_a_full_table_fits_a_terminal() -> None:
+    verdict = judge.Verdict(
+        epoch=300,
+        images_seen=1,
+        known=10_000,
+        precision_at=dict.fromkeys(judge.DEPTHS, 1.0),
+        precision=1.0,
+        recall=1.0,
+        decided=10_000,
+        modified=99_999,
+        decision_precision=1.0,
+        decision_recall=1.0,
+    )
+    truth = judge.Truth(table_of(np.full((N, K), UNOBSERVED)), table_of(np.zeros((N, K))))
+    assert max(map(len, judge.table([verdict], truth).splitlines())) <= 80
+
+
+def test_the_exported_are_counted() -> None:
+    observed_NK, truth_NK = np.full((N, K), UNOBSERVED), np.zeros((N, K), int)
+    truth_NK[0, 0], truth_NK[1, 0] = POSITIVE, UNOBSERVED
+    truth = judge.Truth(table_of(observed_NK), table_of(truth_NK))
+    exported = candidates_of(np.array([0, 1, 5]), np.zeros(3, int), np.zeros(3, bool))
+    expected = "1 of 2 exported are right (50 %); of 1 the truth is not known"
+    assert judge.describe(exported, truth) == expected
 
 
 def test_truth_is_read_from_a_list_of_what_is_present(squares: Path, tmp_path: Path) -> None:

@@ -242,9 +242,8 @@ def test_the_audit_is_told_where_the_truth_is_known(
     rows = "".join(f"{image_id},{mid}\n" for image_id, mid in dict.fromkeys(present))
     (tmp_path / "truth.csv").write_text(f"ImageID,LabelName\n{rows}")
     output = export(run, tmp_path / "out", sheet=False, truth=str(tmp_path / "truth.csv"))
-    lines = output.splitlines()
-    assert [line.split()[1] for line in lines[2:4]] == ["1", "2"]
-    assert "base rate" in output
+    assert [line.split()[0] for line in output.splitlines()[2:4]] == ["1", "2"]
+    assert "judged      3 of 8 exported are right (38 %)" in output
     with pytest.raises(InputError, match="no candidates of epoch 7"):
         export(run, tmp_path / "out", epoch=7)
 

@@ -57,9 +57,9 @@ def test_a_range_of_workers_gets_shares_for_the_most_that_fit() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"2 workers of 3 CPUs do not fit .*\(4 CPUs 0 GPUs\)"):
+    with pytest.raises(InputError, match=r"no room for 2 workers of 3 CPUs .*\(4 CPUs 0 GPUs\)"):
         place([Node(4, 0)], 2, 2, 3)
-    with pytest.raises(InputError, match=r"5 workers do not fit .*4 CPUs"):
+    with pytest.raises(InputError, match=r"no room for 5 workers .*4 CPUs"):
         shares([Node(4, 0)], 5)
     assert shares([Node(2, 0), Node(2, 0)], 1) == (1, 0.0, 2)
 

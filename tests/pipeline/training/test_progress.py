@@ -49,7 +49,7 @@ def sent_by(rank: int, stats: StepStats = STATS) -> tuple[dict[str, float], list
 def test_a_step_for_programs_and_for_people() -> None:
     points, (state,) = sent_by(0)
     assert (state.label, state.step, state.steps) == ("epoch 2/3", 20, 40)
-    assert state.note == "loss 0.2500, 90 image/s, 12% waiting for data"
+    assert state.note == "loss 0.25, 90 image/s, waits 12% for data"
     assert points.pop("epoch") == 1.5, "half of the second epoch"
     assert state.numbers == {"epoch": 2, "step": 20, **points}
     assert points["train/images_per_second"] == 90.0
@@ -58,7 +58,7 @@ def test_a_step_for_programs_and_for_people() -> None:
 
 def test_a_slow_rank_is_named_where_it_is_more_than_chance() -> None:
     points, (state,) = sent_by(0, dataclasses.replace(STATS, skew=1.31))
-    assert state.note.endswith("waiting for data, rank 3 31% slower than the mean")
+    assert state.note.endswith("for data, rank 3 31% slower than the mean")
     assert (points["train/slowest_rank"], points["train/forward_skew"]) == (3, 1.31)
 
 
