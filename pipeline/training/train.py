@@ -222,7 +222,12 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
     config, use_gpu, cpus = run.config, run.use_gpu, run.cpus
     low, high = config.worker_range
     validate = functools.partial(
-        validate_checkpoint, config=config, run_log=run_log, threads=cpus, use_gpu=use_gpu
+        validate_checkpoint,
+        config=config,
+        run_log=run_log,
+        threads=cpus,
+        use_gpu=use_gpu,
+        held=held,
     )
     return ray.train.torch.TorchTrainer(
         train_loop,
