@@ -163,12 +163,28 @@ class RunWriter:
         return True
 
     def _send(self, points: Sequence[Point], sender: str) -> None:
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        fresh = [point for point in points if self._is_fresh(point, sender)]
+        fresh: dict[tuple[str, int], float] = {}
+        for key, value, step in points:
+            if self._is_fresh(key, step, sender):
+                fresh.setdefault((key, step), value)
+        batch = [(key, value, step) for (key, step), value in fresh.items()]
         # MLflow keeps the data set of a point only if the point is a model's.
         datasets = client.datasets_of(self._client.get_run(self._run_id)) if self._model_id else {}
+        for begin in range(0, len(batch), _BATCH):
+            self._send_batch(batch[begin : begin + _BATCH], now, datasets)
+        with self._spooling:
+            self._unsent -= 1
+            if not self._unsent:
+                with contextlib.suppress(OSError):  # else what is sent would count as unsent
+                    self._spool.unlink(missing_ok=True)
+
+    def _send_batch(
+        self, points: Sequence[Point], now: int, datasets: Mapping[str, tuple[str, str]]
+    ) -> None:
+        """Send as many points as MLflow takes at once; what it has taken is not sent again."""
+        from mlflow.entities import Metric
+
         metrics = [
             Metric(
                 key,
@@ -178,17 +194,16 @@ class RunWriter:
                 model_id=self._model_id,
                 **client.dataset_of_metric(key, datasets),
             )
-            for key, value, step in fresh
+            for key, value, step in points
         ]
-        for begin in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self._run_id, metrics=metrics[begin : begin + _BATCH])
-        for key, _, step in fresh:
+        try:
+            self._client.log_batch(self._run_id, metrics=metrics)
+        except Exception:
+            for key, _, _ in points:  # it may have taken them all the same: ask before a retry
+                self._steps.pop(key, None)
+            raise
+        for key, _, step in points:
             self._steps[key].add(step)
-        with self._spooling:
-            self._unsent -= 1
-            if not self._unsent:
-                with contextlib.suppress(OSError):  # else what is sent would count as unsent
-                    self._spool.unlink(missing_ok=True)
 
     def _send_system_metrics(self, node: str, values: Mapping[str, float], at: float) -> None:
         from mlflow.entities import Metric
@@ -202,8 +217,7 @@ class RunWriter:
         ]
         self._client.log_batch(self._run_id, metrics=metrics)
 
-    def _is_fresh(self, point: Point, sender: str) -> bool:
-        key, _, step = point
+    def _is_fresh(self, key: str, step: int, sender: str) -> bool:
         if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
             self._steps[key] = {metric.step for metric in history}
