@@ -7,6 +7,14 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sharding.classes import NUM_GROUPS
+
+MAP_COLUMNS = {
+    **{f"group_{group}": f"Group {group}" for group in range(1, NUM_GROUPS + 1)},
+    "all": "All",
+    "mean_of_groups": "Groups",
+}
+"""Headers of the columns of a table of mAP, by name of the mean."""
 _NOTHING = "–"
 _TERMINAL_COLUMNS = 80
 _NARROWEST = 32  # of a column that is wrapped

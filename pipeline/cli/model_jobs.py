@@ -125,6 +125,7 @@ def run_export(arguments: Sequence[str], program: str | None) -> None:
         path = options.output / f"model.{name}"
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")
     print(f"{options.output / 'model.json'}  image size, class list, preprocessing")
+    print(f"{options.output / 'README.md'}  model card")
 
 
 def run_candidates(arguments: Sequence[str], program: str | None) -> None:

@@ -42,6 +42,11 @@ def profile(dataset: Dataset, split: str, labels: str | None = None) -> dict[str
     }
 
 
+def facts(dataset: Dataset, labels: str | None = None) -> dict[str, Any]:
+    """Say what a model card says of the training data: its licence and counts."""
+    return {"licence": licence(dataset), **profile(dataset, "train", labels)}
+
+
 def inputs(
     dataset: Dataset, location: str, labels: str | None, splits: Iterable[str]
 ) -> list[TableInput]:

@@ -14,6 +14,8 @@ from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
 from pipeline.inference import cam_figures, cam_page
 from pipeline.inference.cams import Cams
+from pipeline.models import model_card
+from pipeline.models.checkpoint import Meta
 from pipeline.tracking.run_log import RunLog
 from sharding.log import optional
 
@@ -28,9 +30,9 @@ def evaluation(
     log: RunLog,
     report: Report,
     per_class: PerClass,
+    meta: Meta,
     *,
     prefix: str,
-    step: int,
     folder: str,
     about: str,
 ) -> None:
@@ -42,13 +44,15 @@ def evaluation(
         log: of the run.
         report: the means.
         per_class: the table behind them.
+        meta: of the checkpoint.
         prefix: of the metrics' names: "val", or the split.
-        step: training images seen.
         folder: of the artifacts.
         about: run, split and epoch, for the figure.
     """
     metrics = report.metrics(prefix)
-    log.log([(key, value, step) for key, value in metrics.items() if math.isfinite(value)])
+    log.log(
+        [(key, value, meta.images_seen) for key, value in metrics.items() if math.isfinite(value)]
+    )
     with optional("per-class table"):
         log.table(per_class.ranked(), f"{folder}/per_class_ap.json")
     with optional("group chart"):
@@ -58,7 +62,13 @@ def evaluation(
         summary = report.markdown()
         log.artifact(summary.encode(), f"{folder}/summary.md")
         # The run's page shows its description first: the latest table.
-        log.tag("mlflow.note.content", f"{prefix}, {step:,} images seen\n\n{summary}\n{_MORE}")
+        log.tag("mlflow.note.content", card(report, meta, prefix))
+
+
+def card(report: Report, meta: Meta, split: str) -> str:
+    """Compose the model card of a checkpoint with an evaluation as its results."""
+    results = f"### mAP on {split}, epoch {meta.epoch}\n\n{report.markdown()}\n{_MORE}"
+    return model_card.card(meta, results)
 
 
 def maps(log: RunLog, explained: Iterable[tuple[str, Cams]], *, epoch: int, about: str) -> None:

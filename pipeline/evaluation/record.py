@@ -90,8 +90,8 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
         log,
         evaluation.report,
         evaluation.per_class,
+        meta,
         prefix=config.split,
-        step=meta.images_seen,
         folder="eval",
         about=_title(subject),
     )
@@ -101,8 +101,14 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
     if refusal is not None:
         raise refusal
     if config.register and model_id and not unsent:
-        metrics = evaluation.report.metrics(config.split)
-        registry.register(model_id, config.register, metrics, f"{config.split}/mAP/all", run_id)
+        registry.register(
+            model_id,
+            config.register,
+            evaluation.report.metrics(config.split),
+            f"{config.split}/mAP/all",
+            run_id,
+            description=publish.card(evaluation.report, meta, config.split),
+        )
     return unsent
 
 

@@ -14,17 +14,12 @@ from pipeline.evaluation.metrics import RULES, WEIGHTED, Summary
 from pipeline.evaluation.per_class import none_for_nan
 from pipeline.evaluation.references import Published
 from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
-from pipeline.tables import Table, half_width, p_value, percent, signed
+from pipeline.tables import MAP_COLUMNS, Table, half_width, p_value, percent, signed
 from sharding.classes import NUM_GROUPS
 from sharding.log import count
 
 GROUPS = range(1, NUM_GROUPS + 1)
-COLUMNS = {
-    **{f"group_{group}": f"Group {group}" for group in GROUPS},
-    "all": "All",
-    "mean_of_groups": "Groups",
-}
-HEADERS = ("", *COLUMNS.values())
+HEADERS = ("", *MAP_COLUMNS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +130,15 @@ class Report:
         rows = []
         for name, summary in self.summaries.items():
             means = summary.means()
-            rows.append([name, *(percent(means[column]) for column in COLUMNS)])
+            rows.append([name, *(percent(means[column]) for column in MAP_COLUMNS)])
             if known := self.intervals.get(name):
-                widths = (half_width(known[column].low, known[column].high) for column in COLUMNS)
+                widths = (
+                    half_width(known[column].low, known[column].high) for column in MAP_COLUMNS
+                )
                 rows.append(["  95% interval", *widths])
         if len(self.summaries) == 2:
             first, second = (summary.means() for summary in self.summaries.values())
-            rows.append(["difference", *(signed(second[c] - first[c]) for c in COLUMNS)])
+            rows.append(["difference", *(signed(second[c] - first[c]) for c in MAP_COLUMNS)])
         return rows
 
     def _supports(self) -> list[list[str]]:
@@ -185,7 +182,7 @@ class Report:
 
 def _difference_table(comparison: Comparison) -> Table:
     """Second run minus first in points of mAP, with interval and p-value."""
-    differences = [comparison.differences[column] for column in COLUMNS]
+    differences = [comparison.differences[column] for column in MAP_COLUMNS]
     rows = [
         ["difference", *(signed(d.delta) for d in differences)],
         ["95% low", *(signed(d.interval.low) for d in differences)],

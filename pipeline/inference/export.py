@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.models import cam_net, checkpoint
+from pipeline.models import cam_net, checkpoint, model_card
 from sharding.errors import InputError
 from sharding.log import first_line
 from sharding.storage.files import replacing
@@ -55,7 +55,7 @@ def description(model: cam_net.CamNet, meta: checkpoint.Meta) -> dict[str, Any]:
 
 
 def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) -> dict[str, float]:
-    """Write ``model.<format>`` and ``model.json``; return the largest difference of each.
+    """Write ``model.<format>``, ``model.json`` and a card; return the largest difference of each.
 
     Args:
         checkpoint_directory: local.
@@ -85,6 +85,8 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
             os.replace(path, output / path.name)
     with replacing(output / "model.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    with replacing(output / "README.md") as temporary:
+        temporary.write_text(model_card.card(meta), "utf-8")
     return differences
 
 

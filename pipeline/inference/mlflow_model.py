@@ -21,7 +21,7 @@ import sharding
 from pipeline import storage
 from pipeline.inference import locate
 from pipeline.inference.predictor import THRESHOLD, TOP_K
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, model_card
 from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
@@ -224,6 +224,7 @@ def _write_files(
             input_example=_example(),
             pip_requirements=_requirements(meta.train_config.model.backbone),
         )
+    (path / "README.md").write_text(model_card.card(meta), encoding="utf-8")
 
 
 def _signature() -> Any:

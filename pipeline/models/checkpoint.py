@@ -24,6 +24,7 @@ from pipeline.models import cam_net
 from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.log import first_line
+from sharding.manifest import Dataset
 
 FORMAT = 1
 
@@ -40,6 +41,7 @@ class Meta:
         world_size: workers that wrote it.
         classes_sha256, mids, names: the class list the head was trained for, in index order.
         dataset, dataset_digest, labels: what it was trained on.
+        data: what `pipeline.data.profile.facts` says of that; empty in older checkpoints.
         shards_sha256: `Dataset.shards_digest` of the training split; "" in older checkpoints.
         mlflow_run_id: the run it belongs to, "" if none.
         metrics: validation metrics of this epoch.
@@ -60,6 +62,21 @@ class Meta:
     epoch_images: int = 0
     mlflow_run_id: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: Dataset, **others: Any) -> Meta:
+        """Describe a checkpoint of a run; ``others`` are the fields that change within it."""
+        return cls(
+            config=config.to_dict(),
+            classes_sha256=dataset.classes.sha256,
+            mids=list(dataset.classes.mids),
+            names=list(dataset.classes.names),
+            dataset=config.dataset,
+            dataset_digest=dataset.digest,
+            labels=dataset.label_version(config.labels)[0],
+            **others,
+        )
 
     @property
     def train_config(self) -> TrainConfig:

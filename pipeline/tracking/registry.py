@@ -9,14 +9,22 @@ from pipeline.tracking.client import global_client, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
 
 BEST = "best"
+_LONGEST_DESCRIPTION = 5000
+"""Characters that MLflow's tables have room for."""
 
 
 def register(
-    model_id: str, name: str, metrics: Mapping[str, float], compared_by: str, run_id: str
+    model_id: str,
+    name: str,
+    metrics: Mapping[str, float],
+    compared_by: str,
+    run_id: str,
+    description: str = "",
 ) -> str:
     """Make a LoggedModel the next version of a registered model; return the version.
 
-    The alias ``best`` moves to it unless the version that has it scored higher.
+    The alias ``best`` moves to it unless the version that has it scored higher, and with it the
+    model's description, unless somebody wrote one.
 
     Args:
         model_id: from `pipeline.inference.mlflow_model.log_model`.
@@ -24,6 +32,7 @@ def register(
         metrics: of the model.
         compared_by: the metric that decides; versions without it lose.
         run_id: the evaluation that judged the model.
+        description: of the version, in Markdown.
 
     Raises:
         InputError: MLflow does not take it.
@@ -37,9 +46,15 @@ def register(
         tags = {} if value is None else {compared_by: f"{value:.6f}"}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=tags).version
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
-        best = _best_score(client, name, compared_by)
-        if best is None or (value is not None and value >= best):
+        shown = description[:_LONGEST_DESCRIPTION]
+        client.update_model_version(name, version, shown)
+        best = _best(client, name)
+        score = best.tags.get(compared_by) if best else None
+        if score is None or (value is not None and value >= float(score)):
             client.set_registered_model_alias(name, BEST, version)
+            generated = ("", best.description or "") if best else ("",)
+            if (client.get_registered_model(name).description or "") in generated:
+                client.update_registered_model(name, shown)
         return str(version)
 
 
@@ -70,12 +85,11 @@ def run_directory(uri: str) -> str:
         return str(tags["checkpoint"] if "checkpoint" in tags else tags["run_key"])
 
 
-def _best_score(client: Any, name: str, metric: str) -> float | None:
-    """Read the metric of the version with the alias `BEST`; None where there is none."""
+def _best(client: Any, name: str) -> Any | None:
+    """Read the version with the alias `BEST`; None where there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = client.get_model_version_by_alias(name, BEST).tags
+        return client.get_model_version_by_alias(name, BEST)
     except MlflowException:
         return None
-    return float(tags[metric]) if metric in tags else None

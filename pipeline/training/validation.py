@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
 from pipeline.data.labels import LabelledSplit
-from pipeline.data.profile import grouped_by
+from pipeline.data.profile import facts, grouped_by
 from pipeline.data.unreadable import LeftOut
 from pipeline.evaluation import publish
 from pipeline.evaluation.per_class import PerClass
@@ -21,6 +21,7 @@ from pipeline.evaluation.report import Report
 from pipeline.evaluation.scores import gather, score
 from pipeline.inference.cams import explain
 from pipeline.models.cam_net import CamNet
+from pipeline.models.checkpoint import Meta
 from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import StopRequested
 from pipeline.training.state import Rank
@@ -109,8 +110,15 @@ class Validator:
                 self._run_log,
                 report,
                 per_class,
+                Meta.of(
+                    self._config,
+                    self._dataset,
+                    epoch=epoch,
+                    images_seen=images_seen,
+                    world_size=self._rank.world_size,
+                    data=facts(self._dataset, self._config.labels),
+                ),
                 prefix="val",
-                step=images_seen,
                 folder=folder,
                 about=self._about(VALIDATION, epoch),
             )

@@ -12,6 +12,7 @@ from pipeline.audit import corrections
 from pipeline.audit.collector import Collector
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.config.train import TrainConfig
+from pipeline.data import profile
 from pipeline.data.labels import LabelledSplit
 from pipeline.data.unreadable import LeftOut
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
@@ -135,24 +136,19 @@ class Worker:
             corrections.write(directory, self.method.corrections(), self.dataset.classes)
 
     def _meta(self, metrics: dict[str, float]) -> checkpoint.Meta:
-        classes = self.dataset.classes
         position = self.position.position if self.position else None
-        return checkpoint.Meta(
-            config=self.config.to_dict(),
+        return checkpoint.Meta.of(
+            self.config,
+            self.dataset,
             epoch=self.epoch,
             images_seen=self.images_seen,
             step=position.step if position else 0,
             epoch_images=position.images if position else 0,
             world_size=self.rank.world_size,
-            classes_sha256=classes.sha256,
-            mids=list(classes.mids),
-            names=list(classes.names),
-            dataset=self.config.dataset,
-            dataset_digest=self.dataset.digest,
-            labels=self.labels,
             shards_sha256=self.dataset.shards_digest("train"),
             mlflow_run_id=self.run_id,
             metrics=metrics,
+            data=profile.facts(self.dataset, self.labels),
         )
 
 

@@ -120,7 +120,10 @@ def test_what_is_stored_is_what_is_told(recorded: Recorded, tmp_path: Path) -> N
     assert f"this run minus {recorded.run_id}" in output.terminal()
     markdown = artifact(run_id, "eval/summary.md", tmp_path).read_text()
     assert markdown == output.markdown()
-    assert markdown in run_of(run_id).data.tags["mlflow.note.content"]
+    description = run_of(run_id).data.tags["mlflow.note.content"]
+    assert markdown in description
+    assert description == publish.card(output, evaluation.subject.meta, "test")
+    assert "### Limits" in description
     stored = json.loads(artifact(run_id, "eval/summary.json", tmp_path).read_text())
     assert stored == json.loads(json.dumps(output.as_json()))
     assert list(stored["BoostLU on"]["intervals_95"]) == list(MEANS)

@@ -103,7 +103,7 @@ def test_the_mean_that_the_network_was_trained_with_is_told(saved: Path) -> None
 
 def test_nothing_but_the_files_is_left(exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
-    assert names == {"model.safetensors", "model.pt2", "model.onnx", "model.json"}
+    assert names == {"model.safetensors", "model.pt2", "model.onnx", "model.json", "README.md"}
 
 
 def test_a_file_that_scores_otherwise_is_not_kept(

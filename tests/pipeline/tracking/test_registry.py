@@ -125,6 +125,20 @@ def test_the_alias_stays_with_the_best_version(logged: tuple[str, str]) -> None:
     assert {entry["name"] for entry in json.loads(tags["mlflow.modelVersions"])} == {"birds"}
 
 
+def test_descriptions_are_those_given_and_a_text_of_somebody_stays(logged: tuple[str, str]) -> None:
+    run_id, model_id = logged
+    client = mlflow_client()
+    for value, card in ((0.4, "first"), (0.6, "second"), (0.5, "third")):
+        registry.register(model_id, "fish", {METRIC: value}, METRIC, run_id, card + "x" * 6000)
+    versions = [client.get_model_version("fish", str(n)).description for n in (1, 2, 3)]
+    assert [text.partition("x")[0] for text in versions] == ["first", "second", "third"]
+    assert {len(text) for text in versions} == {5000}, "databases take no more"
+    assert client.get_registered_model("fish").description == versions[1], "the best one's"
+    client.update_registered_model("fish", "by hand")
+    registry.register(model_id, "fish", {METRIC: 0.9}, METRIC, run_id, "fourth")
+    assert client.get_registered_model("fish").description == "by hand"
+
+
 def test_models_are_loaded_by_any_of_their_names(
     logged: tuple[str, str], squares: Path, saved: Path
 ) -> None:
