@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -116,19 +114,14 @@ def _pictures(
         cams = model.cam([upright_HWC], wanted[image_id])
         for p, k in enumerate(wanted[image_id]):
             maps = cams.raw_NPHW[0, p], cams.boosted_NPHW[0, p]
-            raw, boosted = (f"{m.mean():+.2f}".replace("-", "−") for m in maps)
+            raw, (caption, layer) = cam_figures.captioned_layers(*maps, cams.alpha)
             probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
-            captions = (
-                f"raw map, score {raw}",
-                f"BoostLU (α = {cams.alpha:g}), score {boosted}, probability {probability}",
-            )
-            layers = (_uri(Image.fromarray(layer)) for layer in cam_figures.cam_layers(*maps))
             yield (
                 (image_id, k),
                 Pictures(
                     photo=thumbnail,
                     ratio=photo.width / photo.height,
-                    maps=list(zip(captions, layers, strict=True)),
+                    maps=[raw, (f"{caption}, probability {probability}", layer)],
                 ),
             )
         progress.advance()
@@ -139,7 +132,7 @@ def _thumbnail(photo: Image.Image, most_bytes: int) -> str:
     for side, quality in _THUMBNAILS:
         small = photo.copy()
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        uri = _uri(small, quality)
+        uri = cam_figures.data_uri(small, quality)
         if len(uri) < most_bytes * 2 // 3:
             break
     return uri
@@ -161,11 +154,3 @@ def _observed_facts(
         if names:
             facts.append((label, ", ".join(names)))
     return facts
-
-
-def _uri(image: Image.Image, quality: int | None = None) -> str:
-    """Encode as a WebP data URI, without loss where no quality is given."""
-    buffer = io.BytesIO()
-    options = {"lossless": True} if quality is None else {"quality": quality}
-    image.save(buffer, "WEBP", **options)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -13,7 +13,7 @@ from pipeline.evaluation import figures
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
 from pipeline.inference import cam_figures, cam_page
-from pipeline.inference.cams import Cams
+from pipeline.inference.cams import Explained
 from pipeline.models import model_card
 from pipeline.models.checkpoint import Meta
 from pipeline.tracking.run_log import RunLog
@@ -71,20 +71,20 @@ def card(report: Report, meta: Meta, split: str) -> str:
     return model_card.card(meta, results)
 
 
-def maps(log: RunLog, explained: Iterable[tuple[str, Cams]], *, epoch: int, about: str) -> None:
+def maps(log: RunLog, explained: Iterable[Explained], *, epoch: int, about: str) -> None:
     """Send an epoch's activation maps, raw and boosted side by side: a sheet, and a page's slide.
 
     Args:
         log: of the run.
-        explained: image ids and their maps.
+        explained: images and their maps.
         epoch: counted from 1.
         about: run, split and epoch, for the pictures.
     """
     explained = list(explained)
-    pictures = [cams.png(0, about=about) for _, cams in explained]
+    pictures = [each.cams.png(0, about=about) for each in explained]
     if pictures:
         log.artifact(_below_each_other(pictures), f"{SHEETS}/epoch_{epoch:03d}.png")
-        new = cam_page.slide(epoch, explained, pictures)
+        new = cam_page.slide(epoch, explained)
         title = about.rpartition(", ")[0]
         log.update(PAGE, functools.partial(cam_page.extend, title=title, new=new))
 

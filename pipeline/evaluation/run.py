@@ -27,7 +27,7 @@ from pipeline.evaluation.references import Baseline
 from pipeline.evaluation.report import Comparison, Report
 from pipeline.evaluation.scores import BOOST_ON, Scores, score
 from pipeline.inference import beam, locate
-from pipeline.inference.cams import Cams, explain
+from pipeline.inference.cams import Explained, explain
 from pipeline.models.checkpoint import Meta, load_model, read_meta
 from sharding.errors import InputError
 from sharding.log import info
@@ -101,7 +101,7 @@ class Part:
 
     scores: Scores
     maps: MapStudy | None = None
-    explained: tuple[tuple[str, Cams], ...] = ()
+    explained: tuple[Explained, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -121,7 +121,7 @@ class Evaluation:
     scores: Scores
     per_class: PerClass
     maps: MapStudy | None
-    explained: tuple[tuple[str, Cams], ...]
+    explained: tuple[Explained, ...]
     report: Report
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ Figures are made without pyplot, so that workers and threads share no state.
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 
@@ -21,9 +22,8 @@ from PIL import Image
 INK, FAINT = "#222222", "#D9D9D9"
 
 # Evidence against a class in blue, for it in vermilion, none in white: readable in print, too.
-_EVIDENCE = LinearSegmentedColormap.from_list(
-    "evidence", ["#08306B", "#4292C6", "#FFFFFF", "#F16913", "#7F2704"]
-)
+COLOURS = ("#08306B", "#4292C6", "#FFFFFF", "#F16913", "#7F2704")
+_EVIDENCE = LinearSegmentedColormap.from_list("evidence", COLOURS)
 _DPI = 120
 Cam = tuple[str, npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
@@ -97,6 +97,24 @@ def cam_layers(
     return (255 * raw_HWC).round().astype(np.uint8), (255 * boosted_HWC).round().astype(np.uint8)
 
 
+def captioned_layers(
+    raw_HW: npt.NDArray[np.floating], boosted_HW: npt.NDArray[np.floating], alpha: float
+) -> list[tuple[str, str]]:
+    """Caption both maps; encode `cam_layers` as data URIs."""
+    layers = (data_uri(Image.fromarray(layer)) for layer in cam_layers(raw_HW, boosted_HW))
+    names = ("raw map", f"BoostLU (α = {alpha:g})")
+    maps = zip(names, (raw_HW, boosted_HW), layers, strict=True)
+    return [(f"{name}, score {_signed(cam_HW.mean())}", uri) for name, cam_HW, uri in maps]
+
+
+def data_uri(image: Image.Image, quality: int | None = None) -> str:
+    """Encode as a WebP data URI, without loss where no quality is given."""
+    buffer = io.BytesIO()
+    options = {"lossless": True} if quality is None else {"quality": quality}
+    image.save(buffer, "WEBP", **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def _coloured(
     cam_HW: npt.NDArray[np.floating], norm: Normalize
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -117,12 +135,17 @@ def _blend(
     return (1 - opacity) * (0.25 + 0.75 * grey) + opacity * colour
 
 
+def scale_end(*maps: npt.NDArray[np.floating]) -> float:
+    """Find the score at the end of the colour scale that some maps share."""
+    return max((float(np.abs(m).max()) for m in maps), default=0.0) or 1.0
+
+
 def _root_scale(*maps: npt.NDArray[np.floating]) -> FuncNorm:
     """Make a colour scale of signed square roots with zero, no evidence, in the middle.
 
     On a linear scale the raw map would vanish beside one that is alpha times as strong.
     """
-    largest = max((float(np.abs(m).max()) for m in maps), default=0.0) or 1.0
+    largest = scale_end(*maps)
     forward, inverse = (
         (lambda x: np.sign(x) * np.sqrt(np.abs(x))),
         (lambda x: np.sign(x) * np.square(x)),

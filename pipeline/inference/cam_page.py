@@ -2,39 +2,54 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # whoever adds to a page needs no torch
-    from pipeline.inference.cams import Cams
+from PIL import Image
 
-_WIDTH, _QUALITY = 900, 80  # of the pictures: about 40 kB each
+if TYPE_CHECKING:  # whoever adds to a page needs no torch
+    from pipeline.inference.cams import Explained
+
+_QUALITY = 80  # of the photographs: about 30 kB each at 448 pixels
 _MOST_SLIDES = 20
 _DATA = re.compile(rb'<script type="application/json" id="slides">(.*?)</script>', re.DOTALL)
 _PAGE = Path(__file__).with_suffix(".html")
 
 
-def slide(
-    epoch: int, explained: Sequence[tuple[str, Cams]], pngs: Sequence[bytes]
-) -> dict[str, Any]:
-    """Collect an epoch's pictures.
+def slide(epoch: int, explained: Sequence[Explained]) -> dict[str, Any]:
+    """Collect an epoch's pictures: photographs, both maps of each class, the scale they share.
 
     Args:
         epoch: counted from 1.
-        explained: image ids and their maps.
-        pngs: the drawn maps, one for each.
+        explained: images and their maps.
     """
-    images = [
-        {"id": image_id, "classes": list(cams.names), "picture": _embedded(png)}
-        for (image_id, cams), png in zip(explained, pngs, strict=True)
-    ]
-    return {"epoch": epoch, "images": images}
+    from pipeline.inference import cam_figures  # whoever adds to a page needs no matplotlib
+
+    images = []
+    for each in explained:
+        cams, photo = each.cams, Image.fromarray(each.cams.images_NHWC[0])
+        pairs = list(zip(cams.raw_NPHW[0], cams.boosted_NPHW[0], strict=True))
+        images.append(
+            {
+                "id": each.image_id,
+                "present": list(each.present),
+                "absent": list(each.absent),
+                "photo": cam_figures.data_uri(photo, _QUALITY),
+                "classes": [
+                    {
+                        "name": name,
+                        "end": f"{cam_figures.scale_end(*pair):.2g}",
+                        "maps": cam_figures.captioned_layers(*pair, cams.alpha),
+                    }
+                    for name, pair in zip(cams.names, pairs, strict=True)
+                ],
+            }
+        )
+    return {"epoch": epoch, "colours": list(cam_figures.COLOURS), "images": images}
 
 
 def extend(page: bytes | None, title: str, new: dict[str, Any]) -> bytes:
@@ -61,13 +76,3 @@ def _kept(epochs: list[int]) -> list[int]:
         gaps = [after - before for before, after in zip(epochs, epochs[2:], strict=False)]
         del epochs[1 + gaps.index(min(gaps))]
     return epochs
-
-
-def _embedded(png: bytes) -> str:
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.thumbnail((_WIDTH, 100 * _WIDTH))
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=_QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -15,7 +15,7 @@ from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
 from sharding.classes import ClassTable
 from sharding.image_ids import format_image_ids
-from sharding.labels import POSITIVE
+from sharding.labels import NEGATIVE, POSITIVE
 from sharding.log import count
 
 
@@ -88,6 +88,22 @@ class Cams:
         return written
 
 
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """Maps of one image of a split, and what people saw in it.
+
+    Attributes:
+        image_id: of the image.
+        cams: its maps.
+        present, absent: names of all classes that were verified so.
+    """
+
+    image_id: str
+    cams: Cams
+    present: Sequence[str]
+    absent: Sequence[str]
+
+
 def positive_maps(
     model: CamNet, batch: LabelledBatch
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -115,7 +131,7 @@ def explain(
     *,
     images: int = 4,
     classes_per_image: int = 2,
-) -> Iterator[tuple[str, Cams]]:
+) -> Iterator[Explained]:
     """Compute maps of the first images of a split that have a verified positive.
 
     The split's order is fixed, so every epoch and every run over it explains the same images.
@@ -128,7 +144,7 @@ def explain(
         classes_per_image: of an image's verified positives the highest-scored are taken.
 
     Yields:
-        The image id, and the maps of that one image.
+        The maps of one image after another.
     """
     model.eval()
     shown = 0
@@ -142,9 +158,11 @@ def explain(
             scores_P = maps_PHW[of_image].mean((1, 2))
             best = of_image[scores_P.argsort(descending=True)[:classes_per_image].cpu()]
             chosen, raw_PHW = classes_P[best].tolist(), maps_PHW[best].cpu()
-            yield (
-                ids[row],
-                Cams(
+            yield Explained(
+                image_id=ids[row],
+                present=_names(batch, row, POSITIVE, classes),
+                absent=_names(batch, row, NEGATIVE, classes),
+                cams=Cams(
                     images_NHWC=batch.images_BHWC[row : row + 1].cpu().numpy(),
                     mids=[classes.mids[k] for k in chosen],
                     names=[classes.names[k] for k in chosen],
@@ -156,3 +174,10 @@ def explain(
             shown += 1
             if shown == images:
                 return
+
+
+def _names(batch: LabelledBatch, row: int, state: int, classes: ClassTable) -> list[str]:
+    """List the classes of one image of a batch that have a state."""
+    observed = batch.observed
+    is_meant_E = (observed.rows_E == row) & (observed.states_E == state)
+    return [classes.names[k] for k in observed.classes_E[is_meant_E].tolist()]

@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.evaluation import publish
 from pipeline.evaluation.per_class import PerClass
 from pipeline.inference import cam_page
-from pipeline.inference.cams import Cams
+from pipeline.inference.cams import Cams, Explained
 from sharding.classes import ClassTable
 
 
@@ -36,9 +36,9 @@ class Kept:
         raise AssertionError(f"maps are no {name}")
 
 
-def explained(image_id: str, classes: int) -> tuple[str, Cams]:
+def explained(image_id: str, classes: int) -> Explained:
     maps_NPHW = np.tile(np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4), (1, classes, 1, 1))
-    return image_id, Cams(
+    cams = Cams(
         images_NHWC=np.zeros((1, 32, 32, 3), np.uint8),
         mids=["/m/0"] * classes,
         names=["Square"] * classes,
@@ -46,6 +46,7 @@ def explained(image_id: str, classes: int) -> tuple[str, Cams]:
         boosted_NPHW=maps_NPHW,
         alpha=5.0,
     )
+    return Explained(image_id=image_id, cams=cams, present=["Square", "Sky"], absent=["Cat"])
 
 
 def slides(page: bytes) -> list[dict[str, Any]]:
@@ -67,15 +68,18 @@ def test_maps_are_a_sheet_per_epoch_and_a_page_over_epochs() -> None:
     assert not re.search(rb"(src|href)=.?https?:", page), "it needs no other file"
     assert [slide["epoch"] for slide in slides(page)] == [1, 2]
     first, second = slides(page)[1]["images"]
-    assert (first["id"], first["classes"]) == ("a", ["Square"])
-    assert second["classes"] == ["Square", "Square"]
-    prefix, _, code = second["picture"].partition(",")
-    picture = Image.open(io.BytesIO(base64.b64decode(code)))
-    assert (prefix, picture.format) == ("data:image/webp;base64", "WEBP")
+    assert (first["id"], first["present"], first["absent"]) == ("a", ["Square", "Sky"], ["Cat"])
+    assert [each["name"] for each in second["classes"]] == ["Square", "Square"]
+    ((raw, _), (boosted, layer)), end = second["classes"][0]["maps"], second["classes"][0]["end"]
+    assert (raw, boosted, end) == ("raw map, score +0.00", "BoostLU (α = 5), score +0.00", "1")
+    for uri in (second["photo"], layer):
+        prefix, _, code = uri.partition(",")
+        picture = Image.open(io.BytesIO(base64.b64decode(code)))
+        assert (prefix, picture.format) == ("data:image/webp;base64", "WEBP")
 
 
 def test_a_class_name_cannot_end_the_data() -> None:
-    new = {"epoch": 1, "images": [{"id": "a", "classes": ["</script><b>"], "picture": ""}]}
+    new = {"epoch": 1, "images": [{"id": "a", "present": ["</script><b>"]}]}
     page = cam_page.extend(None, "a & b", new)
     assert slides(page) == [new]
     assert slides(cam_page.extend(page, "a & b", {**new, "epoch": 0})) == [{**new, "epoch": 0}, new]
