@@ -27,7 +27,6 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-import torch
 import tyro
 
 BARE_LOOP = Path(__file__).parent / "bare_ray_loop.py"
@@ -103,6 +102,8 @@ class Run:
 
     def weights(self) -> str:
         """Hash the weights after the last epoch."""
+        import torch
+
         last = self.options.epochs * self.options.steps
         for steps, directory in self.checkpoints():
             if steps == last and not self.bare:

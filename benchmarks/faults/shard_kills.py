@@ -5,6 +5,7 @@ or one of its workers, and Ray starts another. Moments are uniform from the firs
 dataset to the end of the undisturbed job. Files are compared by name and SHA-256.
 
     python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20
+    python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20 --no-ray
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from pathlib import Path
 import tyro
 
 from benchmarks.faults.kills import kill_worker, wait_until
+from sharding.commands.options import ShardOptions
+from sharding.commands.prepare import prepare
+from sharding.commands.shard import shard_dump
 
 JOB = Path(__file__).parents[2] / "jobs" / "shard_openimages.py"
 
@@ -39,21 +43,23 @@ class Options:
     kills: int = 20
     """Half of the driver, half of a worker."""
     seed: int = 0
-    """Of the moments."""
+    """Of the moments, and in the names of the datasets."""
+    ray: bool = True
+    """Whether the job runs, on Ray; else what it calls, in one process, which is the victim."""
+    write: Path | None = None
+    """Be that process, and write this dataset."""
 
 
 def start(options: Options, dataset: Path) -> subprocess.Popen[bytes]:
     """Start the job, or repeat its command."""
-    arguments = {
-        "--annotations": options.dump,
-        "--images": options.dump / "images",
-        "--output": dataset,
-        "--dataset-name": "killed",
-        "--images-per-shard": options.images_per_shard,
-    }
+    dump, most = str(options.dump), str(options.images_per_shard)
+    job = [str(JOB), "--annotations", dump, "--images", f"{dump}/images", "--output", str(dataset)]
+    job += ["--dataset-name", "killed", "--images-per-shard", most]
+    alone = ["-m", "benchmarks.faults.shard_kills", "--dump", dump, "--write", str(dataset)]
+    alone += ["--images-per-shard", most]
     with (options.output / f"{dataset.name}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, str(JOB), *(str(part) for pair in arguments.items() for part in pair)],
+            [sys.executable, *(job if options.ray else alone)],
             env={**os.environ, "RAY_ADDRESS": "local"},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -93,8 +99,23 @@ def disturb(options: Options, name: str, victim: str, delay: float) -> str:
     return f"{victim} | {delay:.2f} | {manifest} | {status}"
 
 
+def write(options: Options, dataset: Path) -> None:
+    """Write the dataset as the job does, in this process."""
+    job = ShardOptions(
+        annotations=options.dump,
+        images=str(options.dump / "images"),
+        output=str(dataset),
+        dataset_name="killed",
+        images_per_shard=options.images_per_shard,
+    )
+    shard_dump(prepare(job), map)
+
+
 def main(options: Options) -> None:
     """Kill, compare, print."""
+    if options.write is not None:
+        write(options, options.write)
+        return
     draws, equal = random.Random(options.seed), 0
     options.output.mkdir(parents=True, exist_ok=True)
     undisturbed = options.output / f"undisturbed-{options.seed}"
@@ -106,7 +127,10 @@ def main(options: Options) -> None:
     print("| killed | after s | finished then | exit status | same bytes |")
     print("|---|---:|---|---:|---|", flush=True)
     for number in range(options.kills):
-        name, victim = f"killed-{options.seed}-{number}", ("driver", "worker")[number % 2]
+        name, victim = (
+            f"killed-{options.seed}-{number}",
+            ("driver", "worker")[number % 2 * options.ray],
+        )
         row = disturb(options, name, victim, draws.uniform(0, seconds))
         is_same = hashes(options.output / name) == expected
         equal += is_same
