@@ -1,8 +1,8 @@
 """Kill the shard job at random moments (SIGKILL), repeat its command, compare every byte.
 
 One undisturbed job, then one per kill: alternately its driver dies, and the command is repeated,
-or one of its workers, and Ray starts another. Moments are uniform from the first file of the
-dataset to the end of the undisturbed job. Files are compared by name and SHA-256.
+or one of its workers, and Ray starts another. Moments are uniform from the first file of a shard
+to the end of the undisturbed job. Files are compared by name and SHA-256.
 
     python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20
     python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20 --no-ray
@@ -67,8 +67,9 @@ def start(options: Options, dataset: Path) -> subprocess.Popen[bytes]:
 
 
 def until_it_writes(process: subprocess.Popen[bytes], dataset: Path) -> float:
-    """Wait for the first file of a dataset; return the time."""
-    wait_until(lambda: dataset.is_dir() and any(dataset.iterdir()), process)
+    """Wait for the first file of a shard; return the time."""
+    images = dataset / "images"
+    wait_until(lambda: images.is_dir() and any(images.iterdir()), process)
     return time.monotonic()
 
 
@@ -93,10 +94,10 @@ def disturb(options: Options, name: str, victim: str, delay: float) -> str:
         victim = "driver"
     if victim == "driver":
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process = start(options, dataset)
-    status = process.wait()
-    return f"{victim} | {delay:.2f} | {manifest} | {status}"
+    statuses = [process.wait()]
+    while statuses[-1] and len(statuses) < 4:
+        statuses.append(start(options, dataset).wait())
+    return f"{victim} | {delay:.2f} | {manifest} | {', '.join(map(str, statuses))}"
 
 
 def write(options: Options, dataset: Path) -> None:
@@ -124,7 +125,7 @@ def main(options: Options) -> None:
     if process.wait():
         raise SystemExit("the undisturbed job failed: see its log")
     seconds, expected = time.monotonic() - begun, hashes(undisturbed)
-    print("| killed | after s | finished then | exit status | same bytes |")
+    print("| killed | after s | finished then | exit statuses | same bytes |")
     print("|---|---:|---|---:|---|", flush=True)
     for number in range(options.kills):
         name, victim = (
