@@ -6,8 +6,10 @@ A location is a path, or a URL such as s3://BUCKET/KEY.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -133,6 +135,22 @@ def write_bytes(location: str, content: bytes) -> None:
             file=location,
             fix="check the bucket's name and your credentials, then repeat the command",
         ) from None
+
+
+def check_writable(location: str) -> None:
+    """Check that a directory, or the one in which it would be made, takes files; writes none.
+
+    Raises:
+        OSError: its file system is read-only, or it is not this user's. Of a bucket nothing is
+            known before it is written to.
+    """
+    if "://" in location:
+        return
+    place = next(path for path in (Path(location), *Path(location).parents) if path.exists())
+    if not os.access(place, os.W_OK):
+        is_read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+        code = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(place))
 
 
 def remove(location: str) -> None:

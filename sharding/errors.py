@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
@@ -16,6 +17,9 @@ from sharding.layout import MANIFEST_FILE
 
 PROGRAM = "openimages-boostlu"
 """Console command that runs every job."""
+
+_REFUSALS = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a file system answers that will not take a file, whoever writes it."""
 
 REPEAT_COMMAND = "repeat the command that made the dataset, or restore the file from a copy"
 """Fix for a file of a dataset that follows from its annotations and options."""
@@ -117,6 +121,7 @@ def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
 
+    So is an `OSError` of a place that this user cannot write to or read (a read-only file system).
     Ctrl-C is a line and status 130; pressed again, it ends the process at once. Ray wraps a task's
     exception in one that is an instance of both; the cause is unwrapped. A reader that closes the
     pipe early (``... --help | head``) is no error.
@@ -133,4 +138,14 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         cause = getattr(error, "cause", error)
         log.error(str(cause), **cause.fields)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        refused = InputError(
+            error.strerror or log.first_line(error),
+            file=error.filename,
+            fix="choose a place that this user can read, and write to where it is an output",
+        )
+        log.error(str(refused), **refused.fields)
         raise SystemExit(2) from None

@@ -109,8 +109,10 @@ def prepare(run: Checked, preset: str = "") -> Prepared:
     """Join Ray, or start it, and find the workers' share of it.
 
     Raises:
-        InputError: the cluster cannot carry the run.
+        InputError: the cluster cannot carry the run, or its directory cannot be written to.
     """
+    with lease.refusals(run.directory):
+        storage.check_writable(run.directory)
     session.connect()
     use_gpu, cpus = worker_resources(run.config)
     return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)

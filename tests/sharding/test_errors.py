@@ -1,3 +1,4 @@
+import errno
 import pickle
 import shlex
 import shutil
@@ -50,6 +51,16 @@ def test_the_cause_inside_a_wrapper_is_what_is_printed(capsys):
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), one_line_errors():
         _ = 1 / 0
+    with pytest.raises(FileNotFoundError), one_line_errors():
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/x")
+
+
+def test_a_read_only_file_system_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise OSError(errno.EROFS, "Read-only file system", "/mnt/set/labels/v4/wanted.txt")
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: /mnt/set/labels/v4/wanted.txt: Read-only file system. Fix: ")
 
 
 def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from importlib import metadata
@@ -245,6 +246,17 @@ def test_bad_options_are_said_before_ray_starts(
     config = TrainConfig(dataset=str(squares), storage=str(tmp_path), name="a")
     with pytest.raises(InputError, match=problem):
         prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
+
+
+def test_a_storage_that_cannot_be_written_to_is_said_before_ray_starts(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
+    config = TrainConfig(dataset=str(squares), storage=str(tmp_path / "runs"), name="a")
+    checked = prepare.check(config)  # reads alone
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    with pytest.raises(InputError, match=r"runs/a: a run cannot be kept here .* Fix: pass as --s"):
+        prepare.prepare(checked)
 
 
 @pytest.mark.parametrize("method", ["ll-cp", "role-li"])
