@@ -31,6 +31,11 @@ def command(job: str, *arguments: str | os.PathLike[str]) -> str:
     return shlex.join([*program, job, *map(str, arguments)])
 
 
+def python_command(code: str) -> str:
+    """Write the command line that runs a line of Python with what is installed here."""
+    return shlex.join([sys.executable, "-c", code])
+
+
 def how_to_repair(file: str | os.PathLike[str], *more: str) -> str:
     """Say how to mend the dataset that a file is of, as the fix of an `InputError`."""
     parents = Path(file).absolute().parents

@@ -37,7 +37,18 @@ class DamagedManifest(InputError):
         fix = "restore the file from a copy, or make the dataset again in another directory"
         if not path.parent.is_dir():
             problem, path, fix = "no such directory", path.parent, "check the path"
+        elif _is_dump(path.parent):
+            problem, path = "an annotation dump, not a dataset yet", path.parent
+            images = path / "images"
+            places = (path, "--images", images if images.is_dir() else "JPEGS")
+            fix = f"run {command('shard', '--annotations', *places, '--output', 'DATASET')} first"
         super().__init__(problem, file=path, fix=fix)
+
+
+def _is_dump(directory: Path) -> bool:
+    """Whether a directory, or one of its folders that are called by a date, has a class list."""
+    folders = [directory, *(path for path in directory.glob("20*") if path.is_dir())]
+    return any(any(folder.glob("*class-descriptions*")) for folder in folders)
 
 
 @dataclass(frozen=True, kw_only=True)

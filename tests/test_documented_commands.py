@@ -62,6 +62,8 @@ def test_the_program_accepts_it(
 
 def check_line(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(command)
+    if program == "env":
+        program, *arguments = (word for word in arguments if "=" not in word or " " in word)
     check(re.sub(r".*/(?=.)", "", program), arguments, monkeypatch)
 
 
@@ -76,8 +78,13 @@ def check(program: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
             check(ours, arguments[arguments.index(ours) + 1 :], monkeypatch)
     elif program == "python":
         script, *options = arguments
-        if script == "-m":  # tests/test_benchmarks.py has these
-            assert options[0].startswith("benchmarks.")
+        if script == "-c":
+            compile(options[0], "hint", "exec")
+            return
+        if script == "-m":
+            module, *options = options
+            if not module.startswith("benchmarks."):  # tests/test_benchmarks.py has these
+                check({"pipeline": "openimages-boostlu"}.get(module, module), options, monkeypatch)
             return
         check_job(JOBS[Path(script).name], options, monkeypatch)
     elif program == "sbatch":
@@ -112,11 +119,13 @@ def check_job(job: str, options: list[str], monkeypatch: pytest.MonkeyPatch) -> 
         parse(*args, **more)
         raise Accepted
 
-    if job == "train":  # its options are merged with a preset's, then checked
-        options = [*options, "--print-config"]
-    else:
-        monkeypatch.setattr(tyro, "cli", parse_and_end)
-    with contextlib.suppress(Accepted), contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(Accepted))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if job == "train":  # its options are merged with a preset's, then checked
+            options = [*options, "--print-config"]
+        else:
+            stack.enter_context(monkeypatch.context()).setattr(tyro, "cli", parse_and_end)
         main([job, *options])
 
 

@@ -15,6 +15,7 @@ from sharding.commands.options import (
     ShardOptions,
     VerifyOptions,
 )
+from sharding.errors import command
 from sharding.importers.options import ImportOptions
 from sharding.log import count
 from sharding.synthetic.options import DumpOptions
@@ -50,6 +51,9 @@ def run_make_demo(arguments: Sequence[str], program: str | None) -> None:
     print(f"annotations  {output}/2017_11")
     print(f"images       {output}/images")
     print(f"truth        {output}/ground_truth")
+    places = ("--annotations", output, "--images", output / "images")
+    dataset = ("--output", output.parent / "dataset", "--images-per-shard", "250")
+    print(f"next         {command('shard', *places, *dataset)}")
 
 
 def run_shard(arguments: Sequence[str], program: str | None) -> None:

@@ -18,7 +18,11 @@ def methods() -> str:
     for name in registry.names():
         does = (inspect.getdoc(registry.class_of(name)) or "").splitlines()[0].rstrip(".")
         rows.append([name, does])
-    return Table(headers=("method", ""), sections=[rows], text_columns=2).terminal()
+    return Table(
+        headers=("method", "what it does with labels that nobody checked"),
+        sections=[rows],
+        text_columns=2,
+    ).terminal()
 
 
 def backbones() -> str:

@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING
 
 from pipeline.cli.options import begin, description, expand, obey_no_color, parse
 from pipeline.config import groups, presets, show
-from pipeline.config.commands import AuditConfig, EvaluateConfig, ExportOptions, PredictConfig
+from pipeline.config.commands import (
+    AuditConfig,
+    EvaluateConfig,
+    ExportFormat,
+    ExportOptions,
+    PredictConfig,
+)
 from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig
+from sharding.errors import command as shell_command
+from sharding.errors import python_command
 from sharding.log import count, error
 
 if TYPE_CHECKING:
     from pipeline.training.train import TrainResult
 
 _OLD_NAMES = {"--name": "--run"}
+_USE: dict[ExportFormat, str] = {
+    "safetensors": "from safetensors.torch import load_file; print(*load_file({!r}))",
+    "pt2": "import torch; print(torch.export.load({!r}))",
+    "onnx": "import onnxruntime; print(*onnxruntime.InferenceSession({!r}).get_outputs())",
+}
+"""A program that opens an exported file."""
 
 
 def run_train(arguments: Sequence[str], program: str | None) -> None:
@@ -41,9 +55,11 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
     try:
         if command.dry_run:
             print(train.dry_run(command.config))
+            again = (argument for argument in arguments if argument != "--dry-run")
+            print(f"next      {shell_command('train', *again)}")
         else:
             preset = command.preset.name if command.preset else ""
-            _print_result(train.train(command.config, preset))
+            _print_result(train.train(command.config, preset), command.config.dataset)
     except TrainingEnded as ended:
         error(str(ended))
         sys.exit(ended.exit_code)
@@ -60,7 +76,7 @@ def _shown(command: TrainCommand) -> str:
     return show.print_form(command, complete_options(command.config))
 
 
-def _print_result(result: TrainResult) -> None:
+def _print_result(result: TrainResult, dataset: str) -> None:
     """Print where a training's results are."""
     from pipeline.tables import percent
     from pipeline.tracking import client
@@ -71,6 +87,8 @@ def _print_result(result: TrainResult) -> None:
     print(f"run              {result.directory}")
     print(f"best checkpoint  {result.best}  (epoch {best.get('epoch', 0):.0f}{score})")
     print(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
+    scored = ("--checkpoint", result.directory, "--dataset", dataset, "--split", result.split)
+    print(f"next             {shell_command('evaluate', *scored)}")
 
 
 def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
@@ -93,6 +111,13 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         print(evaluation.report.terminal())
         print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
     print(f"MLflow      {client.browse_command()}  (run {run_id})")
+    if config.register:
+        following = client.serve_command(config.register)
+    else:
+        scored = ("--dataset", config.dataset, "--split", config.split)
+        places = ("--checkpoint", config.checkpoint, *scored, "--output", "predictions")
+        following = shell_command("predict", *places)
+    print(f"next        {following}")
 
 
 def run_predict(arguments: Sequence[str], program: str | None) -> None:
@@ -109,6 +134,8 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
     counts = predict.predict(config, session.connect)
     print(f"{count(counts['images'], 'image')}, {counts['errors']:,} unreadable (column error)")
     print(f"predictions  {config.output}/part-*.parquet  ({count(counts['files'], 'file')})")
+    show_rows = f"print(pq.read_table({config.output!r}).slice(0, 3).to_pylist())"
+    print(f"next         {python_command(f'import pyarrow.parquet as pq; {show_rows}')}")
 
 
 def run_export(arguments: Sequence[str], program: str | None) -> None:
@@ -126,6 +153,8 @@ def run_export(arguments: Sequence[str], program: str | None) -> None:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")
     print(f"{options.output / 'model.json'}  image size, class list, preprocessing")
     print(f"{options.output / 'README.md'}  model card")
+    use = _USE[options.formats[0]].format(str(options.output / f"model.{options.formats[0]}"))
+    print(f"next  {python_command(use)}")
 
 
 def run_candidates(arguments: Sequence[str], program: str | None) -> None:

@@ -19,7 +19,7 @@ from sharding.labels import POSITIVE, UNOBSERVED
 
 
 class AssumeNegative(Method):
-    """AN: binary cross-entropy with every unobserved entry negative, mean over B x K.
+    """Assume negative (AN): binary cross-entropy, every unobserved entry as negative.
 
     Args:
         num_classes: K.
@@ -45,7 +45,7 @@ class AssumeNegative(Method):
 
 
 class FullLabel(AssumeNegative):
-    """Full Label: AN on complete labels; refuses labels with unobserved entries."""
+    """Full labels: AN where every entry is known, an upper bound; refuses others."""
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
@@ -62,7 +62,7 @@ class FullLabel(AssumeNegative):
 
 
 class IgnoreUnobserved(Method):
-    """IU: ignores unobserved entries.
+    """Ignore unobserved (IU): binary cross-entropy of the known entries alone.
 
     The Large Loss paper reports it without a definition; the denominator is inferred.
 
@@ -95,7 +95,7 @@ class IgnoreUnobserved(Method):
 
 
 class LabelSmoothing(Method):
-    """LS: AN with smoothed targets e and 1 - e (the code's e is the paper's e/2).
+    """Label smoothing (LS): AN with targets e and 1 - e (the code's e is the paper's e/2).
 
     Args:
         num_classes: K.
@@ -120,7 +120,7 @@ class LabelSmoothing(Method):
 
 
 class WeakAssumeNegative(Method):
-    """WAN: AN with the negatives' terms divided by K - 1."""
+    """Weak assume negative (WAN): AN with the negatives' terms divided by K - 1."""
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
@@ -134,7 +134,7 @@ class WeakAssumeNegative(Method):
 
 
 class ExpectedPositive(Method):
-    """EPR: observed positives, and a regulariser of the mean number of predicted positives.
+    """Expected positives (EPR): observed positives, and how many are predicted on average.
 
     Args:
         num_classes: K.

@@ -33,7 +33,7 @@ Mode = Literal["negative", "ignore", "ignore_normalize_classes", "selective"]
 
 
 class AsymmetricLoss(Method):
-    """ASL with unobserved entries negative.
+    """Asymmetric loss (ASL): easy negatives weigh less; unobserved entries are negative.
 
     Args:
         num_classes: K.
@@ -74,7 +74,7 @@ class AsymmetricLoss(Method):
 
 
 class PartialAsymmetricLoss(Method):
-    """P-ASL; the defaults are those of its code, with the mode of the paper's tables.
+    """Partial ASL (P-ASL): ASL that leaves out unobserved entries of frequent classes.
 
     The prior of a class is the mean of its predicted probability over training in mode ignore.
     It can come from an earlier run (``prior``), or from the first ``prior_epochs`` epochs of this

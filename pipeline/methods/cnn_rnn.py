@@ -24,7 +24,7 @@ from sharding.labels import POSITIVE
 
 
 class CnnRnn(Method):
-    """CNN-RNN with the model's logits as the image's part of the joint projection.
+    """CNN-RNN: a recurrent network predicts the labels as a sequence, from the model's logits.
 
     Labels are ordered by their number of positives in all completed epochs, by class index in
     the first. Only observed positives train it. The recurrent part belongs to the method and

@@ -31,7 +31,7 @@ Strategy = Literal["score", "top", "uncertainty"]
 
 
 class Curriculum(Method):
-    """Partial BCE on known entries, and on labels added from confident predictions.
+    """Curriculum labelling: partial BCE on known entries, confident predictions added.
 
     The loss of an image is ``g(p) / K`` times the cross-entropy of its known entries, with
     ``g(p) = alpha p^gamma + beta`` and p the share of known entries. Images without known entries

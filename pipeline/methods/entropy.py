@@ -24,7 +24,7 @@ ObservedNegatives = Literal["unobserved", "cross-entropy"]
 
 
 class EntropyMaximization(Method):
-    """EM: cross-entropy of positives, maximum entropy of everything else.
+    """Entropy maximisation (EM): positives by cross-entropy, all others kept uncertain.
 
     The loss can be negative; that is intended.
 
@@ -67,7 +67,7 @@ class EntropyMaximization(Method):
 
 
 class PseudoLabeling(EntropyMaximization):
-    """EM + APL: after a warm-up, the least likely entries of a class become soft negatives.
+    """EM with pseudo-labels (APL): after a warm-up, unlikely entries become soft negatives.
 
     State: the pseudo labels as a sparse overlay by image id, and how many entries of each class
     were unobserved at the start. Unlike the reference, a prediction that underflows to exactly 0

@@ -23,7 +23,7 @@ from sharding.labels import POSITIVE, UNOBSERVED
 
 
 class Imcl(Method):
-    """IMCL on the features of a CAM head.
+    """Interactive learning (IMCL): images alike, and classes seen together, share labels.
 
     `attach` it to the head before training. The dictionary and the label graph come from the
     pass after each epoch; until the first, only known entries count. Differences from the

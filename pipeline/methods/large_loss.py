@@ -75,17 +75,17 @@ class _LargeLoss(Method):
 
 
 class LargeLossReject(_LargeLoss):
-    """LL-R: selected entries contribute neither loss nor gradient."""
+    """Large Loss, rejection (LL-R): unobserved entries of the largest losses are left out."""
 
     rejects = True
 
 
 class LargeLossCorrectTemporary(_LargeLoss):
-    """LL-Ct: selected entries count as positive in this step."""
+    """Large Loss, temporary correction (LL-Ct): they count as positive in this step."""
 
 
 class LargeLossCorrectPermanent(_LargeLoss):
-    """LL-Cp: selected entries count as positive from this step on.
+    """Large Loss, permanent correction (LL-Cp): they count as positive from this step on.
 
     The corrections of an epoch enter the labels when it ends, merged over the ranks; the labels
     themselves are never touched. State is the overlay after the last completed epoch.

@@ -22,7 +22,9 @@ from sharding.labels import POSITIVE
 
 
 class Role(ExpectedPositive):
-    """ROLE; the estimator learns inside `loss`, one dense Adam step per global batch.
+    """Online estimation (ROLE): unknown labels are estimated while the network learns.
+
+    The estimator learns inside `loss`, one dense Adam step per global batch.
 
     Args:
         num_classes: K.
@@ -84,7 +86,7 @@ class Role(ExpectedPositive):
 
 
 class RoleLinearInit(Role):
-    """ROLE + LI: a linear classifier on a frozen backbone first, then everything.
+    """ROLE with linear initialisation (LI): a classifier on a frozen backbone, then everything.
 
     When the second phase begins, the estimator is re-made from its clipped probabilities, and both
     Adams are reset. Differences from the reference: it goes on from the best epoch of the first

@@ -59,8 +59,22 @@ def browse_command() -> str:
     uri = redact(tracking_uri())
     if uri.startswith("http"):
         return f"open {uri}"
-    program = ["mlflow"] if shutil.which("mlflow") else [sys.executable, "-m", "mlflow"]
-    return shlex.join([*program, "ui", "--backend-store-uri", uri])
+    return shlex.join([*_program(), "ui", "--backend-store-uri", uri])
+
+
+def serve_command(model: str) -> str:
+    """Return the shell command that serves a registered model over HTTP."""
+    place = (
+        () if "MLFLOW_TRACKING_URI" in os.environ else (f"MLFLOW_TRACKING_URI={tracking_uri()}",)
+    )
+    options = ("--model-uri", f"models:/{model}@best", "--env-manager", "local", "--port", "5001")
+    return shlex.join(
+        [*(("env", *place) if place else ()), *_program(), "models", "serve", *options]
+    )
+
+
+def _program() -> list[str]:
+    return ["mlflow"] if shutil.which("mlflow") else [sys.executable, "-m", "mlflow"]
 
 
 def mlflow_client() -> Any:

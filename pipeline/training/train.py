@@ -25,6 +25,7 @@ from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, shown
 from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
 from sharding.errors import InputError
+from sharding.layout import SPLITS
 from sharding.log import count, info
 from sharding.progress import say
 
@@ -42,6 +43,7 @@ class TrainResult:
         best_metrics: its validation metrics and epoch.
         metrics: validation metrics of the last epoch.
         mlflow_run_id: its MLflow run.
+        split: that an evaluation scores next: test, where there is one.
     """
 
     directory: str
@@ -49,6 +51,7 @@ class TrainResult:
     best_metrics: Mapping[str, float]
     metrics: dict[str, float]
     mlflow_run_id: str
+    split: str
 
 
 @contextlib.contextmanager
@@ -110,12 +113,14 @@ def _result(
     best: str, run: Checked, metrics: Mapping[str, float] | None, run_id: str
 ) -> TrainResult:
     name = best.rpartition("/")[2]
+    _, version = run.dataset.label_version(run.config.labels)
     return TrainResult(
         directory=run.directory,
         best=best,
         best_metrics=checkpoints.metrics_of(run.directory).get(name, {}),
         metrics=dict(metrics or {}),
         mlflow_run_id=run_id,
+        split=[split for split in SPLITS if split in version.splits][-1],
     )
 
 

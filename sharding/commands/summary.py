@@ -9,6 +9,7 @@ from typing import Any
 
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.dataset.quarantine import Quarantine
+from sharding.errors import command
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
 from sharding.log import count
 from sharding.manifest import Dataset, Manifest
@@ -21,6 +22,24 @@ _NOT_LABELS = {
     "conflicts": "classes of an image disputed",
 }
 """Counts in a label version's report of what gave no label without being rejected, in words."""
+
+
+_FEW_IMAGES = 10_000
+
+
+def try_training(dataset: Dataset, location: str, *labels: str) -> str:
+    """Write the command that shows what a training on a dataset would do.
+
+    A small one gets the preset that a laptop can train.
+
+    Args:
+        dataset: what is there.
+        location: its directory or URL.
+        labels: options that choose a label version.
+    """
+    images = sum(s.images for s in dataset.manifest.shards if s.split == "train")
+    preset = ("--preset", "demo") if images < _FEW_IMAGES else ()
+    return command("train", *preset, "--dataset", location, *labels, "--dry-run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +78,7 @@ class Summary:
         if self.forgotten:
             lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
             rows.append(("forgotten", lost))
+        rows.append(("next", command("verify", "--dataset", self.location)))
         return _aligned(first, rows)
 
     def _splits(self) -> list[tuple[str, str]]:
@@ -196,8 +216,9 @@ class Resharded:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
                 text += f": {now:,} need them now, {before:,} were missing before"
             rows.append(("no pixels", text))
-        train = f"repeat your training command with --labels {self.name} and a new --run"
-        return _aligned(first, [*rows, ("train", train)])
+        rows.append(("train", f"repeat your command with --labels {self.name} and a new --run"))
+        rows.append(("next", try_training(self.dataset, self.location, "--labels", self.name)))
+        return _aligned(first, rows)
 
     def _changes(self, split: str) -> str:
         totals = self.diff.get("splits", {}).get(split)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharding.commands.options import VerifyOptions
+from sharding.commands.summary import try_training
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
+from sharding.errors import command
 from sharding.layout import SET_ASIDE_FOLDER
 from sharding.log import count
 from sharding.maintenance.checks import check_dataset
@@ -56,7 +58,11 @@ class VerifyReport:
             f"{self.location} {verdict}: {count(images, 'image')} in "
             f"{count(len(manifest.shards), 'shard')}, labels {', '.join(manifest.labels)}."
         )
-        return "\n".join(lines)
+        if self.intact:
+            following = try_training(self.dataset, self.location)
+        else:
+            following = command("verify", "--dataset", self.location, "--repair")
+        return "\n".join([*lines, f"  next         {following}"])
 
 
 def _done(problem: Problem) -> str:

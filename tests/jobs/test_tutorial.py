@@ -13,6 +13,7 @@ import pytest
 from sharding.manifest import Dataset
 from tests.support.home import Home
 from tests.test_documented_commands import REPOSITORY, shell_commands
+from tests.test_hints import hint
 
 pytestmark = pytest.mark.ray
 COMMANDS = [c for c in shell_commands(REPOSITORY / "docs/tutorial.md") if c.startswith("python")]
@@ -49,6 +50,13 @@ def test_every_step_leaves_what_the_page_says(home: Home, outputs: dict[str, str
     exported = json.loads((tour / "exported/model.json").read_text())
     assert len(exported["names"]) == 20
     assert re.search(r"model\.onnx .* logits within", outputs["export_model"])
+
+
+@pytest.mark.parametrize("job", ["verify_dataset", "predict_openimages", "export_model"])
+def test_what_a_job_proposes_next_runs(home: Home, outputs: dict[str, str], job: str) -> None:
+    shown = home.shell(hint(outputs[job]))
+    expected = {"verify": "nothing was kept", "predict": "'mid': [", "export": "logits_BK"}
+    assert expected[job.partition("_")[0]] in shown
 
 
 def test_the_notebook_goes_on_from_there(home: Home, outputs: dict[str, str]) -> None:

@@ -32,8 +32,15 @@ class Home:
 
     def run(self, script: str, *arguments: str, status: int = 0) -> str:
         """Run one script to its end; return all it printed."""
+        return self._run([sys.executable, str(self.directory / script), *arguments], status)
+
+    def shell(self, command: str) -> str:
+        """Run a command that a job proposed; return all it printed."""
+        return self._run(["sh", "-c", command], 0)
+
+    def _run(self, command: list[str], status: int) -> str:
         done = subprocess.run(
-            [sys.executable, str(self.directory / script), *arguments],
+            command,
             cwd=self.directory,
             env=self.environment,
             capture_output=True,

@@ -1,0 +1,79 @@
+"""What a job proposes to do next is a command that its program accepts, where the job ran."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.cli import main, model_jobs
+from pipeline.tracking import client
+from sharding.manifest import Manifest
+from tests.support.commands import Inputs, check, relabel, shard
+from tests.support.photos import write_photo_dump
+from tests.test_documented_commands import check_line
+
+
+def hint(shown: str) -> str:
+    """The command of the line that begins with "next"."""
+    (found,) = re.findall(r"(?m)^ *next +(.*)$", shown)
+    return found
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_photo_dump(tmp_path_factory.mktemp("input"))
+
+
+def test_from_a_demo_dump_to_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = ("--train", "2", "--validation", "1", "--test", "1", "--classes", "5", "--workers", "1")
+    main.main(["make-demo", "--output", "demo/dump", *sizes])
+    following = hint(capsys.readouterr().out)
+    check_line(following, monkeypatch)
+    assert " --images demo/dump/images --output demo/dataset " in following
+    train = ["train", "--dataset", "demo/dump"]
+    with pytest.raises(SystemExit):
+        main.main(train)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {tmp_path}/demo/dump: an annotation dump, not a dataset yet")
+    assert f"shard --annotations {tmp_path}/demo/dump --images {tmp_path}/demo/dump/im" in error
+
+
+def test_from_shards_to_training_and_back_to_labels(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "dataset"
+    assert hint(shard(inputs, output)).endswith(f" verify --dataset {output}")
+    following = hint(str(check(output)))
+    assert following.endswith(f" train --preset demo --dataset {output} --dry-run")
+    check_line(following, monkeypatch)
+    following = hint(str(relabel(output, inputs[0], name="again")))
+    assert " --labels again --dry-run" in following
+    check_line(following, monkeypatch)
+    tar = output / Manifest.read(output).shards[0].path
+    tar.unlink()
+    assert hint(str(check(output))).endswith(f" verify --dataset {output} --repair")
+
+
+def test_from_training_to_the_score(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = SimpleNamespace(directory="/r/x", best="/r/x/c", best_metrics={}, mlflow_run_id="1")
+    result.split = "validation"
+    model_jobs._print_result(result, "my data")  # type: ignore[arg-type]
+    following = hint(capsys.readouterr().out)
+    assert "--dataset 'my data' --split validation" in following
+    check_line(following, monkeypatch)
+
+
+def test_from_a_registered_model_to_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert client.serve_command("tour").startswith("env MLFLOW_TRACKING_URI=sqlite:///")
+    check_line(client.serve_command("tour"), monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host")
+    assert "secret" not in client.serve_command("tour")
