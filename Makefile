@@ -5,11 +5,15 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
+# Processes that take the test files, one at a time; more need 3 GB of memory each.
+TESTERS ?= 2
 # A laptop's own Ray, never a cluster this machine happens to belong to; and the same on a machine
 # with a GPU, where the two workers of the demo would want two.
 LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
 # quality.demo_methods and faults.kills are not among them: they need the demo's dataset, and hours.
 BENCHES := compute.evaluator compute.head compute.losses compute.audit data.loader compute.train_step
+
+SIDE_BY_SIDE := -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test test-fast test-gpu test-cluster check bench clean-demo
@@ -27,10 +31,10 @@ demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two worker
 	@$(LOCAL) $(BIN)/python jobs/evaluate_openimages.py --checkpoint $(DEMO)/runs/demo --dataset $(DEMO)/dataset --split test
 
 test: $(VENV)/installed ## run the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-fast: $(VENV)/installed ## run the tests that start no Ray
-	@$(BIN)/python -m pytest -m 'not ray and not cluster and not gpu'
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not ray and not cluster and not gpu'
 
 test-gpu: $(VENV)/installed ## run what only a GPU shows, on this machine's first
 	@$(BIN)/python -m pytest -rs -m gpu tests/test_gpu.py

@@ -19,6 +19,8 @@ from pipeline.models.cam_net import CamNet
 from sharding.manifest import Dataset
 
 SIZE = 64
+BACKBONE, FEATURES = "timm/test_resnet", 96
+"""A residual network of 0.4 million parameters: a step takes a ninth of ResNet-18's time."""
 
 
 def cam_net_of(network: torch.nn.Module, features: int, classes: int, alpha: float = 1.0) -> CamNet:
@@ -31,11 +33,11 @@ def cam_net_of(network: torch.nn.Module, features: int, classes: int, alpha: flo
 def write_checkpoint(
     directory: Path, dataset: Path, *, seed: int = 0, run_id: str = "", **model_options: Any
 ) -> Path:
-    """Write a ResNet-18 for the classes of a dataset, seeing 64 x 64 pixels."""
+    """Write a small network for the classes of a dataset, seeing 64 x 64 pixels."""
     opened = Dataset.open(dataset)
     config = TrainConfig(
         dataset=str(dataset),
-        model=ModelConfig(backbone="resnet18", **model_options),
+        model=ModelConfig(**{"backbone": BACKBONE, **model_options}),
         data=DataConfig(image_size=SIZE),
     )
     torch.manual_seed(seed)
@@ -55,9 +57,9 @@ def write_checkpoint(
 def write_method_checkpoint(
     directory: Path, method: Method, mids: Sequence[str], config: TrainConfig | None = None
 ) -> checkpoint.Meta:
-    """Write a ResNet-18 for classes of no dataset, with a method's state."""
+    """Write a small network for classes of no dataset, with a method's state."""
     config = dataclasses.replace(
-        config or TrainConfig(dataset="d"), model=ModelConfig(backbone="resnet18")
+        config or TrainConfig(dataset="d"), model=ModelConfig(backbone=BACKBONE)
     )
     return _write(directory, config, mids, method=method.state_dict())
 

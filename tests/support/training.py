@@ -14,6 +14,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.training.state import Rank
 from pipeline.training.worker import Worker
 from sharding.manifest import Dataset
+from tests.support.models import BACKBONE
 
 EPOCHS = 3
 OPTIONS = {
@@ -54,7 +55,7 @@ def worker_for(
         dataset=str(dataset),
         method=method,
         method_options=options or OPTIONS.get(method, ()),
-        model=ModelConfig(backbone="resnet18", **network),
+        model=ModelConfig(**{"backbone": BACKBONE, **network}),
         data=DataConfig(image_size=32, batch_size=batch),
         optimizer=OptimizerConfig(**{"learning_rate": 1e-3, "epochs": EPOCHS, **optimizer}),
         **changes,

@@ -47,7 +47,8 @@ def dataset(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(dataset: Path) -> Path:
-    return write_checkpoint(dataset.parent / "checkpoint", dataset)
+    # Its maps can be seen, untrained as it is.
+    return write_checkpoint(dataset.parent / "checkpoint", dataset, backbone="resnet18")
 
 
 def found_in(dataset: Path, epoch: int = 2) -> Candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -54,11 +55,13 @@ def statuses() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def recorded(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recorded]:
+def recorded(
+    squares: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Recorded]:
     folder = tmp_path_factory.mktemp("record")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder))  # where datasets from a URL are copied to
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, folder)}")
         patch.setattr(session, "connect", lambda: None)
         patch.setattr(session, "shares", lambda workers: (workers or 1, 0.0, 1))
         patch.setattr(tasks, "run_tasks", in_this_process)

@@ -30,6 +30,7 @@ from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
 from tests.pipeline.evaluation.entries import reordered
 from tests.support.distributed import run_ranks
+from tests.support.models import BACKBONE
 from tests.support.training import Recorder
 
 K = 8
@@ -38,7 +39,7 @@ K = 8
 @pytest.fixture(scope="module")
 def model() -> cam_net.CamNet:
     torch.manual_seed(0)
-    return cam_net.build(ModelConfig(backbone="resnet18"), K)
+    return cam_net.build(ModelConfig(backbone=BACKBONE), K)
 
 
 def scores_of(squares: Path, model: cam_net.CamNet, parts: int, batch_size: int) -> Scores:

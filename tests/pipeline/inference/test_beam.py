@@ -15,7 +15,7 @@ from pipeline.inference.beam import attach, check
 from pipeline.models import checkpoint
 from pipeline.models.beam_head import BeamHead, search
 from sharding.errors import InputError
-from tests.support.models import write_method_checkpoint
+from tests.support.models import FEATURES, write_method_checkpoint
 
 MIDS = list("abcd")
 
@@ -32,7 +32,7 @@ def test_a_checkpoint_scores_by_its_sequences(tmp_path: Path) -> None:
     assert attach(model, meta, str(tmp_path), 0) is model
     assert not isinstance(model.head, BeamHead)
     attach(model, meta, str(tmp_path), 2)
-    features_BDHW = torch.randn(2, 512, 3, 3)
+    features_BDHW = torch.randn(2, FEATURES, 3, 3)
     expected_BK = search(method.recurrence(), plain.head(features_BDHW), beam=2, steps=10)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         raw_E, boosted_E = model.head.pair_scores(

@@ -22,7 +22,7 @@ from pipeline.models import checkpoint
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
-from tests.support.models import SIZE, write_checkpoint
+from tests.support.models import BACKBONE, SIZE, write_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_objects_say_what_they_are(squares: Path, model: Predictor) -> None:
-    assert repr(model) == "Predictor(resnet18, 8 classes, 64 px, trained with ll-r, on cpu)"
+    assert repr(model) == f"Predictor({BACKBONE}, 8 classes, 64 px, trained with ll-r, on cpu)"
     (prediction,) = model.predict([next(iter(jpegs(squares).values()))])
     best = prediction.top(1)[0]
     assert repr(prediction).startswith(f"Prediction({best.name} {best.probability:.2f}, ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,8 +32,8 @@ def saved(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('store'))}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)
         yield uri
@@ -57,7 +58,7 @@ def test_the_model_has_the_metrics_of_its_checkpoint(logged: tuple[str, str]) ->
     assert model.source_run_id == run_id
     assert {(m.key, m.value, m.step) for m in model.metrics} == {("val/mAP/all", 0.5, 96)}
     assert model.params["alpha"] == "5"
-    assert model.name == "ll-r-boostlu-5-5-resnet18-seed0-epoch-1"
+    assert model.name == "ll-r-boostlu-5-5-timm-test_resnet-seed0-epoch-1"
     # Linking repeats no point of the training's curve.
     assert len(client.get_metric_history(run_id, "val/mAP/all")) == 2
 

@@ -24,7 +24,7 @@ from pipeline.training.prepare import Prepared
 from pipeline.training.train_loop import try_batch
 from sharding.errors import InputError
 from sharding.manifest import Dataset, Manifest
-from tests.support.models import write_checkpoint
+from tests.support.models import BACKBONE, write_checkpoint
 from tests.support.training import OPTIONS
 
 CHECKPOINT = "checkpoint_2026-11-24_10-00-00.000000"
@@ -116,11 +116,11 @@ def test_other_labels_are_another_run(run: str, squares: Path, sharded_anew: Dat
 
 
 def test_tags_are_those_of_the_latest_command(
-    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    squares: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     dataset, run = Dataset.open(squares), tmp_path / "runs/a"
     output = []
@@ -164,7 +164,7 @@ def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **option
         dataset=str(dataset),
         storage=str(run.parent),
         name=run.name,
-        model=ModelConfig(backbone="resnet18"),
+        model=ModelConfig(backbone=BACKBONE),
         optimizer=OptimizerConfig(epochs=2),
     )
     return prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
@@ -266,7 +266,7 @@ def test_a_first_batch_is_tried_in_memory(squares: Path, method: str) -> None:
         method=method,
         method_options=OPTIONS[method],
         workers="2",
-        model=ModelConfig(backbone="resnet18"),
+        model=ModelConfig(backbone=BACKBONE),
         data=DataConfig(image_size=32),
     )
     images, loss = try_batch(config, 1, False, 0)
