@@ -12,10 +12,12 @@ from PIL import Image
 from pipeline.evaluation import figures
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
+from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
 from pipeline.inference import cam_figures, cam_page
 from pipeline.inference.cams import Explained
 from pipeline.models import model_card
 from pipeline.models.checkpoint import Meta
+from pipeline.tables import percent
 from pipeline.tracking.run_log import RunLog
 from sharding.log import optional
 
@@ -67,8 +69,14 @@ def evaluation(
 
 def card(report: Report, meta: Meta, split: str) -> str:
     """Compose the model card of a checkpoint with an evaluation as its results."""
-    results = f"### mAP on {split}, epoch {meta.epoch}\n\n{report.markdown()}\n{_MORE}"
-    return model_card.card(meta, results)
+    # First what is shown of a long description before "Show more".
+    off, on = (report.summaries[name] for name in (BOOST_OFF, BOOST_ON))
+    first = (
+        f"mAP on {split}, epoch {meta.epoch}: **{percent(on.map_all)}** with BoostLU, "
+        f"{percent(off.map_all)} without; groups 1 to {len(on.map_groups)}: "
+        f"{', '.join(map(percent, on.map_groups.values()))}."
+    )
+    return model_card.card(meta, f"{first}\n\n{report.markdown()}\n{_MORE}")
 
 
 def maps(log: RunLog, explained: Iterable[Explained], *, epoch: int, about: str) -> None:

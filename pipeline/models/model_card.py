@@ -9,22 +9,21 @@ from pipeline.models.checkpoint import Meta
 from pipeline.tables import MAP_COLUMNS, Table, percent
 from sharding.log import redact
 
-_USE = """\
-### Intended use
-
-To suggest labels of its own classes for photographs like the training images, for people to
-confirm, and to show where in an image the evidence is. Not for decisions about people, and not as
-proof that something is absent.
-
-### Limits
-
-- Scores rank; probabilities are not calibrated, and labels that were missing in training lower
-  them. Choose each class's threshold on labels of your own.
-- mAP counts annotated entries only; it says nothing of what nobody looked at.
-- Rare classes rest on few positives: read their mAP with its interval (`--intervals 200`).
-- A map shows what raised a score on a coarse grid; it is no outline.
-- Other cameras, crops and places than those of the training images were not tried.
-"""
+# A line each: MLflow's pages break at every line's end.
+_LIMITS = (
+    "Scores rank; probabilities are not calibrated, and labels that were missing in training lower "
+    "them. Choose each class's threshold on labels of your own.",
+    "mAP counts annotated entries only; it says nothing of what nobody looked at.",
+    "Rare classes rest on few positives: read their mAP with its interval (`--intervals 200`).",
+    "A map shows what raised a score on a coarse grid; it is no outline.",
+    "Other cameras, crops and places than those of the training images were not tried.",
+)
+_USE = (
+    "### Intended use\n\nTo suggest labels of its own classes for photographs like the training "
+    "images, for people to confirm, and to show where in an image the evidence is. Not for "
+    "decisions about people, and not as proof that something is absent.\n\n### Limits\n\n"
+    + "".join(f"- {limit}\n" for limit in _LIMITS)
+)
 
 
 def card(meta: Meta, results: str = "") -> str:

@@ -23,6 +23,7 @@ from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
 from pipeline.evaluation.run import Evaluation, evaluate, make_report
 from pipeline.inference import mlflow_model
+from pipeline.tables import percent
 from pipeline.tracking import runs, writer
 from pipeline.tracking.client import mlflow_client
 from sharding.errors import InputError
@@ -126,6 +127,8 @@ def test_what_is_stored_is_what_is_told(recorded: Recorded, tmp_path: Path) -> N
     description = run_of(run_id).data.tags["mlflow.note.content"]
     assert markdown in description
     assert description == publish.card(output, evaluation.subject.meta, "test")
+    mean = percent(output.summaries["BoostLU on"].map_all)
+    assert f"mAP on test, epoch 1: **{mean}** with BoostLU" in description.splitlines()[2]
     assert "### Limits" in description
     stored = json.loads(artifact(run_id, "eval/summary.json", tmp_path).read_text())
     assert stored == json.loads(json.dumps(output.as_json()))
