@@ -18,13 +18,17 @@ from sharding import decode
 from sharding.errors import InputError
 from sharding.log import first_line
 from sharding.storage.object_store import ObjectStore
-from sharding.storage.retry import BadImage, Buffer, RetryPolicy, limit_bytes
+from sharding.storage.retry import BadImage, Buffer, RetriesExhausted, RetryPolicy, limit_bytes
 
 ImageLike = str | Path | bytes | Image.Image | npt.NDArray[np.uint8]
 """A path or URL, an encoded image, a Pillow image, or uint8 pixels (H, W) or (H, W, 3)."""
 UNREAD = "cannot be read"
 """How the problem of an image begins whose bytes could not be had: another try may get them."""
 _POLICY = RetryPolicy(tries=3)
+
+
+class Unanswered(InputError):
+    """Report an image whose host did not answer in any attempt."""
 
 
 def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
@@ -79,6 +83,7 @@ def read(location: str | Path) -> Buffer:
             file.seek(0)
             return file.read()
     except (OSError, ValueError, BadImage, InputError) as error:
-        raise InputError(
+        kind = Unanswered if isinstance(error, RetriesExhausted) else InputError
+        raise kind(
             f"{UNREAD} ({first_line(error, 120)})", file=url, fix="check path or URL"
         ) from None

@@ -7,10 +7,12 @@ import hashlib
 import io
 import itertools
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +42,8 @@ SCHEMA = pa.schema(
 )
 """Per image: lists of its labels, best first, or why it could not be read."""
 _READS_AT_ONCE = 16
+SILENT = 32
+"""Images in a row, after which a host is left alone until the command is repeated."""
 
 
 class PartPredictor:
@@ -57,6 +61,7 @@ class PartPredictor:
         model, meta = checkpoint.load_model(checkpoint_directory)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(model, meta, device=device)
+        self._silent = Counter[str]()  # images in a row that a host has not answered for
         self._metadata = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
 
     def __call__(self, row: Mapping[str, Part]) -> dict[str, int]:
@@ -82,10 +87,19 @@ class PartPredictor:
         return {"images": len(rows), "errors": sum(row.get("error") is not None for row in rows)}
 
     def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
+        """Decode an image, or say what is wrong with it; a silent host is not asked again."""
+        host = urlsplit(source).netloc if isinstance(source, str) and "://" in source else ""
+        if self._silent[host] >= SILENT:
+            return InputError(f"{pixels.UNREAD} ({host} has not answered {SILENT} times)")
         try:
-            return pixels.square(source, self.predictor.image_size)
+            image = pixels.square(source, self.predictor.image_size)
+        except pixels.Unanswered as error:
+            self._silent[host] += 1
+            return error
         except InputError as error:
             return error
+        self._silent[host] = 0
+        return image
 
     def _rows(
         self,

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 import requests
+import urllib3
 
 from sharding.log import first_line
 from sharding.storage.retry import (
@@ -95,7 +96,8 @@ class HttpTransport:
             self._session.get(url, headers=headers, timeout=self._timeout, stream=True) as response,
         ):
             _check_status(response, expected)
-            for chunk in response.iter_content(_CHUNK):
+            # What has come, not a whole chunk: a server that drips must not outlast the deadline.
+            while chunk := response.raw.read1(_CHUNK):
                 data += chunk
                 limit_bytes(len(data))
                 if time.monotonic() > deadline:
@@ -126,7 +128,7 @@ def _classified_errors() -> Iterator[None]:
         if "CERTIFICATE_VERIFY_FAILED" not in str(error):
             raise TransientError(_reason(error)) from None
         raise Refused(f"its certificate does not hold: {_reason(error)}", _CERTIFICATE) from None
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise TransientError(_reason(error)) from None
 
 

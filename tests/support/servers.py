@@ -1,8 +1,8 @@
 """Serve files or S3 with chosen faults: a web server in a thread, and moto behind a gate.
 
 ``faults`` lists what happens to the next requests of a path, one entry each: an HTTP status, "hang"
-(no answer before the client's timeout), "short" (the connection closes amid the body), "noise" (an
-answer that is no HTTP), or "close". Afterwards requests succeed.
+(no answer before the client's timeout), "drip" (the body byte by byte), "short" (the connection
+closes amid the body), "noise" (an answer that is no HTTP), or "close". Afterwards requests succeed.
 """
 
 from __future__ import annotations
@@ -116,7 +116,11 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
             if body or web.lacks != "Content-Length":
                 self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            if body:
+            if fault == "drip":
+                for byte in content:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(HANG / 20)
+            elif body:
                 short = fault == "short"
                 self.wfile.write(content[: len(content) // 2] if short else content)
                 self.close_connection = self.close_connection or short

@@ -15,7 +15,7 @@ import pytest
 import pipeline
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import PredictConfig
-from pipeline.inference import predict_plan
+from pipeline.inference import pixels, predict_plan
 from pipeline.inference.predict import PartPredictor, predict
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
@@ -225,3 +225,27 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket: Bucket, squares: Path, s
     config = PredictConfig(checkpoint=str(saved), output="s3://nowhere/out", dataset=str(squares))
     with pytest.raises(InputError, match=r"s3://nowhere/out/_plan.json: cannot be written"):
         predict(config, lambda: pytest.fail("nothing can be written"))
+
+
+def test_a_silent_host_is_left_alone(
+    squares: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def square(source: str, size: int) -> np.ndarray:
+        asked.append(source)
+        if "dead" in source:
+            raise pixels.Unanswered(f"{pixels.UNREAD} (not fetched in 3 tries)")
+        return np.zeros((size, size, 3), np.uint8)
+
+    monkeypatch.setattr("pipeline.inference.predict.SILENT", 3)
+    monkeypatch.setattr(pixels, "square", square)
+    urls = tmp_path / "urls.txt"
+    urls.write_text("".join(f"http://dead/{n}.jpg\nhttp://fine/{n}.jpg\n" for n in range(8)))
+    config = PredictConfig(checkpoint=str(saved), output=str(tmp_path / "out"), urls=urls)
+    (part,) = predict_plan.parts(config)
+    assert PartPredictor(config, str(saved), 1)({"item": part}) == {"images": 16, "errors": 8}
+    assert sum("dead" in source for source in asked) == 3
+    errors = predict_plan.read_errors(f"{config.output}/{part.file}")
+    assert errors[-2] == "cannot be read (dead has not answered 3 times)"
+    assert predict_plan.unread(errors)  # a repeated command asks again

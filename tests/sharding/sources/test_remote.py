@@ -7,6 +7,7 @@ import hashlib
 import io
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from email.utils import format_datetime
 from functools import partial
@@ -85,6 +86,17 @@ def test_what_cannot_be_had_is_set_aside_and_retried_later(
     output = str(shard((inputs[0], web.url), tmp_path / "out", retry_failed=True))
     assert "set aside    nothing" in output
     assert "24 images" in output
+
+
+def test_a_server_that_drips_does_not_outlast_the_deadline(web) -> None:
+    path = f"train/{ID}.jpg"
+    web.files, web.faults = {path: bytes(200)}, {path: ["drip"]}  # each byte is in time
+    source = RemoteSource.open(web.url, RetryPolicy(tries=1, timeout=0.2))
+    began = time.monotonic()
+    with pytest.raises(BadImage, match=r"slower than 0\.8 s"):
+        read(source, ID)
+    assert time.monotonic() - began < 5  # of the 10 that the whole body takes
+    assert read(source, ID) == [bytes(200)]
 
 
 def test_other_layouts_and_names(web) -> None:
