@@ -111,20 +111,31 @@ def _pictures(
         upright_HWC = pixels.upright(content)
         photo = Image.fromarray(upright_HWC)
         thumbnail = _thumbnail(photo, _SHEET_BYTES // len(chosen))
-        cams = model.cam([upright_HWC], wanted[image_id])
-        for p, k in enumerate(wanted[image_id]):
-            maps = cams.raw_NPHW[0, p], cams.boosted_NPHW[0, p]
-            raw, (caption, layer) = cam_figures.captioned_layers(*maps, cams.alpha)
-            probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
+        maps = _maps(model, upright_HWC, wanted[image_id])
+        for k, of_class in zip(wanted[image_id], maps, strict=True):
             yield (
                 (image_id, k),
                 Pictures(
                     photo=thumbnail,
                     ratio=photo.width / photo.height,
-                    maps=[raw, (f"{caption}, probability {probability}", layer)],
+                    maps=of_class,
                 ),
             )
         progress.advance()
+
+
+def _maps(
+    model: Predictor, upright_HWC: npt.NDArray[np.uint8], classes: list[int]
+) -> Iterator[list[tuple[str, str]]]:
+    """Draw an image's maps of each class, with captions; none where the head has no maps."""
+    if not model.model.has_maps:
+        yield from ([] for _ in classes)
+        return
+    cams = model.cam([upright_HWC], classes)
+    for maps in zip(cams.raw_NPHW[0], cams.boosted_NPHW[0], strict=True):
+        raw, (caption, layer) = cam_figures.captioned_layers(*maps, cams.alpha)
+        probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
+        yield [raw, (f"{caption}, probability {probability}", layer)]
 
 
 def _thumbnail(photo: Image.Image, most_bytes: int) -> str:

@@ -38,6 +38,7 @@ MethodName = Literal[
 ]
 """Every training method, in the order of the documentation; `pipeline.methods` makes them."""
 Crop = Literal["squash", "random-resized"]
+Head = Literal["cam", "ml-decoder"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
 HARDWARE_SHARE = 0.9
 
@@ -86,12 +87,14 @@ def _in_words(interval: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network: backbone, 1x1 convolution (CAM), BoostLU, spatial mean."""
+    """The network: backbone, 1x1 convolution (CAM), BoostLU, spatial mean; or another head."""
 
     backbone: str = "resnet50"
     """A torchvision network (resnet50, convnext_tiny, ...), or timm/<name>."""
     weights: str | None = None
     """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", a file, or none."""
+    head: Head = "cam"
+    """cam, or ml-decoder: attention with a query per group of classes, without maps or BoostLU."""
     alpha_train: float = 5.0
     """BoostLU slope for positive attribution scores in training; 1 turns it off."""
     alpha_infer: float = 5.0
@@ -108,6 +111,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         slopes = {"alpha_train": "[1, inf)", "alpha_infer": "[1, inf)"}
         refuse_outside(self, {**slopes, "dropout": "[0, 1)", "label_graph": "[0, inf)"})
+        refuse_unknown("head", self.head, Head)
+        if self.head != "cam" and (self.label_graph or max(self.alpha_train, self.alpha_infer) > 1):
+            raise InputError(
+                f"head {self.head} has no activation maps for BoostLU, and no label graph",
+                fix="pass --alpha-train 1 --alpha-infer 1 and no --label-graph, or --head cam",
+            )
+
+    @property
+    def head_in_words(self) -> str:
+        """What scores the classes, for plans and cards."""
+        if self.head != "cam":
+            return "an ML-Decoder head"
+        return f"BoostLU {self.alpha_train:g} in training and {self.alpha_infer:g} in inference"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,8 +131,10 @@ class TrainConfig:
     @property
     def run_name(self) -> str:
         """``name``, or a name made from the settings, so that repeating a command finds its run."""
-        boost = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
-        return self.name or f"{self.method}-{boost}-{self.model.backbone}-seed{self.seed}"
+        head = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
+        if self.model.head != "cam":
+            head = self.model.head
+        return self.name or f"{self.method}-{head}-{self.model.backbone}-seed{self.seed}"
 
     @property
     def epochs(self) -> int:

@@ -74,6 +74,8 @@ class Subject:
         dataset = open_dataset(config.dataset, tars=False)
         meta.check_classes(dataset.classes, directory)
         beam.check(meta, directory, config.beam)
+        if config.boxes:
+            meta.check_maps(directory)
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
@@ -202,7 +204,7 @@ def evaluate_part(
         )
 
     maps = None
-    if config.attribution or boxes is not None:
+    if boxes is not None or (config.attribution and model.has_maps):
         batches = -(-config.attribution // attribution.BATCH)
         first = None if boxes is not None else batches * attribution.BATCH
         share = images(attribution.BATCH).part(part, parts, first)

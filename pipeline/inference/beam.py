@@ -9,6 +9,7 @@ from __future__ import annotations
 from pipeline.methods.cnn_rnn import CnnRnn
 from pipeline.methods.registry import create_for
 from pipeline.models.beam_head import BeamHead
+from pipeline.models.cam_head import CamHead
 from pipeline.models.cam_net import CamNet
 from pipeline.models.checkpoint import Meta, load_training
 from sharding.errors import InputError
@@ -48,6 +49,7 @@ def attach(model: CamNet, meta: Meta, directory: str, beam: int) -> CamNet:
         return model
     method = create_for(meta.train_config, mids=meta.mids, num_images=0)
     assert isinstance(method, CnnRnn)
+    assert isinstance(model.head, CamHead)
     method.load_state_dict(load_training(directory)["method"])
     model.head = BeamHead(model.head, method.recurrence(), beam=beam, steps=method.max_labels)
     return model.eval()

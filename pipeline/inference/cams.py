@@ -144,8 +144,10 @@ def explain(
         classes_per_image: of an image's verified positives the highest-scored are taken.
 
     Yields:
-        The maps of one image after another.
+        The maps of one image after another; nothing of a head without maps.
     """
+    if not model.has_maps:
+        return
     model.eval()
     shown = 0
     for batch in split.epoch(0):

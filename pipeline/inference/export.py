@@ -45,6 +45,7 @@ def description(model: cam_net.CamNet, meta: checkpoint.Meta) -> dict[str, Any]:
         "normalisation": "(pixels - mean) / std, inside the graph",
         "output": "logits, (batch, classes); sigmoid for probabilities",
         "backbone": config.model.backbone,
+        "head": config.model.head,
         "alpha": config.model.alpha_infer,
         "epoch": meta.epoch,
         "dataset_digest": meta.dataset_digest,

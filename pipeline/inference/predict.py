@@ -152,6 +152,8 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
     """
     config = dataclasses.replace(config, output=storage.absolute(config.output))
     directory = locate.checkpoint_directory(config.checkpoint)
+    if config.cams:
+        checkpoint.read_meta(directory).check_maps(directory)
     digest = hashlib.sha256(storage.read_bytes(storage.join(directory, "meta.json"))).hexdigest()
     listed = predict_plan.parts(config)
     missing = predict_plan.unfinished(config, digest, listed)

@@ -202,6 +202,11 @@ def _check_model(config: TrainConfig, options: dict[str, Any]) -> None:
             "strategy 'uncertainty' compares passes with dropout, and the model has none",
             fix="pass --dropout 0.5, or another strategy",
         )
+    if config.method in ("imcl", "cnn-rnn") and config.model.head != "cam":
+        raise InputError(
+            f"method {config.method!r} works on a CAM head, not on {config.model.head}",
+            fix="pass --head cam, or another method",
+        )
     if config.method == "imcl" and config.optimizer.micro_batches > 1:
         raise InputError(
             "method 'imcl' needs the features of the whole batch, which micro-batches do not keep",

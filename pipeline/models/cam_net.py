@@ -1,4 +1,7 @@
-"""Build the network: backbone, 1x1 convolution, BoostLU, spatial mean (paper section 4)."""
+"""Build the network: backbone, 1x1 convolution, BoostLU, spatial mean (paper section 4).
+
+Or, in place of all but the backbone, another head.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,19 @@ from pipeline.models import backbones
 from pipeline.models.backbones import Backbone
 from pipeline.models.cam_head import CamHead
 from pipeline.models.label_graph import GraphHead
+from pipeline.models.ml_decoder import MlDecoder
+
+Head = CamHead | MlDecoder
+"""What scores the classes; a `CamHead` by activation maps."""
 
 
 class CamNet(nn.Module):
-    """Classify images by class activation maps.
+    """Classify images by class activation maps, or by another head over features.
 
     Args:
         backbone: with the mean and standard deviation that its weights expect; both are part of
             the state, so that a checkpoint keeps those that it was trained with.
-        head: the CAM head over D features.
+        head: over D features.
         dropout: share of the feature channels dropped before the head in training.
         compiled: compile the backbone, for any number of images above 1.
     """
@@ -29,7 +36,7 @@ class CamNet(nn.Module):
     std: torch.Tensor
 
     def __init__(
-        self, backbone: Backbone, head: CamHead, dropout: float = 0.0, *, compiled: bool = False
+        self, backbone: Backbone, head: Head, dropout: float = 0.0, *, compiled: bool = False
     ) -> None:
         super().__init__()
         self.backbone = backbone.network.to(memory_format=torch.channels_last)
@@ -42,6 +49,11 @@ class CamNet(nn.Module):
             self.backbone.compile()
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1))
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the head scores by class activation maps."""
+        return isinstance(self.head, CamHead)
 
     def forward(self, images_BHWC: torch.Tensor) -> torch.Tensor:
         """Compute fp32 logits (B, K) of uint8 RGB images (B, H, W, 3)."""
@@ -101,14 +113,17 @@ def build(config: ModelConfig, num_classes: int, image_size: int = 224) -> CamNe
         InputError: as of `backbones.build`.
     """
     backbone = backbones.build(config.backbone, config.weights, image_size)
+    head = _head(config, backbone.channels, num_classes)
+    return CamNet(backbone, head, config.dropout, compiled=config.compile)
+
+
+def _head(config: ModelConfig, channels: int, num_classes: int) -> Head:
+    if config.head == "ml-decoder":
+        return MlDecoder(channels, num_classes)
     slopes = config.alpha_train, config.alpha_infer
     if config.label_graph:
-        head: CamHead = GraphHead(
-            backbone.channels, num_classes, *slopes, hidden=config.label_graph
-        )
-    else:
-        head = CamHead(backbone.channels, num_classes, *slopes)
-    return CamNet(backbone, head, config.dropout, compiled=config.compile)
+        return GraphHead(channels, num_classes, *slopes, hidden=config.label_graph)
+    return CamHead(channels, num_classes, *slopes)
 
 
 def parameter_groups(model: CamNet, learning_rate: float, head_multiplier: float) -> list[dict]:

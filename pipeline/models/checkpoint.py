@@ -21,6 +21,7 @@ import torch
 from pipeline import storage
 from pipeline.config.train import TrainConfig
 from pipeline.models import cam_net
+from pipeline.models.ml_decoder import no_maps
 from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.log import first_line
@@ -102,6 +103,15 @@ class Meta:
                 file=checkpoint,
                 fix="use the dataset it was trained on, or re-shard the dump with that class list",
             )
+
+    def check_maps(self, checkpoint: str | Path) -> None:
+        """Refuse to draw or count the maps of a network that has none.
+
+        Raises:
+            InputError: naming the checkpoint.
+        """
+        if self.train_config.model.head != "cam":
+            raise no_maps(checkpoint)
 
     def check_labels(self, labels: str, checkpoint: str | Path) -> None:
         """Refuse to go on training with labels that are not the checkpoint's.

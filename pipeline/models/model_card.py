@@ -35,7 +35,7 @@ def card(meta: Meta, results: str = "") -> str:
     """
     config = meta.train_config
     first = (
-        f"{config.model.backbone} with class activation maps and BoostLU for {len(meta.mids):,} "
+        f"{config.model.backbone} with {config.model.head_in_words} for {len(meta.mids):,} "
         f"classes, trained on partial labels with {config.method}."
     )
     rows = "\n".join(f"| {name} | {redact(text)} |" for name, text in _facts(meta))
@@ -51,8 +51,7 @@ def _facts(meta: Meta) -> Iterator[tuple[str, str]]:
     yield (
         "Network",
         f"{config.model.backbone} at {config.data.image_size} px, from "
-        f"{config.model.weights or 'random weights'}; BoostLU {config.model.alpha_train:g} in "
-        f"training, {config.model.alpha_infer:g} in inference",
+        f"{config.model.weights or 'random weights'}, with {config.model.head_in_words}",
     )
     if data:
         states = ", ".join(f"{data[s]:,} {s}" for s in ("positives", "negatives", "unobserved"))

@@ -148,8 +148,7 @@ def describe(run: Prepared) -> str:
         "dataset": f"{config.dataset}, labels {config.labels}",
         "images": f"{images}; {count(len(dataset.classes), 'class')}",
         "network": f"{model.backbone} at {config.data.image_size} px, from "
-        f"{model.weights or 'random weights'}, BoostLU {model.alpha_train:g} in training and "
-        f"{model.alpha_infer:g} in inference",
+        f"{model.weights or 'random weights'}, {model.head_in_words}",
         "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
         "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
         f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",

@@ -17,6 +17,7 @@ from pipeline.data.labels import LabelledSplit
 from pipeline.data.unreadable import LeftOut
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
 from pipeline.models import cam_net, checkpoint
+from pipeline.models.cam_head import CamHead
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training.progress import MetricsLogger
 from pipeline.training.state import Rank, RankState, TrainState
@@ -62,7 +63,9 @@ class Worker:
             config, mids=dataset.classes.mids, num_images=len(self.images.join.table)
         )
         if isinstance(self.method, methods.WatchesHead):
-            self.method.attach(self.state.model.head)
+            head = self.state.model.head
+            assert isinstance(head, CamHead)  # `create_for` refuses others
+            self.method.attach(head)
         self.collector = Collector(config.candidates_per_epoch, rank.device)
         self.validator = Validator(
             config=config, dataset=dataset, rank=rank, run_log=run_log, left_out=left_out

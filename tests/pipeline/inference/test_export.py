@@ -76,6 +76,14 @@ def test_what_a_head_does_to_its_logits_is_exported_with_it(squares: Path, tmp_p
         assert np.abs(found - refined.numpy()).max() < export.TOLERANCE
 
 
+def test_another_head_is_exported_whole(squares: Path, tmp_path: Path) -> None:
+    plain = {"head": "ml-decoder", "alpha_train": 1.0, "alpha_infer": 1.0}
+    saved = write_checkpoint(tmp_path / "checkpoint", squares, **plain)
+    found = export.export(str(saved), tmp_path, ("safetensors", "pt2", "onnx"))
+    assert len(found) == 3
+    assert json.loads((tmp_path / "model.json").read_text())["head"] == "ml-decoder"
+
+
 def test_every_file_says_how_to_use_it(exported: Path, saved: Path) -> None:
     beside = json.loads((exported / "model.json").read_text())
     meta = checkpoint.read_meta(saved)

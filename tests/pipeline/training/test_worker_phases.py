@@ -97,6 +97,20 @@ def test_cnn_rnn_is_evaluated_by_its_sequences(squares: Path, tmp_path: Path) ->
     assert np.isfinite(searched.boosted_E).all()
 
 
+def test_ml_decoder_trains_and_is_evaluated_without_maps(squares: Path, tmp_path: Path) -> None:
+    network = {"head": "ml-decoder", "alpha_train": 1.0, "alpha_infer": 1.0}
+    worker = ready(squares, "gr", network=network)
+    before = weights_of(worker)
+    run_epoch(worker, 1)
+    assert changed(before, weights_of(worker)) == {"head", "backbone"}
+    assert 0 <= worker.validate()["val/mAP/all"] <= 1
+    worker.save(str(tmp_path), {})
+    config = EvaluateConfig(checkpoint=str(tmp_path), dataset=str(squares), split="validation")
+    part = evaluate_part(config, str(tmp_path), None, 1, 1, 0)
+    assert (part.maps, part.explained) == (None, ())
+    np.testing.assert_array_equal(part.scores.raw_E, part.scores.boosted_E)
+
+
 def test_curriculum_with_its_graph_trains_and_relabels(squares: Path) -> None:
     options = ("relabel_every=1", "positive_threshold=0.0", "negative_threshold=0.0")
     worker = ready(squares, "curriculum", *options, network={"label_graph": 16})
