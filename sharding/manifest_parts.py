@@ -85,8 +85,8 @@ class LabelVersion:
     """Describe the labels of one annotation dump.
 
     Attributes:
-        release: "v3" ... "v7", "export" for our own corrections and reviewed candidates, or the
-            name of an imported collection.
+        release: "v3" ... "v7", "export" for our own corrections and reviewed candidates,
+            "derived" from another version, or the name of an imported collection.
         sources: sha256 of every annotation file read, by file name.
         policy: how conflicts and machine labels were treated, as recorded by the reader.
         report: counts of rows kept and dropped, by reason.

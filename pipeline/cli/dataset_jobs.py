@@ -98,6 +98,7 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
     """Lay a new annotation dump, or an export of ours, over a dataset; its images stay as they are.
 
     $ openimages-boostlu reshard --dataset DATASET --annotations DUMP
+    $ openimages-boostlu reshard --dataset DATASET --known 0.1 --draw 3
     $ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations DUMP
     """
     options = parse(ReshardOptions, arguments, program, run_reshard, _OLD_NAMES)

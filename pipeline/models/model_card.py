@@ -34,8 +34,10 @@ def card(meta: Meta, results: str = "") -> str:
         results: how it scores, in Markdown; by default what the checkpoint says of its validation.
     """
     config = meta.train_config
+    maps = config.model.head == "cam"
+    head = "class activation maps and BoostLU" if maps else config.model.head_in_words
     first = (
-        f"{config.model.backbone} with {config.model.head_in_words} for {len(meta.mids):,} "
+        f"{config.model.backbone} with {head} for {len(meta.mids):,} "
         f"classes, trained on partial labels with {config.method}."
     )
     rows = "\n".join(f"| {name} | {redact(text)} |" for name, text in _facts(meta))

@@ -116,8 +116,19 @@ class ReshardOptions:
     scratch: Path | None = None
     """Where the driver keeps small files while the dataset is at a URL, by default the system's
     temporary directory."""
-    annotations: Path
-    """Folder of an annotation dump (V3 to V7) or of one of our own exports."""
+    annotations: Path | None = None
+    """Folder of an annotation dump (V3 to V7) or of one of our own exports;"""
+    known: float | None = None
+    """or keep this share, such as 0.1, of the known labels of --base, drawn at random;"""
+    single_positive: bool = False
+    """or keep one positive per image of --base, drawn at random, and no negative;"""
+    hierarchy: Path | None = None
+    """or add to --base what this hierarchy (JSON of Open Images) implies: a positive's ancestors,
+    a negative's descendants, where there is no label."""
+    draw: int = 0
+    """Number of the random draw of --known or --single-positive."""
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
+    """Splits whose labels --known, --single-positive or --hierarchy derive; others keep theirs."""
     images: str | None = None
     """Where to look for labelled images that have no pixels yet; they get shards of their own."""
     fetch: RetryPolicy = field(default_factory=RetryPolicy)
@@ -127,7 +138,8 @@ class ReshardOptions:
     make_default: bool = False
     """Train on these labels where no others are named."""
     base: str | None = None
-    """Labels that an export is laid over; the dataset's default ones if not given."""
+    """Labels that an export is laid over or others are derived from; the dataset's default ones if
+    not given."""
     release: Literal["v3", "v4", "v5", "v6", "v7", "export"] | None = None
     """Release of the dump; recognised from its files by default."""
     name: Annotated[str | None, tyro.conf.arg(name="labels")] = None
@@ -142,6 +154,20 @@ class ReshardOptions:
     """Splits of a dump that may hold no label; others are then an error."""
     workers: int | None = None
     """Shards written at once; all CPUs of the cluster by default."""
+
+    def __post_init__(self) -> None:
+        given = (self.annotations, self.known, self.single_positive or None, self.hierarchy)
+        if sum(source is not None for source in given) != 1:
+            raise InputError(
+                "what should the labels be made of?",
+                fix="pass one of --annotations, --known, --single-positive and --hierarchy",
+            )
+        if self.known is not None and not 0 < self.known <= 1:
+            raise InputError(f"--known is {self.known:g}", fix="give a share, such as 0.1 for 10 %")
+        if not 0 <= self.draw < 1 << 63:
+            raise InputError(f"--draw is {self.draw}", fix="give a number from 0 to 2^63 - 1")
+        if self.annotations is None and self.images is not None:
+            raise InputError("derived labels name no new images", fix="leave out --images")
 
 
 @dataclass(frozen=True, kw_only=True)

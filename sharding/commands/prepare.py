@@ -158,6 +158,7 @@ class Job:
 
 def open_dump(options: ShardOptions | ReshardOptions) -> Dump:
     """Open the dump or export that the options name, and log what is odd about it."""
+    assert options.annotations is not None  # else labels are derived from others
     dump = Dump.open(options.annotations, options.release, options.name)
     for remark in dump.remarks:
         log.info(remark)

@@ -1,4 +1,4 @@
-"""Run the re-shard job: new label tables from another dump, over the same image tars.
+"""Run the re-shard job: new label tables, of another dump or derived, over the same image tars.
 
 Classes keep their index: the dump's labels are matched by MID, and those of classes that the
 dataset's list lacks are counted. Every older label version stays readable; choosing it is the way
@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from sharding.commands.derived_labels import derive_labels, labels_of_table
 from sharding.commands.options import ReshardOptions
 from sharding.commands.prepare import annotation_policy, open_dump, refuse_empty
 from sharding.commands.summary import Resharded
@@ -60,13 +61,16 @@ def reshard(
         dataset = Dataset.open(directory)
         remove_temporaries(directory)
         remove_outdated(directory, dataset.manifest)  # of a job killed after it wrote the manifest
-        dump = open_dump(options)
-        new = read_labels(dataset, dump, options)
+        dump = None if options.annotations is None else open_dump(options)
+        if dump is None:
+            new = derive_labels(dataset, options)
+        else:
+            new = read_labels(dataset, dump, options)
         _refuse_other_content(dataset, new)
         comparison = Comparison.of(dataset, dump, new)
         source = (
             None
-            if options.images is None
+            if options.images is None or dump is None
             else open_images(dataset, options.images, options.fetch, dump)
         )
         added = add_labels(dataset, new, source, workers, make_default=options.make_default)
@@ -119,15 +123,7 @@ def _over_base(
     for split in version.splits:
         table = all_labels(dataset, split, base)
         if split not in exports:
-            splits[split] = SplitLabels(
-                table=table,
-                report={},
-                unknown_mids={},
-                rejected_rows=(),
-                sources={},
-                human_positives_K=dataset.classes.positives_K,
-                human_negatives_K=dataset.classes.negatives_K,
-            )
+            splits[split] = labels_of_table(dataset, table)
             continue
         combined = overlay(table, exports[split].table, patch_wins=not unseen)
         splits[split] = dataclasses.replace(exports[split], table=combined)

@@ -203,6 +203,10 @@ class Resharded:
             )
             for split, file in self.dataset.manifest.labels[self.name].splits.items()
         ]
+        for split, report in self.dataset.manifest.labels[self.name].report.items():
+            if conflicts := report.get("derived_conflicts", 0) + report.get("derived_both_ways", 0):
+                text = f"{conflicts:,} implied labels left out: against others of their image"
+                rows.append((split, text))
         if "classes" in self.diff:
             rows.append(("classes", self._classes()))
         if self.diff:

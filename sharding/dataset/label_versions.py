@@ -204,7 +204,7 @@ def how_to_rewrite(name: str) -> str:
     """Say what mends a table that follows from nothing but the annotations."""
     return (
         f"repeat the command that wrote labels {name}, "
-        f"or reshard with --labels {name} and its annotations"
+        f"or reshard with --labels {name} and what it was made of"
     )
 
 

@@ -39,7 +39,7 @@ class Comparison:
     classes: Mapping[str, Any]
 
     @classmethod
-    def of(cls, dataset: Dataset, dump: Dump, new: NewLabels) -> Comparison | None:
+    def of(cls, dataset: Dataset, dump: Dump | None, new: NewLabels) -> Comparison | None:
         """Read the default labels; None where the new ones are to replace just these.
 
         Raises:
@@ -87,13 +87,13 @@ def _labelled(table: LabelTable) -> Ids:
     return table.image_ids_N[table.counts_N > 0]
 
 
-def _class_lists(dataset: Dataset, dump: Dump) -> dict[str, Any]:
+def _class_lists(dataset: Dataset, dump: Dump | None) -> dict[str, Any]:
     """Compare the dataset's class list with the dump's; None where the dump came without one.
 
-    Only the report needs it, since labels are matched by the dataset's MIDs. Exports never have
-    one.
+    Only the report needs it, since labels are matched by the dataset's MIDs. Exports and derived
+    labels never have one.
     """
-    if dump.release == "export":
+    if dump is None or dump.release == "export":
         return {}
     if not dump.has_class_list:
         return {"classes": None}

@@ -190,7 +190,7 @@ def test_a_lost_table_is_told_and_comes_back_from_the_dump(
     content = path.read_bytes()
     damage(path)
     (output,) = check(dataset, repair=True)
-    assert f"reshard with --labels {V4} and its annotations" in output
+    assert f"reshard with --labels {V4} and what it was made of" in output
     if not path.exists():
         with pytest.raises(InputError, match=f"missing.*reshard with --labels {V4}"):
             shard(inputs, dataset, images="later", retry_failed=True)
