@@ -95,8 +95,8 @@ class TrainConfig:
     """Trace a few steps of the first epoch on the first worker (profile/trace.json.gz)."""
     async_validation: bool = False
     """Validate in a task of its own while training goes on; it needs resources of one worker."""
-    log_model: Literal["link", "off"] = "link"
-    """Make the best checkpoint an MLflow model, by a link to it, or not."""
+    log_model: Literal["link", "kept", "off"] = "link"
+    """Make the best checkpoint an MLflow model, by a link to it; or all that are kept; or none."""
     candidates_per_epoch: int = 1000
     """Unobserved entries of largest loss kept per epoch for the label audit; 0 keeps none."""
     model: ModelConfig = field(default_factory=ModelConfig)

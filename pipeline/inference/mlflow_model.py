@@ -12,6 +12,7 @@ import json
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,23 +35,22 @@ _REQUIREMENTS = (
     *("torch", "torchvision"),
 )
 """Imports of a served model, by name on the package index."""
+_TAGS_OF_RUN = ("labels", "licence", "method", "preset")
 _NO_SUCH_ENDPOINT = (404, 405, 501)
 _EXAMPLE_SIDE = 64
 """Pixels of the example request's image."""
 
 
-def log_best(run_id: str, checkpoint_directory: str, how: str) -> None:
-    """Make a finished training's best checkpoint a LoggedModel of its run; log errors only.
+def log_links(run_id: str, checkpoint_directories: Iterable[str]) -> None:
+    """Make checkpoints of a finished training LoggedModels of its run; log errors only.
 
     Args:
         run_id: the training's.
-        checkpoint_directory: path or URL.
-        how: "link" or "off", as of `TrainConfig.log_model`.
+        checkpoint_directories: paths or URLs.
     """
-    if how == "off":
-        return
     try:
-        log_model(run_id, checkpoint_directory, copy=False)
+        for directory in checkpoint_directories:
+            log_model(run_id, directory, copy=False)
     except InputError as error:  # the training itself is done and kept
         info(f"MLflow: {error}", "WARNING")
 
@@ -126,6 +126,7 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
         source_run_id=run_id,
         params=_params(meta),
         tags={
+            **{tag: run.data.tags[tag] for tag in _TAGS_OF_RUN if tag in run.data.tags},
             "classes_sha256": meta.classes_sha256,
             "dataset_digest": meta.dataset_digest,
             "checkpoint": checkpoint_directory,

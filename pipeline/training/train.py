@@ -140,8 +140,16 @@ def _train(run: Prepared, held: lease.Lease) -> TrainResult:
             held.check()
             checkpoints.repair(run.directory)
     best = checkpoints.best_of_result(result, run.directory)
-    mlflow_model.log_best(run_id, best, run.config.log_model)
+    mlflow_model.log_links(run_id, _logged(run, best))
     return _result(best, run, result.metrics, run_id)
+
+
+def _logged(run: Prepared, best: str) -> list[str]:
+    """Choose the checkpoints that become MLflow models: those that are kept, the best, or none."""
+    how = run.config.log_model
+    names = checkpoints.metrics_of(run.directory) if how == "kept" else {}
+    kept = [storage.join(run.directory, name) for name in names]
+    return kept or ([] if how == "off" else [best])
 
 
 @_one_at_a_time()

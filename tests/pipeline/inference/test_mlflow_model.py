@@ -46,7 +46,7 @@ def run_id(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         key="/runs/a",
         resume=False,
         params={},
-        tags={},
+        tags={"licence": "cc-by-4.0", "preset": "coco", "world_size": "2"},
         config={},
         inputs=[
             runs.TableInput(
@@ -74,6 +74,8 @@ def weights_of(model_id: str) -> list[str]:
 def test_metrics_come_with_the_data_they_were_measured_on(run_id: str, saved: Path) -> None:
     model = model_of(mlflow_model.log_model(run_id, str(saved), copy=False))
     assert model.status == "READY"
+    assert (model.tags["licence"], model.tags["preset"]) == ("cc-by-4.0", "coco")
+    assert "world_size" not in model.tags
     assert {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics} == {
         ("val/mAP/all", 0.5, "set/first/validation", DIGEST),
         ("train/loss", 2.0, None, None),
@@ -176,13 +178,16 @@ def test_a_checkpoint_is_logged_once(run_id: str, saved: Path) -> None:
 def test_a_finished_training_does_not_fail_for_it(
     run_id: str, saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow_model.log_best(run_id, str(saved), "off")
+    mlflow_model.log_links(run_id, [])
     assert mlflow_model.find(run_id, str(saved)) is None
-    mlflow_model.log_best(run_id, str(saved), "link")
-    assert mlflow_model.find(run_id, str(saved)) is not None
+    other = str(shutil.copytree(saved, saved.with_name("other")))
+    mlflow_model.log_links(run_id, [str(saved), other])
+    found = [mlflow_model.find(run_id, directory) for directory in (str(saved), other)]
+    assert None not in found
+    assert len(set(found)) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    mlflow_model.log_best(run_id, str(saved), "link")
+    mlflow_model.log_links(run_id, [str(saved), other])
     output = capsys.readouterr().out
     assert output.startswith("MLflow: ")
     assert len(output.splitlines()) == 1

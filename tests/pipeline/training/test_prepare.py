@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import lease, session
+from pipeline import storage
+from pipeline.cluster import checkpoints, lease, session
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data import profile
@@ -168,6 +169,16 @@ def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **option
         optimizer=OptimizerConfig(epochs=2),
     )
     return prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
+
+
+@pytest.mark.parametrize(("how", "logged"), [("link", ["b"]), ("kept", ["a", "b"]), ("off", [])])
+def test_the_checkpoints_asked_for_become_mlflow_models(
+    how: str, logged: list[str], squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(tmp_path / "runs/a", squares, monkeypatch, log_model=how)
+    monkeypatch.setattr(checkpoints, "metrics_of", lambda directory: {"a": {}, "b": {}})
+    best = storage.join(run.directory, "b")
+    assert train._logged(run, best) == [storage.join(run.directory, name) for name in logged]
 
 
 def test_a_run_goes_on_where_it_or_its_dataset_was_moved(squares: Path, tmp_path: Path) -> None:
