@@ -17,6 +17,13 @@ NAMES_FILE = "names.parquet"
 ATTRIBUTION_FILE = "attribution.parquet"
 CARD_FILE = "README.md"
 INFO_FILE = "_info.json"
+CROISSANT_FILE = "croissant.json"
+ENERGON_FOLDER = ".nv-meta"
+ENERGON_DATASET_FILE = f"{ENERGON_FOLDER}/dataset.yaml"
+ENERGON_SPLIT_FILE = f"{ENERGON_FOLDER}/split.yaml"
+ENERGON_INFO_FILE = f"{ENERGON_FOLDER}/.info.json"
+DESCRIPTIONS = (CROISSANT_FILE, ENERGON_DATASET_FILE, ENERGON_SPLIT_FILE, ENERGON_INFO_FILE)
+"""Files for other programs that follow from the manifest; a dataset of 0.1.0 has none of them."""
 IMAGES_FOLDER = "images"
 LABELS_FOLDER = "labels"
 WITHOUT_PIXELS = ".without_pixels"
@@ -72,6 +79,10 @@ _LEFT_OVER = re.compile(
     rf"|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}"
     rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
 )
+_ENERGON_INDEX = (
+    rf"{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{TAR}{INDEX}"
+    rf"|{re.escape(ENERGON_FOLDER)}/index[.](?:sqlite|uuid)"
+)
 
 
 def shard_name(split: str, number: int) -> str:
@@ -110,6 +121,11 @@ def is_left_over(path: str, versions: Container[str]) -> bool:
     """Tell a file of a killed or replaced job from others, in a dataset of these label versions."""
     match = _LEFT_OVER.fullmatch(path)
     return match is not None and (match["version"] is None or match["version"] in versions)
+
+
+def is_energon_index(path: str) -> bool:
+    """Tell what `energon prepare` adds to a dataset from other files."""
+    return re.fullmatch(_ENERGON_INDEX, path) is not None
 
 
 def is_version_name(name: str) -> bool:

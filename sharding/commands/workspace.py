@@ -28,6 +28,7 @@ from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.layout import (
     CLASSES_FILE,
+    DESCRIPTIONS,
     INDEX,
     LABELS_FOLDER,
     MANIFEST_FILE,
@@ -50,7 +51,10 @@ from sharding.storage.retry import RetryPolicy
 Stamp = tuple[int, int]
 """Inode and modification time of a file: another stamp means another content."""
 
-_WHOLE = re.compile(rf"[^/]+\.(?:json|parquet|md)|{LABELS_FOLDER}/.+|{shard_path('[^/]+', RECORD)}")
+_WHOLE = re.compile(
+    rf"[^/]+\.(?:json|parquet|md)|{LABELS_FOLDER}/.+|{shard_path('[^/]+', RECORD)}"
+    rf"|{'|'.join(map(re.escape, DESCRIPTIONS))}"
+)
 _INDEX = re.compile(shard_path("[^/]+", INDEX))
 
 

@@ -13,7 +13,7 @@ from sharding.manifest_parts import LabelVersion
 from sharding.openimages.image_lists import LICENSE
 from sharding.storage.files import replacing
 
-_TERMS = """\
+OPEN_IMAGES_TERMS = """\
 Annotations of Open Images are licensed by Google LLC under CC BY 4.0. The images are listed there
 as CC BY 2.0; Google makes no warranty of that, so verify the licence of an image before you use
 it."""
@@ -40,8 +40,15 @@ import webdataset
 samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
 ```
 
-`datasets.load_dataset` with this directory reads the shards. It takes files of one kind for each
-directory; a label table is `load_dataset("parquet", data_files="labels/<version>/train.parquet")`.
+```python
+import datasets
+images = datasets.load_dataset(DIRECTORY)
+labels = datasets.load_dataset(DIRECTORY, data_dir="labels/<version>")
+```
+
+`datasets` reads all configurations of a card by the reader of the first, so that label tables are
+named by their folder; rows without a shard are of images that no tar holds.
+`croissant.json` describes tars and tables for `mlcroissant`.
 """
 
 _FEATURES = """\
@@ -97,7 +104,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         _header(manifest),
         f"# {_plain(manifest.name)}",
         f"{count(images, 'image')} with partial labels of {count(len(classes), 'class')} in "
-        f"{count(len(manifest.shards), 'shard')} ({size:,.2f} GB). {_pixels(manifest)}",
+        f"{count(len(manifest.shards), 'shard')} ({size:,.2f} GB). {pixels_of(manifest)}",
         "## Labels",
         *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
         "## Class groups",
@@ -121,7 +128,7 @@ def _header(manifest: Manifest) -> str:
         for split in SPLITS
         if any(shard.split == split for shard in manifest.shards)
     )
-    licence = "cc-by-4.0" if _imported_from(manifest) is None else "other"
+    licence = "cc-by-4.0" if imported_from(manifest) is None else "other"
     return (
         f"---\nlicense: {licence}\ntask_categories:\n- image-classification\ntags:\n"
         "- multi-label\n- partial-labels\n- webdataset\nconfigs:\n- config_name: default\n"
@@ -129,7 +136,8 @@ def _header(manifest: Manifest) -> str:
     )
 
 
-def _pixels(manifest: Manifest) -> str:
+def pixels_of(manifest: Manifest) -> str:
+    """Say what was done to the pixels."""
     side, quality = (manifest.treatment.get(key) for key in ("shorter_side", "quality"))
     if side is None:
         return f"JPEG bytes are the source's; what needed conversion was encoded at {quality}."
@@ -167,20 +175,20 @@ def _groups(classes: ClassTable, splits: str) -> str:
 
 
 def _terms(manifest: Manifest) -> list[str]:
-    imported = _imported_from(manifest)
+    imported = imported_from(manifest)
     if imported is not None:
         return [TERMS[imported]]
     attribution = _ATTRIBUTED if ATTRIBUTION_HASH in manifest.created_by else _LISTED
-    return [_TERMS, *_licences(manifest), attribution]
+    return [OPEN_IMAGES_TERMS, *_licences(manifest), attribution]
 
 
 def _removed(manifest: Manifest) -> list[str]:
-    count = len(manifest.removed or ())
-    kept_out = f"{count:,} images were taken down; `removed` in `dataset.json` keeps them out."
-    return ["## Taken down", kept_out] if count else []
+    removed = count(len(manifest.removed or ()), "image")
+    kept_out = f"{removed} taken down; `removed` in `dataset.json` keeps the ids out."
+    return ["## Taken down", kept_out] if manifest.removed else []
 
 
-def _imported_from(manifest: Manifest) -> str | None:
+def imported_from(manifest: Manifest) -> str | None:
     """Name the imported collection; None for a dataset made of Open Images."""
     releases = (version.release.rstrip("0123456789") for version in manifest.labels.values())
     return next((release for release in releases if release in TERMS), None)

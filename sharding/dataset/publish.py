@@ -9,6 +9,8 @@ from typing import Any
 
 from sharding.classes import ClassTable
 from sharding.dataset.card import write_card
+from sharding.dataset.croissant import write_croissant
+from sharding.dataset.energon import write_energon
 from sharding.dataset.label_versions import (
     NewLabels,
     rearranged,
@@ -107,9 +109,11 @@ def _write(dataset: Dataset, quarantine: Quarantine, **changes: Any) -> Manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
-    """Write what follows from a manifest, `_info.json` and the card, and then the manifest."""
+    """Write what follows from a manifest, for people and other programs, and then the manifest."""
     write_json(directory / INFO_FILE, info(manifest.name, manifest.shards))
     write_card(directory, manifest, classes)
+    write_croissant(directory, manifest)
+    write_energon(directory, manifest)
     manifest.write(directory)
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sharding.dataset.croissant import COMPARED, croissant
+from sharding.dataset.energon import energon
 from sharding.dataset.label_versions import labels_to_repair_with, tar_labels
 from sharding.dataset.members import ids_of, members_in
 from sharding.dataset.publish import info
@@ -24,6 +26,9 @@ from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import (
     CARD_FILE,
     CLASSES_FILE,
+    CROISSANT_FILE,
+    DESCRIPTIONS,
+    ENERGON_INFO_FILE,
     IMAGES_FOLDER,
     INDEX,
     INFO_FILE,
@@ -36,6 +41,7 @@ from sharding.layout import (
     TAR,
     UNFINISHED_REMOVAL,
     diff_path,
+    is_energon_index,
     is_left_over,
     parse_shard_name,
     wanted_path,
@@ -207,14 +213,31 @@ def check_side_files(directory: Path, manifest: Manifest) -> Iterator[Problem]:
 
 
 def check_derived(dataset: Dataset) -> Iterator[Problem]:
-    """Check the files that follow from the manifest; the card's text may be edited."""
-    expected = stable_json(info(dataset.manifest.name, dataset.manifest.shards))
-    for name in (INFO_FILE, CARD_FILE):
-        path = dataset.directory / name
+    """Check the files that follow from the manifest; what people may edit has only to be there."""
+    directory, manifest = dataset.directory, dataset.manifest
+    names = [INFO_FILE, CARD_FILE]
+    if any((directory / name).is_file() for name in DESCRIPTIONS):  # 0.1.0 wrote none
+        names += DESCRIPTIONS
+    for name in names:
+        path = directory / name
         if not path.is_file():
             yield Problem(path=name, what="missing", kind=Kind.DERIVED)
-        elif name == INFO_FILE and path.read_bytes() != expected.encode():
+        elif not _follows(manifest, name, path.read_bytes()):
             yield Problem(path=name, what="differs from the manifest", kind=Kind.DERIVED)
+
+
+def _follows(manifest: Manifest, name: str, content: bytes) -> bool:
+    if name == INFO_FILE:
+        return content == stable_json(info(manifest.name, manifest.shards)).encode()
+    if name == ENERGON_INFO_FILE:
+        return content == energon(manifest)[name].encode()
+    if name == CROISSANT_FILE:
+        try:
+            present = json.loads(content)
+            return all(present[key] == croissant(manifest)[key] for key in COMPARED)
+        except (ValueError, TypeError, KeyError):
+            return False
+    return True
 
 
 def check_reports(dataset: Dataset) -> Iterator[Problem]:
@@ -238,7 +261,7 @@ def check_orphans(dataset: Dataset) -> Iterator[Problem]:
     Tars get their names when they are whole: one that is not named may be of a killed job, or of a
     newer manifest than this one.
     """
-    named = {MANIFEST_FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, CARD_FILE}
+    named = {MANIFEST_FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, CARD_FILE, *DESCRIPTIONS}
     named |= {name for key, name in SIDE_FILES.items() if key in dataset.manifest.created_by}
     for shard in dataset.manifest.shards:
         named |= {shard.path, shard.index}
@@ -247,6 +270,8 @@ def check_orphans(dataset: Dataset) -> Iterator[Problem]:
     for path in sorted(dataset.directory.rglob("*")):
         relative = path.relative_to(dataset.directory).as_posix()
         if path.is_dir() or relative in named or relative.startswith(f"{SET_ASIDE_FOLDER}/"):
+            continue
+        if is_energon_index(relative):
             continue
         kind = Kind.ORPHAN if is_left_over(relative, dataset.manifest.labels) else Kind.STRANGER
         if relative.startswith(f"{IMAGES_FOLDER}/") and parse_shard_name(relative) is not None:

@@ -12,6 +12,7 @@ from sharding.commands.options import ShardOptions, VerifyOptions
 from sharding.commands.prepare import prepare
 from sharding.commands.shard import shard_dump
 from sharding.commands.verify import verify
+from sharding.layout import DESCRIPTIONS
 from sharding.manifest import Dataset
 from tests.support.photos import tree
 from tests.support.release import unpack
@@ -73,5 +74,9 @@ def test_an_unfinished_one_is_continued(
 
 
 def _without_records(files: dict[str, str]) -> dict[str, str]:
-    """Leave out what a run keeps of its shards until the dataset is finished."""
-    return {name: digest for name, digest in files.items() if not RECORD.fullmatch(name)}
+    """Leave out what a run keeps of its shards until the dataset is finished, and new files."""
+    return {
+        name: digest
+        for name, digest in files.items()
+        if not RECORD.fullmatch(name) and name not in DESCRIPTIONS
+    }

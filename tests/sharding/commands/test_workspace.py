@@ -28,6 +28,7 @@ from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import prepare_import
 from sharding.importers.run import import_collection
+from sharding.layout import DESCRIPTIONS
 from sharding.manifest import Dataset
 from sharding.storage.retry import RetryPolicy
 from tests.support.dumpmaking import MIDS, write_classes, write_labels
@@ -415,6 +416,7 @@ def test_new_labels_put_no_image_byte(
         "dataset.json",
         "README.md",
         "_info.json",
+        *DESCRIPTIONS,
         "quarantine.parquet",
         "labels/2018_04/train.parquet",
         "labels/2018_04/train.without_pixels.parquet",

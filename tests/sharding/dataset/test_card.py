@@ -67,11 +67,26 @@ def test_the_first_negative_may_come_after_five_samples(tmp_path: Path, streamin
     assert negatives_of(second, streaming=streaming)["train"] == [[]] * 11 + [[1]]
 
 
-def test_a_label_table_is_read_as_parquet(tmp_path: Path) -> None:
+def test_label_tables_are_read_by_their_folder(tmp_path: Path) -> None:
     dataset = make(tmp_path, {})
-    (path,) = (v.splits["train"].path for v in dataset.manifest.labels.values())
-    table = datasets.load_dataset("parquet", data_files=str(dataset.directory / path))
-    assert table["train"].num_rows == 12
+    ((name, version),) = dataset.manifest.labels.items()
+    tables = datasets.load_dataset(str(dataset.directory), data_dir=f"labels/{name}")
+    assert {split: table.num_rows for split, table in tables.items()} == SIZES
+    path = dataset.directory / version.splits["train"].path
+    one = datasets.load_dataset("parquet", data_files=str(path))["train"]
+    assert one.to_list() == tables["train"].to_list()
+
+
+def test_a_card_has_one_kind_of_files_as_datasets_takes_the_reader_of_the_first(
+    tmp_path: Path,
+) -> None:
+    dataset = make(tmp_path, {})
+    (name,) = dataset.manifest.labels
+    path = dataset.directory / "README.md"
+    tables = f"- config_name: labels\n  data_files: labels/{name}/*.parquet\ndataset_info:"
+    path.write_text(path.read_text().replace("dataset_info:", tables, 1))
+    with pytest.raises(tarfile.ReadError):
+        datasets.load_dataset(str(dataset.directory), "labels", streaming=True)
 
 
 def test_names_and_licences_cannot_bring_markup(on_disk: Path) -> None:
