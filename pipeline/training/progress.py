@@ -23,6 +23,7 @@ from sharding.progress import Progress, clock, say
 
 # Below this, ranks of one kind of machine differ by chance.
 _NOTEWORTHY_SKEW = 1.2
+_LOOK_SECONDS = 0.5
 _NONE: Mapping[str, float] = {}
 MAP, MAP_OFF = "val/mAP/all", "val_no_boost/mAP/all"
 
@@ -126,7 +127,7 @@ def shown(run_log: TrainingLog, lines: EpochLines | None = None) -> Iterator[Non
 
 
 def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event) -> None:
-    """Poll the state twice a second; one bar for each label."""
+    """Poll the state every `_LOOK_SECONDS`; one bar for each label."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
 
@@ -135,7 +136,7 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
             bar = None  # of the epoch after, where validation runs on its own
             bars.close()
 
-        while not done.wait(0.5):
+        while not done.wait(_LOOK_SECONDS):
             if lines is not None:
                 lines.show(tasks.answer(run_log.epochs(), otherwise={}), close)
             state: ProgressState | None = tasks.answer(run_log.state(), otherwise=None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 
@@ -11,19 +10,13 @@ import pynvml
 import pytest
 
 from pipeline.tracking import system_metrics
+from tests.support.waiting import wait_until
 
 Sent = list[tuple[str, Mapping[str, float]]]
 
 
 def watchers() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name == "system-metrics"]
-
-
-def wait_for_one(sent: Sent) -> None:
-    deadline = time.monotonic() + 30
-    while not sent:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +29,7 @@ def test_the_first_process_of_a_machine_reads_it() -> None:
     with system_metrics.watched(lambda *reading: sent.append(reading), 3):
         with system_metrics.watched(lambda *_: sent.append(("twice", {})), 3, local_rank=1):
             assert len(watchers()) == 1
-        wait_for_one(sent)
+        wait_until(lambda: sent)
     assert watchers() == []
     assert {node for node, _ in sent} == {"node3"}
     values = sent[0][1]
@@ -54,7 +47,7 @@ def test_what_cannot_be_read_or_sent_stops_nothing(capsys: pytest.CaptureFixture
         raise OSError("no way")
 
     with system_metrics.watched(fail, 0):
-        wait_for_one(tried)
+        wait_until(lambda: tried)
     assert len(tried) == 1
     assert capsys.readouterr().out == "no more system metrics of this machine: no way\n"
 

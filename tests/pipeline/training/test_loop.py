@@ -80,7 +80,7 @@ def slow_on(rank: int, slow: int, squares: Path) -> list[StepStats]:
     """An epoch under DDP in which one rank's forward passes take longer."""
     model = network()
     if rank == slow:
-        model.backbone.register_forward_hook(lambda *_: time.sleep(0.05))
+        model.backbone.register_forward_hook(lambda *_: time.sleep(0.25))
     step = step_of(squares, nn.parallel.DistributedDataParallel(model))
     found: list[StepStats] = []
     batches = images_of(squares).epoch(1)

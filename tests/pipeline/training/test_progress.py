@@ -21,6 +21,7 @@ from pipeline.training.loop import StepStats
 from pipeline.training.progress import EpochLines, MetricsLogger
 from pipeline.training.state import Rank
 from tests.support.training import CPU, Recorder
+from tests.support.waiting import wait_until
 
 STATS = StepStats(
     step=20,
@@ -71,14 +72,16 @@ def test_an_epoch_that_goes_on_in_the_middle_has_its_own_speed(
 ) -> None:
     states = [ProgressState("epoch 2/3", step, 10_000) for step in (5000, 5010, 5020)]
     looks = itertools.chain([None], states, itertools.repeat(states[-1]))
+    looked: list[object] = []
+    monkeypatch.setattr(progress, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(tasks, "answer", lambda reference, otherwise: next(looks))
-    with progress.shown(SimpleNamespace(state=lambda: None)):
-        time.sleep(2.6)
+    with progress.shown(SimpleNamespace(state=lambda: looked.append(None))):
+        wait_until(lambda: len(looked) > 4)
     (line,) = capsys.readouterr().err.splitlines()
     speed = re.fullmatch(r"epoch 2/3: 5020/10000 step, (.*) step/s, (\d+) s left", line)
     assert speed, line
-    assert 1 < float(speed[1]) < 25  # looks are half a second apart
-    assert int(speed[2]) > 4980 / 25
+    assert 0.1 < float(speed[1]) < 250  # looks are a twentieth of a second apart
+    assert int(speed[2]) > 4980 / 250
 
 
 def test_the_line_of_an_epoch_does_not_end_the_progress_of_the_next(
@@ -103,14 +106,16 @@ def test_the_line_of_an_epoch_does_not_end_the_progress_of_the_next(
             assert self.is_open
 
     steps, scores = iter(range(10, 1000)), iter([{}, {1: SCORED}])
+    looked: list[object] = []
+    monkeypatch.setattr(progress, "_LOOK_SECONDS", 0.01)
     monkeypatch.setattr(progress, "Progress", Bar)
     monkeypatch.setattr(tasks, "answer", lambda reference, otherwise: reference)
     run_log = SimpleNamespace(
         state=lambda: ProgressState("epoch 2/2", next(steps), 1000),
-        epochs=lambda: next(scores, {1: SCORED}),
+        epochs=lambda: looked.append(None) or next(scores, {1: SCORED}),
     )
     with progress.shown(run_log, EpochLines(2)):
-        time.sleep(1.8)
+        wait_until(lambda: len(looked) > 3)
     assert opened == [10, 11]
 
 
