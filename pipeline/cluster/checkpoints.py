@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,19 @@ def metrics_of(run: str) -> dict[str, Mapping[str, float]]:
         return _read(storage.join(run, _SNAPSHOT)) or {}
     except OSError:
         return {}
+
+
+def is_copy(run: str, origin: str) -> bool:
+    """Tell whether a run was copied from ``origin``, where a run still is; else it was moved.
+
+    Args:
+        run: directory, path or URL.
+        origin: the same of the run that its checkpoints began in; "" if that is not known.
+    """
+    with contextlib.suppress(OSError, InputError):
+        is_there = origin not in ("", run) and storage.exists(storage.join(origin, _SNAPSHOT))
+        return is_there and ("://" in run + origin or not os.path.samefile(run, origin))
+    return False
 
 
 def repair(run: str) -> None:

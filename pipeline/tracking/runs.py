@@ -109,6 +109,14 @@ def knows(run_id: str) -> bool:
     return _status(run_id) is not None
 
 
+def key_of(run_id: str) -> str:
+    """Look up what a run was opened for (`open_run`); "" if the server does not know."""
+    try:
+        return str(mlflow_client().get_run(run_id).data.tags.get("run_key", "")) if run_id else ""
+    except Exception:  # every store raises its own kinds
+        return ""
+
+
 def is_finished(run_id: str) -> bool:
     """Check whether a run that the tracking server has ended as FINISHED."""
     return _status(run_id) == "FINISHED"

@@ -278,14 +278,17 @@ def open_run(run: Prepared) -> str:
         with contextlib.suppress(OSError):  # `train` waits for the storage
             checkpoints.repair(run.directory)
     checkpoint = checkpoints.latest(run.directory) if run.resumed else None
+    before = read_meta(storage.join(run.directory, checkpoint)).mlflow_run_id if checkpoint else ""
+    origin = runs.key_of(before)
+    is_copy = checkpoints.is_copy(run.directory, origin)
+    if is_copy:
+        info(f"{run.directory} is a copy of {origin}: MLflow gets a run of its own for it")
     return runs.open_run(
         experiment=config.experiment,
         name=config.run_name,
         key=run.directory,
         resume=run.resumed,
-        moved=read_meta(storage.join(run.directory, checkpoint)).mlflow_run_id
-        if checkpoint
-        else "",
+        moved="" if is_copy else before,
         params={
             **config.flat(),
             **_options(config),
@@ -299,6 +302,7 @@ def open_run(run: Prepared) -> str:
             "world_size": config.workers,
             **({"preset": run.preset} if run.preset else {}),
             **({"resumed_from": checkpoint} if checkpoint else {}),
+            **({"copied_from": before} if is_copy else {}),
             **profile.tags(dataset, config.labels, config),
             "mlflow.source.name": "jobs/train_openimages.py",
             "mlflow.source.type": "JOB",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data import profile
 from pipeline.tracking import runs
+from pipeline.tracking.client import mlflow_client
 from pipeline.training import prepare, train
 from pipeline.training.failures import TrainingEnded
 from pipeline.training.prepare import Prepared
@@ -155,6 +157,33 @@ def test_tags_are_those_of_the_latest_command(
     assert second["package_version"] == metadata.version("openimages-boostlu")
     assert second["dataset_digest"] == dataset.digest
     assert second["mlflow.runName"] == first["mlflow.runName"] == config.run_name
+
+
+@pytest.mark.parametrize("how", ["moved", "copied", "mounted twice"])
+def test_a_moved_run_keeps_its_run_in_mlflow_and_a_copy_gets_its_own(
+    squares: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    monkeypatch.setattr(session, "job_id", lambda: "01000000")
+    run, other = tmp_path / "runs/a", tmp_path / "other"
+
+    def open_run(directory: Path, resumed: bool) -> str:
+        config = TrainConfig(dataset=str(squares), labels="first")
+        where = {"dataset": Dataset.open(squares), "directory": str(directory), "resumed": resumed}
+        return prepare.open_run(Prepared(config=config, use_gpu=False, cpus=1, **where))
+
+    first = open_run(run, False)
+    write_checkpoint(run / CHECKPOINT, squares, run_id=first)
+    listed = {"latest_checkpoint_result": {"checkpoint_dir_name": CHECKPOINT}}
+    (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
+    place = {"moved": run.rename, "copied": functools.partial(shutil.copytree, run)}
+    place.get(how, lambda to: to.symlink_to(run))(other)
+    second = open_run(other, True)
+    assert (second == first) == (how != "copied")
+    assert open_run(other, True) == second
+    assert mlflow_client().get_run(second).data.tags.get("copied_from") == (
+        first if how == "copied" else None
+    )
 
 
 def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Prepared:
