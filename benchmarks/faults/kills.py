@@ -54,6 +54,12 @@ class Options:
     """Of each epoch."""
     seed: int = 0
     """Of the moments, and in the names of the runs; another one adds runs to the same output."""
+    network: str = "resnet18"
+    """Backbone; timm/test_resnet computes a ninth as long."""
+    workers: int = 2
+    """Of each run."""
+    shared_ray: bool = False
+    """Let all runs join one Ray instead of starting their own, which is quicker."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Run:
             *(str(JOB), "--preset", "demo", "--name", self.name, "--storage", "runs"),
             *("--dataset", str(options.dataset.resolve()), "--epochs", str(options.epochs)),
             *("--max-steps", str(options.steps), "--checkpoint-every", "1"),
+            *("--backbone", options.network, "--workers", str(options.workers)),
         ]
         steps = str(options.epochs * options.steps)
         bare = [str(BARE_LOOP), "runs", self.name, steps, "1"]
@@ -83,7 +90,7 @@ class Run:
             return subprocess.Popen(
                 [sys.executable, *(bare if self.bare else training)],
                 cwd=options.output,
-                env={**os.environ, "RAY_ADDRESS": "local", "CUDA_VISIBLE_DEVICES": ""},
+                env={"RAY_ADDRESS": "local", **os.environ, "CUDA_VISIBLE_DEVICES": ""},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -140,10 +147,10 @@ def wait_until(arrived: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.05)
 
 
-def kill_worker(process: subprocess.Popen[bytes], name: str) -> bool:
-    """Kill one of a driver's processes whose command contains ``name``, if there is one."""
+def kill_worker(name: str) -> bool:
+    """Kill a process below this one whose command contains ``name``, if there is one."""
     workers = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
             workers += [child] * (name in " ".join(child.cmdline()))
     if workers:
@@ -160,7 +167,7 @@ def disturb(run: Run, victim: str, moment: int) -> Disturbance:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     else:
-        kill_worker(process, "RayTrainWorker")
+        kill_worker("RayTrainWorker")
     killed, settled = time.monotonic(), time.time() + SETTLE_SECONDS
     if victim == "driver":
         process = run.start()
@@ -197,6 +204,12 @@ def main(options: Options) -> None:
     """Kill, compare, print."""
     random.seed(options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
+    if options.shared_ray:
+        import ray
+
+        cpus = 2 * options.workers + 1
+        context = ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+        os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]
     undisturbed = Run("undisturbed", False, options)
     if undisturbed.start().wait():
         raise SystemExit("the undisturbed run failed: see its log")

@@ -90,7 +90,7 @@ def disturb(options: Options, name: str, victim: str, delay: float) -> str:
     time.sleep(delay)
     finished = len(list(dataset.glob("images/*.json")))
     manifest = "manifest" if (dataset / "dataset.json").exists() else f"{finished} shards"
-    if victim == "worker" and not kill_worker(process, "ray::"):
+    if victim == "worker" and not kill_worker("ray::"):
         victim = "driver"
     if victim == "driver":
         os.kill(process.pid, signal.SIGKILL)

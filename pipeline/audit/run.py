@@ -15,7 +15,7 @@ from pipeline.audit import candidates, judge, label_tools
 from pipeline.audit.candidates import Candidates
 from pipeline.config.commands import AuditConfig
 from pipeline.data.labels import labels_of
-from pipeline.data.staging import open_dataset
+from pipeline.data.staging import Cache, open_dataset
 from sharding.errors import InputError, command
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
@@ -52,10 +52,10 @@ class _Inputs:
     @classmethod
     def open(cls, config: AuditConfig) -> _Inputs:
         run = storage.absolute(config.run)
-        trained_on = _dataset_of(run)
+        trained_on, cache = _dataset_of(run)
         location = config.dataset or trained_on
         pictures = (config.sheet or bool(config.tools)) and not config.corrections
-        dataset = open_dataset(location, tars=pictures)
+        dataset = open_dataset(location, cache, tars=pictures)
         checkpoint = config.checkpoint or run
         return cls(run=run, location=location, dataset=dataset, checkpoint=checkpoint)
 
@@ -116,14 +116,14 @@ def run(
     return "\n".join(report)
 
 
-def _dataset_of(run: str) -> str:
-    """Read from a run's configuration which dataset it trains on."""
+def _dataset_of(run: str) -> tuple[str, Cache]:
+    """Read from a run's configuration which dataset it trains on, and by way of which cache."""
     trained = storage.read_json(storage.join(run, "config.json"))
     if trained is None:
         is_there = storage.exists(run)
         problem = "not a run: config.json is missing" if is_there else "no such directory"
         raise InputError(problem, file=run, fix="pass runs/NAME")
-    return str(trained["dataset"])
+    return str(trained["dataset"]), Cache.of(trained)
 
 
 def _export_corrections(config: AuditConfig) -> str:

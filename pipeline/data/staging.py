@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import storage
 from sharding.errors import InputError, command
@@ -36,6 +38,15 @@ class Cache:
 
     directory: Path = Path("~/.cache/openimages-boostlu")
     most_bytes: int = 500_000_000_000
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Cache:
+        """Make the cache that a run's options ``cache`` and ``cache_gb`` describe."""
+        directory, gigabytes = options.get("cache"), options.get("cache_gb")
+        return cls(
+            directory=cls.directory if directory is None else Path(directory),
+            most_bytes=cls.most_bytes if gigabytes is None else int(gigabytes * 1e9),
+        )
 
 
 def open_dataset(location: str | Path, cache: Cache | None = None, *, tars: bool = True) -> Dataset:

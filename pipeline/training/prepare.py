@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline import methods, storage
 from pipeline.cluster import checkpoints, lease, preflight, session
@@ -120,8 +119,7 @@ def prepare(run: Checked, preset: str = "") -> Prepared:
 
 def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
     """Open the dataset of a run; one in a bucket is copied to this node's cache."""
-    cache = Cache(directory=Path(config.cache), most_bytes=int(config.cache_gb * 1e9))
-    return open_dataset(config.dataset, cache, tars=tars)
+    return open_dataset(config.dataset, Cache.of(vars(config)), tars=tars)
 
 
 def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:

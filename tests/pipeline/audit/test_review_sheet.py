@@ -169,9 +169,12 @@ def test_a_sheet_of_many_rows_stays_small(shared: Path, rows: int) -> None:
 def test_a_dataset_in_a_bucket_is_read_from_the_cache(
     dataset: Path, checkpoint: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))  # of the cache
-    url = dataset.as_uri()
-    output = export(run, tmp_path / "out", checkpoint=str(checkpoint), dataset=url)
+    monkeypatch.setenv("HOME", "/dev/null")  # of the default cache
+    config = json.loads((run / "config.json").read_text())
+    cached, url = Path(shutil.copytree(run, tmp_path / "run")), dataset.as_uri()
+    (cached / "config.json").write_text(json.dumps({**config, "cache": str(tmp_path / "cache")}))
+    output = export(cached, tmp_path / "out", checkpoint=str(checkpoint), dataset=url)
+    assert list((tmp_path / "cache").glob("*/images/*.tar"))
     assert f"--dataset {url} " in output
     assert Sheet(tmp_path / "out/sheet.html").rows == entries(found_in(dataset), dataset)
 
