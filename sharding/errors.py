@@ -53,7 +53,12 @@ class InputError(Exception):
         file: the file or URL it was found in.
         row: 1-based line number in ``file`` (the header is line 1).
         fix: what to do about it, as an imperative sentence.
+
+    Attributes:
+        exit_code: of a job that it ends.
     """
+
+    exit_code = 2
 
     def __init__(
         self,
@@ -124,7 +129,7 @@ def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn an `InputError` into one line on stderr and exit status 2 (every job's outer scope).
+    """Turn an `InputError` into one line on stderr and its exit status (every job's outer scope).
 
     So is an `OSError` of a place that this user cannot write to or read (a read-only file system).
     Ctrl-C is a line and status 130; pressed again, it ends the process at once. Ray wraps a task's
@@ -143,7 +148,7 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         cause = getattr(error, "cause", error)
         log.error(str(cause), **cause.fields)
-        raise SystemExit(2) from None
+        raise SystemExit(cause.exit_code) from None
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from sharding.errors import PROGRAM, command, one_line_errors, unknown
 
-_DATASETS, _MODELS = "Datasets", "Models"
+_DATASETS, _MODELS, _CLUSTERS = "Datasets", "Models", "Clusters"
+_MODULES = {_DATASETS: "dataset_jobs", _MODELS: "model_jobs", _CLUSTERS: "cluster_jobs"}
 _JOBS = {
     "make-demo": (_DATASETS, "draw a demo collection, partially annotated"),
     "shard": (_DATASETS, "turn an annotation dump and its images into a dataset"),
@@ -22,6 +23,7 @@ _JOBS = {
     "predict": (_MODELS, "label a dataset, a folder or a list of URLs"),
     "export": (_MODELS, "write safetensors, torch.export and ONNX"),
     "candidates": (_MODELS, "list the labels that are likely missing, to review"),
+    "check-cluster": (_CLUSTERS, "check a cluster file before `ray up`"),
 }
 
 
@@ -55,7 +57,7 @@ def run(job: str, arguments: Sequence[str] | None = None, program: str | None = 
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a letter of a class name
             stream.reconfigure(errors="replace")
     with one_line_errors():
-        module = "dataset_jobs" if _JOBS[job][0] == _DATASETS else "model_jobs"
+        module = _MODULES[_JOBS[job][0]]
         function = f"run_{job.replace('-', '_')}"
         call = getattr(importlib.import_module(f"pipeline.cli.{module}"), function)
         call(sys.argv[1:] if arguments is None else arguments, program)
@@ -63,9 +65,9 @@ def run(job: str, arguments: Sequence[str] | None = None, program: str | None = 
 
 def _help() -> str:
     lines = [f"usage: {PROGRAM} JOB [OPTIONS]"]
-    for title in (_DATASETS, _MODELS):
+    for title in _MODULES:
         lines += ["", title]
-        lines += [f"  {job:11} {does}" for job, (kind, does) in _JOBS.items() if kind == title]
+        lines += [f"  {job:13} {does}" for job, (kind, does) in _JOBS.items() if kind == title]
     return "\n".join(
         [
             *lines,

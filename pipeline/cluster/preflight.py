@@ -1,14 +1,16 @@
-"""Check that every node of a cluster can run the driver's job: its Python, packages and code."""
+"""Check that every node of a cluster can run a job: its Python, packages, code, and storage."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pipeline import storage
 from sharding.errors import InputError
-from sharding.log import info
+from sharding.log import first_line, info
 
 # What computes or what two processes must speak alike; the rest of the lock follows from these.
 PACKAGES = (
@@ -66,6 +68,41 @@ def check(driver: Mapping[str, str], answers: Mapping[str, Mapping[str, str] | N
         raise InputError(
             f"the job cannot run on {', '.join(broken)}: another Python, packages or code",
             fix="install requirements.lock there (`ray up` does), or take the node away",
+        )
+
+
+def read_word(location: str, word: str, seconds: float = 10) -> str:
+    """Read the file that the driver has just written; return "" or, after a while, what is wrong.
+
+    A network file system may show a new file to other machines some seconds later.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if storage.read_bytes(location) == word.encode():
+                return ""
+            wrong = "holds another file of that name"
+        except (OSError, InputError) as error:
+            wrong = f"cannot read what the driver writes ({first_line(error)})"
+        if time.monotonic() > end:
+            return wrong
+        time.sleep(1)
+
+
+def check_shared(directory: str, answers: Mapping[str, str | None]) -> None:
+    """Check what each node, by address, has answered to `read_word`; None is no answer.
+
+    Raises:
+        InputError: a node does not see the directory; names the nodes.
+    """
+    blind = {node: wrong for node, wrong in answers.items() if wrong}
+    for node, wrong in blind.items():
+        info(f"preflight: node {node}: {wrong}", "WARNING")
+    if blind:
+        raise InputError(
+            f"not shared with {', '.join(blind)}",
+            file=directory,
+            fix="mount the same file system there under the same path, or pass a bucket",
         )
 
 

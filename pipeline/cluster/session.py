@@ -8,12 +8,15 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pipeline
 import sharding
-from pipeline.cluster import placement, preflight
+from pipeline import storage
+from pipeline.cluster import placement, preflight, scaling
 from sharding import log
 from sharding.errors import InputError
 from sharding.progress import say
@@ -36,6 +39,8 @@ _QUIET = {
 # what its normalisation does.
 _MEMORY = {"THP_MEM_ALLOC_ENABLE": "1"}
 _ANSWER_SECONDS = 20.0  # within which a cluster has to answer
+# Where `ray up` leaves the cluster file, with what it looked up, for the head's autoscaler.
+_CLUSTER_FILE = "~/ray_bootstrap_config.yaml"
 
 
 def package_directories() -> list[Path]:
@@ -143,14 +148,77 @@ def nodes() -> list[placement.Node]:
     return [placement.Node(int(offer.get("CPU", 0)), int(offer.get("GPU", 0))) for offer in offers]
 
 
-def shares(workers: int | None) -> tuple[int, float, int]:
-    """Choose (workers, GPUs, CPUs per worker) on this cluster; see `placement.shares`."""
+def shares(workers: int | None, minutes: float | None = None) -> tuple[int, float, int]:
+    """Choose (workers, GPUs, CPUs per worker); see `wait_for_nodes` and `placement.shares`."""
+    wait_for_nodes(workers, None, minutes)
     return placement.shares(nodes(), workers)
 
 
-def place(fewest: int, most: int, cpus_per_worker: int | None) -> tuple[bool, int]:
-    """Choose (use GPUs, CPUs per worker) on this cluster; see `placement.place`."""
+def place(
+    fewest: int, most: int, cpus_per_worker: int | None, minutes: float | None = None
+) -> tuple[bool, int]:
+    """Choose (use GPUs, CPUs per worker); see `wait_for_nodes` and `placement.place`."""
+    wait_for_nodes(fewest, cpus_per_worker, minutes)
     return placement.place(nodes(), fewest, most, cpus_per_worker)
+
+
+def wait_for_nodes(workers: int | None, cpus_per_worker: int | None, minutes: float | None) -> None:
+    """Ask the autoscaler for the nodes that so many workers lack, and wait until they have joined.
+
+    Args:
+        workers: fewest of the job; None if any number will do.
+        cpus_per_worker: None if any number will do.
+        minutes: most to wait; None for `scaling.DEFAULT_MINUTES` if the cluster may start nodes,
+            else 0.
+
+    Raises:
+        InputError: the cluster can never hold them, or (`scaling.NotJoined`) nodes did not come.
+    """
+    growth = _growth()
+    minutes = (scaling.DEFAULT_MINUTES if growth.types else 0) if minutes is None else minutes
+    request = scaling.missing(nodes(), growth, workers, cpus_per_worker) if minutes else None
+    if request is None:
+        return
+    import ray.util
+
+    # A group that waits for its resources is what an autoscaler obeys; it ends with this process.
+    bundle = {"CPU": request.cpus, **({"GPU": request.gpus} if request.gpus else {})}
+    group = ray.util.placement_group([bundle] * request.workers, strategy="PACK")
+    try:
+        scaling.wait(request, growth, nodes, minutes)
+    finally:
+        ray.util.remove_placement_group(group)
+    _check_nodes()
+
+
+def _growth() -> scaling.Growth:
+    """Read what this cluster's autoscaler may start; nothing where there is none."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(Path(_CLUSTER_FILE).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return scaling.Growth()
+    return scaling.Growth.of(config)
+
+
+def check_shared(directory: str) -> None:
+    """Write a file that every node of a cluster of several has to read; see `preflight.shared`.
+
+    Args:
+        directory: path or URL that the job writes to.
+    """
+    if len(nodes()) < 2:
+        return
+    word = uuid4().hex
+    location = storage.join(directory, f".preflight-{word}")
+    storage.write_bytes(location, word.encode())
+    try:
+        answers = _ask_nodes(preflight.read_word, location, word)
+    finally:
+        with contextlib.suppress(OSError):
+            storage.remove_file(location)
+    preflight.check_shared(directory, answers)
 
 
 def _node_facts() -> dict[str, str]:
@@ -159,21 +227,27 @@ def _node_facts() -> dict[str, str]:
 
 def _check_nodes() -> None:
     """Compare every node of a cluster of several with the driver; see `preflight.check`."""
+    if answers := _ask_nodes(_node_facts):
+        preflight.check(_node_facts(), answers)
+
+
+def _ask_nodes(question: Callable[..., Any], *arguments: Any) -> dict[str, Any | None]:
+    """Call a function on each node of a cluster of several; None for those that do not answer."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     present = [node for node in ray.nodes() if node["Alive"]]
     if len(present) < 2:
-        return
+        return {}
     references = {}
     for node in present:
         on_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        task = ray.remote(_node_facts).options(num_cpus=0, scheduling_strategy=on_node)
-        references[node["NodeManagerAddress"]] = task.remote()
+        task = ray.remote(question).options(num_cpus=0, scheduling_strategy=on_node)
+        references[node["NodeManagerAddress"]] = task.remote(*arguments)
     done, _ = ray.wait(list(references.values()), num_returns=len(references), timeout=60)
-    answers: dict[str, dict[str, str] | None] = dict.fromkeys(references)
+    answers: dict[str, Any | None] = dict.fromkeys(references)
     for address, reference in references.items():
         if reference in done:
             with contextlib.suppress(ray.exceptions.RayError):  # the node died meanwhile
                 answers[address] = ray.get(reference)
-    preflight.check(_node_facts(), answers)
+    return answers

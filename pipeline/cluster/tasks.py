@@ -46,18 +46,19 @@ def run_tasks(
     """Run ``function`` over ``items`` as Ray tasks; yield results as they finish.
 
     At most ``max_in_flight`` tasks (default: twice what the cluster runs at once) are submitted,
-    so that the object store holds no more results than that. A task whose worker or host dies is
+    so that the object store holds no more results than that; an autoscaler that starts nodes for
+    those that wait raises the default. A task whose worker or host dies is
     run again up to three times; an exception of ``function`` is raised here.
     """
     import ray
 
     remote = ray.remote(_call).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
-    limit = max_in_flight or 2 * at_once
     waiting = list(reversed(items))
     running: list[Any] = []
     with Progress(len(items), label, unit="task") as progress:
         while waiting or running:
+            at_once = max(1, int(ray.cluster_resources().get("CPU", 1) / num_cpus))
+            limit = max_in_flight or 2 * at_once
             while waiting and len(running) < limit:
                 running.append(remote.remote(function, waiting.pop()))
             done, running = ray.wait(running, num_returns=1)

@@ -40,6 +40,8 @@ class EvaluateConfig:
     """Images per step and worker."""
     workers: int | None = None
     """Parallel workers; default: one per GPU, else one per two CPUs."""
+    wait_for_workers: float | None = None
+    """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
     experiment: str | None = None
     """MLflow experiment; default: the training run's."""
     intervals: int = 0
@@ -58,7 +60,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         refuse_unknown("rule", self.rule, Rule)
         counts = dict.fromkeys(("intervals", "attribution", "beam"), "[0, inf)")
-        refuse_outside(self, {"batch_size": "[1, inf)", **counts})
+        refuse_outside(self, {"batch_size": "[1, inf)", "wait_for_workers": "[0, inf)", **counts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +92,13 @@ class PredictConfig:
     """Images per forward pass."""
     workers: int | None = None
     """Parallel workers; default: one per GPU, else one per two CPUs."""
+    wait_for_workers: float | None = None
+    """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
 
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.dataset, self.images, self.urls)) != 1:
             raise InputError("what should be predicted?", fix="pass --dataset, --images or --urls")
-        counts = {"top_k": "[0, inf)", "cams": "[0, inf)"}
+        counts = dict.fromkeys(("top_k", "cams", "wait_for_workers"), "[0, inf)")
         sizes = {"images_per_part": "[1, inf)", "batch_size": "[1, inf)"}
         refuse_outside(self, {"threshold": "[0, 1)", **counts, **sizes})
 

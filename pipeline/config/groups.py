@@ -31,7 +31,9 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "TrainConfig": {
         "run": ("storage", "experiment", "seed", "max_steps"),
-        "cluster": ("workers", "parallel", "cpus_per_worker", "cache", "cache_gb"),
+        "cluster": (
+            *("workers", "parallel", "cpus_per_worker", "wait_for_workers", "cache", "cache_gb"),
+        ),
         "result": (
             *("keep_checkpoints", "checkpoint_every", "async_validation", "log_model"),
             *("candidates_per_epoch", "profile"),
@@ -39,12 +41,12 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "EvaluateConfig": {
         "report": ("rule", "intervals", "against", "attribution", "beam", "boxes"),
-        "job": ("batch_size", "workers", "experiment", "register"),
+        "job": ("batch_size", "workers", "wait_for_workers", "experiment", "register"),
     },
     "PredictConfig": {
         "input": ("dataset", "split", "images", "urls"),
         "label": ("top_k", "threshold", "cams"),
-        "job": ("images_per_part", "batch_size", "workers"),
+        "job": ("images_per_part", "batch_size", "workers", "wait_for_workers"),
     },
     "AuditConfig": {
         "candidate": ("epoch", "top", "min_probability", "min_loss", "decisions", "corrections"),

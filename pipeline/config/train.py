@@ -30,6 +30,7 @@ RESUMABLE = frozenset(
         "workers",
         "parallel",
         "cpus_per_worker",
+        "wait_for_workers",
         "keep_checkpoints",
         "candidates_per_epoch",
         "checkpoint_every",
@@ -46,6 +47,7 @@ RESUMABLE = frozenset(
 _INTERVALS = {
     "cache_gb": "[0, inf)",
     "cpus_per_worker": "[1, inf)",
+    "wait_for_workers": "[0, inf)",
     "seed": "[0, inf)",
     "max_steps": "[1, inf)",
     "keep_checkpoints": "[1, inf)",
@@ -83,6 +85,8 @@ class TrainConfig:
     """Each worker holds the whole network (ddp), or a part of it (fsdp: large backbones)."""
     cpus_per_worker: int | None = None
     """Threads of a worker (decoding, and the model without a GPU); default: an even share."""
+    wait_for_workers: float | None = None
+    """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
     seed: int = 0
     """Of initialisation, order and augmentation."""
     max_steps: int | None = None

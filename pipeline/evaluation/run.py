@@ -149,7 +149,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{config.checkpoint} was downloaded to this machine, which the others do not see",
             fix="pass a checkpoint directory or bucket that every node reads",
         )
-    workers, gpus, cpus = session.shares(config.workers)
+    workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
     samples = sum(shard.images for shard in subject.dataset.shards(config.split))
     count = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
     work = partial(evaluate_part, subject.config, subject.checkpoint, subject.boxes, count, cpus)

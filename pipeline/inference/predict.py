@@ -161,7 +161,8 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
         if locate.is_copy(directory):
             directory = _copied(directory, config.output)
         connect()
-        workers, gpus, cpus = session.shares(config.workers)
+        workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
+        session.check_shared(config.output)
         counts = tasks.map_parts(
             PartPredictor,
             {"config": config, "checkpoint_directory": directory, "threads": cpus},

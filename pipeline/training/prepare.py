@@ -198,7 +198,8 @@ def worker_resources(config: TrainConfig) -> tuple[bool, int]:
     """
     fewest, most = config.worker_range
     # Room for the task that validates meanwhile, if there is any.
-    use_gpu, cpus = session.place(fewest, most + config.async_validation, config.cpus_per_worker)
+    most += config.async_validation
+    use_gpu, cpus = session.place(fewest, most, config.cpus_per_worker, config.wait_for_workers)
     if config.model.sync_batchnorm and not use_gpu:
         info("--sync-batchnorm is for GPUs: each worker keeps statistics of its own", "WARNING")
     if config.model.sync_batchnorm and config.model.compile and use_gpu:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline import storage
-from pipeline.cluster import checkpoints, lease, preemption, tasks
+from pipeline.cluster import checkpoints, lease, preemption, session, tasks
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.cluster.preemption import StopReason
 from pipeline.config.train import TrainConfig
@@ -79,6 +79,7 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
     if (finished := _finished(checked)) is not None:
         return finished
     run = prepare.prepare(checked, preset)
+    session.check_shared(run.config.storage)
     with lease.hold(run.directory) as held:
         resumed = prepare.claim(run.directory, run.config, run.dataset.digest)
         return _train(dataclasses.replace(run, resumed=resumed), held)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -118,8 +119,12 @@ def test_pip_finds_the_project_in_what_is_copied_before_it_is_called(tmp_path: P
         assert "openimages-boostlu" in done.stdout
 
 
-def test_the_lock_has_a_version_of_everything_that_is_installed() -> None:
-    """Follow the requirements from the project with the image's extras, as pip does."""
+@functools.cache
+def installed() -> dict[str, set[str]]:
+    """Follow the requirements from the project with the image's extras, as pip does.
+
+    Names of packages, each with the extras that are asked of it.
+    """
     extras = re.findall(r"\[([\w,]+)\]", run_step("pip install --constraint"))[0]
     todo = [Requirement(f"openimages-boostlu[{extras}]")]
     done: dict[str, set[str]] = {}
@@ -134,11 +139,27 @@ def test_the_lock_has_a_version_of_everything_that_is_installed() -> None:
             choices = [{"extra": extra} for extra in (*done[name], "")]
             if needed.marker is None or any(map(needed.marker.evaluate, choices)):
                 todo.append(needed)
+    return done
+
+
+def test_the_lock_has_a_version_of_everything_that_is_installed() -> None:
+    packages = installed().keys()
     lock = (REPOSITORY / "requirements.lock").read_text()
     locked = {canonicalize_name(name) for name in re.findall(r"(?m)^([\w.-]+)==", lock)}
-    assert done.keys() - locked == {"openimages-boostlu"}
-    assert {"torch", "ray", "timm", "onnx"} <= done.keys()
-    assert not done.keys() & {"pytest", "mypy", "ruff", "moto", "mkdocs", "hypothesis"}
+    assert packages - locked == {"openimages-boostlu"}
+    assert {"torch", "ray", "timm", "onnx"} <= packages
+    assert not packages & {"pytest", "mypy", "ruff", "moto", "mkdocs", "hypothesis"}
+
+
+def test_the_size_of_the_image_is_that_of_its_packages() -> None:
+    """Add up the files that pip notes for each package, and Python's caches of them."""
+    page = (REPOSITORY / "docs/deploy.md").read_text()
+    stated = re.search(r"(\d+) of them,\s+([\d.]+) GB", page)
+    assert stated is not None
+    paths = (file.locate() for name in installed() for file in metadata.files(name) or ())
+    size = sum(Path(str(path)).stat().st_size for path in paths if Path(str(path)).exists())
+    assert int(stated[1]) == len(installed()) - 1
+    assert float(stated[2]) == pytest.approx(size / 1e9, abs=0.25)
 
 
 def test_the_health_check_asks_every_job_for_its_help(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_help_of_a_job_names_its_command_and_fits_a_terminal(
         main.main([job, "--help"])
     assert not ended.value.code
     shown = capsys.readouterr().out
-    assert f"$ openimages-boostlu {job} --" in shown
+    assert f"$ openimages-boostlu {job} " in shown
     assert [line for line in shown.splitlines() if len(line) > 100] == []
 
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pipeline.cluster.preflight import ABSENT, PACKAGES, check, compare, facts
+from pipeline.cluster.preflight import (
+    ABSENT,
+    PACKAGES,
+    check,
+    check_shared,
+    compare,
+    facts,
+    read_word,
+)
 from sharding.errors import InputError
 
 DRIVER = {"Python": "3.11.7", "code": "abc", "torch": "2.15.0", "mlflow": "3.17.0"}
@@ -73,3 +83,22 @@ def test_a_breaking_difference_stops_the_job_and_names_the_nodes() -> None:
     broken = {**DRIVER, "torch": "1.13.0"}
     with pytest.raises(InputError, match=r"cannot run on a, c: .*Fix: install requirements.lock"):
         check(DRIVER, {"a": broken, "b": DRIVER, "c": broken})
+
+
+def test_a_node_reads_what_the_driver_wrote_or_says_why_not(tmp_path: Path) -> None:
+    file = tmp_path / "word"
+    file.write_text("abc")
+    assert read_word(str(file), "abc") == ""
+    assert read_word(str(file), "abd", seconds=0) == "holds another file of that name"
+    absent = read_word(str(tmp_path / "other"), "abc", seconds=0)
+    assert absent.startswith("cannot read what the driver writes (")
+    assert "No such file" in absent
+
+
+def test_nodes_that_do_not_see_the_storage_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    check_shared("/data/runs", {"10.0.0.1": "", "10.0.0.3": None})
+    assert capsys.readouterr().out == ""
+    with pytest.raises(InputError) as refused:
+        check_shared("/data/runs", {"10.0.0.1": "", "10.0.0.2": "cannot read"})
+    assert str(refused.value).startswith("/data/runs: not shared with 10.0.0.2. Fix: mount")
+    assert capsys.readouterr().out == "preflight: node 10.0.0.2: cannot read\n"

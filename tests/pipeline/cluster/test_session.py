@@ -96,6 +96,27 @@ def test_every_node_that_differs_is_named(
     assert lines[1] == f"preflight: node 10.0.0.2: torch {here['torch']}, driver 99.0"
 
 
+def test_every_node_reads_the_storage_and_nothing_is_left_there(
+    two_nodes: None, tmp_path: Path
+) -> None:
+    session.check_shared(str(tmp_path / "runs"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_workers_that_no_node_can_bring_are_refused_at_once(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cluster.yaml"
+    monkeypatch.setattr(session, "_CLUSTER_FILE", str(file))
+    with pytest.raises(InputError, match="9 workers of 4 CPUs do not fit"):  # nobody brings nodes
+        session.place(9, 9, 4)
+    file.write_text(
+        "{max_workers: 2, available_node_types: {small: {resources: {CPU: 2}, max_workers: 2}}}"
+    )
+    with pytest.raises(InputError, match=r"never fit .*small \(2 CPUs, 0 GPUs\) holds none"):
+        session.place(9, 9, 4)
+
+
 def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "check", lambda *_: pytest.fail("a local instance was asked"))
     session._check_nodes()

@@ -64,7 +64,7 @@ def recorded(
         patch.setenv("HOME", str(folder))  # where datasets from a URL are copied to
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, folder)}")
         patch.setattr(session, "connect", lambda: None)
-        patch.setattr(session, "shares", lambda workers: (workers or 1, 0.0, 1))
+        patch.setattr(session, "shares", lambda workers, minutes: (workers or 1, 0.0, 1))
         patch.setattr(tasks, "run_tasks", in_this_process)
         checkpoint = str(write_checkpoint(folder / "checkpoint", squares))
         config = EvaluateConfig(checkpoint=checkpoint, dataset=squares.as_uri(), batch_size=8)

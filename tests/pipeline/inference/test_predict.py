@@ -119,7 +119,8 @@ def test_a_folder_on_two_workers_resumed(
 def test_from_bucket_to_bucket_resumed(
     squares: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "shares", lambda workers: (1, 0, 1))
+    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0, 1))
+    monkeypatch.setattr(session, "check_shared", lambda directory: None)
     monkeypatch.setattr(tasks, "map_parts", in_process)
     bucket.put("in", squares)
     bucket.put("model", write_checkpoint(tmp_path / "checkpoint", squares))
@@ -174,7 +175,8 @@ def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path:
 def test_a_repeated_command_tries_again_what_could_not_be_read(
     squares: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "shares", lambda workers: (1, 0, 1))
+    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0, 1))
+    monkeypatch.setattr(session, "check_shared", lambda directory: None)
     monkeypatch.setattr(tasks, "map_parts", in_process)
     first, second, *_ = jpegs(squares).values()
     (tmp_path / "a.jpg").write_bytes(first)
