@@ -51,10 +51,9 @@ def evaluation(
         folder: of the artifacts.
         about: run, split and epoch, for the figure.
     """
-    metrics = report.metrics(prefix)
-    log.log(
-        [(key, value, meta.images_seen) for key, value in metrics.items() if math.isfinite(value)]
-    )
+    metrics = [item for item in report.metrics(prefix).items() if math.isfinite(item[1])]
+    metrics.sort(key=lambda item: not item[0].endswith("/mAP/all"))  # MLflow compares by the first
+    log.log([(key, value, meta.images_seen) for key, value in metrics])
     with optional("per-class table"):
         log.table(per_class.ranked(), f"{folder}/per_class_ap.json")
     with optional("group chart"):

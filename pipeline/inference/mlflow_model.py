@@ -131,6 +131,7 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
             "dataset_digest": meta.dataset_digest,
             "checkpoint": checkpoint_directory,
             "weights": "linked",
+            "mlflow.note.content": model_card.card(meta),
         },
     )
     with tempfile.TemporaryDirectory() as scratch:

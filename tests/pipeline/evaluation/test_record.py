@@ -85,6 +85,7 @@ def test_a_dataset_at_a_url_is_evaluated_and_named_by_it(recorded: Recorded, squ
     assert recorded.evaluation.maps.attributions.counts_H.sum() > 0
     run = run_of(recorded.run_id)
     assert run.info.status == "FINISHED"
+    assert next(iter(run.data.metrics)) == "test/mAP/all", "what MLflow compares by at first"
     (read,) = run.inputs.dataset_inputs
     assert read.dataset.name == f"{squares.name}/first/test"
     assert f"{recorded.config.dataset}/labels/first/test.parquet" in read.dataset.source

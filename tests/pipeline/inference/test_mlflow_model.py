@@ -74,6 +74,7 @@ def weights_of(model_id: str) -> list[str]:
 def test_metrics_come_with_the_data_they_were_measured_on(run_id: str, saved: Path) -> None:
     model = model_of(mlflow_model.log_model(run_id, str(saved), copy=False))
     assert model.status == "READY"
+    assert "### Intended use" in model.tags["mlflow.note.content"]
     assert (model.tags["licence"], model.tags["preset"]) == ("cc-by-4.0", "coco")
     assert "world_size" not in model.tags
     assert {(m.key, m.value, m.dataset_name, m.dataset_digest) for m in model.metrics} == {

@@ -199,8 +199,8 @@ def test_more_tables_than_a_tag_can_name_stop_nothing(spool: Path) -> None:
     assert len(output) > 120
 
 
-def test_tables_and_files_arrive(run_id: str, writer: RunWriter) -> None:
-    writer.table({"mid": ["/m/1"], "ap": [0.5]}, "eval/per_class.json")
+def test_tables_and_files_arrive(run_id: str, writer: RunWriter, tmp_path: Path) -> None:
+    writer.table({"mid": ["/m/1"], "ap": [1 / 3]}, "eval/per_class.json")
     writer.artifact(b"hello", "plots/note.txt")
     assert writer.flush(60) == 0
     names = {
@@ -209,6 +209,8 @@ def test_tables_and_files_arrive(run_id: str, writer: RunWriter) -> None:
         for file in mlflow_client().list_artifacts(run_id, folder)
     }
     assert {"eval/per_class.json", "plots/note.txt"} <= names
+    table = Path(runs.download(run_id, "eval/per_class.json", str(tmp_path)))
+    assert json.loads(table.read_text())["data"] == [["/m/1", 0.3333]]
 
 
 def test_a_dead_server_neither_blocks_nor_loses_points(
