@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import sys
@@ -31,13 +32,23 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": (
         "Failed to query Ray Train Controller actor state|Reporting training result"
-        "|OnShutdownComplete|core_worker.cc"
+        "|OnShutdownComplete|core_worker.cc|mutex.cc"
     ),
+    # Ray's C++ parts write errors into the terminal that are none of the job's, such as one for
+    # every pool of Ray Data; what ends a job is a Python exception as well.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 # torch's tensors on the CPU in huge pages: a fresh batch costs page faults otherwise, five times
 # what its normalisation does.
 _MEMORY = {"THP_MEM_ALLOC_ENABLE": "1"}
+_HELPERS = tuple(
+    f"ray.train.v2._internal.execution.{name}"
+    for name in (
+        "scaling_policy.autoscaling_coordinator_client",
+        "controller.placement_group_cleaner",
+    )
+)
 _ANSWER_SECONDS = 20.0  # within which a cluster has to answer
 # Where `ray up` leaves the cluster file, with what it looked up, for the head's autoscaler.
 _CLUSTER_FILE = "~/ray_bootstrap_config.yaml"
@@ -84,12 +95,13 @@ def connect(address: str | None = None, **options: Any) -> None:
     import ray
 
     _require_answer(wanted)
-    ray.init(
+    _init(
+        wanted,
         address=address,
         runtime_env={
             "py_modules": [str(path) for path in package_directories()],
             "env_vars": _MEMORY,
-            "worker_process_setup_hook": "pipeline.cluster.session.name_own_instance",
+            "worker_process_setup_hook": "pipeline.cluster.session.prepare_worker",
         },
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
@@ -101,6 +113,32 @@ def connect(address: str | None = None, **options: Any) -> None:
     _check_nodes()
     seconds = time.monotonic() - begun
     say(f"Ray runs ({seconds:.0f} s): {placement.describe(nodes())}", seconds=seconds)
+
+
+def _init(wanted: str, **options: Any) -> None:
+    """Call `ray.init`, twice where a busy machine does not start its own Ray within Ray's time.
+
+    Raises:
+        InputError: Ray does not start on this machine.
+    """
+    import ray
+
+    for is_last in (False, True):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            if ":" in wanted:  # a cluster's own error
+                raise
+            reason = log.first_line(error)
+            ray.shutdown()
+        if not is_last:
+            log.info(f"Ray did not start ({reason}); trying once more", "WARNING")
+    raise InputError(
+        f"Ray did not start on this machine: {reason}",
+        fix="repeat the command when the machine is less busy; Ray's own logs are in "
+        "/tmp/ray/session_latest/logs",
+    )
 
 
 def _require_answer(address: str) -> None:
@@ -122,15 +160,19 @@ def _require_answer(address: str) -> None:
         time.sleep(1)
 
 
-def name_own_instance() -> None:
+def prepare_worker() -> None:
     """Set `RAY_ADDRESS` in this worker process, which inherited the driver's ("local", or none).
 
     Ray Train's `PlacementGroupCleaner` otherwise looks for its instance among the machine's
-    processes: if a second one runs it prints a traceback into the run and stops watching.
+    processes: if a second one runs it prints a traceback into the run and stops watching. What
+    Ray Train's helpers warn of on a busy machine, with a traceback and "safe to ignore", is not
+    shown.
     """
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    for name in _HELPERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def job_id() -> str:

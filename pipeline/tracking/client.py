@@ -17,11 +17,12 @@ from typing import Any
 from sharding.log import first_line, info, redact
 
 # MLflow's own defaults would block for minutes on a dead server, and talk about its database.
+_NO_BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    _NO_BARS: "false",
 }
 _NAMED_PLACES = ("databricks", "databricks-uc", "uc")
 _PREFIXES = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "DATABRICKS_")
@@ -64,13 +65,11 @@ def browse_command() -> str:
 
 def serve_command(model: str) -> str:
     """Return the shell command that serves a registered model over HTTP."""
-    place = (
-        () if "MLFLOW_TRACKING_URI" in os.environ else (f"MLFLOW_TRACKING_URI={tracking_uri()}",)
-    )
+    environment = [f"{_NO_BARS}=false"]
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        environment.append(f"MLFLOW_TRACKING_URI={tracking_uri()}")
     options = ("--model-uri", f"models:/{model}@best", "--env-manager", "local", "--port", "5001")
-    return shlex.join(
-        [*(("env", *place) if place else ()), *_program(), "models", "serve", *options]
-    )
+    return shlex.join(["env", *environment, *_program(), "models", "serve", *options])
 
 
 def _program() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import socket
@@ -39,6 +40,37 @@ def test_an_address_where_nothing_answers_is_told_at_once(
         session.connect()
     with pytest.raises(InputError, match=r"answers at head\.\.x:1"):
         session.connect("head..x:1")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_busy_machine_gets_a_second_try_and_one_line(
+    times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    failures = ["The current node timed out during startup.\nMore."] * times
+
+    def init(**_: object) -> None:
+        if failures:
+            raise Exception(failures.pop())
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if times == 1:
+        session._init("", address=None)
+    else:
+        with pytest.raises(InputError, match=r"did not start .* startup\.\. Fix: repeat the comm"):
+            session._init("", address=None)
+    shown = capsys.readouterr().out
+    assert (
+        shown
+        == "Ray did not start (The current node timed out during startup.); trying once more\n"
+    )
+
+
+def test_the_loggers_that_are_silenced_are_rays() -> None:
+    for name in session._HELPERS:
+        assert importlib.import_module(name).logger.name == name
 
 
 @contextlib.contextmanager
