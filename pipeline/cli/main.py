@@ -26,6 +26,19 @@ _JOBS = {
     "check-cluster": (_CLUSTERS, "check a cluster file before `ray up`"),
 }
 
+# Options come from the job's help, which takes half a second, and files from the shell.
+_COMPLETION = """\
+[ -z "$ZSH_VERSION" ] || {{ autoload -U +X bashcompinit && bashcompinit; }}
+_openimages_boostlu() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=
+  if [ "$COMP_CWORD" = 1 ]; then words="{jobs}"
+  elif [ "${{word#-}}" != "$word" ]; then
+    words=$({program} "${{COMP_WORDS[1]}}" --help 2>/dev/null | grep -oE -- '--[a-z][a-z.-]+')
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _openimages_boostlu {program}"""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of the program: a job's name and its options, or ``--version``."""
@@ -37,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import pipeline
 
         print(f"{PROGRAM} {pipeline.__version__}")
+    elif job == "--completion":
+        print(_COMPLETION.format(program=PROGRAM, jobs=" ".join(_JOBS)))
     elif job == "--list":
         run("train", arguments)
     else:
@@ -74,6 +89,7 @@ def _help() -> str:
             "",
             f"{PROGRAM} JOB --help                      a job's options",
             f"{PROGRAM} --list methods|backbones|presets",
+            f"{PROGRAM} --completion                     of bash and zsh, for eval",
             f"{PROGRAM} --version",
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -77,6 +78,26 @@ def test_the_help_of_a_job_names_its_command_and_fits_a_terminal(
     shown = capsys.readouterr().out
     assert f"$ openimages-boostlu {job} " in shown
     assert [line for line in shown.splitlines() if len(line) > 100] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [("ver", ["verify"]), ("train --met", ["--method", "--method-options"]), ("train tour/", [])],
+)
+def test_a_shell_completes_jobs_and_options(
+    words: str, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.main(["--completion"])
+    program = tmp_path / "openimages-boostlu"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pipeline "$@"\n')
+    program.chmod(0o755)
+    script = capsys.readouterr().out + (
+        f"COMP_WORDS=(openimages-boostlu {words}); COMP_CWORD={len(words.split())}\n"
+        '_openimages_boostlu; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
+    assert sorted(set(done.stdout.split())) == expected, done.stderr
 
 
 @pytest.mark.parametrize(
