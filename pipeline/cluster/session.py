@@ -34,9 +34,6 @@ _QUIET = {
         "Failed to query Ray Train Controller actor state|Reporting training result"
         "|OnShutdownComplete|core_worker.cc|mutex.cc"
     ),
-    # Ray's C++ parts write errors into the terminal that are none of the job's, such as one for
-    # every pool of Ray Data; what ends a job is a Python exception as well.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 # torch's tensors on the CPU in huge pages: a fresh batch costs page faults otherwise, five times

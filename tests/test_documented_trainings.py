@@ -1,0 +1,60 @@
+"""Every training that a page names runs, if a small one: two epochs of two steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.model_jobs import _OLD_NAMES
+from pipeline.cli.options import expand
+from pipeline.cluster.checkpoints import SCORE
+from pipeline.config import groups, presets
+from pipeline.config.train import TrainConfig
+from pipeline.training.epoch import run_epoch
+from tests.support.models import BACKBONE
+from tests.support.training import begun, worker_of
+from tests.test_documented_commands import COMMANDS
+
+TRAININGS = sorted(
+    {
+        re.sub(r".*train_openimages\.py (-- )?", "", command)
+        for _, command in COMMANDS
+        if "train_openimages.py" in command
+        and not re.search("--print-config|--method full", command)  # full wants complete labels
+    }
+)
+
+
+@pytest.mark.parametrize("options", TRAININGS)
+def test_it_trains(options: str, squares: Path, tmp_path: Path) -> None:
+    given = options.replace("runs/prior/CHECKPOINT", str(tmp_path / "prior"))
+    if "CHECKPOINT" in options:
+        train(
+            "--preset coco --method p-asl --method-options mode=ignore", squares, tmp_path / "prior"
+        )
+    train(given, squares, tmp_path / "checkpoint")
+
+
+def train(options: str, dataset: Path, checkpoint: Path) -> None:
+    known = {"preset": str, **groups.types_of(TrainConfig)}
+    given = expand(shlex.split(options), known, _OLD_NAMES, flat=True)
+    config = presets.parse(given, "").config
+    small = dataclasses.replace(
+        config,
+        dataset=str(dataset),
+        labels=None,
+        workers="1",
+        max_steps=2,
+        candidates_per_epoch=0,
+        model=dataclasses.replace(config.model, backbone=BACKBONE, weights=None),
+        data=dataclasses.replace(config.data, image_size=32, batch_size=16),
+    )
+    worker = begun(worker_of(small))
+    for epoch in (1, 2):
+        run_epoch(worker, epoch)
+    checkpoint.mkdir()
+    worker.save(str(checkpoint), {SCORE: 0.0})
