@@ -24,7 +24,7 @@ LAYERS = (
     {"sharding.errors", "sharding.progress"},
     {"sharding.image_ids"},
     {"sharding.storage"},
-    {"sharding.jpeg"},
+    {"sharding.jpeg", "sharding.thumbnails"},
     {"sharding.labels", "sharding.classes", "sharding.decode", "sharding.manifest_parts"},
     {"sharding.manifest"},
     {"sharding.openimages", "sharding.synthetic"},
@@ -60,6 +60,7 @@ SHARED = {
         "storage",
         "decode",
         "jpeg",
+        "thumbnails",
     )
 }
 MOST_MODULES = 13

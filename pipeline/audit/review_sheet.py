@@ -21,13 +21,12 @@ from sharding.image_ids import format_image_ids
 from sharding.labels import NEGATIVE, POSITIVE, LabelTable
 from sharding.progress import Progress
 from sharding.storage.files import replacing
+from sharding.thumbnails import thumbnail
 
 Entry = tuple[str, int]
 """(image id, class index)."""
 _SHEET_BYTES = 14_000_000
 """Of all photographs and maps of a sheet: browsers scroll it smoothly, mail servers take it."""
-_THUMBNAILS = ((320, 80), (320, 60), (240, 60), (200, 50), (160, 45), (128, 40))
-"""(pixels of the longer side, WebP quality), the best first; the first that fits is taken."""
 
 
 def write_sheet(
@@ -110,13 +109,13 @@ def _pictures(
     for image_id, content in images:
         upright_HWC = pixels.upright(content)
         photo = Image.fromarray(upright_HWC)
-        thumbnail = _thumbnail(photo, _SHEET_BYTES // len(chosen))
+        small = thumbnail(photo, _SHEET_BYTES // len(chosen) * 2 // 3)  # a third is for maps
         maps = _maps(model, upright_HWC, wanted[image_id])
         for k, of_class in zip(wanted[image_id], maps, strict=True):
             yield (
                 (image_id, k),
                 Pictures(
-                    photo=thumbnail,
+                    photo=small,
                     ratio=photo.width / photo.height,
                     maps=of_class,
                 ),
@@ -136,17 +135,6 @@ def _maps(
         raw, (caption, layer) = cam_figures.captioned_layers(*maps, cams.alpha)
         probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
         yield [raw, (f"{caption}, probability {probability}", layer)]
-
-
-def _thumbnail(photo: Image.Image, most_bytes: int) -> str:
-    """Shrink a photograph to the best data URI that leaves a third of the bytes to the maps."""
-    for side, quality in _THUMBNAILS:
-        small = photo.copy()
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
-        uri = cam_figures.data_uri(small, quality)
-        if len(uri) < most_bytes * 2 // 3:
-            break
-    return uri
 
 
 def _percent(probability: float) -> str:

@@ -14,6 +14,7 @@ from sharding.commands.options import (
     ReshardOptions,
     ShardOptions,
     VerifyOptions,
+    ViewOptions,
 )
 from sharding.errors import command
 from sharding.importers.options import ImportOptions
@@ -111,6 +112,21 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
         local = dataclasses.replace(options, dataset=str(workspace.directory))
         summary = reshard(local, parallel, workspace)
     print(summary)
+
+
+def run_view(arguments: Sequence[str], program: str | None) -> None:
+    """Write a page of a dataset's images with their labels: of a shard, a class, a reason.
+
+    $ openimages-boostlu view --dataset DATASET --class Dog --state negative --output dogs.html
+    $ openimages-boostlu view --dataset DATASET --reason missing
+    """
+    options = parse(ViewOptions, arguments, program, run_view)
+    from sharding.commands.view import view
+    from sharding.commands.workspace import open_workspace
+
+    with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
+        page = view(options, workspace)
+    print(page)
 
 
 def run_remove(arguments: Sequence[str], program: str | None) -> None:

@@ -16,6 +16,7 @@ _JOBS = {
     "shard": (_DATASETS, "turn an annotation dump and its images into a dataset"),
     "import": (_DATASETS, "turn VOC, COCO, NUS-WIDE, CUB or a CSV into a dataset"),
     "reshard": (_DATASETS, "lay new annotations over a dataset"),
+    "view": (_DATASETS, "write a page of its images and labels"),
     "remove": (_DATASETS, "take images down, for good"),
     "verify": (_DATASETS, "check a dataset, mend it"),
     "train": (_MODELS, "train a CAM + BoostLU network, or resume"),

@@ -5,7 +5,6 @@ Figures are made without pyplot, so that workers and threads share no state.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 
@@ -18,6 +17,8 @@ from matplotlib.colors import FuncNorm, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
+
+from sharding.thumbnails import data_uri
 
 INK, FAINT = "#222222", "#D9D9D9"
 
@@ -105,14 +106,6 @@ def captioned_layers(
     names = ("raw map", f"BoostLU (α = {alpha:g})")
     maps = zip(names, (raw_HW, boosted_HW), layers, strict=True)
     return [(f"{name}, score {_signed(cam_HW.mean())}", uri) for name, cam_HW, uri in maps]
-
-
-def data_uri(image: Image.Image, quality: int | None = None) -> str:
-    """Encode as a WebP data URI, without loss where no quality is given."""
-    buffer = io.BytesIO()
-    options = {"lossless": True} if quality is None else {"quality": quality}
-    image.save(buffer, "WEBP", **options)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _coloured(

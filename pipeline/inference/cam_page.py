@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sharding.thumbnails import data_uri
+
 if TYPE_CHECKING:  # whoever adds to a page needs no torch
     from pipeline.inference.cams import Explained
 
@@ -38,7 +40,7 @@ def slide(epoch: int, explained: Sequence[Explained]) -> dict[str, Any]:
                 "id": each.image_id,
                 "present": list(each.present),
                 "absent": list(each.absent),
-                "photo": cam_figures.data_uri(photo, _QUALITY),
+                "photo": data_uri(photo, _QUALITY),
                 "classes": [
                     {
                         "name": name,

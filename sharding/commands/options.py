@@ -216,3 +216,35 @@ class RemoveOptions:
     def __post_init__(self) -> None:
         if not self.ids and self.file is None:
             raise InputError("no image is named", fix="pass --ids ID or --file LIST")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions:
+    """Options of `jobs/view_dataset.py`; field docs are its help."""
+
+    dataset: str
+    """Directory of a finished dataset, or its URL (s3, gs)."""
+    scratch: Path | None = None
+    """Where small files are kept while the dataset is at a URL, by default the system's temporary
+    directory."""
+    output: Path = Path("view.html")
+    """HTML file to write; it needs no other file and no network."""
+    shard: str | None = None
+    """Only images of this shard, such as train-000003."""
+    split: Literal["train", "validation", "test"] | None = None
+    """Only images of this split."""
+    class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
+    """Only images whose label of this class, a name or a MID, is in the state asked for."""
+    state: Literal["positive", "negative", "unobserved"] = "positive"
+    """State of the class."""
+    reason: str | None = None
+    """Show what was set aside for a reason with these words instead; "" for all of it."""
+    name: Annotated[str | None, tyro.conf.arg(name="labels")] = None
+    """Label version to show; the dataset's default one if not given."""
+    limit: int = 1000
+    """Most images on the page, which stays below 15 MB."""
+    fetch: RetryPolicy = field(default_factory=RetryPolicy)
+    """How to reach a bucket."""
+
+    def __post_init__(self) -> None:
+        refuse_below_one("limit", self.limit)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.audit import candidates, review_page, review_sheet
+from pipeline.audit import candidates, review_page
 from pipeline.audit import run as audit_run
 from pipeline.audit.candidates import Candidates
 from pipeline.audit.review_page import Pictures, Row
@@ -32,6 +32,7 @@ from sharding.image_ids import format_image_ids
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
 from sharding.layout import ATTRIBUTION_FILE, QUARANTINE_FILE
 from sharding.manifest import Dataset
+from sharding.thumbnails import thumbnail
 from tests.support.models import write_checkpoint
 
 K = 8
@@ -162,7 +163,7 @@ def test_a_sheet_of_many_rows_stays_small(shared: Path, rows: int) -> None:
     assert photos
     per_row = 14_000_000 // rows
     for path in photos:
-        uri = review_sheet._thumbnail(Image.open(path).convert("RGB"), per_row)
+        uri = thumbnail(Image.open(path).convert("RGB"), per_row * 2 // 3)
         assert len(uri) < per_row
 
 

@@ -17,12 +17,19 @@ from typing import Any
 import pytest
 
 from pipeline.data.staging import Cache, open_dataset
-from sharding.commands.options import RemoveOptions, ReshardOptions, ShardOptions, VerifyOptions
+from sharding.commands.options import (
+    RemoveOptions,
+    ReshardOptions,
+    ShardOptions,
+    VerifyOptions,
+    ViewOptions,
+)
 from sharding.commands.prepare import prepare
 from sharding.commands.remove import remove
 from sharding.commands.reshard import reshard
 from sharding.commands.shard import shard_dump
 from sharding.commands.verify import VerifyReport, verify
+from sharding.commands.view import view
 from sharding.commands.workspace import open_workspace
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
@@ -482,6 +489,17 @@ def test_a_takedown_is_as_on_a_disk_and_goes_on_where_it_stopped(
     assert "2 tars replaced" in take_down(URL, tmp_path, *gone)
     assert objects(filled) == tree(local)
     assert check(tmp_path)[0].intact
+
+
+def test_a_page_is_made_of_the_tars_that_it_shows(
+    inputs, filled, server: Web, tmp_path: Path
+) -> None:
+    options = ViewOptions(dataset=URL, output=tmp_path / "page.html", split="test", fetch=FAST)
+    with open_workspace(options.dataset, options.fetch, tmp_path) as workspace:
+        assert view(options, workspace).shown == len(image_ids(inputs[1], "test"))
+    read = {path for path in server.asked if path.endswith(".tar")}
+    assert read == {"data/sets/tiny/images/test-000000.tar"}
+    assert put_since(server) == set()
 
 
 @pytest.mark.ray

@@ -1,0 +1,30 @@
+"""Make thumbnails that stand within an HTML page: as small as the page's bytes ask for."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+_SIZES = ((320, 80), (320, 60), (240, 60), (200, 50), (160, 45), (128, 40))
+"""(pixels of the longer side, WebP quality), the best first; the first that fits is taken."""
+
+
+def thumbnail(photo: Image.Image, most_bytes: int) -> str:
+    """Shrink a photograph to the best data URI below so many bytes, or to the smallest there is."""
+    for side, quality in _SIZES:
+        small = photo.copy()
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        uri = data_uri(small, quality)
+        if len(uri) < most_bytes:
+            break
+    return uri
+
+
+def data_uri(image: Image.Image, quality: int | None = None) -> str:
+    """Encode as a WebP data URI, without loss where no quality is given."""
+    buffer = io.BytesIO()
+    options = {"lossless": True} if quality is None else {"quality": quality}
+    image.save(buffer, "WEBP", **options)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
