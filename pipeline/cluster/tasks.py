@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -83,29 +84,44 @@ def map_parts(
     num_gpus: float = 0,
     label: str = "parts",
 ) -> Iterator[dict[str, Any]]:
-    """Call ``kind(**arguments)({"item": item})`` for every item with Ray Data's actor pool.
+    """Call ``kind(**arguments)({"item": item})`` for every item on a pool of actors.
 
     Each of ``workers`` actors makes its ``kind`` once, which is where a model is loaded; yields
     the returned rows (dicts of plain values) as they come. An actor that dies is replaced and its
     item done again; an exception of ``kind`` is raised here.
     """
-    import ray.data
+    import ray
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    data = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    rows = data.map(
-        kind,
-        fn_constructor_kwargs=dict(arguments),
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
+    remote = ray.remote(_Maker).options(
+        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=-1
     )
-    with Progress(len(items), label, unit="part") as progress:
-        for row in rows.iter_rows():
-            progress.advance()
-            yield row
+    actors = [remote.remote(kind, dict(arguments)) for _ in range(min(workers, len(items)))]
+    waiting, running = iter(items), dict[Any, Any]()
+    try:
+        with Progress(len(items), label, unit="part") as progress:
+            for actor, item in zip(actors, waiting, strict=False):
+                running[actor.call.remote(item)] = actor
+            while running:
+                (done,), _ = ray.wait(list(running), num_returns=1)
+                actor = running.pop(done)
+                row = ray.get(done)
+                for item in itertools.islice(waiting, 1):
+                    running[actor.call.remote(item)] = actor
+                progress.advance()
+                yield row
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _Maker:
+    """Makes a ``kind`` at the first call, so that its exceptions are those of a call."""
+
+    def __init__(self, kind: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        self._make = functools.cache(functools.partial(kind, **arguments))
+
+    def call(self, item: Any) -> Any:
+        return self._make()({"item": item})
 
 
 def start_actor(kind: type, *arguments: Any) -> Detached:
