@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Two workers and a test process share the machine: one thread each keeps timings sane.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Other work may share the machine.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 REPOSITORY = Path(__file__).parents[1]
 

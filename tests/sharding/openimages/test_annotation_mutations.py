@@ -71,7 +71,7 @@ def judge_slowly(body: bytes) -> tuple[dict[tuple[int, int], int], set[int], Cou
             counts["bad"] += 1
             continue
         image, source, mid, confidence = int(cells[0], 16), *cells[1:]
-        number = re.fullmatch(rb"(\d*)\.?(\d*)", confidence)
+        number = re.fullmatch(rb"(\d*)\.?(\d*)([eE][-+]?\d{1,2})?", confidence)
         value = float(confidence) if number and number.group(1) + number.group(2) else -1
         known = source in HUMANS or (source == b"machine" and 0 <= value <= 1)
         if not known or not re.fullmatch(rb"/[mg]/[0-9a-z_]+", mid):
