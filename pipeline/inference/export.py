@@ -25,6 +25,7 @@ from torch import nn
 from pipeline.models import cam_net, checkpoint, model_card
 from sharding.errors import InputError
 from sharding.log import first_line
+from sharding.progress import say
 from sharding.storage.files import replacing
 
 Scorer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
@@ -78,6 +79,7 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
     # Not a temporary name: exporters and readers go by the suffix.
     with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as scratch:
         for name in formats:
+            say(f"writing and checking {output / f'model.{name}'}")
             path = Path(scratch) / f"model.{name}"
             write, scorer = FORMATS[name]
             _quietly(write, model, path, about)

@@ -34,6 +34,7 @@ from sharding.openimages.row_status import (
     rejected_line,
     rejected_rows,
 )
+from sharding.progress import say
 
 _NO_IDS = np.empty(0, np.uint64)
 _OTHER_OUTCOMES = tuple(status.key for status in RowStatus if status != RowStatus.LABEL)
@@ -114,6 +115,7 @@ def read_splits(
     labels: dict[str, SplitLabels] = {}
     elsewhere = np.empty(0, np.uint64)
     for split in reversed(dump.splits):
+        say(f"reading the {split} labels of {dump.name}")
         labels[split] = read_split(dump, split, mids, policy, elsewhere)
         elsewhere = np.union1d(elsewhere, labels[split].table.image_ids_N)
     return {split: labels[split] for split in dump.splits}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sharding.errors import InputError
 from sharding.openimages.dump import Dump
 from sharding.openimages.dump_files import COMPRESSED
+from sharding.progress import say
 from sharding.sources.archives import ArchiveSource, names_archives
 from sharding.sources.base import Source
 from sharding.sources.directory import DirectorySource
@@ -28,6 +29,7 @@ def open_source(images: str, policy: RetryPolicy | None = None, dump: Dump | Non
         InputError: it is missing, or nothing in it can be an image.
     """
     policy = policy or RetryPolicy()
+    say(f"listing the images of {images}")
     if images == ORIGINALS:
         if dump is None:
             raise InputError(
