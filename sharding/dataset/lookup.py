@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -66,4 +67,6 @@ def read_credits(dataset: Dataset, image_ids: Sequence[str]) -> dict[str, str]:
         columns = ["image_id", "author", "license"]
         table = pq.read_table(path, columns=columns, filters=[("image_id", "in", set(image_ids))])
         rows = zip(*(table[name].to_pylist() for name in columns), strict=True)
-        return {image_id: ", ".join(filter(None, credit)) for image_id, *credit in rows}
+        # The image lists of Open Images write names as HTML does: O&#x27;Neill.
+        texts = ((image_id, ", ".join(filter(None, credit))) for image_id, *credit in rows)
+        return {image_id: html.unescape(text) for image_id, text in texts}

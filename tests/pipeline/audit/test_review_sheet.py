@@ -146,7 +146,11 @@ def test_a_photograph_is_credited(
     dataset: Path, checkpoint: Path, run: Path, tmp_path: Path
 ) -> None:
     (first, _), *_ = entries(found_in(dataset), dataset)
-    credit = {"image_id": [first, "f" * 16], "author": ["Ann <A>", "B"], "license": ["CC BY", ""]}
+    credit = {
+        "image_id": [first, "f" * 16],
+        "author": ["Ann &lt;A&gt;", "B"],
+        "license": ["CC BY", ""],
+    }
     pq.write_table(pa.table(credit), dataset / ATTRIBUTION_FILE)
     try:
         export(run, tmp_path / "out", checkpoint=str(checkpoint))
