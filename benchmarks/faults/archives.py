@@ -9,7 +9,6 @@ an archive was read wrongly.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import random
@@ -20,7 +19,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
+import tyro
 
+from benchmarks.common.mutations import Mutations, print_counts
 from sharding.sources.archive_listing import Listing
 from sharding.storage.tar_reader import read_members
 
@@ -237,17 +238,5 @@ def run(count: int, seed: int) -> Counter[str]:
     return counts
 
 
-def main() -> int:
-    """Parse the options, and print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    counts = run(options.count, options.seed)
-    for outcome, number in counts.most_common():
-        print(f"{number:7,} {outcome}")
-    return int(any(outcome.startswith("WRONG") for outcome in counts))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(print_counts(run, tyro.cli(Mutations)))

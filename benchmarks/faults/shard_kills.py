@@ -5,7 +5,7 @@ or one of its workers, and Ray starts another. Moments are uniform from the firs
 to the end of the undisturbed job. Files are compared by name and SHA-256.
 
     python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20
-    python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20 --no-ray
+    python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20 --alone
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Options:
     """Half of the driver, half of a worker."""
     seed: int = 0
     """Of the moments, and in the names of the datasets."""
-    ray: bool = True
-    """Whether the job runs, on Ray; else what it calls, in one process, which is the victim."""
+    alone: bool = False
+    """Call what the job calls in one process, which is the victim, without Ray."""
     write: Path | None = None
     """Be that process, and write this dataset."""
 
@@ -55,11 +55,11 @@ def start(options: Options, dataset: Path) -> subprocess.Popen[bytes]:
     dump, most = str(options.dump), str(options.images_per_shard)
     job = [str(JOB), "--annotations", dump, "--images", f"{dump}/images", "--output", str(dataset)]
     job += ["--dataset-name", "killed", "--images-per-shard", most]
-    alone = ["-m", "benchmarks.faults.shard_kills", "--dump", dump, "--write", str(dataset)]
-    alone += ["--images-per-shard", most]
+    single = ["-m", "benchmarks.faults.shard_kills", "--dump", dump, "--write", str(dataset)]
+    single += ["--images-per-shard", most]
     with (options.output / f"{dataset.name}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, *(job if options.ray else alone)],
+            [sys.executable, *(single if options.alone else job)],
             env={**os.environ, "RAY_ADDRESS": "local"},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -9,7 +9,6 @@ printed; the exit code is 1 where anything was wrong.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import random
@@ -22,7 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import tyro
 
+from benchmarks.common.mutations import Mutations, print_counts
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.importers.options import ImportOptions
@@ -227,17 +228,5 @@ def run(count: int, seed: int) -> Counter[str]:
     return counts
 
 
-def main() -> int:
-    """Parse the options, and print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    counts = run(options.count, options.seed)
-    for outcome, number in sorted(counts.items()):
-        print(f"{number:7,} {outcome}")
-    return int(any("WRONG" in outcome for outcome in counts))
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(print_counts(run, tyro.cli(Mutations)))
