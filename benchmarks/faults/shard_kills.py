@@ -130,7 +130,7 @@ def main(options: Options) -> None:
     for number in range(options.kills):
         name, victim = (
             f"killed-{options.seed}-{number}",
-            ("driver", "worker")[number % 2 * options.ray],
+            "worker" if number % 2 and not options.alone else "driver",
         )
         row = disturb(options, name, victim, draws.uniform(0, seconds))
         is_same = hashes(options.output / name) == expected
