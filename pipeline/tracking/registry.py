@@ -9,6 +9,8 @@ from pipeline.tracking.client import global_client, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
 
 BEST = "best"
+_TAGS = ("dataset_digest", "labels", "licence", "method", "preset")
+"""Of a model, that its versions have too."""
 _LONGEST_DESCRIPTION = 5000
 """Characters that MLflow's tables have room for."""
 
@@ -43,7 +45,9 @@ def register(
     with mlflow_errors("MLflow does not take the model"):
         client = global_client()
         value = metrics.get(compared_by)
-        tags = {} if value is None else {compared_by: f"{value:.6f}"}
+        known = client.get_logged_model(model_id).tags
+        tags = {tag: known[tag] for tag in _TAGS if tag in known}
+        tags |= {} if value is None else {compared_by: f"{value:.6f}"}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=tags).version
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
         shown = description[:_LONGEST_DESCRIPTION]

@@ -132,6 +132,11 @@ def test_descriptions_are_those_given_and_a_text_of_somebody_stays(logged: tuple
     for value, card in ((0.4, "first"), (0.6, "second"), (0.5, "third")):
         registry.register(model_id, "fish", {METRIC: value}, METRIC, run_id, card + "x" * 6000)
     versions = [client.get_model_version("fish", str(n)).description for n in (1, 2, 3)]
+    digest = client.get_logged_model(model_id).tags["dataset_digest"]
+    assert client.get_model_version("fish", "1").tags == {
+        METRIC: "0.400000",
+        "dataset_digest": digest,
+    }
     assert [text.partition("x")[0] for text in versions] == ["first", "second", "third"]
     assert {len(text) for text in versions} == {5000}, "databases take no more"
     assert client.get_registered_model("fish").description == versions[1], "the best one's"
