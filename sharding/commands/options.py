@@ -40,6 +40,8 @@ class DatasetOptions:
     """Stop at the first bad row or image instead of setting it aside."""
     retry_failed: bool = False
     """Look again for images that were missing or bad."""
+    refuse_cross_split_duplicates: bool = False
+    """Stop where an image of one split has the bytes of one of another; else they are counted."""
     allow_empty: tuple[Literal["train", "validation", "test"], ...] = ()
     """Splits that may end without any label or image; others are then an error."""
     workers: int | None = None

@@ -14,11 +14,19 @@ from sharding.commands.restore import restore
 from sharding.commands.summary import Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.members import members_of
+from sharding.dataset.duplicates import Duplicates
+from sharding.dataset.members import Members, members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError, command
-from sharding.layout import IMAGES_FOLDER, MANIFEST_FILE, PLAN, SPLITS, TAR_LABELS
+from sharding.layout import (
+    DUPLICATES,
+    IMAGES_FOLDER,
+    MANIFEST_FILE,
+    PLAN,
+    SPLITS,
+    TAR_LABELS,
+)
 from sharding.manifest import Dataset, Manifest
 from sharding.shards.dispatch import Workers, finished_shards, write_shards
 from sharding.shards.task import ShardOutcome, ShardTask, count_how, describe_repeated
@@ -56,8 +64,15 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
             raise _nothing_usable(job, lost, tasks, outcomes)
         if repeated := describe_repeated(outcomes):
             log.info(f"{repeated}; is it the placeholder of a site?", "WARNING")
+        plans = (plan for of_split in job.plans.values() for plan in of_split)
+        members = members_of(outcomes, plans)
+        duplicates = Duplicates.of(outcomes, members)
+        if duplicates:
+            if job.options.refuse_cross_split_duplicates:
+                duplicates.refuse_across()
+            log.info(str(duplicates), "WARNING" if duplicates.across else "INFO")
         remove_temporaries(job.output)  # of workers that were killed
-        _publish(job, outcomes)
+        _publish(job, outcomes, members, duplicates)
         lock.end(job.output)
         return summarise(
             Dataset.open(job.output),
@@ -116,8 +131,16 @@ def _repeat(
     )
 
 
-def _publish(job: Job, outcomes: Sequence[ShardOutcome]) -> None:
+def _publish(
+    job: Job,
+    outcomes: Sequence[ShardOutcome],
+    members: Sequence[Members],
+    duplicates: Duplicates | None,
+) -> None:
     """Write tables and manifest over the shards that have images."""
+    created_by = {PLAN: job.digest, TAR_LABELS: job.labels.name, **job.write_side_files()}
+    if duplicates:
+        created_by[DUPLICATES] = duplicates.record()
     manifest = Manifest(
         name=job.options.dataset_name or job.output.resolve().name,
         classes_sha256=job.classes.sha256,
@@ -128,12 +151,12 @@ def _publish(job: Job, outcomes: Sequence[ShardOutcome]) -> None:
         default_labels=job.labels.name,
         labels={},
         shards=(),
-        created_by={PLAN: job.digest, TAR_LABELS: job.labels.name, **job.write_side_files()},
+        created_by=created_by,
     )
     publish(
         Dataset(directory=job.output, manifest=manifest, classes=job.classes),
         job.labels,
-        members_of(outcomes, (plan for plans in job.plans.values() for plan in plans)),
+        members,
         Quarantine.of_outcomes(outcomes).merged(job.labels.rejected_rows),
     )
 

@@ -28,6 +28,7 @@ from sharding.storage.tar_reader import read_members
 from sharding.storage.tar_writer import IndexedTar
 
 _TAIL = 4096
+_HASHED = 1 << 14
 
 
 class _NothingToWrite(Exception):
@@ -86,12 +87,13 @@ def _write(task: ShardTask) -> ShardOutcome:
     failures: list[Failure] = []
     how: Counter[str] = Counter()
     pictures: Counter[str] = Counter()
+    hashes: list[str] = []
     shard = None
     try:
         with replacing(task.tar) as tar:
             with open(tar, "wb", buffering=0) as stream:
                 archive = IndexedTar(stream.fileno())
-                _add_images(task, archive, failures, how, pictures)
+                _add_images(task, archive, failures, how, pictures, hashes)
                 if not archive.samples:
                     raise _NothingToWrite
                 archive.finish()
@@ -108,6 +110,7 @@ def _write(task: ShardTask) -> ShardOutcome:
         failures=tuple(failures),
         how=dict(sorted(how.items())),
         repeated={key: number for key, number in sorted(pictures.items()) if number > 1},
+        pictures="".join(hashes),
     )
 
 
@@ -117,6 +120,7 @@ def _add_images(
     failures: list[Failure],
     how: Counter[str],
     pictures: Counter[str],
+    hashes: list[str],
 ) -> None:
     split, image_ids = task.plan.split, format_image_ids(task.plan.image_ids_N)
     degrees = [0] * len(image_ids) if task.degrees_N is None else task.degrees_N.tolist()
@@ -132,6 +136,9 @@ def _add_images(
             how[image.how] += 1
             # The end of a JPEG is its own: hashing all of it would cost as much as copying it.
             pictures[f"{len(image.data)}-{zlib.crc32(image.data[-_TAIL:]):08x}"] += 1
+            hashed = hashlib.blake2b(b"%d " % len(image.data), digest_size=8)
+            hashed.update(image.data[-_HASHED:])
+            hashes.append(hashed.hexdigest())
 
 
 def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:

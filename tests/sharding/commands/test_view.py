@@ -20,7 +20,7 @@ from tests.support.commands import shard
 from tests.support.photos import encode, image_ids, photo, write_photo_dump
 
 CREDITS = "ImageID,Subset,OriginalURL,OriginalLandingURL,License,Author,Title"
-HOSTILE = "<script>alert(1)</script>"
+HOSTILE = "&lt;script><script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,55 @@
+"""Images with the same bytes are counted when they are sharded, within splits and across them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sharding.errors import InputError
+from sharding.manifest import Manifest
+from tests.support.commands import Inputs, shard
+from tests.support.photos import image_ids
+
+
+@pytest.fixture
+def repeated(inputs: Inputs, tmp_path: Path) -> Inputs:
+    """Two training images of one picture, and a test image that is a third training image."""
+    images = Path(shutil.copytree(inputs[1], tmp_path / "jpegs"))
+    train, test = image_ids(images, "train"), image_ids(images, "test")
+    shutil.copy(images / f"train/{train[0]}.jpg", images / f"train/{train[20]}.jpg")
+    shutil.copy(images / f"train/{train[5]}.jpg", images / f"test/{test[1]}.jpg")
+    return inputs[0], images
+
+
+def test_they_are_counted_in_the_log_and_the_manifest(repeated, tmp_path: Path, capsys) -> None:
+    shard(repeated, tmp_path / "dataset")
+    said = "".join(capsys.readouterr())
+    train, test = (image_ids(repeated[1], split) for split in ("train", "test"))
+    assert "1 image of train twice; 1 image in two splits" in said
+    assert f"such as {train[5]} of train, which is {test[1]} of test" in said
+    created_by = Manifest.read(tmp_path / "dataset").created_by
+    assert json.loads(created_by["duplicates"]) == {"within": {"train": 1}, "across": 1}
+
+
+def test_across_splits_they_are_refused_on_request(repeated, tmp_path: Path) -> None:
+    output = tmp_path / "dataset"
+    with pytest.raises(InputError, match=r"1 image in two splits.*finished shards are kept"):
+        shard(repeated, output, refuse_cross_split_duplicates=True)
+    assert not (output / "dataset.json").exists()
+    assert "continued" in shard(repeated, output)  # without the option
+    shard(repeated, tmp_path / "other")
+    assert Manifest.read(output).shards == Manifest.read(tmp_path / "other").shards
+
+
+def test_within_a_split_they_are_not_refused(inputs, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(inputs[1], tmp_path / "jpegs"))
+    train = image_ids(images, "train")
+    shutil.copy(images / f"train/{train[0]}.jpg", images / f"train/{train[20]}.jpg")
+    shard((inputs[0], images), tmp_path / "dataset", refuse_cross_split_duplicates=True)
+
+
+def test_without_any_the_manifest_says_nothing(on_disk: Path) -> None:
+    assert "duplicates" not in Manifest.read(on_disk).created_by
