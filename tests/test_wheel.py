@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.support.home import SCRIPTS
+from tests.test_release import VERSION
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("pipeline", "sharding")
@@ -118,6 +119,12 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
         names = archive.namelist()
     assert {name for name in names if ".dist-info/" not in name} == sources()
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_it_says_its_version(target: Path, tmp_path: Path) -> None:
+    script = tmp_path / "version.py"
+    script.write_text("import pipeline\nprint(pipeline.__version__)\n")
+    assert run(target, tmp_path, script).strip() == VERSION
 
 
 def test_every_module_can_be_imported_from_it(target: Path, tmp_path: Path) -> None:
