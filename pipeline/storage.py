@@ -50,6 +50,15 @@ def absolute(location: str) -> str:
     return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
+def absolute_in(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Make every path in a method's options absolute: workers run in directories of their own."""
+    key = "prior="
+    return tuple(
+        key + absolute(option.removeprefix(key)) if option.startswith(key) else option
+        for option in options
+    )
+
+
 def join(location: str, *parts: str) -> str:
     """Append path components to a URL or a path."""
     return "/".join([location.rstrip("/"), *parts])

@@ -198,7 +198,7 @@ for script in sys.argv[1:]:
         runpy.run_path(script, run_name="__main__")
     except SystemExit as ended:
         assert not ended.code, (script, ended.code)
-    heavy = {"torch", "cv2", "ray", "mlflow", "nvidia"} & set(sys.modules)
+    heavy = {"torch", "cv2", "ray", "mlflow", "nvidia", "pyarrow", "pandas"} & set(sys.modules)
     assert not heavy, (script, heavy)
 """
 

@@ -57,6 +57,8 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
             print(train.dry_run(command.config))
             again = (argument for argument in arguments if argument != "--dry-run")
             print(f"next      {shell_command('train', *again)}")
+        elif command.headspace:
+            print(train.headspace(command.config))
         else:
             preset = command.preset.name if command.preset else ""
             _print_result(train.train(command.config, preset), command.config.dataset)

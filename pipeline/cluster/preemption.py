@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import tasks
+
+if TYPE_CHECKING:
+    import torch
 
 # What a rank votes for; all follow the largest.
 _CONTINUE, _ASK_RAY, _STOP = 0, 1, 2
@@ -71,6 +72,8 @@ class StopVote:
         elif agreed == _ASK_RAY and self._node_drained():
             self.reason = StopReason.NODE_DRAINED
         if self.reason is None:
+            import torch
+
             self._vote_1 = torch.full((1,), self._vote(), device=self._device)
             if torch.distributed.is_initialized():
                 self._reduction = torch.distributed.all_reduce(

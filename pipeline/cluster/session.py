@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -136,6 +137,17 @@ def _init(wanted: str, **options: Any) -> None:
         fix="repeat the command when the machine is less busy; Ray's own logs are in "
         "/tmp/ray/session_latest/logs",
     )
+
+
+def connect_while(work: Callable[[], None]) -> None:
+    """Connect, and call ``work`` in another thread meanwhile; its error comes before Ray's."""
+    # Ray stays in this thread: what it starts ends with the thread that started it.
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            connect()
+        finally:
+            working.result()
 
 
 def _require_answer(address: str) -> None:

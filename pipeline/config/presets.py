@@ -51,6 +51,8 @@ _HELP = f"""\n
   print every value with its source instead of training
 --dry-run
   check everything, the first batch included, and print the plan instead of training
+--headspace
+  measure for a minute how fast one worker could train without waiting for data, instead of training
 --list {{{",".join(get_args(Listed))}}}
   list what there is instead of training"""
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}
@@ -102,6 +104,7 @@ class TrainCommand:
         preset: what it started from, if anything.
         print_config: the form to print the configuration in instead of training.
         dry_run: whether to check instead of training.
+        headspace: whether to measure instead of training.
         list: what to list instead of training.
     """
 
@@ -109,6 +112,7 @@ class TrainCommand:
     preset: Preset | None = None
     print_config: PrintForm | None = None
     dry_run: bool = False
+    headspace: bool = False
     list: Listed | None = None
 
 
@@ -128,6 +132,7 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
     first.add_argument("--preset")
     first.add_argument("--print-config", nargs="?", const="table")
     first.add_argument("--dry-run", action="store_true")
+    first.add_argument("--headspace", action="store_true")
     first.add_argument("--list")
     chosen, rest = first.parse_known_args(arguments)
     refuse_unknown("print-config", chosen.print_config, PrintForm)
@@ -144,7 +149,7 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
         start.config if start else None,
         prog=program,
         args=rest,
-        more_flags=("--config", "--preset", "--print-config", "--dry-run", "--list"),
+        more_flags=("--config", "--preset", "--print-config", "--dry-run", "--headspace", "--list"),
         description=description + _HELP,
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -154,6 +159,7 @@ def parse(arguments: Sequence[str], description: str, program: str | None = None
         preset=start,
         print_config=chosen.print_config,
         dry_run=chosen.dry_run,
+        headspace=chosen.headspace,
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig, parse_options
-from pipeline.tables import Table
 
 _OPTIONS = "method_options"
 _SECTIONS = ("", "model", "data", "optimizer", _OPTIONS)
@@ -83,6 +82,8 @@ def rows(command: TrainCommand, options: Mapping[str, Any]) -> list[Row]:
 
 def as_table(shown: Sequence[Row]) -> str:
     """Align names, values and sources in columns, a section for each part."""
+    from pipeline.tables import Table  # NumPy and Arrow, which a help does not wait for
+
     headers = ("name", "value", "provenance", "source")
     sections = [
         [(row.name, str(row.value), row.provenance, row.source) for row in section]

@@ -8,7 +8,6 @@ from pipeline.methods.registry import (
     names,
     options_for,
     options_of,
-    with_absolute_paths,
 )
 
 __all__ = [
@@ -21,5 +20,4 @@ __all__ = [
     "names",
     "options_for",
     "options_of",
-    "with_absolute_paths",
 ]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from pipeline import storage
 from pipeline.config.sections import MethodName
 from pipeline.config.train import TrainConfig, parse_options
 from pipeline.methods.assume_negative import (
@@ -158,15 +157,6 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     hints = get_type_hints(class_of(name).__init__)
     for option, value in options.items():
         _check_value(f"option {option} of method {name!r} is {value!r}", value, hints[option])
-
-
-def with_absolute_paths(options: tuple[str, ...]) -> tuple[str, ...]:
-    """Make every path in the options absolute: workers run in directories of their own."""
-    key = "prior="
-    return tuple(
-        key + storage.absolute(option.removeprefix(key)) if option.startswith(key) else option
-        for option in options
-    )
 
 
 def class_of(name: str) -> Any:

@@ -14,18 +14,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pipeline import storage
 from pipeline.config.train import TrainConfig
-from pipeline.models import cam_net
-from pipeline.models.ml_decoder import no_maps
 from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.log import first_line
 from sharding.manifest import Dataset
+
+if TYPE_CHECKING:  # a driver reads metas before anything imports torch
+    import torch
+
+    from pipeline.models import cam_net
 
 FORMAT = 1
 
@@ -111,6 +112,8 @@ class Meta:
             InputError: naming the checkpoint.
         """
         if self.train_config.model.head != "cam":
+            from pipeline.models.ml_decoder import no_maps
+
             raise no_maps(checkpoint)
 
     def check_labels(self, labels: str, checkpoint: str | Path) -> None:
@@ -161,6 +164,8 @@ def save(
         training: state dicts of what is trained: "model", "optimizer", "method", "step".
         meta: everything else.
     """
+    import torch
+
     path = Path(directory)
     torch.save(scored, path / "model.pt")
     torch.save(dict(training), path / "training.pt")
@@ -170,6 +175,8 @@ def save(
 
 def save_rank(directory: str | Path, rank: int, state: Mapping[str, Any]) -> None:
     """Write one worker's state within an epoch."""
+    import torch
+
     torch.save(dict(state), Path(directory) / f"rank-{rank}.pt")
 
 
@@ -230,12 +237,16 @@ def load_model(directory: str | Path) -> tuple[cam_net.CamNet, Meta]:
 
 def blank_model(meta: Meta) -> cam_net.CamNet:
     """Make the network of a checkpoint without its weights."""
+    from pipeline.models import cam_net
+
     # The initial ones will be replaced, and their file may be gone.
     config = dataclasses.replace(meta.train_config.model, weights=None)
     return cam_net.build(config, len(meta.mids), meta.train_config.data.image_size)
 
 
 def _load(directory: str | Path, name: str) -> Any:
+    import torch
+
     path = storage.join(str(directory), name)
     try:
         file = io.BytesIO(storage.read_bytes(path)) if "://" in path else path

@@ -78,11 +78,16 @@ def _program() -> list[str]:
 
 def mlflow_client() -> Any:
     """Make MLflow's client of `tracking_uri`."""
+    return load()(tracking_uri=tracking_uri())
+
+
+def load() -> Any:
+    """Import MLflow, which takes seconds, with our defaults of its settings; return its client."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=tracking_uri())
+    return MlflowClient
 
 
 def global_client() -> Any:

@@ -9,6 +9,7 @@ same run is continued.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -56,7 +57,7 @@ class RunWriter:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         os.environ.update({**(environment or {}), "MLFLOW_TRACKING_URI": uri})
-        self._client, self._run_id, self._spool = client.mlflow_client(), run_id, Path(spool)
+        self._run_id, self._spool = run_id, Path(spool)
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
         self._steps: dict[str, set[int]] = {}
         self._before: dict[tuple[str, str], int] = {}
@@ -69,6 +70,11 @@ class RunWriter:
         threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
         self._model_id = model_id
         self._replay()
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        """MLflow's client: imported by the thread that sends, when there is something to send."""
+        return client.mlflow_client()
 
     def log(self, points: Sequence[Point], sender: str = "") -> None:
         """Queue metric points (name, value, images seen).

@@ -28,8 +28,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-
 from pipeline.cluster.lease import Held
 from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed
@@ -117,6 +115,8 @@ class Cause(enum.Enum):
             return cls.STORAGE
         if type(error).__module__.partition(".")[0] == "ray":  # a worker died or does not answer
             return cls.DEATH
+        import torch
+
         if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
             return cls.PEER
         return cls.CODE

@@ -1,38 +1,34 @@
 """Check input and resources on the driver, and claim the run's name, before a worker starts.
 
-Ray retries a worker that raises an exception, so all that can be checked is checked here.
+Ray retries a worker that raises, so all is checked here that can be, with torch while Ray starts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline import methods, storage
+from pipeline import storage
 from pipeline.cluster import checkpoints, lease, preflight, session
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data import profile
-from pipeline.data.labels import labels_of
-from pipeline.data.loader import Loader
 from pipeline.data.staging import Cache, open_dataset
-from pipeline.models import cam_net
 from pipeline.models.checkpoint import Meta, read_meta
 from pipeline.tracking import runs
-from pipeline.training import distributed
-from pipeline.training.validation import VALIDATION
 from sharding.errors import InputError, command
 from sharding.layout import SPLITS
 from sharding.log import count, info
 from sharding.manifest import Dataset
 
-_DISTRIBUTION = "openimages-boostlu"
 _CONFIG = "config.json"  # in the run's directory
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A run of which everything is checked that needs no cluster.
+    """A run of which everything is checked that needs neither torch nor a cluster.
 
     Attributes:
         config: with absolute paths and the label version named.
@@ -58,8 +54,7 @@ class Prepared(Checked):
     """A run that can start.
 
     Attributes:
-        use_gpu: one GPU per worker.
-        cpus: per worker.
+        use_gpu, cpus: of each worker.
         preset: name of the one that the configuration began from, "" if none.
     """
 
@@ -81,10 +76,10 @@ class Prepared(Checked):
 
 
 def check(config: TrainConfig) -> Checked:
-    """Check all of a configuration that needs no cluster; nothing is written.
+    """Check the files of a configuration, and whether its run may begin; nothing is written.
 
     Raises:
-        InputError: the dataset or the configuration cannot carry the run.
+        InputError: the dataset or the run's directory is not what it says.
         Held: a process of this machine trains it.
     """
     if not config.dataset:
@@ -93,26 +88,37 @@ def check(config: TrainConfig) -> Checked:
         config,
         dataset=storage.absolute(config.dataset),
         storage=storage.absolute(config.storage),
-        method_options=methods.with_absolute_paths(config.method_options),
+        method_options=storage.absolute_in(config.method_options),
     )
     dataset = open_cached(config, tars=False)
     directory = storage.join(config.storage, config.run_name)
     config = with_labels(config, dataset, directory)
-    _check(config, dataset)
     resumed = claim(directory, config, dataset.digest, write=False)
     lease.refuse_local(directory)
     return Checked(config=config, dataset=dataset, directory=directory, resumed=resumed)
 
 
-def prepare(run: Checked, preset: str = "") -> Prepared:
-    """Join Ray, or start it, and find the workers' share of it.
+def prepare(
+    run: Checked, preset: str = "", meanwhile: Callable[[], object] = lambda: None
+) -> Prepared:
+    """Check what the workers will build while Ray is joined, or started; find their share of it.
+
+    Args:
+        run, preset: see `Prepared`.
+        meanwhile: further work to do while Ray starts.
 
     Raises:
-        InputError: the cluster cannot carry the run, or its directory cannot be written to.
+        InputError: the dataset, the configuration or the cluster cannot carry the run, or its
+            directory cannot be written to.
     """
     with lease.refusals(run.directory):
         storage.check_writable(run.directory)
-    session.connect()
+
+    def check() -> None:
+        _check(run.config, run.dataset)
+        meanwhile()
+
+    session.connect_while(check)
     use_gpu, cpus = worker_resources(run.config)
     return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)
 
@@ -134,11 +140,13 @@ def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainC
 
 def describe(run: Prepared) -> str:
     """Say what a run trains, on what, and where it goes on, in a few lines."""
+    from pipeline.methods import complete_options
+
     config, dataset = run.config, run.dataset
     _, version = dataset.label_version(config.labels)
     splits = [split for split in SPLITS if split in version.splits]
     images = ", ".join(f"{version.splits[split].images:,} {split}" for split in splits)
-    options = methods.complete_options(config)
+    options = complete_options(config)
     chosen = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
     model, device = config.model, "GPU" if run.use_gpu else "CPU"
     rows = {
@@ -161,7 +169,7 @@ def describe(run: Prepared) -> str:
 
 
 def _position(run: Prepared) -> str:
-    """Say where training begins: a new run, the place of the latest checkpoint, or the end."""
+    """Say where training begins."""
     meta = run.latest
     if meta is None:
         return "begins"
@@ -176,6 +184,12 @@ def _position(run: Prepared) -> str:
 
 def _check(config: TrainConfig, dataset: Dataset) -> None:
     """Build what every worker will build, to fail here first."""
+    from pipeline import methods
+    from pipeline.data.labels import labels_of
+    from pipeline.data.loader import Loader
+    from pipeline.models import cam_net
+    from pipeline.training import distributed
+
     if not (config.run_name.isascii() and config.run_name.isprintable()):
         raise InputError(
             f"run name {config.run_name!r}", fix="choose letters, digits and signs of ASCII"
@@ -191,11 +205,7 @@ def _check(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def worker_resources(config: TrainConfig) -> tuple[bool, int]:
-    """Choose (use GPUs, CPUs per worker); Ray would wait for ever for what the cluster lacks.
-
-    Raises:
-        InputError: the workers do not fit on the cluster.
-    """
+    """Choose (use GPUs, CPUs per worker); InputError if they do not fit: Ray would only wait."""
     fewest, most = config.worker_range
     # Room for the task that validates meanwhile, if there is any.
     most += config.async_validation
@@ -262,14 +272,10 @@ def _stored(location: str) -> TrainConfig | None:
         ) from None
 
 
-def _options(config: TrainConfig) -> dict[str, object]:
-    """List the method's options as parameters, named as `--print-config` names them."""
-    options = methods.complete_options(config)
-    return {f"method_options.{name}": value for name, value in options.items()}
-
-
 def open_run(run: Prepared) -> str:
     """Create the MLflow run, or find it again; return its id."""
+    from pipeline.methods import complete_options
+
     config, dataset = run.config, run.dataset
     splits = dataset.label_version(config.labels)[1].splits
     read = [split for split in ("train", VALIDATION) if split in splits]
@@ -282,6 +288,7 @@ def open_run(run: Prepared) -> str:
     is_copy = checkpoints.is_copy(run.directory, origin)
     if is_copy:
         info(f"{run.directory} is a copy of {origin}: MLflow gets a run of its own for it")
+    options = {f"method_options.{n}": value for n, value in complete_options(config).items()}
     return runs.open_run(
         experiment=config.experiment,
         name=config.run_name,
@@ -290,13 +297,13 @@ def open_run(run: Prepared) -> str:
         moved="" if is_copy else before,
         params={
             **config.flat(),
-            **_options(config),
+            **options,
             "preset": run.preset or None,
             "num_classes": len(dataset.classes),
         },
         tags={
             "code_hash": session.code_hash(),
-            "package_version": preflight.version(_DISTRIBUTION),
+            "package_version": preflight.version("openimages-boostlu"),
             "ray_job_id": session.job_id(),
             "world_size": config.workers,
             **({"preset": run.preset} if run.preset else {}),

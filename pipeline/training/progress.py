@@ -8,8 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline import storage
 from pipeline.cluster import tasks
@@ -17,9 +16,11 @@ from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
 from pipeline.tables import percent
 from pipeline.tracking.run_log import ProgressState, TrainingLog
-from pipeline.training.loop import StepStats
-from pipeline.training.state import Rank
 from sharding.progress import Progress, clock, say
+
+if TYPE_CHECKING:  # the driver, which imports this, starts Ray before torch
+    from pipeline.training.loop import StepStats
+    from pipeline.training.state import Rank
 
 # Below this, ranks of one kind of machine differ by chance.
 _NOTEWORTHY_SKEW = 1.2
@@ -60,6 +61,8 @@ class MetricsLogger:
             "train/slowest_rank": stats.slowest_rank,
         }
         if self._rank.device.type == "cuda":
+            import torch
+
             peak = torch.cuda.max_memory_allocated(self._rank.device)
             values["train/gpu_memory_gb"] = peak / 1e9
         points = [(key, value, images_seen) for key, value in values.items()]

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,14 +16,12 @@ from pipeline.cluster import checkpoints, lease, preemption, session, tasks
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.cluster.preemption import StopReason
 from pipeline.config.train import TrainConfig
-from pipeline.inference import mlflow_model
 from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
 from pipeline.training.failures import TrainingHeld, TrainingInterrupted
 from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, shown
-from pipeline.training.train_loop import train_loop, try_batch, validate_checkpoint
 from sharding.errors import InputError
 from sharding.layout import SPLITS
 from sharding.log import count, info
@@ -78,7 +76,7 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
     checked = prepare.check(config)
     if (finished := _finished(checked)) is not None:
         return finished
-    run = prepare.prepare(checked, preset)
+    run = prepare.prepare(checked, preset, meanwhile=client.load)
     session.check_shared(run.config.storage)
     with lease.hold(run.directory) as held:
         resumed = prepare.claim(run.directory, run.config, run.dataset.digest)
@@ -140,6 +138,8 @@ def _train(run: Prepared, held: lease.Lease) -> TrainResult:
         with contextlib.suppress(OSError, InputError):  # the run is done all the same
             held.check()
             checkpoints.repair(run.directory)
+    from pipeline.inference import mlflow_model
+
     best = checkpoints.best_of_result(result, run.directory)
     mlflow_model.log_links(run_id, _logged(run, best))
     return _result(best, run, result.metrics, run_id)
@@ -161,11 +161,28 @@ def dry_run(config: TrainConfig) -> str:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
     """
     run = prepare.prepare(prepare.check(config))
-    work = functools.partial(try_batch, run.config, run.cpus, run.use_gpu)
-    resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
-    ((images, loss),) = tasks.run_tasks(work, [0], label="first batch", **resources)
+    images, loss = _on_one_worker(_try_batch, run, "first batch")
     first = f"first batch of a worker: {count(images, 'image')}, loss {loss:.3g}; nothing was kept"
     return f"{prepare.describe(run)}\n{first}"
+
+
+@_one_at_a_time()
+def headspace(config: TrainConfig) -> str:
+    """Measure on one worker what limits a training; see `pipeline.training.timing.headspace`.
+
+    Raises:
+        InputError: the dataset, the configuration or the cluster cannot carry the run.
+    """
+    run = prepare.prepare(prepare.check(config))
+    return str(_on_one_worker(_measure, run, "headspace"))
+
+
+def _on_one_worker(work: Callable[..., Any], run: Prepared, label: str) -> Any:
+    """Call ``work`` for the first rank with a worker's resources; nothing is kept."""
+    call = functools.partial(work, run.config, run.cpus, run.use_gpu)
+    resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
+    (result,) = tasks.run_tasks(call, [0], label=label, **resources)
+    return result
 
 
 @contextlib.contextmanager
@@ -236,7 +253,7 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
     config, use_gpu, cpus = run.config, run.use_gpu, run.cpus
     low, high = config.worker_range
     validate = functools.partial(
-        validate_checkpoint,
+        _validate_checkpoint,
         config=config,
         run_log=run_log,
         threads=cpus,
@@ -244,7 +261,7 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
         held=held,
     )
     return ray.train.torch.TorchTrainer(
-        train_loop,
+        _train_loop,
         train_loop_config={
             "config": config.to_dict(),
             "run_id": run_id,
@@ -273,3 +290,30 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
             ),
         ),
     )
+
+
+# Ray's controller imports the module of what it hands to workers: this one, which is light.
+
+
+def _train_loop(settings: dict[str, Any]) -> failures.LoopEnd:
+    from pipeline.training.train_loop import train_loop
+
+    return train_loop(settings)
+
+
+def _validate_checkpoint(saved: Any, **options: Any) -> dict[str, float]:
+    from pipeline.training.train_loop import validate_checkpoint
+
+    return validate_checkpoint(saved, **options)
+
+
+def _try_batch(*arguments: Any) -> tuple[int, float]:
+    from pipeline.training.train_loop import try_batch
+
+    return try_batch(*arguments)
+
+
+def _measure(*arguments: Any) -> str:
+    from pipeline.training.train_loop import measure
+
+    return measure(*arguments)

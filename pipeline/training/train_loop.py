@@ -25,6 +25,7 @@ from pipeline.training.failures import LoopEnd
 from pipeline.training.loop import NonFiniteLoss, StopRequested
 from pipeline.training.prepare import open_cached
 from pipeline.training.state import Rank
+from pipeline.training.timing import headspace
 from pipeline.training.validation import Validator
 from pipeline.training.worker import Worker
 from sharding.storage import locks
@@ -202,6 +203,20 @@ def cancel_if_lost(held: Lease) -> None:
 
 def try_batch(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> tuple[int, float]:
     """Train on the first batch of one rank in memory alone; return its images and its loss."""
+    worker = _worker_alone(config, threads, use_gpu, rank)
+    batch = next(iter(enter(worker, 1)))
+    return len(batch), float(worker.step(batch, 0.0).loss)
+
+
+def measure(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> str:
+    """Measure what limits one rank, in memory alone; see `pipeline.training.timing.headspace`."""
+    worker = _worker_alone(config, threads, use_gpu, rank)
+    enter(worker, 1)
+    return headspace(worker.step, worker.images).text()
+
+
+def _worker_alone(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> Worker:
+    """Assemble one rank that waits for no other and keeps nothing."""
     torch.set_num_threads(threads)
     worker = Worker(
         config=dataclasses.replace(config, parallel="ddp"),
@@ -216,8 +231,7 @@ def try_batch(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> tu
         run_id="",
     )
     worker.begin(worker.state.model, None)
-    batch = next(iter(enter(worker, 1)))
-    return len(batch), float(worker.step(batch, 0.0).loss)
+    return worker
 
 
 class _Silent:

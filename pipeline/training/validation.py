@@ -15,7 +15,6 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.labels import LabelledSplit
 from pipeline.data.profile import facts, grouped_by
 from pipeline.data.unreadable import LeftOut
-from pipeline.evaluation import publish
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.report import Report
 from pipeline.evaluation.scores import gather, score
@@ -24,11 +23,11 @@ from pipeline.models.cam_net import CamNet
 from pipeline.models.checkpoint import Meta
 from pipeline.tracking.run_log import ProgressState, TrainingLog
 from pipeline.training.loop import StopRequested
+from pipeline.training.prepare import VALIDATION
 from pipeline.training.state import Rank
 from sharding.log import optional
 from sharding.manifest import Dataset
 
-VALIDATION = "validation"
 TEST = "test"
 # Images that are scored together, whatever the number of ranks: it shows in a score's last bits.
 _BATCH = 32
@@ -105,6 +104,8 @@ class Validator:
         report = Report(summaries=per_class.summaries(), grouped_by=grouped_by(self._dataset))
         metrics = report.metrics("val")
         if self._rank.is_first:
+            from pipeline.evaluation import publish  # matplotlib: not before the first step
+
             folder = f"eval/epoch_{epoch:03d}"
             publish.evaluation(
                 self._run_log,
@@ -136,6 +137,8 @@ class Validator:
 
     def _send_maps(self, model: CamNet, epoch: int) -> None:
         """Send activation maps of the same few test images, or validation images without them."""
+        from pipeline.evaluation import publish
+
         split = TEST if TEST in self._splits else VALIDATION
         explained = explain(model, self._open(split, batch_size=8), self._dataset.classes)
         publish.maps(self._run_log, explained, epoch=epoch, about=self._about(split, epoch))

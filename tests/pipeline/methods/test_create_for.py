@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import methods
+from pipeline import methods, storage
 from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.methods.parts import class_prior
@@ -92,7 +92,7 @@ def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    absolute = methods.with_absolute_paths(("mode=selective", "prior=p.parquet", "clip=0.1"))
+    absolute = storage.absolute_in(("mode=selective", "prior=p.parquet", "clip=0.1"))
     assert absolute == ("mode=selective", f"prior={tmp_path}/p.parquet", "clip=0.1")
 
 

@@ -7,6 +7,8 @@ import functools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -266,6 +268,10 @@ def test_a_plan_says_where_a_run_goes_on(
     assert f"{run}: {place}\n" in plan
 
 
+def no_cluster() -> None:
+    raise InputError("no Ray cluster answers")
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -275,14 +281,14 @@ def test_a_plan_says_where_a_run_goes_on(
         ({"model": ModelConfig(backbone="resnet19")}, "no backbone"),
     ],
 )
-def test_bad_options_are_said_before_ray_starts(
+def test_bad_options_are_told_whatever_ray_says_meanwhile(
     squares: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
     problem: str,
 ) -> None:
-    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
+    monkeypatch.setattr(session, "connect", no_cluster)
     config = TrainConfig(dataset=str(squares), storage=str(tmp_path), name="a")
     with pytest.raises(InputError, match=problem):
         prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
@@ -321,11 +327,11 @@ def test_a_first_batch_is_tried_in_memory(squares: Path, method: str) -> None:
         ({"backbone": "resnet18", "weights": "text.pth"}, "text.pth: not a state dict"),
     ],
 )
-def test_a_network_that_cannot_work_is_told_before_ray_starts(
+def test_a_network_that_cannot_work_is_told_whatever_ray_says_meanwhile(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(session, "connect", no_cluster)
     Path("text.pth").write_text("none")
     config = TrainConfig(
         dataset=str(squares), model=ModelConfig(**model), data=DataConfig(image_size=100)
@@ -344,3 +350,13 @@ def test_a_run_that_is_trained_already_ends_the_job(
     monkeypatch.setattr(prepare, "check", held)
     with pytest.raises(TrainingEnded, match="process 7"):
         job(CONFIG)
+
+
+def test_the_driver_reads_a_finished_run_without_torch_or_ray() -> None:
+    code = """
+import sys
+import pipeline.training.train
+heavy = {"torch", "ray", "mlflow", "matplotlib", "pandas", "nvidia"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
