@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from sharding.importers.options import ImportOptions
 from sharding.log import count
 from sharding.synthetic.options import DumpOptions
 
+_COLUMNS, _INDENT = 80, 15  # the width of a row's name in `sharding.commands.summary`
 # Until 0.1 a label version was named by `--name`, as a run was.
 _OLD_NAMES = {"--name": "--labels"}
 
@@ -32,6 +35,14 @@ class _DemoOptions(DumpOptions):
     replace the dump that is there."""
     workers: int = os.cpu_count() or 1
     """Processes; the bytes do not depend on it."""
+
+
+def _show(result: object) -> None:
+    """Print a job's result; on a terminal long rows go on below their text, but no command."""
+    for line in str(result).splitlines():
+        if sys.stdout.isatty() and line.startswith("  ") and not line.startswith("  next "):
+            line = textwrap.fill(line, _COLUMNS, subsequent_indent=" " * _INDENT)
+        print(line)
 
 
 def run_make_demo(arguments: Sequence[str], program: str | None) -> None:
@@ -73,7 +84,7 @@ def run_shard(arguments: Sequence[str], program: str | None) -> None:
     with open_workspace(options.output, options.fetch, options.scratch) as workspace:
         local = dataclasses.replace(options, output=str(workspace.directory))
         summary = shard_dump(prepare(local), parallel, workspace)
-    print(summary)
+    _show(summary)
 
 
 def run_import(arguments: Sequence[str], program: str | None) -> None:
@@ -92,7 +103,7 @@ def run_import(arguments: Sequence[str], program: str | None) -> None:
     with open_workspace(options.output, scratch=options.scratch) as workspace:
         local = dataclasses.replace(options, output=str(workspace.directory))
         summary = import_collection(prepare_import(local), parallel, workspace)
-    print(summary)
+    _show(summary)
 
 
 def run_reshard(arguments: Sequence[str], program: str | None) -> None:
@@ -111,7 +122,7 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
     with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
         local = dataclasses.replace(options, dataset=str(workspace.directory))
         summary = reshard(local, parallel, workspace)
-    print(summary)
+    _show(summary)
 
 
 def run_view(arguments: Sequence[str], program: str | None) -> None:
@@ -143,7 +154,7 @@ def run_remove(arguments: Sequence[str], program: str | None) -> None:
     parallel = task_map("writing shards", options.workers)
     with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
         summary = remove(options, parallel, workspace)
-    print(summary)
+    _show(summary)
 
 
 def run_verify(arguments: Sequence[str], program: str | None) -> None:
@@ -162,5 +173,5 @@ def run_verify(arguments: Sequence[str], program: str | None) -> None:
     parallel = task_map("checking shards", options.workers)
     with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
         result = verify(options, parallel, workspace)
-    print(result)
+    _show(result)
     raise SystemExit(0 if result.intact else 1)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import pipeline
-from pipeline.cli import main
+from pipeline.cli import dataset_jobs, main
 from pipeline.config import presets
 from tests.support.home import SCRIPTS
 
@@ -98,6 +98,18 @@ def test_a_shell_completes_jobs_and_options(
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
     assert sorted(set(done.stdout.split())) == expected, done.stderr
+
+
+def test_rows_fit_a_terminal_and_commands_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"  {'train':<12} {'1,562 positive labels, ' * 5}", f"  next         run {'x' * 90}"]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    dataset_jobs._show("\n".join(rows))
+    first, second, command = capsys.readouterr().out.splitlines()
+    assert max(len(first), len(second)) <= 80
+    assert second.startswith(" " * 15 + "labels, 1,562 ")
+    assert command == rows[1]
 
 
 @pytest.mark.parametrize(
