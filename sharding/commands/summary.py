@@ -280,14 +280,14 @@ class Removed:
             gone[shard.split] += shard.images
         for shard in self.dataset.manifest.shards:
             gone[shard.split] -= shard.images
-        rows = [(s, f"{gone[s]:,} images out of its tars") for s in SPLITS if gone[s]]
+        rows = [(s, f"{count(gone[s], 'image')} out of its tars") for s in SPLITS if gone[s]]
         if self.unknown:
-            rows.append(("unknown", f"{self.unknown:,} ids are kept out of what is added later"))
+            rows.append(("unknown", f"{count(self.unknown, 'id')} kept out of what is added later"))
         rows.append(("labels", f"without them: {', '.join(self.dataset.manifest.labels)}"))
         rows.append(("elsewhere", "copies, predictions, review sheets and runs keep theirs"))
         first = (
-            f"{self.ids:,} ids are removed from {self.location} for good, in {self.seconds:.1f} s; "
-            f"{self.tars:,} tars replaced."
+            f"{count(self.ids, 'id')} removed from {self.location} for good, in "
+            f"{self.seconds:.1f} s; {count(self.tars, 'tar')} replaced."
         )
         return _aligned(first, rows)
 

@@ -74,7 +74,9 @@ def view(options: ViewOptions, workspace: Workspace | None = None) -> Viewed:
         cards, notes, matching = _images(dataset, options, workspace)
     if not cards:
         raise InputError(
-            "nothing in the dataset matches", file=workspace.location, fix="ask for less"
+            "nothing in the dataset matches",
+            file=workspace.location,
+            fix="name another shard, split, class, state or reason",
         )
     title = f"{dataset.manifest.name}: {_query(options)}"
     with replacing(options.output) as temporary:

@@ -95,8 +95,8 @@ def test_only_their_tars_are_written_anew(dataset: Path, inputs, original: Path)
     done = take_down(dataset, *gone)
     assert done.tars == 2
     assert str(done).splitlines()[1:3] == [
-        "  train        1 images out of its tars",
-        "  test         1 images out of its tars",
+        "  train        1 image out of its tars",
+        "  test         1 image out of its tars",
     ]
     assert mentions(dataset, gone) == set()
     assert Manifest.read(dataset).removed == tuple(sorted(gone))
