@@ -225,9 +225,10 @@ def _zip_members(stream: BinaryIO) -> Members:
     """Yield the files of a zip as members of a tar."""
     with zipfile.ZipFile(stream) as archive:
         for entry in archive.infolist():
-            member = tarfile.TarInfo(entry.filename)
+            name = entry.filename.replace("\\", "/")  # as some programs of Windows write it
+            member = tarfile.TarInfo(name)
             member.size = entry.file_size
-            if parse_image_file(entry.filename) and not entry.is_dir():
+            if parse_image_file(name) and not entry.is_dir():
                 with open_member(archive, entry.filename) as content:
                     yield member, cast(MemberContent, content)
 

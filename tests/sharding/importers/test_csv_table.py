@@ -199,6 +199,25 @@ def test_spaces_in_a_cell_take_linear_time(cell: str, tmp_path: Path) -> None:
     assert time.process_time() - began < 1.0  # it was 100 s
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "warned"),
+    [
+        ("cat", "Cat", "'Cat' and 'cat'"),
+        ("caf\u00e9", "cafe\u0301", r"'cafe\u0301' and 'caf\xe9'"),
+        ("cat", "cat\u200b", r"'cat' and 'cat\u200b'"),
+        ("cat", "NaN", "'NaN'"),
+        ("cat", "dog", ""),
+    ],
+)
+def test_classes_that_look_like_one_or_like_none_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one: str, other: str, warned: str
+) -> None:
+    read(tmp_path, ["image,labels", f"a.jpg,{one}", f"b.jpg,{other}"])
+    output = "".join(capsys.readouterr())
+    assert f"look like one, or like none: {warned}\n" in output or not warned
+    assert ("look like" in output) == bool(warned)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_columns_without_a_name_mean_nothing(delimiter: str, tmp_path: Path) -> None:
     rows = (("", " image", "labels", "", ""), ("0", "a.jpg", "cat|dog", "", ""))

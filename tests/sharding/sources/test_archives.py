@@ -291,6 +291,13 @@ def test_zips_are_read(method: int, tmp_path: Path) -> None:
         staged(path, tmp_path, 1)
 
 
+def test_a_zip_of_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"train\\{1:016x}.jpg", b"one")
+    assert found(staged(path, tmp_path, 1), 1) == [b"one"]
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_nothing_larger_than_an_image_is_spooled(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
