@@ -55,7 +55,7 @@ def test_every_step_leaves_what_the_page_says(home: Home, outputs: dict[str, str
 @pytest.mark.parametrize("job", ["verify_dataset", "predict_openimages", "export_model"])
 def test_what_a_job_proposes_next_runs(home: Home, outputs: dict[str, str], job: str) -> None:
     shown = home.shell(hint(outputs[job]))
-    expected = {"verify": "nothing was kept", "predict": "'mid': [", "export": "logits_BK"}
+    expected = {"verify": "nothing was kept", "predict": "'mid': [", "export": "backbone."}
     assert expected[job.partition("_")[0]] in shown
 
 
