@@ -70,8 +70,9 @@ def card(report: Report, meta: Meta, split: str) -> str:
     """Compose the model card of a checkpoint with an evaluation as its results."""
     # First what is shown of a long description before "Show more".
     off, on = (report.summaries[name] for name in (BOOST_OFF, BOOST_ON))
+    name = "validation" if split == "val" else split
     first = (
-        f"mAP on {split}, epoch {meta.epoch}: **{percent(on.map_all)}** with BoostLU, "
+        f"mAP on {name}, epoch {meta.epoch}: **{percent(on.map_all)}** with BoostLU, "
         f"{percent(off.map_all)} without; groups 1 to {len(on.map_groups)}: "
         f"{', '.join(map(percent, on.map_groups.values()))}."
     )
