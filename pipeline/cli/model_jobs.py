@@ -111,6 +111,8 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         sys.exit(ended.exit_code)
     finally:  # whoever reads it may be gone, or show no such letters
         print(evaluation.report.terminal())
+        if evaluation.decisions is not None:
+            print(evaluation.decisions)
         print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
     print(f"MLflow      {client.browse_command()}  (run {run_id})")
     if config.register:

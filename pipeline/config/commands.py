@@ -56,9 +56,22 @@ class EvaluateConfig:
     """CSV of boxes of the split (`annotations-human-bbox.csv`): adds the pointing game."""
     register: str | None = None
     """Upload the model and make it the next version of this registered model; alias: best."""
+    thresholds: bool = False
+    """Choose a threshold for each class on the validation split; the checkpoint keeps them."""
+    precision: float | None = None
+    """With --thresholds: the least precision, at the largest recall; by default F1 is maximal."""
 
     def __post_init__(self) -> None:
         refuse_unknown("rule", self.rule, Rule)
+        refuse_outside(self, {"precision": "(0, 1]"})
+        if self.thresholds and (self.split != "validation" or self.beam):
+            raise InputError(
+                f"thresholds are chosen on the validation split, not on {self.split}"
+                + (" with a beam" if self.beam else ""),
+                fix="pass --split validation and no --beam; the test split then says how they do",
+            )
+        if self.precision is not None and not self.thresholds:
+            raise InputError("--precision is for --thresholds", fix="pass both")
         counts = dict.fromkeys(("intervals", "attribution", "beam"), "[0, inf)")
         refuse_outside(self, {"batch_size": "[1, inf)", "wait_for_workers": "[0, inf)", **counts})
 
@@ -82,8 +95,9 @@ class PredictConfig:
     """or the URLs and paths in this text file, one a line."""
     top_k: int = 10
     """Labels kept per image, best first; 0 keeps all that pass the threshold."""
-    threshold: float = 0.0
-    """Least probability of a label that is kept."""
+    threshold: float | None = None
+    """Least probability of a label that is kept; by default the model's own threshold of each
+    class (evaluate --thresholds) where it has them, else 0."""
     cams: int = 0
     """Draw the activation maps of this many best labels per image (slow; in output/_cams)."""
     images_per_part: int = 1000

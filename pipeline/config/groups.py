@@ -42,6 +42,7 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "EvaluateConfig": {
         "report": ("rule", "intervals", "against", "attribution", "beam", "boxes"),
         "job": ("batch_size", "workers", "wait_for_workers", "experiment", "register"),
+        "operation": ("thresholds", "precision"),
     },
     "PredictConfig": {
         "input": ("dataset", "split", "images", "urls"),

@@ -21,12 +21,14 @@ from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.evaluation.metrics import Summary, average_precision
 from pipeline.evaluation.scores import Scores
 from pipeline.inference.cam_figures import FAINT, INK, new_figure, plain
+from pipeline.inference.choose_points import Entries, probabilities
 from sharding.classes import NUM_GROUPS
 
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
 # Without BoostLU grey, with it blue; further runs take the other colours.
 _BARS = ("#9AA3AB", _BLUE, _ORANGE, _GREEN, _PURPLE)
 _RUNS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY)
+_BINS = 10
 # Middles of a thousand equal slices of recall: their mean is the area under the step curve.
 LEVELS_L = (np.arange(1000) + 0.5) / 1000
 
@@ -124,6 +126,40 @@ def attribution_histogram(runs: Mapping[str, Attributions]) -> Figure:
     axes.set_ylabel("density", fontsize=13)
     _title(axes, "Attribution scores at verified positives")
     axes.legend(fontsize=12, frameon=False, loc="upper right")
+    _quiet(axes)
+    return figure
+
+
+def reliability(entries: Entries, temperatures_K: npt.NDArray[np.float64]) -> Figure:
+    """Draw how often a class is present over its predicted probability, in ten equal bins.
+
+    Legend: the expected calibration error, the mean distance to the diagonal over entries.
+    """
+    figure = new_figure(6.4, 5.6)
+    axes = figure.add_subplot()
+    axes.plot([0, 100], [0, 100], color=FAINT, linewidth=1.4)
+    fitted_E = temperatures_K[entries.classes_E]
+    for name, at, colour in (
+        ("as trained", np.ones_like(fitted_E), _BARS[0]),
+        ("calibrated", fitted_E, _BLUE),
+    ):
+        p_E = probabilities(entries.logits_E, at)
+        bins_E = np.minimum((p_E * _BINS).astype(np.int64), _BINS - 1)
+        counts, said, seen = (
+            np.bincount(bins_E, weights, _BINS)
+            for weights in (None, p_E, entries.is_positive_E.astype(float))
+        )
+        error = 100 * np.abs(said - seen).sum() / max(len(p_E), 1)
+        filled = counts > 0
+        x, y = (100 * sums[filled] / counts[filled] for sums in (said, seen))
+        label = f"{name}, calibration error {error:.1f}"
+        axes.plot(x, y, color=colour, marker="o", linewidth=2.2, label=label)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("predicted probability (%)", fontsize=13)
+    axes.set_ylabel("verified as present (%)", fontsize=13)
+    _title(axes, "Reliability on verified entries")
+    axes.legend(loc="upper left", frameon=False, fontsize=12)
     _quiet(axes)
     return figure
 

@@ -6,12 +6,15 @@ import dataclasses
 import json
 import os
 
+import numpy as np
+
 from pipeline.cluster import session
 from pipeline.data import profile
 from pipeline.evaluation import figures, publish
 from pipeline.evaluation.references import ATTRIBUTION, SCORES
 from pipeline.evaluation.run import Evaluation, Subject
 from pipeline.inference import cam_figures, mlflow_model
+from pipeline.models import operating_points
 from pipeline.tracking import client, registry, runs, writer
 from sharding.errors import InputError
 from sharding.log import optional
@@ -81,6 +84,8 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
             model_id = mlflow_model.log_model(owner, subject.checkpoint, copy=True)
         else:  # the training may have left one
             model_id = mlflow_model.find(owner, subject.checkpoint)
+        if config.thresholds and model_id:
+            mlflow_model.add_thresholds(model_id, subject.checkpoint)
     except InputError as error:  # raised when the numbers are kept
         refusal = error
     log = writer.RunWriter(
@@ -96,6 +101,7 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
         about=_title(subject),
     )
     _send_files(log, evaluation)
+    _send_points(log, evaluation)
     _send_maps(log, evaluation)
     unsent = log.flush()
     if refusal is not None:
@@ -122,6 +128,20 @@ def _send_files(log: writer.RunWriter, evaluation: Evaluation) -> None:
     with optional("precision-recall chart"):
         chart = figures.precision_recall(figures.recall_curves(evaluation.scores, groups_K, rule))
         log.artifact(cam_figures.png(chart, _title(subject)), "eval/precision_recall.png")
+
+
+def _send_points(log: writer.RunWriter, evaluation: Evaluation) -> None:
+    """Send the thresholds, how they do against one half, and how reliable probabilities are."""
+    subject, decisions = evaluation.subject, evaluation.decisions
+    if decisions is None:
+        return
+    points, step = decisions.points, subject.meta.images_seen
+    log.artifact(points.to_json().encode(), f"eval/{operating_points.FILE}")
+    for name, means in decisions.f1.items():
+        log.log([(f"{subject.config.split}/f1_{name}/{m}", v, step) for m, v in means.items()])
+    with optional("reliability chart"):
+        chart = figures.reliability(decisions.entries, np.array(points.temperatures))
+        log.artifact(cam_figures.png(chart, _title(subject)), "eval/reliability.png")
 
 
 def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:

@@ -28,6 +28,8 @@ from pipeline.evaluation.report import Comparison, Report
 from pipeline.evaluation.scores import BOOST_ON, Scores, score
 from pipeline.inference import beam, locate
 from pipeline.inference.cams import Explained, explain
+from pipeline.inference.choose_points import Decisions, Entries, choose
+from pipeline.models import operating_points
 from pipeline.models.checkpoint import Meta, load_model, read_meta
 from sharding.errors import InputError
 from sharding.log import info
@@ -76,6 +78,8 @@ class Subject:
         beam.check(meta, directory, config.beam)
         if config.boxes:
             meta.check_maps(directory)
+        if config.thresholds:
+            _check_place(directory)
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
@@ -89,6 +93,17 @@ class Subject:
             boxes=Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None,
             baseline=baseline,
         )
+
+
+def _check_place(directory: str) -> None:
+    """Refuse a checkpoint whose thresholds could not be kept beside its weights."""
+    if locate.is_copy(directory):
+        raise InputError(
+            "thresholds are kept in the checkpoint, and this is a downloaded copy of one",
+            file=directory,
+            fix="pass the run or checkpoint directory",
+        )
+    storage.check_writable(directory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +132,7 @@ class Evaluation:
         maps: statistics of the activation maps, where they were asked for.
         explained: activation maps of a few images.
         report: the means, and what they are compared with.
+        decisions: by thresholds chosen here, or those that the checkpoint has.
     """
 
     subject: Subject
@@ -125,6 +141,7 @@ class Evaluation:
     maps: MapStudy | None
     explained: tuple[Explained, ...]
     report: Report
+    decisions: Decisions | None = None
 
     def __repr__(self) -> str:
         return repr(self.report)
@@ -174,7 +191,22 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         maps=maps,
         explained=sum((part.explained for part in parts), start=()),
         report=make_report(subject, scores, per_class, maps),
+        decisions=_decisions(subject, scores),
     )
+
+
+def _decisions(subject: Subject, scores: Scores) -> Decisions | None:
+    """Choose thresholds and write them into the checkpoint, or read those that it has."""
+    config, classes = subject.config, subject.dataset.classes
+    entries = Entries.of(scores.boosted_E, scores.labels_E, scores.classes_E)
+    if config.thresholds:
+        source = f"verified {config.split} entries of labels {subject.labels}"
+        points = choose(entries, classes, precision=config.precision, source=source)
+        path = operating_points.path_in(subject.checkpoint)
+        storage.write_bytes(path, points.to_json().encode())
+        return Decisions(points=points, entries=entries)
+    found = operating_points.read(subject.checkpoint, classes.sha256)
+    return None if found is None or config.beam else Decisions(points=found, entries=entries)
 
 
 def evaluate_part(

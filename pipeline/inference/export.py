@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.models import cam_net, checkpoint, model_card
+from pipeline.models import cam_net, checkpoint, model_card, operating_points
+from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
 from sharding.log import first_line
 from sharding.progress import say
@@ -34,7 +35,9 @@ TOLERANCE = 1e-4
 _INPUT, _OUTPUT = "images_BHWC", "logits_BK"
 
 
-def description(model: cam_net.CamNet, meta: checkpoint.Meta) -> dict[str, Any]:
+def description(
+    model: cam_net.CamNet, meta: checkpoint.Meta, points: OperatingPoints | None = None
+) -> dict[str, Any]:
     """Describe, in JSON values, how an exported file is used."""
     config = meta.train_config
     return {
@@ -53,6 +56,16 @@ def description(model: cam_net.CamNet, meta: checkpoint.Meta) -> dict[str, Any]:
         "classes_sha256": meta.classes_sha256,
         "mids": list(meta.mids),
         "names": list(meta.names),
+        **({} if points is None else _points(points)),
+    }
+
+
+def _points(points: OperatingPoints) -> dict[str, Any]:
+    return {
+        "thresholds": list(points.thresholds),
+        "thresholds_are": f"{points}: a class is present where its logit is at least this",
+        "temperatures": list(points.temperatures),
+        "calibrated": "sigmoid(logits / temperatures)",
     }
 
 
@@ -69,7 +82,8 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
             does not score as the checkpoint does (then it is not kept).
     """
     model, meta = checkpoint.load_model(checkpoint_directory)
-    about = description(model, meta)
+    points = operating_points.read(checkpoint_directory, meta.classes_sha256)
+    about = description(model, meta, points)
     size = meta.train_config.data.image_size
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     with torch.inference_mode():

@@ -21,8 +21,8 @@ import pipeline
 import sharding
 from pipeline import storage
 from pipeline.inference import locate
-from pipeline.inference.predictor import THRESHOLD, TOP_K
-from pipeline.models import checkpoint, model_card
+from pipeline.inference.predictor import TOP_K
+from pipeline.models import checkpoint, model_card, operating_points
 from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
@@ -37,6 +37,8 @@ _REQUIREMENTS = (
 """Imports of a served model, by name on the package index."""
 _TAGS_OF_RUN = ("labels", "licence", "method", "preset")
 _NO_SUCH_ENDPOINT = (404, 405, 501)
+_OWN_THRESHOLDS = -1.0
+"""As of `pyfunc`, which only a served model may import."""
 _EXAMPLE_SIDE = 64
 """Pixels of the example request's image."""
 
@@ -145,13 +147,35 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
 def _upload(client: Any, model_id: str, checkpoint_directory: str) -> None:
     """Upload the weights to the link's folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        for file in ("model.pt", "meta.json"):  # the one that makes it a checkpoint comes last
+        # The one that makes it a checkpoint comes last.
+        for file in ("model.pt", *_thresholds_in(checkpoint_directory), "meta.json"):
             path = Path(checkpoint_directory, file)
             if "://" in checkpoint_directory:
                 path = Path(scratch, file)
                 with open(path, "wb") as copy:
                     copy.writelines(storage.stream(storage.join(checkpoint_directory, file)))
             client.log_model_artifact(model_id, str(path), locate.IN_MODEL)
+
+
+def add_thresholds(model_id: str, checkpoint_directory: str) -> None:
+    """Upload a checkpoint's new thresholds to its model, if that has the weights with it.
+
+    Raises:
+        InputError: MLflow does not take them.
+    """
+    with mlflow_errors("MLflow does not take the thresholds"):
+        client = mlflow_client()
+        if client.get_logged_model(model_id).tags.get("weights") != "copied":
+            return  # a linked one reads the checkpoint's
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch, operating_points.FILE)
+            path.write_bytes(storage.read_bytes(operating_points.path_in(checkpoint_directory)))
+            client.log_model_artifact(model_id, str(path), locate.IN_MODEL)
+
+
+def _thresholds_in(checkpoint_directory: str) -> list[str]:
+    there = storage.exists(operating_points.path_in(checkpoint_directory))
+    return [operating_points.FILE] if there else []
 
 
 def _link_metrics(client: Any, run: Any, model_id: str, step: int) -> None:
@@ -248,12 +272,13 @@ def _signature() -> Any:
             [
                 ColSpec(Array(label), "labels"),
                 ColSpec(DataType.string, "error", required=False),
+                ColSpec(DataType.string, "thresholds", required=False),
             ]
         ),
         params=ParamSchema(
             [
                 ParamSpec("top_k", DataType.long, TOP_K),
-                ParamSpec("threshold", DataType.double, THRESHOLD),
+                ParamSpec("threshold", DataType.double, _OWN_THRESHOLDS),
             ]
         ),
     )

@@ -26,8 +26,9 @@ from pipeline.config.commands import PredictConfig
 from pipeline.inference import locate, pixels, predict_plan
 from pipeline.inference.predict_plan import Part
 from pipeline.inference.predictor import Label, Prediction, Predictor
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, operating_points
 from sharding.errors import InputError
+from sharding.log import info
 
 SCHEMA = pa.schema(
     [
@@ -60,9 +61,12 @@ class PartPredictor:
         self.config, self.threads = config, threads
         model, meta = checkpoint.load_model(checkpoint_directory)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.predictor = Predictor(model, meta, device=device)
+        points = operating_points.read(checkpoint_directory, meta.classes_sha256)
+        self.predictor = Predictor(model, meta, device=device, points=points)
         self._silent = Counter[str]()  # images in a row that a host has not answered for
         self._metadata = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
+        if config.threshold is None and points is not None:
+            self._metadata["thresholds"] = str(points)
 
     def __call__(self, row: Mapping[str, Part]) -> dict[str, int]:
         """Write the part's file; return how many images and errors it has.
@@ -154,7 +158,7 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
     directory = locate.checkpoint_directory(config.checkpoint)
     if config.cams:
         checkpoint.read_meta(directory).check_maps(directory)
-    digest = hashlib.sha256(storage.read_bytes(storage.join(directory, "meta.json"))).hexdigest()
+    config, digest = _identified(config, directory)
     listed = predict_plan.parts(config)
     missing = predict_plan.unfinished(config, digest, listed)
     if missing:
@@ -175,6 +179,23 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
         for _ in counts:
             pass
     return finish(config, listed)
+
+
+def _identified(config: PredictConfig, directory: str) -> tuple[PredictConfig, str]:
+    """Resolve the threshold, and hash what makes the checkpoint's predictions what they are.
+
+    Raises:
+        InputError: the checkpoint has no `meta.json`, or damaged thresholds.
+    """
+    content = storage.read_bytes(storage.join(directory, "meta.json"))
+    points = operating_points.read(directory, checkpoint.read_meta(directory).classes_sha256)
+    if points is not None:
+        content += points.to_json().encode()
+    if config.threshold is None and points is None:
+        config = dataclasses.replace(config, threshold=0.0)
+    elif config.threshold is None:
+        info(f"labels are kept by {points}; --threshold 0 keeps all")
+    return config, hashlib.sha256(content).hexdigest()
 
 
 def finish(config: PredictConfig, parts: Sequence[Part]) -> dict[str, int]:
@@ -209,15 +230,16 @@ def _kept_rows(location: str) -> dict[str, dict[str, Any]]:
 def _copied(directory: str, output: str) -> str:
     """Copy a checkpoint that this machine alone sees into the output, where every worker reads."""
     copy = storage.join(output, predict_plan.CHECKPOINT)
-    for name in ("meta.json", "model.pt"):
+    for name in ("meta.json", "model.pt", operating_points.FILE):
+        if name == operating_points.FILE and not storage.exists(storage.join(directory, name)):
+            continue
         content = storage.read_bytes(storage.join(directory, name))
         storage.write_bytes(storage.join(copy, name), content)
     return copy
 
 
 def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:
-    labels = prediction.top(config.top_k or len(prediction.mids))
-    return [label for label in labels if label.probability >= config.threshold]
+    return prediction.present(config.threshold)[: config.top_k or None]
 
 
 def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:

@@ -29,14 +29,15 @@ from pipeline.inference import locate, pixels
 from pipeline.inference.beam import attach
 from pipeline.inference.cams import Cams
 from pipeline.inference.pixels import ImageLike
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, operating_points
 from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
+from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
 from sharding.log import count
 
-TOP_K, THRESHOLD = 5, 0.0
-"""Of a served model's answer, unless the request says otherwise."""
+TOP_K = 5
+"""Labels of a served model's answer, unless the request says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,19 @@ class Label:
         mid: its MID in Open Images.
         name: its display name.
         score: logit.
+        temperature: what calibrates the class's probability; 1 where nothing does.
     """
 
     index: int
     mid: str
     name: str
     score: float
+    temperature: float = 1.0
 
     @property
     def probability(self) -> float:
-        """Sigmoid of the score; classes are independent, so those of an image do not sum to 1."""
-        return float(1 / (1 + np.exp(-np.float64(self.score))))
+        """Sigmoid of score / temperature; classes are independent, so they do not sum to 1."""
+        return float(1 / (1 + np.exp(-np.float64(self.score) / self.temperature)))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -68,20 +71,41 @@ class Prediction:
     Attributes:
         scores_K: fp32 logits, in the class list's order.
         mids, names: the class list.
+        points: thresholds and temperatures of the classes, where the model has them.
     """
 
     scores_K: npt.NDArray[np.float32]
     mids: Sequence[str]
     names: Sequence[str]
+    points: OperatingPoints | None = None
 
     def top(self, k: int = TOP_K) -> list[Label]:
         """Return the ``k`` highest-scored classes, best first; ties by index."""
         best = np.argsort(-self.scores_K, kind="stable")[:k]
         return [self._label(int(index)) for index in best]
 
-    def above(self, score: float = 0.0) -> list[Label]:
-        """Return every class with a higher score (0 is probability one half), best first."""
-        return self.top(int((self.scores_K > score).sum()))
+    def above(self, score: float | None = None) -> list[Label]:
+        """Return every class with a higher score, best first.
+
+        By default each class that reaches its own threshold, where the model has them; else 0,
+        which is probability one half.
+        """
+        if score is None and self.points is not None:
+            return self.present()
+        return self.top(int((self.scores_K > (score or 0.0)).sum()))
+
+    def present(self, probability: float | None = None) -> list[Label]:
+        """Return every class of at least this probability, best first.
+
+        By default each that reaches its own threshold; all where the model has none.
+        """
+        labels = self.top(len(self.mids))
+        if probability is not None:
+            return [label for label in labels if label.probability >= probability]
+        if self.points is None:
+            return labels
+        thresholds = self.points.thresholds
+        return [label for label in labels if label.score >= thresholds[label.index]]
 
     def __repr__(self) -> str:
         labels = ", ".join(f"{label.name} {label.probability:.2f}" for label in self.top())
@@ -102,6 +126,7 @@ class Prediction:
             mid=self.mids[index],
             name=self.names[index],
             score=float(self.scores_K[index]),
+            temperature=1.0 if self.points is None else self.points.temperatures[index],
         )
 
 
@@ -114,6 +139,7 @@ class Predictor:
         device: where to compute.
         batch_size: images per forward pass.
         threads: images decoded at a time.
+        points: the checkpoint's operating points, if it has any.
     """
 
     def __init__(
@@ -124,10 +150,11 @@ class Predictor:
         device: str | torch.device = "cpu",
         batch_size: int = 32,
         threads: int = 4,
+        points: OperatingPoints | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model, self.meta = model.to(self.device).eval(), meta
-        self.batch_size, self.threads = batch_size, threads
+        self.batch_size, self.threads, self.points = batch_size, threads, points
 
     def __repr__(self) -> str:
         config = self.meta.train_config
@@ -185,7 +212,9 @@ class Predictor:
     def predict_pixels(self, images_BHWC: npt.NDArray[np.uint8]) -> list[Prediction]:
         """Predict uint8 RGB pixels (B, S, S, 3) of the network's size in one forward pass."""
         return [
-            Prediction(scores_K=scores_K, mids=self.meta.mids, names=self.meta.names)
+            Prediction(
+                scores_K=scores_K, mids=self.meta.mids, names=self.meta.names, points=self.points
+            )
             for scores_K in self.scores(images_BHWC)
         ]
 
@@ -268,4 +297,6 @@ def load(uri: str | Path, *, device: str | None = None, beam: int = 0, **options
     model, meta = checkpoint.load_model(directory)
     model = attach(model, meta, directory, beam)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(model, meta, device=chosen, **options)
+    # Chosen on the logits of the image alone.
+    points = None if beam else operating_points.read(directory, meta.classes_sha256)
+    return Predictor(model, meta, device=chosen, points=points, **options)

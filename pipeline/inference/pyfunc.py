@@ -18,10 +18,12 @@ import mlflow
 import pandas as pd
 
 from pipeline.inference import locate
-from pipeline.inference.predictor import THRESHOLD, TOP_K, Prediction, Predictor
-from pipeline.models import checkpoint
+from pipeline.inference.predictor import TOP_K, Prediction, Predictor
+from pipeline.models import checkpoint, operating_points
 from sharding.errors import InputError
 
+OWN_THRESHOLDS = -1.0
+"""The parameter ``threshold`` of a request that names none."""
 REQUEST_SECONDS = 60.0
 """Within which a request is answered; pictures not reached by then are errors."""
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -31,13 +33,17 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
     """Answer a table with a column ``image`` (base64) with one list of labels per row.
 
     Parameters of a request: ``top_k`` labels at most (0: all), each with at least the probability
-    ``threshold``. A row whose picture cannot be read has an ``error`` and no labels.
+    ``threshold``; below 0, the default, each class's own threshold decides where the model has
+    them, and ``thresholds`` says so. A row whose picture cannot be read has an ``error`` and no
+    labels.
     """
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint among the model's artifacts, or the one that they link to."""
         directory = locate.in_model(context.artifacts["checkpoint"])
-        self.predictor = Predictor(*checkpoint.load_model(directory))
+        model, meta = checkpoint.load_model(directory)
+        points = operating_points.read(directory, meta.classes_sha256)
+        self.predictor = Predictor(model, meta, points=points)
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -56,21 +62,22 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
         return [_answer(answer, top_k, threshold) for answer in found]
 
 
-def _options(params: Mapping[str, Any]) -> tuple[int, float]:
-    """Read ``top_k`` and ``threshold`` of a request.
+def _options(params: Mapping[str, Any]) -> tuple[int, float | None]:
+    """Read ``top_k`` and ``threshold`` of a request; None for the model's own thresholds.
 
     Raises:
         InputError: one is out of range.
     """
-    top_k, threshold = params.get("top_k", TOP_K), params.get("threshold", THRESHOLD)
+    top_k, threshold = params.get("top_k", TOP_K), params.get("threshold", OWN_THRESHOLDS)
     if top_k < 0:
         raise InputError(f"top_k is {top_k}", fix="pass 0 (all labels) or more")
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold is {threshold}", fix="pass a probability, in [0, 1]")
-    return int(top_k), float(threshold)
+    if not (0 <= threshold <= 1 or threshold == OWN_THRESHOLDS):
+        fix = f"pass a probability, in [0, 1], or {OWN_THRESHOLDS:g} for each class's own"
+        raise InputError(f"threshold is {threshold}", fix=fix)
+    return int(top_k), None if threshold == OWN_THRESHOLDS else float(threshold)
 
 
-def _answer(found: Prediction | InputError, top_k: int, threshold: float) -> dict[str, Any]:
+def _answer(found: Prediction | InputError, top_k: int, threshold: float | None) -> dict[str, Any]:
     if isinstance(found, InputError):
         return {"labels": [], "error": str(found)}
     labels = [
@@ -80,10 +87,10 @@ def _answer(found: Prediction | InputError, top_k: int, threshold: float) -> dic
             "score": label.score,
             "probability": label.probability,
         }
-        for label in found.top(top_k or len(found.mids))
-        if label.probability >= threshold
+        for label in found.present(threshold)[: top_k or None]
     ]
-    return {"labels": labels}
+    own = threshold is None and found.points is not None
+    return {"labels": labels, **({"thresholds": str(found.points)} if own else {})}
 
 
 def _image(value: Any) -> bytes | InputError:

@@ -11,8 +11,8 @@ from sharding.log import redact
 
 # A line each: MLflow's pages break at every line's end.
 _LIMITS = (
-    "Scores rank; probabilities are not calibrated, and labels that were missing in training lower "
-    "them. Choose each class's threshold on labels of your own.",
+    "Scores rank; labels that were missing in training lower probabilities, which are calibrated "
+    "only where the model has thresholds of its own (`evaluate --thresholds`).",
     "mAP counts annotated entries only; it says nothing of what nobody looked at.",
     "Rare classes rest on few positives: read their mAP with its interval (`--intervals 200`).",
     "A map shows what raised a score on a coarse grid; it is no outline.",

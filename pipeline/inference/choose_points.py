@@ -1,0 +1,290 @@
+"""Choose operating points from verified entries: thresholds per class, temperatures per group.
+
+A class's own best threshold is shrunk to its group's where few verified entries support it. Whether
+it holds is said by exact (Clopper-Pearson) intervals of precision and recall.
+
+Shapes: E verified entries, K classes, C entries of one class or group.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.models.operating_points import OperatingPoints
+from sharding.classes import ClassTable
+from sharding.labels import POSITIVE
+
+Floats = npt.NDArray[np.float64]
+_PRIOR = 10
+"""Entries of its rarer state with which a class counts as much as its group."""
+_CONFIDENCE = 0.95
+_BISECTIONS, _TERMS = 60, 300
+_COLDEST, _HOTTEST = 0.05, 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """Verified entries: logits_E, is_positive_E and classes_E, equally long."""
+
+    logits_E: Floats
+    is_positive_E: npt.NDArray[np.bool_]
+    classes_E: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        logits_E: npt.NDArray[np.floating],
+        labels_E: npt.NDArray[np.integer],
+        classes_E: npt.NDArray[np.integer],
+    ) -> Entries:
+        """Sort by class, so that those of a class are a slice."""
+        order_E = np.argsort(classes_E, kind="stable")
+        return cls(
+            logits_E=logits_E[order_E].astype(np.float64),
+            is_positive_E=labels_E[order_E] == POSITIVE,
+            classes_E=classes_E[order_E].astype(np.int64),
+        )
+
+    def counts(self, num_classes: int, chosen_E: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        """Count chosen entries per class."""
+        return np.bincount(self.classes_E[chosen_E], minlength=num_classes)
+
+
+def choose(
+    entries: Entries, classes: ClassTable, *, precision: float | None, source: str
+) -> OperatingPoints:
+    """Choose the operating points of a class list, with the support and quality of each class.
+
+    Args:
+        entries: of validation images.
+        classes: with their groups.
+        precision: as of `thresholds`.
+        source: what the entries are, for people.
+    """
+    K = len(classes)
+    shrunk_K, own_K, weights_K = thresholds(entries, classes.groups_K, precision)
+    taken_E = entries.logits_E >= shrunk_K[entries.classes_E]
+    positives_K = entries.counts(K, entries.is_positive_E)
+    right_K = entries.counts(K, taken_E & entries.is_positive_E)
+    columns: dict[str, list[Any]] = {
+        "mid": list(classes.mids),
+        "group": classes.groups_K.tolist(),
+        "positives": positives_K.tolist(),
+        "negatives": entries.counts(K, ~entries.is_positive_E).tolist(),
+        "own_threshold": [None if math.isnan(own) else own for own in own_K.tolist()],
+        "weight_of_own": weights_K.tolist(),
+        **_shares("precision", right_K, entries.counts(K, taken_E)),
+        **_shares("recall", right_K, positives_K),
+    }
+    return OperatingPoints(
+        criterion="maximal F1" if precision is None else f"precision {precision:g}",
+        source=source,
+        classes_sha256=classes.sha256,
+        thresholds=shrunk_K.tolist(),
+        temperatures=temperatures(entries, classes.groups_K).tolist(),
+        columns=columns,
+    )
+
+
+def _shares(
+    name: str, hits_K: npt.NDArray[np.int64], trials_K: npt.NDArray[np.int64]
+) -> dict[str, list[Any]]:
+    """List shares with their intervals; None without trials."""
+    low_K, high_K = clopper_pearson(hits_K, trials_K)
+    both = zip(hits_K.tolist(), trials_K.tolist(), strict=True)
+    return {
+        name: [hits / trials if trials else None for hits, trials in both],
+        f"{name}_low": low_K.tolist(),
+        f"{name}_high": high_K.tolist(),
+    }
+
+
+def thresholds(
+    entries: Entries, groups_K: npt.NDArray[np.integer], precision: float | None = None
+) -> tuple[Floats, Floats, Floats]:
+    """Choose the thresholds: (shrunk_K, own_K, weights_K), logits; own is NaN where there is none.
+
+    Args:
+        entries: of validation images.
+        groups_K: of every class.
+        precision: the least one, at the largest recall; by default F1 is maximal.
+    """
+    K = len(groups_K)
+    everything = best_cut(entries.logits_E, entries.is_positive_E, precision)
+    group_K = np.full(K, 0.0 if math.isnan(everything) else everything)
+    for group in np.unique(groups_K):
+        of_group_E = groups_K[entries.classes_E] == group
+        cut = best_cut(entries.logits_E[of_group_E], entries.is_positive_E[of_group_E], precision)
+        if not math.isnan(cut):
+            group_K[groups_K == group] = cut
+    bounds = np.searchsorted(entries.classes_E, np.arange(K + 1))
+    own_K = np.array(
+        [
+            best_cut(entries.logits_E[a:b], entries.is_positive_E[a:b], precision)
+            for a, b in itertools.pairwise(bounds)
+        ]
+    )
+    positives_K = entries.counts(K, entries.is_positive_E)
+    support_K = np.minimum(positives_K, entries.counts(K, ~entries.is_positive_E))
+    weights_K = np.where(np.isnan(own_K), 0.0, support_K / (support_K + _PRIOR))
+    shrunk_K = weights_K * np.nan_to_num(own_K) + (1 - weights_K) * group_K
+    return shrunk_K, own_K, weights_K
+
+
+def best_cut(
+    logits_C: Floats, is_positive_C: npt.NDArray[np.bool_], precision: float | None
+) -> float:
+    """Find the threshold of maximal F1, or of maximal recall at a precision; NaN if there is none.
+
+    Between two logits it lies in their middle; of equally good ones it is the highest.
+    """
+    order = np.argsort(-logits_C, kind="stable")
+    logits, right = logits_C[order], np.cumsum(is_positive_C[order])
+    if not len(right) or not right[-1]:
+        return math.nan
+    taken = np.arange(1, len(right) + 1)
+    is_cut = np.append(logits[1:] < logits[:-1], True)
+    if precision is None:
+        quality = np.where(is_cut, 2 * right / (taken + right[-1]), -1.0)
+    else:
+        quality = np.where(is_cut & (right >= precision * taken), right, -1.0)
+    place = int(np.argmax(quality))
+    if quality[place] <= 0:
+        return math.nan
+    last = place + 1 == len(logits)
+    return float(logits[place] if last else (logits[place] + logits[place + 1]) / 2)
+
+
+def temperatures(entries: Entries, groups_K: npt.NDArray[np.integer]) -> Floats:
+    """Fit a temperature per group by maximum likelihood; returns that of each class's group (K,).
+
+    A group without entries has that of all entries; both ends are bounded.
+    """
+    found_K = np.full(len(groups_K), _temperature(entries.logits_E, entries.is_positive_E))
+    for group in np.unique(groups_K[entries.classes_E]):
+        of_group_E = groups_K[entries.classes_E] == group
+        found_K[groups_K == group] = _temperature(
+            entries.logits_E[of_group_E], entries.is_positive_E[of_group_E]
+        )
+    return found_K
+
+
+def _temperature(logits_C: Floats, is_positive_C: npt.NDArray[np.bool_]) -> float:
+    """Bisect the slope of the likelihood, which falls as 1 / T grows."""
+    if not len(logits_C):
+        return 1.0
+    low, high = math.log(1 / _HOTTEST), math.log(1 / _COLDEST)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        residuals = is_positive_C - probabilities(logits_C, math.exp(-middle))
+        if (residuals * logits_C).sum() > 0:
+            low = middle
+        else:
+            high = middle
+    return math.exp(-(low + high) / 2)
+
+
+def probabilities(logits: Floats, temperature: float | Floats) -> Floats:
+    """Compute ``sigmoid(logits / temperature)``."""
+    return 0.5 * (1 + np.tanh(0.5 * logits / temperature))
+
+
+def f1(entries: Entries, thresholds_K: Floats) -> dict[str, float]:
+    """Compute F1 over verified entries: "micro", and "macro" over classes with positives."""
+    K = len(thresholds_K)
+    taken_E = entries.logits_E >= thresholds_K[entries.classes_E]
+    right_K = entries.counts(K, taken_E & entries.is_positive_E)
+    positives_K = entries.counts(K, entries.is_positive_E)
+    sizes_K = entries.counts(K, taken_E) + positives_K
+    counted_K = positives_K > 0
+    each_K = 2 * right_K[counted_K] / sizes_K[counted_K]
+    return {
+        "macro": float(each_K.mean()) if len(each_K) else math.nan,
+        "micro": float(2 * right_K.sum() / sizes_K.sum()) if sizes_K.any() else math.nan,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """Operating points, and the verified entries of a split to judge them by."""
+
+    points: OperatingPoints
+    entries: Entries
+
+    @property
+    def f1(self) -> dict[str, dict[str, float]]:
+        """F1 of the "own" thresholds, and of one global probability of a "half"."""
+        thresholds_K = self.points.thresholds_K
+        return {
+            "own": f1(self.entries, thresholds_K),
+            "half": f1(self.entries, np.zeros_like(thresholds_K)),
+        }
+
+    def __str__(self) -> str:
+        rows = [f"thresholds  {self.points}"]
+        names = {"own": "these thresholds", "half": "one global 0.5"}
+        for key, means in self.f1.items():
+            text = ", ".join(f"{name} {100 * value:.1f}" for name, value in means.items())
+            rows.append(f"F1 (%)      {names[key]}: {text}")
+        return "\n".join(rows)
+
+
+def clopper_pearson(
+    hits_K: npt.NDArray[np.integer], trials_K: npt.NDArray[np.integer]
+) -> tuple[Floats, Floats]:
+    """Compute exact 95 % intervals of shares: (low_K, high_K); 0 and 1 without trials."""
+    tail = (1 - _CONFIDENCE) / 2
+    misses_K = trials_K - hits_K
+    low_K = _beta_quantile(tail, np.maximum(hits_K, 1), misses_K + 1)
+    high_K = 1 - _beta_quantile(tail, np.maximum(misses_K, 1), hits_K + 1)
+    return np.where(hits_K > 0, low_K, 0.0), np.where(misses_K > 0, high_K, 1.0)
+
+
+def _beta_quantile(
+    share: float, a_K: npt.NDArray[np.integer], b_K: npt.NDArray[np.integer]
+) -> Floats:
+    """Find where the beta distribution has this share below, by bisection."""
+    low_K, high_K = np.zeros(len(a_K)), np.ones(len(a_K))
+    log_beta_K = np.array(
+        [
+            math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+            for a, b in zip(a_K.tolist(), b_K.tolist(), strict=True)
+        ]
+    )
+    for _ in range(_BISECTIONS):
+        middle_K = (low_K + high_K) / 2
+        below_K = _beta_share(a_K.astype(float), b_K.astype(float), middle_K, log_beta_K) < share
+        low_K, high_K = np.where(below_K, middle_K, low_K), np.where(below_K, high_K, middle_K)
+    return (low_K + high_K) / 2
+
+
+def _beta_share(a_K: Floats, b_K: Floats, x_K: Floats, log_beta_K: Floats) -> Floats:
+    """Compute the regularised incomplete beta function, by Lentz's continued fraction."""
+    flipped_K = x_K > (a_K + 1) / (a_K + b_K + 2)  # where the other end's converges
+    a, b = np.where(flipped_K, b_K, a_K), np.where(flipped_K, a_K, b_K)
+    x = np.where(flipped_K, 1 - x_K, x_K)
+    front = np.exp(a * np.log(x) + b * np.log1p(-x) - log_beta_K) / a
+    d = 1 / _nonzero(1 - (a + b) * x / (a + 1))
+    c, total = np.ones_like(x), d
+    for m in range(1, _TERMS):
+        for numerator in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / _nonzero(1 + numerator * d)
+            c = _nonzero(1 + numerator / c)
+            total = total * c * d
+        if (np.abs(c * d - 1) < 1e-12).all():
+            break
+    share = front * total
+    return np.where(flipped_K, 1 - share, share)
+
+
+def _nonzero(values: Floats) -> Floats:
+    return np.where(np.abs(values) < 1e-300, 1e-300, values)
