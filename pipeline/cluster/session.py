@@ -139,7 +139,7 @@ def _init(wanted: str, **options: Any) -> None:
     )
 
 
-def connect_while(work: Callable[[], None]) -> None:
+def connect_while(work: Callable[[], object]) -> None:
     """Connect, and call ``work`` in another thread meanwhile; its error comes before Ray's."""
     # Ray stays in this thread: what it starts ends with the thread that started it.
     with ThreadPoolExecutor(1) as pool:

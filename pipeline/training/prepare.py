@@ -1,6 +1,6 @@
 """Check input and resources on the driver, and claim the run's name, before a worker starts.
 
-Ray retries a worker that raises, so all is checked here that can be, with torch while Ray starts.
+Ray retries a worker that raises, so all is checked here that can be.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def check(config: TrainConfig) -> Checked:
 def prepare(
     run: Checked, preset: str = "", meanwhile: Callable[[], object] = lambda: None
 ) -> Prepared:
-    """Check what the workers will build while Ray is joined, or started; find their share of it.
+    """Check what the workers will build, then join or start Ray; find the workers' share of it.
 
     Args:
         run, preset: see `Prepared`.
-        meanwhile: further work to do while Ray starts.
+        meanwhile: work to do while Ray starts.
 
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run, or its
@@ -113,12 +113,8 @@ def prepare(
     """
     with lease.refusals(run.directory):
         storage.check_writable(run.directory)
-
-    def check() -> None:
-        _check(run.config, run.dataset)
-        meanwhile()
-
-    session.connect_while(check)
+    _check(run.config, run.dataset)
+    session.connect_while(meanwhile)
     use_gpu, cpus = worker_resources(run.config)
     return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)
 

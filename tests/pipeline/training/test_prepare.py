@@ -268,10 +268,6 @@ def test_a_plan_says_where_a_run_goes_on(
     assert f"{run}: {place}\n" in plan
 
 
-def no_cluster() -> None:
-    raise InputError("no Ray cluster answers")
-
-
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -281,14 +277,14 @@ def no_cluster() -> None:
         ({"model": ModelConfig(backbone="resnet19")}, "no backbone"),
     ],
 )
-def test_bad_options_are_told_whatever_ray_says_meanwhile(
+def test_bad_options_are_said_before_ray_starts(
     squares: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
     problem: str,
 ) -> None:
-    monkeypatch.setattr(session, "connect", no_cluster)
+    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
     config = TrainConfig(dataset=str(squares), storage=str(tmp_path), name="a")
     with pytest.raises(InputError, match=problem):
         prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
@@ -327,11 +323,11 @@ def test_a_first_batch_is_tried_in_memory(squares: Path, method: str) -> None:
         ({"backbone": "resnet18", "weights": "text.pth"}, "text.pth: not a state dict"),
     ],
 )
-def test_a_network_that_cannot_work_is_told_whatever_ray_says_meanwhile(
+def test_a_network_that_cannot_work_is_told_before_ray_starts(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "connect", no_cluster)
+    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
     Path("text.pth").write_text("none")
     config = TrainConfig(
         dataset=str(squares), model=ModelConfig(**model), data=DataConfig(image_size=100)
