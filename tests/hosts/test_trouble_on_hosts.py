@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.hosts.hosts import SHARED
-from tests.hosts.story import EPOCHS, Cluster
+from tests.hosts.story import EPOCHS, TRAIN, Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 # Without an end: how long machines take to be missed, and to return, varies.
@@ -55,6 +55,16 @@ def test_a_machine_that_is_to_be_taken_away_costs_no_step(cluster: Cluster) -> N
     assert "a node is to be taken away: saved, going on without it" in output
     runs, steps = cluster.curve("drained", status="KILLED")
     assert (runs, steps) == cluster.expected_curve(len(steps))
+
+
+def test_preflight_names_the_node_that_lacks_the_mount(cluster: Cluster) -> None:
+    cluster.wait_for_nodes(3)
+    other = cluster.machines["worker2"]
+    other.run(f"mount -t tmpfs tmpfs {SHARED}")
+    output = cluster.submit("train_openimages.py", f"{TRAIN} --name unseen", status=1)
+    other.run(f"umount {SHARED}")
+    assert f"preflight: node {other.address}: cannot read what the driver writes" in output
+    assert f"error: {SHARED}/runs: not shared with {other.address}. Fix: mount" in output
 
 
 def test_preflight_names_the_node_that_differs(cluster: Cluster) -> None:
