@@ -91,7 +91,8 @@ def test_training_goes_on_within_its_epoch(
     assert corrections_of(worker) == expected["corrections"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Those that 0.1.0 does not have are left out.
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"hill", "splc", "gr"}))
 def test_the_state_of_every_method_is_read_and_written_as_it_was(
     release: Path, name: str, tmp_path, monkeypatch
 ) -> None:

@@ -188,7 +188,7 @@ def test_objects_say_what_they_are(squares: Path, model: Predictor) -> None:
     best = prediction.top(1)[0]
     assert repr(prediction).startswith(f"Prediction({best.name} {best.probability:.2f}, ")
     cams = model.cam([np.zeros((40, 40, 3), np.uint8)], [0, 2])
-    assert repr(cams) == f"Cams(1 images; {model.meta.names[0]}, {model.meta.names[2]})"
+    assert repr(cams) == f"Cams(1 image; {model.meta.names[0]}, {model.meta.names[2]})"
     assert Image.open(io.BytesIO(cams._repr_png_())).format == "PNG"
     assert repr(pipeline.open_dataset(str(squares))).startswith("Dataset(8 classes; images: ")
 
