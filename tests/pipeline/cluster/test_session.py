@@ -140,7 +140,7 @@ def test_workers_that_no_node_can_bring_are_refused_at_once(
 ) -> None:
     file = tmp_path / "cluster.yaml"
     monkeypatch.setattr(session, "_CLUSTER_FILE", str(file))
-    with pytest.raises(InputError, match="9 workers of 4 CPUs do not fit"):  # nobody brings nodes
+    with pytest.raises(InputError, match="no room for 9 workers of 4 CPUs"):  # nobody brings nodes
         session.place(9, 9, 4)
     file.write_text(
         "{max_workers: 2, available_node_types: {small: {resources: {CPU: 2}, max_workers: 2}}}"
