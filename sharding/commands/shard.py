@@ -14,7 +14,7 @@ from sharding.commands.restore import restore
 from sharding.commands.summary import Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.duplicates import Duplicates
+from sharding.dataset.duplicates import Duplicates, refuse_across
 from sharding.dataset.members import Members, members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
@@ -67,9 +67,9 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
         plans = (plan for of_split in job.plans.values() for plan in of_split)
         members = members_of(outcomes, plans)
         duplicates = Duplicates.of(outcomes, members)
+        if job.options.refuse_cross_split_duplicates:
+            refuse_across(duplicates)
         if duplicates:
-            if job.options.refuse_cross_split_duplicates:
-                duplicates.refuse_across()
             log.info(str(duplicates), "WARNING" if duplicates.across else "INFO")
         remove_temporaries(job.output)  # of workers that were killed
         _publish(job, outcomes, members, duplicates)
@@ -117,6 +117,8 @@ def _repeat(
     job: Job, manifest: Manifest, workers: Workers, location: str, started: float
 ) -> Summary:
     """Repeat the command of a finished dataset: restore what was lost, retry images if asked to."""
+    if job.options.refuse_cross_split_duplicates:
+        refuse_across(Duplicates.of_record(manifest.created_by.get(DUPLICATES)))
     remove_temporaries(job.output)
     if lock.is_begun(job.output):  # killed after it wrote the manifest
         remove_outdated(job.output, manifest)

@@ -16,16 +16,16 @@ from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.layout import SPLITS
 from sharding.log import count
-from sharding.shards.task import ShardOutcome
+from sharding.shards.task import PICTURE_DIGITS, ShardOutcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Images whose length and last 16 KiB are those of another image.
+    """Images with the bytes of another image.
 
     Attributes:
         within: images by split that repeat an earlier one of it.
-        across: images of a later split (train, validation, test) that an earlier one has.
+        across: pictures of a later split (train, validation, test) that an earlier one has.
         example: (split, id) of an image and of one across that repeats it.
     """
 
@@ -41,9 +41,9 @@ class Duplicates:
         for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
             if outcome.shard is None:
                 continue
-            if len(outcome.pictures) != 16 * outcome.shard.images:
+            if len(outcome.pictures) != PICTURE_DIGITS * outcome.shard.images:
                 return None
-            hashes.append(np.frombuffer(bytes.fromhex(outcome.pictures), ">u8"))
+            hashes.append(np.frombuffer(bytes.fromhex(outcome.pictures), ">u8").reshape(-1, 2))
             splits.append(np.full(outcome.shard.images, SPLITS.index(outcome.split), np.int8))
             ids_N.append(ids[outcome.shard.path])
         if not hashes:
@@ -51,10 +51,10 @@ class Duplicates:
         return cls._of(np.concatenate(hashes), np.concatenate(splits), np.concatenate(ids_N))
 
     @classmethod
-    def _of(cls, hashes_N: np.ndarray, splits_N: np.ndarray, ids_N: np.ndarray) -> Duplicates:
-        order_N = np.lexsort((splits_N, hashes_N))  # equal pictures side by side, by split
-        hashes_N, splits_N, ids_N = hashes_N[order_N], splits_N[order_N], ids_N[order_N]
-        repeats_N = np.concatenate([[False], hashes_N[1:] == hashes_N[:-1]])
+    def _of(cls, hashes_N2: np.ndarray, splits_N: np.ndarray, ids_N: np.ndarray) -> Duplicates:
+        order_N = np.lexsort((splits_N, *hashes_N2.T))  # equal pictures side by side, by split
+        hashes_N2, splits_N, ids_N = hashes_N2[order_N], splits_N[order_N], ids_N[order_N]
+        repeats_N = np.concatenate([[False], (hashes_N2[1:] == hashes_N2[:-1]).all(axis=1)])
         before_N = np.roll(splits_N, 1)
         within = np.bincount(splits_N[repeats_N & (splits_N == before_N)], minlength=len(SPLITS))
         across_M = np.flatnonzero(repeats_N & (splits_N != before_N))
@@ -70,6 +70,11 @@ class Duplicates:
             example=example,
         )
 
+    @classmethod
+    def of_record(cls, text: str | None) -> Duplicates:
+        """Read the counts of a manifest, which has none where there was nothing to count."""
+        return cls(within={}) if text is None else cls(**json.loads(text))
+
     def record(self) -> str:
         """Write the counts as the manifest keeps them."""
         return json.dumps({"within": self.within, "across": self.across}, sort_keys=True)
@@ -79,23 +84,24 @@ class Duplicates:
 
     def __str__(self) -> str:
         parts = [f"{count(n, 'image')} of {split} twice" for split, n in self.within.items()]
+        if self.across:
+            parts.append(f"{count(self.across, 'image')} in two splits")
         if self.example is not None:
             (split, name), (other, again) = self.example
-            parts.append(
-                f"{count(self.across, 'image')} in two splits, "
-                f"such as {name} of {split}, which is {again} of {other}"
-            )
+            parts[-1] += f", such as {name} of {split}, which is {again} of {other}"
         return f"the same bytes: {'; '.join(parts)}"
 
-    def refuse_across(self) -> None:
-        """Refuse pictures that are in two splits.
 
-        Raises:
-            InputError: there are some.
-        """
-        if self.across:
-            raise InputError(
-                str(self),
-                fix="take them out of one split's annotations, or leave "
-                "--refuse-cross-split-duplicates out; finished shards are kept",
-            )
+def refuse_across(duplicates: Duplicates | None) -> None:
+    """Refuse pictures that are in two splits.
+
+    Raises:
+        InputError: there are some, or it is not known.
+    """
+    if duplicates is None or duplicates.across:
+        unknown = "some shards were finished by 0.1.0, which did not note their pictures"
+        raise InputError(
+            unknown if duplicates is None else str(duplicates),
+            fix="take them out of one split's annotations and choose another --output, or leave "
+            "--refuse-cross-split-duplicates out; finished shards are kept",
+        )

@@ -33,6 +33,8 @@ from sharding.storage.records import build_record, record_digest
 FORMAT = 1
 _HASH = "sha256"
 """Key of the hash of everything else in a record."""
+PICTURE_DIGITS = 32
+"""Hexadecimal digits of an image's SHA-256 that are kept: 128 bits, which no two images share."""
 PLACEHOLDER = 5
 """Images with the same bytes, from which on it is said: fewer are published twice by people."""
 
@@ -146,10 +148,9 @@ class ShardOutcome:
         fingerprint: of the task.
         failures: images that are not in the tar, by id.
         how: number of images by what was done to them ("kept", "shrunk", "from PNG", ...).
-        repeated: number of images by picture (its length, CRC-32 of its end), of those that
-            are in the shard more than once.
-        pictures: 64-bit hash of every image in tar order, as hexadecimal text: of its length and
-            its last 16 KiB. Empty in records of 0.1.0.
+        repeated: number of images by hash, of those that are in the shard more than once.
+        pictures: the hashes of all images in tar order (`PICTURE_DIGITS` of each). Empty in
+            records of 0.1.0.
     """
 
     name: str

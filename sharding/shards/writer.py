@@ -8,7 +8,6 @@ import hashlib
 import json
 import tarfile
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +18,13 @@ from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import INDEX, shard_path
 from sharding.log import redact
 from sharding.manifest_parts import ShardRecord
-from sharding.shards.task import Failure, ShardOutcome, ShardTask
+from sharding.shards.task import PICTURE_DIGITS, Failure, ShardOutcome, ShardTask
 from sharding.shards.transcode import transcode
 from sharding.storage.files import replacing, write_json
 from sharding.storage.locks import scratch_directory
 from sharding.storage.retry import BadImage
 from sharding.storage.tar_reader import read_members
 from sharding.storage.tar_writer import IndexedTar
-
-_TAIL = 4096
-_HASHED = 1 << 14
 
 
 class _NothingToWrite(Exception):
@@ -86,14 +82,13 @@ def label_lines(image_ids: list[str], labels: LabelTable) -> Iterator[bytes]:
 def _write(task: ShardTask) -> ShardOutcome:
     failures: list[Failure] = []
     how: Counter[str] = Counter()
-    pictures: Counter[str] = Counter()
-    hashes: list[str] = []
+    pictures: list[str] = []
     shard = None
     try:
         with replacing(task.tar) as tar:
             with open(tar, "wb", buffering=0) as stream:
                 archive = IndexedTar(stream.fileno())
-                _add_images(task, archive, failures, how, pictures, hashes)
+                _add_images(task, archive, failures, how, pictures)
                 if not archive.samples:
                     raise _NothingToWrite
                 archive.finish()
@@ -109,8 +104,8 @@ def _write(task: ShardTask) -> ShardOutcome:
         fingerprint=task.fingerprint,
         failures=tuple(failures),
         how=dict(sorted(how.items())),
-        repeated={key: number for key, number in sorted(pictures.items()) if number > 1},
-        pictures="".join(hashes),
+        repeated={key: number for key, number in sorted(Counter(pictures).items()) if number > 1},
+        pictures="".join(pictures),
     )
 
 
@@ -119,8 +114,7 @@ def _add_images(
     archive: IndexedTar,
     failures: list[Failure],
     how: Counter[str],
-    pictures: Counter[str],
-    hashes: list[str],
+    pictures: list[str],
 ) -> None:
     split, image_ids = task.plan.split, format_image_ids(task.plan.image_ids_N)
     degrees = [0] * len(image_ids) if task.degrees_N is None else task.degrees_N.tolist()
@@ -134,11 +128,7 @@ def _add_images(
                 continue
             archive.add(image_id, (("jpg", image.data), ("json", line)))
             how[image.how] += 1
-            # The end of a JPEG is its own: hashing all of it would cost as much as copying it.
-            pictures[f"{len(image.data)}-{zlib.crc32(image.data[-_TAIL:]):08x}"] += 1
-            hashed = hashlib.blake2b(b"%d " % len(image.data), digest_size=8)
-            hashed.update(image.data[-_HASHED:])
-            hashes.append(hashed.hexdigest())
+            pictures.append(hashlib.sha256(image.data).hexdigest()[:PICTURE_DIGITS])
 
 
 def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:

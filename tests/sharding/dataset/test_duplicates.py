@@ -40,6 +40,8 @@ def test_across_splits_they_are_refused_on_request(repeated, tmp_path: Path) -> 
         shard(repeated, output, refuse_cross_split_duplicates=True)
     assert not (output / "dataset.json").exists()
     assert "continued" in shard(repeated, output)  # without the option
+    with pytest.raises(InputError, match="1 image in two splits"):
+        shard(repeated, output, refuse_cross_split_duplicates=True)  # of what is finished
     shard(repeated, tmp_path / "other")
     assert Manifest.read(output).shards == Manifest.read(tmp_path / "other").shards
 
@@ -49,6 +51,38 @@ def test_within_a_split_they_are_not_refused(inputs, tmp_path: Path) -> None:
     train = image_ids(images, "train")
     shutil.copy(images / f"train/{train[0]}.jpg", images / f"train/{train[20]}.jpg")
     shard((inputs[0], images), tmp_path / "dataset", refuse_cross_split_duplicates=True)
+
+
+def test_images_with_the_same_end_only_are_others(inputs: Inputs, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(inputs[1], tmp_path / "jpegs"))
+    train, test = image_ids(images, "train"), image_ids(images, "test")
+    whole = (images / f"train/{train[0]}.jpg").read_bytes()
+    ending = whole[-2:]
+    for file, letter in ((f"train/{train[0]}.jpg", b"a"), (f"test/{test[1]}.jpg", b"b")):
+        comment = b"\xff\xfe\x00\x03" + letter
+        (images / file).write_bytes(whole[:2] + comment + whole[2:-2] + bytes(20_000) + ending)
+    shard(
+        (inputs[0], images),
+        tmp_path / "dataset",
+        refuse_cross_split_duplicates=True,
+        trust_images=True,
+    )
+    assert "duplicates" not in Manifest.read(tmp_path / "dataset").created_by
+
+
+def test_shards_that_0_1_0_finished_are_not_taken_for_free_of_them(
+    repeated, tmp_path: Path
+) -> None:
+    output = tmp_path / "dataset"
+    with pytest.raises(InputError):
+        shard(repeated, output, refuse_cross_split_duplicates=True)
+    for record in (output / "images").glob("*.json"):
+        old = json.loads(record.read_text())
+        del old["sha256"], old["pictures"]
+        record.write_text(json.dumps(old))
+    with pytest.raises(InputError, match=r"finished by 0\.1\.0, which did not note"):
+        shard(repeated, output, refuse_cross_split_duplicates=True)
+    assert "continued" in shard(repeated, output)
 
 
 def test_without_any_the_manifest_says_nothing(on_disk: Path) -> None:
