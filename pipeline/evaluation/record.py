@@ -6,8 +6,6 @@ import dataclasses
 import json
 import os
 
-import numpy as np
-
 from pipeline.cluster import session
 from pipeline.data import profile
 from pipeline.evaluation import figures, publish
@@ -140,7 +138,7 @@ def _send_points(log: writer.RunWriter, evaluation: Evaluation) -> None:
     for name, means in decisions.f1.items():
         log.log([(f"{subject.config.split}/f1_{name}/{m}", v, step) for m, v in means.items()])
     with optional("reliability chart"):
-        chart = figures.reliability(decisions.entries, np.array(points.temperatures))
+        chart = figures.reliability(decisions.entries, points.temperatures_K)
         log.artifact(cam_figures.png(chart, _title(subject)), "eval/reliability.png")
 
 

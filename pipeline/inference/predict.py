@@ -95,13 +95,14 @@ class PartPredictor:
         host = urlsplit(source).netloc if isinstance(source, str) and "://" in source else ""
         if self._silent[host] >= SILENT:
             return InputError(f"{pixels.UNREAD} ({host} has not answered {SILENT} times)")
+        image: npt.NDArray[np.uint8] | InputError
         try:
             image = pixels.square(source, self.predictor.image_size)
         except pixels.Unanswered as error:
             self._silent[host] += 1
             return error
         except InputError as error:
-            return error
+            image = error
         self._silent[host] = 0
         return image
 
@@ -239,7 +240,7 @@ def _copied(directory: str, output: str) -> str:
 
 
 def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:
-    return prediction.present(config.threshold)[: config.top_k or None]
+    return prediction.present(config.threshold, config.top_k or None)
 
 
 def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:

@@ -25,7 +25,7 @@ from sharding.errors import InputError
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _READS_AT_ONCE = 16
-_FREE = {"batch_size", "workers", "output", "checkpoint"}
+_FREE = {"batch_size", "workers", "wait_for_workers", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
 
 

@@ -94,18 +94,20 @@ class Prediction:
             return self.present()
         return self.top(int((self.scores_K > (score or 0.0)).sum()))
 
-    def present(self, probability: float | None = None) -> list[Label]:
-        """Return every class of at least this probability, best first.
+    def present(self, probability: float | None = None, k: int | None = None) -> list[Label]:
+        """Return every class of at least this probability, best first; at most ``k``.
 
         By default each that reaches its own threshold; all where the model has none.
         """
-        labels = self.top(len(self.mids))
+        scores_K, points = self.scores_K.astype(np.float64), self.points
+        is_present_K = np.ones(len(scores_K), np.bool_)
         if probability is not None:
-            return [label for label in labels if label.probability >= probability]
-        if self.points is None:
-            return labels
-        thresholds = self.points.thresholds
-        return [label for label in labels if label.score >= thresholds[label.index]]
+            scaled_K = scores_K if points is None else scores_K / points.temperatures_K
+            is_present_K = 1 / (1 + np.exp(-scaled_K)) >= probability
+        elif points is not None:
+            is_present_K = scores_K >= points.thresholds_K
+        best = np.argsort(-self.scores_K, kind="stable")
+        return [self._label(int(index)) for index in best[is_present_K[best]][:k]]
 
     def __repr__(self) -> str:
         labels = ", ".join(f"{label.name} {label.probability:.2f}" for label in self.top())

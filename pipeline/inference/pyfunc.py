@@ -33,8 +33,8 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
     """Answer a table with a column ``image`` (base64) with one list of labels per row.
 
     Parameters of a request: ``top_k`` labels at most (0: all), each with at least the probability
-    ``threshold``; below 0, the default, each class's own threshold decides where the model has
-    them, and ``thresholds`` says so. A row whose picture cannot be read has an ``error`` and no
+    ``threshold``; by -1, the default, each class's own threshold decides where the model has them,
+    and ``thresholds`` says so. A row whose picture cannot be read has an ``error`` and no
     labels.
     """
 
@@ -87,7 +87,7 @@ def _answer(found: Prediction | InputError, top_k: int, threshold: float | None)
             "score": label.score,
             "probability": label.probability,
         }
-        for label in found.present(threshold)[: top_k or None]
+        for label in found.present(threshold, top_k or None)
     ]
     own = threshold is None and found.points is not None
     return {"labels": labels, **({"thresholds": str(found.points)} if own else {})}

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,10 +48,15 @@ class OperatingPoints:
         if not (np.isfinite(both).all() and (both[1] > 0).all()):
             raise ValueError("a threshold that is no number, or a temperature not above 0")
 
-    @property
+    @functools.cached_property
     def thresholds_K(self) -> npt.NDArray[np.float64]:
         """The thresholds as an array."""
         return np.array(self.thresholds, np.float64)
+
+    @functools.cached_property
+    def temperatures_K(self) -> npt.NDArray[np.float64]:
+        """The temperatures as an array."""
+        return np.array(self.temperatures, np.float64)
 
     def __str__(self) -> str:
         return f"a threshold per class for {self.criterion} on {self.source}"

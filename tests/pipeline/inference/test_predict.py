@@ -251,3 +251,22 @@ def test_a_silent_host_is_left_alone(
     errors = predict_plan.read_errors(f"{config.output}/{part.file}")
     assert errors[-2] == "cannot be read (dead has not answered 3 times)"
     assert predict_plan.unread(errors)  # a repeated command asks again
+
+
+def test_a_host_that_answers_that_an_image_is_gone_is_not_silent(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def square(source: str, size: int) -> np.ndarray:
+        number = int(Path(source).stem)
+        problem = f"{pixels.UNREAD} ({number})"
+        raise (pixels.Unanswered if number % 2 else InputError)(problem)
+
+    monkeypatch.setattr("pipeline.inference.predict.SILENT", 2)
+    monkeypatch.setattr(pixels, "square", square)
+    urls = tmp_path / "urls.txt"
+    urls.write_text("".join(f"http://host/{n}.jpg\n" for n in range(8)))
+    config = PredictConfig(checkpoint=str(saved), output=str(tmp_path / "out"), urls=urls)
+    (part,) = predict_plan.parts(config)
+    PartPredictor(config, str(saved), 1)({"item": part})
+    errors = predict_plan.read_errors(f"{config.output}/{part.file}")
+    assert errors == [f"cannot be read ({n})" for n in range(8)]

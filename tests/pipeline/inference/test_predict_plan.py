@@ -70,7 +70,7 @@ def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:
     for part, error in ((parts[1], None), (parts[2], "cannot be read (HTTP status 503)")):
         table = pa.table({"error": pa.array([error, "not an image"], pa.string())})
         pq.write_table(table, tmp_path / "out" / part.file)
-    faster = dataclasses.replace(chosen, batch_size=1, workers=4)
+    faster = dataclasses.replace(chosen, batch_size=1, workers=4, wait_for_workers=5.0)
     assert predict_plan.unfinished(faster, "m", parts) == [parts[0], parts[2]]
 
 

@@ -106,6 +106,17 @@ def test_labels_are_ordered_and_named() -> None:
     assert found.top(1)[0].probability == pytest.approx(1 / (1 + np.exp(-2)))
 
 
+def test_only_the_labels_that_are_kept_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of classes, for each image of a bulk prediction."""
+    made = []
+    monkeypatch.setattr(Prediction, "_label", lambda self, index: made.append(index))
+    found = Prediction(
+        scores_K=np.array([-1, 2, 2, 0.5], np.float32), mids=list("abcd"), names=list("ABCD")
+    )
+    found.present(0.5, 2)
+    assert made == [1, 2]
+
+
 def test_the_mean_of_a_boosted_map_is_the_score(
     squares: Path, model: Predictor, tmp_path: Path
 ) -> None:
