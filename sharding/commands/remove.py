@@ -40,15 +40,16 @@ from sharding.layout import (
     TAR,
     UNFINISHED_REMOVAL,
 )
-from sharding.maintenance.checks import check_shard
+from sharding.maintenance.checks import check_shard, check_side_files
 from sharding.maintenance.extend import rewrite
+from sharding.maintenance.problems import Kind, Problem
 from sharding.manifest import Dataset, Manifest
 from sharding.manifest_parts import ShardRecord
 from sharding.shards.dispatch import Workers
 from sharding.sources.base import ParallelMap
 from sharding.sources.named import image_id_of
 from sharding.sources.shard import WITH_IMAGES
-from sharding.storage.files import remove_temporaries
+from sharding.storage.files import changed, remove_temporaries
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
 
@@ -64,8 +65,8 @@ def remove(
         workspace: of the dataset, if it is in a bucket.
 
     Raises:
-        InputError: an id is malformed or unknown, nothing would be left, or a tar that has to be
-            written anew is damaged; the dataset is then as it was.
+        InputError: an id is malformed or unknown, nothing would be left, or a table or a tar that
+            has to be written anew is damaged; the dataset is then as it was.
     """
     started = time.monotonic()
     workspace = workspace or Workspace(Path(options.dataset))
@@ -86,7 +87,7 @@ def remove(
                 fix="check the ids, or pass --allow-unknown to keep them out of later dumps",
             )
         tars = _take_down(dataset, asked_M, members, parallel, workspace)
-        _warn_of_set_aside(workspace, asked_M)
+        _warn_of_set_aside(workspace)
         return Removed(
             location=workspace.location,
             dataset=Dataset.open(directory),
@@ -107,7 +108,7 @@ def _named(options: RemoveOptions, dataset: Dataset) -> Iterator[str]:
     lines: Sequence[str] = ()
     if options.file is not None:
         try:
-            lines = options.file.read_text(encoding="utf-8").splitlines()
+            lines = options.file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"no list of ids ({error})", file=options.file) from None
     is_imported = NAMES_HASH in dataset.manifest.created_by
@@ -164,8 +165,8 @@ def _take_down(
         )
     small = sum(shard.bytes for shard in shards) < SMALL
     workers = workspace.workers(map if small else parallel)
+    _refuse_damaged(dataset, shards, workers, workspace.store)
     if is_new:
-        _refuse_damaged(dataset, shards, workers, workspace.store)
         manifest = dataclasses.replace(manifest, removed=tuple(format_image_ids(removed_M)))
         manifest = manifest.with_provenance(**{UNFINISHED_REMOVAL: "repeat the remove command"})
         write_manifest(dataset.directory, manifest, dataset.classes)
@@ -208,7 +209,20 @@ def _created_by(manifest: Manifest, shards: Sequence[ShardRecord]) -> dict[str, 
 def _refuse_damaged(
     dataset: Dataset, shards: Sequence[ShardRecord], workers: Workers, store: ObjectStore
 ) -> None:
-    """Refuse to copy images out of tars that are not what the manifest says."""
+    """Refuse to copy from tars and tables that are not what the manifest says.
+
+    An earlier removal that was killed may have replaced tables already.
+    """
+    if UNFINISHED_REMOVAL not in dataset.manifest.created_by:
+        tables = [
+            Problem(path=file.path, what=wrong, kind=Kind.LABELS, labels=name)
+            for name, version in dataset.manifest.labels.items()
+            for file in version.files
+            if (wrong := changed(dataset.directory / file.path, file.sha256)) is not None
+        ]
+        for problem in (*tables, *check_side_files(dataset.directory, dataset.manifest)):
+            file = dataset.directory / problem.path
+            raise InputError(problem.what, file=file, fix=problem.fix)
     check = partial(check_shard, store, hashed=None)
     for problems in workers.parallel(check, shards):
         for problem in problems:
@@ -216,14 +230,17 @@ def _refuse_damaged(
             raise InputError(problem.what, file=file, fix=how_to_repair(file, *WITH_IMAGES))
 
 
-def _warn_of_set_aside(workspace: Workspace, asked_M: Ids) -> None:
-    """Name the tars that repairs have set aside and that still hold such images."""
-    folder = workspace.directory / SET_ASIDE_FOLDER
-    indexes = sorted(folder.rglob(f"*{INDEX}"))
-    workspace.download(path.relative_to(workspace.directory).as_posix() for path in indexes)
-    for path in indexes:
-        if np.isin(parse_image_ids(list(read_index(path))), asked_M).any():
-            tar = path.with_suffix(TAR).relative_to(workspace.directory)
-            log.info(
-                f"{tar} still holds removed images; a repair set it aside: delete it", "WARNING"
-            )
+def _warn_of_set_aside(workspace: Workspace) -> None:
+    """Name the tars that repairs have set aside and that may still hold removed images."""
+    directory = workspace.directory
+    removed_M = Manifest.read(directory).removed_ids
+    tars = [path.relative_to(directory) for path in (directory / SET_ASIDE_FOLDER).rglob(f"*{TAR}")]
+    workspace.download(tar.with_suffix(INDEX).as_posix() for tar in tars)
+    for tar in sorted(tars):
+        try:
+            held = parse_image_ids(list(read_index(directory / tar.with_suffix(INDEX))))
+            what = "still holds removed images" if np.isin(held, removed_M).any() else ""
+        except InputError:
+            what = "may hold removed images, as it has no readable index"
+        if what:
+            log.info(f"{tar} {what}; a repair set it aside: delete it", "WARNING")

@@ -21,14 +21,17 @@ from sharding.dataset.label_versions import (
 from sharding.dataset.members import Members
 from sharding.dataset.quarantine import Quarantine
 from sharding.layout import (
+    ENERGON_FOLDER,
     FILES_OF_IMAGES,
     IMAGES_FOLDER,
+    INDEX,
     INFO_FILE,
     QUARANTINE_FILE,
     QUARANTINE_HASH,
     RECORD,
     SPLITS,
     TAR,
+    is_energon_index,
     parse_shard_name,
 )
 from sharding.manifest import Dataset, Manifest
@@ -84,6 +87,9 @@ def publish_removal(
             was.
     """
     directory, removed = dataset.directory, dataset.manifest.removed or ()
+    for path in (directory / ENERGON_FOLDER).glob("*"):  # Energon's own index lists all ids
+        if is_energon_index(path.relative_to(directory).as_posix()):
+            path.unlink()
     quarantine = Quarantine.read(directory / QUARANTINE_FILE).without_ids(frozenset(removed))
     shards = tuple(sorted((part.shard for part in members), key=lambda shard: shard.path))
     with transaction():
@@ -141,6 +147,11 @@ def remove_outdated(directory: Path, manifest: Manifest) -> None:
     remove_outdated_labels(directory, manifest)
     named = {path for shard in manifest.shards for path in (shard.path, shard.index)}
     unused = {split: manifest.next_number(split) for split in SPLITS}
+    for path in (directory / IMAGES_FOLDER).glob(f"*{TAR}{INDEX}"):  # Energon's, of each tar
+        if f"{IMAGES_FOLDER}/{path.stem}" not in named and is_energon_index(
+            path.relative_to(directory).as_posix()
+        ):
+            path.unlink()
     for path in sorted((directory / IMAGES_FOLDER).glob("*")):
         parsed = parse_shard_name(path.name)
         if parsed is None or f"{IMAGES_FOLDER}/{path.name}" in named:

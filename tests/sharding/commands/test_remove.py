@@ -89,6 +89,7 @@ def jpegs(dataset: Path) -> dict[str, bytes]:
 
 def test_only_their_tars_are_written_anew(dataset: Path, inputs, original: Path) -> None:
     gone, before = victims(inputs), jpegs(dataset)
+    prepared_by_energon(dataset)
     assert {"attribution.parquet", "quarantine.parquet", "labels/2017_11/wanted.txt"} < mentions(
         dataset, gone
     )
@@ -112,6 +113,13 @@ def test_only_their_tars_are_written_anew(dataset: Path, inputs, original: Path)
         "validation": 0,
         "test": 1,
     }
+
+
+def prepared_by_energon(dataset: Path) -> None:
+    """Leave what `energon prepare` does: an index of each tar, and one of all ids."""
+    for tar in dataset.glob("images/*.tar"):
+        Path(f"{tar}.idx").write_bytes(bytes(8))
+    (dataset / ".nv-meta/index.sqlite").write_text("".join(jpegs(dataset)))
 
 
 def test_every_label_version_loses_them(dataset: Path, inputs, tmp_path: Path) -> None:
@@ -206,7 +214,7 @@ def test_ids_come_from_a_file_and_unknown_ones_are_refused(dataset: Path, inputs
         assert tree(dataset) == before
     with pytest.raises(InputError, match="no list of ids"):
         take_down(dataset, file=tmp_path / "absent.txt")
-    listed.write_text(f"{known}\r\n{'e' * 16}\n")
+    listed.write_text(f"\ufeff{known}\r\n{'e' * 16}\n")
     done = take_down(dataset, file=listed, allow_unknown=True)
     assert (done.ids, done.unknown, done.tars) == (2, 1, 1)
     settled = tree(dataset)
@@ -222,6 +230,16 @@ def test_a_damaged_tar_is_not_copied(dataset: Path, inputs) -> None:
     assert Manifest.read(dataset).removed is None
 
 
+@pytest.mark.parametrize("name", ["labels/2017_11/test.parquet", "attribution.parquet"])
+def test_a_changed_table_gets_no_new_hash(dataset: Path, inputs, name: str) -> None:
+    table = pq.read_table(dataset / name)
+    pq.write_table(table, dataset / name, compression="none")
+    before = tree(dataset)
+    with pytest.raises(InputError, match=f"{name}: its content has changed .*Fix: repeat the com"):
+        take_down(dataset, image_ids(inputs[1], "train")[0])
+    assert tree(dataset) == before
+
+
 def test_tars_that_a_repair_set_aside_are_named(dataset: Path, inputs, capsys) -> None:
     name = image_ids(inputs[1], "train")[0]
     shutil.copytree(dataset / "images", dataset / "set_aside/1/images")
@@ -229,6 +247,9 @@ def test_tars_that_a_repair_set_aside_are_named(dataset: Path, inputs, capsys) -
     said = "".join(capsys.readouterr())
     assert "set_aside/1/images/train-" in said
     assert said.count("still holds removed images") == 1
+    (dataset / "set_aside/1/images/test-000000.idx").unlink()
+    assert "nothing was done" in str(take_down(dataset, name))
+    assert "test-000000.tar may hold removed images" in "".join(capsys.readouterr())
 
 
 def test_an_imported_image_is_taken_down_by_its_name(tmp_path: Path) -> None:
