@@ -52,17 +52,17 @@ class Growth:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Growth:
-        """Read a cluster file; types that do not say how many CPUs they offer are left out.
+        """Read a cluster file; types that may not start, or name no CPUs, are left out.
 
         Args:
             config: as `ray up` leaves it on the head, with the resources of instance types.
         """
         limit, types = config.get("max_workers", 0), []
         for name, given in config.get("available_node_types", {}).items():
-            offer = given.get("resources", {})
-            if name != config.get("head_node_type") and offer.get("CPU"):
+            offer, most = given.get("resources", {}), given.get("max_workers", limit)
+            if name != config.get("head_node_type") and offer.get("CPU") and most:
                 node = Node(int(offer["CPU"]), int(offer.get("GPU", 0)))
-                types.append(NodeType(name, node, given.get("max_workers", limit)))
+                types.append(NodeType(name, node, most))
         return cls(tuple(types), limit)
 
     def at_most(self, request: Request) -> int:

@@ -28,7 +28,8 @@ def record(evaluation: Evaluation) -> str:
     """Record an evaluation in MLflow; return its run id.
 
     Raises:
-        InputError: MLflow does not answer, or does not take the model.
+        InputError: MLflow does not answer, or does not take the model; or the thresholds are not
+            in the checkpoint.
         NotRecorded: MLflow stopped taking what was sent.
     """
     run_id = _open(evaluation.subject)
@@ -78,6 +79,8 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
     model_id: str | None = None
     refusal: InputError | None = None
     try:
+        if evaluation.refusal is not None:
+            raise evaluation.refusal
         if config.register:
             model_id = mlflow_model.log_model(owner, subject.checkpoint, copy=True)
         else:  # the training may have left one

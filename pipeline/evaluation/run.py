@@ -31,8 +31,9 @@ from pipeline.inference.cams import Explained, explain
 from pipeline.inference.choose_points import Decisions, Entries, choose
 from pipeline.models import operating_points
 from pipeline.models.checkpoint import Meta, load_model, read_meta
+from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
-from sharding.log import info
+from sharding.log import first_line, info
 from sharding.manifest import Dataset
 
 # Several parts per worker even out slow machines and make progress visible.
@@ -61,6 +62,7 @@ class Subject:
     labels: str
     boxes: Boxes | None = None
     baseline: Baseline | None = None
+    points: OperatingPoints | None = None
 
     @classmethod
     def open(cls, config: EvaluateConfig) -> Subject:
@@ -68,7 +70,7 @@ class Subject:
 
         Raises:
             InputError: checkpoint, dataset, split, boxes or baseline are missing or do not fit
-                each other.
+                each other, or the checkpoint's thresholds are damaged.
         """
         config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
         directory = locate.checkpoint_directory(config.checkpoint)
@@ -78,8 +80,11 @@ class Subject:
         beam.check(meta, directory, config.beam)
         if config.boxes:
             meta.check_maps(directory)
+        points = None
         if config.thresholds:
             _check_place(directory)
+        elif not config.beam:
+            points = operating_points.read(directory, meta.classes_sha256)
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
@@ -92,6 +97,7 @@ class Subject:
             labels=dataset.label_version(config.labels)[0],
             boxes=Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None,
             baseline=baseline,
+            points=points,
         )
 
 
@@ -133,6 +139,7 @@ class Evaluation:
         explained: activation maps of a few images.
         report: the means, and what they are compared with.
         decisions: by thresholds chosen here, or those that the checkpoint has.
+        refusal: why the thresholds chosen here are not in the checkpoint, if they are not.
     """
 
     subject: Subject
@@ -142,6 +149,7 @@ class Evaluation:
     explained: tuple[Explained, ...]
     report: Report
     decisions: Decisions | None = None
+    refusal: InputError | None = None
 
     def __repr__(self) -> str:
         return repr(self.report)
@@ -161,12 +169,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     subject = Subject.open(config)
     session.connect()
+    workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
     if locate.is_copy(subject.checkpoint) and len(session.nodes()) > 1:
         raise InputError(
             f"{config.checkpoint} was downloaded to this machine, which the others do not see",
             fix="pass a checkpoint directory or bucket that every node reads",
         )
-    workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
     samples = sum(shard.images for shard in subject.dataset.shards(config.split))
     count = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
     work = partial(evaluate_part, subject.config, subject.checkpoint, subject.boxes, count, cpus)
@@ -184,6 +192,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     studies = [part.maps for part in parts if part.maps is not None]
     maps = sum(studies[1:], start=studies[0]) if studies else None
     per_class = PerClass.of(scores, subject.dataset.classes, config.rule)
+    decisions = _decisions(subject, scores)
     return Evaluation(
         subject=subject,
         scores=scores,
@@ -191,22 +200,33 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         maps=maps,
         explained=sum((part.explained for part in parts), start=()),
         report=make_report(subject, scores, per_class, maps),
-        decisions=_decisions(subject, scores),
+        decisions=decisions,
+        refusal=_keep(decisions.points, subject) if decisions and config.thresholds else None,
     )
 
 
 def _decisions(subject: Subject, scores: Scores) -> Decisions | None:
-    """Choose thresholds and write them into the checkpoint, or read those that it has."""
-    config, classes = subject.config, subject.dataset.classes
+    """Choose thresholds if asked to; else take the checkpoint's, if it has any."""
+    config, points = subject.config, subject.points
     entries = Entries.of(scores.boosted_E, scores.labels_E, scores.classes_E)
     if config.thresholds:
         source = f"verified {config.split} entries of labels {subject.labels}"
+        classes = subject.dataset.classes
         points = choose(entries, classes, precision=config.precision, source=source)
-        path = operating_points.path_in(subject.checkpoint)
+    return None if points is None else Decisions(points=points, entries=entries)
+
+
+def _keep(points: OperatingPoints, subject: Subject) -> InputError | None:
+    """Write thresholds into the checkpoint; where it takes none, the scores are not lost."""
+    path = operating_points.path_in(subject.checkpoint)
+    try:
         storage.write_bytes(path, points.to_json().encode())
-        return Decisions(points=points, entries=entries)
-    found = operating_points.read(subject.checkpoint, classes.sha256)
-    return None if found is None or config.beam else Decisions(points=found, entries=entries)
+    except (OSError, InputError) as error:
+        problem = f"thresholds are not kept ({first_line(error)})"
+        refusal = InputError(problem, file=path, fix="repeat the command when it can be written")
+        info(str(refusal), "WARNING")
+        return refusal
+    return None
 
 
 def evaluate_part(

@@ -153,7 +153,7 @@ def best_cut(
     if precision is None:
         quality = np.where(is_cut, 2 * right / (taken + right[-1]), -1.0)
     else:
-        quality = np.where(is_cut & (right >= precision * taken), right, -1.0)
+        quality = np.where(is_cut & (right / taken >= precision), right, -1.0)
     place = int(np.argmax(quality))
     if quality[place] <= 0:
         return math.nan

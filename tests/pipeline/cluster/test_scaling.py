@@ -21,6 +21,7 @@ FILE = {
         "spot": {"resources": {"CPU": 48, "GPU": 4}, "max_workers": 8},
         "small": {"resources": {"CPU": 8}, "max_workers": 4},
         "unknown": {"resources": {}},
+        "off": {"resources": {"CPU": 96, "GPU": 8}, "max_workers": 0},
     },
 }
 

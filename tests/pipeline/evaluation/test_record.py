@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
 from pipeline.evaluation import figures, publish, record, run
@@ -23,6 +26,7 @@ from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
 from pipeline.evaluation.run import Evaluation, evaluate, make_report
 from pipeline.inference import mlflow_model
+from pipeline.models import operating_points
 from pipeline.tables import percent
 from pipeline.tracking import runs, writer
 from pipeline.tracking.client import mlflow_client
@@ -170,6 +174,36 @@ def test_what_is_wrong_is_told_before_anything_is_scored(
     monkeypatch.delattr(tasks, "run_tasks")
     with pytest.raises(InputError, match=message):
         evaluate(recorded.changed(**options))
+
+
+def test_damaged_thresholds_are_told_before_anything_is_scored(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(tasks, "run_tasks")
+    checkpoint = shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint")
+    (checkpoint / operating_points.FILE).write_text("{")
+    with pytest.raises(InputError, match="thresholds are damaged"):
+        evaluate(recorded.changed(checkpoint=str(checkpoint)))
+
+
+def test_scores_are_kept_where_the_checkpoint_takes_no_thresholds(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage, "write_bytes", full)
+    checkpoint = shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint")
+    evaluation = evaluate(
+        recorded.changed(checkpoint=str(checkpoint), split="validation", thresholds=True)
+    )
+    with pytest.raises(InputError, match=r"thresholds\.json: thresholds are not kept \(.*No space"):
+        record.record(evaluation)
+    client = mlflow_client()
+    experiment = client.get_experiment_by_name("openimages-v3").experiment_id
+    newest = client.search_runs([experiment])[0]
+    assert newest.info.status == "FAILED"
+    assert {"validation/mAP/all", "validation/f1_own/macro"} <= set(newest.data.metrics)
 
 
 def test_an_evaluation_of_another_split_is_no_baseline(

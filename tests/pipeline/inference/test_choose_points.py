@@ -35,7 +35,7 @@ def test_the_cut_is_the_best_of_all_cuts(rows, precision) -> None:
         right = (taken & is_positive).sum()
         if precision is None:
             return 2 * right / (taken.sum() + is_positive.sum())
-        return right if right >= precision * taken.sum() else 0
+        return right if right / taken.sum() >= precision else 0
 
     cut = choose_points.best_cut(logits, is_positive, precision)
     best = max(quality(value) for value in logits) if is_positive.any() else 0
@@ -43,6 +43,11 @@ def test_the_cut_is_the_best_of_all_cuts(rows, precision) -> None:
         assert quality(cut) == pytest.approx(best)
     else:
         assert math.isnan(cut)
+
+
+def test_a_precision_that_is_just_reached_is_reached() -> None:
+    right = np.arange(20) < 11
+    assert choose_points.best_cut(np.zeros(20), right, 0.55) == 0  # 0.55 * 20 is more than 11
 
 
 def test_small_classes_take_their_groups_threshold() -> None:

@@ -127,6 +127,7 @@ def test_an_evaluation_chooses_them_on_validation_and_keeps_them(
     )
     decisions = run._decisions(subject, scores)
     assert decisions is not None
+    assert run._keep(decisions.points, subject) is None
     stored = operating_points.read(str(saved), subject.meta.classes_sha256)
     assert stored == decisions.points
     assert stored.columns["positives"] == np.bincount(np.arange(400) % 8, labels).tolist()
