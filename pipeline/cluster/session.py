@@ -254,7 +254,7 @@ def _growth() -> scaling.Growth:
 
 
 def check_shared(directory: str) -> None:
-    """Write a file that every node of a cluster of several has to read; see `preflight.check_shared`.
+    """Write a file that all nodes of a cluster have to read; see `preflight.check_shared`.
 
     Args:
         directory: path or URL that the job writes to.
