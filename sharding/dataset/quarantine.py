@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from sharding.errors import REPEAT_COMMAND
+from sharding.image_ids import LENGTH
 from sharding.openimages.row_status import RejectedRow
 from sharding.shards.task import ShardOutcome
+from sharding.sources.named import image_id_of
 from sharding.storage.parquet import read_table, write_table
 
 COLUMNS = ("image_id", "split", "source", "reason")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 
+_ID = re.compile(f"[0-9a-f]{{{LENGTH}}}")
 _ROW_SOURCE = re.compile(r".*:\d+", re.DOTALL)
 
 
@@ -44,6 +47,15 @@ class Entry:
     def is_row(self) -> bool:
         """Tell an annotation row, whose source ends in a line number, from an image."""
         return _ROW_SOURCE.fullmatch(self.source) is not None
+
+    @property
+    def mentioned(self) -> list[str]:
+        """Ids of the images that it may be about: as written, or of the file that is named."""
+        if not self.is_row:
+            return [self.image_id]
+        written = _ID.findall(f"{self.image_id} {self.reason}".lower())
+        # VOC names its images without an ending.
+        return [*written, *map(image_id_of, (self.image_id, f"{self.image_id}.jpg"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +128,12 @@ class Quarantine:
             )
         )
 
-    def without_ids(self, image_ids: Container[str]) -> Quarantine:
+    def without_ids(self, image_ids: frozenset[str]) -> Quarantine:
         """Drop everything about images that were taken down, in any split."""
-        return Quarantine(entries=tuple(e for e in self.entries if e.image_id not in image_ids))
+        if not image_ids:
+            return self
+        entries = (e for e in self.entries if image_ids.isdisjoint(e.mentioned))
+        return Quarantine(entries=tuple(entries))
 
     def write(self, path: str | os.PathLike[str]) -> str:
         """Write the Parquet file atomically; return its SHA-256."""

@@ -16,6 +16,8 @@ from sharding.layout import is_below
 from sharding.openimages.dump_files import decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
 
+_LONGEST_NAME = 1024
+
 
 class ReadLog:
     """Hashes, counts and rejected rows of one collection while it is read.
@@ -85,7 +87,7 @@ class ReadLog:
             raise InputError(reason, file=path, row=row, fix=fix)
         self.count(split, "bad_rows")
         if len(self._rejected[split]) < MOST_LISTED:
-            name, image_id = self._name_of(path), image[:64]
+            name, image_id = self._name_of(path), image[:_LONGEST_NAME]
             self._rejected[split].append(
                 RejectedRow(file=name, row=row, image_id=image_id, reason=reason, fix=fix)
             )

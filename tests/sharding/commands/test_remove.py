@@ -255,6 +255,7 @@ def test_tars_that_a_repair_set_aside_are_named(dataset: Path, inputs, capsys) -
 def test_an_imported_image_is_taken_down_by_its_name(tmp_path: Path) -> None:
     names = [f"{split}{n}.jpg" for split in ("train", "validation", "test") for n in range(4)]
     rows = [f"{name},cat,,{name.rstrip('.jpg0123')}" for name in names]
+    rows.append("train2.jpg,dog,dog,train")  # is set aside
     write_csv(tmp_path, ["image,labels,negatives,split", *rows], names)
     options = ImportOptions(
         format="csv", source=tmp_path, output=tmp_path / "dataset", single_positive=True

@@ -14,6 +14,7 @@ from sharding.errors import InputError
 from sharding.layout import QUARANTINE_FILE
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
+from sharding.sources.named import image_id_of
 from tests.support.commands import check, relabel, shard
 from tests.support.dumpmaking import MIDS, write_classes, write_labels
 from tests.support.photos import image_ids, tree, write_photo_dump
@@ -69,6 +70,20 @@ def test_what_is_no_quarantine_table_is_one_line(tmp_path, content):
         Quarantine.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_rows_about_an_image_are_known_however_they_write_it() -> None:
+    row = {"split": "train", "source": "table.csv:3"}
+    entries = (
+        Entry(image_id="0" * 15 + "A", reason="image id is not", **row),
+        Entry(image_id="", reason=f"bad columns: '{'0' * 15}a,x'", **row),
+        Entry(image_id=" a/b.jpg", reason="other", **row),
+        Entry(image_id="a/b.jpg", reason="bad flag", **row),
+        Entry(image_id="2007_01", reason="bad flag", **row),
+    )
+    removed = frozenset({"0" * 15 + "a", image_id_of("a/b.jpg"), image_id_of("2007_01.jpg")})
+    (left,) = Quarantine(entries=entries).without_ids(removed).entries
+    assert left.reason == "other"
 
 
 def test_a_bad_row_is_told_from_a_bad_image() -> None:
