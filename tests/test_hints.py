@@ -55,9 +55,12 @@ def test_from_shards_to_training_and_back_to_labels(
     following = hint(str(relabel(output, inputs[0], name="again")))
     assert " --labels again --dry-run" in following
     check_line(following, monkeypatch)
-    tar = output / Manifest.read(output).shards[0].path
-    tar.unlink()
+    lost = Manifest.read(output).shards[0]
+    (output / lost.index).unlink()
     assert hint(str(check(output))).endswith(f" verify --dataset {output} --repair")
+    check(output, repair=True)
+    (output / lost.path).unlink()  # wants the images, which the command cannot name
+    assert "next" not in str(check(output))
 
 
 def test_from_training_to_the_score(

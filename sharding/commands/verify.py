@@ -59,10 +59,11 @@ class VerifyReport:
             f"{count(len(manifest.shards), 'shard')}, labels {', '.join(manifest.labels)}."
         )
         if self.intact:
-            following = try_training(self.dataset, self.location)
-        else:
-            following = command("verify", "--dataset", self.location, "--repair")
-        return "\n".join([*lines, f"  next         {following}"])
+            lines.append(f"  next         {try_training(self.dataset, self.location)}")
+        elif any(problem.is_mendable for problem in self.remaining):
+            repair_it = command("verify", "--dataset", self.location, "--repair")
+            lines.append(f"  next         {repair_it}")
+        return "\n".join(lines)
 
 
 def _done(problem: Problem) -> str:

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     """A file of somebody else."""
 
 
+_MENDABLE = (Kind.INDEX, Kind.TAR_LABELS, Kind.DERIVED, Kind.ORPHAN, Kind.UNNAMED)
 _FIXES = {
     Kind.TAR: _REPAIR_WITH_IMAGES,
     Kind.INDEX: _REPAIR,
@@ -76,6 +77,11 @@ class Problem:
     what: str
     kind: Kind
     labels: str = ""
+
+    @property
+    def is_mendable(self) -> bool:
+        """Whether `--repair` mends it without images."""
+        return self.kind in _MENDABLE
 
     @property
     def fix(self) -> str:
