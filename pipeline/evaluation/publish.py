@@ -71,9 +71,11 @@ def card(report: Report, meta: Meta, split: str) -> str:
     # First what is shown of a long description before "Show more".
     off, on = (report.summaries[name] for name in (BOOST_OFF, BOOST_ON))
     name = "validation" if split == "val" else split
+    boost = f" with BoostLU, {percent(off.map_all)} without"
     first = (
-        f"mAP on {name}, epoch {meta.epoch}: **{percent(on.map_all)}** with BoostLU, "
-        f"{percent(off.map_all)} without; groups 1 to {len(on.map_groups)}: "
+        f"mAP on {name}, epoch {meta.epoch}: **{percent(on.map_all)}**"
+        f"{boost if meta.train_config.model.head == 'cam' else ''}; "
+        f"groups 1 to {len(on.map_groups)}: "
         f"{', '.join(map(percent, on.map_groups.values()))}."
     )
     return model_card.card(meta, f"{first}\n\n{report.markdown()}\n{_MORE}")

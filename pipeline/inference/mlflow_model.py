@@ -21,7 +21,7 @@ import pipeline
 import sharding
 from pipeline import storage
 from pipeline.inference import locate
-from pipeline.inference.predictor import TOP_K
+from pipeline.inference.predictor import OWN_THRESHOLDS, TOP_K
 from pipeline.models import checkpoint, model_card, operating_points
 from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
@@ -37,8 +37,6 @@ _REQUIREMENTS = (
 """Imports of a served model, by name on the package index."""
 _TAGS_OF_RUN = ("labels", "licence", "method", "preset")
 _NO_SUCH_ENDPOINT = (404, 405, 501)
-_OWN_THRESHOLDS = -1.0
-"""As of `pyfunc`, which only a served model may import."""
 _EXAMPLE_SIDE = 64
 """Pixels of the example request's image."""
 
@@ -278,7 +276,7 @@ def _signature() -> Any:
         params=ParamSchema(
             [
                 ParamSpec("top_k", DataType.long, TOP_K),
-                ParamSpec("threshold", DataType.double, _OWN_THRESHOLDS),
+                ParamSpec("threshold", DataType.double, OWN_THRESHOLDS),
             ]
         ),
     )

@@ -38,6 +38,8 @@ from sharding.log import count
 
 TOP_K = 5
 """Labels of a served model's answer, unless the request says otherwise."""
+OWN_THRESHOLDS = -1.0
+"""The parameter ``threshold`` of a request that names none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,10 @@ import mlflow
 import pandas as pd
 
 from pipeline.inference import locate
-from pipeline.inference.predictor import TOP_K, Prediction, Predictor
+from pipeline.inference.predictor import OWN_THRESHOLDS, TOP_K, Prediction, Predictor
 from pipeline.models import checkpoint, operating_points
 from sharding.errors import InputError
 
-OWN_THRESHOLDS = -1.0
-"""The parameter ``threshold`` of a request that names none."""
 REQUEST_SECONDS = 60.0
 """Within which a request is answered; pictures not reached by then are errors."""
 _URL_SAFE = str.maketrans("-_", "+/")

@@ -9,18 +9,21 @@ from pipeline.models.checkpoint import Meta
 from pipeline.tables import MAP_COLUMNS, Table, percent
 from sharding.log import redact
 
+# Of a network with maps alone.
+_SHOWS = ", and to show where in an image the evidence is"
+_MAPS = "A map shows what raised a score on a coarse grid; it is no outline."
 # A line each: MLflow's pages break at every line's end.
 _LIMITS = (
     "Scores rank; labels that were missing in training lower probabilities, which are calibrated "
     "only where the model has thresholds of its own (`evaluate --thresholds`).",
     "mAP counts annotated entries only; it says nothing of what nobody looked at.",
     "Rare classes rest on few positives: read their mAP with its interval (`--intervals 200`).",
-    "A map shows what raised a score on a coarse grid; it is no outline.",
+    _MAPS,
     "Other cameras, crops and places than those of the training images were not tried.",
 )
 _USE = (
     "### Intended use\n\nTo suggest labels of its own classes for photographs like the training "
-    "images, for people to confirm, and to show where in an image the evidence is. Not for "
+    f"images, for people to confirm{_SHOWS}. Not for "
     "decisions about people, and not as proof that something is absent.\n\n### Limits\n\n"
     + "".join(f"- {limit}\n" for limit in _LIMITS)
 )
@@ -42,7 +45,8 @@ def card(meta: Meta, results: str = "") -> str:
     )
     rows = "\n".join(f"| {name} | {redact(text)} |" for name, text in _facts(meta))
     about = f"### What it is\n\n| | |\n|---|---|\n{rows}"
-    return "\n\n".join(part for part in (first, results or _validation(meta), about, _USE) if part)
+    use = _USE if maps else _USE.replace(_SHOWS, "").replace(f"- {_MAPS}\n", "")
+    return "\n\n".join(part for part in (first, results or _validation(meta), about, use) if part)
 
 
 def _facts(meta: Meta) -> Iterator[tuple[str, str]]:
@@ -65,9 +69,10 @@ def _facts(meta: Meta) -> Iterator[tuple[str, str]]:
 
 def _validation(meta: Meta) -> str:
     """Tabulate the validation mAP that a checkpoint carries; nothing if it was not validated."""
+    both = (("BoostLU off", "val_no_boost"), ("BoostLU on", "val"))
     rows = [
         [name, *(percent(meta.metrics.get(f"{p}/mAP/{m}", math.nan)) for m in MAP_COLUMNS)]
-        for name, p in (("BoostLU off", "val_no_boost"), ("BoostLU on", "val"))
+        for name, p in (both if meta.train_config.model.head == "cam" else (("mAP", "val"),))
     ]
     if "val/mAP/all" not in meta.metrics:
         return ""

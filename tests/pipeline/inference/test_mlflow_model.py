@@ -25,6 +25,7 @@ from pipeline.inference import locate, mlflow_model
 from pipeline.tracking import client, registry, runs, writer
 from sharding.errors import InputError
 from tests.pipeline.inference.test_predictor import jpegs
+from tests.pipeline.models.test_operating_points import give
 from tests.support.models import write_checkpoint
 
 DIGEST = "d" * 36
@@ -166,6 +167,21 @@ def test_a_copy_outlives_its_checkpoint_and_a_link_does_not(run_id: str, saved: 
     with pytest.raises(InputError, match="is gone") as caught:
         pipeline.load(f"models:/{linked}")
     assert caught.value.file == str(other)
+
+
+def test_new_thresholds_reach_a_copy(run_id: str, saved: Path, squares: Path) -> None:
+    model_id = mlflow_model.log_model(run_id, str(saved), copy=True)
+    other = shutil.copytree(saved, saved.with_name("other"))
+    linked = mlflow_model.log_model(run_id, str(other), copy=False)
+    for threshold, directory in ((0.5, saved), (0.25, saved), (0.75, other)):
+        give(directory, squares, [threshold] * 8, 2.0)
+        mlflow_model.add_thresholds(model_id if directory == saved else linked, str(directory))
+    assert weights_of(linked) == ["link.json"]
+    shutil.rmtree(saved)
+    for model, threshold in ((model_id, 0.25), (linked, 0.75)):
+        points = pipeline.load(f"models:/{model}").points
+        assert points is not None
+        assert set(points.thresholds) == {threshold}
 
 
 def test_a_checkpoint_is_logged_once(run_id: str, saved: Path) -> None:

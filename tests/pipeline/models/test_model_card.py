@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from pipeline.config.sections import ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data import profile
 from pipeline.models.checkpoint import Meta
@@ -35,6 +37,18 @@ def test_results_given_stand_in_the_place_of_the_validation(squares: Path) -> No
     text = card(meta_of(squares, metrics={"val/mAP/all": 0.5}), "### mAP on test")
     assert "### mAP on test" in text
     assert "Validation" not in text
+
+
+def test_a_network_without_maps_is_said_to_have_no_maps_and_no_boost(squares: Path) -> None:
+    network = ModelConfig(head="ml-decoder", alpha_train=1.0, alpha_infer=1.0)
+    config = TrainConfig(dataset=str(squares), model=network)
+    plain = meta_of(squares, metrics={"val/mAP/all": 0.5, "val_no_boost/mAP/all": 0.5})
+    text = card(dataclasses.replace(plain, config=config.to_dict()))
+    assert "Validation" in text
+    assert "people to confirm. Not" in text
+    for word in ("BoostLU", "A map"):
+        assert word in card(plain)
+        assert word not in text
 
 
 def test_an_old_checkpoint_has_a_card_too(squares: Path) -> None:
