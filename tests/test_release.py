@@ -21,6 +21,10 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert re.fullmatch(rf"{VERSION} - \d{{4}}-\d\d-\d\d", latest)
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == VERSION
+    pages = [*REPOSITORY.glob("deploy/**/*"), *REPOSITORY.glob("docs/*.md")]
+    texts = [page.read_text(encoding="utf-8") for page in pages if page.is_file()]
+    tags = re.findall(r"openimages-boostlu:(\d+\.\d+\.\d+)", "\n".join(texts))
+    assert set(tags) == {VERSION}, "tags of the container"
 
 
 def test_the_notebook_shows_what_its_cells_gave() -> None:
