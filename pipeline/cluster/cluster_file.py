@@ -26,6 +26,19 @@ _ARM_FAMILY = re.compile(r"[a-z]+\d+[a-z]*g[a-z]*\b|p6e-")
 _TOKEN = "~/.ray/auth_token"
 # Ray's own defaults, for a head that sets no others.
 _PORTS = {"ray-client-server-port": 10001, "dashboard-port": 8265}
+_TEXT = {"type": "string"}
+_TYPE = {"properties": {"node_config": {"properties": {"InstanceType": _TEXT, "ImageId": _TEXT}}}}
+_AWS = {"if": {"properties": {"type": {"const": "aws"}}}, "then": {"required": ["region"]}}
+_OURS = {
+    "properties": {
+        "head_node_type": _TEXT,
+        "available_node_types": {"type": "object", "additionalProperties": _TYPE},
+        "provider": {"type": "object", "properties": {"worker_ips": {"items": _TEXT}}, **_AWS},
+        "docker": {"properties": {"run_options": {"items": _TEXT}}},
+        "file_mounts": {"additionalProperties": _TEXT},
+    }
+}
+"""What Ray's own schema leaves open, and the checks rely on."""
 Config = Mapping[str, Any]
 
 
@@ -66,7 +79,7 @@ def check(config: Config, directory: Path) -> list[Finding]:
         config: content of the file.
         directory: that `ray up` is called in, which relative mounts start from.
     """
-    if findings := [*_schema(config)]:
+    if findings := [*dict.fromkeys(_schema(config))]:
         return findings  # the other checks rely on it
     checks = [_placeholders, _types, _head, _ports, _authentication, _container, _store]
     checks += [_images, _profiles, _spot, _driver, _shared] if _is(config, "aws") else [_addresses]
@@ -77,30 +90,29 @@ def check(config: Config, directory: Path) -> list[Finding]:
 def describe(config: Config) -> str:
     """Say in a line what a cluster file starts."""
     if not _is(config, "aws"):
-        provider = config["provider"]
-        return (
-            f"head {provider.get('head_ip')}, workers {', '.join(provider.get('worker_ips', []))}"
-        )
-    machines = {
-        name: kind["node_config"]["InstanceType"] for name, kind in _workers(config).items()
-    }
-    kinds = ", ".join(f"{name} {machine}" for name, machine in machines.items())
-    return f"aws {config['provider']['region']}, at most {config['max_workers']} of: {kinds}"
+        head, workers = (config["provider"].get(key) for key in ("head_ip", "worker_ips"))
+        return f"head {head}, workers {', '.join(workers or [])}"
+    machines = {n: kind["node_config"]["InstanceType"] for n, kind in _workers(config).items()}
+    kinds = ", ".join(map(" ".join, machines.items()))
+    return f"aws {config['provider']['region']}, at most {config.get('max_workers')} of: {kinds}"
 
 
 def _schema(config: Config) -> Iterator[Finding]:
-    """Apply Ray's own schema; its package is not imported, which would take a second."""
+    """Apply Ray's own schema and ours; Ray is not imported, which would take a second."""
     from jsonschema import Draft7Validator
 
     (ray,) = importlib.util.find_spec("ray").submodule_search_locations  # type: ignore[union-attr,misc]
     schema = json.loads(Path(ray, "autoscaler/ray-schema.json").read_text())
-    for error in Draft7Validator(schema).iter_errors(dict(config)):
+    validators = [Draft7Validator(each) for each in (schema, _OURS)]
+    errors = [error for each in validators for error in each.iter_errors(dict(config))]
+    for error in errors:
         place = ".".join(map(str, error.absolute_path)) or "the file"
-        yield Finding(place, error.message, "correct it: this is Ray's own schema")
+        yield Finding(place, error.message, "correct it, as in ray_cluster.yaml")
+    if errors:
+        return
     if config.get("head_node_type") not in config.get("available_node_types", {None: 0}):
         yield Finding("head_node_type", "names no node type", "name one of available_node_types")
-    kind = (config.get("provider") or {}).get("type")
-    if kind not in ("aws", "local"):
+    if (kind := config["provider"]["type"]) not in ("aws", "local"):
         yield Finding("provider.type", f"{kind!r} is not known here", "choose aws or local")
 
 
@@ -130,9 +142,7 @@ def _placeholders(config: Config) -> Iterator[Finding]:
     places: dict[str, str] = {}
     for place, text in _strings(config):
         for word in _PLACEHOLDER.findall(text):
-            places.setdefault(
-                word, place
-            )  # a value that is referred to stands first where it is set
+            places.setdefault(word, place)  # where it is set, before where that is referred to
     for word, place in places.items():
         yield Finding(place, f"{word} is not set", f"put your own value in the place of {word}")
 
@@ -145,10 +155,8 @@ def _types(config: Config) -> Iterator[Finding]:
         yield Finding("max_workers", f"{limit} is less than all min_workers, {least}", fix)
     for name, kind in workers.items():
         if kind.get("min_workers", 0) > (most := kind.get("max_workers", limit)):
-            place = f"available_node_types.{name}"
-            yield Finding(
-                place, f"min_workers is more than max_workers, {most}", "raise the latter"
-            )
+            problem = f"min_workers is more than max_workers, {most}"
+            yield Finding(f"available_node_types.{name}", problem, "raise the latter")
     if workers and not any(kind.get("max_workers", limit) for kind in workers.values()):
         yield Finding("available_node_types", "no worker may start", "set their max_workers")
 
@@ -303,16 +311,10 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 def _mounts(config: Config, directory: Path) -> Iterator[Finding]:
     keys = {"auth.ssh_private_key": config.get("auth", {}).get("ssh_private_key")}
-    mounts = {
-        f"file_mounts {target}": each for target, each in config.get("file_mounts", {}).items()
-    }
+    mounts = {f"file_mounts {to}": each for to, each in config.get("file_mounts", {}).items()}
     for place, source in (mounts | keys).items():
         if source and not (directory / Path(source).expanduser()).exists():
-            fix = (
-                "ray get-auth-token --generate"
-                if source == _TOKEN
-                else "correct the path, or make it"
-            )
+            fix = "ray get-auth-token --generate" if source == _TOKEN else "correct it, or make it"
             yield Finding(place, f"no {source} on this machine", fix)
     if "." in mounts.values():
         yield Finding("file_mounts", "the whole repository", "mount pipeline and sharding only")

@@ -85,6 +85,12 @@ def replaced(key: str, old: str, new: str) -> Callable[[dict[str, Any]], None]:
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "schema": (lambda c: c.update(idle_minutes=3), "'idle_minutes' was unexpected"),
     "schema type": (lambda c: c.update(max_workers="8"), "max_workers: '8' is not of type"),
+    "no object": (lambda c: c.update(available_node_types=3), "available_node_types: 3 is not"),
+    "no text": (
+        lambda c: node(c).update(ImageId=None),
+        "available_node_types.spot.node_config.ImageId: None is not of type 'string'",
+    ),
+    "no region": (lambda c: c["provider"].pop("region"), "provider: 'region' is a required prop"),
     "head type": (lambda c: c.update(head_node_type="haed"), "head_node_type: names no node type"),
     "provider": (lambda c: c["provider"].update(type="gcp"), "provider.type: 'gcp' is not known"),
     "default image": (
