@@ -114,7 +114,8 @@ def unknown(
     import difflib
 
     known = list(known)
-    close = difflib.get_close_matches(value.casefold(), known, n=1)
+    folded = {word.casefold(): word for word in known}
+    close = [folded[word] for word in difflib.get_close_matches(value.casefold(), folded, n=1)]
     words = ", ".join(known)
     if close:
         fix = f"did you mean {close[0]}? {listed or f'There are {words}'}"

@@ -86,6 +86,11 @@ def _counting(draw: Callable[[LabelTable], LabelTable]) -> Rule:
 
     def drawn(table: LabelTable) -> tuple[LabelTable, dict[str, int]]:
         kept = draw(table)
+        if len(table.classes_E) > len(kept.classes_E) == 0:
+            raise InputError(
+                "no label would be left in a split",
+                fix="give --known a larger share, or other --splits",
+            )
         return kept, {"derived_left_out": len(table.classes_E) - len(kept.classes_E)}
 
     return drawn

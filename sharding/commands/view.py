@@ -127,7 +127,8 @@ def _choose(dataset: Dataset, options: ViewOptions) -> Iterator[_Chosen]:
     tar = None if options.shard is None else shard_path(Path(options.shard).stem)
     records = {shard.path: shard.split for shard in dataset.manifest.shards}
     if tar is not None and tar not in records:
-        raise unknown("shard", options.shard or "", [Path(path).stem for path in records])
+        names = [Path(path).stem for path in records]
+        raise unknown("shard", options.shard or "", names, listed="dataset.json lists them")
     if options.split is not None:
         dataset.shards(options.split)
     splits = {options.split or split for split in records.values()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sharding import errors
-from sharding.errors import InputError, one_line_errors
+from sharding.errors import InputError, one_line_errors, unknown
 from sharding.layout import MANIFEST_FILE
 
 
@@ -46,6 +46,11 @@ def test_the_cause_inside_a_wrapper_is_what_is_printed(capsys):
     with pytest.raises(SystemExit), one_line_errors():
         raise Wrapped("task failed\nwith a long traceback")
     assert capsys.readouterr().err == "error: a.csv: bad\n"
+
+
+def test_the_nearest_word_is_named_in_any_case():
+    assert "did you mean Cat? There are Lion, Cat" in str(unknown("class", "cta", ["Lion", "Cat"]))
+    assert "choose one of Lion, Cat" in str(unknown("class", "zzz", ["Lion", "Cat"]))
 
 
 def test_other_errors_pass():

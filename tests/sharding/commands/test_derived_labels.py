@@ -95,6 +95,13 @@ def test_a_closure_is_recorded_and_is_the_difference_to_its_base(
     assert check(dataset).intact
 
 
+def test_a_share_of_no_label_is_refused(dataset: Path) -> None:
+    before = tree(dataset)
+    with pytest.raises(InputError, match=r"no label would be left .*larger share"):
+        derive(dataset, known=1e-6)
+    assert tree(dataset) == before
+
+
 def test_killed_anywhere_a_derivation_ends_the_same(
     original: Path, hierarchy: Path, tmp_path: Path
 ) -> None:

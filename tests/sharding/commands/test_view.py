@@ -121,7 +121,10 @@ def test_what_was_set_aside_is_shown_by_reason(original, tmp_path: Path) -> None
     ("query", "message"),
     [
         ({"class_name": "nam of /m/0b"}, "did you mean name of /m/0b"),
-        ({"shard": "train-000099"}, "train-000099"),
+        (
+            {"shard": "train-000099"},
+            r"'train-000099'. .*did you mean train-\d+. dataset.json lists",
+        ),
         ({"name": "2018_04"}, "2018_04"),
         ({"class_name": "/m/0_d", "shard": "test-000000", "split": "train"}, "nothing .* matches"),
     ],
