@@ -102,7 +102,7 @@ class Subject:
 
 
 def _check_place(directory: str) -> None:
-    """Refuse a checkpoint whose thresholds could not be kept beside its weights."""
+    """Refuse a checkpoint whose thresholds could not be kept with its weights."""
     if locate.is_copy(directory):
         raise InputError(
             "thresholds are kept in the checkpoint, and this is a downloaded copy of one",

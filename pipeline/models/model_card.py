@@ -68,7 +68,7 @@ def _facts(meta: Meta) -> Iterator[tuple[str, str]]:
 
 
 def _validation(meta: Meta) -> str:
-    """Tabulate the validation mAP that a checkpoint carries; nothing if it was not validated."""
+    """Tabulate the validation mAP that a checkpoint has; nothing if it was not validated."""
     both = (("BoostLU off", "val_no_boost"), ("BoostLU on", "val"))
     rows = [
         [name, *(percent(meta.metrics.get(f"{p}/mAP/{m}", math.nan)) for m in MAP_COLUMNS)]

@@ -1,4 +1,4 @@
-"""Keep the operating points of a model beside its weights: a threshold per class, temperatures.
+"""Keep the operating points of a model with its weights: a threshold per class, temperatures.
 
 `thresholds.json` of a checkpoint is written by an evaluation of validation images
 (`pipeline.inference.choose_points`) and used by every prediction.

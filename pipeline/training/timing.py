@@ -118,7 +118,7 @@ class Headspace:
         """The slowest part: network, or of the loader read, copy or decode."""
         if self.network <= self.loader:
             return "network"
-        # Reading and copying run beside decoding: either limits the loader only if it is as slow.
+        # Reading and copying run during decoding: either limits the loader only if it is as slow.
         slow = {part for part in ("read", "copy") if getattr(self, part) < 1.2 * self.loader}
         return min(slow, key=lambda part: getattr(self, part)) if slow else "decode"
 

@@ -25,7 +25,7 @@ from pipeline.evaluation import figures, publish, record, run
 from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
 from pipeline.evaluation.run import Evaluation, evaluate, make_report
-from pipeline.inference import mlflow_model
+from pipeline.inference import locate, mlflow_model
 from pipeline.models import operating_points
 from pipeline.tables import percent
 from pipeline.tracking import runs, writer
@@ -184,6 +184,22 @@ def test_damaged_thresholds_are_told_before_anything_is_scored(
     (checkpoint / operating_points.FILE).write_text("{")
     with pytest.raises(InputError, match="thresholds are damaged"):
         evaluate(recorded.changed(checkpoint=str(checkpoint)))
+
+
+def test_a_downloaded_copy_is_refused_where_nodes_have_just_joined(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = ["head"]
+
+    def shares(workers: int | None, minutes: float | None) -> tuple[int, float, int]:
+        nodes.append("worker")  # has been waited for
+        return 1, 0.0, 1
+
+    monkeypatch.setattr(session, "nodes", lambda: nodes)
+    monkeypatch.setattr(session, "shares", shares)
+    monkeypatch.setattr(locate, "is_copy", lambda directory: True)
+    with pytest.raises(InputError, match="downloaded to this machine, which the others do not"):
+        evaluate(recorded.config)
 
 
 def test_scores_are_kept_where_the_checkpoint_takes_no_thresholds(
