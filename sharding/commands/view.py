@@ -22,7 +22,7 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError, unknown
 from sharding.image_ids import format_image_ids
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
-from sharding.layout import INDEX, QUARANTINE_FILE, SPLITS, TAR, shard_path
+from sharding.layout import QUARANTINE_FILE, SPLITS, shard_path
 from sharding.log import count
 from sharding.manifest import Dataset
 from sharding.progress import Progress
@@ -90,7 +90,7 @@ def _images(
     """Make the cards of the images that match, the page's notes, and count what matches."""
     chosen = list(_choose(dataset, options))
     matching = sum(len(part.rows_M) for part in chosen)
-    left, cards = options.limit, []
+    left, cards, bucket = options.limit, [], workspace.workers(map).bucket
     budget = _PICTURE_BYTES // max(1, min(matching, options.limit))
     counts: Counter[str] = Counter()
     with Progress(min(matching, options.limit), "view", "image") as progress:
@@ -98,13 +98,9 @@ def _images(
             rows_M = part.rows_M[:left]
             left -= len(rows_M)
             ids = format_image_ids(part.table.image_ids_N[rows_M])
-            shards = {part.table.shards[row] for row in rows_M.tolist()}
-            workspace.download(
-                path for tar in sorted(shards) for path in (tar, tar.removesuffix(TAR) + INDEX)
-            )
             credits = read_credits(dataset, ids)
             pictures = {}
-            for image_id, content in read_images(dataset, part.split, ids, options.name):
+            for image_id, content in read_images(dataset, part.split, ids, options.name, bucket):
                 pictures[image_id] = _picture(content, budget)
                 progress.advance()
             for image_id, row in zip(ids, rows_M.tolist(), strict=True):

@@ -13,12 +13,17 @@ from sharding.image_ids import parse_image_ids
 from sharding.layout import ATTRIBUTION_FILE
 from sharding.manifest import Dataset
 from sharding.sources.shard import ShardSource
+from sharding.storage.object_store import ObjectStore
 from sharding.storage.parquet import as_input_error
 from sharding.storage.retry import BadImage
 
 
 def read_images(
-    dataset: Dataset, split: str, image_ids: Sequence[str], labels: str | None = None
+    dataset: Dataset,
+    split: str,
+    image_ids: Sequence[str],
+    labels: str | None = None,
+    bucket: ObjectStore | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Read (id, encoded bytes) of images, each once, one tar after the other.
 
@@ -28,6 +33,7 @@ def read_images(
         image_ids: of the images wanted.
         labels: label version whose table says which tar holds an image; the default one if not
             given.
+        bucket: where the tars are, if not in the dataset's directory; one at a time is downloaded.
 
     Raises:
         InputError: the dataset has no pixels of an image, or a tar is damaged.
@@ -45,7 +51,7 @@ def read_images(
                 file=dataset.directory,
                 fix="pass the dataset that was trained on",
             )
-        source = ShardSource.of(dataset.directory, records[path])
+        source = ShardSource.of(dataset.directory, records[path], bucket)
         with source.reader(split, wanted) as read:
             for image_id in wanted:
                 try:
@@ -54,7 +60,7 @@ def read_images(
                     raise InputError(
                         f"{image_id}: {error}",
                         file=source.tar,
-                        fix=how_to_repair(source.tar),
+                        fix=how_to_repair(dataset.directory / path),
                     ) from None
 
 

@@ -497,6 +497,8 @@ def test_a_page_is_made_of_the_tars_that_it_shows(
     options = ViewOptions(dataset=URL, output=tmp_path / "page.html", split="test", fetch=FAST)
     with open_workspace(options.dataset, options.fetch, tmp_path) as workspace:
         assert view(options, workspace).shown == len(image_ids(inputs[1], "test"))
+        tars = workspace.directory.glob("images/*.tar")
+        assert not any(tar.stat().st_blocks for tar in tars), "one tar at a time is on the disk"
     read = {path for path in server.asked if path.endswith(".tar")}
     assert read == {"data/sets/tiny/images/test-000000.tar"}
     assert put_since(server) == set()
