@@ -92,7 +92,7 @@ class PartPredictor:
 
     def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
         """Decode an image, or say what is wrong with it; a silent host is not asked again."""
-        host = urlsplit(source).netloc if isinstance(source, str) and "://" in source else ""
+        host = _host(source) if isinstance(source, str) else ""
         if self._silent[host] >= SILENT:
             return InputError(f"{pixels.UNREAD} ({host} has not answered {SILENT} times)")
         image: npt.NDArray[np.uint8] | InputError
@@ -237,6 +237,14 @@ def _copied(directory: str, output: str) -> str:
         content = storage.read_bytes(storage.join(directory, name))
         storage.write_bytes(storage.join(copy, name), content)
     return copy
+
+
+def _host(location: str) -> str:
+    """Name the host or bucket of a URL; "" for a path, and where it has none."""
+    try:
+        return urlsplit(location).netloc if "://" in location else ""
+    except ValueError:  # an address that is none; reading it says so
+        return ""
 
 
 def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:

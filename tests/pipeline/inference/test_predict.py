@@ -157,14 +157,18 @@ def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path:
     good, bad = ("café.jpg", "a b.jpg", "a%20b.jpg", "c?d=é"), names[3:]
     with serving(dict.fromkeys(names, next(iter(jpegs(squares).values())))) as web:
         web.faults = {name: 3 * [name.removesuffix(".jpg")] for name in bad}
-        urls = [*(f"{web.url}/{name}" for name in (*good, *bad)), "http://no host/e.jpg"]
+        urls = [
+            *(f"{web.url}/{name}" for name in (*good, *bad)),
+            "http://no host/e.jpg",
+            "http://[::1/f.jpg",
+        ]
         (tmp_path / "urls.txt").write_text("\n".join(urls), encoding="utf-8")
         config = PredictConfig(
             checkpoint=str(saved), output=str(tmp_path / "out"), urls=tmp_path / "urls.txt"
         )
         (part,) = predict_plan.parts(config)
         output = PartPredictor(config, str(saved), 1)({"item": part})
-    assert output == {"images": 7, "errors": 3}
+    assert output == {"images": 8, "errors": 4}
     rows = pq.read_table(tmp_path / "out" / part.file).to_pylist()
     assert [row["image"] for row in rows] == urls
     errors = [row["error"] for row in rows]
