@@ -26,14 +26,14 @@ REPEAT_COMMAND = "repeat the command that made the dataset, or restore the file 
 
 
 def command(job: str, *arguments: str | os.PathLike[str]) -> str:
-    """Write the command line of a job so that it runs as it stands in this shell."""
+    """Write the command line of a job to run in this shell, but for credentials in URLs."""
     program = [PROGRAM] if shutil.which(PROGRAM) else [sys.executable, "-m", "pipeline"]
-    return shlex.join([*program, job, *map(str, arguments)])
+    return log.redact(shlex.join([*program, job, *map(str, arguments)]))
 
 
 def python_command(code: str) -> str:
     """Write the command line that runs a line of Python with what is installed here."""
-    return shlex.join([sys.executable, "-c", code])
+    return log.redact(shlex.join([sys.executable, "-c", code]))
 
 
 def how_to_repair(file: str | os.PathLike[str], *more: str) -> str:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cli import main, model_jobs
+from pipeline.cli import dataset_jobs, main, model_jobs
 from pipeline.tracking import client
+from sharding.errors import command, python_command
 from sharding.manifest import Manifest
 from tests.support.commands import Inputs, check, relabel, shard
 from tests.support.photos import write_photo_dump
@@ -82,3 +83,17 @@ def test_from_a_registered_model_to_its_server(monkeypatch: pytest.MonkeyPatch) 
     check_line(client.serve_command("tour"), monkeypatch)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host")
     assert "secret" not in client.serve_command("tour")
+
+
+def test_results_and_hints_show_no_credentials(capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = "s3://key:hunter2@bucket/set"
+    result = SimpleNamespace(
+        directory=dataset, best=dataset, best_metrics={}, mlflow_run_id="1", split="test"
+    )
+    model_jobs._print_result(result, dataset)
+    dataset_jobs._show(f"dataset  {dataset}")
+    shown = capsys.readouterr().out
+    assert shown.count("@bucket/set") == 5
+    assert "hunter2" not in shown + command("verify", "--dataset", dataset) + python_command(
+        dataset
+    )

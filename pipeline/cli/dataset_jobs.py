@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cli.options import parse
+from pipeline.cli.options import parse, write
 from sharding.commands.options import (
     RemoveOptions,
     ReshardOptions,
@@ -42,7 +42,7 @@ def _show(result: object) -> None:
     for line in str(result).splitlines():
         if sys.stdout.isatty() and line.startswith("  ") and not line.startswith("  next "):
             line = textwrap.fill(line, _COLUMNS, subsequent_indent=" " * _INDENT)
-        print(line)
+        write(line)
 
 
 def run_make_demo(arguments: Sequence[str], program: str | None) -> None:
@@ -137,7 +137,7 @@ def run_view(arguments: Sequence[str], program: str | None) -> None:
 
     with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
         page = view(options, workspace)
-    print(page)
+    write(page)
 
 
 def run_remove(arguments: Sequence[str], program: str | None) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.options import begin, description, expand, obey_no_color, parse
+from pipeline.cli.options import begin, description, expand, obey_no_color, parse, write
 from pipeline.config import groups, presets, show
 from pipeline.config.commands import (
     AuditConfig,
@@ -54,11 +54,11 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
 
     try:
         if command.dry_run:
-            print(train.dry_run(command.config))
+            write(train.dry_run(command.config))
             again = (argument for argument in arguments if argument != "--dry-run")
-            print(f"next      {shell_command('train', *again)}")
+            write(f"next      {shell_command('train', *again)}")
         elif command.headspace:
-            print(train.headspace(command.config))
+            write(train.headspace(command.config))
         else:
             preset = command.preset.name if command.preset else ""
             _print_result(train.train(command.config, preset), command.config.dataset)
@@ -86,11 +86,11 @@ def _print_result(result: TrainResult, dataset: str) -> None:
 
     best = result.best_metrics
     score = f", mAP {percent(best[MAP])}" if MAP in best else ""
-    print(f"run              {result.directory}")
-    print(f"best checkpoint  {result.best}  (epoch {best.get('epoch', 0):.0f}{score})")
-    print(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
+    write(f"run              {result.directory}")
+    write(f"best checkpoint  {result.best}  (epoch {best.get('epoch', 0):.0f}{score})")
+    write(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
     scored = ("--checkpoint", result.directory, "--dataset", dataset, "--split", result.split)
-    print(f"next             {shell_command('evaluate', *scored)}")
+    write(f"next             {shell_command('evaluate', *scored)}")
 
 
 def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
@@ -110,18 +110,18 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         error(str(ended))
         sys.exit(ended.exit_code)
     finally:  # whoever reads it may be gone, or show no such letters
-        print(evaluation.report.terminal())
+        write(evaluation.report.terminal())
         if evaluation.decisions is not None:
-            print(evaluation.decisions)
-        print(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})", flush=True)
-    print(f"MLflow      {client.browse_command()}  (run {run_id})")
+            write(evaluation.decisions)
+        write(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})")
+    write(f"MLflow      {client.browse_command()}  (run {run_id})")
     if config.register:
         following = client.serve_command(config.register)
     else:
         scored = ("--dataset", config.dataset, "--split", config.split)
         places = ("--checkpoint", config.checkpoint, *scored, "--output", "predictions")
         following = shell_command("predict", *places)
-    print(f"next        {following}")
+    write(f"next        {following}")
 
 
 def run_predict(arguments: Sequence[str], program: str | None) -> None:
@@ -136,10 +136,10 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
     from pipeline.inference import predict
 
     counts = predict.predict(config, session.connect)
-    print(f"{count(counts['images'], 'image')}, {counts['errors']:,} unreadable (column error)")
-    print(f"predictions  {config.output}/part-*.parquet  ({count(counts['files'], 'file')})")
+    write(f"{count(counts['images'], 'image')}, {counts['errors']:,} unreadable (column error)")
+    write(f"predictions  {config.output}/part-*.parquet  ({count(counts['files'], 'file')})")
     show_rows = f"print(pq.read_table({config.output!r}).slice(0, 3).to_pylist())"
-    print(f"next         {python_command(f'import pyarrow.parquet as pq; {show_rows}')}")
+    write(f"next         {python_command(f'import pyarrow.parquet as pq; {show_rows}')}")
 
 
 def run_export(arguments: Sequence[str], program: str | None) -> None:
@@ -154,11 +154,11 @@ def run_export(arguments: Sequence[str], program: str | None) -> None:
     differences = export.export(directory, options.output, options.formats)
     for name, difference in differences.items():
         path = options.output / f"model.{name}"
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")
-    print(f"{options.output / 'model.json'}  image size, class list, preprocessing")
-    print(f"{options.output / 'README.md'}  model card")
+        write(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")
+    write(f"{options.output / 'model.json'}  image size, class list, preprocessing")
+    write(f"{options.output / 'README.md'}  model card")
     use = _USE[options.formats[0]].format(str(options.output / f"model.{options.formats[0]}"))
-    print(f"next  {python_command(use)}")
+    write(f"next  {python_command(use)}")
 
 
 def run_candidates(arguments: Sequence[str], program: str | None) -> None:
@@ -172,4 +172,4 @@ def run_candidates(arguments: Sequence[str], program: str | None) -> None:
     from sharding.dataset.ground_truth import read_ground_truth
     from sharding.dataset.lookup import read_credits, read_images
 
-    print(run.run(config, read_images, read_credits, read_ground_truth))
+    write(run.run(config, read_images, read_credits, read_ground_truth))

@@ -13,6 +13,7 @@ import tyro
 
 from pipeline.config import groups, refusals
 from sharding.errors import PROGRAM, InputError, unknown
+from sharding.log import redact
 from sharding.progress import say
 
 _CONFIG_HELP = """\n
@@ -65,6 +66,11 @@ def obey_no_color() -> None:
     """Turn tyro's colours off where the environment has ``NO_COLOR`` (https://no-color.org)."""
     if os.environ.get("NO_COLOR"):
         tyro._experimental_options["ansi_codes"] = False
+
+
+def write(text: object) -> None:
+    """Print a part of a job's result, which others may read, without credentials in its URLs."""
+    print(redact(str(text)), flush=True)
 
 
 def description(job: Callable[..., object]) -> str:
