@@ -153,7 +153,7 @@ def test_its_label_candidates_are_judged_and_exported(home: Home) -> None:
         "export_candidates.py",
         *("--run", "runs/first", "--truth", "dump/ground_truth", "--top", "5"),
     )
-    assert "base rate" in output
+    assert "of 5 exported are right" in output
     folder = home.directory / "export-first-epoch-002"
     assert len((folder / "train.csv").read_text().splitlines()) == 6
     assert (folder / "sheet.html").read_text().count("<article") == 5

@@ -34,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.mark.ray
 def test_one_command_makes_a_dataset_that_is_well(home: Home) -> None:
     output = home.run("import_dataset.py", *ARGUMENTS, "--shorter-side", "8")
-    assert "24 images in 1 shards" in output
+    assert "24 images in 1 shard" in output
     assert "60 shrunk" in output
     assert "the papers count 4,574 / 1,143 / 5,823, here it is 24 / 6 / 30" in output
     output = home.run("verify_dataset.py", "--dataset", "out/dataset")
