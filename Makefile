@@ -61,7 +61,7 @@ clean-demo: ## remove what the demo wrote
 $(VENV)/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: there is no Python 3.11, 3.12 or 3.13. Fix: install one, or pass PYTHON=..." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing about 7 GB of exact versions into $(VENV); this takes some minutes"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@echo "installing about 7 GB of exact versions into $(VENV): minutes, up to ten on a slow line or disk; pip's lines:"
+	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

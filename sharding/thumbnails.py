@@ -1,9 +1,11 @@
-"""Make thumbnails that stand within an HTML page: as small as the page's bytes ask for."""
+"""Make thumbnails and texts for an HTML page that needs no other file."""
 
 from __future__ import annotations
 
 import base64
+import html
 import io
+import re
 
 from PIL import Image
 
@@ -20,6 +22,11 @@ def thumbnail(photo: Image.Image, most_bytes: int) -> str:
         if len(uri) < most_bytes:
             break
     return uri
+
+
+def breakable(text: str) -> str:
+    """Escape a text for HTML so that its URLs wrap at a slash, not within a word."""
+    return re.sub(r"(?<=\w)/(?=\w)", "/<wbr>", html.escape(text))
 
 
 def data_uri(image: Image.Image, quality: int | None = None) -> str:

@@ -27,7 +27,7 @@ function next(place, step) {
   while (rows[place] && rows[place].hidden) place += step;
   return rows[place] ? place : current;
 }
-function go(place, block) {
+function go(place, block = "nearest") {
   if (!rows.length) return;
   const zoomed = isZoomed();
   zoom(false);
@@ -35,7 +35,7 @@ function go(place, block) {
   current = Math.max(0, Math.min(rows.length - 1, place));
   rows[current].classList.add("current");
   rows[current].focus({ preventScroll: true });
-  rows[current].scrollIntoView({ block: block || "nearest" });
+  if (block) rows[current].scrollIntoView({ block });
   zoom(zoomed);
 }
 function isZoomed() { return document.querySelector(".zoomed") !== null; }
@@ -113,4 +113,4 @@ document.addEventListener("keydown", event => {
 addEventListener("beforeunload", event => { if (!saved) event.preventDefault(); });
 count();
 const first = rows.findIndex(row => !answers[name(row)]);
-go(first < 0 ? 0 : first, first > 0 ? "center" : "nearest");
+go(first < 0 ? 0 : first, first > 0 ? "center" : "");  // a new sheet opens at its title

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from sharding.thumbnails import breakable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
@@ -88,7 +90,7 @@ def _row(number: int, row: Row) -> str:
     # The photograph stands once in the file and is shown three times.
     style = f"--photo:url({row.pictures.photo});--ratio:{row.pictures.ratio:.3f}"
     facts = "".join(
-        f"<dt>{html.escape(label)}</dt><dd>{html.escape(value)}</dd>" for label, value in row.facts
+        f"<dt>{html.escape(label)}</dt><dd>{breakable(value)}</dd>" for label, value in row.facts
     )
     buttons = "".join(
         f'<button type="button" value="{value}" aria-pressed="false">{text}'

@@ -23,7 +23,7 @@ class DatasetOptions:
     """Where the driver keeps small files while the output is a URL, by default the system's
     temporary directory; one that all workers reach where archives have to be unpacked."""
     images_per_shard: int = 4096
-    """Most images in a shard."""
+    """Most images in a shard; --ranks may ask for more and smaller ones."""
     shorter_side: int | None = None
     """Shrink larger images to this shorter side in pixels; bytes are kept without it."""
     quality: int | None = None
@@ -31,7 +31,8 @@ class DatasetOptions:
     trust_images: bool = False
     """Do not decode images to check them; one bad image then ends every later DALI run."""
     ranks: int = 2
-    """Training workers to keep fed: splits get 8 shards for each, if they have the images."""
+    """Training workers to keep fed: a split gets at least 8 shards for each, however few images
+    these hold, down to 64 on average."""
     dataset_name: str | None = None
     """Name of the dataset; the output directory's own by default."""
     group_by: Literal["annotations", "positives"] = "annotations"

@@ -220,7 +220,7 @@ class Resharded:
                 before, now = self._images("missing_before"), self._images("now_needing_pixels")
                 text += f": {now:,} need them now, {before:,} were missing before"
             rows.append(("no pixels", text))
-        rows.append(("train", f"repeat your command with --labels {self.name} and a new --run"))
+        rows.append(("training", f"repeat your command with --labels {self.name} and a new --run"))
         rows.append(("next", try_training(self.dataset, self.location, "--labels", self.name)))
         return _aligned(first, rows)
 

@@ -28,13 +28,14 @@ from sharding.manifest import Dataset
 from sharding.progress import Progress
 from sharding.storage.files import replacing
 from sharding.storage.retry import BadImage
-from sharding.thumbnails import thumbnail
+from sharding.thumbnails import breakable, thumbnail
 
 _STATES = {"positive": POSITIVE, "negative": NEGATIVE, "unobserved": UNOBSERVED}
 _PICTURE_BYTES = 12_000_000
 """Of all thumbnails of a page, which leaves 3 MB to its text."""
 _MOST_NAMED = 30
 """Labels of a state that are named for an image; the rest is counted."""
+_NONE_SET_ASIDE = "nothing was set aside"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Viewed:
     matching: int
 
     def __str__(self) -> str:
+        if not self.matching:
+            return f"{_NONE_SET_ASIDE}: {self.output} says so"
         size = self.output.stat().st_size / 1e6
         return f"{_shown(self.shown, self.matching, 'image')}: {self.output} ({size:.1f} MB)"
 
@@ -72,7 +75,7 @@ def view(options: ViewOptions, workspace: Workspace | None = None) -> Viewed:
         cards, notes, matching = _set_aside(dataset, options)
     else:
         cards, notes, matching = _images(dataset, options, workspace)
-    if not cards:
+    if not cards and notes != [_NONE_SET_ASIDE]:
         raise InputError(
             "nothing in the dataset matches",
             file=workspace.location,
@@ -113,7 +116,7 @@ def _images(
     notes = [
         f"{_shown(len(cards), matching, 'image')}; labels {dataset.label_version(options.name)[0]}",
         f"{count(counts['positive'], 'positive')}, {count(counts['negative'], 'negative')}, "
-        f"{unobserved:,} unobserved of {count(len(dataset.classes), 'class')} each",
+        f"{unobserved:,} unobserved; {count(len(dataset.classes), 'class')} for each image",
     ]
     return cards, notes, matching
 
@@ -187,9 +190,12 @@ def _labels(table: LabelTable, row: int, classes: ClassTable, counts: Counter[st
 
 def _set_aside(dataset: Dataset, options: ViewOptions) -> tuple[list[str], list[str], int]:
     """Make a card of every entry of the quarantine whose reason has the words asked for."""
+    quarantine = Quarantine.read(dataset.directory / QUARANTINE_FILE).entries
+    if not quarantine:
+        return [], [_NONE_SET_ASIDE], 0
     entries = [
         entry
-        for entry in Quarantine.read(dataset.directory / QUARANTINE_FILE).entries
+        for entry in quarantine
         if (options.reason or "").casefold() in entry.reason.casefold()
         and options.split in (None, entry.split)
     ]
@@ -212,7 +218,7 @@ def _set_aside(dataset: Dataset, options: ViewOptions) -> tuple[list[str], list[
 
 
 def _card(picture: str, image_id: str, place: str, labels: str, credit: str) -> str:
-    texts = [f"<code>{html.escape(image_id)}</code> {html.escape(place)}", html.escape(credit)]
+    texts = [f"<code>{html.escape(image_id)}</code> {html.escape(place)}", breakable(credit)]
     quiet = "".join(f'<p class="quiet">{text}</p>' for text in texts if text)
     named = f"<p>{labels}</p>" if labels else ""
     return f'<article tabindex="0">{picture}<div class="text">{named}{quiet}</div></article>'

@@ -12,8 +12,10 @@ import pytest
 from sharding.commands.options import ViewOptions
 from sharding.commands.view import view
 from sharding.commands.workspace import open_workspace
+from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
+from sharding.layout import QUARANTINE_FILE
 from sharding.manifest import Dataset
 from sharding.thumbnails import data_uri
 from tests.support.commands import shard
@@ -115,6 +117,15 @@ def test_what_was_set_aside_is_shown_by_reason(original, tmp_path: Path) -> None
     assert broken in text
     with pytest.raises(InputError, match="nothing in the dataset matches"):
         page(original, tmp_path, reason="eaten by the dog")
+
+
+def test_a_dataset_that_set_nothing_aside_says_so(original, tmp_path: Path) -> None:
+    copy = shutil.copytree(original, tmp_path / "copy")
+    Quarantine().write(copy / QUARANTINE_FILE)
+    output = tmp_path / "aside.html"
+    viewed = view(ViewOptions(dataset=str(copy), output=output, reason=""))
+    assert str(viewed).startswith("nothing was set aside")
+    assert "<p>nothing was set aside</p>" in output.read_text()
 
 
 @pytest.mark.parametrize(
