@@ -224,6 +224,12 @@ class Dataset:
             raise unknown("labels", chosen, self.manifest.labels, listed=listed, file=file)
         return chosen, self.manifest.labels[chosen]
 
+    def is_complete(self, name: str | None = None) -> bool:
+        """Whether a label version knows every label of the training images."""
+        train = self.label_version(name)[1].splits.get("train")
+        known = train and train.positives + train.negatives
+        return train is not None and known == train.images * len(self.classes)
+
     def labels(self, split: str, name: str | None = None) -> LabelTable:
         """Read the label table of a split in the label version named, or in the default one.
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from tqdm import tqdm
 
@@ -40,6 +40,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+class _Bar(tqdm):  # type: ignore[type-arg]
+    @staticmethod
+    def format_meter(*arguments: Any, **options: Any) -> str:
+        """Leave out the time left where there is no rate yet."""
+        return tqdm.format_meter(*arguments, **options).replace(", ? left", "")
+
+
 class Progress:
     """Progress over ``total`` units of work; use as a context manager and call `advance`.
 
@@ -64,7 +71,7 @@ class Progress:
         self._started = self._printed = time.monotonic()
         self._bar = None
         if sys.stderr.isatty() and not log.is_json():
-            self._bar = tqdm(
+            self._bar = _Bar(
                 total=total,
                 desc=self.label,
                 unit=unit,
@@ -95,7 +102,7 @@ class Progress:
 
     def _fitting_note(self, bar: tqdm[NoReturn]) -> str:
         """Leave out the last parts of the note that the terminal has no room for."""
-        # At first the time left is "?", later the longest is "1:00:00".
+        # At first there is no time left, later the longest is "1:00:00".
         line = f"{self.label}: 100%|| {self.total}/{self.total} {self.unit}, 1:00:00 left, "
         room = (bar.ncols or shutil.get_terminal_size().columns) - len(line) - _SMALLEST_BAR
         parts = self._note.split(", ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,9 @@ import pytest
 
 from pipeline.cli import dataset_jobs, main, model_jobs
 from pipeline.tracking import client
+from sharding.commands.summary import try_training
 from sharding.errors import command, python_command
-from sharding.manifest import Manifest
+from sharding.manifest import Dataset, Manifest
 from tests.support.commands import Inputs, check, relabel, shard
 from tests.support.photos import write_photo_dump
 from tests.test_documented_commands import check_line
@@ -62,6 +64,29 @@ def test_from_shards_to_training_and_back_to_labels(
     check(output, repair=True)
     (output / lost.path).unlink()  # wants the images, which the command cannot name
     assert "next" not in str(check(output))
+
+
+def test_complete_labels_are_trained_on_with_the_method_for_them(
+    squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = Dataset.open(squares)
+    assert not dataset.is_complete()
+    assert "--method" not in try_training(dataset, "D")
+    name, version = dataset.label_version()
+    train = version.splits["train"]
+    positives = train.images * len(dataset.classes) - train.negatives
+    splits = {**version.splits, "train": dataclasses.replace(train, positives=positives)}
+    labels = {name: dataclasses.replace(version, splits=splits)}
+    manifest = dataclasses.replace(dataset.manifest, labels=labels)
+    following = try_training(dataclasses.replace(dataset, manifest=manifest), "D", name)
+    assert following.endswith(f" --method full --dataset D --labels {name} --dry-run")
+    check_line(following, monkeypatch)
+
+
+def test_a_programs_quotes_differ_from_the_shells() -> None:
+    for program in model_jobs._USE.values():
+        assert '("it is/model' in program.format(model_jobs._quoted(Path("it is/model")))
+        assert "'" not in program
 
 
 def test_from_training_to_the_score(

@@ -5,6 +5,7 @@ Free of torch until a sheet is drawn, so that the job shows its help at once.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sharding.manifest import Dataset
 from sharding.storage.files import replacing
 
 SPLIT = "train"
+_MOST_NAMED = 3
 
 ReadImages = Callable[[Dataset, str, Sequence[str], str | None], Iterable[tuple[str, bytes]]]
 """(dataset, split, image ids, label version) -> (id, encoded image): `sharding.dataset.lookup`."""
@@ -101,6 +103,8 @@ def run(
     output = config.output or Path(f"export-{name}")
     path = _write_csv(output, chosen.to_csv(inputs.dataset.classes))
     report.append(f"candidates  {path}  ({len(chosen):,} of epoch {chosen.epoch})")
+    if not len(chosen) and inputs.dataset.is_complete(chosen.labels):
+        report.append(f"why none    labels {chosen.labels} know every label: there is none to find")
     if missing is not None:
         report.append(f"judged      {judge.describe(chosen, missing)}")
     if config.sheet and len(chosen):
@@ -122,8 +126,16 @@ def _dataset_of(run: str) -> tuple[str, Cache]:
     if trained is None:
         is_there = storage.exists(run)
         problem = "not a run: config.json is missing" if is_there else "no such directory"
-        raise InputError(problem, file=run, fix="pass runs/NAME")
+        raise InputError(problem, file=run, fix=f"pass {_runs_near(run) or 'runs/NAME'}")
     return str(trained["dataset"]), Cache.of(trained)
+
+
+def _runs_near(run: str) -> str:
+    """List the first runs in the directory that a run was looked for in."""
+    parent = run.rstrip("/").rpartition("/")[0]
+    places = (storage.join(parent, name) for name in storage.directories_in(parent))
+    there = (place for place in places if storage.exists(storage.join(place, "config.json")))
+    return " or ".join(itertools.islice(there, _MOST_NAMED))
 
 
 def _export_corrections(config: AuditConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 _OLD_NAMES = {"--name": "--run"}
 _USE: dict[ExportFormat, str] = {
-    "safetensors": "from safetensors.torch import load_file; print(*load_file({!r}))",
-    "pt2": "import torch; print(torch.export.load({!r}))",
-    "onnx": "import onnxruntime; print(*onnxruntime.InferenceSession({!r}).get_outputs())",
+    "safetensors": "from safetensors.torch import load_file; print(*load_file({}))",
+    "pt2": "import torch; print(torch.export.load({}))",
+    "onnx": "import onnxruntime; print(*onnxruntime.InferenceSession({}).get_outputs())",
 }
-"""A program that opens an exported file."""
+"""A program that opens an exported file; its quotes are double within the shell's single ones."""
 
 
 def run_train(arguments: Sequence[str], program: str | None) -> None:
@@ -100,6 +101,7 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
     """
     config = parse(EvaluateConfig, arguments, program, run_evaluate)
     from pipeline.evaluation import record, run
+    from pipeline.models import operating_points
     from pipeline.tracking import client
 
     evaluation = run.evaluate(config)
@@ -113,6 +115,8 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         write(evaluation.report.terminal())
         if evaluation.decisions is not None:
             write(evaluation.decisions)
+        if config.thresholds and evaluation.refusal is None:
+            write(f"written to  {operating_points.path_in(subject.checkpoint)}")
         write(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})")
     write(f"MLflow      {client.browse_command()}  (run {run_id})")
     if config.register:
@@ -138,7 +142,7 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
     counts = predict.predict(config, session.connect)
     write(f"{count(counts['images'], 'image')}, {counts['errors']:,} unreadable (column error)")
     write(f"predictions  {config.output}/part-*.parquet  ({count(counts['files'], 'file')})")
-    show_rows = f"print(pq.read_table({config.output!r}).slice(0, 3).to_pylist())"
+    show_rows = f"print(pq.read_table({_quoted(config.output)}).slice(0, 3).to_pylist())"
     write(f"next         {python_command(f'import pyarrow.parquet as pq; {show_rows}')}")
 
 
@@ -157,8 +161,12 @@ def run_export(arguments: Sequence[str], program: str | None) -> None:
         write(f"{path}  {path.stat().st_size / 1e6:.1f} MB, logits within {difference:.1e}")
     write(f"{options.output / 'model.json'}  image size, class list, preprocessing")
     write(f"{options.output / 'README.md'}  model card")
-    use = _USE[options.formats[0]].format(str(options.output / f"model.{options.formats[0]}"))
-    write(f"next  {python_command(use)}")
+    file = options.output / f"model.{options.formats[0]}"
+    write(f"next  {python_command(_USE[options.formats[0]].format(_quoted(file)))}")
+
+
+def _quoted(path: object) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def run_candidates(arguments: Sequence[str], program: str | None) -> None:

@@ -182,6 +182,8 @@ def prepare_worker() -> None:
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     for name in _HELPERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Of a first figure it says, above the bar, that it listed the fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
 
 def job_id() -> str:

@@ -156,8 +156,7 @@ def describe(run: Prepared) -> str:
         f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",
     }
     lines = [f"{name:8} {text}" for name, text in rows.items()]
-    train = version.splits["train"]
-    if train.positives + train.negatives == train.images * len(dataset.classes):
+    if config.method != "full" and dataset.is_complete(config.labels):
         lines.append("every label is known: methods for missing labels find none (--method full)")
     if VALIDATION in version.splits:
         lines.append("mAP is in percent on validation, with BoostLU and (off) without")

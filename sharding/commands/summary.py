@@ -27,19 +27,21 @@ _NOT_LABELS = {
 _FEW_IMAGES = 10_000
 
 
-def try_training(dataset: Dataset, location: str, *labels: str) -> str:
+def try_training(dataset: Dataset, location: str, labels: str | None = None) -> str:
     """Write the command that shows what a training on a dataset would do.
 
-    A small one gets the preset that a laptop can train.
+    A small one gets the preset that a laptop can train, and complete labels the method for them.
 
     Args:
         dataset: what is there.
         location: its directory or URL.
-        labels: options that choose a label version.
+        labels: name of the label version; by default the dataset's own.
     """
     images = sum(s.images for s in dataset.manifest.shards if s.split == "train")
     preset = ("--preset", "demo") if images < _FEW_IMAGES else ()
-    return command("train", *preset, "--dataset", location, *labels, "--dry-run")
+    method = ("--method", "full") if dataset.is_complete(labels) else ()
+    version = () if labels is None else ("--labels", labels)
+    return command("train", *preset, *method, "--dataset", location, *version, "--dry-run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +223,7 @@ class Resharded:
                 text += f": {now:,} need them now, {before:,} were missing before"
             rows.append(("no pixels", text))
         rows.append(("training", f"repeat your command with --labels {self.name} and a new --run"))
-        rows.append(("next", try_training(self.dataset, self.location, "--labels", self.name)))
+        rows.append(("next", try_training(self.dataset, self.location, self.name)))
         return _aligned(first, rows)
 
     def _changes(self, split: str) -> str:

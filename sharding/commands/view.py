@@ -151,7 +151,9 @@ def _class(classes: ClassTable, name: str) -> int:
         return classes.index_of[name]
     named = [k for k, known in enumerate(classes.names) if known.casefold() == name.casefold()]
     if not named:
-        raise unknown("class", name, classes.names, listed="classes.parquet lists them")
+        some = ", ".join(classes.names[:3])
+        listed = f"classes.parquet lists them, such as {some}"
+        raise unknown("class", name, classes.names, listed=listed)
     if len(named) > 1:
         mids = ", ".join(classes.mids[k] for k in named)
         raise InputError(f"{len(named)} classes are called {name!r}", fix=f"name one of {mids}")

@@ -134,6 +134,16 @@ def test_a_bar_leaves_out_what_a_terminal_has_no_room_for(monkeypatch: pytest.Mo
     assert last.endswith("left, loss 0.25, 90 image/s")
 
 
+def test_a_bar_without_a_rate_names_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Progress(94, "epoch 3/10", unit="step", initial=72) as progress:
+        progress.advance(0, note="loss 0.25")
+    assert "72/94 step" in screen.getvalue()
+    assert "left" not in screen.getvalue()
+
+
 @pytest.mark.parametrize(
     ("number", "unit", "text"),
     [(1, "shard", "1 shard"), (2, "class", "2 classes"), (1000, "image", "1,000 images")],

@@ -120,6 +120,20 @@ def entries(found: Candidates, dataset: Path) -> list[tuple[str, str]]:
     return [(i, mids[int(k)]) for i, k in zip(ids, found.classes_N, strict=True)]
 
 
+def test_a_run_on_complete_labels_says_why_there_are_no_candidates(
+    dataset: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "labels first know every label"
+    assert reason not in export(run, tmp_path / "out", min_probability=1.0)
+    monkeypatch.setattr(Dataset, "is_complete", lambda self, name: name == "first")
+    assert reason in export(run, tmp_path / "out", min_probability=1.0)
+
+
+def test_a_run_that_is_not_there_names_those_that_are(run: Path) -> None:
+    with pytest.raises(InputError, match=f"frist: no such directory. Fix: pass {run}$"):
+        export(run.parent / "frist", run.parent / "out")
+
+
 def test_the_sheet_shows_every_candidate(
     dataset: Path, checkpoint: Path, run: Path, tmp_path: Path
 ) -> None:

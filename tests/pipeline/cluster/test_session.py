@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import re
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +73,18 @@ def test_a_busy_machine_gets_a_second_try_and_one_line(
 def test_the_loggers_that_are_silenced_are_rays() -> None:
     for name in session._HELPERS:
         assert importlib.import_module(name).logger.name == name
+
+
+def test_workers_do_not_say_that_fonts_were_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = SimpleNamespace(gcs_address="")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    logger = logging.getLogger("matplotlib.font_manager")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    session.prepare_worker()
+    assert logger.level == logging.WARNING
 
 
 @contextlib.contextmanager

@@ -239,6 +239,16 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     assert not run.exists()
 
 
+def test_a_plan_advises_the_method_for_complete_labels_once(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepared(tmp_path / "runs/a", squares, monkeypatch)
+    monkeypatch.setattr(Dataset, "is_complete", lambda self, name: name == "first")
+    assert "(--method full)" in prepare.describe(plan)
+    full = dataclasses.replace(plan.config, method="full", method_options=())
+    assert "(--method full)" not in prepare.describe(dataclasses.replace(plan, config=full))
+
+
 @pytest.mark.parametrize(
     ("epoch", "step", "place"),
     [

@@ -132,6 +132,7 @@ def test_a_dataset_that_set_nothing_aside_says_so(original, tmp_path: Path) -> N
     ("query", "message"),
     [
         ({"class_name": "nam of /m/0b"}, "did you mean name of /m/0b"),
+        ({"class_name": "Zx"}, "lists them, such as .*, name of /m/0b"),
         (
             {"shard": "train-000099"},
             r"'train-000099'. .*did you mean train-\d+. dataset.json lists",
