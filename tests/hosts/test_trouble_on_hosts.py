@@ -71,12 +71,15 @@ def test_preflight_names_the_node_that_differs(cluster: Cluster) -> None:
     cluster.wait_for_nodes(3)
     other = cluster.machines["worker1"]
     metadata = f"{sys.prefix}/lib/python*/site-packages/webdataset-*.dist-info/METADATA"
-    other.run(f"sed -i 's/^Version: .*/Version: 0.1/' {metadata}")
-    output = cluster.submit(
-        "evaluate_openimages.py",
-        f"--checkpoint {SHARED}/runs/first --dataset {SHARED}/dataset",
-        status=1,
-    )
+    other.run(f"sed -i.kept 's/^Version: .*/Version: 0.1/' {metadata}")
+    try:
+        output = cluster.submit(
+            "evaluate_openimages.py",
+            f"--checkpoint {SHARED}/runs/first --dataset {SHARED}/dataset",
+            status=1,
+        )
+    finally:  # the machines go on under Slurm
+        other.run(f"for file in {metadata}; do mv $file.kept $file; done")
     assert f"preflight: node {other.address}: webdataset 0.1, driver " in output
     assert f"error: the job cannot run on {other.address}: " in output
 
