@@ -12,7 +12,7 @@ Record = TypeVar("Record")
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
-    """Hash plain values, whatever the order of their keys."""
+    """Compute the SHA-256 of plain values, equal for any order of their keys."""
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 

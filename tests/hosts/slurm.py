@@ -10,7 +10,7 @@ from tests.hosts.hosts import REPOSITORY, SHARED
 from tests.hosts.story import Cluster
 
 _SUBMIT = f"{SHARED}/submit"
-_SSH = "ssh -i /root/ray_bootstrap_key.pem -o StrictHostKeyChecking=no -o LogLevel=ERROR"
+_SSH = "ssh -i ~/ray_bootstrap_key.pem -o StrictHostKeyChecking=no -o LogLevel=ERROR"
 _PROGRAMS = {
     # Run the script on the first node, in a session of its own, again each time it was queued.
     "sbatch": """#!/bin/bash
@@ -45,7 +45,7 @@ environment = shlex.join(f"{{name}}={{value}}" for name, value in os.environ.ite
 step = f"/tmp/step-{{os.getpid()}}"
 task = f"echo $$ > {{step}}; cd {{os.getcwd()}}; exec env -i {{environment}} "
 def on(node, line):
-    return subprocess.Popen([*"{_SSH}".split(), node, line])
+    return subprocess.Popen([*map(os.path.expanduser, "{_SSH}".split()), node, line])
 def forward(number, frame):
     [each.wait() for each in [on(node, f"kill -{{number}} $(cat {{step}})") for node in nodes]]
 tasks = [on(node, task + shlex.join(sys.argv[count:])) for node in nodes]
