@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -83,9 +84,19 @@ def wait_for(arrived: Callable[[], bool], log: Path, process: subprocess.Popen[b
         time.sleep(0.2)
 
 
-def assert_equal_to_undisturbed(runs: Runs, name: str) -> None:
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """List the processes of Ray's training workers below a driver."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def assert_equal_to_undisturbed(runs: Runs, name: str, undisturbed: str = "undisturbed") -> None:
     meta, weights, training = runs.last(name)
-    expected_meta, expected_weights, expected_training = runs.last("undisturbed")
+    expected_meta, expected_weights, expected_training = runs.last(undisturbed)
     assert meta.epoch == expected_meta.epoch == EPOCHS
     assert meta.images_seen == expected_meta.images_seen == EPOCHS * 96
     assert meta.metrics == expected_meta.metrics
@@ -118,13 +129,13 @@ def curves(runs: Runs, name: str) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def assert_one_curve(runs: Runs, name: str) -> None:
+def assert_one_curve(runs: Runs, name: str, undisturbed: str = "undisturbed") -> None:
     found = curves(runs, name)
     for points in found.values():
         steps = [step for step, _ in points]
         assert steps == sorted(set(steps))
         assert steps[-1] == EPOCHS * 96
-    assert found == curves(runs, "undisturbed")
+    assert found == curves(runs, undisturbed)
 
 
 def test_driver_killed_within_an_epoch(runs: Runs) -> None:
@@ -161,11 +172,7 @@ def test_driver_killed_while_ray_wrote_its_list_and_a_checkpoint(runs: Runs) -> 
 def test_worker_killed(runs: Runs) -> None:
     process, log = runs.start("worker-killed")
     wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in " ".join(child.cmdline())
-    ]
+    workers = workers_of(process)
     assert len(workers) == 2
     workers[1].kill()
     assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
@@ -174,17 +181,22 @@ def test_worker_killed(runs: Runs) -> None:
 
 
 def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
-    process, log = runs.start("terminated")
-    wait_for(lambda: f"epoch 1/{EPOCHS}" in log.read_text(errors="replace"), log, process)
+    # 24 steps an epoch: a worker asks at its first step, so all stop long before the epoch ends.
+    small = ("--batch-size", "4")
+    runs.home.run("train_openimages.py", *runs.command("undisturbed-small", *small))
+    process, log = runs.start("terminated", *small)
+    wait_for(lambda: bool(workers_of(process)), log, process)
     process.terminate()
     assert process.wait(240) == os.EX_TEMPFAIL, log.read_text(errors="replace")[-4000:]
     assert "repeat the command to go on" in log.read_text(errors="replace").splitlines()[-1]
     # No checkpoint within an epoch was asked for but by the signal.
-    assert any(step for _, step in runs.positions("terminated"))
+    [(epoch, step)] = runs.positions("terminated")
+    assert epoch == 0
+    assert 0 < step < 24
     assert [run.info.status for run in tracked(runs, "terminated")[1]] == ["KILLED"]
-    runs.home.run("train_openimages.py", *runs.command("terminated"))
-    assert_equal_to_undisturbed(runs, "terminated")
-    assert_one_curve(runs, "terminated")
+    runs.home.run("train_openimages.py", *runs.command("terminated", *small))
+    assert_equal_to_undisturbed(runs, "terminated", "undisturbed-small")
+    assert_one_curve(runs, "terminated", "undisturbed-small")
 
 
 def test_a_loss_that_is_not_finite_ends_in_code_3(runs: Runs) -> None:
