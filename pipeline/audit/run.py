@@ -190,7 +190,10 @@ def _write_sheet(
     model = predictor.load(inputs.checkpoint)
     model.meta.check_classes(inputs.dataset.classes, inputs.checkpoint)
     file = f"reviewed-{name}-{SPLIT}.csv"
-    options = ("--dataset", inputs.location, "--annotations", file, "--labels", f"reviewed-{name}")
+    options: tuple[str, ...] = ("--dataset", inputs.location, "--annotations", file)
+    options += ("--labels", f"reviewed-{name}")
+    if chosen.labels != inputs.dataset.label_version()[0]:
+        options += ("--base", chosen.labels)
     then = command("reshard", *options)
     ids = format_image_ids(chosen.image_ids_N)
     review_sheet.write_sheet(

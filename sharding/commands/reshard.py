@@ -15,7 +15,13 @@ from pathlib import Path
 from sharding.commands.derived_labels import derive_labels, labels_of_table
 from sharding.commands.options import ReshardOptions
 from sharding.commands.prepare import annotation_policy, open_dump, refuse_empty
-from sharding.commands.summary import Resharded
+from sharding.commands.summary import (
+    REVIEWED_CONFIRMED,
+    REVIEWED_NEW,
+    REVIEWED_TO_NEGATIVE,
+    REVIEWED_TO_POSITIVE,
+    Resharded,
+)
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import NewLabels, all_labels, tar_labels, with_tar_labels
@@ -23,8 +29,9 @@ from sharding.dataset.members import members_in
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
+from sharding.labels import LabelTable
 from sharding.layout import MANIFEST_FILE, QUARANTINE_FILE, diff_path
-from sharding.maintenance.diff import Comparison
+from sharding.maintenance.diff import Comparison, diff_tables
 from sharding.maintenance.extend import add_labels, rewrite
 from sharding.maintenance.overlay import overlay
 from sharding.manifest import Dataset
@@ -125,9 +132,26 @@ def _over_base(
         if split not in exports:
             splits[split] = labels_of_table(dataset, table)
             continue
-        combined = overlay(table, exports[split].table, patch_wins=not unseen)
-        splits[split] = dataclasses.replace(exports[split], table=combined)
+        export = exports[split]
+        answers = {} if unseen else _count_answers(table, export.table, len(dataset.classes))
+        splits[split] = dataclasses.replace(
+            export,
+            table=overlay(table, export.table, patch_wins=not unseen),
+            report={**export.report, **answers},
+        )
     return splits
+
+
+def _count_answers(base: LabelTable, reviewed: LabelTable, num_classes: int) -> dict[str, int]:
+    """Count what a review says of the labels that it is laid over, as the manifest records it."""
+    diff = diff_tables(base, reviewed, num_classes)
+    total = {name: int(n_K.sum()) for name, n_K in diff.counts_K.items()}
+    return {
+        REVIEWED_NEW: total["added_positives"] + total["added_negatives"],
+        REVIEWED_CONFIRMED: diff.unchanged,
+        REVIEWED_TO_POSITIVE: total["flipped_to_positive"],
+        REVIEWED_TO_NEGATIVE: total["flipped_to_negative"],
+    }
 
 
 def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:

@@ -22,7 +22,15 @@ _NOT_LABELS = {
     "conflicts": "classes of an image disputed",
 }
 """Counts in a label version's report of what gave no label without being rejected, in words."""
-
+REVIEWED_NEW, REVIEWED_CONFIRMED = "reviewed_new", "reviewed_confirmed"
+REVIEWED_TO_POSITIVE, REVIEWED_TO_NEGATIVE = "reviewed_to_positive", "reviewed_to_negative"
+_ANSWERS = {
+    REVIEWED_NEW: "new",
+    REVIEWED_CONFIRMED: "confirmed",
+    REVIEWED_TO_POSITIVE: "turned positive",
+    REVIEWED_TO_NEGATIVE: "turned negative",
+}
+"""Counts in a label version's report of what a review said of the labels before it, in words."""
 
 _FEW_IMAGES = 10_000
 
@@ -209,6 +217,11 @@ class Resharded:
             if conflicts := report.get("derived_conflicts", 0) + report.get("derived_both_ways", 0):
                 text = f"{conflicts:,} implied labels left out: against others of their image"
                 rows.append((split, text))
+        for split, report in self.dataset.manifest.labels[self.name].report.items():
+            if any(report.get(key) for key in _ANSWERS):
+                base = self.dataset.manifest.labels[self.name].policy["base"]
+                said = ", ".join(f"{report[key]:,} {text}" for key, text in _ANSWERS.items())
+                rows.append(("reviewed", f"{said} in {split}, over labels {base}"))
         if "classes" in self.diff:
             rows.append(("classes", self._classes()))
         if self.diff:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -154,6 +155,18 @@ def test_the_sheet_shows_every_candidate(
     text = (tmp_path / "out/sheet.html").read_text()
     assert text.count("rejected (ll-r, epoch 2)") == 3
     assert not re.search(r"https?://", text)
+
+
+def test_answers_are_laid_over_the_labels_trained_on(
+    dataset: Path, checkpoint: Path, run: Path, tmp_path: Path
+) -> None:
+    reshard(ReshardOptions(dataset=str(dataset), known=0.5, name="half"), _nothing_to_do)
+    found = dataclasses.replace(found_in(dataset, 3), labels="half")
+    content = found.to_parquet(Dataset.open(dataset).classes)
+    (run / "candidates/epoch-003.parquet").write_bytes(content)
+    newest = export(run, tmp_path / "3", top=1, checkpoint=str(checkpoint))
+    assert "--labels reviewed-first-epoch-003 --base half" in newest
+    assert "--base" not in export(run, tmp_path / "2", epoch=2, top=1, checkpoint=str(checkpoint))
 
 
 def test_a_photograph_is_credited(

@@ -306,6 +306,31 @@ def test_exports_are_laid_over_the_labels(dataset: Path, tmp_path: Path, source,
     assert len(Dataset.open(dataset).labels("test", done.name)) == 5
 
 
+def test_a_review_turns_and_confirms_labels_and_says_so(dataset: Path, tmp_path: Path) -> None:
+    old = states(Dataset.open(dataset).labels("train"))
+    positives, negatives = ([e for e, s in old.items() if s == state] for state in (1, 0))
+    free = next((i, k) for i, _ in old for k in range(len(MIDS)) if (i, k) not in old)
+    turned = {positives[0]: 0, negatives[0]: 1, negatives[1]: 1}
+    answers = {**turned, positives[1]: 1, free: 0}
+    rows = [f"{i:016x},reviewed,{MIDS[k]},{state}" for (i, k), state in answers.items()]
+    saved = tmp_path / "reviewed-1-train.csv"
+    saved.write_text("\n".join((HEADER, *rows, "")))
+    done = relabel(dataset, saved, name="reviewed-1")
+    opened = Dataset.open(dataset)
+    assert states(opened.labels("train", "reviewed-1")) == {**old, **answers}
+    report = opened.manifest.labels["reviewed-1"].report
+    said = {key: n for key, n in report["train"].items() if key.startswith("reviewed_")}
+    assert said == {
+        "reviewed_new": 1,
+        "reviewed_confirmed": 1,
+        "reviewed_to_positive": 2,
+        "reviewed_to_negative": 1,
+    }
+    assert "reviewed_new" not in report["test"]
+    line = "1 new, 1 confirmed, 2 turned positive, 1 turned negative in train, over labels 2017_11"
+    assert line in str(done)
+
+
 def test_mixed_exports_are_refused(dataset: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export-1/train"
     folder.mkdir(parents=True)
