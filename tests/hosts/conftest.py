@@ -11,7 +11,7 @@ import yaml
 from tests.hosts import hosts
 from tests.hosts.clusterfile import for_namespaces
 from tests.hosts.namespaces import missing
-from tests.hosts.story import Cluster
+from tests.hosts.story import TRAIN, Cluster
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
@@ -50,6 +50,15 @@ def cluster(machines: dict[str, hosts.Host]) -> Cluster:
     started = Cluster(machines)
     started.up()
     return started
+
+
+@pytest.fixture(scope="session")
+def first(cluster: Cluster) -> None:
+    """Make the dataset and the run "first" where no test before has."""
+    if not (cluster.shared / "dataset/dataset.json").exists():
+        cluster.shard()
+    if not cluster.checkpoints("first"):
+        cluster.submit("train_openimages.py", f"{TRAIN} --name first")
 
 
 @pytest.fixture(autouse=True)

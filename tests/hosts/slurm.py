@@ -21,7 +21,7 @@ _PROGRAMS = {
             echo $! > batch.pid
             wait $!
             status=$?
-            [ -e requeued ] || exit $status
+            [ -e requeued ] || { cat job.log; exit $status; }
             SLURM_RESTART_COUNT=$((SLURM_RESTART_COUNT + 1))
         done
     """,
@@ -90,5 +90,5 @@ class Job:
     def end(self) -> int:
         """Wait until the job is not queued again; return its exit status."""
         output, _ = self.process.communicate(timeout=600)
-        print(output, self.log)
+        print(output)
         return self.process.returncode

@@ -60,6 +60,14 @@ class Cluster:
         """`ray submit` a job; return what it printed."""
         return self.laptop.run(f"ray submit {_RAY} jobs/{job} -- {arguments}", **options)
 
+    def shard(self) -> str:
+        """`ray submit` the job that makes the dataset; return what it printed."""
+        return self.submit(
+            "shard_openimages.py",
+            f"--annotations {SHARED}/dump --images {SHARED}/dump/images "
+            f"--output {SHARED}/dataset --images-per-shard 20",
+        )
+
     def start_submit(self, job: str, arguments: str) -> subprocess.Popen[str]:
         """`ray submit` a job without waiting for it."""
         return self.laptop.start(f"ray submit {_RAY} jobs/{job} -- {arguments}")

@@ -10,7 +10,11 @@ import pytest
 from tests.hosts.hosts import SHARED
 from tests.hosts.story import EPOCHS, TRAIN, Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("first"),
+]
 # Without an end: how long machines take to be missed, and to return, varies.
 ELASTIC = "--workers 1:2 --epochs 1000"
 

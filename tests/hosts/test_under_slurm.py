@@ -7,7 +7,11 @@ import pytest
 from tests.hosts.slurm import Job
 from tests.hosts.story import EPOCHS, TRAIN, Cluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1200),
+    pytest.mark.usefixtures("first"),
+]
 
 
 def test_a_job_at_its_time_limit_is_queued_again_and_ends_as_if_undisturbed(
