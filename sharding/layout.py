@@ -26,6 +26,8 @@ DESCRIPTIONS = (CROISSANT_FILE, ENERGON_DATASET_FILE, ENERGON_SPLIT_FILE, ENERGO
 """Files for other programs that follow from the manifest; a dataset of 0.1.0 has none of them."""
 IMAGES_FOLDER = "images"
 LABELS_FOLDER = "labels"
+LABELS_CARD_FILE = f"{LABELS_FOLDER}/{CARD_FILE}"
+"""For Hugging Face's `datasets`; datasets of 0.1.0 and 0.2.0 have none."""
 WITHOUT_PIXELS = ".without_pixels"
 """Suffix of the label table of images that no tar holds yet. It sorts after the split's own table:
 files are published in order, so that after a crash a row may be in both, never in none."""

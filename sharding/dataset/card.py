@@ -6,7 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sharding.classes import NUM_GROUPS, ClassTable
-from sharding.layout import ATTRIBUTION_FILE, ATTRIBUTION_HASH, CARD_FILE, GROUPS_OF, SPLITS
+from sharding.layout import (
+    ATTRIBUTION_FILE,
+    ATTRIBUTION_HASH,
+    CARD_FILE,
+    CLASSES_FILE,
+    GROUPS_OF,
+    LABELS_CARD_FILE,
+    LABELS_FOLDER,
+    SPLITS,
+)
 from sharding.log import count
 from sharding.manifest import Manifest
 from sharding.manifest_parts import LabelVersion
@@ -43,11 +52,12 @@ samples = webdataset.WebDataset("images/train-000000.tar").decode("pil")
 ```python
 import datasets
 images = datasets.load_dataset(DIRECTORY)
-labels = datasets.load_dataset(DIRECTORY, data_dir="labels/<version>")
+labels = datasets.load_dataset(f"{DIRECTORY}/labels", "<version>")
+labels = datasets.load_dataset("user/name", data_dir="labels/<version>")  # of the hub
 ```
 
-`datasets` reads all configurations of a card by the reader of the first, so that label tables are
-named by their folder; rows without a shard are of images that no tar holds.
+`datasets` reads all configurations of a card by the reader of the first, so that label tables have
+a card in their folder; rows without a shard are of images that no tar holds.
 `croissant.json` describes tars and tables for `mlcroissant`.
 """
 
@@ -91,9 +101,13 @@ TERMS = {
 
 
 def write_card(directory: Path, manifest: Manifest, classes: ClassTable) -> None:
-    """Write `README.md` atomically; equal datasets get equal cards."""
-    with replacing(directory / CARD_FILE) as temporary:
-        temporary.write_text(card(manifest, classes), encoding="utf-8")
+    """Write `README.md`, and that of the label tables; equal datasets get equal cards."""
+    for name, text in (
+        (CARD_FILE, card(manifest, classes)),
+        (LABELS_CARD_FILE, labels_card(manifest)),
+    ):
+        with replacing(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def card(manifest: Manifest, classes: ClassTable) -> str:
@@ -115,6 +129,23 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         *_removed(manifest),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def labels_card(manifest: Manifest) -> str:
+    """Compose the card of the label tables: for `datasets` a configuration of each version."""
+    lines = ["configs:"]
+    for name, version in sorted(manifest.labels.items()):
+        lines.append(f'- config_name: "{name}"')  # 2017_11 is a number of YAML
+        lines += ["  default: true"] * (name == manifest.default_labels)
+        lines.append("  data_files:")
+        for split, table in ((s, version.splits[s]) for s in SPLITS if s in version.splits):
+            lines += [f"  - split: {split}", "    path:"]
+            for file in filter(None, (table, table.without_pixels)):
+                lines.append(f'    - "{file.path.removeprefix(f"{LABELS_FOLDER}/")}"')
+    header = "\n".join(["---", *lines, "---"])
+    title = f"# Labels of {_plain(manifest.name)}"
+    what = "Positive and verified negative classes of each image, by their index in "
+    return f"{header}\n\n{title}\n\n{what}`../{CLASSES_FILE}`; others are unobserved.\n"
 
 
 def _header(manifest: Manifest) -> str:

@@ -67,16 +67,6 @@ def test_the_first_negative_may_come_after_five_samples(tmp_path: Path, streamin
     assert negatives_of(second, streaming=streaming)["train"] == [[]] * 11 + [[1]]
 
 
-def test_label_tables_are_read_by_their_folder(tmp_path: Path) -> None:
-    dataset = make(tmp_path, {})
-    ((name, version),) = dataset.manifest.labels.items()
-    tables = datasets.load_dataset(str(dataset.directory), data_dir=f"labels/{name}")
-    assert {split: table.num_rows for split, table in tables.items()} == SIZES
-    path = dataset.directory / version.splits["train"].path
-    one = datasets.load_dataset("parquet", data_files=str(path))["train"]
-    assert one.to_list() == tables["train"].to_list()
-
-
 def test_a_card_has_one_kind_of_files_as_datasets_takes_the_reader_of_the_first(
     tmp_path: Path,
 ) -> None:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+import datasets
+import pyarrow.parquet as pq
 import pytest
 
 from sharding.dataset.label_versions import all_labels, labels_without_pixels
@@ -163,6 +165,28 @@ def test_an_export_keeps_what_its_base_says_of_images_without_pixels(
     keys = {int(NOWHERE, 16)}
     table = Dataset.open(dataset).labels("train", EXPORT)
     assert states(table) == {e: s for e, s in expected.items() if e[0] not in keys}
+
+
+def test_each_version_is_a_configuration_of_the_labels_folder_for_datasets(
+    inputs: Inputs, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    relabel(inputs, dataset, V4)
+    manifest = Dataset.open(dataset).manifest
+    for name, version in manifest.labels.items():
+        tables = datasets.load_dataset(f"{dataset}/labels", name)
+        streamed = datasets.load_dataset(f"{dataset}/labels", name, streaming=True)
+        by_folder = datasets.load_dataset(str(dataset), data_dir=f"labels/{name}")  # as of the hub
+        assert set(tables) == set(version.splits)
+        for split, file in version.splits.items():
+            files = [file, *filter(None, [file.without_pixels])]
+            rows = [row for each in files for row in pq.read_table(dataset / each.path).to_pylist()]
+            assert tables[split].to_list() == list(streamed[split]) == rows
+            assert sorted(map(str, by_folder[split])) == sorted(map(str, rows))
+    assert kept_apart(dataset, V4)
+    default = datasets.load_dataset_builder(f"{dataset}/labels")
+    assert default.config.name == manifest.default_labels
+    assert check(dataset) == []
 
 
 def test_rows_that_a_killed_job_left_in_both_tables_count_once(
