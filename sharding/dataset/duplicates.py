@@ -41,9 +41,11 @@ class Duplicates:
         for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
             if outcome.shard is None:
                 continue
-            if len(outcome.pictures) != PICTURE_DIGITS * outcome.shard.images:
+            if len(outcome.picture_hashes) != PICTURE_DIGITS * outcome.shard.images:
                 return None
-            hashes.append(np.frombuffer(bytes.fromhex(outcome.pictures), ">u8").reshape(-1, 2))
+            hashes.append(
+                np.frombuffer(bytes.fromhex(outcome.picture_hashes), ">u8").reshape(-1, 2)
+            )
             splits.append(np.full(outcome.shard.images, SPLITS.index(outcome.split), np.int8))
             ids_N.append(ids[outcome.shard.path])
         if not hashes:
@@ -99,7 +101,7 @@ def refuse_across(duplicates: Duplicates | None) -> None:
         InputError: there are some, or it is not known.
     """
     if duplicates is None or duplicates.across:
-        unknown = "some shards were finished by 0.1.0, which did not note their pictures"
+        unknown = "some shards were finished by 0.1.0 or 0.2.0, which did not note this of pictures"
         raise InputError(
             unknown if duplicates is None else str(duplicates),
             fix="take them out of one split's annotations and choose another --output, or leave "

@@ -18,7 +18,7 @@ from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import INDEX, shard_path
 from sharding.log import redact
 from sharding.manifest_parts import ShardRecord
-from sharding.shards.task import PICTURE_DIGITS, Failure, ShardOutcome, ShardTask
+from sharding.shards.task import Failure, ShardOutcome, ShardTask, picture_hash
 from sharding.shards.transcode import transcode
 from sharding.storage.files import replacing, write_json
 from sharding.storage.locks import scratch_directory
@@ -105,7 +105,7 @@ def _write(task: ShardTask) -> ShardOutcome:
         failures=tuple(failures),
         how=dict(sorted(how.items())),
         repeated={key: number for key, number in sorted(Counter(pictures).items()) if number > 1},
-        pictures="".join(pictures),
+        picture_hashes="".join(pictures),
     )
 
 
@@ -128,7 +128,7 @@ def _add_images(
                 continue
             archive.add(image_id, (("jpg", image.data), ("json", line)))
             how[image.how] += 1
-            pictures.append(hashlib.sha256(image.data).hexdigest()[:PICTURE_DIGITS])
+            pictures.append(picture_hash(image.data))
 
 
 def _failure(task: ShardTask, image_id: str, reason: str) -> Failure:

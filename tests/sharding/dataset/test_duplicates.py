@@ -70,17 +70,18 @@ def test_images_with_the_same_end_only_are_others(inputs: Inputs, tmp_path: Path
     assert "duplicates" not in Manifest.read(tmp_path / "dataset").created_by
 
 
-def test_shards_that_0_1_0_finished_are_not_taken_for_free_of_them(
-    repeated, tmp_path: Path
+@pytest.mark.parametrize("kept", [{}, {"pictures": "0" * 32}])
+def test_shards_of_older_versions_are_kept_but_not_taken_for_free_of_them(
+    repeated, tmp_path: Path, kept: dict[str, str]
 ) -> None:
     output = tmp_path / "dataset"
     with pytest.raises(InputError):
         shard(repeated, output, refuse_cross_split_duplicates=True)
     for record in (output / "images").glob("*.json"):
         old = json.loads(record.read_text())
-        del old["sha256"], old["pictures"]
-        record.write_text(json.dumps(old))
-    with pytest.raises(InputError, match=r"finished by 0\.1\.0, which did not note"):
+        del old["sha256"], old["picture_hashes"]
+        record.write_text(json.dumps(old | kept))
+    with pytest.raises(InputError, match=r"finished by 0\.1\.0 or 0\.2\.0"):
         shard(repeated, output, refuse_cross_split_duplicates=True)
     assert "continued" in shard(repeated, output)
 
