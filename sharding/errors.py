@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -133,12 +134,20 @@ def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and its exit status (every job's outer scope).
 
     So is an `OSError` of a place that this user cannot write to or read (a read-only file system).
-    Ctrl-C is a line and status 130; pressed again, it ends the process at once. Ray wraps a task's
-    exception in one that is an instance of both; the cause is unwrapped. A reader that closes the
-    pipe early (``... --help | head``) is no error.
+    Ctrl-C is a line and status 130, SIGTERM a line and `os.EX_TEMPFAIL`, which asks a scheduler to
+    repeat the command; a second one ends the process at once. Ray wraps a task's exception in one
+    that is an instance of both; the cause is unwrapped. A reader that closes the pipe early
+    (``... --help | head``) is no error.
     """
     try:
-        yield
+        with _exit_on_sigterm():
+            yield
+    except SystemExit as ended:
+        if ended.code != signal.SIGTERM:
+            raise
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        log.error("SIGTERM; repeat the command to go on, what is finished is kept")
+        raise SystemExit(os.EX_TEMPFAIL) from None
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # or what cleans up would show a traceback
         log.error("interrupted. Fix: repeat the command to go on; what is finished is kept")
@@ -160,3 +169,19 @@ def one_line_errors() -> Iterator[None]:
         )
         log.error(str(refused), **refused.fields)
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit of that signal's number on SIGTERM, as Ray does once it is started.
+
+    Does nothing outside the main thread, where Python takes no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

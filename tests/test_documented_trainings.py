@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.model_jobs import _OLD_NAMES
+from pipeline.cli.model_jobs import _OLD_NAMES, TRAIN_OPTIONS
 from pipeline.cli.options import expand
 from pipeline.cluster.checkpoints import SCORE
-from pipeline.config import groups, presets
-from pipeline.config.train import TrainConfig
+from pipeline.config import presets
 from pipeline.training.epoch import run_epoch
 from tests.support.models import BACKBONE
 from tests.support.training import begun, worker_of
@@ -40,8 +39,7 @@ def test_it_trains(options: str, squares: Path, tmp_path: Path) -> None:
 
 
 def train(options: str, dataset: Path, checkpoint: Path) -> None:
-    known = {"preset": str, **groups.types_of(TrainConfig)}
-    given = expand(shlex.split(options), known, _OLD_NAMES, flat=True)
+    given = expand(shlex.split(options), TRAIN_OPTIONS, _OLD_NAMES)
     config = presets.parse(given, "").config
     small = dataclasses.replace(
         config,

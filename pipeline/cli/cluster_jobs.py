@@ -19,7 +19,9 @@ class _CheckOptions:
 
 
 def run_check_cluster(arguments: Sequence[str], program: str | None) -> None:
-    """Check a cluster file before `ray up`: one line per finding, with the fix; exit status 2.
+    """Check a cluster file before `ray up`: a line per finding, with the fix.
+
+    Exit status 2 says that there are some.
 
     $ openimages-boostlu check-cluster ray_cluster.yaml
     """

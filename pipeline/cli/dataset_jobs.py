@@ -69,10 +69,11 @@ def run_make_demo(arguments: Sequence[str], program: str | None) -> None:
 
 
 def run_shard(arguments: Sequence[str], program: str | None) -> None:
-    """Turn an annotation dump and its images into a dataset; repeat the command to continue it.
+    """Turn an annotation dump and its images into a dataset; repeat to continue it.
 
     $ openimages-boostlu shard --annotations DUMP --images JPEGS --output DATASET
-    $ ray submit ray_cluster.yaml jobs/shard_openimages.py -- --annotations ... --output s3://bucket/x
+    $ ray submit ray_cluster.yaml jobs/shard_openimages.py -- \\
+          --annotations DUMP --images JPEGS --output s3://BUCKET/DATASET
     """
     options = parse(ShardOptions, arguments, program, run_shard, _OLD_NAMES)
     from pipeline.cluster.tasks import task_map
@@ -90,8 +91,11 @@ def run_shard(arguments: Sequence[str], program: str | None) -> None:
 def run_import(arguments: Sequence[str], program: str | None) -> None:
     """Turn VOC, COCO, NUS-WIDE, CUB or an image,labels CSV into a dataset.
 
-    $ openimages-boostlu import --format voc --source DIR --output DATASET --single-positive
-    $ ray submit ray_cluster.yaml jobs/import_dataset.py -- --format coco --source ... --output ...
+    $ openimages-boostlu import --format csv --source DIR --output DATASET
+    $ openimages-boostlu import --format voc --source DIR --output DATASET \\
+          --single-positive
+    $ ray submit ray_cluster.yaml jobs/import_dataset.py -- \\
+          --format coco --source DIR --output DATASET
     """
     options = parse(ImportOptions, arguments, program, run_import)
     from pipeline.cluster.tasks import task_map
@@ -107,11 +111,12 @@ def run_import(arguments: Sequence[str], program: str | None) -> None:
 
 
 def run_reshard(arguments: Sequence[str], program: str | None) -> None:
-    """Lay a new annotation dump, or an export of ours, over a dataset; its images stay as they are.
+    """Lay a new annotation dump, or an export of ours, over a dataset.
 
     $ openimages-boostlu reshard --dataset DATASET --annotations DUMP
     $ openimages-boostlu reshard --dataset DATASET --known 0.1 --draw 3
-    $ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- --dataset ... --annotations DUMP
+    $ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- \\
+          --dataset DATASET --annotations DUMP
     """
     options = parse(ReshardOptions, arguments, program, run_reshard, _OLD_NAMES)
     from pipeline.cluster.tasks import task_map
@@ -126,9 +131,9 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
 
 
 def run_view(arguments: Sequence[str], program: str | None) -> None:
-    """Write a page of a dataset's images with their labels: of a shard, a class, a reason.
+    """Write a page of a dataset's images and labels: of a shard, a class, a reason.
 
-    $ openimages-boostlu view --dataset DATASET --class Dog --state negative --output dogs.html
+    $ openimages-boostlu view --dataset DATASET --class Dog --state negative
     $ openimages-boostlu view --dataset DATASET --reason missing
     """
     options = parse(ViewOptions, arguments, program, run_view)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.options import begin, description, expand, obey_no_color, parse, write
+from pipeline.cli.options import begin, description, expand, obey_no_color, of_file, parse, write
 from pipeline.config import groups, presets, show
 from pipeline.config.commands import (
     AuditConfig,
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from pipeline.training.train import TrainResult
 
 _OLD_NAMES = {"--name": "--run"}
+TRAIN_OPTIONS = {
+    "preset": groups.Option(kind=str, flags=("preset",)),
+    **groups.options_of(TrainConfig, flat=True),
+}
+"""What a configuration file of a training may have."""
 _USE: dict[ExportFormat, str] = {
     "safetensors": "from safetensors.torch import load_file; print(*load_file({}))",
     "pt2": "import torch; print(torch.export.load({}))",
@@ -39,15 +44,14 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
 
     $ openimages-boostlu train --dataset DIR
     $ openimages-boostlu train --preset coco --method em-apl --print-config
-    $ ray submit ray_cluster.yaml jobs/train_openimages.py -- --preset openimages-v3 --dataset DIR
+    $ ray submit ray_cluster.yaml jobs/train_openimages.py -- \\
+          --preset openimages-v3 --dataset DIR
     """
     obey_no_color()
-    given = expand(
-        arguments, {"preset": str, **groups.types_of(TrainConfig)}, _OLD_NAMES, flat=True
-    )
+    given = expand(arguments, TRAIN_OPTIONS, _OLD_NAMES)
     command = presets.parse(given, description(run_train), program)
     if command.list or command.print_config:
-        print(_shown(command))
+        print(_shown(command, of_file(arguments, TRAIN_OPTIONS, _OLD_NAMES)))
         return
     begin(run_train)
     from pipeline.training import train
@@ -68,7 +72,7 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
         sys.exit(ended.exit_code)
 
 
-def _shown(command: TrainCommand) -> str:
+def _shown(command: TrainCommand, of_file: frozenset[str]) -> str:
     """Write what a training command prints instead of training."""
     if command.list:
         from pipeline.cli import listing
@@ -76,7 +80,7 @@ def _shown(command: TrainCommand) -> str:
         return listing.LISTS[command.list]()
     from pipeline.methods.registry import complete_options
 
-    return show.print_form(command, complete_options(command.config))
+    return show.print_form(command, complete_options(command.config), of_file)
 
 
 def _print_result(result: TrainResult, dataset: str) -> None:
@@ -131,9 +135,11 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
 def run_predict(arguments: Sequence[str], program: str | None) -> None:
     """Predict the labels of a dataset, a folder or a list of URLs, to Parquet.
 
-    $ openimages-boostlu predict --checkpoint runs/NAME --images DIR --output predictions
-    $ openimages-boostlu predict --checkpoint models:/NAME@best --urls urls.txt --output s3://B/OUT
-    $ ray submit ray_cluster.yaml jobs/predict_openimages.py -- --checkpoint ... --dataset ...
+    $ openimages-boostlu predict --checkpoint runs/NAME --images DIR --output OUT
+    $ openimages-boostlu predict --checkpoint models:/NAME@best --urls urls.txt \\
+          --output s3://BUCKET/OUT
+    $ ray submit ray_cluster.yaml jobs/predict_openimages.py -- \\
+          --checkpoint runs/NAME --dataset DIR --output OUT
     """
     config = parse(PredictConfig, arguments, program, run_predict)
     from pipeline.cluster import session
@@ -147,7 +153,7 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
 
 
 def run_export(arguments: Sequence[str], program: str | None) -> None:
-    """Write a checkpoint as safetensors, torch.export and ONNX; each is checked against it.
+    """Write a checkpoint as safetensors, torch.export, ONNX; compare each with it.
 
     $ openimages-boostlu export --checkpoint runs/NAME --output exported
     """

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import tyro
 
 from pipeline.config import groups, refusals
+from pipeline.config.groups import Option
 from sharding.errors import PROGRAM, InputError, unknown
 from sharding.log import redact
 from sharding.progress import say
 
 _CONFIG_HELP = """\n
 --config FILE.json|FILE.yaml
-  options by name; those of the command line override them"""
+  options by name; flags override them"""
 Options = TypeVar("Options")
 
 
@@ -48,7 +49,7 @@ def parse(
         kind,
         prog=program,
         description=description(job) + _CONFIG_HELP,
-        args=expand(arguments, groups.types_of(kind), old_names),
+        args=expand(arguments, groups.options_of(kind), old_names),
         more_flags=("--config",),
     )
     begin(job)
@@ -80,24 +81,39 @@ def description(job: Callable[..., object]) -> str:
 
 def expand(
     arguments: Sequence[str],
-    known: Mapping[str, Any],
+    known: Mapping[str, Option],
     old_names: Mapping[str, str] | None = None,
-    *,
-    flat: bool = False,
 ) -> list[str]:
     """Put the options of a ``--config`` file before the others, and give old flags their new name.
 
     Args:
         arguments: of the command line.
-        known: types of the options that the file may have; dotted ones may stand in a section.
+        known: the options that the file may have; dotted ones may stand in a section.
         old_names: flags by their former names.
-        flat: whether a flag leaves out the section's name.
     """
+    file, rest = _split(arguments)
+    given = [] if file is None else _flags(file, known)
+    return [*given, *(_renamed(argument, old_names or {}) for argument in rest)]
+
+
+def of_file(
+    arguments: Sequence[str], known: Mapping[str, Option], old_names: Mapping[str, str]
+) -> frozenset[str]:
+    """Name the options whose values are those of the ``--config`` file; see `expand`."""
+    file, rest = _split(arguments)
+    if file is None:
+        return frozenset()
+    words = (_renamed(word, old_names).partition("=")[0] for word in rest if word.startswith("--"))
+    overridden = {_named(word[2:].removeprefix("no-"), known) for word in words}
+    return frozenset(_named(name, known) for name in _values(file)) - overridden
+
+
+def _split(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Take the file of ``--config`` out of a command line."""
     finder = refusals.FirstOptions()
     finder.add_argument("--config", type=Path)
     chosen, rest = finder.parse_known_args(arguments)
-    given = [] if chosen.config is None else _flags(chosen.config, known, flat)
-    return [_renamed(argument, old_names or {}) for argument in (*given, *rest)]
+    return chosen.config, rest
 
 
 def _renamed(argument: str, old_names: Mapping[str, str]) -> str:
@@ -105,18 +121,28 @@ def _renamed(argument: str, old_names: Mapping[str, str]) -> str:
     return old_names.get(flag, flag) + equals + value
 
 
-def _flags(path: Path, known: Mapping[str, Any], flat: bool) -> list[str]:
+def _flags(path: Path, known: Mapping[str, Option]) -> list[str]:
     """Turn the values of a configuration file into flags."""
     flags = []
-    leaves = {name.rpartition(".")[2]: name for name in known}
     for name, value in _values(path).items():
-        option = name if name in known else leaves.get(name, "")
-        if not option:
+        option = known.get(_named(name, known))
+        if option is None:
             listed = "remove it; --help lists all options"
-            raise unknown("option", name, [*known, *leaves], listed=listed, file=path)
-        flag = (option.rpartition(".")[2] if flat else option).replace("_", "-")
-        flags += _flag(flag, value, known[option])
+            words = [*known, *_short_names(known)]
+            raise unknown("option", name, words, listed=listed, file=path)
+        flags += _flag(option.flags[0], value, option.kind)
     return flags
+
+
+def _named(name: str, known: Mapping[str, Option]) -> str:
+    """Find the option that a file or a flag names: whole, without its part, or as the flag is."""
+    name = name.replace("-", "_")
+    return name if name in known else _short_names(known).get(name, "")
+
+
+def _short_names(known: Mapping[str, Option]) -> dict[str, str]:
+    names = {name.rpartition(".")[2]: name for name in known}
+    return names | {flag.replace("-", "_"): name for name in known for flag in known[name].flags}
 
 
 def _flag(flag: str, value: Any, kind: Any) -> list[str]:

@@ -31,6 +31,7 @@ _QUIET = {
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # the first error is told; others of that kind follow it
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else every print of a worker appears twice
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # it prints C++ frames on SIGTERM
     "RAY_DEDUP_LOGS_SKIP_REGEX": (
         "Failed to query Ray Train Controller actor state|Reporting training result"
         "|OnShutdownComplete|core_worker.cc|mutex.cc"
@@ -180,10 +181,14 @@ def prepare_worker() -> None:
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    for name in _HELPERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in _HELPERS:  # a filter, since Ray Train sets their levels anew
+        logging.getLogger(name).addFilter(_nothing)
     # Of a first figure it says, above the bar, that it listed the fonts.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def job_id() -> str:

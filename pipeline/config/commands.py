@@ -142,7 +142,7 @@ class AuditConfig:
     epoch: int | None = None
     """Whose candidates; default: the last one's."""
     top: int = 100
-    """Most candidates exported, largest loss first; a sheet of 2,000 has at most 15 MB."""
+    """Most candidates exported, largest loss first; a sheet of 2000 has at most 15 MB."""
     min_probability: float = 0.0
     """Least probability of a candidate that is exported."""
     min_loss: float = 0.0

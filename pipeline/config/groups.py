@@ -8,7 +8,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -58,6 +58,19 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
 A title is no option's name."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option of a command.
+
+    Attributes:
+        kind: type of its value.
+        flags: what sets it on the command line, without dashes; the first is the one to show.
+    """
+
+    kind: Any
+    flags: tuple[str, ...]
+
+
 def parse(kind: Any, default: Any = None, more_flags: Sequence[str] = (), **how: Any) -> Any:
     """Parse a dataclass of options as `tyro.cli` does, which shows them in `GROUPS`.
 
@@ -71,50 +84,107 @@ def parse(kind: Any, default: Any = None, more_flags: Sequence[str] = (), **how:
         InputError: an option is unknown, missing or of another type, or ``kind`` refuses a value.
         SystemExit: the help was asked for.
     """
-    short = tyro.conf.OmitArgPrefixes in how.get("config", ())
-    names = (name.rpartition(".")[2] if short else name for name in types_of(kind))
-    flags = [*more_flags, *(f"--{name.replace('_', '-')}" for name in names)]
+    flat = tyro.conf.OmitArgPrefixes in how.get("config", ())
+    known = (flag for option in options_of(kind, flat).values() for flag in option.flags)
+    flags = [*more_flags, *(f"--{flag}" for flag in known)]
     with refusals.on_parse_error(lambda event: refusals.refuse(event, flags)):
-        parsed = tyro.cli(_grouped(kind, default), **how)
-    titles, values = GROUPS.get(kind.__name__, {}), dict[str, Any]()
+        return _built(kind, tyro.cli(_shown(kind, default), **how))
+
+
+def options_of(kind: Any, flat: bool = False, prefix: str = "") -> dict[str, Option]:
+    """List the options of a dataclass by name, the name of a part and a dot before its own.
+
+    Args:
+        kind: the dataclass.
+        flat: whether flags leave out the part's name.
+        prefix: of the names.
+    """
+    options: dict[str, Option] = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            options |= options_of(hint, flat, f"{prefix}{name}.")
+            continue
+        plain: Any = hint
+        arguments: list[Any] = []
+        if get_origin(hint) is Annotated:
+            plain, *arguments = get_args(hint)
+        arguments = [found for found in arguments if hasattr(found, "aliases")]
+        flags = [next((found.name for found in arguments if found.name), name)]
+        flags += [alias.lstrip("-") for found in arguments for alias in found.aliases or ()]
+        before = "" if flat else prefix
+        written = tuple(f"{before}{flag}".replace("_", "-") for flag in flags)
+        options[f"{prefix}{name}"] = Option(kind=plain, flags=written)
+    return options
+
+
+def _built(kind: Any, parsed: Any) -> Any:
+    """Make the dataclass that `_shown` took apart."""
+    hints, titles = get_type_hints(kind), GROUPS.get(kind.__name__, {})
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(parsed):
         value = getattr(parsed, field.name)
-        values |= vars(value) if field.name in titles else {field.name: value}
+        if field.name in titles:
+            values |= vars(value)
+        elif dataclasses.is_dataclass(part := hints[field.name]):
+            values[field.name] = _built(part, value)
+        else:
+            values[field.name] = value
     return kind(**values)
 
 
-def types_of(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """List the options of a dataclass, the name of a part and a dot before its own, with types."""
-    types: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
-        part = types_of(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else {}
-        types |= part or {f"{prefix}{name}": hint}
-    return types
-
-
-def _grouped(kind: Any, default: Any) -> Any:
-    """Make a dataclass that holds the options of ``kind`` in dataclasses, one for each group."""
+def _shown(kind: Any, default: Any) -> Any:
+    """Make a dataclass whose help is ours, with dataclasses inside, one for each group."""
     hints, helps = get_type_hints(kind, include_extras=True), dict(_docs(kind))
     options: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         hint = hints[field.name]
-        if field.name in helps and not dataclasses.is_dataclass(hint):
-            hint = Annotated[hint, tyro.conf.arg(help=helps[field.name])]
-        if default is not None:
-            value = dataclasses.field(default=getattr(default, field.name))
+        value = field.default if default is None else getattr(default, field.name)
+        if dataclasses.is_dataclass(hint):
+            made: Any = hint
+            part = _shown(hint, made() if default is None else value)
+            options[field.name] = (field.name, part, dataclasses.field(default_factory=part))
         else:
-            value = dataclasses.field(default=field.default, default_factory=field.default_factory)
-        options[field.name] = (field.name, hint, value)
+            shown: Any = Annotated[hint, _argument(hint, value, helps.get(field.name))]  # type: ignore[valid-type]
+            options[field.name] = (field.name, shown, dataclasses.field(default=value))
     members: list[Any] = []
     for title, names in GROUPS.get(kind.__name__, {}).items():
         group = [options.pop(name) for name in names if name in options]
         if group:
-            nested: Any = dataclasses.make_dataclass(
-                title.title(), group, frozen=True, kw_only=True
-            )
+            nested: Any = _made(title.title(), group)
             members.append((title, tyro.conf.OmitArgPrefixes[nested]))  # type: ignore[misc]
-    fields = [*options.values(), *members]
-    return dataclasses.make_dataclass(kind.__name__, fields, frozen=True, kw_only=True)
+    whole = _made(kind.__name__, [*options.values(), *members])
+    whole.__doc__ = kind.__doc__
+    return whole
+
+
+def _made(name: str, fields: Sequence[Any]) -> Any:
+    return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
+
+
+def _argument(hint: Any, default: Any, text: str | None) -> Any:
+    """Describe an option: no type None, and no default where its text says what is then done."""
+    unset = default is None or default in ("", ())
+    return tyro.conf.arg(
+        help=text, metavar=_metavar(hint), help_behavior_hint="" if unset else None
+    )
+
+
+def _metavar(hint: Any) -> str | None:
+    """Write the type of an option's value; None for what tyro writes well."""
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return f"[{_metavar_of(parts[0])} ...]"
+    if type(None) in parts:
+        return "|".join(_metavar_of(part) for part in parts if part is not type(None))
+    return None
+
+
+def _metavar_of(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(get_args(hint)) + "}"
+    return str(hint.__name__).upper()
 
 
 def _docs(kind: type) -> Iterator[tuple[str, str]]:
@@ -124,4 +194,4 @@ def _docs(kind: type) -> Iterator[tuple[str, str]]:
         assert isinstance(node, ast.ClassDef)
         for field, doc in itertools.pairwise(node.body):
             if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-                yield ast.unparse(field.target), inspect.cleandoc(ast.literal_eval(doc.value))
+                yield ast.unparse(field.target), " ".join(ast.literal_eval(doc.value).split())

@@ -43,16 +43,16 @@ Listed = Literal["methods", "backbones", "presets"]
 
 _HELP = f"""\n
 --preset {{{",".join(PRESETS)}}}
-  a data set's published protocol; flags override it. A paper's data set may be followed by
-  -ablation-1 to -{len(ablation())}, a row of the paper's ablation
+  a data set's published protocol; flags override it. A paper's data set may be
+  followed by -ablation-1 to -{len(ablation())}, a row of the paper's ablation
 --config FILE.json|FILE.yaml
-  options by name, such as a run's config.json; those of the command line override them
+  options by name, such as a run's config.json; flags override them
 --print-config [{{{",".join(get_args(PrintForm))}}}]
   print every value with its source instead of training
 --dry-run
-  check everything, the first batch included, and print the plan instead of training
+  check everything, the first batch included; print the plan instead of training
 --headspace
-  measure for a minute how fast one worker could train without waiting for data, instead of training
+  measure for a minute how fast a worker could train without waiting for data
 --list {{{",".join(get_args(Listed))}}}
   list what there is instead of training"""
 _SECTIONS = {"model": ModelConfig, "data": DataConfig, "optimizer": OptimizerConfig}

@@ -92,7 +92,8 @@ class ModelConfig:
     backbone: str = "resnet50"
     """A torchvision network (resnet50, convnext_tiny, ...), or timm/<name>."""
     weights: str | None = None
-    """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", a file, or none."""
+    """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", or a file; by default
+    none, random ones."""
     head: Head = "cam"
     """cam, or ml-decoder: attention with a query per group of classes, without maps or BoostLU."""
     alpha_train: float = 5.0
@@ -205,13 +206,13 @@ class OptimizerConfig:
     warmup: float = 0.0
     """Share of the training during which the learning rate rises."""
     clip_norm: float | None = None
-    """Largest gradient norm."""
+    """Largest gradient norm; by default any."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of forward and backward; losses and scores are fp32 always."""
     micro_batches: int = 1
     """Parts a worker's batch is computed in to save memory; masks and loss do not depend on it."""
     ema_decay: float | None = None
-    """Decay of a moving average of the weights, which is then what is validated and kept."""
+    """Decay of a moving average of the weights, which is then validated and kept; default: none."""
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("epochs", "micro_batches"), "[1, inf)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -12,6 +12,7 @@ from pipeline.config.presets import TrainCommand
 from pipeline.config.train import TrainConfig, parse_options
 
 _OPTIONS = "method_options"
+_MISSING = "(not given yet)"  # the dataset of a preset alone
 _SECTIONS = ("", "model", "data", "optimizer", _OPTIONS)
 
 
@@ -23,7 +24,7 @@ class Row:
         name: dotted, as in `TrainConfig.flat`; a method's options as ``method_options.<name>``.
         value: as it will be used.
         provenance: paper, code, inferred, unknown or ours (`pipeline.config.paper_training`) of a
-            preset's value; flag where the command line says otherwise; default else.
+            preset's value; flag or config file where these say otherwise; default else.
         source: of a preset's value, "" for flags and defaults.
     """
 
@@ -38,31 +39,38 @@ class Row:
         return self.name.rpartition(".")[0]
 
 
-def print_form(command: TrainCommand, options: Mapping[str, Any]) -> str:
+def print_form(
+    command: TrainCommand, options: Mapping[str, Any], of_file: Collection[str] = ()
+) -> str:
     """Write a command's configuration in the form that it asks for.
 
     Args:
         command: with ``print_config`` set.
         options: every option of the method as it will be used
             (`pipeline.methods.registry.complete_options`).
+        of_file: names of the options that a configuration file has set.
     """
-    shown = rows(command, options)
+    shown = rows(command, options, of_file)
     if command.print_config == "json":
         return as_json(command.config, shown)
     return as_table(shown)
 
 
-def rows(command: TrainCommand, options: Mapping[str, Any]) -> list[Row]:
+def rows(
+    command: TrainCommand, options: Mapping[str, Any], of_file: Collection[str] = ()
+) -> list[Row]:
     """List every value of a command's configuration, the method's default options included.
 
     Args:
         command: what will run, and the preset it began from.
-        options: as of `print_form`.
+        options, of_file: as of `print_form`.
     """
     config = command.config
     defaults = TrainConfig(dataset="").flat()
     origins = command.preset.values if command.preset else {}
     values = {name: value for name, value in config.flat().items() if name != _OPTIONS}
+    if not config.name:
+        defaults["name"] = values["name"] = config.run_name
     given = parse_options(config.method_options)
     for option, value in options.items():
         defaults[f"{_OPTIONS}.{option}"] = None if option in given else value
@@ -74,8 +82,10 @@ def rows(command: TrainCommand, options: Mapping[str, Any]) -> list[Row]:
         if origin is not None and origin.value == value:
             row = Row(name=name, value=value, provenance=origin.provenance, source=origin.source)
         else:
+            is_of_file = (_OPTIONS if name.startswith(_OPTIONS) else name) in of_file
+            said = "config file" if is_of_file else "flag"
             unchanged = origin is None and defaults.get(name) == value
-            row = Row(name=name, value=value, provenance="default" if unchanged else "flag")
+            row = Row(name=name, value=value, provenance="default" if unchanged else said)
         listed.append(row)
     return sorted(listed, key=lambda row: _SECTIONS.index(row.section))
 
@@ -86,7 +96,7 @@ def as_table(shown: Sequence[Row]) -> str:
 
     headers = ("name", "value", "provenance", "source")
     sections = [
-        [(row.name, str(row.value), row.provenance, row.source) for row in section]
+        [(row.name, str(row.value) or _MISSING, row.provenance, row.source) for row in section]
         for _, section in groupby(shown, key=lambda row: row.section)
     ]
     return Table(headers=headers, sections=sections, text_columns=len(headers)).terminal()

@@ -89,7 +89,8 @@ class ShardOptions(DatasetOptions):
     conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
     """What a class becomes where humans disagree about an image."""
     machine: float | None = None
-    """Count machine labels of at least this confidence as positives where no human looked."""
+    """Count machine labels of at least this confidence as positives where no human looked; by
+    default none."""
     retry_failed: bool = False
     """Look again for images that were missing or bad; --images may name another place."""
     fetch: RetryPolicy = field(default_factory=RetryPolicy)
@@ -150,7 +151,8 @@ class ReshardOptions:
     conflict: Literal["unobserved", "positive", "negative", "verification"] = "unobserved"
     """What a class becomes where humans disagree about an image."""
     machine: float | None = None
-    """Count machine labels of at least this confidence as positives where no human looked."""
+    """Count machine labels of at least this confidence as positives where no human looked; by
+    default none."""
     strict: bool = False
     """Stop at the first bad annotation row or image instead of setting it aside."""
     allow_empty: tuple[Literal["train", "validation", "test"], ...] = ()

@@ -1,8 +1,10 @@
 import errno
+import os
 import pickle
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,6 +79,19 @@ def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):
     assert output == (
         "error: interrupted. Fix: repeat the command to go on; what is finished is kept\n"
     )
+
+
+@pytest.mark.parametrize("handler", ["ours", "of Ray"])
+def test_sigterm_is_one_line_and_asks_for_the_command_again(handler: str) -> None:
+    of_ray = "signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))"
+    program = (
+        "import os, signal, sys, time\nfrom sharding.errors import one_line_errors\n"
+        f"with one_line_errors():\n    {of_ray if handler == 'of Ray' else 'pass'}\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == os.EX_TEMPFAIL
+    assert done.stderr == "error: SIGTERM; repeat the command to go on, what is finished is kept\n"
 
 
 @pytest.mark.parametrize("installed", [True, False])

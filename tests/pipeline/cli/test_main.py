@@ -77,7 +77,8 @@ def test_the_help_of_a_job_names_its_command_and_fits_a_terminal(
     assert not ended.value.code
     shown = capsys.readouterr().out
     assert f"$ openimages-boostlu {job} " in shown
-    assert [line for line in shown.splitlines() if len(line) > 100] == []
+    _usage, *lines = shown.splitlines()  # tyro's own, which a terminal wraps
+    assert [line for line in lines if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,19 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import options
-from pipeline.cli.model_jobs import _OLD_NAMES
-from pipeline.config import groups, presets
+from pipeline.cli.model_jobs import _OLD_NAMES, TRAIN_OPTIONS
+from pipeline.config import presets, show
 from pipeline.config.commands import PredictConfig
 from pipeline.config.show import print_form
 from pipeline.config.train import TrainConfig
 from pipeline.methods.registry import complete_options
-from sharding.commands.options import ShardOptions
+from sharding.commands.options import ShardOptions, ViewOptions
 from sharding.errors import InputError
-
-KNOWN = {"preset": str, **groups.types_of(TrainConfig)}
 
 
 def trained(*arguments: str) -> TrainConfig:
     """The configuration of a training command."""
-    given = options.expand(arguments, KNOWN, _OLD_NAMES, flat=True)
+    given = options.expand(arguments, TRAIN_OPTIONS, _OLD_NAMES)
     return presets.parse(given, "Train.").config
 
 
@@ -66,6 +64,38 @@ def test_a_hand_written_file_says_no_more_than_needed(tmp_path: Path) -> None:
     assert (config.model.backbone, config.model.compile) == ("resnet18", True)
     assert (config.method_options, config.log_model) == (("delta_rel=0.3",), "off")
     assert config.model.weights == "IMAGENET1K_V1", "the preset's"
+
+
+def test_the_source_of_a_value_is_the_file_or_the_flag(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "preset: coco\nrun: x\nlr: 0.1\nepochs: 3\nseed: 5\nflip: no\ncompile: yes\n"
+        "labels: a\nmethod_options: [delta_rel=0.3]\n"
+    )
+    arguments = ["--config", str(file), "--seed=4", "--no-compile", "--labels", "b", "--profile"]
+    found = options.of_file(arguments, TRAIN_OPTIONS, _OLD_NAMES)
+    command = presets.parse(options.expand(arguments, TRAIN_OPTIONS, _OLD_NAMES), "Train.")
+    shown = show.rows(command, complete_options(command.config), found)
+    said = {row.name: (row.value, row.provenance) for row in shown}
+    assert said["name"] == ("x", "config file")
+    assert said["optimizer.learning_rate"] == (0.1, "config file")
+    assert said["optimizer.epochs"] == (3, "config file")
+    assert said["data.flip"] == (False, "config file")
+    assert said["method_options.delta_rel"] == (0.3, "config file")
+    assert said["seed"] == (4, "flag")
+    assert said["labels"] == ("b", "flag")
+    assert said["profile"] == (True, "flag")
+    assert said["model.compile"] == (False, "default")
+    assert said["data.image_size"] == (448, "code")
+
+
+def test_a_file_may_name_an_option_as_its_flag(tmp_path: Path) -> None:
+    file = tmp_path / "view.yaml"
+    file.write_text("dataset: d\nclass: Dog\nlabels: v2\n")
+    found = options.parse(ViewOptions, ["--config", str(file)], None, job)
+    assert (found.class_name, found.name) == ("Dog", "v2")
+    file.write_text("dataset: d\nclass_name: Dog\nname: v2\n")
+    assert options.parse(ViewOptions, ["--config", str(file)], None, job) == found
 
 
 def test_every_job_takes_a_file(tmp_path: Path) -> None:

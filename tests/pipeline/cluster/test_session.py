@@ -75,7 +75,7 @@ def test_the_loggers_that_are_silenced_are_rays() -> None:
         assert importlib.import_module(name).logger.name == name
 
 
-def test_workers_do_not_say_that_fonts_were_listed(
+def test_workers_do_not_say_that_fonts_were_listed_or_what_rays_helpers_warn_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context = SimpleNamespace(gcs_address="")
@@ -83,8 +83,20 @@ def test_workers_do_not_say_that_fonts_were_listed(
     monkeypatch.setenv("RAY_ADDRESS", "")
     logger = logging.getLogger("matplotlib.font_manager")
     monkeypatch.setattr(logger, "level", logging.NOTSET)
+    said: list[str] = []
+    train = logging.getLogger("ray.train")
+    sink = logging.Handler()
+    monkeypatch.setattr(sink, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(train, "handlers", [sink])
     session.prepare_worker()
     assert logger.level == logging.WARNING
+    for name in session._HELPERS:
+        helper = logging.getLogger(name)
+        helper.setLevel(logging.NOTSET)  # as `dictConfig` of its parent does in Ray Train
+        helper.warning("safe to ignore")
+        helper.removeFilter(session._nothing)
+    train.warning("of others")
+    assert said == ["of others"]
 
 
 @contextlib.contextmanager

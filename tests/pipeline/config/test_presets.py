@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import typing
 from pathlib import Path
 
@@ -194,6 +195,15 @@ def test_without_a_preset_there_are_defaults_and_flags() -> None:
     assert {row.provenance for row in rows.values()} == {"default", "flag"}
     flags = {name for name, row in rows.items() if row.provenance == "flag"}
     assert flags == {"dataset", "method", "method_options.delta_rel"}
+
+
+def test_the_runs_own_name_and_a_missing_dataset_are_shown() -> None:
+    command = presets.parse(["--preset", "coco"], "Train.")
+    shown = show.rows(command, complete_options(command.config))
+    (name,) = (row for row in shown if row.name == "name")
+    assert (name.value, name.provenance) == ("ll-r-boostlu-5-5-resnet50-seed0", "default")
+    table = show.as_table(shown)
+    assert re.search(r"^dataset +\(not given yet\) +default$", table, re.MULTILINE)
 
 
 def test_an_option_that_is_not_there_is_told_before_training() -> None:
