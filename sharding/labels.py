@@ -132,7 +132,7 @@ class LabelTable:
         keys_E.sort()
         return cls(
             image_ids_N=image_ids_N,
-            offsets_N1=_offsets(np.bincount(rows_E, minlength=len(image_ids_N))),
+            offsets_N1=offsets_of(np.bincount(rows_E, minlength=len(image_ids_N))),
             classes_E=keys_E.astype(np.uint16),
             states_E=_states((keys_E & 1 << 16) == 0),
             shards=[""] * len(image_ids_N) if shards is None else list(shards),
@@ -151,7 +151,7 @@ class LabelTable:
         """Build from the rows of one table followed by those of another."""
         return cls(
             image_ids_N=np.concatenate([first.image_ids_N, second.image_ids_N]),
-            offsets_N1=_offsets(np.concatenate([first.counts_N, second.counts_N])),
+            offsets_N1=offsets_of(np.concatenate([first.counts_N, second.counts_N])),
             classes_E=np.concatenate([first.classes_E, second.classes_E]),
             states_E=np.concatenate([first.states_E, second.states_E]),
             shards=[*first.shards, *second.shards],
@@ -192,10 +192,10 @@ class LabelTable:
                 labels.
             shards: name of the tar of each image; none by default.
         """
-        counts_M, positions_E = self._positions(self.rows_of(image_ids_M))
+        counts_M, positions_E = positions_of(self.offsets_N1, self.rows_of(image_ids_M))
         return LabelTable(
             image_ids_N=image_ids_M,
-            offsets_N1=_offsets(counts_M),
+            offsets_N1=offsets_of(counts_M),
             classes_E=self.classes_E[positions_E],
             states_E=self.states_E[positions_E],
             shards=[""] * len(image_ids_M) if shards is None else list(shards),
@@ -215,7 +215,7 @@ class LabelTable:
 
     def observed(self, rows_B: npt.NDArray[np.integer]) -> Observed:
         """List the observed entries of a batch of rows, in that order; row -1 has none."""
-        counts_B, positions_E = self._positions(rows_B)
+        counts_B, positions_E = positions_of(self.offsets_N1, rows_B)
         return Observed(
             rows_E=np.repeat(np.arange(len(counts_B)), counts_B),
             classes_E=self.classes_E[positions_E].astype(np.int64),
@@ -267,7 +267,7 @@ class LabelTable:
             classes_E[chosen_E] = column.flatten().to_numpy()
         return cls(
             image_ids_N=image_ids_N,
-            offsets_N1=_offsets(counts_N2.sum(1)),
+            offsets_N1=offsets_of(counts_N2.sum(1)),
             classes_E=classes_E,
             states_E=_states(is_positive_E),
             shards=_decode_names(table["shard"]),
@@ -277,28 +277,29 @@ class LabelTable:
     def _index(self) -> IdIndex:
         return IdIndex(self.image_ids_N)
 
-    def _positions(
-        self, rows_B: npt.NDArray[np.integer]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(counts_B, positions_E): how many entries each row has, and their positions."""
-        is_row_B = rows_B >= 0
-        starts_B, counts_B = np.zeros((2, len(rows_B)), np.int64)
-        starts_B[is_row_B] = self.offsets_N1[rows_B[is_row_B]]
-        counts_B[is_row_B] = self.offsets_N1[rows_B[is_row_B] + 1] - starts_B[is_row_B]
-        positions_E = np.repeat(starts_B - _offsets(counts_B)[:-1], counts_B)
-        positions_E += np.arange(len(positions_E))
-        return counts_B, positions_E
-
     def _list_column(self, chosen_E: npt.NDArray[np.bool_]) -> pa.Array:
-        offsets = pa.array(_offsets(chosen_E.astype(np.int8))[self.offsets_N1].astype(np.int32))
+        offsets = pa.array(offsets_of(chosen_E.astype(np.int8))[self.offsets_N1].astype(np.int32))
         return pa.ListArray.from_arrays(offsets, pa.array(self.classes_E[chosen_E], pa.uint16()))
 
 
-def _offsets(counts_N: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """First entry of each row and, one further, the end of the last one."""
+def offsets_of(counts_N: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Compute the first entry of each row and, one further, the end of the last one."""
     offsets_N1 = np.zeros(len(counts_N) + 1, np.int64)
     np.cumsum(counts_N, out=offsets_N1[1:])
     return offsets_N1
+
+
+def positions_of(
+    offsets_N1: npt.NDArray[np.int64], rows_B: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find (counts_B, positions_E): how many entries each row has, and where; row -1 has none."""
+    is_row_B = rows_B >= 0
+    starts_B, counts_B = np.zeros((2, len(rows_B)), np.int64)
+    starts_B[is_row_B] = offsets_N1[rows_B[is_row_B]]
+    counts_B[is_row_B] = offsets_N1[rows_B[is_row_B] + 1] - starts_B[is_row_B]
+    positions_E = np.repeat(starts_B - offsets_of(counts_B)[:-1], counts_B)
+    positions_E += np.arange(len(positions_E))
+    return counts_B, positions_E
 
 
 def _states(is_positive_E: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:

@@ -26,6 +26,7 @@ DESCRIPTIONS = (CROISSANT_FILE, ENERGON_DATASET_FILE, ENERGON_SPLIT_FILE, ENERGO
 """Files for other programs that follow from the manifest; a dataset of 0.1.0 has none of them."""
 IMAGES_FOLDER = "images"
 LABELS_FOLDER = "labels"
+CONFIDENCES_FOLDER = "confidences"
 LABELS_CARD_FILE = f"{LABELS_FOLDER}/{CARD_FILE}"
 """For Hugging Face's `datasets`; datasets of 0.1.0 and 0.2.0 have none."""
 WITHOUT_PIXELS = ".without_pixels"
@@ -145,6 +146,11 @@ def is_below(path: str) -> bool:
 def labels_path(version: str, split: str) -> str:
     """Path of a label table, relative to the dataset."""
     return f"{LABELS_FOLDER}/{version}/{split}.parquet"
+
+
+def confidences_path(version: str, split: str) -> str:
+    """Path of a table of confidences, relative to the dataset."""
+    return f"{CONFIDENCES_FOLDER}/{version}/{split}.parquet"
 
 
 def wanted_path(version: str) -> str:

@@ -21,7 +21,7 @@ from sharding.image_ids import Ids, parse_image_ids
 from sharding.labels import LabelTable
 from sharding.layout import CLASSES_FILE, MANIFEST_FILE, NEXT_NUMBER, SPLITS, are_label_paths
 from sharding.log import count
-from sharding.manifest_parts import LabelVersion, ShardRecord
+from sharding.manifest_parts import ConfidenceVersion, LabelVersion, ShardRecord
 from sharding.storage.files import write_json
 from sharding.storage.records import build_record, record_digest
 
@@ -68,6 +68,7 @@ class Manifest:
         quarantined: number of rows in `quarantine.parquet`.
         removed: ids taken down by `remove`, ascending: no tar or table has them, and no later job
             brings them back; None where there are none.
+        confidences: of machines, by version; None where there are none.
         created_by: provenance: hashes and choices by the keys of `sharding.layout`.
     """
 
@@ -82,6 +83,7 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     quarantined: int = 0
     removed: tuple[str, ...] | None = None
+    confidences: Mapping[str, ConfidenceVersion] | None = None
     created_by: Mapping[str, str] = field(default_factory=dict)
 
     def next_number(self, split: str) -> int:
@@ -145,10 +147,13 @@ class Manifest:
                 if not are_label_paths(name, split, paths):
                     raise ValueError(f"{paths} are no tables of labels {name!r} of {split!r}")
         shards = tuple(build_record(ShardRecord, shard) for shard in raw["shards"])
-        removed = tuple(raw["removed"]) if "removed" in raw else None
-        manifest = build_record(
-            cls, {**raw, "labels": labels, "shards": shards, "removed": removed}
-        )
+        parts: dict[str, Any] = {"labels": labels, "shards": shards}
+        if "removed" in raw:
+            parts["removed"] = tuple(raw["removed"])
+        if "confidences" in raw:
+            of = raw["confidences"].items()
+            parts["confidences"] = {name: ConfidenceVersion.from_json(name, v) for name, v in of}
+        manifest = build_record(cls, {**raw, **parts})
         _ = manifest.removed_ids, [manifest.next_number(split) for split in SPLITS]
         return manifest
 
@@ -223,6 +228,20 @@ class Dataset:
             listed, file = f"{there}; {reshard} adds a dump's", self.directory / MANIFEST_FILE
             raise unknown("labels", chosen, self.manifest.labels, listed=listed, file=file)
         return chosen, self.manifest.labels[chosen]
+
+    def confidence_version(self, name: str) -> ConfidenceVersion:
+        """Find the version of confidences named.
+
+        Raises:
+            InputError: the dataset has no such version.
+        """
+        versions = self.manifest.confidences or {}
+        if name not in versions:
+            there = f"the dataset has {', '.join(sorted(versions)) or 'none'}"
+            reshard = command("reshard", "--dataset", self.directory, "--confidences", "TABLE")
+            listed, file = f"{there}; {reshard} adds some", self.directory / MANIFEST_FILE
+            raise unknown("confidences", name, versions, listed=listed, file=file)
+        return versions[name]
 
     def is_complete(self, name: str | None = None) -> bool:
         """Whether a label version knows every label of the training images."""

@@ -1,4 +1,4 @@
-"""Describe the parts of a manifest: image tars, label tables, label versions."""
+"""Describe the parts of a manifest: image tars, versions of labels and of confidences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sharding.layout import are_shard_paths
+from sharding.layout import SPLITS, are_shard_paths, confidences_path, is_version_name
 from sharding.storage.records import build_record
 
 
@@ -109,4 +109,52 @@ class LabelVersion:
     def from_json(cls, raw: Mapping[str, Any]) -> LabelVersion:
         """Build from the manifest's JSON."""
         splits = {split: LabelFile.from_json(table) for split, table in raw["splits"].items()}
+        return build_record(cls, {**raw, "splits": splits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceFile:
+    """Describe the confidences of one split.
+
+    Attributes:
+        path: of the table, relative to the dataset.
+        images: number of its rows, which are those of the split's label tables.
+        entries: number of its confidences.
+        sha256: of the file.
+    """
+
+    path: str
+    images: int
+    entries: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceVersion:
+    """Describe the confidences of one machine.
+
+    Attributes:
+        sources: sha256 of what was read, by name.
+        report: counts of rows kept and dropped, by reason.
+        splits: table by split.
+    """
+
+    sources: Mapping[str, str]
+    report: Mapping[str, Any]
+    splits: Mapping[str, ConfidenceFile]
+
+    @classmethod
+    def from_json(cls, name: str, raw: Mapping[str, Any]) -> ConfidenceVersion:
+        """Build from the manifest's JSON.
+
+        Raises:
+            ValueError: a path is none of a table of this version.
+        """
+        splits = {
+            split: build_record(ConfidenceFile, file) for split, file in raw["splits"].items()
+        }
+        for split, file in splits.items():
+            is_named = is_version_name(name) and split in SPLITS
+            if not is_named or file.path != confidences_path(name, split):
+                raise ValueError(f"{file.path!r}: no table of confidences {name!r} of {split!r}")
         return build_record(cls, {**raw, "splits": splits})

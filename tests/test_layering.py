@@ -26,7 +26,7 @@ LAYERS = (
     {"sharding.storage"},
     {"sharding.jpeg", "sharding.thumbnails"},
     {"sharding.labels", "sharding.classes", "sharding.decode", "sharding.manifest_parts"},
-    {"sharding.manifest"},
+    {"sharding.manifest", "sharding.confidences"},
     {"sharding.openimages", "sharding.synthetic"},
     {"sharding.sources"},
     {"sharding.shards"},
@@ -50,6 +50,7 @@ SHARED = {
     f"sharding.{name}"
     for name in (
         "labels",
+        "confidences",
         "classes",
         "manifest",
         "layout",

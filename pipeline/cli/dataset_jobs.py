@@ -115,18 +115,23 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
 
     $ openimages-boostlu reshard --dataset DATASET --annotations DUMP
     $ openimages-boostlu reshard --dataset DATASET --known 0.1 --draw 3
+    $ openimages-boostlu reshard --dataset DATASET --confidences MACHINE_LABELS
     $ ray submit ray_cluster.yaml jobs/reshard_openimages.py -- \\
           --dataset DATASET --annotations DUMP
     """
     options = parse(ReshardOptions, arguments, program, run_reshard, _OLD_NAMES)
     from pipeline.cluster.tasks import task_map
+    from sharding.commands.confidences import reshard_confidences
     from sharding.commands.reshard import reshard
     from sharding.commands.workspace import open_workspace
 
     parallel = task_map("writing shards", options.workers)
     with open_workspace(options.dataset, options.fetch, options.scratch) as workspace:
         local = dataclasses.replace(options, dataset=str(workspace.directory))
-        summary = reshard(local, parallel, workspace)
+        if options.confidences is not None:
+            summary: object = reshard_confidences(local, workspace)
+        else:
+            summary = reshard(local, parallel, workspace)
     _show(summary)
 
 

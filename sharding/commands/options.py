@@ -91,6 +91,11 @@ class ShardOptions(DatasetOptions):
     machine: float | None = None
     """Count machine labels of at least this confidence as positives where no human looked; by
     default none."""
+    confidences: Path | None = None
+    """Machine labels (CSV, Parquet, or what predict wrote) to keep beside the labels, as evidence
+    for methods and the audit."""
+    confidences_name: str | None = None
+    """Name of the version of confidences; that of the table's file or folder by default."""
     retry_failed: bool = False
     """Look again for images that were missing or bad; --images may name another place."""
     fetch: RetryPolicy = field(default_factory=RetryPolicy)
@@ -129,6 +134,11 @@ class ReshardOptions:
     hierarchy: Path | None = None
     """or add to --base what this hierarchy (JSON of Open Images) implies: a positive's ancestors,
     a negative's descendants, where there is no label."""
+    confidences: Path | None = None
+    """or add these machine labels (CSV, Parquet, or what predict wrote) as evidence: labels stay
+    as they are."""
+    confidences_name: str | None = None
+    """Name of the version of confidences; that of the table's file or folder by default."""
     draw: int = 0
     """Number of the random draw of --known or --single-positive."""
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train",)
@@ -161,11 +171,13 @@ class ReshardOptions:
     """Shards written at once; all CPUs of the cluster by default."""
 
     def __post_init__(self) -> None:
-        given = (self.annotations, self.known, self.single_positive or None, self.hierarchy)
+        rules = (self.known, self.single_positive or None, self.hierarchy)
+        given = (self.annotations, *rules, self.confidences)
         if sum(source is not None for source in given) != 1:
             raise InputError(
                 "what should the labels be made of?",
-                fix="pass one of --annotations, --known, --single-positive and --hierarchy",
+                fix="pass one of --annotations, --known, --single-positive, --hierarchy and "
+                "--confidences",
             )
         if self.known is not None and not 0 < self.known <= 1:
             raise InputError(f"--known is {self.known:g}", fix="give a share, such as 0.1 for 10 %")

@@ -20,6 +20,7 @@ from sharding.commands.summary import Removed
 from sharding.commands.verify import SMALL
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
+from sharding.dataset.confidence_versions import tables_of
 from sharding.dataset.label_versions import (
     all_labels,
     labels_to_repair_with,
@@ -218,6 +219,11 @@ def _refuse_damaged(
             Problem(path=file.path, what=wrong, kind=Kind.LABELS, labels=name)
             for name, version in dataset.manifest.labels.items()
             for file in version.files
+            if (wrong := changed(dataset.directory / file.path, file.sha256)) is not None
+        ]
+        tables += [
+            Problem(path=file.path, what=wrong, kind=Kind.CONFIDENCES)
+            for file in tables_of(dataset.manifest)
             if (wrong := changed(dataset.directory / file.path, file.sha256)) is not None
         ]
         for problem in (*tables, *check_side_files(dataset.directory, dataset.manifest)):

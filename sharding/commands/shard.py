@@ -5,10 +5,12 @@ The parallel map is a parameter, so that this package does not depend on Ray.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
 from sharding import log
+from sharding.commands.confidences import add_confidences
 from sharding.commands.prepare import Job
 from sharding.commands.restore import restore
 from sharding.commands.summary import Summary, summarise
@@ -54,7 +56,8 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
     with lock.acquire(job.output):
         manifest = _finished_manifest(job)
         if manifest is not None:
-            return _repeat(job, manifest, workers, workspace.location, started)
+            summary = _repeat(job, manifest, workers, workspace.location, started)
+            return _with_confidences(job, summary)
         lock.begin(job.output, job.identity)
         workspace.push()  # a shard must find there what says which command it is of
         tasks = list(job.tasks())
@@ -74,13 +77,22 @@ def shard_dump(job: Job, parallel: ParallelMap, workspace: Workspace | None = No
         remove_temporaries(job.output)  # of workers that were killed
         _publish(job, outcomes, members, duplicates)
         lock.end(job.output)
-        return summarise(
+        summary = summarise(
             Dataset.open(job.output),
             location=workspace.location,
             seconds=time.monotonic() - started,
             continued=len(earlier),
             how=count_how(outcomes),
         )
+        return _with_confidences(job, summary)
+
+
+def _with_confidences(job: Job, summary: Summary) -> Summary:
+    """Write the confidences that the options name, if any, over the finished dataset."""
+    if job.options.confidences is None:
+        return summary
+    added = add_confidences(summary.dataset, job.options, summary.location)
+    return dataclasses.replace(summary, dataset=Dataset.open(job.output), confidences=str(added))
 
 
 def _finished_manifest(job: Job) -> Manifest | None:

@@ -64,6 +64,7 @@ class Summary:
         continued: shards that an earlier run had finished.
         how: images by what was done to them.
         forgotten: entries of a lost quarantine that did not come back.
+        confidences: what is said of those written with it.
     """
 
     location: str
@@ -73,6 +74,7 @@ class Summary:
     continued: int = 0
     how: Mapping[str, int] = field(default_factory=dict)
     forgotten: int = 0
+    confidences: str = ""
 
     def __str__(self) -> str:
         if self.seconds is None:
@@ -89,7 +91,7 @@ class Summary:
             lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
             rows.append(("forgotten", lost))
         rows.append(("next", command("verify", "--dataset", self.location)))
-        return _aligned(first, rows)
+        return "\n".join(filter(None, (_aligned(first, rows), self.confidences)))
 
     def _splits(self) -> list[tuple[str, str]]:
         manifest = self.dataset.manifest

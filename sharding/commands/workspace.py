@@ -28,6 +28,7 @@ from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.layout import (
     CLASSES_FILE,
+    CONFIDENCES_FOLDER,
     DESCRIPTIONS,
     INDEX,
     LABELS_FOLDER,
@@ -52,7 +53,8 @@ Stamp = tuple[int, int]
 """Inode and modification time of a file: another stamp means another content."""
 
 _WHOLE = re.compile(
-    rf"[^/]+\.(?:json|parquet|md)|{LABELS_FOLDER}/.+|{shard_path('[^/]+', RECORD)}"
+    rf"[^/]+\.(?:json|parquet|md)|(?:{LABELS_FOLDER}|{CONFIDENCES_FOLDER})/.+"
+    rf"|{shard_path('[^/]+', RECORD)}"
     rf"|{'|'.join(map(re.escape, DESCRIPTIONS))}"
 )
 _INDEX = re.compile(shard_path("[^/]+", INDEX))

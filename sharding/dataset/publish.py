@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding.classes import ClassTable
+from sharding.dataset import confidence_versions
 from sharding.dataset.card import write_card
 from sharding.dataset.croissant import write_croissant
 from sharding.dataset.energon import write_energon
@@ -47,7 +48,7 @@ def publish(
     quarantine: Quarantine,
     **changes: Any,
 ) -> None:
-    """Write a label version over the tars named, and the other versions too if the tars changed.
+    """Write a label version over the tars named, and all other tables too if the tars changed.
 
     Args:
         dataset: as it is; a new one has a manifest without labels and shards.
@@ -67,6 +68,7 @@ def publish(
         others = {name: old for name, old in manifest.labels.items() if name != new.name}
         if shards != manifest.shards:
             others = {name: rearranged(dataset, name, members) for name in others}
+            changes["confidences"] = confidence_versions.rearranged(dataset, members)
         labels = {**others, new.name: version}
         manifest = _write(dataset, quarantine, labels=labels, shards=shards, **changes)
     remove_outdated(directory, manifest)
@@ -99,8 +101,14 @@ def publish_removal(
             for key, name in FILES_OF_IMAGES.items()
             if key in created_by
         }
-        created_by = {**created_by, **hashes}
-        manifest = _write(dataset, quarantine, labels=labels, shards=shards, created_by=created_by)
+        manifest = _write(
+            dataset,
+            quarantine,
+            labels=labels,
+            shards=shards,
+            confidences=confidence_versions.rearranged(dataset, members),
+            created_by={**created_by, **hashes},
+        )
     remove_outdated(directory, manifest)
 
 
@@ -145,6 +153,7 @@ def remove_outdated(directory: Path, manifest: Manifest) -> None:
     of a killed job, which its repetition continues, have numbers that are not in use yet.
     """
     remove_outdated_labels(directory, manifest)
+    confidence_versions.remove_unnamed(directory, manifest)
     named = {path for shard in manifest.shards for path in (shard.path, shard.index)}
     unused = {split: manifest.next_number(split) for split in SPLITS}
     for path in (directory / IMAGES_FOLDER).glob(f"*{TAR}{INDEX}"):  # Energon's, of each tar

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from sharding.confidences import read_parts
+from sharding.dataset.confidence_versions import tables_of
 from sharding.dataset.croissant import COMPARED, croissant
 from sharding.dataset.energon import energon
 from sharding.dataset.label_versions import labels_to_repair_with, tar_labels
 from sharding.dataset.members import ids_of, members_in
 from sharding.dataset.publish import info
 from sharding.errors import InputError
-from sharding.image_ids import format_image_ids
+from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import (
     CARD_FILE,
@@ -49,7 +51,7 @@ from sharding.layout import (
 )
 from sharding.maintenance.problems import Kind, Problem
 from sharding.manifest import Dataset, Manifest
-from sharding.manifest_parts import LabelFile, ShardRecord
+from sharding.manifest_parts import ConfidenceFile, LabelFile, ShardRecord
 from sharding.storage.files import changed, stable_json
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
@@ -81,6 +83,7 @@ def check_dataset(
     for name, version in dataset.manifest.labels.items():
         for split in version.splits:
             problems += check_labels(dataset, name, split, broken_tars)
+    problems += check_confidences(dataset)
     problems = _tars_after_labels(dataset.manifest, problems)
     problems += check_splits(dataset)
     if UNFINISHED_REMOVAL in dataset.manifest.created_by:
@@ -138,6 +141,36 @@ def check_labels(
         path = file.without_pixels.path
         _, faults = _read_table(dataset, file.without_pixels)
         yield from (Problem(path=path, what=w, kind=Kind.LABELS, labels=name) for w in faults)
+
+
+def check_confidences(dataset: Dataset) -> Iterator[Problem]:
+    """Check the tables of confidences against manifest and tars, a part of each at a time."""
+    with contextlib.suppress(InputError):  # a problem of tables and indexes
+        members = sorted(members_in(dataset), key=lambda part: part.shard.path)
+        for file in tables_of(dataset.manifest):
+            split = Path(file.path).stem
+            what = changed(dataset.directory / file.path, file.sha256)
+            if what is None:
+                what = _wrong_confidences(dataset, file, ids_of(split, members))
+            if what is not None:
+                yield Problem(path=file.path, what=what, kind=Kind.CONFIDENCES)
+
+
+def _wrong_confidences(dataset: Dataset, file: ConfidenceFile, ids_N: Ids) -> str | None:
+    """Say what is wrong with a table of confidences; None where nothing is."""
+    rows = entries = 0
+    try:
+        for part in read_parts(dataset.directory / file.path):
+            if (fault := part.fault(len(dataset.classes))) is not None:
+                return fault
+            if not np.array_equal(part.image_ids_N, ids_N[rows : rows + len(part)]):
+                return "its rows do not follow the images"
+            rows, entries = rows + len(part), entries + len(part.classes_E)
+    except InputError as error:
+        return error.problem
+    if (rows, entries) != (file.images, file.entries) or rows != len(ids_N):
+        return f"images and confidences are {rows, entries}, not as the manifest says"
+    return None
 
 
 def _read_table(dataset: Dataset, file: LabelFile) -> tuple[LabelTable | None, list[str]]:
@@ -269,6 +302,7 @@ def check_orphans(dataset: Dataset) -> Iterator[Problem]:
         named |= {shard.path, shard.index}
     for name, version in dataset.manifest.labels.items():
         named |= {file.path for file in version.files} | {wanted_path(name), diff_path(name)}
+    named |= {file.path for file in tables_of(dataset.manifest)}
     for path in sorted(dataset.directory.rglob("*")):
         relative = path.relative_to(dataset.directory).as_posix()
         if path.is_dir() or relative in named or relative.startswith(f"{SET_ASIDE_FOLDER}/"):

@@ -24,6 +24,8 @@ class Kind(StrEnum):
     """A label table whose labels are in the tars, which are intact: follows from them."""
     LABELS = "labels"
     """A label table that follows from its annotations only."""
+    CONFIDENCES = "confidences"
+    """A table of confidences, which follows from a machine's only."""
     SIDE_FILE = "side file"
     """A file that follows from dump and options."""
     QUARANTINE = "quarantine"
@@ -48,6 +50,7 @@ _FIXES = {
     Kind.INDEX: _REPAIR,
     Kind.TAR_LABELS: _REPAIR,
     Kind.LABELS: "",
+    Kind.CONFIDENCES: "repeat the command that wrote them (reshard --confidences)",
     Kind.SIDE_FILE: REPEAT_COMMAND,
     Kind.QUARANTINE: f"{REPEAT_COMMAND}; "
     "annotation rows come back by repeating the command that set them aside",
