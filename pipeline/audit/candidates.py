@@ -22,8 +22,9 @@ from pipeline.config.commands import DECISIONS
 from pipeline.config.train import TrainConfig
 from pipeline.tracking.run_log import RunLog
 from sharding.classes import ClassTable
+from sharding.confidences import ConfidenceTable
 from sharding.errors import InputError
-from sharding.image_ids import format_image_ids, parse_image_ids
+from sharding.image_ids import IdIndex, format_image_ids, parse_image_ids
 from sharding.storage.parquet import as_input_error
 
 FOLDER = "candidates"
@@ -47,6 +48,8 @@ SCHEMA = pa.schema(
         ("decision", pa.string()),
     ]
 )
+_CONFIDENCE = pa.field("confidence", pa.float32())
+"""Column of those of a training with confidences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class Candidates:
         losses_N: fp32, of the entry as if it were negative.
         probabilities_N: fp32, that the class is present.
         decisions_N: of `DECISIONS`, what the method made of the entry in this epoch.
+        confidences_N: fp32 of a machine, NaN where it said nothing; None without a machine.
     """
 
     epoch: int
@@ -78,6 +82,7 @@ class Candidates:
     losses_N: npt.NDArray[np.float32]
     probabilities_N: npt.NDArray[np.float32]
     decisions_N: npt.NDArray[np.str_]
+    confidences_N: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids_N)
@@ -94,8 +99,27 @@ class Candidates:
         passes_N = (self.probabilities_N >= min_probability) & (self.losses_N >= min_loss)
         passes_N &= np.isin(self.decisions_N, decisions)
         kept = np.flatnonzero(passes_N)[:top]
-        columns = ("image_ids_N", "classes_N", "losses_N", "probabilities_N", "decisions_N")
-        return dataclasses.replace(self, **{name: getattr(self, name)[kept] for name in columns})
+        return self._take(kept)
+
+    def with_confidences(self, table: ConfidenceTable) -> Candidates:
+        """Add the column of a machine's confidences.
+
+        Args:
+            table: with a row for each image of the split.
+        """
+        rows_N = IdIndex(table.image_ids_N).rows_of(self.image_ids_N)
+        return dataclasses.replace(self, confidences_N=table.look_up(rows_N, self.classes_N))
+
+    def by_disagreement(self) -> Candidates:
+        """Order by how far probability and confidence differ; a machine that is silent says 0."""
+        assert self.confidences_N is not None
+        gaps_N = np.abs(self.probabilities_N - np.nan_to_num(self.confidences_N))
+        return self._take(np.argsort(-gaps_N, kind="stable"))
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> Candidates:
+        columns = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        arrays = {n: a[rows] for n, a in columns.items() if n.endswith("_N") and a is not None}
+        return dataclasses.replace(self, **arrays)
 
     def to_csv(self, classes: ClassTable) -> str:
         """Write annotations that call every candidate present; they yield to any human's."""
@@ -113,7 +137,11 @@ class Candidates:
             pa.array(self.decisions_N.tolist(), pa.string()),
         ]
         about = {name: getattr(self, name) for name in _ABOUT}
-        schema = SCHEMA.with_metadata({_METADATA: json.dumps(about).encode()})
+        schema = SCHEMA
+        if self.confidences_N is not None:
+            columns.append(pa.array(self.confidences_N, from_pandas=True))
+            schema = schema.append(_CONFIDENCE)
+        schema = schema.with_metadata({_METADATA: json.dumps(about).encode()})
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns, schema=schema), buffer, compression="zstd")
         return buffer.getvalue()
@@ -129,7 +157,8 @@ class Candidates:
         with as_input_error(location, kind=kind, fix=fix):
             table = pq.read_table(io.BytesIO(content))
             about = json.loads(table.schema.metadata[_METADATA])
-            table = table.cast(SCHEMA)
+            has_confidences = _CONFIDENCE.name in table.schema.names
+            table = table.cast(SCHEMA.append(_CONFIDENCE) if has_confidences else SCHEMA)
             return cls(
                 **{name: about[name] for name in _ABOUT},
                 image_ids_N=parse_image_ids(table["image_id"].combine_chunks()),
@@ -137,6 +166,7 @@ class Candidates:
                 losses_N=table["loss"].to_numpy(),
                 probabilities_N=table["probability"].to_numpy(),
                 decisions_N=np.array(table["decision"].to_pylist(), np.str_),
+                confidences_N=table[_CONFIDENCE.name].to_numpy() if has_confidences else None,
             )
 
 
@@ -176,6 +206,8 @@ def publish(candidates: Candidates, classes: ClassTable, config: TrainConfig, lo
         "probability": first.probabilities_N.tolist(),
         "decision": first.decisions_N.tolist(),
     }
+    if first.confidences_N is not None:
+        columns["confidence"] = first.confidences_N.tolist()
     log.table(columns, f"{FOLDER}/{name.removesuffix('.parquet')}.json")
 
 

@@ -27,6 +27,7 @@ MethodName = Literal[
     "role-li",
     "em",
     "em-apl",
+    "vlpl",
     "gr",
     "ll-r",
     "ll-ct",

@@ -75,6 +75,9 @@ class TrainConfig:
     """Bound of that directory; beyond it a dataset is refused."""
     labels: str | None = None
     """Label version (annotation dump); by default the run's, in a new run the dataset's own."""
+    confidences: str | None = None
+    """Version of machine confidences (reshard --confidences), for methods that use them and as a
+    column of the candidates."""
     method: MethodName = "ll-r"
     """How the loss treats unobserved entries; --list methods says it in a line each."""
     method_options: tuple[str, ...] = ()

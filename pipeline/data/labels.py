@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.data.loader import Batch, Epoch, Loader
+from sharding.confidences import Confidences, ConfidenceTable, read_unobserved
 from sharding.errors import InputError, how_to_repair
 from sharding.labels import UNOBSERVED, LabelTable, Observed
 from sharding.manifest import Dataset
@@ -28,10 +29,13 @@ class LabelledBatch(Batch):
     Attributes:
         observed: the annotated entries, sparse, on the host; their rows count within the batch.
         num_classes: K.
+        confidences: of a machine about further entries, sparse, on the host; None where the split
+            was opened without.
     """
 
     observed: Observed
     num_classes: int
+    confidences: Confidences | None = None
 
     def dense(self) -> torch.Tensor:
         """int8 (B, K) in {+1, 0, -1} where the images are; only observed entries cross over."""
@@ -44,6 +48,17 @@ class LabelledBatch(Batch):
         labels_BK.view(-1)[to_device(flat_E, device)] = to_device(states_E, device)
         return labels_BK
 
+    def dense_confidences(self) -> torch.Tensor | None:
+        """fp32 (B, K) in [0, 1], NaN where the machine said nothing or a human did; None: none."""
+        if self.confidences is None:
+            return None
+        device, found = self.images_BHWC.device, self.confidences
+        values_BK = torch.full((len(self), self.num_classes), torch.nan, device=device)
+        flat_E = torch.from_numpy(found.rows_E * self.num_classes + found.classes_E)
+        values_E = torch.from_numpy(found.values_E)
+        values_BK.view(-1)[to_device(flat_E, device)] = to_device(values_E, device)
+        return values_BK
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelJoin:
@@ -52,18 +67,22 @@ class LabelJoin:
     Attributes:
         table: labels of a split in one label version.
         num_classes: K.
+        confidences: with the rows of ``table``, of entries that it does not observe; or None.
     """
 
     table: LabelTable
     num_classes: int
+    confidences: ConfidenceTable | None = None
 
     def __call__(self, batch: Batch) -> LabelledBatch:
         """Join the labels to a batch; an image that the table lacks has none."""
+        rows_B = self.table.rows_of(batch.image_ids_B)
         return LabelledBatch(
             images_BHWC=batch.images_BHWC,
             image_ids_B=batch.image_ids_B,
-            observed=self.table.observed(self.table.rows_of(batch.image_ids_B)),
+            observed=self.table.observed(rows_B),
             num_classes=self.num_classes,
+            confidences=None if self.confidences is None else self.confidences.entries(rows_B),
         )
 
 
@@ -86,6 +105,8 @@ class LabelledSplit:
         split: str,
         labels: str | None,
         device: torch.device,
+        *,
+        confidences: str | None = None,
         **options: Any,
     ) -> LabelledSplit:
         """Open a split with the labels of one version.
@@ -95,17 +116,21 @@ class LabelledSplit:
             split: its name.
             labels: a label version; None is the dataset's default.
             device: a GPU decodes the images that it gets.
+            confidences: a version of these; None opens none.
             options: further attributes of `Loader`.
 
         Raises:
-            InputError: no such split or labels, labels of other images or none at all, or a tar or
-                index is missing or not the manifest's.
+            InputError: no such split, labels or confidences, some of other images or none at all,
+                or a tar or index is missing or not the manifest's.
         """
         table = labels_of(dataset, split, labels)
+        evidence = None
+        if confidences is not None:
+            evidence, _ = confidences_of(dataset, split, confidences, table)
         decoder = device.index if device.type == "cuda" else None
         return cls(
             loader=Loader.of_split(dataset, split, device_id=decoder, **options),
-            join=LabelJoin(table=table, num_classes=len(dataset.classes)),
+            join=LabelJoin(table=table, num_classes=len(dataset.classes), confidences=evidence),
         )
 
     def part(self, number: int, parts: int, images: int | None = None) -> LabelledSplit:
@@ -158,6 +183,40 @@ def labels_of(dataset: Dataset, split: str, labels: str | None) -> LabelTable:
             fix="name other labels or another split; or shard a dump that labels these images",
         )
     return table
+
+
+def confidences_of(
+    dataset: Dataset, split: str, name: str, labels: LabelTable
+) -> tuple[ConfidenceTable, int]:
+    """Read the confidences of a split about entries that nobody has labelled.
+
+    Args:
+        dataset: whose manifest names them.
+        split: of it.
+        name: of the version.
+        labels: of the split; what they observe they decide.
+
+    Returns:
+        The table, and how many confidences of labelled entries were ignored.
+
+    Raises:
+        InputError: no such version or split; a table that is not the manifest's, that is of other
+            images, or of classes or values that there are not.
+    """
+    version = dataset.confidence_version(name)
+    if split not in version.splits:
+        raise InputError(
+            f"confidences {name!r} have no split {split!r}",
+            file=dataset.directory,
+            fix="repeat the command that wrote them, which covers all splits that have images",
+        )
+    file = version.splits[split]
+    path = dataset.directory / file.path
+    if (wrong := changed(path, file.sha256)) is None:
+        table, ignored = read_unobserved(path, labels)
+        if (wrong := table.fault(len(dataset.classes))) is None:
+            return table, ignored
+    raise InputError(wrong, file=path, fix=how_to_repair(path))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -49,21 +49,31 @@ class Cache:
         )
 
 
-def open_dataset(location: str | Path, cache: Cache | None = None, *, tars: bool = True) -> Dataset:
+def open_dataset(
+    location: str | Path,
+    cache: Cache | None = None,
+    *,
+    tars: bool = True,
+    confidences: str | None = None,
+) -> Dataset:
     """Open a dataset directory, or a dataset URL by way of the cache.
 
     Args:
         location: directory, or any URL that pyarrow has a file system for (s3, gs, file, ...).
         cache: for URLs.
         tars: whether the images are needed too; the driver needs labels and classes only.
+        confidences: the version that is needed too.
 
     Raises:
-        InputError: no dataset there, classes or a copy that are not what the manifest says, or a
-            dataset that the cache has no room for.
+        InputError: no dataset or no such confidences there, classes or a copy that are not what
+            the manifest says, or a dataset that the cache has no room for.
     """
     location = str(location)
     if "://" not in location:
-        return _with_its_classes(Dataset.open(location))
+        dataset = _with_its_classes(Dataset.open(location))
+        if confidences is not None:
+            dataset.confidence_version(confidences)
+        return dataset
     name = hashlib.sha256(location.rstrip("/").encode()).hexdigest()[:16]
     cache = cache or Cache()
     folder = cache.directory.expanduser() / name
@@ -72,6 +82,9 @@ def open_dataset(location: str | Path, cache: Cache | None = None, *, tars: bool
         _fetch_metadata(location, folder)
         dataset = _with_its_classes(Dataset.open(folder))
         _drop_removed(dataset)
+        if confidences is not None:
+            for table in dataset.confidence_version(confidences).splits.values():
+                _fetch(location, folder, table.path, table.sha256)
         if tars:
             _fetch_tars(location, dataset, cache)
     return dataset

@@ -1,7 +1,8 @@
-"""Entropy maximisation and asymmetric pseudo labels.
+"""Entropy maximisation, asymmetric pseudo labels, and pseudo positives of another model.
 
 Zhou et al. 2022, "Acknowledging the Unknown for Multi-label Learning with Single Positive Labels",
-equations 3 to 5 and algorithm 1.
+equations 3 to 5 and algorithm 1; Xing et al. 2024, "Vision-Language Pseudo-Labels for Single-
+Positive Multi-Label Learning" (VLPL).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 
 ObservedNegatives = Literal["unobserved", "cross-entropy"]
+_PSEUDO_TARGET = 0.9
+"""Of VLPL's pseudo positives, in its code."""
 
 
 class EntropyMaximization(Method):
@@ -64,6 +67,58 @@ class EntropyMaximization(Method):
         if self.uses_negatives:
             terms_BK = torch.where(labels_BK == NEGATIVE, absent_BK, terms_BK)
         return terms_BK
+
+
+class MachinePseudoLabels(EntropyMaximization):
+    """VLPL: after a warm-up, what another model is confident of becomes a pseudo positive.
+
+    A pseudo positive has ``beta`` times the cross-entropy against the soft target 0.9. The paper
+    takes the confidences of CLIP; here they are those of the run (``--confidences``).
+
+    Args:
+        num_classes: K.
+        alpha: weight of the entropy.
+        beta: weight of the pseudo positives.
+        threshold: least confidence of a pseudo positive (ours: machines differ in scale).
+        warmup_epochs: epochs of EM alone.
+        observed_negatives: as of `EntropyMaximization`; by default they push down (ours).
+    """
+
+    uses_confidences = True
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 0.2,
+        beta: float = 0.7,
+        threshold: float = 0.8,
+        warmup_epochs: int = 5,
+        observed_negatives: ObservedNegatives = "cross-entropy",
+        group: Group = None,
+    ) -> None:
+        super().__init__(
+            num_classes, alpha=alpha, observed_negatives=observed_negatives, group=group
+        )
+        if not (0 < threshold <= 1 and beta >= 0 and warmup_epochs >= 0):
+            raise InputError(
+                f"threshold {threshold:g}, beta {beta:g}, warmup_epochs {warmup_epochs}",
+                fix="keep 0 < threshold <= 1, beta >= 0 and warmup_epochs >= 0",
+            )
+        self.beta, self.threshold, self.warmup_epochs = beta, threshold, warmup_epochs
+
+    def compute_with_confidences(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, confidences_BK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Average EM with the pseudo positives, which the mask holds."""
+        p_BK = torch.sigmoid(logits_BK)
+        terms_BK, mask_BK = self.terms(p_BK, labels_BK), nothing_modified(labels_BK)
+        if self.epoch > self.warmup_epochs:
+            mask_BK = confidences_BK >= self.threshold  # false for NaN
+            soft_BK = _PSEUDO_TARGET * negative_log(p_BK)
+            soft_BK = soft_BK + (1 - _PSEUDO_TARGET) * negative_log(1 - p_BK)
+            terms_BK = torch.where(mask_BK, self.beta * soft_BK, terms_BK)
+        return self.batch_mean(terms_BK.sum(), logits_BK), mask_BK
 
 
 class PseudoLabeling(EntropyMaximization):

@@ -11,6 +11,7 @@ from pipeline.data.loader import Batch
 from pipeline.methods.parts.collectives import Collectives, Group
 from pipeline.models.cam_head import CamHead
 from sharding.errors import InputError
+from sharding.labels import UNOBSERVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,11 @@ class Method:
     Attributes:
         ranks: collectives over the global batch.
         epoch: the one under way, counted from 1.
+        uses_confidences: whether it trains on a machine's confidences, in
+            `compute_with_confidences`.
     """
+
+    uses_confidences = False
 
     def __init__(self, num_classes: int, *, group: Group = None) -> None:
         if num_classes < 1:
@@ -85,6 +90,7 @@ class Method:
         logits_BK: torch.Tensor,
         labels_BK: torch.Tensor,
         sample_ids_B: torch.Tensor | None = None,
+        confidences_BK: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the loss, and mask the unobserved entries modified.
 
@@ -93,6 +99,7 @@ class Method:
             labels_BK: int8 in {+1, 0, -1} (`sharding.labels`).
             sample_ids_B: int64, the bit pattern of the uint64 image ids; methods that remember
                 images need it.
+            confidences_BK: fp32 in [0, 1], NaN where there is none; methods that use them need it.
 
         Returns:
             (scalar fp32 loss, bool mask (B, K)).
@@ -102,7 +109,20 @@ class Method:
                 f"logits {tuple(logits_BK.shape)} and labels {tuple(labels_BK.shape)} "
                 f"are not both (B, {self.num_classes})"
             )
-        return self.compute(logits_BK.float(), labels_BK, sample_ids_B)
+        if not self.uses_confidences:
+            return self.compute(logits_BK.float(), labels_BK, sample_ids_B)
+        if confidences_BK is None:
+            raise needs_confidences(type(self).__name__)
+        # A human's word about an entry is the last.
+        unobserved_BK = labels_BK == UNOBSERVED
+        confidences_BK = confidences_BK.where(unobserved_BK, torch.nan)
+        return self.compute_with_confidences(logits_BK.float(), labels_BK, confidences_BK)
+
+    def compute_with_confidences(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, confidences_BK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute `loss` of a method that uses confidences; they are NaN where a label is."""
+        raise TypeError(f"{type(self).__name__} uses no confidences")
 
     def compute(
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
@@ -154,6 +174,14 @@ class WatchesHead(Protocol):
 
     def attach(self, head: CamHead) -> None:
         """Record the features of the head that will be trained; called once, before training."""
+
+
+def needs_confidences(method: str) -> InputError:
+    """Make the error of a method that got no confidences."""
+    return InputError(
+        f"method {method!r} trains on a machine's confidences, and there are none",
+        fix="pass --confidences VERSION, which reshard --confidences TABLE writes",
+    )
 
 
 def nothing_modified(labels_BK: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,11 @@ from pipeline.methods.assume_negative import (
 from pipeline.methods.asymmetric import AsymmetricLoss, PartialAsymmetricLoss
 from pipeline.methods.cnn_rnn import CnnRnn
 from pipeline.methods.curriculum import Curriculum
-from pipeline.methods.entropy import EntropyMaximization, PseudoLabeling
+from pipeline.methods.entropy import (
+    EntropyMaximization,
+    MachinePseudoLabels,
+    PseudoLabeling,
+)
 from pipeline.methods.imcl import Imcl
 from pipeline.methods.large_loss import (
     LargeLossCorrectPermanent,
@@ -28,7 +32,7 @@ from pipeline.methods.large_loss import (
     LargeLossReject,
 )
 from pipeline.methods.parts import class_prior
-from pipeline.methods.protocol import Method
+from pipeline.methods.protocol import Method, needs_confidences
 from pipeline.methods.robust import GeneralizedRobust, Hill, SelfPacedCorrection
 from pipeline.methods.role import Role, RoleLinearInit
 from sharding.errors import InputError, unknown
@@ -47,6 +51,7 @@ _METHODS: dict[MethodName, type] = {
     "role-li": RoleLinearInit,
     "em": EntropyMaximization,
     "em-apl": PseudoLabeling,
+    "vlpl": MachinePseudoLabels,
     "gr": GeneralizedRobust,
     "ll-r": LargeLossReject,
     "ll-ct": LargeLossCorrectTemporary,
@@ -86,7 +91,10 @@ def create_for(config: TrainConfig, *, mids: Sequence[str], num_images: int) -> 
     if isinstance(options.get("prior"), str) and "prior" in known:
         options["prior"] = class_prior.find(options["prior"], mids)
     _check_model(config, options)
-    return create(config.method, len(mids), **options)
+    method = create(config.method, len(mids), **options)
+    if method.uses_confidences and config.confidences is None:
+        raise needs_confidences(config.method)
+    return method
 
 
 def create(name: str, num_classes: int, **options: Any) -> Method:

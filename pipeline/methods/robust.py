@@ -10,7 +10,7 @@ Hill and SPLC are the SUM over B x K, as in their code; GR is the mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -39,6 +39,26 @@ class _Robust(Method):
     def verified(self, labels_BK: torch.Tensor) -> torch.Tensor:
         """Mask the entries to train as verified negatives, bool (B, K)."""
         return (labels_BK == NEGATIVE) & self.uses_negatives
+
+    def mixed(
+        self,
+        logits_BK: torch.Tensor,
+        labels_BK: torch.Tensor,
+        of_right: Callable[[torch.Tensor], torch.Tensor],
+        unobserved_BK: torch.Tensor,
+    ) -> torch.Tensor:
+        """Sum the losses of observed and unobserved entries of this rank.
+
+        Args:
+            logits_BK, labels_BK: of the batch.
+            of_right: loss of an observed entry by its logit for being right; a verified negative's
+                is the positive's mirrored.
+            unobserved_BK: loss of every entry as if it were unobserved.
+        """
+        verified_BK = self.verified(labels_BK)
+        observed_BK = (labels_BK == POSITIVE) | verified_BK
+        observed_loss_BK = of_right(torch.where(verified_BK, -logits_BK, logits_BK))
+        return torch.where(observed_BK, observed_loss_BK, unobserved_BK).sum()
 
 
 class Hill(_Robust):
@@ -71,13 +91,14 @@ class Hill(_Robust):
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum the entries' losses."""
-        verified_BK = self.verified(labels_BK)
-        observed_BK = (labels_BK == POSITIVE) | verified_BK
         p_BK = torch.sigmoid(logits_BK)
-        signed_BK = torch.where(verified_BK, -logits_BK, logits_BK)
-        focal_BK = _focal(signed_BK - self.margin, self.gamma)
-        loss_BK = torch.where(observed_BK, focal_BK, (self.lamb - p_BK) * p_BK**2)
-        return self.ranks.share(loss_BK.sum()), nothing_modified(labels_BK)
+        total = self.mixed(
+            logits_BK,
+            labels_BK,
+            lambda right_BK: _focal(right_BK - self.margin, self.gamma),
+            (self.lamb - p_BK) * p_BK**2,
+        )
+        return self.ranks.share(total), nothing_modified(labels_BK)
 
 
 class SelfPacedCorrection(_Robust):
@@ -138,6 +159,8 @@ class GeneralizedRobust(_Robust):
         beta: (first w, last w, first b, last b); w and b end one epoch short of the last.
         alpha: (first mu, first sigma, last mu, last sigma).
         q: (q2, q3), of the losses as positive and as negative.
+        confidence_weight: how far an unobserved entry's share as positive, K, moves to the
+            confidence of the run's machine about it, in [0, 1]; 0 asks for none (ours).
         observed_negatives: "negative" gives verified ones the cross-entropy, as positives have it
             (ours); "unobserved" that of unobserved ones, as the reference.
     """
@@ -151,6 +174,7 @@ class GeneralizedRobust(_Robust):
         beta: Sequence[float] = (0.0, 2.0, -2.0, -2.0),
         alpha: Sequence[float] = (0.5, 2.0, 0.8, 0.5),
         q: Sequence[float] = (0.01, 1.0),
+        confidence_weight: float = 0.0,
         observed_negatives: ObservedNegatives = "negative",
         group: Group = None,
     ) -> None:
@@ -168,6 +192,12 @@ class GeneralizedRobust(_Robust):
         _refuse_other_length("q", q, "0.01,1")
         if min(alpha[1], alpha[3], *q) <= 0:
             raise InputError("a sigma or q of 0 or less", fix="pass positive numbers")
+        if not 0 <= confidence_weight <= 1:
+            raise InputError(
+                f"confidence_weight {confidence_weight:g}", fix="pass a number from 0 to 1"
+            )
+        self.confidence_weight = confidence_weight
+        self.uses_confidences = confidence_weight > 0
         self.total_epochs, self.linear_epochs = total_epochs, linear_epochs
         self.beta, self.alpha, self.q = tuple(beta), tuple(alpha), tuple(q)
 
@@ -179,16 +209,33 @@ class GeneralizedRobust(_Robust):
         self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, sample_ids_B: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Average the entries' losses over B x K."""
-        verified_BK, p_BK = self.verified(labels_BK), torch.sigmoid(logits_BK)
-        observed_BK = (labels_BK == POSITIVE) | verified_BK
-        right_BK = torch.sigmoid(torch.where(verified_BK, -logits_BK, logits_BK))
+        return self._average(logits_BK, labels_BK, None)
+
+    def compute_with_confidences(
+        self, logits_BK: torch.Tensor, labels_BK: torch.Tensor, confidences_BK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Average the entries' losses, their shares moved to the confidences."""
+        return self._average(logits_BK, labels_BK, confidences_BK)
+
+    def _average(
+        self,
+        logits_BK: torch.Tensor,
+        labels_BK: torch.Tensor,
+        confidences_BK: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        share_BK, weight_BK = self.weights(torch.sigmoid(logits_BK.detach()))
+        if confidences_BK is not None:
+            given_BK = torch.where(confidences_BK.isnan(), share_BK, confidences_BK)
+            share_BK = torch.lerp(share_BK, given_BK, self.confidence_weight)
         present_BK = _robust(logits_BK, self.q[0])
         absent_BK = _robust(-logits_BK, self.q[1])
-        share_BK, weight_BK = self.weights(p_BK.detach())
-        unobserved_BK = weight_BK * (share_BK * present_BK + (1 - share_BK) * absent_BK)
-        observed_loss_BK = negative_log(right_BK, _GR_EPSILON)
-        loss_BK = torch.where(observed_BK, observed_loss_BK, unobserved_BK)
-        return self.batch_mean(loss_BK.sum(), logits_BK), nothing_modified(labels_BK)
+        total = self.mixed(
+            logits_BK,
+            labels_BK,
+            lambda right_BK: negative_log(torch.sigmoid(right_BK), _GR_EPSILON),
+            weight_BK * (share_BK * present_BK + (1 - share_BK) * absent_BK),
+        )
+        return self.batch_mean(total, logits_BK), nothing_modified(labels_BK)
 
     def weights(self, p_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute an unobserved entry's share as positive and its weight, K and V, (B, K)."""

@@ -136,6 +136,8 @@ def _write_candidates(worker: Worker, epoch: int) -> None:
         overlay=getattr(worker.method, "overlay", None),
     )
     if worker.rank.is_first:
+        if (table := worker.images.join.confidences) is not None:
+            collected = collected.with_confidences(table)
         candidates.publish(collected, worker.dataset.classes, worker.config, worker.run_log)
 
 

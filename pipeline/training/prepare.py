@@ -121,7 +121,8 @@ def prepare(
 
 def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
     """Open the dataset of a run; one in a bucket is copied to this node's cache."""
-    return open_dataset(config.dataset, Cache.of(vars(config)), tars=tars)
+    cache, confidences = Cache.of(vars(config)), config.confidences
+    return open_dataset(config.dataset, cache, tars=tars, confidences=confidences)
 
 
 def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:
@@ -147,7 +148,8 @@ def describe(run: Prepared) -> str:
     model, device = config.model, "GPU" if run.use_gpu else "CPU"
     rows = {
         "run": f"{run.directory}: {_position(run)}",
-        "dataset": f"{config.dataset}, labels {config.labels}",
+        "dataset": f"{config.dataset}, labels {config.labels}"
+        + (f", confidences {config.confidences}" if config.confidences else ""),
         "images": f"{images}; {count(len(dataset.classes), 'class')}",
         "network": f"{model.backbone} at {config.data.image_size} px, from "
         f"{model.weights or 'random weights'}, {model.head_in_words}",
@@ -180,7 +182,7 @@ def _position(run: Prepared) -> str:
 def _check(config: TrainConfig, dataset: Dataset) -> None:
     """Build what every worker will build, to fail here first."""
     from pipeline import methods
-    from pipeline.data.labels import labels_of
+    from pipeline.data.labels import confidences_of, labels_of
     from pipeline.data.loader import Loader
     from pipeline.models import cam_net
     from pipeline.training import distributed
@@ -190,6 +192,10 @@ def _check(config: TrainConfig, dataset: Dataset) -> None:
             f"run name {config.run_name!r}", fix="choose letters, digits and signs of ASCII"
         )  # Ray's metrics take no others, and it would start workers again for ever
     table = labels_of(dataset, "train", config.labels)
+    if config.confidences is not None:
+        found, ignored = confidences_of(dataset, "train", config.confidences, table)
+        said = f"{len(found.classes_E):,} confidences {config.confidences} of unlabelled entries"
+        info(f"{said}; {ignored:,} of labelled ones are ignored")
     if VALIDATION in dataset.label_version(config.labels)[1].splits:
         labels_of(dataset, VALIDATION, config.labels)
     if "://" not in config.dataset:  # the workers copy the images of a URL themselves

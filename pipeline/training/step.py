@@ -109,7 +109,8 @@ class TrainStep:
         parts = list(_split(batch, self.config.micro_batches))
         logits_BK = self._forward(batch) if len(parts) == 1 else self._score(parts)
         labels_BK = batch.dense()
-        loss, modified_BK = self.method.loss(logits_BK, labels_BK, batch.sample_ids)
+        evidence_BK = batch.dense_confidences() if self.method.uses_confidences else None
+        loss, modified_BK = self.method.loss(logits_BK, labels_BK, batch.sample_ids, evidence_BK)
         self._scaler.scale(loss).backward()
         if len(parts) > 1:
             self._backward_parts(parts, logits_BK)

@@ -164,6 +164,7 @@ def _open_images(
         "train",
         config.labels,
         rank.device,
+        confidences=config.confidences,
         train=True,
         batch_size=config.data.batch_size // rank.world_size,
         image_size=config.data.image_size,
