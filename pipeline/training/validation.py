@@ -56,7 +56,7 @@ class Validator:
     ) -> None:
         self._config, self._dataset, self._rank, self._run_log = config, dataset, rank, run_log
         self._shows_progress = shows_progress and rank.is_first
-        self._options = {
+        self._options: dict[str, Any] = {
             "image_size": config.data.image_size,
             "threads": rank.threads,
             "left_out": left_out,

@@ -103,3 +103,11 @@ def test_what_the_model_cannot_serve_is_refused() -> None:
     made("curriculum", *options, model=ModelConfig(dropout=0.5))
     with pytest.raises(InputError, match="--micro-batches 1"):
         made("imcl", optimizer=OptimizerConfig(micro_batches=2))
+
+
+def test_a_method_that_uses_confidences_needs_some() -> None:
+    for method, options in (("vlpl", ()), ("gr", ("confidence_weight=0.5",))):
+        with pytest.raises(InputError, match="pass --confidences VERSION"):
+            made(method, *options)
+        assert made(method, *options, confidences="machine").uses_confidences
+    assert not made("gr").uses_confidences

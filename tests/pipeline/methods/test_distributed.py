@@ -27,9 +27,13 @@ SEVERAL: dict[str, dict[str, Any]] = {
     "curriculum": {"relabel_every": 1, "positive_threshold": 3.0, "negative_threshold": -3.0},
     "splc": {"tau": 0.6},
     "em-apl": {"warmup_epochs": 1, "total_epochs": 4},
+    "vlpl": {"warmup_epochs": 1, "threshold": 0.5},
 }
 # What is divided by is a matter of all ranks, too.
-OTHERS: dict[str, dict[str, Any]] = {"iu": {"normalise": "observed"}}
+OTHERS: dict[str, dict[str, Any]] = {
+    "iu": {"normalise": "observed"},
+    "gr": {"confidence_weight": 0.5},
+}
 
 
 def global_batch(epoch: int, name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -39,6 +43,11 @@ def global_batch(epoch: int, name: str) -> tuple[torch.Tensor, torch.Tensor, tor
     labels_BK = torch.randint(lowest, 2, (14, K), generator=generator).to(torch.int8)
     labels_BK[:6] = labels_BK[:6].clamp(lowest, lowest + 1)
     return logits_BK, labels_BK, torch.randperm(14, generator=generator) - 7
+
+
+def confidences_of(epoch: int) -> torch.Tensor:
+    values_BK = torch.rand(14, K, generator=torch.Generator().manual_seed(epoch))
+    return values_BK.where(values_BK > 0.3, torch.nan)
 
 
 def share_of(rank: int, sizes: list[int], tensors: Any) -> list[torch.Tensor]:
@@ -58,9 +67,10 @@ def train(
         method.load_state_dict(state)
     for epoch in range(1 if state is None else last, last + 1):
         method.begin_epoch(epoch)
-        logits_BK, labels_BK, ids_B = share_of(rank, sizes, global_batch(epoch, name))
+        whole = (*global_batch(epoch, name), confidences_of(epoch))
+        logits_BK, labels_BK, ids_B, confidences_BK = share_of(rank, sizes, whole)
         logits_BK.requires_grad_()
-        loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B)
+        loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B, confidences_BK)
         loss.backward()
         method.end_epoch()
         for _ in range(method.passes_wanted()):

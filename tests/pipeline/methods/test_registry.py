@@ -60,6 +60,8 @@ def test_option_of_the_wrong_type_is_refused() -> None:
         ("curriculum", {"top": 1.5}),
         *(("em-apl", o) for o in ({"warmup_epochs": 10}, {"theta": 2.0}, {"alpha": -1.0})),
         ("em-apl", {"observed_negatives": "x"}),
+        *(("vlpl", o) for o in ({"threshold": 0.0}, {"beta": -1.0}, {"warmup_epochs": -1})),
+        ("gr", {"confidence_weight": 1.5}),
         ("iu", {"normalise": "x"}),
         ("cnn-rnn", {"hidden": 0}),
     ],
@@ -77,7 +79,7 @@ def test_protocol(name: str) -> None:
     ids_B = torch.tensor([3, -5, 2**62, 0])
     for epoch in (1, 2):
         method.begin_epoch(epoch)
-        loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B)
+        loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B, torch.rand(4, 6))
         method.end_epoch()
     loss.backward()
     assert loss.shape == ()
@@ -94,9 +96,8 @@ def test_an_empty_batch_gives_zero(name: str) -> None:
     logits_BK = torch.zeros(0, 6, requires_grad=True)
     method = make(name)
     method.begin_epoch(2)
-    loss, mask_BK = method.loss(
-        logits_BK, torch.zeros(0, 6, dtype=torch.int8), torch.zeros(0, dtype=torch.int64)
-    )
+    labels_BK, ids_B = torch.zeros(0, 6, dtype=torch.int8), torch.zeros(0, dtype=torch.int64)
+    loss, mask_BK = method.loss(logits_BK, labels_BK, ids_B, torch.zeros(0, 6))
     loss.backward()
     assert mask_BK.shape == (0, 6)
     assert logits_BK.grad is not None
