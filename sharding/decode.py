@@ -67,6 +67,8 @@ def decode_other(data: Buffer, max_pixels: int) -> tuple[Pixels, int, str]:
                     limit_pixels(*image.size, min(max_pixels, _MAX_PIXELS_SLOWLY))
                 kind = "CMYK" if image.mode == "CMYK" else str(image.format)
                 pixels_HWC = to_rgb(image)
+                if image.format == "JPEG":
+                    image.info.pop("xmp", None)  # which turns no other JPEG either
                 return pixels_HWC, orientation_in(image.getexif), kind  # loading turned a TIFF
     except BadImage:
         raise

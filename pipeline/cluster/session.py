@@ -118,7 +118,7 @@ def _init(wanted: str, **options: Any) -> None:
     """Call `ray.init`, twice where a busy machine does not start its own Ray within Ray's time.
 
     Raises:
-        InputError: Ray does not start on this machine.
+        InputError: there is no such cluster, or Ray does not start on this machine.
     """
     import ray
 
@@ -127,16 +127,28 @@ def _init(wanted: str, **options: Any) -> None:
             ray.init(**options)
             return
         except Exception as error:
-            if ":" in wanted:  # a cluster's own error
-                raise
             reason = log.first_line(error)
             ray.shutdown()
+        if wanted not in ("", "local"):
+            raise _not_joined(wanted, reason)
         if not is_last:
             log.info(f"Ray did not start ({reason}); trying once more", "WARNING")
     raise InputError(
         f"Ray did not start on this machine: {reason}",
         fix="repeat the command when the machine is less busy; Ray's own logs are in "
         "/tmp/ray/session_latest/logs",
+    )
+
+
+def _not_joined(address: str, reason: str) -> InputError:
+    if address == "auto":
+        return InputError(
+            "RAY_ADDRESS is auto, and this machine belongs to no Ray cluster",
+            fix="run the command on a node of one, or set RAY_ADDRESS to local to start Ray here",
+        )
+    return InputError(
+        f"the Ray cluster at {address} cannot be joined: {reason}",
+        fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
     )
 
 

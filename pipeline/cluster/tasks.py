@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.cluster import session
+from sharding.errors import InputError
+from sharding.log import first_line
 from sharding.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+MOST_ATTEMPTS = 3
+"""Workers that may die of one item before it is set aside."""
+_MOST_LOST = 3
+"""Items, of which the first ones may be lost before all are taken to be."""
 
 
 def task_map(
@@ -77,41 +85,84 @@ def _call(function: Callable[[Item], Result], item: Item) -> Result:
 def map_parts(
     kind: type,
     arguments: Mapping[str, Any],
-    items: Sequence[Any],
+    items: Sequence[Item],
     *,
+    set_aside: Callable[[Item, str], Result],
     workers: int,
     num_cpus: float = 1,
     num_gpus: float = 0,
     label: str = "parts",
-) -> Iterator[dict[str, Any]]:
-    """Call ``kind(**arguments)({"item": item})`` for every item on a pool of actors.
+) -> Iterator[Result]:
+    """Call ``kind(**arguments)({"item": item, "attempt": n})`` for every item on a pool of actors.
 
     Each of ``workers`` actors makes its ``kind`` once, which is where a model is loaded; yields
     the returned rows (dicts of plain values) as they come. An actor that dies is replaced and its
-    item done again; an exception of ``kind`` is raised here.
+    item done again, with the number of this attempt; an exception of ``kind`` is raised here.
+
+    Args:
+        set_aside: called with an item that `MOST_ATTEMPTS` actors died of and with the reason;
+            returns its row.
+
+    Raises:
+        InputError: actors die of all items alike.
     """
     import ray
 
-    remote = ray.remote(_Maker).options(
-        num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=-1, max_task_retries=-1
-    )
-    actors = [remote.remote(kind, dict(arguments)) for _ in range(min(workers, len(items)))]
-    waiting, running = iter(items), dict[Any, Any]()
+    remote = ray.remote(_Maker).options(num_cpus=num_cpus, num_gpus=num_gpus)
+    waiting, running = iter(items), dict[Any, tuple[Any, Item, int]]()
+    lost, is_done = 0, False
+
+    def give(actor: Any, item: Item, attempt: int) -> None:
+        running[actor.call.remote(item, attempt)] = actor, item, attempt
+
     try:
         with Progress(len(items), label, unit="part") as progress:
-            for actor, item in zip(actors, waiting, strict=False):
-                running[actor.call.remote(item)] = actor
+            for item in itertools.islice(waiting, workers):
+                give(remote.remote(kind, dict(arguments)), item, 1)
             while running:
                 (done,), _ = ray.wait(list(running), num_returns=1)
-                actor = running.pop(done)
-                row = ray.get(done)
+                actor, item, attempt = running.pop(done)
+                try:
+                    row, is_done = ray.get(done), True
+                except (
+                    ray.exceptions.RayActorError,
+                    ray.exceptions.NodeDiedError,
+                    ray.exceptions.OutOfMemoryError,
+                ) as error:
+                    ray.kill(actor)  # one out of reach may live
+                    actor = remote.remote(kind, dict(arguments))
+                    attempt += not getattr(error, "preempted", False)
+                    if attempt <= MOST_ATTEMPTS:
+                        give(actor, item, attempt)
+                        continue
+                    reason, lost = _cause_of_death(error), lost + 1
+                    if lost >= _MOST_LOST and not is_done:
+                        raise _all_die(lost * MOST_ATTEMPTS, reason) from None
+                    row = set_aside(item, f"{MOST_ATTEMPTS} workers died of it: {reason}")
                 for item in itertools.islice(waiting, 1):
-                    running[actor.call.remote(item)] = actor
+                    give(actor, item, 1)
                 progress.advance()
                 yield row
     finally:
-        for actor in actors:
+        for actor, _, _ in running.values():
             ray.kill(actor)
+
+
+def _cause_of_death(error: Exception) -> str:
+    """Say why an actor died, without Ray's ids and advice."""
+    text = " ".join(str(error).split())
+    if "low on memory" in text or "OOM" in text:
+        return "out of memory"
+    detail = re.search(r"exit detail: ([^.]+)", text)
+    return detail[1] if detail else first_line(error)
+
+
+def _all_die(deaths: int, reason: str) -> InputError:
+    return InputError(
+        f"{deaths} workers died and none did its work: {reason}",
+        fix="give each more memory (fewer --workers, a smaller --batch-size), or see Ray's logs in "
+        "/tmp/ray/session_latest/logs; then repeat the command: what is finished is kept",
+    )
 
 
 class _Maker:
@@ -120,8 +171,8 @@ class _Maker:
     def __init__(self, kind: Callable[..., Any], arguments: dict[str, Any]) -> None:
         self._make = functools.cache(functools.partial(kind, **arguments))
 
-    def call(self, item: Any) -> Any:
-        return self._make()({"item": item})
+    def call(self, item: Any, attempt: int) -> Any:
+        return self._make()({"item": item, "attempt": attempt})
 
 
 def start_actor(kind: type, *arguments: Any) -> Detached:

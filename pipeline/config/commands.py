@@ -108,12 +108,14 @@ class PredictConfig:
     """Parallel workers; default: one per GPU, else one per two CPUs."""
     wait_for_workers: float | None = None
     """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
+    max_minutes: float | None = None
+    """Images not read by then are left to a repeated command, however slow their hosts are."""
 
     def __post_init__(self) -> None:
         if sum(source is not None for source in (self.dataset, self.images, self.urls)) != 1:
             raise InputError("what should be predicted?", fix="pass --dataset, --images or --urls")
         counts = dict.fromkeys(("top_k", "cams", "wait_for_workers"), "[0, inf)")
-        sizes = {"images_per_part": "[1, inf)", "batch_size": "[1, inf)"}
+        sizes = {"images_per_part": "[1, inf)", "batch_size": "[1, inf)", "max_minutes": "(0, inf)"}
         refuse_outside(self, {"threshold": "[0, 1)", **counts, **sizes})
 
 

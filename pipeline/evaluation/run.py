@@ -220,10 +220,13 @@ def _keep(points: OperatingPoints, subject: Subject) -> InputError | None:
     """Write thresholds into the checkpoint; where it takes none, the scores are not lost."""
     path = operating_points.path_in(subject.checkpoint)
     try:
+        with locate.still_there(subject.checkpoint):
+            read_meta(subject.checkpoint)  # the file would make its directory anew
         storage.write_bytes(path, points.to_json().encode())
     except (OSError, InputError) as error:
-        problem = f"thresholds are not kept ({first_line(error)})"
-        refusal = InputError(problem, file=path, fix="repeat the command when it can be written")
+        reason = getattr(error, "problem", "") or first_line(error)
+        fix = getattr(error, "fix", "repeat the command when it can be written")
+        refusal = InputError(f"thresholds are not kept ({reason})", file=path, fix=fix)
         info(str(refusal), "WARNING")
         return refusal
     return None

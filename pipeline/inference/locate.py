@@ -5,7 +5,9 @@ Every command resolves its ``--checkpoint`` here, once, on the driver.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import storage
@@ -72,6 +74,26 @@ def in_model(directory: str) -> str:
             fix="use a registered model, which has its weights with it",
         )
     return named
+
+
+@contextlib.contextmanager
+def still_there(directory: str) -> Iterator[None]:
+    """Name the cause where work fails because a run has removed the checkpoint meanwhile.
+
+    Raises:
+        InputError: of the block; or, in its place, that the checkpoint is gone.
+    """
+    try:
+        yield
+    except InputError:
+        with contextlib.suppress(OSError):
+            if not storage.exists(storage.join(directory, "meta.json")):
+                raise InputError(
+                    "the training that goes on has removed this checkpoint for a better one",
+                    file=directory,
+                    fix="repeat the command with the run's directory: its best one is taken",
+                ) from None
+        raise
 
 
 def _link(directory: str) -> str:

@@ -26,7 +26,7 @@ from pipeline.models import checkpoint, model_card, operating_points
 from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
-from sharding.log import info
+from sharding.log import first_line, info
 
 _PACKAGES = (pipeline, sharding)
 """A served model brings its own copy of our code."""
@@ -42,17 +42,24 @@ _EXAMPLE_SIDE = 64
 
 
 def log_links(run_id: str, checkpoint_directories: Iterable[str]) -> None:
-    """Make checkpoints of a finished training LoggedModels of its run; log errors only.
+    """Make checkpoints of a finished training LoggedModels of its run; warn once of what fails.
 
-    Args:
-        run_id: the training's.
-        checkpoint_directories: paths or URLs.
+    A checkpoint that cannot be read costs its own model only.
     """
+    lost = []
     try:
         for directory in checkpoint_directories:
-            log_model(run_id, directory, copy=False)
+            try:
+                _ = checkpoint.read_meta(directory).train_config
+            except (OSError, InputError) as error:
+                reason = getattr(error, "problem", "") or first_line(error)
+                lost.append(f"{directory} ({reason})")
+            else:
+                log_model(run_id, directory, copy=False)
     except InputError as error:  # the training itself is done and kept
-        info(f"MLflow: {error}", "WARNING")
+        lost.append(str(error))
+    if lost:
+        info(f"MLflow: no model of {'; of '.join(lost)}", "WARNING")
 
 
 def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
@@ -73,16 +80,17 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
     Raises:
         InputError: the checkpoint is none, or MLflow does not take the model.
     """
-    meta = checkpoint.read_meta(checkpoint_directory)
-    with mlflow_errors("MLflow does not take the model"):
-        client = mlflow_client()
-        model = _find(client, run_id, checkpoint_directory)
-        if model is None:
-            model = _create(client, run_id, checkpoint_directory, meta)
-        if copy and model.tags.get("weights") != "copied":
-            _upload(client, model.model_id, checkpoint_directory)
-            client.set_logged_model_tags(model.model_id, {"weights": "copied"})
-        return str(model.model_id)
+    with locate.still_there(checkpoint_directory):
+        meta = checkpoint.read_meta(checkpoint_directory)
+        with mlflow_errors("MLflow does not take the model"):
+            client = mlflow_client()
+            model = _find(client, run_id, checkpoint_directory)
+            if model is None:
+                model = _create(client, run_id, checkpoint_directory, meta)
+            if copy and model.tags.get("weights") != "copied":
+                _upload(client, model.model_id, checkpoint_directory)
+                client.set_logged_model_tags(model.model_id, {"weights": "copied"})
+            return str(model.model_id)
 
 
 def find(run_id: str, checkpoint_directory: str) -> str | None:

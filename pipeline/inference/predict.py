@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
-import tarfile
+import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -43,6 +47,7 @@ SCHEMA = pa.schema(
 )
 """Per image: lists of its labels, best first, or why it could not be read."""
 _READS_AT_ONCE = 16
+_DEADLY = "it ended the process that read it"
 SILENT = 32
 """Images in a row, after which a host is left alone until the command is repeated."""
 
@@ -54,11 +59,18 @@ class PartPredictor:
         config: of the whole prediction.
         checkpoint_directory: path or URL that every worker reads.
         threads: images decoded at a time.
+        deadline: in seconds since 1970; images not read by then are left to a repeated command.
     """
 
-    def __init__(self, config: PredictConfig, checkpoint_directory: str, threads: int) -> None:
+    def __init__(
+        self,
+        config: PredictConfig,
+        checkpoint_directory: str,
+        threads: int,
+        deadline: float = math.inf,
+    ) -> None:
         torch.set_num_threads(threads)
-        self.config, self.threads = config, threads
+        self.config, self.threads, self._deadline = config, threads, deadline
         model, meta = checkpoint.load_model(checkpoint_directory)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         points = operating_points.read(checkpoint_directory, meta.classes_sha256)
@@ -68,30 +80,36 @@ class PartPredictor:
         if config.threshold is None and points is not None:
             self._metadata["thresholds"] = str(points)
 
-    def __call__(self, row: Mapping[str, Part]) -> dict[str, int]:
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, int]:
         """Write the part's file; return how many images and errors it has.
 
-        Of a file that is there, only images are predicted that could not be read.
+        Of a file that is there, only images are predicted that could not be read. After an attempt
+        that killed its worker they are taken one by one, and those that kill it again left out.
         """
-        part = row["item"]
-        location = storage.join(self.config.output, part.file)
-        kept = _kept_rows(location)
+        part: Part = row["item"]
+        fatal = _Fatal(self.config.output, part) if row.get("attempt", 1) > 1 else None
+        kept = _kept_rows(storage.join(self.config.output, part.file))
+        kept |= {} if fatal is None else {name: _lost(name, _DEADLY) for name in fatal.names}
+        size = self.config.batch_size if fatal is None else 1
         rows: list[dict[str, Any]] = []
         with ThreadPoolExecutor(self.threads) as pool:
-            sources = _sources(part)
-            while batch := list(itertools.islice(sources, self.config.batch_size)):
+            sources = predict_plan.images_of(part)
+            while batch := list(itertools.islice(sources, size)):
                 wanted = [(name, image) for name, image in batch if name not in kept]
+                if fatal is not None and wanted:
+                    fatal.begin(wanted[0][0])
                 read = list(pool.map(self._square, (image for _, image in wanted)))
                 made = iter(self._rows(part, [name for name, _ in wanted], read))
                 rows += [kept[name] if name in kept else next(made) for name, _ in batch]
-        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(self._metadata))
-        file = io.BytesIO()
-        pq.write_table(table, file)
-        storage.write_bytes(location, file.getvalue())
+        _write(self.config, part, rows, self._metadata)
+        if fatal is not None:
+            fatal.end()
         return {"images": len(rows), "errors": sum(row.get("error") is not None for row in rows)}
 
     def _square(self, source: pixels.ImageLike) -> npt.NDArray[np.uint8] | InputError:
         """Decode an image, or say what is wrong with it; a silent host is not asked again."""
+        if time.time() > self._deadline:
+            return InputError(f"{pixels.UNREAD} (not reached in --max-minutes)")
         host = _host(source) if isinstance(source, str) else ""
         if self._silent[host] >= SILENT:
             return InputError(f"{pixels.UNREAD} ({host} has not answered {SILENT} times)")
@@ -155,6 +173,7 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
     Raises:
         InputError: no model, no images, or an output directory of another prediction.
     """
+    deadline = time.time() + 60 * (config.max_minutes or math.inf)
     config = dataclasses.replace(config, output=storage.absolute(config.output))
     directory = locate.checkpoint_directory(config.checkpoint)
     if config.cams:
@@ -168,10 +187,12 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
         connect()
         workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
         session.check_shared(config.output)
+        arguments = {"config": config, "checkpoint_directory": directory, "threads": cpus}
         counts = tasks.map_parts(
             PartPredictor,
-            {"config": config, "checkpoint_directory": directory, "threads": cpus},
+            {**arguments, "deadline": deadline},
             missing,
+            set_aside=functools.partial(_set_aside, config),
             workers=workers,
             num_cpus=cpus,
             num_gpus=gpus,
@@ -228,6 +249,54 @@ def _kept_rows(location: str) -> dict[str, dict[str, Any]]:
     return {row["image"]: row for row in rows if not predict_plan.unread([row["error"]])}
 
 
+def _write(
+    config: PredictConfig,
+    part: Part,
+    rows: Sequence[Mapping[str, Any]],
+    about: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write a part's file."""
+    table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata(dict(about)))
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    storage.write_bytes(storage.join(config.output, part.file), file.getvalue())
+
+
+class _Fatal:
+    """Notes which image a worker is at, so that the next one knows what it died of.
+
+    Attributes:
+        names: images that killed a worker.
+    """
+
+    def __init__(self, output: str, part: Part) -> None:
+        self._location = storage.join(output, f"_trying-{part.number:06d}.json")
+        self.names: list[str] = storage.read_json(self._location) or []
+
+    def begin(self, name: str) -> None:
+        """Note an image before anything is done with it."""
+        storage.write_json(self._location, [*self.names, name])
+
+    def end(self) -> None:
+        """Remove the notes of a part that is done."""
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove_file(self._location)
+
+
+def _lost(name: str, reason: str) -> dict[str, Any]:
+    """Make the row of an image that a repeated command tries again."""
+    return {"image": name, "error": f"{pixels.UNREAD} ({reason})"}
+
+
+def _set_aside(config: PredictConfig, part: Part, reason: str) -> dict[str, int]:
+    """Write the file of a part whose workers die, with the reason in the place of labels."""
+    info(f"{part.file}: {reason}; set aside until the command is repeated", "WARNING")
+    kept = _kept_rows(storage.join(config.output, part.file))
+    rows = [kept.get(name) or _lost(name, reason) for name, _ in predict_plan.images_of(part)]
+    _write(config, part, rows)
+    return {"images": len(rows), "errors": len(rows) - len(kept)}
+
+
 def _copied(directory: str, output: str) -> str:
     """Copy a checkpoint that this machine alone sees into the output, where every worker reads."""
     copy = storage.join(output, predict_plan.CHECKPOINT)
@@ -249,17 +318,3 @@ def _host(location: str) -> str:
 
 def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:
     return prediction.present(config.threshold, config.top_k or None)
-
-
-def _sources(part: Part) -> Iterator[tuple[str, pixels.ImageLike]]:
-    """Give (name, image) of a part's images; an image of a shard is named by its id."""
-    if not part.tar:
-        yield from ((location, part.located(location)) for location in part.locations)
-        return
-    # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
-    with storage.open_file(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-        for member in tar:
-            stem, _, suffix = member.name.rpartition(".")
-            content = tar.extractfile(member) if suffix == "jpg" else None
-            if content is not None:
-                yield stem, content.read()

@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -18,14 +19,14 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.config.commands import PredictConfig
 from pipeline.data import staging
-from pipeline.inference.pixels import UNREAD
+from pipeline.inference.pixels import UNREAD, ImageLike
 from sharding.decode import SUFFIXES
 from sharding.errors import InputError
 
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _READS_AT_ONCE = 16
-_FREE = {"batch_size", "workers", "wait_for_workers", "output", "checkpoint"}
+_FREE = {"batch_size", "workers", "wait_for_workers", "max_minutes", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
 
 
@@ -81,6 +82,20 @@ def parts(config: PredictConfig) -> list[Part]:
         Part(number=number, locations=tuple(chunk), folders=folders)
         for number, chunk in enumerate(chunks)
     ]
+
+
+def images_of(part: Part) -> Iterator[tuple[str, ImageLike]]:
+    """Give (name, image) of a part's images; an image of a shard is named by its id."""
+    if not part.tar:
+        yield from ((location, part.located(location)) for location in part.locations)
+        return
+    # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
+    with storage.open_file(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        for member in tar:
+            stem, _, suffix = member.name.rpartition(".")
+            content = tar.extractfile(member) if suffix == "jpg" else None
+            if content is not None:
+                yield stem, content.read()
 
 
 def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]) -> list[Part]:

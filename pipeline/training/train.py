@@ -250,16 +250,12 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
     import ray.train
     import ray.train.torch
 
+    from pipeline.cluster.fence import Fence
+
     config, use_gpu, cpus = run.config, run.use_gpu, run.cpus
     low, high = config.worker_range
-    validate = functools.partial(
-        _validate_checkpoint,
-        config=config,
-        run_log=run_log,
-        threads=cpus,
-        use_gpu=use_gpu,
-        held=held,
-    )
+    options = {"config": config, "run_log": run_log, "threads": cpus, "use_gpu": use_gpu}
+    validate = functools.partial(_validate_checkpoint, **options)
     return ray.train.torch.TorchTrainer(
         _train_loop,
         train_loop_config={
@@ -280,6 +276,7 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
         run_config=ray.train.RunConfig(
             name=config.run_name,
             storage_path=config.storage,
+            callbacks=[Fence(held)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             # Each minute without a lost host's replacement is a failure of the controller.
             failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=30),

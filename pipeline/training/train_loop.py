@@ -13,7 +13,6 @@ import torch
 
 from pipeline import storage
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
-from pipeline.cluster.lease import Lease
 from pipeline.cluster.preemption import Poll, StopVote
 from pipeline.config.train import TrainConfig
 from pipeline.data.unreadable import LeftOut
@@ -165,14 +164,8 @@ def validate_checkpoint(
     run_log: TrainingLog,
     threads: int,
     use_gpu: bool,
-    held: Lease,
 ) -> dict[str, float]:
-    """Compute the metrics of a checkpoint in one task, while training goes on.
-
-    Raises:
-        TaskCancelledError: another driver has taken the run over.
-    """
-    cancel_if_lost(held)
+    """Compute the metrics of a checkpoint in one task, while training goes on."""
     torch.set_num_threads(threads)
     device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
     with saved.as_directory() as directory:
@@ -185,20 +178,7 @@ def validate_checkpoint(
         left_out=LeftOut(run_log.artifact),
         shows_progress=False,
     )
-    metrics = validator(model.to(device), meta.epoch, meta.images_seen)
-    cancel_if_lost(held)
-    return metrics
-
-
-def cancel_if_lost(held: Lease) -> None:
-    """Raise TaskCancelledError, after which Ray neither removes nor lists any checkpoint.
-
-    After every other end of a validation it removes the worst one, which may be another driver's.
-    """
-    from ray.exceptions import TaskCancelledError
-
-    if held.is_lost:
-        raise TaskCancelledError(error_message=f"{held.run} is another driver's now")
+    return validator(model.to(device), meta.epoch, meta.images_seen)
 
 
 def try_batch(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> tuple[int, float]:

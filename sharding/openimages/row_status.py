@@ -87,8 +87,6 @@ _COLUMNS = {
 _FIXES = {
     RowStatus.IN_ANOTHER_SPLIT: "keep the image in one split",
     RowStatus.BAD_COLUMNS: "give the row four columns: ImageID,Source,LabelName,Confidence",
-    RowStatus.BAD_ID: "write 16 lowercase hex characters; keep the column as text, "
-    "never as a number",
     RowStatus.BAD_SOURCE: f"use one of {', '.join(SOURCES)}",
     RowStatus.BAD_MID: "write a MID such as /m/01yrx, not a name or an index",
     RowStatus.BAD_CONFIDENCE: "write 0 or 1 (for Source machine, a number from 0 to 1)",
@@ -212,7 +210,17 @@ def rejected_line(file: str, line: int, text: str) -> RejectedRow:
 
 def _reject(status: RowStatus, file: str, line: int, image_id: str, cell: str) -> RejectedRow:
     reason = f"{status.key}: {cell!r}"
-    return RejectedRow(file=file, row=line, image_id=image_id, reason=reason, fix=_FIXES[status])
+    fix = _fix_of_id(image_id) if status == RowStatus.BAD_ID else _FIXES[status]
+    return RejectedRow(file=file, row=line, image_id=image_id, reason=reason, fix=fix)
+
+
+def _fix_of_id(image_id: str) -> str:
+    """Say what to write for a malformed id: ``train/ID``, ``ID.jpg``, a number, a name."""
+    if whole := re.search(r"(?<![0-9a-z])[0-9a-f]{16}(?![0-9a-z])", image_id.lower()):
+        return f"write {whole[0]} alone"
+    if re.fullmatch(r"[0-9.e+]*", image_id.lower()):
+        return "write 16 lowercase hex characters; keep the column as text, never as a number"
+    return "write 16 lowercase hex characters; names of your own are read by import --format csv"
 
 
 @functools.lru_cache(1 << 16)

@@ -7,9 +7,14 @@ A method makes one attempt; `sharding.storage.object_store.ObjectStore` repeats 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from typing import Any, cast
 from urllib.parse import quote
 
 import requests
@@ -47,9 +52,7 @@ class HttpTransport:
         # Encoded transfers would hide a short read.
         self._session.headers["Accept-Encoding"] = "identity"
         self._session.headers["User-Agent"] = "openimages-boostlu"
-        adapter = requests.adapters.HTTPAdapter(
-            pool_maxsize=policy.at_once, pool_block=True, max_retries=0
-        )
+        adapter = _Adapter(pool_maxsize=policy.at_once, pool_block=True, max_retries=0)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, adapter)
 
@@ -67,7 +70,7 @@ class HttpTransport:
 
     def size(self, url: str) -> int:
         """Ask for the size of an object in bytes."""
-        with _classified_errors():
+        with _classified_errors(), self._deadline():
             response = self._session.head(url, timeout=self._timeout, allow_redirects=True)
         length = response.headers.get("Content-Length", "")
         if response.status_code in _NO_HEAD or (response.ok and not length):
@@ -83,26 +86,31 @@ class HttpTransport:
         header = {"Range": "bytes=0-0"}
         with (
             _classified_errors(),
+            self._deadline(),
             self._session.get(url, headers=header, timeout=self._timeout, stream=True) as response,
         ):
             _check_status(response, 206)
             return response.headers.get("Content-Range", "").rpartition("/")[2]
 
     def _get(self, url: str, headers: dict[str, str], expected: int = 200) -> bytearray:
-        deadline = time.monotonic() + 4 * self._timeout
         data = bytearray()
         with (
             _classified_errors(),
+            self._deadline(),
             self._session.get(url, headers=headers, timeout=self._timeout, stream=True) as response,
         ):
             _check_status(response, expected)
-            # What has come, not a whole chunk: a server that drips must not outlast the deadline.
             while chunk := response.raw.read1(_CHUNK):
                 data += chunk
                 limit_bytes(len(data))
-                if time.monotonic() > deadline:
-                    raise TransientError(f"slower than {4 * self._timeout:g} s")
         return data
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        """Give the requests of this thread within the block, redirects included, an end."""
+        _request.seconds = 4 * self._timeout
+        _request.deadline = time.monotonic() + _request.seconds
+        yield
 
 
 class _Session(requests.Session):
@@ -112,6 +120,69 @@ class _Session(requests.Session):
             return super().get_redirect_target(resp)
         except UnicodeDecodeError:
             return quote(resp.headers["location"].encode("latin1"), safe=_LEGAL)
+
+
+_request = threading.local()  # deadline, seconds
+
+
+class _UntilDeadline(io.RawIOBase):
+    """Reads a socket until the deadline of the request: each byte of one that drips is in time."""
+
+    def __init__(self, stream: io.RawIOBase) -> None:
+        self._stream = stream
+        self._deadline, self._seconds = _request.deadline, _request.seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"slower than {self._seconds:g} s")
+        return cast("int | None", self._stream.readinto(buffer))  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """Reads headers and body of an answer until the deadline of the request."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_UntilDeadline(self.fp.detach()))
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _TlsConnection(urllib3.connection.HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Connects, directly or through a proxy, by connections that know the request's deadline."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+_POOLS = {"http": _Pool, "https": _TlsPool}
 
 
 @contextlib.contextmanager

@@ -148,3 +148,19 @@ def test_what_costs_too_much_is_refused_before_it_is_decoded() -> None:
 def test_a_pillow_image_is_read_as_its_file() -> None:
     data = oriented(6)
     assert np.array_equal(decode.read_pillow(Image.open(io.BytesIO(data))), decode.read(data))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"Exif\0\0",
+        b"Exif\0\0II*\0",
+        b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta>\xa8\xff tiff:Orientation="6"</x:xmpmeta>',
+    ],
+    ids=["EXIF without a header", "EXIF without a directory", "XMP that is no UTF-8"],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_metadata_that_others_fail_on_costs_no_picture(mode: str, content: bytes) -> None:
+    plain = encode(photo(64, 48).convert(mode), quality=90)
+    odd = plain[:2] + segment(0xE1, content) + plain[2:]
+    assert np.array_equal(decode.read(odd), decode.read(plain))

@@ -1,8 +1,9 @@
 """Serve files or S3 with chosen faults: a web server in a thread, and moto behind a gate.
 
 ``faults`` lists what happens to the next requests of a path, one entry each: an HTTP status, "hang"
-(no answer before the client's timeout), "drip" (the body byte by byte), "short" (the connection
-closes amid the body), "noise" (an answer that is no HTTP), or "close". Afterwards requests succeed.
+(no answer before the client's timeout), "drip" (the body byte by byte), "drip head" (the headers
+likewise), "short" (the connection closes amid the body), "noise" (an answer that is no HTTP), or
+"close". Afterwards requests succeed.
 """
 
 from __future__ import annotations
@@ -91,9 +92,13 @@ def serving(files: dict[str, bytes]) -> Iterator[Web]:
             fault = web.fault(path) if body else None
             if fault == "hang":
                 time.sleep(HANG)
+            if fault == "drip head":
+                for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + 200 * b"s":
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(HANG / 20)
             if fault == "noise":
                 self.wfile.write(b"what?\r\n")
-            if fault in ("hang", "noise", "close"):
+            if fault in ("hang", "noise", "close", "drip head"):
                 self.close_connection = True
                 return
             if path in web.redirects:

@@ -44,6 +44,29 @@ def test_an_address_where_nothing_answers_is_told_at_once(
         session.connect("head..x:1")
 
 
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("auto", r"RAY_ADDRESS is auto, and this machine belongs to no Ray cluster\. Fix: run"),
+        ("ray://head:10001", r"at ray://head:10001 cannot be joined: no answer\. Fix: correct"),
+        ("head:6379", r"cluster at head:6379 cannot be joined: no answer\. Fix: correct"),
+        ("head", r"cluster at head cannot be joined: no answer\. Fix: correct"),
+    ],
+)
+def test_a_cluster_that_cannot_be_joined_is_one_line(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def init(**_: object) -> None:
+        raise ConnectionError("no answer\nMore.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(InputError, match=message):
+        session._init(address, address=None)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_busy_machine_gets_a_second_try_and_one_line(
     times: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

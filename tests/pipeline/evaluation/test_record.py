@@ -222,6 +222,19 @@ def test_scores_are_kept_where_the_checkpoint_takes_no_thresholds(
     assert {"validation/mAP/all", "validation/f1_own/macro"} <= set(newest.data.metrics)
 
 
+def test_thresholds_bring_no_removed_checkpoint_back(recorded: Recorded, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint")
+    config = recorded.changed(checkpoint=str(checkpoint), thresholds=True)
+    subject = run.Subject.open(config)
+    shutil.rmtree(checkpoint)
+    points = operating_points.OperatingPoints(
+        criterion="", source="", classes_sha256="", thresholds=[0.0], temperatures=[1.0]
+    )
+    refusal = run._keep(points, subject)
+    assert "has removed this checkpoint for a better one" in str(refusal)
+    assert not checkpoint.exists()
+
+
 def test_an_evaluation_of_another_split_is_no_baseline(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -167,6 +168,39 @@ def test_a_copy_outlives_its_checkpoint_and_a_link_does_not(run_id: str, saved: 
     with pytest.raises(InputError, match="is gone") as caught:
         pipeline.load(f"models:/{linked}")
     assert caught.value.file == str(other)
+
+
+def test_a_checkpoint_that_cannot_be_read_costs_its_own_model_only(
+    run_id: str, saved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged, newer, gone = (saved.with_name(name) for name in ("damaged", "newer", "gone"))
+    for directory in (damaged, newer):
+        shutil.copytree(saved, directory)
+    (damaged / "meta.json").write_text("{")
+    meta = json.loads((newer / "meta.json").read_text())
+    meta["config"]["data"]["mixup"] = 0.2
+    (newer / "meta.json").write_text(json.dumps(meta))
+    last = shutil.copytree(saved, saved.with_name("last"))
+    kept = [str(directory) for directory in (damaged, saved, gone, newer, last)]
+    mlflow_model.log_links(run_id, kept)
+    (warning,) = capsys.readouterr().out.splitlines()
+    names = ("damaged", "gone", "newer", "last")
+    assert [name in warning for name in names] == [True, True, True, False]
+    for directory in (saved, last):
+        assert mlflow_model.find(run_id, str(directory))
+
+
+def test_a_checkpoint_that_a_run_removes_meanwhile_is_no_fault_of_mlflow(
+    run_id: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def upload(*_: object) -> None:
+        shutil.rmtree(saved)
+        raise FileNotFoundError(saved / "model.pt")
+
+    monkeypatch.setattr(mlflow_model, "_upload", upload)
+    for _ in range(2):  # it is gone during the upload, and before
+        with pytest.raises(InputError, match=r"has removed this checkpoint.*run's directory"):
+            mlflow_model.log_model(run_id, str(saved), copy=True)
 
 
 def test_new_thresholds_reach_a_copy(run_id: str, saved: Path, squares: Path) -> None:

@@ -16,7 +16,7 @@ import pipeline
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import PredictConfig
 from pipeline.inference import pixels, predict_plan
-from pipeline.inference.predict import PartPredictor, predict
+from pipeline.inference.predict import PartPredictor, _set_aside, predict
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
@@ -255,6 +255,53 @@ def test_a_silent_host_is_left_alone(
     errors = predict_plan.read_errors(f"{config.output}/{part.file}")
     assert errors[-2] == "cannot be read (dead has not answered 3 times)"
     assert predict_plan.unread(errors)  # a repeated command asks again
+
+
+def test_a_deadline_leaves_the_rest_to_a_repeated_command(
+    squares: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "map_parts", in_process)
+    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0.0, 1))
+    monkeypatch.setattr(session, "check_shared", lambda directory: None)
+    clock = iter([0.0] * 6)  # the job's begin, and five images
+    monkeypatch.setattr("pipeline.inference.predict.time.time", lambda: next(clock, 61.0))
+    config = PredictConfig(
+        checkpoint=str(saved), output=str(tmp_path), dataset=str(squares), max_minutes=1
+    )
+    assert predict(config, lambda: None)["errors"] == 24 - 5
+    errors = predict_plan.read_errors(f"{tmp_path}/part-000000.parquet")
+    assert errors[5] == "cannot be read (not reached in --max-minutes)"
+    again = dataclasses.replace(config, max_minutes=None)
+    assert predict(again, lambda: None) == {"images": 24, "errors": 0, "files": 2}
+
+
+def test_images_that_kill_their_worker_are_left_out_and_the_others_predicted(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def square(source: str, size: int) -> np.ndarray:
+        if "deadly" in source:
+            raise SystemExit(source)  # as a crash ends the process, whatever is caught
+        return np.zeros((size, size, 3), np.uint8)
+
+    monkeypatch.setattr(pixels, "square", square)
+    urls = tmp_path / "urls.txt"
+    urls.write_text("a.jpg\ndeadly.jpg\nb.jpg\ndeadly2.jpg\nc.jpg\n")
+    config = PredictConfig(checkpoint=str(saved), output=str(tmp_path / "out"), urls=urls)
+    (part,) = predict_plan.parts(config)
+    for attempt in (1, 2, 3):
+        with pytest.raises(SystemExit):
+            PartPredictor(config, str(saved), 1)({"item": part, "attempt": attempt})
+    assert _set_aside(config, part, "3 workers died of it") == {"images": 5, "errors": 5}
+    errors = predict_plan.read_errors(f"{config.output}/{part.file}")
+    assert errors == ["cannot be read (3 workers died of it)"] * 5
+    with pytest.raises(SystemExit):  # repeated
+        PartPredictor(config, str(saved), 1)({"item": part, "attempt": 1})
+    counts = PartPredictor(config, str(saved), 1)({"item": part, "attempt": 2})
+    assert counts == {"images": 5, "errors": 2}
+    errors = predict_plan.read_errors(f"{config.output}/{part.file}")
+    deadly = "cannot be read (it ended the process that read it)"
+    assert errors == [None, deadly, None, deadly, None]
+    assert [path.name for path in Path(config.output).iterdir()] == [part.file]
 
 
 def test_a_host_that_answers_that_an_image_is_gone_is_not_silent(

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
+from ray.exceptions import ActorDiedError
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.train.v2._internal.execution.checkpoint.validation_manager import ValidationManager
 
 from pipeline.cluster.lease import Held, Holder, Lease
 from pipeline.storage import StorageFailed, storage_errors
@@ -231,23 +227,3 @@ def test_the_handler_of_ctrl_c_that_is_replaced_is_still_rays() -> None:
     from ray.train.torch import TorchTrainer
 
     assert callable(TorchTrainer._register_sigint_handler)
-
-
-def test_a_validation_in_a_run_that_another_driver_has_removes_no_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held = Lease(str(tmp_path), Holder.of_this_process())
-    train_loop.cancel_if_lost(held)
-    taker = dataclasses.asdict(Holder.of_this_process())
-    (tmp_path / "lease.json").write_text(json.dumps(taker))
-    with pytest.raises(TaskCancelledError) as cancelled:
-        train_loop.cancel_if_lost(held)
-
-    def get(task: object) -> None:
-        raise RayTaskError("validate", "", cancelled.value).as_instanceof_cause()
-
-    monkeypatch.setattr("ray.get", get)
-    manager = ValidationManager.__new__(ValidationManager)
-    manager._timed_out_tasks = set()
-    # No update: Ray would remove the worst checkpoint after one, whatever the validation's end.
-    assert manager._process_finished_validation(None, None) is None

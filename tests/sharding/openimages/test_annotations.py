@@ -207,6 +207,23 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [
+        (f"train/{A}", f"write {A} alone"),
+        (f"{A.upper()}.JPG", f"write {A} alone"),
+        ("106528377697029", "keep the column as text, never as a number"),
+        ("1.0652837769e+14", "keep the column as text, never as a number"),
+        (f"x{A}", "names of your own are read by import --format csv"),
+        ("holiday_12", "names of your own are read by import --format csv"),
+    ],
+)
+def test_an_id_that_others_write_is_told_how_to_be_written(tmp_path, written, fix):
+    result = read(tmp_path, [f"{written},verification,/m/0a,1"])
+    (rejected,) = result.rejected_rows
+    assert rejected.fix.endswith(fix)
+
+
 @pytest.mark.parametrize(("row", "reason"), BAD)
 def test_a_bad_row_is_counted_listed_with_its_line_and_labels_nothing(tmp_path, row, reason):
     result = read(tmp_path, [f"{B},verification,/m/0b,1", "", row, f"{C},verification,/m/0b,0"])

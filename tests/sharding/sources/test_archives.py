@@ -320,6 +320,22 @@ def test_a_damaged_bz2_is_damage(tmp_path: Path) -> None:
         staged(path, tmp_path, 1)
 
 
+def test_dots_in_folders_and_files_beside_pictures_change_no_byte(
+    inputs, from_directory, tmp_path
+) -> None:
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    for split in sorted(inputs[1].iterdir()):
+        with tarfile.open(folder / f"{split.name}.tar", "w") as archive:
+            name = f"./crawl v2.0/{split.name}.v1"
+            archive.add(split, arcname=name, recursive=False)
+            for path in sorted(split.iterdir()):
+                archive.add(path, arcname=f"{name}/{path.name}")
+                archive.addfile(tarfile.TarInfo(f"{name}/{path.stem}.json"))
+    shard((inputs[0], str(folder)), tmp_path / "out")
+    assert tree(tmp_path / "out") == from_directory
+
+
 def test_archives_that_are_not_read_are_named(tmp_path: Path) -> None:
     path = tmp_path / "images.tar.zst"
     path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))

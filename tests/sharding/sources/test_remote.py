@@ -88,9 +88,10 @@ def test_what_cannot_be_had_is_set_aside_and_retried_later(
     assert "24 images" in output
 
 
-def test_a_server_that_drips_does_not_outlast_the_deadline(web) -> None:
+@pytest.mark.parametrize("fault", ["drip", "drip head"])
+def test_a_server_that_drips_does_not_outlast_the_deadline(web, fault: str) -> None:
     path = f"train/{ID}.jpg"
-    web.files, web.faults = {path: bytes(200)}, {path: ["drip"]}  # each byte is in time
+    web.files, web.faults = {path: bytes(200)}, {path: [fault]}  # each byte is in time
     source = RemoteSource.open(web.url, RetryPolicy(tries=1, timeout=0.2))
     began = time.monotonic()
     with pytest.raises(BadImage, match=r"slower than 0\.8 s"):
