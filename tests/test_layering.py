@@ -79,11 +79,11 @@ HEAVY = {
         "pipeline/inference/pyfunc.py",  # MLflow itself executes it to serve a model
     },
     "ray": {
-        *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "checkpoints")),
+        *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "checkpoints", "fence")),
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "ray.train": {
-        "pipeline/cluster/checkpoints.py",
+        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "fence")),
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "nvidia.dali": {"pipeline/data/dali.py"},
