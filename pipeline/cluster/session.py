@@ -133,23 +133,20 @@ def _init(wanted: str, **options: Any) -> None:
             raise _not_joined(wanted, reason)
         if not is_last:
             log.info(f"Ray did not start ({reason}); trying once more", "WARNING")
+    logs = "Ray's own logs are in /tmp/ray/session_latest/logs"
     raise InputError(
         f"Ray did not start on this machine: {reason}",
-        fix="repeat the command when the machine is less busy; Ray's own logs are in "
-        "/tmp/ray/session_latest/logs",
+        fix=f"repeat the command when the machine is less busy; {logs}",
     )
 
 
 def _not_joined(address: str, reason: str) -> InputError:
+    here = "set it to local to start Ray on this machine"
     if address == "auto":
-        return InputError(
-            "RAY_ADDRESS is auto, and this machine belongs to no Ray cluster",
-            fix="run the command on a node of one, or set RAY_ADDRESS to local to start Ray here",
-        )
-    return InputError(
-        f"the Ray cluster at {address} cannot be joined: {reason}",
-        fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
-    )
+        problem = "RAY_ADDRESS is auto, and this machine belongs to no Ray cluster"
+        return InputError(problem, fix=f"run the command on a node of one, or {here}")
+    problem = f"the Ray cluster at {address} cannot be joined: {reason}"
+    return InputError(problem, fix=f"correct RAY_ADDRESS, or {here}")
 
 
 def connect_while(work: Callable[[], object]) -> None:
