@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.audit.candidates import Candidates
 from sharding.classes import ClassTable
 from sharding.image_ids import format_image_ids
@@ -101,7 +103,9 @@ def fiftyone(chosen: Candidates, classes: ClassTable) -> dict[str, Any]:
 def _rows(chosen: Candidates, classes: ClassTable) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each candidate's image id, and what there is to say of it."""
     for n, image_id in enumerate(format_image_ids(chosen.image_ids_N)):
-        k = int(chosen.classes_N[n])
+        k, machine = int(chosen.classes_N[n]), {}
+        if chosen.confidences_N is not None and not np.isnan(chosen.confidences_N[n]):
+            machine["machine_confidence"] = round(float(chosen.confidences_N[n]), 6)
         yield (
             image_id,
             {
@@ -110,6 +114,7 @@ def _rows(chosen: Candidates, classes: ClassTable) -> Iterator[tuple[str, dict[s
                 "probability": round(float(chosen.probabilities_N[n]), 6),
                 "loss": round(float(chosen.losses_N[n]), 6),
                 "decision": str(chosen.decisions_N[n]),
+                **machine,
             },
         )
 

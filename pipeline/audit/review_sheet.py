@@ -88,6 +88,7 @@ def _rows(
                     f"{_percent(chosen.probabilities_N[n])}, {chosen.decisions_N[n]} "
                     f"({chosen.method}, epoch {chosen.epoch})",
                 ),
+                *_machine_facts(chosen, n),
                 *_observed_facts(observed, chosen.image_ids_N[n : n + 1], classes),
                 ("image", image_id),
                 *([("by", credits[image_id])] if image_id in credits else []),
@@ -135,6 +136,14 @@ def _maps(
         raw, (caption, layer) = cam_figures.captioned_layers(*maps, cams.alpha)
         probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
         yield [raw, (f"{caption}, probability {probability}", layer)]
+
+
+def _machine_facts(chosen: Candidates, n: int) -> list[tuple[str, str]]:
+    """Say what the machine thought of a candidate, where one was asked."""
+    if chosen.confidences_N is None:
+        return []
+    confidence = float(chosen.confidences_N[n])
+    return [("machine", "silent" if math.isnan(confidence) else f"confidence {confidence:.2f}")]
 
 
 def _percent(probability: float) -> str:

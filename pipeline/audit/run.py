@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.audit import candidates, judge, label_tools
 from pipeline.audit.candidates import Candidates
 from pipeline.config.commands import AuditConfig
-from pipeline.data.labels import labels_of
+from pipeline.data.labels import confidences_of, labels_of
 from pipeline.data.staging import Cache, open_dataset
 from sharding.errors import InputError, command
 from sharding.image_ids import format_image_ids
@@ -57,7 +57,7 @@ class _Inputs:
         trained_on, cache = _dataset_of(run)
         location = config.dataset or trained_on
         pictures = (config.sheet or bool(config.tools)) and not config.corrections
-        dataset = open_dataset(location, cache, tars=pictures)
+        dataset = open_dataset(location, cache, tars=pictures, confidences=config.confidences)
         checkpoint = config.checkpoint or run
         return cls(run=run, location=location, dataset=dataset, checkpoint=checkpoint)
 
@@ -93,7 +93,7 @@ def run(
         if config.log:
             _log(inputs.run, verdicts)
         report += [judge.table(verdicts, missing), ""]
-    chosen = candidates.of_epoch(epochs, config.epoch).select(
+    chosen = _ranked(candidates.of_epoch(epochs, config.epoch), inputs.dataset, config).select(
         top=config.top,
         min_probability=config.min_probability,
         min_loss=config.min_loss,
@@ -118,6 +118,26 @@ def run(
         for path in label_tools.write(output, config.tools, chosen, classes, images):
             report.append(f"written     {path}")
     return "\n".join(report)
+
+
+def _ranked(found: Candidates, dataset: Dataset, config: AuditConfig) -> Candidates:
+    """Add the confidences that are asked for, and order the candidates.
+
+    Raises:
+        InputError: they are to be ordered by confidences, and there are none.
+    """
+    if config.confidences is not None:
+        labels = labels_of(dataset, SPLIT, found.labels)
+        table, _ = confidences_of(dataset, SPLIT, config.confidences, labels)
+        found = found.with_confidences(table)
+    if config.rank == "loss":
+        return found
+    if found.confidences_N is None:
+        raise InputError(
+            "the run was trained without a machine to disagree with",
+            fix="pass --confidences VERSION, which reshard --confidences TABLE writes",
+        )
+    return found.by_disagreement()
 
 
 def _dataset_of(run: str) -> tuple[str, Cache]:

@@ -20,6 +20,7 @@ Rule = Literal["boostlu", "imcl", "csl"]
 """Which classes count in a mean; `pipeline.evaluation.metrics.RULES` says how."""
 ExportFormat = Literal["safetensors", "pt2", "onnx"]
 LabelTool = Literal["label-studio", "fiftyone"]
+Ranking = Literal["loss", "disagreement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +144,12 @@ class AuditConfig:
     """Dataset that has the images; default: the one that was trained on."""
     epoch: int | None = None
     """Whose candidates; default: the last one's."""
+    rank: Ranking = "loss"
+    """What comes first: the largest loss, or the largest disagreement of network and machine."""
+    confidences: str | None = None
+    """Version of machine confidences to show; default: the one trained with, if any."""
     top: int = 100
-    """Most candidates exported, largest loss first; a sheet of 2000 has at most 15 MB."""
+    """Most candidates exported, the first of them; a sheet of 2000 has at most 15 MB."""
     min_probability: float = 0.0
     """Least probability of a candidate that is exported."""
     min_loss: float = 0.0

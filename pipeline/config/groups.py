@@ -50,7 +50,10 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "job": ("images_per_part", "batch_size", "workers", "wait_for_workers"),
     },
     "AuditConfig": {
-        "candidate": ("epoch", "top", "min_probability", "min_loss", "decisions", "corrections"),
+        "candidate": (
+            *("epoch", "rank", "confidences", "top", "min_probability", "min_loss", "decisions"),
+            "corrections",
+        ),
         "judgement": ("truth", "log"),
     },
 }
