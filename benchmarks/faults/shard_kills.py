@@ -2,7 +2,7 @@
 
 One undisturbed job, then one per kill: alternately its driver dies, and the command is repeated,
 or one of its workers, and Ray starts another. Moments are uniform from the first file of a shard
-to the end of the undisturbed job. Files are compared by name and SHA-256.
+to the manifest of the undisturbed job. Files are compared by name and SHA-256.
 
     python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20
     python -m benchmarks.faults.shard_kills --dump demo/dump --kills 20 --alone
@@ -73,6 +73,12 @@ def until_it_writes(process: subprocess.Popen[bytes], dataset: Path) -> float:
     return time.monotonic()
 
 
+def until_it_is_whole(process: subprocess.Popen[bytes], dataset: Path) -> float:
+    """Wait for the manifest; return the time."""
+    wait_until((dataset / "dataset.json").is_file, process)
+    return time.monotonic()
+
+
 def hashes(dataset: Path) -> dict[str, str]:
     """Hash every file, by path."""
     files = sorted(path for path in dataset.rglob("*") if path.is_file())
@@ -122,9 +128,10 @@ def main(options: Options) -> None:
     undisturbed = options.output / f"undisturbed-{options.seed}"
     process = start(options, undisturbed)
     begun = until_it_writes(process, undisturbed)
+    seconds = until_it_is_whole(process, undisturbed) - begun
     if process.wait():
         raise SystemExit("the undisturbed job failed: see its log")
-    seconds, expected = time.monotonic() - begun, hashes(undisturbed)
+    expected = hashes(undisturbed)
     print("| killed | after s | finished then | exit statuses | same bytes |")
     print("|---|---:|---|---:|---|", flush=True)
     for number in range(options.kills):
