@@ -151,7 +151,7 @@ def map_parts(
 def _cause_of_death(error: Exception) -> str:
     """Say why an actor died, without Ray's ids and advice."""
     text = " ".join(str(error).split())
-    if "low on memory" in text or "OOM" in text:
+    if "low on memory" in text:  # Ray names the OOM killer after any death
         return "out of memory"
     detail = re.search(r"exit detail: ([^.]+)", text)
     return detail[1] if detail else first_line(error)
