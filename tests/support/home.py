@@ -12,20 +12,25 @@ SCRIPTS = sorted((Path(__file__).parents[2] / "jobs").glob("*.py"))
 
 
 class Home:
-    """An empty HOME with nothing but copies of the job scripts, and what the jobs write there."""
+    """An empty HOME with nothing but copies of the job scripts, and what the jobs write there.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    Args:
+        directory: the HOME.
+        address: of the Ray cluster that the jobs join.
+    """
+
+    def __init__(self, directory: Path, address: str = "local") -> None:
+        self.directory, self._address = directory, address
         for script in SCRIPTS:
             shutil.copy(script, directory)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment of a job: nothing of the test's own, no running Ray cluster, no GPU."""
+        """Environment of a job: nothing of the test's own, no other Ray cluster, no GPU."""
         return {
             "HOME": str(self.directory),
             "PATH": os.environ["PATH"],
-            "RAY_ADDRESS": "local",
+            "RAY_ADDRESS": self._address,
             "CUDA_VISIBLE_DEVICES": "",
             "OMP_NUM_THREADS": "1",
         }
