@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,6 +22,12 @@ MOST_ATTEMPTS = 3
 """Workers that may die of one item before it is set aside."""
 _MOST_LOST = 3
 """Items, of which the first ones may be lost before all are taken to be."""
+
+
+class RayDied(InputError):
+    """Processes of Ray died more often than it starts them again, or Ray itself did."""
+
+    exit_code = os.EX_TEMPFAIL
 
 
 def task_map(
@@ -58,6 +66,9 @@ def run_tasks(
     so that the object store holds no more results than that; an autoscaler that starts nodes for
     those that wait raises the default. A task whose worker or host dies is
     run again up to three times; an exception of ``function`` is raised here.
+
+    Raises:
+        RayDied: Ray itself is gone, or a task's worker died each time.
     """
     import ray
 
@@ -72,9 +83,36 @@ def run_tasks(
                 running.append(remote.remote(function, waiting.pop()))
             done, running = ray.wait(running, num_returns=1)
             for reference in done:
-                result = ray.get(reference)
+                with _deaths_of_ray():
+                    result = ray.get(reference)
                 progress.advance()
                 yield result
+
+
+@contextlib.contextmanager
+def _deaths_of_ray() -> Iterator[None]:
+    """Turn the exceptions of dead workers, hosts and Ray itself into `RayDied`."""
+    import ray
+
+    try:
+        yield
+    except Exception as error:
+        deaths = (
+            ray.exceptions.LocalRayletDiedError,
+            ray.exceptions.NodeDiedError,
+            ray.exceptions.ObjectLostError,
+            ray.exceptions.OutOfMemoryError,
+            ray.exceptions.RaySystemError,
+            ray.exceptions.RpcError,
+            ray.exceptions.WorkerCrashedError,
+        )
+        if not isinstance(error, deaths):
+            raise
+        raise RayDied(
+            f"Ray ended the work: {_cause_of_death(error)}",
+            fix="repeat the command, what is finished is kept; if it comes again, see Ray's logs "
+            "in /tmp/ray/session_latest/logs, or give it fewer --workers",
+        ) from None
 
 
 def _call(function: Callable[[Item], Result], item: Item) -> Result:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from pipeline.cluster import tasks
 
@@ -27,10 +29,14 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         handle = SimpleNamespace(remote=lambda *arguments: function(*arguments))
         return SimpleNamespace(options=lambda **options: handle)
 
-    ray = SimpleNamespace(
-        cluster_resources=lambda: {"CPU": next(cpus)}, wait=wait, get=lambda x: x, remote=remote
+    fake = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": next(cpus)},
+        wait=wait,
+        get=lambda x: x,
+        remote=remote,
+        exceptions=ray.exceptions,
     )
-    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray", fake)
     return in_flight
 
 
@@ -42,3 +48,19 @@ def test_more_tasks_wait_when_nodes_have_joined(growing: list[int]) -> None:
 def test_a_bound_of_the_caller_stays(growing: list[int]) -> None:
     list(tasks.run_tasks(str, range(4), max_in_flight=1))
     assert max(growing) == 1
+
+
+@pytest.mark.parametrize(
+    "death", [ray.exceptions.LocalRayletDiedError(), ray.exceptions.WorkerCrashedError()]
+)
+def test_a_death_of_ray_is_one_line_that_says_repeat(
+    death: Exception, growing: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(_: object) -> None:
+        raise death
+
+    monkeypatch.setattr(sys.modules["ray"], "get", get)
+    with pytest.raises(tasks.RayDied, match=r"^Ray ended the work: .*repeat the command") as error:
+        list(tasks.run_tasks(str, range(2)))
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == os.EX_TEMPFAIL
