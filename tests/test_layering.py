@@ -41,6 +41,7 @@ LAYERS = (
     {"pipeline.inference"},
     {"pipeline.audit", "pipeline.evaluation"},
     {"pipeline.training"},
+    {"pipeline.study"},
     {"pipeline.cli"},
     {"pipeline", "pipeline.__main__"},  # its lazy `load`
 )
@@ -79,7 +80,8 @@ HEAVY = {
         "pipeline/inference/pyfunc.py",  # MLflow itself executes it to serve a model
     },
     "ray": {
-        *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "checkpoints", "fence")),
+        *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "trials", "fence")),
+        "pipeline/cluster/checkpoints.py",
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "ray.train": {

@@ -21,6 +21,7 @@ from sharding.commands.options import (
 from sharding.errors import command
 from sharding.importers.options import ImportOptions
 from sharding.log import count
+from sharding.progress import say
 from sharding.synthetic.options import DumpOptions
 
 _COLUMNS, _INDENT = 80, 15  # the width of a row's name in `sharding.commands.summary`
@@ -133,6 +134,23 @@ def run_reshard(arguments: Sequence[str], program: str | None) -> None:
         else:
             summary = reshard(local, parallel, workspace)
     _show(summary)
+
+
+def draw_single_positive(dataset: str, base: str, draw: int, name: str) -> None:
+    """Make the label version of one positive per training image, for a study.
+
+    Raises:
+        InputError: as of `reshard`.
+    """
+    from pipeline.cluster.tasks import task_map
+    from sharding.commands.reshard import reshard
+    from sharding.commands.workspace import open_workspace
+
+    options = ReshardOptions(dataset=dataset, single_positive=True, draw=draw, base=base, name=name)
+    with open_workspace(dataset, options.fetch, options.scratch) as workspace:
+        local = dataclasses.replace(options, dataset=str(workspace.directory))
+        reshard(local, task_map("writing shards", None), workspace)
+    say(f"labels {name}: one positive per training image of {base}")
 
 
 def run_view(arguments: Sequence[str], program: str | None) -> None:

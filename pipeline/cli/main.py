@@ -21,6 +21,7 @@ _JOBS = {
     "verify": (_DATASETS, "check a dataset, mend it"),
     "train": (_MODELS, "train a CAM + BoostLU network, or resume"),
     "evaluate": (_MODELS, "compute a checkpoint's mAP per class group"),
+    "study": (_MODELS, "compare methods over seeds, with intervals"),
     "predict": (_MODELS, "label a dataset, a folder or a list of URLs"),
     "export": (_MODELS, "write safetensors, torch.export and ONNX"),
     "candidates": (_MODELS, "list the labels that are likely missing, to review"),

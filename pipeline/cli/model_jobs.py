@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pipeline.config.commands import (
     PredictConfig,
 )
 from pipeline.config.presets import TrainCommand
+from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
 from sharding.errors import command as shell_command
 from sharding.errors import python_command
@@ -130,6 +132,34 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         places = ("--checkpoint", config.checkpoint, *scored, "--output", "predictions")
         following = shell_command("predict", *places)
     write(f"next        {following}")
+
+
+def run_study(arguments: Sequence[str], program: str | None) -> None:
+    """Compare methods over seeds, with intervals; repeat the command to continue.
+
+    $ openimages-boostlu study --dataset DIR --output DIR --rows an ll-r ll-r@1/1
+    $ openimages-boostlu study --dataset DIR --output DIR --preset coco --seeds 5
+    """
+    config = parse(StudyConfig, arguments, program, run_study)
+    from pipeline.study import render, run
+    from pipeline.tracking import client
+
+    config, planned = run.prepare(config)
+    if config.dry_run:
+        write(run.describe(config, planned))
+        again = (argument for argument in arguments if argument != "--dry-run")
+        write(f"next      {shell_command('study', *again)}")
+        return
+    for name, draw in run.missing_draws(config, planned):
+        from pipeline.cli import dataset_jobs
+
+        dataset_jobs.draw_single_positive(config.dataset, planned.labels, draw, name)
+    table = run.run(config, planned)
+    write(render.terminal(table))
+    write(f"tables    {run.page_of(config)}, and .tex, .csv, .png beside it")
+    write(f"MLflow    {client.browse_command()}")
+    if any(lost.status == "failed" for lost in table.lost):  # which a repetition may mend
+        sys.exit(os.EX_TEMPFAIL)
 
 
 def run_predict(arguments: Sequence[str], program: str | None) -> None:

@@ -87,3 +87,24 @@ def _too_many(nodes: Sequence[Node], problem: str, fix: str) -> InputError:
         f"{problem} on the nodes that have joined ({offers or 'none'})",
         fix=f"{fix}, or wait until all nodes have joined (`ray status`)",
     )
+
+
+def side_by_side(
+    nodes: Sequence[Node], jobs: int | None, workers: int, cpus_per_worker: int | None
+) -> tuple[int, int]:
+    """Choose (jobs at a time, CPUs per worker), for jobs of so many workers each.
+
+    Args:
+        nodes: of the cluster.
+        jobs: most at a time; None for as many as fit.
+        workers: of each job.
+        cpus_per_worker: None for an even share.
+
+    Raises:
+        InputError: not even one job fits.
+    """
+    fitting = capacity(nodes, cpus_per_worker or 1) // workers
+    if not fitting:
+        raise _too_many(nodes, f"no room for {count(workers, 'worker')}", "lower --workers")
+    jobs = min(jobs or fitting, fitting)
+    return jobs, cpus_per_worker or share(nodes, jobs * workers)

@@ -71,8 +71,15 @@ def run_tasks(
         RayDied: Ray itself is gone, or a task's worker died each time.
     """
     import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    remote = ray.remote(_call).options(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=3)
+    remote = ray.remote(_call).options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_retries=3,
+        # Not in that of a trial (`pipeline.cluster.trials`), which has room for the trial alone.
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+    )
     waiting = list(reversed(items))
     running: list[Any] = []
     with Progress(len(items), label, unit="task") as progress:

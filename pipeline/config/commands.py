@@ -51,6 +51,8 @@ class EvaluateConfig:
     """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
     attribution: int = 200
     """Images whose maps' scores are counted (the paper's analysis figure); 0 leaves it out."""
+    alpha_infer: float | None = None
+    """BoostLU slope to score with; default: the checkpoint's."""
     beam: int = 0
     """Of a cnn-rnn run: label sequences kept per image (2 is usual); 0 scores the image alone."""
     boxes: str | None = None
@@ -64,12 +66,16 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown("rule", self.rule, Rule)
-        refuse_outside(self, {"precision": "(0, 1]"})
+        refuse_outside(self, {"precision": "(0, 1]", "alpha_infer": "[1, inf)"})
         if self.thresholds and (self.split != "validation" or self.beam):
             raise InputError(
                 f"thresholds are chosen on the validation split, not on {self.split}"
                 + (" with a beam" if self.beam else ""),
                 fix="pass --split validation and no --beam; the test split then says how they do",
+            )
+        if self.thresholds and self.alpha_infer is not None:
+            raise InputError(
+                "thresholds are of the checkpoint's own slope", fix="leave out --alpha-infer"
             )
         if self.precision is not None and not self.thresholds:
             raise InputError("--precision is for --thresholds", fix="pass both")

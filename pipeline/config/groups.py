@@ -40,7 +40,7 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         ),
     },
     "EvaluateConfig": {
-        "report": ("rule", "intervals", "against", "attribution", "beam", "boxes"),
+        "report": ("rule", "intervals", "against", "attribution", "alpha_infer", "beam", "boxes"),
         "job": ("batch_size", "workers", "wait_for_workers", "experiment", "register"),
         "operation": ("thresholds", "precision"),
     },

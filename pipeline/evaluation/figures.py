@@ -27,7 +27,7 @@ from sharding.classes import NUM_GROUPS
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
 # Without BoostLU grey, with it blue; further runs take the other colours.
 _BARS = ("#9AA3AB", _BLUE, _ORANGE, _GREEN, _PURPLE)
-_RUNS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY)
+RUN_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY)
 _BINS = 10
 # Middles of a thousand equal slices of recall: their mean is the area under the step curve.
 LEVELS_L = (np.arange(1000) + 0.5) / 1000
@@ -114,7 +114,7 @@ def attribution_histogram(runs: Mapping[str, Attributions]) -> Figure:
     for i, (name, scores) in enumerate(runs.items()):
         mean = f", mean {scores.mean_above_zero:.2f}" if scores.above_zero > 0 else ""
         label = f"{plain(name)}: {100 * scores.above_zero:.0f}% above zero{mean}"
-        colour = _RUNS[i % len(_RUNS)]
+        colour = RUN_COLOURS[i % len(RUN_COLOURS)]
         axes.stairs(scores.density_H, EDGES, color=colour, alpha=0.22, fill=True)
         axes.stairs(scores.density_H, EDGES, color=colour, linewidth=2.2, label=label)
     filled = np.flatnonzero(sum(scores.counts_H for scores in runs.values()))

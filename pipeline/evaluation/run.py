@@ -78,12 +78,12 @@ class Subject:
         dataset = open_dataset(config.dataset, tars=False)
         meta.check_classes(dataset.classes, directory)
         beam.check(meta, directory, config.beam)
-        if config.boxes:
+        if config.boxes or (config.alpha_infer or 1) > 1:
             meta.check_maps(directory)
         points = None
         if config.thresholds:
             _check_place(directory)
-        elif not config.beam:
+        elif not config.beam and config.alpha_infer in (None, meta.train_config.model.alpha_infer):
             points = operating_points.read(directory, meta.classes_sha256)
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
@@ -250,6 +250,8 @@ def evaluate_part(
     dataset = open_dataset(config.dataset)
     model, meta = load_model(directory)
     model = model.to(device)
+    if config.alpha_infer is not None:
+        model.head.alpha_infer = config.alpha_infer
 
     def images(batch_size: int) -> LabelledSplit:
         size = meta.train_config.data.image_size

@@ -64,7 +64,7 @@ def open_run(
         tags: flat tags; a run that is continued gets them again.
         config: logged as `config.json`.
         inputs: label tables read.
-        parent: run id of the parent run, for evaluations.
+        parent: run id of the parent run, of evaluations and of the runs of a study.
 
     Returns:
         The run id.
@@ -102,6 +102,24 @@ def open_run(
 def close_run(run_id: str, status: str) -> None:
     """Mark a run FINISHED, FAILED or KILLED; never raises."""
     attempt(lambda: mlflow_client().set_terminated(run_id, status))
+
+
+def close_abandoned(experiment: str, key: str, status: str) -> None:
+    """Mark the run of a training whose process is gone; never raises.
+
+    Args:
+        experiment, key: as of `open_run`.
+        status: FINISHED, FAILED or KILLED.
+    """
+
+    def close() -> None:
+        client = mlflow_client()
+        found = client.get_experiment_by_name(experiment)
+        run_id = found and _find(client, str(found.experiment_id), redact(key))
+        if run_id:
+            client.set_terminated(run_id, status)
+
+    attempt(close)
 
 
 def knows(run_id: str) -> bool:

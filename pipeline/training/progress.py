@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the driver, which imports this, starts Ray before torch
 _NOTEWORTHY_SKEW = 1.2
 _LOOK_SECONDS = 0.5
 _NONE: Mapping[str, float] = {}
+OnEpoch = Callable[[int, Mapping[str, float]], object]
 MAP, MAP_OFF = "val/mAP/all", "val_no_boost/mAP/all"
 
 
@@ -164,10 +165,13 @@ class EpochLines:
     Args:
         epochs: of the whole run.
         best: validation mAP that checkpoints of the run have already.
+        on_epoch: called with an epoch's number and values after its line.
     """
 
-    def __init__(self, epochs: int, best: float = math.nan) -> None:
-        self._epochs, self._best = epochs, best
+    def __init__(
+        self, epochs: int, best: float = math.nan, on_epoch: OnEpoch = lambda *_: None
+    ) -> None:
+        self._epochs, self._best, self._on_epoch = epochs, best, on_epoch
         self._printed: set[int] = set()
         self._began = self._last = time.monotonic()
 
@@ -189,6 +193,7 @@ class EpochLines:
                 before()
                 self._printed.add(number)
                 self._print(number, epochs[number])
+                self._on_epoch(number, epochs[number])
 
     def _print(self, number: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()

@@ -21,7 +21,7 @@ from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare
 from pipeline.training.failures import TrainingHeld, TrainingInterrupted
 from pipeline.training.prepare import Checked, Prepared
-from pipeline.training.progress import MAP, EpochLines, shown
+from pipeline.training.progress import MAP, EpochLines, OnEpoch, shown
 from sharding.errors import InputError
 from sharding.layout import SPLITS
 from sharding.log import count, info
@@ -62,12 +62,19 @@ def _one_at_a_time() -> Iterator[None]:
 
 
 @_one_at_a_time()
-def train(config: TrainConfig, preset: str = "") -> TrainResult:
+def train(
+    config: TrainConfig,
+    preset: str = "",
+    parent: str = "",
+    on_epoch: OnEpoch = lambda *_: None,
+) -> TrainResult:
     """Train, or continue the run of the same name; Ray is joined, or started, if it is not yet.
 
     Args:
         config: the run.
         preset: name of what it began from, for MLflow.
+        parent: id of the MLflow run that a new run becomes a child of.
+        on_epoch: called in another thread with number and values of each epoch that is scored.
 
     Raises:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
@@ -76,11 +83,11 @@ def train(config: TrainConfig, preset: str = "") -> TrainResult:
     checked = prepare.check(config)
     if (finished := _finished(checked)) is not None:
         return finished
-    run = prepare.prepare(checked, preset, meanwhile=client.load)
+    run = prepare.prepare(checked, preset, parent, meanwhile=client.load)
     session.check_shared(run.config.storage)
     with lease.hold(run.directory) as held:
         resumed = prepare.claim(run.directory, run.config, run.dataset.digest)
-        return _train(dataclasses.replace(run, resumed=resumed), held)
+        return _train(dataclasses.replace(run, resumed=resumed), held, on_epoch)
 
 
 def _finished(run: Checked) -> TrainResult | None:
@@ -123,7 +130,7 @@ def _result(
     )
 
 
-def _train(run: Prepared, held: lease.Lease) -> TrainResult:
+def _train(run: Prepared, held: lease.Lease, on_epoch: OnEpoch) -> TrainResult:
     with tracked_run(run, held) as (run_id, run_log):
         info(prepare.describe(run))
         say("starting the workers")
@@ -132,7 +139,7 @@ def _train(run: Prepared, held: lease.Lease) -> TrainResult:
         trainer._register_sigint_handler = lambda controller: None
         scores = checkpoints.metrics_of(run.directory) if run.resumed else {}
         before = max((each[MAP] for each in scores.values() if MAP in each), default=math.nan)
-        lines = EpochLines(run.config.epochs, before)
+        lines = EpochLines(run.config.epochs, before, on_epoch)
         with shown(run_log, lines), preemption.on_sigterm(run_log.request_stop):
             result = _fit(trainer, run, held)
         with contextlib.suppress(OSError, InputError):  # the run is done all the same

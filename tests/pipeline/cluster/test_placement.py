@@ -14,6 +14,7 @@ from pipeline.cluster.placement import (
     place,
     share,
     shares,
+    side_by_side,
 )
 from sharding.errors import InputError
 
@@ -79,3 +80,14 @@ def test_the_usual_number_fits_wherever_there_is_a_cpu(nodes: list[Node]) -> Non
 def test_a_cluster_in_words() -> None:
     assert describe([Node(2, 0)]) == "1 node, 2 CPUs, no GPU"
     assert describe([Node(8, 1), Node(8, 0)]) == "2 nodes, 16 CPUs, 1 GPU"
+
+
+def test_jobs_side_by_side_share_the_nodes() -> None:
+    nodes = [Node(8, 0), Node(8, 0)]
+    assert side_by_side(nodes, None, 1, None) == (16, 1)
+    assert side_by_side(nodes, 4, 1, None) == (4, 4)
+    assert side_by_side(nodes, 3, 2, None) == (3, 2)
+    assert side_by_side(nodes, 3, 2, 4) == (2, 4), "no more than have room"
+    assert side_by_side([Node(48, 4)], None, 2, None) == (2, 12), "a GPU for each worker"
+    with pytest.raises(InputError, match="no room for 3 workers"):
+        side_by_side([Node(2, 0)], None, 3, None)

@@ -122,6 +122,17 @@ def test_a_checkpoint_in_mlflow_is_resolved_once(recorded: Recorded, uri: str) -
     assert evaluation.scores.to_parquet() == recorded.evaluation.scores.to_parquet()
 
 
+def test_another_slope_scores_the_same_weights(
+    recorded: Recorded, squares: Path, tmp_path: Path
+) -> None:
+    own = write_checkpoint(tmp_path / "checkpoint", squares, alpha_infer=3.0)
+    expected = evaluate(recorded.changed(checkpoint=str(own)))
+    found = evaluate(recorded.changed(alpha_infer=3.0))
+    assert found.scores.to_parquet() == expected.scores.to_parquet()
+    assert found.scores.to_parquet() != recorded.evaluation.scores.to_parquet()
+    assert run_of(record.record(found)).info.run_name == "test first epoch 1 alpha 3"
+
+
 def test_what_is_stored_is_what_is_told(recorded: Recorded, tmp_path: Path) -> None:
     config = recorded.changed(against=recorded.run_id, intervals=5)
     evaluation = evaluate(config)

@@ -1,0 +1,1 @@
+"""Compare methods over seeds: plan runs, train them side by side, tabulate what came out."""

@@ -1,0 +1,142 @@
+"""Train and score one run of a study, within a trial of Ray Tune."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.commands import EvaluateConfig
+from pipeline.study import results
+from pipeline.study.plan import LOGS, PlannedRun
+from pipeline.study.results import OFF, Record, Status
+from sharding.errors import InputError
+from sharding.layout import Split
+from sharding.log import first_line, info
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all runs of a study share.
+
+    Attributes:
+        study: its directory.
+        split, labels: to score.
+        parent: MLflow run of the study.
+        workers: tasks that a scoring is spread over.
+        environment: variables that MLflow reads, of the shell that started the study.
+        preset: that the runs began from, for MLflow.
+    """
+
+    study: str
+    split: Split
+    labels: str
+    parent: str
+    workers: int
+    environment: Mapping[str, str]
+    preset: str = ""
+
+    def enter(self) -> None:
+        """Let this process, one of Ray's, find MLflow where the study's does."""
+        os.environ.update(self.environment)
+
+
+def execute(run: PlannedRun, setting: Setting) -> Record:
+    """Train a run, or go on with it, and score its best checkpoint; write and return the record.
+
+    Whatever ends the run is written down; only the end of this process is raised.
+    """
+    begun = time.monotonic()
+    setting.enter()
+    status: Status = "finished"
+    reason, known = "", dict[str, Any]()
+    with logged(setting.study, run.name):
+        try:
+            known = _train_and_score(run, setting)
+        except Exception as error:
+            status, reason = ending_of(error)
+    record = Record(
+        status=status,
+        config=run.config.to_dict(),
+        split=setting.split,
+        labels=setting.labels,
+        reason=reason,
+        seconds=time.monotonic() - begun,
+        **known,
+    )
+    results.write(setting.study, run, record)
+    return record
+
+
+def _train_and_score(run: PlannedRun, setting: Setting) -> dict[str, Any]:
+    from pipeline.training.train import train
+
+    result = train(run.config, setting.preset, parent=setting.parent)
+    return {
+        "scores": _score(result.best, run, setting),
+        "epoch": round(result.best_metrics.get("epoch", 0)),
+        "mlflow_run_id": result.mlflow_run_id,
+    }
+
+
+def _score(
+    checkpoint: str, run: PlannedRun, setting: Setting
+) -> Mapping[float, Mapping[str, float]]:
+    """Compute the means of the checkpoint at every slope, and record them in MLflow."""
+    from pipeline.evaluation import record
+    from pipeline.evaluation.run import evaluate
+    from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
+
+    scores = {}
+    for slope in run.slopes or (None,):
+        evaluation = evaluate(
+            EvaluateConfig(
+                checkpoint=checkpoint,
+                dataset=run.config.dataset,
+                split=setting.split,
+                labels=setting.labels,
+                workers=setting.workers,
+                attribution=0,
+                alpha_infer=slope,
+            )
+        )
+        summaries = evaluation.report.summaries
+        scores[OFF] = summaries[BOOST_OFF].means()
+        if slope is not None:
+            scores[slope] = summaries[BOOST_ON].means()
+        try:
+            record.record(evaluation)
+        except (record.NotRecorded, InputError) as error:  # the scores are there all the same
+            info(str(error), "WARNING")
+    return scores
+
+
+def ending_of(error: Exception) -> tuple[Status, str]:
+    """Say how a run ended that has no scores, and why; the traceback goes to its log."""
+    traceback.print_exc()
+    from pipeline.training.failures import TrainingStopped
+
+    cause = getattr(error, "cause", error)
+    if isinstance(error, TrainingStopped):
+        return "diverged", str(error)
+    return "failed", str(cause) if isinstance(cause, InputError) else first_line(error)
+
+
+@contextlib.contextmanager
+def logged(study: str, run: str) -> Iterator[None]:
+    """Add what the block prints to a file of the study's logs, unless that is in a bucket."""
+    if "://" in study:
+        yield
+        return
+    path = Path(study, LOGS, f"{run}.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+        sys.stderr.flush()

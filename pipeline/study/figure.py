@@ -1,0 +1,43 @@
+"""Draw a study: every row's mAP over all classes with its interval, and the runs behind it."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure
+
+from pipeline.evaluation.figures import RUN_COLOURS
+from pipeline.inference.cam_figures import FAINT, INK, new_figure, plain
+from pipeline.study.table import StudyTable
+
+_OFF = "#9AA3AB"
+
+
+def intervals(table: StudyTable) -> Figure:
+    """Draw a row of the table per line: mean, interval and single runs; grey without BoostLU."""
+    figure = new_figure(9.6, 1.6 + 0.42 * len(table.own))
+    axes = figure.add_subplot()
+    for place, (own, off) in enumerate(zip(table.own, table.off, strict=True)):
+        layers = [(own, RUN_COLOURS[0], 0.0)]
+        if own.row.label in table.gains:
+            layers = [(off, _OFF, 0.14), (own, RUN_COLOURS[0], -0.14)]
+        for line, colour, shift in layers:
+            mean = line.means["all"]
+            if math.isnan(mean.mean):
+                continue
+            axes.plot(
+                [100 * value for value in line.values],
+                [place + shift] * len(line.values),
+                "|",
+                color=colour,
+                markersize=9,
+            )
+            if not math.isnan(mean.low):
+                ends = [100 * mean.low, 100 * mean.high]
+                axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
+            axes.plot(100 * mean.mean, place + shift, "o", color=colour, markersize=7)
+    axes.set_yticks(range(len(table.own)), [plain(line.row.label) for line in table.own])
+    axes.invert_yaxis()
+    axes.set_xlabel("mAP (%), mean with its 95 % interval over runs", fontsize=12, color=INK)
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    return figure

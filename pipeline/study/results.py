@@ -1,0 +1,110 @@
+"""Keep what came out of a study's runs: a file for each, written last, that says a run is done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline import storage
+from pipeline.config.train import TrainConfig, differences
+from pipeline.study.plan import RESULTS, PlannedRun
+from sharding.errors import InputError
+
+Status = Literal["finished", "failed", "diverged"]
+OFF = 1.0
+"""Slope of inference without BoostLU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What came out of one run.
+
+    Attributes:
+        status: finished, with scores; diverged, which training again would not change; or failed.
+        config: of the training, nested, as of `TrainConfig.to_dict`.
+        split, labels: that the scores are of.
+        scores: by slope of inference, means as of `pipeline.evaluation.metrics.Summary.means`.
+        reason: why the run has no scores.
+        epoch: of the checkpoint that was scored.
+        seconds: of training and scoring in the last command.
+        mlflow_run_id: of the training.
+    """
+
+    status: Status
+    config: Mapping[str, Any]
+    split: str
+    labels: str
+    scores: Mapping[float, Mapping[str, float]] = field(default_factory=dict)
+    reason: str = ""
+    epoch: int = 0
+    seconds: float = 0.0
+    mlflow_run_id: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values for JSON; the inverse of `from_dict`."""
+        scores = {f"{slope:g}": dict(means) for slope, means in self.scores.items()}
+        return {**dataclasses.asdict(self), "scores": scores}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Record:
+        """Rebuild a record that was stored."""
+        scores = {float(slope): means for slope, means in raw["scores"].items()}
+        return cls(**{**raw, "scores": scores})
+
+
+def path_of(study: str, run: str) -> str:
+    """Name the file of a run's record."""
+    return storage.join(study, RESULTS, f"{run}.json")
+
+
+def write(study: str, run: PlannedRun, record: Record) -> None:
+    """Write a run's record."""
+    storage.write_json(path_of(study, run.name), record.to_dict())
+
+
+def read(study: str, run: str) -> Record | None:
+    """Read a run's record; None if there is none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    location = path_of(study, run)
+    try:
+        raw = storage.read_json(location)
+        return None if raw is None else Record.from_dict(raw)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"not a run's result ({error})",
+            file=location,
+            fix="remove it, and the run is scored again",
+        ) from None
+
+
+def check(record: Record, run: PlannedRun) -> None:
+    """Refuse a study in whose directory a run of this name was trained otherwise.
+
+    Raises:
+        InputError: naming what was changed.
+    """
+    changed = differences(TrainConfig.from_dict(record.config), run.config)
+    changed.pop("dataset", None)  # which may have moved; the training compares its contents
+    if changed:
+        changes = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
+        raise InputError(
+            f"run {run.name!r} of this study was trained with another configuration ({changes})",
+            fix="repeat the first command to go on, or choose another --output",
+        )
+
+
+def is_done(record: Record | None, run: PlannedRun, split: str, labels: str) -> bool:
+    """Tell whether nothing is left to do of a run; a failed one is tried again."""
+    if record is None or record.status == "failed":
+        return False
+    if TrainConfig.from_dict(record.config).epochs != run.config.epochs:
+        return False
+    if record.status == "diverged":
+        return True
+    scored = (record.split, record.labels) == (split, labels)
+    return scored and {OFF, *run.slopes} <= set(record.scores)

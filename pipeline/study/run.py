@@ -1,0 +1,261 @@
+"""Run a study: train what is left of its plan side by side on Ray Tune, and write its tables."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
+
+from pipeline import storage
+from pipeline.cluster import placement, session, trials
+from pipeline.config.study import StudyConfig
+from pipeline.config.train import TrainConfig
+from pipeline.data.staging import open_dataset
+from pipeline.inference import cam_figures
+from pipeline.study import figure, plan, render, results, search
+from pipeline.study.execute import Setting, execute
+from pipeline.study.plan import Plan, PlannedRun
+from pipeline.study.progress import RunLines, TrialLines
+from pipeline.study.results import Record
+from pipeline.study.table import StudyTable, tabulate
+from pipeline.tracking import client, runs, writer
+from sharding.errors import InputError, command
+from sharding.log import count, info
+from sharding.progress import clock, say
+
+_PAGE, _LATEX, _CSV, _FIGURE = "study.md", "study.tex", "study.csv", "study.png"
+
+
+def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
+    """Plan a study on the dataset that there is; returns its configuration with absolute places.
+
+    Raises:
+        InputError: no such dataset, label version or split, or as of `plan.plan`.
+    """
+    config = replace(
+        config, dataset=storage.absolute(config.dataset), output=storage.absolute(config.output)
+    )
+    dataset = open_dataset(config.dataset, tars=False)
+    planned = plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels)
+    to_draw = {plan.drawn_labels(planned.labels, draw) for draw in range(config.draws)}
+    for name in {planned.labels, *(each.config.labels for each in planned.runs)} - to_draw:
+        dataset.label_version(name)
+    if config.split not in (splits := dataset.label_version(planned.labels)[1].splits):
+        raise InputError(
+            f"labels {planned.labels!r} have no split {config.split!r}",
+            file=config.dataset,
+            fix=f"pass --split, one of {', '.join(splits)}",
+        )
+    return config, planned
+
+
+def run(config: StudyConfig, planned: Plan) -> StudyTable:
+    """Train and score what is left of a plan, then write the tables of all of it.
+
+    Args:
+        config: of the study, with absolute places.
+        planned: its plan.
+
+    Raises:
+        InputError: the output cannot be written to, or holds runs of another configuration.
+    """
+    storage.check_writable(config.output)
+    read_records(config, planned)
+    begun = time.monotonic()
+    with _parent(config, planned) as parent:
+        if config.tune:
+            planned = _tuned(config, planned, parent)
+        records = read_records(config, planned)
+        left = [each for each in planned.runs if not _is_done(config, planned, each, records)]
+        if left:
+            records |= _train(config, planned, left, parent)
+        table = tabulate(planned, records)
+        _write(config, planned, records, table, parent, time.monotonic() - begun)
+    return table
+
+
+def read_records(config: StudyConfig, planned: Plan) -> dict[str, Record | None]:
+    """Read what came out of the plan's runs so far.
+
+    Raises:
+        InputError: a file is damaged, or of a run that was trained otherwise.
+    """
+    records = {each.name: results.read(config.output, each.name) for each in planned.runs}
+    for each in planned.runs:
+        if (record := records[each.name]) is not None:
+            results.check(record, each)
+    return records
+
+
+def missing_draws(config: StudyConfig, planned: Plan) -> list[tuple[str, int]]:
+    """Name the label versions, with the number of the draw, that have yet to be made."""
+    present = open_dataset(config.dataset, tars=False).manifest.labels
+    names = {plan.drawn_labels(planned.labels, draw): draw for draw in range(config.draws)}
+    return [(name, draw) for name, draw in names.items() if name not in present]
+
+
+def describe(config: StudyConfig, planned: Plan) -> str:
+    """List the runs of a plan, those of which nothing is left to do marked."""
+    records = read_records(config, planned)
+    done = [each.name for each in planned.runs if _is_done(config, planned, each, records)]
+    return plan.describe(planned, done)
+
+
+def page_of(config: StudyConfig) -> str:
+    """Name the file of a study's tables."""
+    return storage.join(config.output, _PAGE)
+
+
+def _is_done(
+    config: StudyConfig, planned: Plan, each: PlannedRun, records: Mapping[str, Record | None]
+) -> bool:
+    return results.is_done(records[each.name], each, config.split, planned.labels)
+
+
+def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
+    """Search the options of the one row, and plan the row and the best beside each other."""
+    if len(planned.rows) != 1:
+        raise InputError("--tune searches the options of one row", fix="pass one --rows")
+    drawn = search.draw(config, planned.rows[0], planned.labels)
+    best = search.best_of(config.output, drawn)
+    if best is None:
+        session.connect(log_to_driver=False)
+        at_once, cpus = _share(config, drawn[0].config, len(drawn))
+        drawn = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in drawn]
+        say(f"{count(len(drawn), 'trial')} on validation, {at_once} at a time")
+        lines = TrialLines(len(drawn))
+        setting = _setting(config, planned, parent, at_once)
+        search.search(drawn, setting, at_once, lines.ended)
+        best = search.best_of(config.output, drawn)
+    assert best is not None
+    say(f"best of the search: {best.row.label}")
+    return prepare(replace(config, rows=(planned.rows[0].label, best.row.label), tune=()))[1]
+
+
+def _train(
+    config: StudyConfig, planned: Plan, left: Sequence[PlannedRun], parent: str
+) -> dict[str, Record | None]:
+    """Train and score runs side by side; return their records."""
+    session.connect(log_to_driver=False)
+    at_once, cpus = _share(config, left[0].config, len(left))
+    left = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in left]
+    setting = _setting(config, planned, parent, at_once)
+    say(f"{count(len(left), 'run')} to do, {at_once} at a time, in {config.output}")
+    lines = RunLines(left, at_once, lambda name: results.read(config.output, name))
+    trials.run(execute, left, setting, at_once=at_once, on_end=lines.ended)
+    found = {each.name: results.read(config.output, each.name) for each in left}
+    for each in left:  # a process that died wrote none
+        if found[each.name] is None:
+            found[each.name] = _died(config, planned, each)
+    return found
+
+
+def _died(config: StudyConfig, planned: Plan, each: PlannedRun) -> Record:
+    record = Record(
+        status="failed",
+        config=each.config.to_dict(),
+        split=config.split,
+        labels=planned.labels,
+        reason="its process died; repeat the command",
+    )
+    results.write(config.output, each, record)
+    return record
+
+
+def _setting(config: StudyConfig, planned: Plan, parent: str, at_once: int) -> Setting:
+    return Setting(
+        study=config.output,
+        split=config.split,
+        labels=planned.labels,
+        parent=parent,
+        workers=at_once * planned.runs[0].config.worker_range[1],
+        environment={**client.credentials(), "MLFLOW_TRACKING_URI": client.tracking_uri()},
+        preset=config.preset or "",
+    )
+
+
+def _share(config: StudyConfig, first: TrainConfig, runs_left: int) -> tuple[int, int]:
+    """Choose how many runs go on at a time, and the CPUs of a worker that this leaves."""
+    most = min(config.parallel or runs_left, runs_left)
+    nodes, workers = session.nodes(), first.worker_range[1]
+    return placement.side_by_side(nodes, most, workers, first.cpus_per_worker)
+
+
+@contextlib.contextmanager
+def _parent(config: StudyConfig, planned: Plan) -> Iterator[str]:
+    """Open the study's MLflow run, of which its trainings are children, and close it."""
+    run_id = runs.open_run(
+        experiment=planned.runs[0].config.experiment,
+        name=storage.join(config.output).rstrip("/").rpartition("/")[2],
+        key=config.output,
+        resume=True,
+        params={key: value for key, value in asdict(config).items() if value not in (None, ())},
+        tags={
+            "code_hash": session.code_hash(),
+            "mlflow.source.name": "jobs/study_openimages.py",
+            "mlflow.source.type": "JOB",
+        },
+        config=asdict(config),
+    )
+    status = "FAILED"
+    try:
+        yield run_id
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        runs.close_run(run_id, status)
+
+
+def _write(
+    config: StudyConfig,
+    planned: Plan,
+    records: Mapping[str, Record | None],
+    table: StudyTable,
+    parent: str,
+    seconds: float,
+) -> None:
+    """Write the tables and the figure into the study's directory and to its MLflow run."""
+    title = f"Study of {config.dataset}"
+    page = render.markdown(
+        table, title, [f"command: `{command_of(config)}`", *_facts(planned, table, seconds)]
+    )
+    files = {
+        _PAGE: page.encode(),
+        _LATEX: render.latex(table).encode(),
+        _CSV: render.as_csv(planned, records).encode(),
+        _FIGURE: cam_figures.png(figure.intervals(table), title),
+    }
+    log = writer.RunWriter(client.tracking_uri(), parent, writer.spool_of(parent))
+    for name, content in files.items():
+        storage.write_bytes(storage.join(config.output, name), content)
+        log.artifact(content, name)
+    log.tag("mlflow.note.content", page)
+    if unsent := log.flush():
+        info(f"MLflow has not taken {unsent} items of the study", "WARNING")
+
+
+def _facts(planned: Plan, table: StudyTable, seconds: float) -> list[str]:
+    """Say how many runs the numbers are of, on what, and how long they took."""
+    trained = f"{count(len(planned.runs), 'training')} for {count(len(planned.rows), 'row')}"
+    return [
+        f"{trained}, {len(table.lost)} without scores; baseline {planned.baseline}",
+        f"labels {planned.labels}; code {session.code_hash()}",
+        f"{clock(table.seconds)} of training and scoring, {clock(seconds)} in the last command, "
+        f"on {platform.machine()} with {count(os.cpu_count() or 1, 'CPU')}",
+    ]
+
+
+def command_of(config: StudyConfig) -> str:
+    """Write the command that repeats a study."""
+    defaults = {field.name: field.default for field in fields(StudyConfig)}
+    arguments: list[str] = []
+    for name, value in asdict(config).items():
+        if value != defaults[name] and name != "dry_run":
+            values = value if isinstance(value, tuple) else (value,)
+            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return command("study", *arguments)

@@ -1,0 +1,243 @@
+"""Search a method's options on validation mAP, before anything is scored on the test split.
+
+Configurations are drawn once, by seed, so that the same command continues the same search. Each is
+an ordinary training, whose epochs are written down and reported to ASHA; one that is stopped or
+done reports again what it had, so that ASHA decides on all of them after a restart, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline import storage
+from pipeline.cluster import trials
+from pipeline.cluster.checkpoints import SCORE
+from pipeline.config import groups
+from pipeline.config.space import Dimension, parse_space
+from pipeline.config.study import StudyConfig
+from pipeline.config.train import TrainConfig
+from pipeline.methods import registry
+from pipeline.study.execute import Setting, ending_of, logged
+from pipeline.study.plan import training_config
+from pipeline.study.rows import Row
+from pipeline.tracking import runs
+from sharding.errors import InputError
+
+FOLDER, FILE = "search", "search.json"
+"""A search's runs and their curves; the space with all trials, which is written last."""
+_ALPHA = "alpha"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One configuration of a search.
+
+    Attributes:
+        number: from 0.
+        values: drawn, by name of the option.
+        row: as which it would stand in a study.
+        config: of its training.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    row: Row
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """Name of the run and of its files."""
+        return self.config.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """How far a trial came.
+
+    Attributes:
+        status: running, finished, stopped (by ASHA, far behind the others), diverged or failed.
+        values: of the trial.
+        scores: validation mAP by epoch, from 1.
+        reason: why it has no more of them.
+    """
+
+    status: str
+    values: Mapping[str, Any]
+    scores: Mapping[int, float] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def best(self) -> float:
+        """Best validation mAP; -inf without any."""
+        return max(self.scores.values(), default=-math.inf)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Curve:
+        """Rebuild a curve that was stored."""
+        return cls(**{**raw, "scores": {int(k): float(v) for k, v in raw["scores"].items()}})
+
+
+def space_of(config: StudyConfig, row: Row) -> tuple[Dimension, ...]:
+    """Parse the space that a study searches.
+
+    Raises:
+        InputError: as of `parse_space`.
+    """
+    settings = groups.options_of(TrainConfig, flat=True).items()
+    whole = {name.rpartition(".")[2] for name, option in settings if option.kind is int}
+    whole |= {name for name, value in registry.options_of(row.method).items() if type(value) is int}
+    return parse_space(config.tune, whole)
+
+
+def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
+    """Draw the trials of a search.
+
+    Args:
+        config: of the study.
+        row: whose options are searched; they take precedence over its own.
+        labels: version to train on.
+
+    Raises:
+        InputError: the space has an option that neither method nor training has, or a value that
+            one of them refuses.
+    """
+    found = []
+    for number, values in enumerate(trials.sample(space_of(config, row), config.trials)):
+        changed = _with(row, values)
+        trained = training_config(changed, config)
+        trained = dataclasses.replace(
+            trained,
+            name=f"trial-{number:03d}",
+            storage=storage.join(config.output, FOLDER),
+            labels=trained.labels or labels,
+        )
+        found.append(Trial(number=number, values=values, row=changed, config=trained))
+    return found
+
+
+def _with(row: Row, values: Mapping[str, Any]) -> Row:
+    """Put values into a row's options; ``alpha`` into its slopes where no option is called so."""
+    options = dict(option.split("=", 1) for option in row.options)
+    slopes = row.slopes
+    for name, value in values.items():
+        if name == _ALPHA and name not in registry.options_of(row.method):
+            slopes = (float(value), float(value))
+        else:
+            options[name] = f"{value}"
+    texts = tuple(f"{name}={value}" for name, value in options.items())
+    label = row.method + (f":{','.join(texts)}" if texts else "")
+    if slopes:
+        label += f"@{slopes[0]:g}/{slopes[1]:g}"
+    return dataclasses.replace(row, label=label, options=texts, slopes=slopes, published={})
+
+
+def best_of(study: str, drawn: Sequence[Trial]) -> Trial | None:
+    """Choose the best of a search that is over; None if it is not.
+
+    Raises:
+        InputError: the study's directory has a search of another space, or no trial has a score.
+    """
+    for trial in drawn:
+        curve = read(study, trial.name)
+        if curve is not None and dict(curve.values) != dict(trial.values):
+            raise InputError(
+                "this study searched another space",
+                file=path_of(study, trial.name),
+                fix="repeat the first command to go on, or choose another --output",
+            )
+    over = storage.read_json(storage.join(study, FILE))
+    if over is None or set(over["trials"]) != {trial.name for trial in drawn}:
+        return None
+    curves = {name: Curve.from_dict(raw) for name, raw in over["trials"].items()}
+    best = max(drawn, key=lambda trial: curves[trial.name].best)
+    if not curves[best.name].scores:
+        raise InputError(
+            "no trial of the search has a validation score",
+            file=storage.join(study, FILE),
+            fix="see the reasons there, and remove the file to search again",
+        )
+    return best
+
+
+def search(
+    drawn: Sequence[Trial],
+    setting: Setting,
+    at_once: int,
+    ended: Callable[[str, Curve], object],
+) -> None:
+    """Train what is left of a search, and write its file.
+
+    Args:
+        drawn: all trials.
+        setting: of the study.
+        at_once: trials at a time.
+        ended: called with the name of a trial that has ended, and its curve.
+    """
+    by_name = {trial.name: trial for trial in drawn}
+
+    def on_end(name: str, died: bool) -> None:
+        trial = by_name[name]
+        curve = read(setting.study, name) or Curve(status="running", values=trial.values)
+        if curve.status == "running":  # its process was ended
+            status, reason = ("failed", "its process died") if died else ("stopped", "by ASHA")
+            curve = dataclasses.replace(curve, status=status, reason=reason)
+            write(setting.study, name, curve)
+            key = storage.join(trial.config.storage, name)
+            runs.close_abandoned(trial.config.experiment, key, "KILLED")
+        ended(name, curve)
+
+    epochs = max(trial.config.epochs for trial in drawn)
+    trials.run(_try, drawn, setting, at_once=at_once, on_end=on_end, epochs=epochs)
+    curves = {name: read(setting.study, name) for name in by_name}
+    found = {name: dataclasses.asdict(curve) for name, curve in curves.items() if curve}
+    rows = {trial.name: trial.row.label for trial in drawn}
+    known = {"split": "validation", "rows": rows, "trials": found}
+    storage.write_json(storage.join(setting.study, FILE), known)
+
+
+def path_of(study: str, name: str) -> str:
+    """Name the file of a trial's curve."""
+    return storage.join(study, FOLDER, f"{name}.json")
+
+
+def read(study: str, name: str) -> Curve | None:
+    """Read a trial's curve; None if it has not begun."""
+    raw = storage.read_json(path_of(study, name))
+    return None if raw is None else Curve.from_dict(raw)
+
+
+def write(study: str, name: str, curve: Curve) -> None:
+    """Write a trial's curve."""
+    storage.write_json(path_of(study, name), dataclasses.asdict(curve))
+
+
+def _try(trial: Trial, setting: Setting) -> None:
+    """Train a trial, epoch by epoch as ASHA lets it; within Ray Tune."""
+    setting.enter()
+    curve = read(setting.study, trial.name) or Curve(status="running", values=trial.values)
+    for epoch, score in curve.scores.items():
+        trials.report(epoch, score)
+    if curve.status in ("finished", "stopped", "diverged"):
+        return
+
+    def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
+        nonlocal curve
+        curve = dataclasses.replace(
+            curve, status="running", scores={**curve.scores, epoch: values[SCORE]}
+        )
+        write(setting.study, trial.name, curve)
+        trials.report(epoch, values[SCORE])
+
+    from pipeline.training.train import train
+
+    status, reason = "finished", ""
+    with logged(setting.study, trial.name):
+        try:
+            train(trial.config, setting.preset, setting.parent, on_epoch)
+        except Exception as error:
+            status, reason = ending_of(error)
+    write(setting.study, trial.name, dataclasses.replace(curve, status=status, reason=reason))

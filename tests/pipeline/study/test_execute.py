@@ -1,0 +1,171 @@
+"""Whatever ends a run is written down: scores at every slope, or the reason why there are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import pipeline.evaluation.record
+import pipeline.evaluation.run
+import pipeline.training.train
+from pipeline.config.study import StudyConfig
+from pipeline.evaluation.record import NotRecorded
+from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
+from pipeline.study import results
+from pipeline.study.execute import Setting, execute
+from pipeline.study.plan import PlannedRun, plan
+from pipeline.study.progress import RunLines, TrialLines
+from pipeline.study.results import Record
+from pipeline.study.search import Curve
+from pipeline.training.failures import TrainingFailed, TrainingStopped
+from sharding.errors import InputError
+
+
+def run_of(output: Path, *rows: str) -> PlannedRun:
+    config = StudyConfig(dataset="/d", output=str(output), rows=rows, preset="demo", seeds=1)
+    return plan(config, ("first",), "first").runs[0]
+
+
+def setting_of(output: Path) -> Setting:
+    environment = {"MLFLOW_TRACKING_URI": "sqlite:///nowhere.db"}
+    return Setting(
+        study=str(output),
+        split="test",
+        labels="first",
+        parent="p",
+        workers=2,
+        environment=environment,
+        preset="demo",
+    )
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Replace training and evaluation; returns the evaluations asked for."""
+    asked: list[Any] = []
+
+    def train(config: Any, preset: str, parent: str) -> Any:
+        assert (preset, parent) == ("demo", "p")
+        print("epoch 1/1")
+        return SimpleNamespace(best="/best", best_metrics={"epoch": 2.0}, mlflow_run_id="m")
+
+    def evaluate(config: Any) -> Any:
+        asked.append(config)
+        means = {BOOST_OFF: 0.5, BOOST_ON: (config.alpha_infer or 1) / 10}
+        summaries = {
+            name: SimpleNamespace(means=lambda value=value: {"all": value})
+            for name, value in means.items()
+        }
+        return SimpleNamespace(report=SimpleNamespace(summaries=summaries))
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setattr(pipeline.training.train, "train", train)
+    monkeypatch.setattr(pipeline.evaluation.run, "evaluate", evaluate)
+    monkeypatch.setattr(pipeline.evaluation.record, "record", lambda evaluation: "id")
+    return asked
+
+
+def test_every_slope_is_scored_once(tmp_path: Path, scored: list[Any]) -> None:
+    run = run_of(tmp_path, "ll-r@5/1", "ll-r@5/3", "ll-r@5/5")
+    record = execute(run, setting_of(tmp_path))
+    assert [(each.alpha_infer, each.split, each.labels) for each in scored] == [
+        (3, "test", "first"),
+        (5, "test", "first"),
+    ]
+    assert record.scores == {1: {"all": 0.5}, 3: {"all": 0.3}, 5: {"all": 0.5}}
+    assert (record.status, record.epoch, record.mlflow_run_id) == ("finished", 2, "m")
+    assert results.read(str(tmp_path), run.name) == record
+    assert results.is_done(record, run, "test", "first")
+    assert "epoch 1/1" in (tmp_path / "logs" / f"{run.name}.txt").read_text()
+
+
+def test_without_boostlu_one_evaluation_is_enough(tmp_path: Path, scored: list[Any]) -> None:
+    record = execute(run_of(tmp_path, "an@1/1"), setting_of(tmp_path))
+    assert [each.alpha_infer for each in scored] == [None]
+    assert record.scores == {1: {"all": 0.5}}
+
+
+def test_what_mlflow_does_not_take_costs_no_score(
+    tmp_path: Path, scored: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(evaluation: Any) -> str:
+        raise NotRecorded("2 items")
+
+    monkeypatch.setattr(pipeline.evaluation.record, "record", refuse)
+    assert execute(run_of(tmp_path, "an@1/1"), setting_of(tmp_path)).status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (TrainingStopped("epoch 1: the loss is nan"), "diverged", "epoch 1: the loss is nan"),
+        (TrainingFailed("a host died"), "failed", "a host died"),
+        (InputError("no room", fix="less"), "failed", "no room. Fix: less"),
+        (ValueError("first\nsecond"), "failed", "first"),
+    ],
+)
+def test_an_end_without_scores_has_its_reason(
+    tmp_path: Path,
+    scored: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: str,
+    reason: str,
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pipeline.training.train, "train", fail)
+    run = run_of(tmp_path, "an@1/1")
+    record = execute(run, setting_of(tmp_path))
+    assert record.status == status
+    assert reason in record.reason
+    assert results.is_done(record, run, "test", "first") is (status == "diverged")
+    assert "Traceback" in (tmp_path / "logs" / f"{run.name}.txt").read_text()
+
+
+def test_another_configuration_is_refused(tmp_path: Path, scored: list[Any]) -> None:
+    run = run_of(tmp_path, "an@1/1")
+    record = execute(run, setting_of(tmp_path))
+    results.check(record, run)
+    other = run_of(tmp_path, "an:image_size=64@1/1")
+    with pytest.raises(InputError, match=r"data\.image_size was 96, is 64"):
+        results.check(record, other)
+
+
+def test_a_line_for_every_run_fits_the_terminal(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "ll-r:delta_rel=0.123456789,image_size=64,epochs=12@5/5")
+    means = {"all": 0.7123}
+    record = Record(
+        status="finished",
+        config={},
+        split="test",
+        labels="first",
+        scores={1.0: {"all": 0.69}, 5.0: means},
+        seconds=130,
+    )
+    other = run_of(tmp_path, "an@1/1")
+    lines = RunLines([run, other], 1, lambda name: record if name == run.name else None)
+    lines.ended(run.name)
+    line = lines.line(run.name, 200)
+    assert line.endswith("mAP 71.23 (off 69.00), 2:10, 3:20 left")
+    assert line.startswith("1/2 ll-r")
+    assert len(line) <= 80
+    lines.ended(other.name)
+    assert lines.line(other.name, 300) == f"2/2 {other.name}: its process died"
+
+
+def test_a_line_for_every_trial_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = TrialLines(3)
+    values = {"delta_rel": 0.1234, "alpha": 4.321}
+    lines.ended("trial-000", Curve(status="finished", values=values, scores={1: 0.5, 2: 0.75}))
+    lines.ended("trial-001", Curve(status="stopped", values=values, scores={1: 0.25}))
+    lines.ended("trial-002", Curve(status="diverged", values=values))
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert "mAP 75.00, best 75.00" in first
+    assert "mAP 25.00 after epoch 1, best 75.00" in second
+    assert third.endswith(": diverged, best 75.00")
+    assert max(map(len, (first, second, third))) <= 80

@@ -1,0 +1,156 @@
+"""A study trains its rows side by side; killed in between, the same command ends the same."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.home import Home
+from tests.support.models import BACKBONE
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.ray
+
+SMALL = (
+    *("workers=1", "cpus_per_worker=1", "epochs=1", "image_size=32", "batch_size=16"),
+    *(f"backbone={BACKBONE}", "learning_rate=1e-3", "candidates_per_epoch=0", "log_model=off"),
+)
+
+
+ROWS = ("an@1/1", "ll-r@1/5")
+
+
+class Studies:
+    """Studies of the same rows in directories of their own."""
+
+    def __init__(self, home: Home, dataset: Path) -> None:
+        self.home, self.dataset = home, dataset
+
+    def options(
+        self, name: str, rows: Sequence[str] = ROWS, train: Sequence[str] = SMALL, seeds: int = 2
+    ) -> list[str]:
+        return [
+            *("--dataset", str(self.dataset), "--output", name, "--rows", *rows),
+            *("--seeds", str(seeds), "--train", *train, "--parallel", "2"),
+        ]
+
+    def killed(self, name: str) -> None:
+        """Kill a study when its first run has ended."""
+        with open(self.home.directory / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "study_openimages.py", *self.options(name)],
+                cwd=self.home.directory,
+                env=self.home.environment,
+                stdout=log,
+                stderr=log,
+            )
+            results = self.home.directory / name / "results"
+            wait_until(
+                lambda: list(results.glob("*.json")) or process.poll() is not None, every=0.1
+            )
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        assert not (self.home.directory / name / "study.md").exists()
+
+    def numbers(self, name: str) -> list[dict[str, str]]:
+        with open(self.home.directory / name / "study.csv", newline="") as file:
+            return [
+                {key: value for key, value in row.items() if key != "seconds"}
+                for row in csv.DictReader(file)
+            ]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory, squares: Path, empty_store: Path) -> Studies:
+    home = Home(tmp_path_factory.mktemp("home"))
+    shutil.copy(empty_store, home.directory / "mlflow.db")
+    return Studies(home, squares)
+
+
+def mlflow_runs(home: Home) -> list[Any]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home.directory / 'mlflow.db'}")
+    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
+
+
+def test_killed_midway_it_ends_with_the_same_table(studies: Studies) -> None:
+    studies.killed("killed")
+    output = studies.home.run("study_openimages.py", *studies.options("killed"))
+    assert "1/1 " not in output
+    assert "tables    " in output
+    studies.home.run("study_openimages.py", *studies.options("whole"))
+    found = studies.numbers("killed")
+    assert found == studies.numbers("whole")
+    assert [row["status"] for row in found] == ["finished"] * 4
+    assert {row["run"] for row in found} == {
+        f"{method}-boost1-seed{seed}" for method in ("an", "ll-r") for seed in (0, 1)
+    }
+    for name in ("study.md", "study.tex", "study.png"):
+        assert (studies.home.directory / "killed" / name).stat().st_size > 100
+
+
+def test_a_finished_study_starts_nothing(studies: Studies) -> None:
+    output = studies.home.run("study_openimages.py", *studies.options("killed"))
+    assert "starting Ray" not in output
+    assert "ll-r@1/5" in output
+
+
+def test_its_runs_are_children_of_one_run(studies: Studies) -> None:
+    found = mlflow_runs(studies.home)
+    (parent,) = (run for run in found if run.info.run_name == "killed")
+    children = [
+        run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    assert sorted(run.info.run_name for run in children) == sorted(
+        f"{method}-boost1-seed{seed}" for method in ("an", "ll-r") for seed in (0, 1)
+    )
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+
+
+def test_a_run_that_fails_is_in_the_table_with_its_reason(studies: Studies) -> None:
+    output = studies.home.run(
+        "study_openimages.py",
+        *studies.options("killed", ("an@1/1", "an:learning_rate=1e30@1/1"), seeds=1),
+    )
+    assert "diverged" in output
+    assert "the loss is nan" in output
+    (lost,) = (row for row in studies.numbers("killed") if row["status"] == "diverged")
+    assert "the loss is nan" in lost["reason"]
+
+
+def test_another_configuration_in_the_same_directory_is_refused(studies: Studies) -> None:
+    options = studies.options("killed", train=(*SMALL, "image_size=64"))
+    output = studies.home.run("study_openimages.py", *options, status=2)
+    assert "data.image_size was 32, is 64" in output
+
+
+def test_a_search_takes_the_best_on_validation_and_keeps_all_trials(studies: Studies) -> None:
+    command = [
+        *studies.options("tuned", ("ll-r@1/1",), (*SMALL, "epochs=2"), seeds=1),
+        *("--tune", "delta_rel=0.02:2:log", "alpha=2:10", "--trials", "3"),
+    ]
+    output = studies.home.run("study_openimages.py", *command)
+    raw = json.loads((studies.home.directory / "tuned/search.json").read_text())
+    assert raw["split"] == "validation"
+    assert sorted(raw["trials"]) == ["trial-000", "trial-001", "trial-002"]
+    assert {trial["status"] for trial in raw["trials"].values()} <= {"finished", "stopped"}
+    best = max(raw["trials"], key=lambda name: max(raw["trials"][name]["scores"].values()))
+    assert [row["row"] for row in studies.numbers("tuned")] == ["ll-r@1/1", raw["rows"][best]]
+    assert f"best of the search: {raw['rows'][best]}" in output
+    tests = [run for run in mlflow_runs(studies.home) if run.info.run_name.startswith("test ")]
+    owners = {run.data.tags["mlflow.parentRunId"] for run in tests}
+    names = {run.info.run_id: run.info.run_name for run in mlflow_runs(studies.home)}
+    assert not [names[owner] for owner in owners if names[owner].startswith("trial-")]
+    again = studies.home.run("study_openimages.py", *command)
+    assert "starting Ray" not in again

@@ -1,0 +1,115 @@
+"""A search draws the same trials for the same command, and chooses by validation alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import storage
+from pipeline.config.study import StudyConfig
+from pipeline.study import search
+from pipeline.study.rows import parse_row
+from pipeline.study.search import Curve
+from sharding.errors import InputError
+
+SPACE = ("delta_rel=0.02:2:log", "alpha=2:10", "batch_size=8:64:log", "crop=squash|random-resized")
+
+
+def drawn(output: Path, row: str = "ll-r", **options: Any) -> list[search.Trial]:
+    config = StudyConfig(
+        dataset="/d",
+        output=str(output),
+        rows=(row,),
+        **{"preset": "demo", "tune": SPACE, "trials": 6, "train": ("workers=1",), **options},
+    )
+    return search.draw(config, parse_row(row), "first")
+
+
+def test_values_lie_in_the_space_and_reach_the_training(tmp_path: Path) -> None:
+    for trial in drawn(tmp_path, trials=20):
+        delta, alpha = trial.values["delta_rel"], trial.values["alpha"]
+        assert 0.02 <= delta <= 2
+        assert 2 <= alpha <= 10
+        assert trial.config.method_options == (f"delta_rel={delta}",)
+        model = trial.config.model
+        assert (model.alpha_train, model.alpha_infer) == (alpha, alpha)
+        assert trial.config.data.batch_size == trial.values["batch_size"]
+        assert trial.config.data.crop == trial.values["crop"]
+        assert parse_row(trial.row.label).options == trial.row.options
+
+
+def test_the_same_command_draws_the_same_and_more_trials_begin_with_them(tmp_path: Path) -> None:
+    few, many = drawn(tmp_path), drawn(tmp_path, trials=9)
+    assert many[:6] == few
+    assert len({str(trial.values) for trial in many}) == 9
+
+
+def test_alpha_is_the_methods_where_it_has_one(tmp_path: Path) -> None:
+    (trial,) = drawn(tmp_path, "em", tune=("alpha=0.1:0.2",), trials=1)
+    assert trial.config.method_options == (f"alpha={trial.values['alpha']}",)
+    assert trial.config.model.alpha_train == 5, "the preset's"
+
+
+def test_an_option_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="delta_rle"):
+        drawn(tmp_path, tune=("delta_rle=1:2",))
+
+
+def ended(trials: list[search.Trial], output: Path, scores: dict[int, dict[int, float]]) -> None:
+    """Write the file of a search that is over."""
+    curves = {
+        trial.name: Curve(
+            status="finished" if scores.get(trial.number) else "failed",
+            values=trial.values,
+            scores=scores.get(trial.number, {}),
+        )
+        for trial in trials
+    }
+    raw = {"trials": {name: dataclasses.asdict(curve) for name, curve in curves.items()}}
+    storage.write_json(str(output / search.FILE), raw)
+
+
+def test_the_best_epoch_of_the_best_trial_counts(tmp_path: Path) -> None:
+    trials = drawn(tmp_path)
+    assert search.best_of(str(tmp_path), trials) is None
+    ended(trials, tmp_path, {0: {1: 0.5}, 3: {1: 0.4, 2: 0.7, 3: 0.6}, 5: {1: 0.65}})
+    best = search.best_of(str(tmp_path), trials)
+    assert best is not None
+    assert best.number == 3
+    assert search.best_of(str(tmp_path), drawn(tmp_path, trials=9)) is None, "three are missing"
+
+
+def test_a_search_without_a_score_says_so(tmp_path: Path) -> None:
+    trials = drawn(tmp_path)
+    ended(trials, tmp_path, {})
+    with pytest.raises(InputError, match="no trial"):
+        search.best_of(str(tmp_path), trials)
+
+
+def test_another_space_in_the_same_directory_is_refused(tmp_path: Path) -> None:
+    first, second = drawn(tmp_path), drawn(tmp_path, tune=("delta_rel=0.5:1",))
+    search.write(str(tmp_path), first[0].name, Curve(status="running", values=first[0].values))
+    assert search.best_of(str(tmp_path), first) is None
+    with pytest.raises(InputError, match="another space"):
+        search.best_of(str(tmp_path), second)
+
+
+def test_a_curve_is_read_as_it_was_written(tmp_path: Path) -> None:
+    curve = Curve(status="stopped", values={"alpha": 2.5}, scores={1: 0.25, 2: 0.5})
+    search.write(str(tmp_path), "trial-000", curve)
+    assert search.read(str(tmp_path), "trial-000") == curve
+    assert curve.best == 0.5
+    assert Curve(status="failed", values={}).best == -math.inf
+    assert search.read(str(tmp_path), "trial-001") is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"rows": ("an", "ll-r")}, {"baseline": "an"}, {"draws": 2}], ids=str
+)
+def test_a_search_is_of_one_row(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="one row"):
+        StudyConfig(**{"dataset": "d", "output": "o", "tune": SPACE, "rows": ("an",), **options})

@@ -1,0 +1,159 @@
+"""The tables say what came out of every run, in each form the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.config.study import StudyConfig
+from pipeline.study import render
+from pipeline.study.figure import intervals
+from pipeline.study.plan import Plan, plan
+from pipeline.study.results import Record, is_done
+from pipeline.study.table import tabulate
+from pipeline.tables import MAP_COLUMNS
+
+SEEDS = 4
+
+
+@pytest.fixture(scope="module")
+def ablation() -> Plan:
+    config = StudyConfig(dataset="/d", output="/o", rows=("ablation",), preset="coco", seeds=SEEDS)
+    return plan(config, ("first",), "first")
+
+
+@pytest.fixture(scope="module")
+def records(ablation: Plan) -> dict[str, Record | None]:
+    """Scores of every run; without BoostLU 0.1 less."""
+    rng, found = np.random.default_rng(0), dict[str, Record | None]()
+    for run in ablation.runs:
+        scores = {}
+        for slope in (1.0, *run.slopes):
+            mean = 0.6 + 0.1 * (slope > 1) + 0.05 * (run.config.method == "ll-r")
+            scores[slope] = {name: float(mean + rng.normal(0, 0.01)) for name in MAP_COLUMNS}
+        found[run.name] = Record(
+            status="finished",
+            config=run.config.to_dict(),
+            split="test",
+            labels="first",
+            scores=scores,
+            epoch=3,
+            seconds=10,
+        )
+    return found
+
+
+def values(records: dict[str, Record | None], run: str, slope: float, name: str) -> list[float]:
+    found = []
+    for seed in range(SEEDS):
+        record = records[f"{run}-seed{seed}"]
+        assert record is not None
+        found.append(record.scores[slope][name])
+    return found
+
+
+def test_rows_that_share_a_training_take_their_own_slope(
+    ablation: Plan, records: dict[str, Record | None]
+) -> None:
+    table = tabulate(ablation, records)
+    lines = {line.row.label: line for line in table.own}
+    for label, run, slope in (("ll-r@5/1", "ll-r-boost5", 1), ("ll-r@5/5", "ll-r-boost5", 5)):
+        for name in ("group_3", "all"):
+            mean = lines[label].means[name].mean
+            assert mean == pytest.approx(np.mean(values(records, run, slope, name)))
+
+
+def test_differences_are_paired_by_seed(ablation: Plan, records: dict[str, Record | None]) -> None:
+    table = tabulate(ablation, records)
+    lines = {line.row.label: line for line in table.own}
+    base = values(records, "an-boost1", 1, "all")
+    reference = stats.ttest_rel(values(records, "ll-r-boost5", 5, "all"), base)
+    assert lines["ll-r@5/5"].differences["all"].p == pytest.approx(reference.pvalue)
+    assert lines["ll-r@5/5"].adjusted["all"] >= reference.pvalue
+    assert not lines["an@1/1"].differences
+    assert set(table.gains) == {"an@1/5", "an@5/5", "ll-r@1/5", "ll-r@5/5"}
+    gain = np.subtract(*(values(records, "ll-r-boost5", slope, "all") for slope in (5, 1)))
+    assert table.gains["ll-r@5/5"]["all"].mean == pytest.approx(gain.mean())
+
+
+def test_no_run_is_hidden(ablation: Plan, records: dict[str, Record | None]) -> None:
+    lost = dict(records)
+    first, second = (run for run in ablation.runs if run.config.seed == 1 and "ll-r" in run.name)
+    lost[first.name] = Record(
+        status="diverged",
+        config=first.config.to_dict(),
+        split="test",
+        labels="first",
+        reason="epoch 1: the loss is nan",
+    )
+    lost[second.name] = None
+    table = tabulate(ablation, lost)
+    lines = {line.row.label: line for line in table.own}
+    assert lines["ll-r@1/1"].means["all"].count == SEEDS - 1
+    page = render.markdown(table, "Study", ["a fact"])
+    assert f"| {first.name}" in page
+    assert "epoch 1: the loss is nan" in page
+    assert "not run" in page
+    assert f"{SEEDS - 1}/{SEEDS}" in render.terminal(table)
+    rows = list(csv.DictReader(io.StringIO(render.as_csv(ablation, lost))))
+    assert [row["reason"] for row in rows if row["status"] == "diverged"] == [
+        "epoch 1: the loss is nan"
+    ] * 2, "of both rows that the training serves"
+
+
+def test_csv_has_every_row_seed_and_mean(ablation: Plan, records: dict[str, Record | None]) -> None:
+    rows = list(csv.DictReader(io.StringIO(render.as_csv(ablation, records))))
+    assert len(rows) == 7 * SEEDS
+    (row,) = (each for each in rows if each["row"] == "ll-r@5/5" and each["seed"] == "2")
+    record = records["ll-r-boost5-seed2"]
+    assert record is not None
+    assert float(row["all"]) == record.scores[5]["all"]
+    assert float(row["group_2_no_boost"]) == record.scores[1]["group_2"]
+
+
+def test_markdown_and_latex_show_the_same_numbers(
+    ablation: Plan, records: dict[str, Record | None]
+) -> None:
+    table = tabulate(ablation, records)
+    page, latex = render.markdown(table, "Study", []), render.latex(table)
+    estimate = table.own[-1].means["all"]
+    mean, width = f"{100 * estimate.mean:.2f}", f"{50 * (estimate.high - estimate.low):.2f}"
+    assert f"{mean} ±{width}" in page
+    assert rf"{mean} $\pm${width}" in latex
+    assert "72.82" in page, "of the paper"
+    assert latex.count(r"\\") == 8
+    heads = [line for line in page.splitlines() if line.startswith("## ")]
+    assert len(heads) == 6
+
+
+def test_the_terminal_has_eighty_columns(ablation: Plan, records: dict[str, Record | None]) -> None:
+    shown = render.terminal(tabulate(ablation, records))
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_figure_has_every_row(ablation: Plan, records: dict[str, Record | None]) -> None:
+    axes = intervals(tabulate(ablation, records)).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(ablation.cells)
+
+
+def test_a_record_is_of_one_configuration_split_and_labels(
+    ablation: Plan, records: dict[str, Record | None]
+) -> None:
+    run = ablation.runs[0]
+    record = records[run.name]
+    assert record is not None
+    assert Record.from_dict(record.to_dict()) == record
+    assert is_done(record, run, "test", "first")
+    assert not is_done(record, run, "validation", "first")
+    assert not is_done(record, run, "test", "second")
+    assert not is_done(None, run, "test", "first")
+    more = StudyConfig(
+        dataset="/d", output="/o", rows=("an@1/3",), preset="coco", train=("epochs=11",)
+    )
+    (other, *_) = plan(more, ("first",), "first").runs
+    assert other.name == run.name
+    assert not is_done(record, other, "test", "first"), "another epoch, another slope"
