@@ -10,7 +10,7 @@ TESTERS ?= 2
 # A laptop's own Ray, never a cluster this machine happens to belong to; and the same on a machine
 # with a GPU, where the two workers of the demo would want two.
 LOCAL  := RAY_ADDRESS=local CUDA_VISIBLE_DEVICES=
-# quality.demo_methods and faults.kills are not among them: they need the demo's dataset, and hours.
+# faults.kills is not among them: it needs the demo's dataset, and hours.
 BENCHES := compute.evaluator compute.head compute.losses compute.audit data.loader compute.train_step
 
 SIDE_BY_SIDE := -n $(TESTERS) --dist loadfile --no-loadscope-reorder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,23 +29,24 @@ class RunLines:
         self, runs: Sequence[PlannedRun], at_once: int, read: Callable[[str], Record | None]
     ) -> None:
         self._runs, self._at_once, self._read = {run.name: run for run in runs}, at_once, read
-        self._begun, self._ended = time.monotonic(), set[str]()
+        self._ended: dict[str, Record | None] = {}
 
     def ended(self, name: str, died: bool = False) -> None:
         """Print the line of a run; one whose process died has no record."""
-        self._ended.add(name)
-        say(self.line(name, time.monotonic() - self._begun))
+        self._ended[name] = None if died else self._read(name)
+        say(self.line(name))
 
-    def line(self, name: str, seconds: float) -> str:
-        """Write the line of a run, so many seconds after the first began; at most 80 columns."""
+    def line(self, name: str) -> str:
+        """Write the line of a run that has ended; at most 80 columns."""
         done, total = len(self._ended), len(self._runs)
-        record = self._read(name)
+        record = self._ended[name]
         parts = [_outcome(record)]
         if record is not None:
             parts.append(clock(record.seconds))
-        if done < total:
-            # The mean over all that ended so far counts those that went on side by side.
-            parts.append(f"{clock(seconds / done * (total - done))} left")
+        times = [each.seconds for each in self._ended.values() if each is not None]
+        if done < total and times:
+            left = statistics.mean(times) * (total - done) / min(self._at_once, total - done)
+            parts.append(f"{clock(left)} left")
         return _fitted(f"{done}/{total} {name}", ", ".join(parts))
 
 

@@ -150,12 +150,12 @@ def test_a_line_for_every_run_fits_the_terminal(tmp_path: Path) -> None:
     other = run_of(tmp_path, "an@1/1")
     lines = RunLines([run, other], 1, lambda name: record if name == run.name else None)
     lines.ended(run.name)
-    line = lines.line(run.name, 200)
-    assert line.endswith("mAP 71.23 (off 69.00), 2:10, 3:20 left")
+    line = lines.line(run.name)
+    assert line.endswith("mAP 71.23 (off 69.00), 2:10, 2:10 left")
     assert line.startswith("1/2 ll-r")
     assert len(line) <= 80
     lines.ended(other.name)
-    assert lines.line(other.name, 300) == f"2/2 {other.name}: its process died"
+    assert lines.line(other.name) == f"2/2 {other.name}: its process died"
 
 
 def test_a_line_for_every_trial_fits_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,12 +22,12 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.ray
 
 SMALL = (
-    *("workers=1", "cpus_per_worker=1", "epochs=1", "image_size=32", "batch_size=16"),
+    *("workers=1", "cpus_per_worker=1", "epochs=1", "image_size=64", "batch_size=16"),
     *(f"backbone={BACKBONE}", "learning_rate=1e-3", "candidates_per_epoch=0", "log_model=off"),
 )
 
 
-ROWS = ("an@1/1", "ll-r@1/5")
+ROWS = ("an@1/1", "asl@1/5")
 
 
 class Studies:
@@ -94,7 +94,7 @@ def test_killed_midway_it_ends_with_the_same_table(studies: Studies) -> None:
     assert found == studies.numbers("whole")
     assert [row["status"] for row in found] == ["finished"] * 4
     assert {row["run"] for row in found} == {
-        f"{method}-boost1-seed{seed}" for method in ("an", "ll-r") for seed in (0, 1)
+        f"{method}-boost1-seed{seed}" for method in ("an", "asl") for seed in (0, 1)
     }
     for name in ("study.md", "study.tex", "study.png"):
         assert (studies.home.directory / "killed" / name).stat().st_size > 100
@@ -103,7 +103,7 @@ def test_killed_midway_it_ends_with_the_same_table(studies: Studies) -> None:
 def test_a_finished_study_starts_nothing(studies: Studies) -> None:
     output = studies.home.run("study_openimages.py", *studies.options("killed"))
     assert "starting Ray" not in output
-    assert "ll-r@1/5" in output
+    assert "asl@1/5" in output
 
 
 def test_its_runs_are_children_of_one_run(studies: Studies) -> None:
@@ -113,7 +113,7 @@ def test_its_runs_are_children_of_one_run(studies: Studies) -> None:
         run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
     ]
     assert sorted(run.info.run_name for run in children) == sorted(
-        f"{method}-boost1-seed{seed}" for method in ("an", "ll-r") for seed in (0, 1)
+        f"{method}-boost1-seed{seed}" for method in ("an", "asl") for seed in (0, 1)
     )
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
 
@@ -130,9 +130,9 @@ def test_a_run_that_fails_is_in_the_table_with_its_reason(studies: Studies) -> N
 
 
 def test_another_configuration_in_the_same_directory_is_refused(studies: Studies) -> None:
-    options = studies.options("killed", train=(*SMALL, "image_size=64"))
+    options = studies.options("killed", train=(*SMALL, "image_size=96"))
     output = studies.home.run("study_openimages.py", *options, status=2)
-    assert "data.image_size was 32, is 64" in output
+    assert "data.image_size was 64, is 96" in output
 
 
 def test_a_search_takes_the_best_on_validation_and_keeps_all_trials(studies: Studies) -> None:
