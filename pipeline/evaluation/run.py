@@ -250,8 +250,7 @@ def evaluate_part(
     dataset = open_dataset(config.dataset)
     model, meta = load_model(directory)
     model = model.to(device)
-    if config.alpha_infer is not None:
-        model.head.alpha_infer = config.alpha_infer
+    model.head.alpha_infer = config.alpha_infer or model.head.alpha_infer
 
     def images(batch_size: int) -> LabelledSplit:
         size = meta.train_config.data.image_size
