@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import storage
 from pipeline.config.commands import EvaluateConfig
+from pipeline.config.train import TrainConfig
 from pipeline.study import results
 from pipeline.study.plan import LOGS, PlannedRun
 from pipeline.study.results import OFF, Record, Status
+from pipeline.tracking import runs
 from sharding.errors import InputError
 from sharding.layout import Split
 from sharding.log import first_line, info
@@ -46,6 +49,11 @@ class Setting:
         """Let this process, one of Ray's, find MLflow where the study's does."""
         os.environ.update(self.environment)
 
+    def adopt(self, config: TrainConfig, status: str | None = None) -> None:
+        """Make a training's MLflow run a child of the study's; see `runs.adopt`."""
+        key = storage.join(config.storage, config.name)
+        runs.adopt(config.experiment, key, self.parent, status)
+
 
 def execute(run: PlannedRun, setting: Setting) -> Record:
     """Train a run, or go on with it, and score its best checkpoint; write and return the record.
@@ -61,6 +69,7 @@ def execute(run: PlannedRun, setting: Setting) -> Record:
             known = _train_and_score(run, setting)
         except Exception as error:
             status, reason = ending_of(error)
+        setting.adopt(run.config)
     record = Record(
         status=status,
         config=run.config.to_dict(),
@@ -77,7 +86,7 @@ def execute(run: PlannedRun, setting: Setting) -> Record:
 def _train_and_score(run: PlannedRun, setting: Setting) -> dict[str, Any]:
     from pipeline.training.train import train
 
-    result = train(run.config, setting.preset, parent=setting.parent)
+    result = train(run.config, setting.preset)
     return {
         "scores": _score(result.best, run, setting),
         "epoch": round(result.best_metrics.get("epoch", 0)),

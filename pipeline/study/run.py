@@ -233,7 +233,7 @@ def _write(
     log = writer.RunWriter(client.tracking_uri(), parent, writer.spool_of(parent))
     for name, content in files.items():
         storage.write_bytes(storage.join(config.output, name), content)
-        log.artifact(content, name)
+        log.artifact(content, f"study/{name}")
     log.tag("mlflow.note.content", page)
     if unsent := log.flush():
         info(f"MLflow has not taken {unsent} items of the study", "WARNING")

@@ -24,7 +24,6 @@ from pipeline.methods import registry
 from pipeline.study.execute import Setting, ending_of, logged
 from pipeline.study.plan import training_config
 from pipeline.study.rows import Row
-from pipeline.tracking import runs
 from sharding.errors import InputError
 
 FOLDER, FILE = "search", "search.json"
@@ -186,8 +185,7 @@ def search(
             status, reason = ("failed", "its process died") if died else ("stopped", "by ASHA")
             curve = dataclasses.replace(curve, status=status, reason=reason)
             write(setting.study, name, curve)
-            key = storage.join(trial.config.storage, name)
-            runs.close_abandoned(trial.config.experiment, key, "KILLED")
+            setting.adopt(trial.config, "KILLED")
         ended(name, curve)
 
     epochs = max(trial.config.epochs for trial in drawn)
@@ -237,7 +235,8 @@ def _try(trial: Trial, setting: Setting) -> None:
     status, reason = "finished", ""
     with logged(setting.study, trial.name):
         try:
-            train(trial.config, setting.preset, setting.parent, on_epoch)
+            train(trial.config, setting.preset, on_epoch)
         except Exception as error:
             status, reason = ending_of(error)
+        setting.adopt(trial.config)
     write(setting.study, trial.name, dataclasses.replace(curve, status=status, reason=reason))

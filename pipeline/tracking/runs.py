@@ -64,7 +64,7 @@ def open_run(
         tags: flat tags; a run that is continued gets them again.
         config: logged as `config.json`.
         inputs: label tables read.
-        parent: run id of the parent run, of evaluations and of the runs of a study.
+        parent: run id of the parent run, for evaluations.
 
     Returns:
         The run id.
@@ -104,22 +104,25 @@ def close_run(run_id: str, status: str) -> None:
     attempt(lambda: mlflow_client().set_terminated(run_id, status))
 
 
-def close_abandoned(experiment: str, key: str, status: str) -> None:
-    """Mark the run of a training whose process is gone; never raises.
+def adopt(experiment: str, key: str, parent: str, status: str | None = None) -> None:
+    """Make the run of a training a child of another run; never raises.
 
     Args:
         experiment, key: as of `open_run`.
-        status: FINISHED, FAILED or KILLED.
+        parent: id of the other run.
+        status: FINISHED, FAILED or KILLED, for a training whose process is gone.
     """
 
-    def close() -> None:
+    def tag() -> None:
         client = mlflow_client()
         found = client.get_experiment_by_name(experiment)
         run_id = found and _find(client, str(found.experiment_id), redact(key))
         if run_id:
+            client.set_tag(run_id, "mlflow.parentRunId", parent)
+        if run_id and status:
             client.set_terminated(run_id, status)
 
-    attempt(close)
+    attempt(tag)
 
 
 def knows(run_id: str) -> bool:

@@ -56,13 +56,11 @@ class Prepared(Checked):
     Attributes:
         use_gpu, cpus: of each worker.
         preset: name of the one that the configuration began from, "" if none.
-        parent: MLflow run that a new run becomes a child of, "" for none.
     """
 
     use_gpu: bool
     cpus: int
     preset: str = ""
-    parent: str = ""
 
     def write_again(self) -> None:
         """Rewrite the run's configuration in place, to test whether the storage takes bytes.
@@ -101,15 +99,12 @@ def check(config: TrainConfig) -> Checked:
 
 
 def prepare(
-    run: Checked,
-    preset: str = "",
-    parent: str = "",
-    meanwhile: Callable[[], object] = lambda: None,
+    run: Checked, preset: str = "", meanwhile: Callable[[], object] = lambda: None
 ) -> Prepared:
     """Check what the workers will build, then join or start Ray; find the workers' share of it.
 
     Args:
-        run, preset, parent: see `Prepared`.
+        run, preset: see `Prepared`.
         meanwhile: work to do while Ray starts.
 
     Raises:
@@ -121,7 +116,7 @@ def prepare(
     _check(run.config, run.dataset)
     session.connect_while(meanwhile)
     use_gpu, cpus = worker_resources(run.config)
-    return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset, parent=parent)
+    return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)
 
 
 def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
@@ -321,5 +316,4 @@ def open_run(run: Prepared) -> str:
         },
         config=config.to_dict(),
         inputs=profile.inputs(dataset, config.dataset, config.labels, read),
-        parent=run.parent or None,
     )

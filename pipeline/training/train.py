@@ -63,17 +63,13 @@ def _one_at_a_time() -> Iterator[None]:
 
 @_one_at_a_time()
 def train(
-    config: TrainConfig,
-    preset: str = "",
-    parent: str = "",
-    on_epoch: OnEpoch = lambda *_: None,
+    config: TrainConfig, preset: str = "", on_epoch: OnEpoch = lambda *_: None
 ) -> TrainResult:
     """Train, or continue the run of the same name; Ray is joined, or started, if it is not yet.
 
     Args:
         config: the run.
         preset: name of what it began from, for MLflow.
-        parent: id of the MLflow run that a new run becomes a child of.
         on_epoch: called in another thread with number and values of each epoch that is scored.
 
     Raises:
@@ -83,7 +79,7 @@ def train(
     checked = prepare.check(config)
     if (finished := _finished(checked)) is not None:
         return finished
-    run = prepare.prepare(checked, preset, parent, meanwhile=client.load)
+    run = prepare.prepare(checked, preset, meanwhile=client.load)
     session.check_shared(run.config.storage)
     with lease.hold(run.directory) as held:
         resumed = prepare.claim(run.directory, run.config, run.dataset.digest)

@@ -20,6 +20,7 @@ from pipeline.study.plan import PlannedRun, plan
 from pipeline.study.progress import RunLines, TrialLines
 from pipeline.study.results import Record
 from pipeline.study.search import Curve
+from pipeline.tracking import runs
 from pipeline.training.failures import TrainingFailed, TrainingStopped
 from sharding.errors import InputError
 
@@ -42,13 +43,16 @@ def setting_of(output: Path) -> Setting:
     )
 
 
+adopted: list[Any] = []
+
+
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Replace training and evaluation; returns the evaluations asked for."""
     asked: list[Any] = []
 
-    def train(config: Any, preset: str, parent: str) -> Any:
-        assert (preset, parent) == ("demo", "p")
+    def train(config: Any, preset: str) -> Any:
+        assert preset == "demo"
         print("epoch 1/1")
         return SimpleNamespace(best="/best", best_metrics={"epoch": 2.0}, mlflow_run_id="m")
 
@@ -65,6 +69,8 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(pipeline.training.train, "train", train)
     monkeypatch.setattr(pipeline.evaluation.run, "evaluate", evaluate)
     monkeypatch.setattr(pipeline.evaluation.record, "record", lambda evaluation: "id")
+    monkeypatch.setattr(runs, "adopt", lambda *about: adopted.append(about))
+    adopted.clear()
     return asked
 
 
@@ -79,6 +85,8 @@ def test_every_slope_is_scored_once(tmp_path: Path, scored: list[Any]) -> None:
     assert (record.status, record.epoch, record.mlflow_run_id) == ("finished", 2, "m")
     assert results.read(str(tmp_path), run.name) == record
     assert results.is_done(record, run, "test", "first")
+    key = f"{tmp_path}/runs/{run.name}"
+    assert adopted == [("demo", key, "p", None)]
     assert "epoch 1/1" in (tmp_path / "logs" / f"{run.name}.txt").read_text()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from tests.support.home import Home
 from tests.support.models import BACKBONE
@@ -78,8 +79,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory, squares: Path, empty_store
 
 
 def mlflow_runs(home: Home) -> list[Any]:
-    from mlflow.tracking import MlflowClient
-
     client = MlflowClient(f"sqlite:///{home.directory / 'mlflow.db'}")
     return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
 
@@ -116,6 +115,9 @@ def test_its_runs_are_children_of_one_run(studies: Studies) -> None:
         f"{method}-boost1-seed{seed}" for method in ("an", "asl") for seed in (0, 1)
     )
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+    client = MlflowClient(f"sqlite:///{studies.home.directory / 'mlflow.db'}")
+    kept = {file.path for file in client.list_artifacts(parent.info.run_id, "study")}
+    assert kept == {f"study/study.{kind}" for kind in ("md", "tex", "csv", "png")}
 
 
 def test_a_run_that_fails_is_in_the_table_with_its_reason(studies: Studies) -> None:
