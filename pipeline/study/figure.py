@@ -37,7 +37,9 @@ def intervals(table: StudyTable) -> Figure:
                 axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
             axes.plot(100 * mean.mean, place + shift, "o", color=colour, markersize=7)
     axes.set_yticks(range(len(table.own)), [plain(line.row.label) for line in table.own])
-    axes.invert_yaxis()
-    axes.set_xlabel("mAP (%), mean with its 95 % interval over runs", fontsize=12, color=INK)
+    axes.set_ylim(len(table.own) - 0.5, -0.5)
+    grey = "; grey: the same networks with BoostLU off at inference" if table.gains else ""
+    label = f"mAP (%): mean, 95 % interval, single runs{grey}"
+    axes.set_xlabel(label, fontsize=12, color=INK)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     return figure
