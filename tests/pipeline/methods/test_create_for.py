@@ -111,11 +111,3 @@ def test_a_method_that_uses_confidences_needs_some() -> None:
             made(method, *options)
         assert made(method, *options, confidences="machine").uses_confidences
     assert not made("gr").uses_confidences
-
-
-def test_a_method_that_uses_confidences_needs_some() -> None:
-    for method, options in (("vlpl", ()), ("gr", ("confidence_weight=0.5",))):
-        with pytest.raises(InputError, match="pass --confidences VERSION"):
-            made(method, *options)
-        assert made(method, *options, confidences="machine").uses_confidences
-    assert not made("gr").uses_confidences

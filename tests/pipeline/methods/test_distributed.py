@@ -50,11 +50,6 @@ def confidences_of(epoch: int) -> torch.Tensor:
     return values_BK.where(values_BK > 0.3, torch.nan)
 
 
-def confidences_of(epoch: int) -> torch.Tensor:
-    values_BK = torch.rand(14, K, generator=torch.Generator().manual_seed(epoch))
-    return values_BK.where(values_BK > 0.3, torch.nan)
-
-
 def share_of(rank: int, sizes: list[int], tensors: Any) -> list[torch.Tensor]:
     first = sum(sizes[:rank])
     return [tensor[first : first + sizes[rank]] for tensor in tensors]

@@ -11,7 +11,6 @@ import torch
 
 from pipeline import methods
 from sharding.errors import InputError
-from sharding.errors import InputError
 from tests.support.distributed import run_ranks
 from tests.support.goldenvectors import CORES, Core
 
@@ -53,54 +52,6 @@ def test_em_apl_equals_the_reference(shared: Path, core: str) -> None:
         _, mask_BK = method.loss(golden.logits_BK, golden.labels_BK, ids_B)
         np.testing.assert_array_equal(mask_BK.numpy(), soft_BK > 0)
     assert keys
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["robust_spml_b16_c20", "robust_mixed_b12_c20"])
-def test_vlpl_equals_the_reference(shared: Path, name: str) -> None:
-    golden = Core.load(shared, name)
-    pseudo_BK = torch.from_numpy(golden["vlpl_pseudo_positive"])
-    confidences_BK = torch.where(pseudo_BK, 0.8, 0.79)
-    for epoch in (1, 6):
-        method = methods.create("vlpl", 20, observed_negatives="unobserved")
-        method.begin_epoch(epoch)
-        # The reference knows positives only.
-        golden.check(
-            lambda x, y, m=method: m.loss(x, y.where(y == 1, -1), None, confidences_BK)[0],
-            f"vlpl_e{epoch}",
-        )
-        labels_BK = golden.labels_BK.where(golden.labels_BK == 1, -1)
-        _, mask_BK = method.loss(golden.logits_BK, labels_BK, None, confidences_BK)
-        assert torch.equal(mask_BK, pseudo_BK & (epoch > 5))
-
-
-def test_vlpl_begins_after_its_warm_up_and_never_at_a_label() -> None:
-    logits_BK = torch.tensor([[60.0, -60.0, 0.0, 2.0]] * 3)
-    labels_BK = torch.tensor([[1, 1, 0, 0], [0, -1, -1, -1], [-1] * 4], dtype=torch.int8)
-    sure_BK, silent_BK = torch.ones(3, 4), torch.full((3, 4), torch.nan)
-    method = methods.create("vlpl", 4, warmup_epochs=2)
-    method.begin_epoch(2)
-    _, early_BK = method.loss(logits_BK, labels_BK, None, sure_BK)
-    assert not early_BK.any()
-    method.begin_epoch(3)
-    varied = logits_BK.clone().requires_grad_()
-    loss, mask_BK = method.loss(varied, labels_BK, None, sure_BK)
-    loss.backward()
-    assert torch.equal(mask_BK, labels_BK == -1), "a human's word is the last"
-    assert torch.isfinite(varied.grad).all()
-    expected = 0.0
-    for x, label in zip(logits_BK.flatten().double(), labels_BK.flatten().tolist(), strict=True):
-        p = torch.sigmoid(x)
-        present, absent = (-torch.log(q + 1e-5).item() for q in (p, 1 - p))
-        pseudo = 0.7 * (0.9 * present + 0.1 * absent)
-        expected += {1: present, 0: absent, -1: pseudo}[label]
-    assert loss.item() == pytest.approx(expected / 12, rel=1e-5)
-    silent, mask_BK = method.loss(logits_BK, labels_BK, None, silent_BK)
-    em = methods.create("em", 4, alpha=0.2, observed_negatives="cross-entropy")
-    assert silent.item() == em.loss(logits_BK, labels_BK)[0].item()
-    assert not mask_BK.any()
-    with pytest.raises(InputError, match="there are none"):
-        method.loss(logits_BK, labels_BK)
 
 
 @pytest.mark.shared

@@ -62,8 +62,6 @@ def test_option_of_the_wrong_type_is_refused() -> None:
         ("em-apl", {"observed_negatives": "x"}),
         *(("vlpl", o) for o in ({"threshold": 0.0}, {"beta": -1.0}, {"warmup_epochs": -1})),
         ("gr", {"confidence_weight": 1.5}),
-        *(("vlpl", o) for o in ({"threshold": 0.0}, {"beta": -1.0}, {"warmup_epochs": -1})),
-        ("gr", {"confidence_weight": 1.5}),
         ("iu", {"normalise": "x"}),
         ("cnn-rnn", {"hidden": 0}),
     ],

@@ -126,35 +126,6 @@ def test_gr_moves_the_share_of_unobserved_entries_to_the_confidence() -> None:
     assert unchanged.item() == plain.loss(LOGITS_BK, labels_BK)[0].item()
 
 
-def test_gr_moves_the_share_of_unobserved_entries_to_the_confidence() -> None:
-    confidences_BK = torch.full((4, 5), torch.nan)
-    confidences_BK[2:, 1:] = torch.tensor([0.0, 0.25, 1.0, 0.5])
-    labels_BK = LABELS_BK.clone()
-    plain: Any = methods.create("gr", 5)
-    for weight in (0.5, 1.0):
-        method: Any = methods.create("gr", 5, confidence_weight=weight)
-        method.begin_epoch(4)
-        plain.begin_epoch(4)
-        logits_BK = LOGITS_BK.clone().requires_grad_()
-        loss, mask_BK = method.loss(logits_BK, labels_BK, None, confidences_BK)
-        loss.backward()
-        assert torch.isfinite(logits_BK.grad).all()
-        assert not mask_BK.any()
-        share_BK, _ = plain.weights(torch.sigmoid(LOGITS_BK))
-        expected = plain.loss(LOGITS_BK, labels_BK)[0].double() * 20
-        _, weight_BK = plain.weights(torch.sigmoid(LOGITS_BK))
-        for b, k in (labels_BK == -1).nonzero().tolist():
-            if not np.isnan(c := confidences_BK[b, k].item()):
-                p = torch.sigmoid(LOGITS_BK[b, k].double())
-                present, absent = (1 - p**0.01) / 0.01, 1 - (1 - p)
-                moved = weight * (c - share_BK[b, k]) * (present - absent)
-                expected += weight_BK[b, k] * moved
-        assert loss.item() == pytest.approx(expected.item() / 20, rel=1e-4)
-    observed_only = confidences_BK.where(labels_BK != -1, torch.nan)
-    unchanged = method.loss(LOGITS_BK, labels_BK, None, observed_only)[0]
-    assert unchanged.item() == plain.loss(LOGITS_BK, labels_BK)[0].item()
-
-
 def test_gr_keeps_the_schedule_it_began_with() -> None:
     begun: Any = methods.create("gr", 3, total_epochs=8)
     prolonged: Any = methods.create("gr", 3, total_epochs=16)
