@@ -121,6 +121,7 @@ def card(manifest: Manifest, classes: ClassTable) -> str:
         f"{count(len(manifest.shards), 'shard')} ({size:,.2f} GB). {pixels_of(manifest)}",
         "## Labels",
         *(_labels(name, version, manifest) for name, version in sorted(manifest.labels.items())),
+        *_confidences(manifest),
         "## Class groups",
         _groups(classes, manifest.created_by.get(GROUPS_OF, "training")),
         _READING.rstrip(),
@@ -188,6 +189,21 @@ def _labels(name: str, version: LabelVersion, manifest: Manifest) -> str:
         hashes = "\n".join(f"- `{_plain(file)}` `{_plain(digest)}`" for file, digest in sources)
         parts += ["Read from files of these SHA-256:", hashes]
     return "\n\n".join(parts)
+
+
+def _confidences(manifest: Manifest) -> Iterator[str]:
+    """List the versions of confidences, where there are any."""
+    versions = sorted((manifest.confidences or {}).items())
+    if versions:
+        yield "## Machine confidences"
+        yield "Evidence in `confidences/<version>`, beside the labels: nobody verified it."
+        yield _table(
+            ("version", *(f"{split} confidences" for split in SPLITS)),
+            [
+                (name, *(v.splits[s].entries if s in v.splits else 0 for s in SPLITS))
+                for name, v in versions
+            ],
+        )
 
 
 def _groups(classes: ClassTable, splits: str) -> str:

@@ -12,13 +12,15 @@ import pytest
 
 from pipeline import storage
 from pipeline.data.staging import Cache, open_dataset
-from sharding.commands.options import RemoveOptions
+from sharding.commands.confidences import reshard_confidences
+from sharding.commands.options import RemoveOptions, ReshardOptions
 from sharding.commands.remove import remove
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.layout import CLASSES_HASH
 from sharding.manifest import Dataset, Manifest
+from tests.support.machine import write_csv
 
 
 @pytest.fixture
@@ -183,3 +185,20 @@ def test_a_cache_loses_images_that_were_taken_down(remote: Path, cache: Cache) -
     }
     assert after.shards_digest("train") != before.shards_digest("train")
     assert after.shards_digest("test") == before.shards_digest("test")
+
+
+def test_confidences_are_copied_where_they_are_asked_for(
+    remote: Path, cache: Cache, tmp_path: Path
+) -> None:
+    """They may be larger than all labels together."""
+    opened = Dataset.open(remote)
+    first = format_image_ids(opened.labels("train").image_ids_N[:1])[0]
+    table = write_csv(tmp_path / "machine.csv", [(first, opened.classes.mids[0], 0.5)])
+    reshard_confidences(ReshardOptions(dataset=str(remote), confidences=table))
+    path = "confidences/machine/train.parquet"
+    assert not (open_dataset(remote.as_uri(), cache, tars=False).directory / path).exists()
+    copy = open_dataset(remote.as_uri(), cache, tars=False, confidences="machine").directory
+    assert (copy / path).read_bytes() == (remote / path).read_bytes()
+    for location in (remote.as_uri(), str(remote)):
+        with pytest.raises(InputError, match="no confidences 'clip'"):
+            open_dataset(location, cache, tars=False, confidences="clip")

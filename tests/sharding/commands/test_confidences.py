@@ -86,6 +86,7 @@ def test_a_csv_becomes_a_version_and_no_label_changes(
     assert observed == done.observed > 0
     assert f"{observed:,} of entries that the default labels know" in str(done)
     assert check(dataset).intact
+    assert "| machine | 48 | 0 | 5 |" in (dataset / "README.md").read_text()
     add(dataset, tmp_path / "machine.csv")
     assert tree(dataset) == after, "repeating the command changes nothing"
 
