@@ -36,7 +36,7 @@ _STAGED = "confidences_{}_{:06d}.rows"
 class ConfidenceWriter:
     """Take the entries of one version and write its tables; what it staged goes with `close`.
 
-    Memory takes 24 bytes for each image of the dataset and, in turn, one block of entries.
+    Memory takes the index of the images and, in turn, one block or one row group of entries.
 
     Args:
         directory: of the dataset.
