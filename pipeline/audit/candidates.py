@@ -226,6 +226,12 @@ def of_epoch(epochs: Sequence[Candidates], epoch: int | None) -> Candidates:
     return epochs[-1] if epoch is None else by_epoch[epoch]
 
 
+def read_names(run: str) -> list[str]:
+    """List a run's files of candidates, in the order of epochs."""
+    folder = storage.join(storage.absolute(run), FOLDER)
+    return sorted(name for name in storage.names_in(folder) if name.endswith(".parquet"))
+
+
 def read_run(run: str) -> list[Candidates]:
     """Read the candidates of every epoch of a run (a directory or URL), in order.
 
@@ -233,7 +239,7 @@ def read_run(run: str) -> list[Candidates]:
         InputError: it has none.
     """
     folder = storage.join(storage.absolute(run), FOLDER)
-    names = sorted(name for name in storage.names_in(folder) if name.endswith(".parquet"))
+    names = read_names(run)
     if not names:
         raise InputError(
             "the run has no candidates",

@@ -12,7 +12,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+import numpy as np
+import numpy.typing as npt
+
+from sharding.image_ids import Ids
 from sharding.thumbnails import breakable
+
+Facts = Sequence[tuple[str, str]]
+"""(label, value) pairs, plain text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """Entries to review, in this order: is the class in the image?
+
+    Attributes:
+        split, labels: whose images, and the label version that the answers are laid over.
+        note: what the facts mean.
+        image_ids_N, classes_N: the entries.
+        facts_N: what is said of each.
+    """
+
+    split: str
+    labels: str
+    note: str
+    image_ids_N: Ids
+    classes_N: npt.NDArray[np.integer]
+    facts_N: Sequence[Facts]
+
+    def __len__(self) -> int:
+        return len(self.image_ids_N)
+
+    def followed_by(self, other: Questions) -> Questions:
+        """Put other questions of the same split and labels after these."""
+        return Questions(
+            split=self.split,
+            labels=self.labels,
+            note=f"{self.note} {other.note}".strip(),
+            image_ids_N=np.concatenate([self.image_ids_N, other.image_ids_N]),
+            classes_N=np.concatenate([self.classes_N, other.classes_N]),
+            facts_N=[*self.facts_N, *other.facts_N],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,20 +72,25 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A candidate as it is shown.
+    """A question as it is shown.
 
     Attributes:
         image_id, mid: what the reviewer's answer is about.
         name: of the class.
-        facts: (label, value) pairs, plain text.
+        facts: what is known of the entry and its image.
         pictures: what is looked at.
     """
 
     image_id: str
     mid: str
     name: str
-    facts: Sequence[tuple[str, str]]
+    facts: Facts
     pictures: Pictures
+
+
+def percent(probability: float) -> str:
+    """Write a probability; rounding would call a great many certain."""
+    return "above 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
 
 
 def page(title: str, note: str, file: str, rows: Sequence[Row], command: str) -> str:

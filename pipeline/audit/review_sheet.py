@@ -1,4 +1,4 @@
-"""Write the review sheet: candidates with photographs and activation maps, to judge by eye."""
+"""Write the review sheet: questions with photographs and activation maps, to judge by eye."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.audit import review_page
-from pipeline.audit.candidates import Candidates
-from pipeline.audit.review_page import Pictures, Row
+from pipeline.audit.review_page import Pictures, Questions, Row, percent
 from pipeline.inference import cam_figures, pixels
 from pipeline.inference.predictor import Predictor
 from sharding.classes import ClassTable
@@ -31,7 +30,7 @@ _SHEET_BYTES = 14_000_000
 
 def write_sheet(
     path: Path,
-    chosen: Candidates,
+    questions: Questions,
     *,
     title: str,
     file: str,
@@ -46,50 +45,44 @@ def write_sheet(
 
     Args:
         path: where to.
-        chosen: what to review, in this order.
+        questions: what to review.
         title, file, command: see `review_page.page`.
         classes: of the dataset.
-        observed: labels trained on, which are shown to the reviewer.
+        observed: labels of the images, which are shown to the reviewer.
         model: whose activation maps are shown.
-        images: (id, encoded image) of every candidate's image, in any order.
+        images: (id, encoded image) of every question's image, in any order.
         credits: author and licence by image id, as far as they are known.
     """
-    with Progress(len(np.unique(chosen.image_ids_N)), "review sheet", "image") as progress:
-        pictures = dict(_pictures(chosen, model, images, progress))
-    rows = list(_rows(chosen, classes, observed, pictures, credits))
+    with Progress(len(np.unique(questions.image_ids_N)), "review sheet", "image") as progress:
+        pictures = dict(_pictures(questions, model, images, progress))
+    rows = list(_rows(questions, classes, observed, pictures, credits))
     note = (
         f"Maps of the checkpoint after epoch {model.meta.epoch}: "
         "orange speaks for the class, blue against it. Its probability is of the score with "
-        "BoostLU. Loss and probability in training are of the step that made the candidate: of "
-        "an augmented picture, and by a network that had learned less; they often differ."
+        f"BoostLU. {questions.note}"
     )
     with replacing(path) as temporary:
         temporary.write_text(review_page.page(title, note, file, rows, command), encoding="utf-8")
 
 
 def _rows(
-    chosen: Candidates,
+    questions: Questions,
     classes: ClassTable,
     observed: LabelTable,
     pictures: Mapping[Entry, Pictures],
     credits: Mapping[str, str],
 ) -> Iterator[Row]:
-    """Make the page's row of each candidate."""
-    entries = zip(format_image_ids(chosen.image_ids_N), chosen.classes_N.tolist(), strict=True)
+    """Make the page's row of each question."""
+    ids = format_image_ids(questions.image_ids_N)
+    entries = zip(ids, questions.classes_N.tolist(), strict=True)
     for n, (image_id, k) in enumerate(entries):
         yield Row(
             image_id=image_id,
             mid=classes.mids[k],
             name=classes.names[k],
             facts=[
-                (
-                    "training",
-                    f"loss {chosen.losses_N[n]:.2f}, probability "
-                    f"{_percent(chosen.probabilities_N[n])}, {chosen.decisions_N[n]} "
-                    f"({chosen.method}, epoch {chosen.epoch})",
-                ),
-                *_machine_facts(chosen, n),
-                *_observed_facts(observed, chosen.image_ids_N[n : n + 1], classes),
+                *questions.facts_N[n],
+                *_observed_facts(observed, questions.image_ids_N[n : n + 1], classes),
                 ("image", image_id),
                 *([("by", credits[image_id])] if image_id in credits else []),
             ],
@@ -98,19 +91,20 @@ def _rows(
 
 
 def _pictures(
-    chosen: Candidates,
+    questions: Questions,
     model: Predictor,
     images: Iterable[tuple[str, bytes]],
     progress: Progress,
 ) -> Iterator[tuple[Entry, Pictures]]:
-    """Make the thumbnail of the photograph and draw its two maps for every candidate."""
+    """Make the thumbnail of the photograph and draw its two maps for every question."""
     wanted = defaultdict(list)
-    for image_id, k in zip(format_image_ids(chosen.image_ids_N), chosen.classes_N, strict=True):
+    ids = format_image_ids(questions.image_ids_N)
+    for image_id, k in zip(ids, questions.classes_N, strict=True):
         wanted[image_id].append(int(k))
     for image_id, content in images:
         upright_HWC = pixels.upright(content)
         photo = Image.fromarray(upright_HWC)
-        small = thumbnail(photo, _SHEET_BYTES // len(chosen) * 2 // 3)  # a third is for maps
+        small = thumbnail(photo, _SHEET_BYTES // len(questions) * 2 // 3)  # a third is for maps
         maps = _maps(model, upright_HWC, wanted[image_id])
         for k, of_class in zip(wanted[image_id], maps, strict=True):
             yield (
@@ -134,21 +128,8 @@ def _maps(
     cams = model.cam([upright_HWC], classes)
     for maps in zip(cams.raw_NPHW[0], cams.boosted_NPHW[0], strict=True):
         raw, (caption, layer) = cam_figures.captioned_layers(*maps, cams.alpha)
-        probability = _percent(1 / (1 + math.exp(-maps[1].mean())))
+        probability = percent(1 / (1 + math.exp(-maps[1].mean())))
         yield [raw, (f"{caption}, probability {probability}", layer)]
-
-
-def _machine_facts(chosen: Candidates, n: int) -> list[tuple[str, str]]:
-    """Say what the machine thought of a candidate, where one was asked."""
-    if chosen.confidences_N is None:
-        return []
-    confidence = float(chosen.confidences_N[n])
-    return [("machine", "silent" if math.isnan(confidence) else f"confidence {confidence:.2f}")]
-
-
-def _percent(probability: float) -> str:
-    # Rounding would call a great many certain.
-    return "above 99.9 %" if probability > 0.999 else f"{100 * probability:.1f} %"
 
 
 def _observed_facts(

@@ -206,14 +206,18 @@ def _quoted(path: object) -> str:
 
 
 def run_candidates(arguments: Sequence[str], program: str | None) -> None:
-    """Export a run's label candidates: an annotation CSV, and a sheet to review.
+    """Export what to review: likely missing labels, likely wrong ones, labels that mAP lacks.
 
     $ openimages-boostlu candidates --run runs/NAME
+    $ openimages-boostlu candidates --run runs/NAME --scores MLFLOW_RUN_OF_AN_EVALUATION
+    $ openimages-boostlu candidates --run runs/NAME --scores RUN --plan 500 --pool predictions
     $ openimages-boostlu candidates --run runs/demo --truth demo/dump/ground_truth
     """
     config = parse(AuditConfig, arguments, program, run_candidates)
     from pipeline.audit import run
+    from pipeline.audit.inputs import Readers
     from sharding.dataset.ground_truth import read_ground_truth
     from sharding.dataset.lookup import read_credits, read_images
 
-    write(run.run(config, read_images, read_credits, read_ground_truth))
+    readers = Readers(images=read_images, credits=read_credits, truth=read_ground_truth)
+    write(run.run(config, readers))

@@ -175,5 +175,24 @@ class AuditConfig:
     log: bool = False
     """Add precision and recall by --truth to the run's curves in MLflow."""
 
+    scores: tuple[str, ...] = ()
+    """Evaluations of one split, as MLflow run ids or scores.parquet: adds the verified labels that
+    all of them contradict."""
+    held_out: bool = False
+    """With --scores of the training split: let a network judge only labels that it did not train
+    on."""
+    plan: int | None = None
+    """Instead, plan which labels to verify next, so many, so that the intervals of --scores shrink
+    most."""
+    pool: str | None = None
+    """With --plan: predictions of the split (`predict --dataset`), to draw the entries from."""
+
     def __post_init__(self) -> None:
-        refuse_outside(self, {"top": "[1, inf)"})
+        refuse_outside(self, {"top": "[1, inf)", "plan": "[1, inf)"})
+        if (self.plan is not None or self.held_out) and not self.scores:
+            option = "--held-out" if self.plan is None else "--plan"
+            raise InputError(f"{option} is of an evaluation", fix="pass --scores, an MLflow run id")
+        if self.plan is not None and len(self.scores) > 1:
+            raise InputError("--plan is for one evaluation", fix="pass one --scores")
+        if self.pool is not None and self.plan is None:
+            raise InputError("--pool is for --plan", fix="pass both")

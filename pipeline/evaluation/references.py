@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.evaluation.attribution import Attributions
-from pipeline.evaluation.scores import Scores
+from pipeline.evaluation.scores import Scores, read_about
 from pipeline.tracking import runs
 from sharding.errors import InputError
 from sharding.labels import LabelTable, entry_keys
@@ -116,11 +116,13 @@ class Baseline:
         name: the MLflow run id or the path it was asked for by.
         scores: of its annotated entries.
         attributions: of its maps, by the name of its run; empty if it counted none.
+        about: what its scores are of: split, labels, checkpoint, epoch.
     """
 
     name: str
     scores: Scores
     attributions: Mapping[str, Attributions]
+    about: Mapping[str, str]
 
     @classmethod
     def read(cls, against: str) -> Baseline:
@@ -131,15 +133,21 @@ class Baseline:
         """
         if Path(against).is_file():
             counts = Path(against).with_name(Path(ATTRIBUTION).name)
-            scores = Scores.read(against)
-            return cls(name=against, scores=scores, attributions=_attributions(counts))
+            return cls._of(against, against, counts)
         with tempfile.TemporaryDirectory() as directory:
-            scores = Scores.read(runs.download(against, SCORES, directory))
+            path = runs.download(against, SCORES, directory)
             try:
                 counts = Path(runs.download(against, ATTRIBUTION, directory))
             except InputError:  # it was made with --attribution 0
-                return cls(name=against, scores=scores, attributions={})
-            return cls(name=against, scores=scores, attributions=_attributions(counts))
+                counts = Path(directory, Path(ATTRIBUTION).name)
+            return cls._of(against, path, counts)
+
+    @classmethod
+    def _of(cls, name: str, path: str, counts: Path) -> Baseline:
+        scores = Scores.read(path)
+        return cls(
+            name=name, scores=scores, attributions=_attributions(counts), about=read_about(path)
+        )
 
     def check_entries(self, table: LabelTable) -> None:
         """Refuse scores of entries that the label table does not have.

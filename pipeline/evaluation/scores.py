@@ -122,6 +122,12 @@ class Scores:
             )
 
 
+def read_about(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read what a score file says that it is of; empty where it says nothing."""
+    metadata = pq.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
 @torch.inference_mode()
 def score(
     model: CamNet, split: LabelledSplit, on_batch: Callable[[], None] = lambda: None

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.audit import run
+from pipeline.audit.inputs import Readers
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.commands import AuditConfig
 from pipeline.training.epoch import run_epoch
@@ -33,7 +34,9 @@ def exported(squares: Path, folder: Path, method: str) -> list[str]:
         output=folder / "export-first",
         corrections=True,
     )
-    output = run.run(config, read_images, read_credits, read_ground_truth)
+    output = run.run(
+        config, Readers(images=read_images, credits=read_credits, truth=read_ground_truth)
+    )
     rows = (folder / "export-first/train.csv").read_text().splitlines()
     assert f"({len(rows) - 1:,})" in output
     mids = Dataset.open(squares).classes.mids

@@ -21,6 +21,7 @@ from PIL import Image
 from pipeline.audit import candidates, review_page
 from pipeline.audit import run as audit_run
 from pipeline.audit.candidates import Candidates
+from pipeline.audit.inputs import Readers
 from pipeline.audit.review_page import Pictures, Row
 from pipeline.config.commands import AuditConfig
 from sharding.commands.options import ReshardOptions
@@ -89,7 +90,8 @@ def run(dataset: Path, tmp_path: Path) -> Path:
 
 def export(run: Path, output: Path, **options: object) -> str:
     config = AuditConfig(run=str(run), output=output, **options)  # type: ignore[arg-type]
-    return audit_run.run(config, read_images, read_credits, read_ground_truth)
+    readers = Readers(images=read_images, credits=read_credits, truth=read_ground_truth)
+    return audit_run.run(config, readers)
 
 
 class Sheet(HTMLParser):

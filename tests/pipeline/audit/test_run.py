@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.audit import run
 from pipeline.audit.candidates import Candidates
+from pipeline.audit.inputs import Readers
 from pipeline.audit.label_tools import fiftyone
-from pipeline.audit.review_sheet import _machine_facts
 from pipeline.config.commands import AuditConfig
 from sharding.commands.confidences import reshard_confidences
 from sharding.commands.options import ReshardOptions
@@ -65,7 +65,7 @@ def exported(squares: Path, tmp_path: Path) -> Any:
         output = tmp_path / "export"
         config = AuditConfig(run=str(folder.parent), output=output, sheet=False, **more)
         none: Any = None
-        run.run(config, none, none, none)
+        run.run(config, Readers(images=none, credits=none, truth=none))
         lines = (output / "train.csv").read_text().splitlines()[1:]
         return [ids.index(line.split(",")[0]) for line in lines]
 
@@ -90,13 +90,14 @@ def test_sheet_and_tools_show_what_the_machine_said(
     content = (tmp_path / "runs/first/candidates/epoch-001.parquet").read_bytes()
     found = Candidates.from_parquet(content, "x")
     assert found.confidences_N is None
-    assert _machine_facts(found, 0) == []
+    assert [name for name, _ in run.questions(found).facts_N[0]] == ["training"]
     table = np.array([np.nan if c is None else c for c in CONFIDENCES], np.float32)
     with_machine = Candidates(**{**vars(found), "confidences_N": table})
     again = Candidates.from_parquet(with_machine.to_parquet(classes), "x")
     np.testing.assert_array_equal(again.confidences_N, table)
-    assert _machine_facts(again, 0) == [("machine", "confidence 0.90")]
-    assert _machine_facts(again, 3) == [("machine", "silent")]
+    facts_N = run.questions(again).facts_N
+    assert facts_N[0][1:] == [("machine", "confidence 0.90")]
+    assert facts_N[3][1:] == [("machine", "silent")]
     shown = [label for labels in fiftyone(again, classes)["labels"].values() for label in labels]
     said = [label["attributes"].get("machine_confidence") for label in shown]
     assert sorted(value for value in said if value is not None) == pytest.approx([0.0, 0.2, 0.9])

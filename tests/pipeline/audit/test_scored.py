@@ -1,0 +1,142 @@
+"""From an evaluation's scores to verified labels that are likely wrong, beside candidates."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.audit import run as audit_run
+from pipeline.audit.inputs import Readers
+from pipeline.config.commands import AuditConfig
+from pipeline.evaluation.scores import Scores
+from sharding.dataset.ground_truth import read_ground_truth
+from sharding.dataset.lookup import read_credits, read_images
+from sharding.errors import InputError
+from sharding.image_ids import format_image_ids
+from sharding.labels import POSITIVE
+from sharding.manifest import Dataset
+from tests.pipeline.audit.test_review_sheet import Sheet, found_in
+from tests.support.models import write_checkpoint
+
+WRONG = (3, 40)
+"""Entries of the split that the scores contradict, the second one more."""
+
+
+def write_scores(path: Path, dataset: Path, split: str = "train", **about: str) -> str:
+    """Scores that agree with the labels of a split, but for `WRONG`."""
+    table = Dataset.open(dataset).labels(split)
+    entries = table.entries()
+    logits = np.where(entries.states_E == POSITIVE, 3, -3).astype(np.float32)
+    logits[list(WRONG)] *= [-1, -2]
+    scores = Scores(
+        image_ids_E=table.image_ids_N[entries.rows_E],
+        classes_E=entries.classes_E,
+        labels_E=entries.states_E,
+        raw_E=logits,
+        boosted_E=logits,
+    )
+    path.write_bytes(scores.to_parquet({"split": split, "labels": "first", **about}))
+    return str(path)
+
+
+@pytest.fixture
+def run(squares: Path, tmp_path: Path) -> Path:
+    """A run without candidates."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"dataset": str(squares)}))
+    return folder
+
+
+def export(run: Path, output: Path, **options: object) -> str:
+    config = AuditConfig(run=str(run), output=output, **options)  # type: ignore[arg-type]
+    readers = Readers(images=read_images, credits=read_credits, truth=read_ground_truth)
+    return audit_run.run(config, readers)
+
+
+def wrong_entries(dataset: Path) -> list[tuple[str, str]]:
+    """(image, MID) of `WRONG`, the larger loss first."""
+    opened = Dataset.open(dataset)
+    table = opened.labels("train")
+    entries = table.entries()
+    ids = format_image_ids(table.image_ids_N[entries.rows_E[list(WRONG)]])
+    mids = [opened.classes.mids[int(k)] for k in entries.classes_E[list(WRONG)]]
+    return list(zip(ids, mids, strict=True))[::-1]
+
+
+def test_contradicted_labels_are_listed(squares: Path, run: Path, tmp_path: Path) -> None:
+    scores = write_scores(tmp_path / "scores.parquet", squares)
+    output = export(run, tmp_path / "out", scores=(scores,), sheet=False, truth="first")
+    with open(tmp_path / "out/label-errors.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["ImageID"], row["LabelName"]) for row in rows] == wrong_entries(squares)
+    assert float(rows[0]["Loss"]) == pytest.approx(np.log1p(np.exp(6)), abs=1e-3)
+    assert "2 of 2 that all networks contradict" in output
+    assert "0 of 2 labels exported are wrong" in output
+    top = export(run, tmp_path / "top", scores=(scores,), sheet=False, top=1)
+    assert "1 of 2 that all networks contradict" in top
+
+
+def test_they_stand_below_the_candidates_on_one_sheet(
+    squares: Path, run: Path, tmp_path: Path
+) -> None:
+    scores = write_scores(tmp_path / "scores.parquet", squares)
+    (run / "candidates").mkdir()
+    content = found_in(squares).to_parquet(Dataset.open(squares).classes)
+    (run / "candidates/epoch-002.parquet").write_bytes(content)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", squares)
+    output = export(run, tmp_path / "out", scores=(scores,), checkpoint=str(checkpoint), top=3)
+    rows = Sheet(tmp_path / "out/sheet.html").rows
+    assert len(rows) == 3 + 2
+    assert rows[3:] == wrong_entries(squares)
+    text = (tmp_path / "out/sheet.html").read_text()
+    assert len(re.findall("<dt>verified as</dt><dd>(positive|negative)</dd>", text)) == 2
+    assert "--annotations reviewed-first-epoch-002-train.csv" in output
+    # The annotations that call candidates present say nothing of verified labels.
+    assert len((tmp_path / "out/train.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_a_network_may_judge_only_what_it_did_not_train_on(
+    squares: Path, run: Path, tmp_path: Path
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", squares)
+    scores = write_scores(tmp_path / "scores.parquet", squares, checkpoint=str(checkpoint))
+    output = export(run, tmp_path / "out", scores=(scores,), held_out=True)
+    assert "0 of 0 that all networks contradict, 0 verified train labels judged" in output
+    assert not (tmp_path / "out/sheet.html").exists()
+
+
+def test_scores_that_do_not_fit_are_refused(squares: Path, run: Path, tmp_path: Path) -> None:
+    train = write_scores(tmp_path / "train.parquet", squares)
+    other = write_scores(tmp_path / "test.parquet", squares, "test")
+    with pytest.raises(InputError, match="not of split train by labels first"):
+        export(run, tmp_path / "out", scores=(train, other))
+    unnamed = tmp_path / "old.parquet"
+    unnamed.write_bytes(Scores.read(train).to_parquet())
+    with pytest.raises(InputError, match=r"old\.parquet: the scores do not say their split"):
+        export(run, tmp_path / "out", scores=(str(unnamed),))
+    moved = tmp_path / "moved.parquet"
+    about = {"split": "validation", "labels": "first"}
+    moved.write_bytes(Scores.read(other).to_parquet(about))
+    with pytest.raises(InputError, match="scores are of other images or labels"):
+        export(run, tmp_path / "out", scores=(str(moved),))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"plan": 10},
+        {"held_out": True},
+        {"plan": 10, "scores": ("a", "b")},
+        {"pool": "predictions", "scores": ("a",)},
+        {"plan": 0, "scores": ("a",)},
+    ],
+)
+def test_options_that_lack_others_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        AuditConfig(run="runs/first", **wrong)  # type: ignore[arg-type]
