@@ -128,7 +128,7 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
         say(f"{count(len(drawn), 'trial')} on validation, {at_once} at a time")
         lines = TrialLines(len(drawn))
         setting = _setting(config, planned, parent, at_once)
-        search.search(drawn, setting, at_once, lines.ended)
+        search.search(drawn, config.tune, setting, at_once, lines.ended)
         best = search.best_of(config.output, drawn)
     assert best is not None
     say(f"best of the search: {best.row.label}")

@@ -164,6 +164,7 @@ def best_of(study: str, drawn: Sequence[Trial]) -> Trial | None:
 
 def search(
     drawn: Sequence[Trial],
+    space: Sequence[str],
     setting: Setting,
     at_once: int,
     ended: Callable[[str, Curve], object],
@@ -172,6 +173,7 @@ def search(
 
     Args:
         drawn: all trials.
+        space: that they were drawn from, as it was written.
         setting: of the study.
         at_once: trials at a time.
         ended: called with the name of a trial that has ended, and its curve.
@@ -193,7 +195,7 @@ def search(
     curves = {name: read(setting.study, name) for name in by_name}
     found = {name: dataclasses.asdict(curve) for name, curve in curves.items() if curve}
     rows = {trial.name: trial.row.label for trial in drawn}
-    known = {"split": "validation", "rows": rows, "trials": found}
+    known = {"split": "validation", "space": list(space), "rows": rows, "trials": found}
     storage.write_json(storage.join(setting.study, FILE), known)
 
 

@@ -145,6 +145,7 @@ def test_a_search_takes_the_best_on_validation_and_keeps_all_trials(studies: Stu
     output = studies.home.run("study_openimages.py", *command)
     raw = json.loads((studies.home.directory / "tuned/search.json").read_text())
     assert raw["split"] == "validation"
+    assert raw["space"] == ["delta_rel=0.02:2:log", "alpha=2:10"]
     assert sorted(raw["trials"]) == ["trial-000", "trial-001", "trial-002"]
     assert {trial["status"] for trial in raw["trials"].values()} <= {"finished", "stopped"}
     best = max(raw["trials"], key=lambda name: max(raw["trials"][name]["scores"].values()))
