@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.tracking.client import attempt, mlflow_client, tracking_uri
 from pipeline.tracking.errors import mlflow_errors
@@ -20,6 +21,11 @@ from sharding.log import redact
 # Tag of an experiment that is about training; MLflow asks each visitor to choose without it.
 _KEY_HASH = "run_key_sha256"
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
+# Of MLflow itself, and of the databases beneath it.
+_ROW_EXISTS = re.compile("already exists|UNIQUE constraint|duplicate key|Duplicate entry", re.I)
+_MOST_RACES = 5
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,7 @@ def open_run(
         client = mlflow_client()
         from mlflow.entities import RunTag  # after the client's settings
 
-        experiment_id = _experiment_id(client, experiment)
+        experiment_id = _despite_races(lambda: _experiment_id(client, experiment))
         keys = {"run_key": key, _KEY_HASH: _hash_of(key)}
         run_id = _find(client, experiment_id, key) if resume else None
         if run_id is None and moved and knows(moved):
@@ -251,7 +257,22 @@ def _describe(
     with mlflow_errors(f"artifacts cannot be written to {store}"):
         client.log_dict(run_id, dict(config), "config.json")
     if inputs:
-        client.log_inputs(run_id, [_dataset_input(table) for table in inputs])
+        described = [_dataset_input(table) for table in inputs]
+        _despite_races(lambda: client.log_inputs(run_id, described))
+
+
+def _despite_races(act: Callable[[], Result]) -> Result:
+    """Call again what failed because another process made the same row between look and insert.
+
+    MLflow looks for an experiment or a data set first, and takes the row that is there.
+    """
+    for _ in range(_MOST_RACES):
+        try:
+            return act()
+        except Exception as error:  # every store raises its own kinds
+            if not _ROW_EXISTS.search(str(error)):
+                raise
+    return act()
 
 
 def _dataset_input(table: TableInput) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.types import Schema
 
 from pipeline.cluster import tasks
@@ -116,6 +117,38 @@ def test_an_experiment_says_that_models_are_trained_in_it() -> None:
         open_run(experiment=name)
         found = mlflow_client().get_experiment_by_name(name).tags["mlflow.experimentKind"]
         assert found == (kind or "custom_model_development")
+
+
+def test_two_trainings_that_begin_at_once_share_experiment_and_data_sets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = open_run()
+    store = mlflow_client()._tracking_client.store
+
+    def blind_once(kind: type, name: str, answer: Any) -> None:
+        """Let the first look miss the row that another process is about to make."""
+        real, looks = getattr(kind, name), [answer]
+
+        def look(self: Any, *arguments: Any, **named: Any) -> Any:
+            return looks.pop() if looks else real(self, *arguments, **named)
+
+        monkeypatch.setattr(kind, name, look)
+
+    blind_once(type(mlflow_client()), "get_experiment_by_name", None)
+    real_inputs, failures = type(store).log_inputs, [1, 1]
+
+    def log_inputs(self: Any, *arguments: Any, **named: Any) -> None:
+        if failures:
+            failures.pop()
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets")
+        real_inputs(self, *arguments, **named)
+
+    monkeypatch.setattr(type(store), "log_inputs", log_inputs)
+    second = open_run(key="/runs/b")
+    one, two = (mlflow_client().get_run(run_id) for run_id in (first, second))
+    assert one.info.experiment_id == two.info.experiment_id
+    (of_one,), (of_two,) = one.inputs.dataset_inputs, two.inputs.dataset_inputs
+    assert of_one.dataset.digest == of_two.dataset.digest
 
 
 def test_run_names_the_commit_it_ran_from(monkeypatch: pytest.MonkeyPatch) -> None:
