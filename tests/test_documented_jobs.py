@@ -1,0 +1,236 @@
+"""Every job that a page names runs on small data, in this process in place of Ray's.
+
+Trainings are in `tests/test_documented_trainings.py`, the tutorial's commands, with Ray, in
+`tests/jobs/test_tutorial.py`; what cannot run here is listed with its reason, and goes to its
+program's parser in `tests/test_documented_commands.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.cluster import session, tasks
+from pipeline.cluster.checkpoints import SCORE
+from pipeline.training.epoch import run_epoch
+from sharding.manifest import Dataset
+from tests.support.buckets import Bucket
+from tests.support.foreign import write_coco, write_csv
+from tests.support.models import write_checkpoint
+from tests.support.training import begun, worker_for
+from tests.test_documented_commands import COMMANDS, JOBS, REPOSITORY
+
+NOT_RUN = {
+    r"make ": "makes the environment and runs what is tested elsewhere",
+    r"(export|\.) ": "sets the shell up",
+    r"ray (up|down|dashboard|exec|get-auth-token|job (logs|status|stop))": "needs a cluster",
+    r"(docker|kubectl|sky|sbatch) ": "needs that program and its machines; tests/deploy",
+    r"(\S*/)?mlflow |curl ": "a server of others; tests/pipeline/inference/test_mlflow_model.py",
+    r"python -m benchmarks\.": "tests/test_benchmarks.py",
+    r".*(train_openimages\.py|openimages-boostlu train) ": "tests/test_documented_trainings.py",
+}
+SMALLER = {
+    "--train 2000 --validation 200 --test 100 --classes 40": (
+        "--train 20 --validation 2 --test 2 --classes 5 --workers 1"
+    ),
+}
+
+
+def reason(page: str, command: str) -> str | None:
+    """Why a documented command is not run here; None of those that are."""
+    if page == "tutorial.md":
+        return "tests/jobs/test_tutorial.py"
+    return next((why for what, why in NOT_RUN.items() if re.match(what, command)), None)
+
+
+TO_RUN = sorted({command for page, command in COMMANDS if reason(page, command) is None})
+
+
+def test_every_job_is_run_and_every_reason_is_needed() -> None:
+    text = "\n".join(TO_RUN)
+    elsewhere = {"train_openimages.py"}
+    assert {
+        script for script, job in JOBS.items() if not re.search(rf"{script}|boostlu {job} ", text)
+    } <= elsewhere
+    left = [command for page, command in COMMANDS if reason(page, command) is not None]
+    assert [what for what in NOT_RUN if not any(re.match(what, each) for each in left)] == []
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """Make what the commands name: dumps, collections, datasets, runs."""
+    root = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        in_process(patch)
+        sizes = "--train 48 --validation 12 --test 12 --classes 6 --side 48 --workers 1"
+        assert not run(f"make-demo --output dump {sizes}")
+        max(Path("dump/images/train").iterdir()).write_bytes(b"broken")  # to be set aside
+        shard = "shard --annotations dump --images dump/images --images-per-shard 8"
+        assert not run(f"{shard} --output data/dataset")
+        Path("data/openimages").symlink_to(root / "dump")
+        Path("data/dump").symlink_to(root / "dump")
+        Path("data/jpegs").symlink_to(root / "dump/images")
+        shutil.copytree("dump/2017_11", "data/openimages-v4/2018_04")
+        write_coco(root / "data/coco")
+        write_csv(
+            root / "data/pets",
+            ["image,labels,split"]
+            + [f"{n}.jpg,{'cat' if n % 2 else 'dog'},{split}" for n, split in enumerate(_PETS)],
+            [f"{n}.jpg" for n in range(len(_PETS))],
+        )
+        assert not run("import --format coco --source data/coco --output data/coco-dataset")
+        assert not run("import --format csv --source data/pets --output data/pets-dataset")
+        shutil.copy(empty_store, "mlflow.db")
+        for name in ("coco-llr", "pets"):
+            collection = root / f"data/{name.partition('-')[0]}-dataset"
+            write_checkpoint(root / "runs" / name, collection)
+        train(root, "first", "ll-r")
+        train(root, "cnn-rnn", "cnn-rnn", "hidden=8", "embedding=4")
+    lines = [str(path) for path in sorted((root / "dump/images/test").glob("*.jpg"))[:2]]
+    (root / "urls.txt").write_text("\n".join(lines))
+    (root / "takedown.txt").write_text(Path(lines[0]).stem)
+    (root / "reviewed-first-epoch-010-train.csv").write_text(review(root))
+    return root
+
+
+_PETS = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+
+
+def train(root: Path, name: str, method: str, *options: str) -> None:
+    """Train a run for two epochs; its directory is its checkpoint, too."""
+    place = {"storage": str(root / "runs"), "name": name, "candidates_per_epoch": 20}
+    worker = begun(worker_for(root / "data/dataset", method, *options, batch=16, **place))
+    run_epoch(worker, 1)
+    run_epoch(worker, 2)
+    directory = root / "runs" / name
+    directory.mkdir(parents=True, exist_ok=True)
+    worker.save(str(directory), {SCORE: 0.0})
+    (directory / "config.json").write_text(json.dumps(worker.config.to_dict()))
+    meta = json.loads((directory / "meta.json").read_text())
+    (directory / "meta.json").write_text(json.dumps({**meta, "mlflow_run_id": ""}))
+
+
+def review(root: Path) -> str:
+    """Answers as the button of a review sheet saves them."""
+    mid = Dataset.open(root / "data/dataset").classes.mids[0]
+    image = min((root / "dump/images/train").iterdir()).stem
+    return f"ImageID,Source,LabelName,Confidence\n{image},verification,{mid},1\n"
+
+
+def in_process(patch: pytest.MonkeyPatch) -> None:
+    """Put this process in the place of a cluster."""
+
+    def run_tasks(function: Any, items: Sequence[Any], **_: Any) -> Iterator[Any]:
+        return map(function, items)
+
+    def map_parts(
+        kind: type, arguments: Mapping[str, Any], items: Sequence[Any], **_: Any
+    ) -> Iterator[Any]:
+        worker = kind(**arguments)
+        return (worker({"item": item}) for item in items)
+
+    patch.setattr(tasks, "run_tasks", run_tasks)
+    patch.setattr(tasks, "map_parts", map_parts)
+    patch.setattr(session, "connect", lambda *_, **__: None)
+    patch.setattr(session, "shares", lambda *_: (1, 0, 1))
+    patch.setattr(session, "check_shared", lambda directory: None)
+    patch.setenv("RAY_ADDRESS", "nowhere")
+
+
+def run(command: str) -> int:
+    """Run a job by its name and options; return its exit status."""
+    try:
+        main.main(shlex.split(command))
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def job_of(command: str) -> str:
+    """Turn a documented command, if through Ray, into a job's name and its options."""
+    _, found, rest = re.split(r"^(?:.*?(\w+\.py)(?: --)?|openimages-boostlu) ", command, maxsplit=1)
+    return f"{JOBS[found]} {rest}" if found else rest
+
+
+@pytest.mark.parametrize("command", TO_RUN)
+def test_it_runs(
+    command: str,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    here = shutil.copytree(world, tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
+    in_process(monkeypatch)
+    job = filled(job_of(command), here)
+    if "models:/" in job:
+        assert not run(
+            "evaluate --checkpoint runs/first --dataset data/dataset --attribution 0"
+            " --register shapes"
+        )
+    if "s3://" in job:
+        bucket: Bucket = request.getfixturevalue("bucket")
+        bucket.put("dataset", here / "data/dataset")
+        job = job.replace("s3://bucket/", bucket.url(""))
+    output = re.search(r"--output (\S+)", job)
+    if output and "://" not in output[1]:
+        shutil.rmtree(here / output[1], ignore_errors=True)
+    is_check = job.startswith("check-cluster")  # the file as it comes lacks the user's own values
+    status = run(job)
+    shown = capsys.readouterr()
+    assert status == (2 if is_check else 0), shown.err
+    assert not is_check or "is not set. Fix: put your own value" in shown.err
+    if output and "://" not in output[1]:
+        assert (here / output[1]).exists()
+    if job.startswith("evaluate"):
+        assert re.search(r"BoostLU on|score", shown.out)
+
+
+def filled(job: str, here: Path) -> str:
+    """Put what is there in the place of what a page leaves to its reader."""
+    dataset = Dataset.open(here / "data/dataset")
+    image = min((here / "dump/images/train").iterdir()).stem
+    places = {
+        r"/data/": "data/",
+        r"\bDATASET\b|\bDIR\b|(?<= )dataset\b|demo/dataset\b": "data/dataset",
+        r"demo/dump\b": "dump",
+        r"demo/runs/demo|(?:data/)?runs/(?:NAME|full|audit|llr-boostlu|coco-ablation-3|first)": (
+            "runs/first"
+        ),
+        r"bbox_labels_600_hierarchy.json": "hierarchy.json",
+        r"\bDog\b": shlex.quote(dataset.classes.names[0]),
+        r"0a1b2c3d4e5f6071": image,
+        r"ray_cluster.yaml": str(REPOSITORY / "ray_cluster.yaml"),
+        **{re.escape(long): short for long, short in SMALLER.items()},
+    }
+    for what, there in places.items():
+        job = re.sub(what, there, job)
+    if "hierarchy.json" in job:
+        mids = dataset.classes.mids
+        parts = {"LabelName": mids[0], "Subcategory": [{"LabelName": mids[1]}]}
+        (here / "hierarchy.json").write_text(json.dumps(parts))
+    if "RUN_ID" in job:
+        assert not run("evaluate --checkpoint runs/first --dataset data/dataset --attribution 0")
+        job = job.replace("RUN_ID", latest_run())
+    return job
+
+
+def latest_run() -> str:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    (found,) = client.search_runs(experiments)
+    return str(found.info.run_id)
