@@ -7,6 +7,7 @@ program's parser in `tests/test_documented_commands.py`.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -20,6 +21,9 @@ import pytest
 from pipeline.cli import main
 from pipeline.cluster import session, tasks
 from pipeline.cluster.checkpoints import SCORE
+from pipeline.evaluation import run as evaluation
+from pipeline.inference import cam_figures, cams
+from pipeline.tracking import client
 from pipeline.training.epoch import run_epoch
 from sharding.manifest import Dataset
 from tests.support.buckets import Bucket
@@ -99,7 +103,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     lines = [str(path) for path in sorted((root / "dump/images/test").glob("*.jpg"))[:2]]
     (root / "urls.txt").write_text("\n".join(lines))
     (root / "takedown.txt").write_text(Path(lines[0]).stem)
-    (root / "reviewed-first-epoch-010-train.csv").write_text(review(root))
+    (root / "machine/2017_11/train").mkdir(parents=True)
+    (root / "reviewed-first-epoch-010-train.csv").write_text(label(root, "verification,{},1"))
+    table = root / "machine/2017_11/train/annotations-machine.csv"
+    table.write_text(label(root, "machine,{},0.7"))
+    shutil.make_archive(str(root / "annotations_machine_2017_11"), "gztar", root / "machine")
     return root
 
 
@@ -120,11 +128,11 @@ def train(root: Path, name: str, method: str, *options: str) -> None:
     (directory / "meta.json").write_text(json.dumps({**meta, "mlflow_run_id": ""}))
 
 
-def review(root: Path) -> str:
-    """Answers as the button of a review sheet saves them."""
+def label(root: Path, of_class: str) -> str:
+    """Write a table of one label: of the first training image, for the first class."""
     mid = Dataset.open(root / "data/dataset").classes.mids[0]
     image = min((root / "dump/images/train").iterdir()).stem
-    return f"ImageID,Source,LabelName,Confidence\n{image},verification,{mid},1\n"
+    return f"ImageID,Source,LabelName,Confidence\n{image},{of_class.format(mid)}\n"
 
 
 def in_process(patch: pytest.MonkeyPatch) -> None:
@@ -144,6 +152,9 @@ def in_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(session, "connect", lambda *_, **__: None)
     patch.setattr(session, "shares", lambda *_: (1, 0, 1))
     patch.setattr(session, "check_shared", lambda directory: None)
+    # More than half an evaluation's time are pictures: one image in place of four, fewer pixels.
+    patch.setattr(evaluation, "explain", functools.partial(cams.explain, images=1))
+    patch.setattr(cam_figures, "_DPI", 20)
     patch.setenv("RAY_ADDRESS", "nowhere")
 
 
@@ -176,11 +187,6 @@ def test_it_runs(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{here}/mlflow.db")
     in_process(monkeypatch)
     job = filled(job_of(command), here)
-    if "models:/" in job:
-        assert not run(
-            "evaluate --checkpoint runs/first --dataset data/dataset --attribution 0"
-            " --register shapes"
-        )
     if "s3://" in job:
         bucket: Bucket = request.getfixturevalue("bucket")
         bucket.put("dataset", here / "data/dataset")
@@ -195,8 +201,13 @@ def test_it_runs(
     assert not is_check or "is not set. Fix: put your own value" in shown.err
     if output and "://" not in output[1]:
         assert (here / output[1]).exists()
+    if "--confidences" in job:
+        assert list((here / "data/dataset/confidences").glob("*/train.parquet"))
     if job.startswith("evaluate"):
         assert re.search(r"BoostLU on|score", shown.out)
+
+
+_RUNS = "NAME|full|audit|llr-boostlu|coco-ablation-3|teacher|first"
 
 
 def filled(job: str, here: Path) -> str:
@@ -207,9 +218,7 @@ def filled(job: str, here: Path) -> str:
         r"/data/": "data/",
         r"\bDATASET\b|\bDIR\b|(?<= )dataset\b|demo/dataset\b": "data/dataset",
         r"demo/dump\b": "dump",
-        r"demo/runs/demo|(?:data/)?runs/(?:NAME|full|audit|llr-boostlu|coco-ablation-3|first)": (
-            "runs/first"
-        ),
+        rf"demo/runs/demo|(?:data/)?runs/(?:{_RUNS})": "runs/first",
         r"bbox_labels_600_hierarchy.json": "hierarchy.json",
         r"\bDog\b": shlex.quote(dataset.classes.names[0]),
         r"0a1b2c3d4e5f6071": image,
@@ -222,16 +231,19 @@ def filled(job: str, here: Path) -> str:
         mids = dataset.classes.mids
         parts = {"LabelName": mids[0], "Subcategory": [{"LabelName": mids[1]}]}
         (here / "hierarchy.json").write_text(json.dumps(parts))
+    of_run = "--checkpoint runs/first --dataset data/dataset"
+    if "--confidences teacher" in job:
+        assert not run(f"predict {of_run} --split train --output teacher")
+    if "models:/" in job:
+        assert not run(f"evaluate {of_run} --attribution 0 --register shapes")
     if "RUN_ID" in job:
-        assert not run("evaluate --checkpoint runs/first --dataset data/dataset --attribution 0")
-        job = job.replace("RUN_ID", latest_run())
+        assert not run(f"evaluate {of_run} --attribution 0")
+        job = job.replace("RUN_ID", the_run())
     return job
 
 
-def latest_run() -> str:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    (found,) = client.search_runs(experiments)
+def the_run() -> str:
+    store = client.mlflow_client()
+    experiments = [each.experiment_id for each in store.search_experiments()]
+    (found,) = store.search_runs(experiments)
     return str(found.info.run_id)

@@ -92,12 +92,12 @@ def load() -> Any:
 
 def global_client() -> Any:
     """Make the same client, and set `tracking_uri` for MLflow's functions that take none."""
+    load()
     import mlflow
 
-    client = mlflow_client()
     mlflow.set_tracking_uri(tracking_uri())
     mlflow.set_registry_uri(tracking_uri())
-    return client
+    return mlflow_client()  # it keeps the registry's place as it is set now
 
 
 def attempt(action: Callable[[], Any]) -> bool:

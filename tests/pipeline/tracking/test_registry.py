@@ -18,7 +18,7 @@ import pytest
 import pipeline
 from pipeline.inference import mlflow_model
 from pipeline.tracking import registry, runs, writer
-from pipeline.tracking.client import mlflow_client
+from pipeline.tracking.client import global_client, mlflow_client
 from sharding.errors import InputError
 from tests.pipeline.inference.test_predictor import jpegs
 from tests.support.models import write_checkpoint
@@ -161,3 +161,13 @@ def test_models_are_loaded_by_any_of_their_names(
 def test_unknown_models_are_one_clear_error(store: str, uri: str) -> None:
     with pytest.raises(InputError, match="MLFLOW_TRACKING_URI"):
         pipeline.load(uri)
+
+
+def test_a_process_that_changes_its_store_changes_its_registry(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.db", "b.db"):
+        monkeypatch.setenv(
+            "MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path / name)}"
+        )
+        global_client().create_registered_model("once")  # an error where it is already
