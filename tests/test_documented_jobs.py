@@ -236,9 +236,14 @@ def filled(job: str, here: Path) -> str:
         assert not run(f"predict {of_run} --split train --output teacher")
     if "models:/" in job:
         assert not run(f"evaluate {of_run} --attribution 0 --register shapes")
-    if "RUN_ID" in job:
-        assert not run(f"evaluate {of_run} --attribution 0")
-        job = job.replace("RUN_ID", the_run())
+    if "--pool predictions" in job:
+        everything = "--split validation --threshold 0 --top-k 0"
+        assert not run(f"predict {of_run} {everything} --output predictions")
+    if evaluated := re.search("RUN_ID|MLFLOW_RUN", job):
+        is_plan, is_audit = "--plan" in job, "--scores" in job
+        split = "validation" if is_plan else "train" if is_audit else "test"
+        assert not run(f"evaluate {of_run} --split {split} --attribution 0")
+        job = job.replace(evaluated[0], the_run())
     return job
 
 

@@ -206,11 +206,12 @@ def _quoted(path: object) -> str:
 
 
 def run_candidates(arguments: Sequence[str], program: str | None) -> None:
-    """Export what to review: likely missing labels, likely wrong ones, labels that mAP lacks.
+    """Export labels to review: likely missing, likely wrong, or wanted by mAP.
 
     $ openimages-boostlu candidates --run runs/NAME
-    $ openimages-boostlu candidates --run runs/NAME --scores MLFLOW_RUN_OF_AN_EVALUATION
-    $ openimages-boostlu candidates --run runs/NAME --scores RUN --plan 500 --pool predictions
+    $ openimages-boostlu candidates --run runs/NAME --scores MLFLOW_RUN
+    $ openimages-boostlu candidates --run runs/NAME --scores MLFLOW_RUN \\
+          --plan 500 --pool predictions
     $ openimages-boostlu candidates --run runs/demo --truth demo/dump/ground_truth
     """
     config = parse(AuditConfig, arguments, program, run_candidates)

@@ -21,7 +21,7 @@ from sharding.commands.shard import shard_dump
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import prepare_import
 from sharding.importers.run import import_collection
-from sharding.layout import DESCRIPTIONS
+from sharding.layout import DESCRIPTIONS, LABELS_CARD_FILE
 from tests.support.release import unpack
 
 COMPARED_BY_CONTENT = ("dataset.json", "quarantine.parquet", "README.md")
@@ -73,7 +73,7 @@ def pair(
 def files(dataset: Path) -> set[str]:
     """Names below a dataset, but for records of shards and the files that 0.1.0 did not write."""
     names = {p.relative_to(dataset).as_posix() for p in dataset.rglob("*") if p.is_file()}
-    names -= {*DESCRIPTIONS}
+    names -= {*DESCRIPTIONS, LABELS_CARD_FILE}
     return {name for name in names if not (name.startswith("images/") and name.endswith(".json"))}
 
 

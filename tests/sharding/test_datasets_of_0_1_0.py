@@ -12,7 +12,7 @@ from sharding.commands.options import ShardOptions, VerifyOptions
 from sharding.commands.prepare import prepare
 from sharding.commands.shard import shard_dump
 from sharding.commands.verify import verify
-from sharding.layout import DESCRIPTIONS
+from sharding.layout import DESCRIPTIONS, LABELS_CARD_FILE
 from sharding.manifest import Dataset
 from tests.support.photos import tree
 from tests.support.release import unpack
@@ -78,5 +78,5 @@ def _without_records(files: dict[str, str]) -> dict[str, str]:
     return {
         name: digest
         for name, digest in files.items()
-        if not RECORD.fullmatch(name) and name not in DESCRIPTIONS
+        if not RECORD.fullmatch(name) and name not in (*DESCRIPTIONS, LABELS_CARD_FILE)
     }

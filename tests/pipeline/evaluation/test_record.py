@@ -235,7 +235,7 @@ def test_scores_are_kept_where_the_checkpoint_takes_no_thresholds(
 
 def test_thresholds_bring_no_removed_checkpoint_back(recorded: Recorded, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint")
-    config = recorded.changed(checkpoint=str(checkpoint), thresholds=True)
+    config = recorded.changed(checkpoint=str(checkpoint), thresholds=True, split="validation")
     subject = run.Subject.open(config)
     shutil.rmtree(checkpoint)
     points = operating_points.OperatingPoints(

@@ -429,6 +429,7 @@ def test_new_labels_put_no_image_byte(
         "labels/2018_04/train.without_pixels.parquet",
         "labels/2018_04/wanted.txt",
         "labels/2018_04/diff.json",
+        "labels/README.md",
     }
     diff = json.loads((local / "labels/2018_04/diff.json").read_text())
     assert diff["splits"]["train"]["images_without_pixels"] == 1
