@@ -111,7 +111,10 @@ def test_workers_do_not_say_that_fonts_were_listed_or_what_rays_helpers_warn_of(
     sink = logging.Handler()
     monkeypatch.setattr(sink, "emit", lambda record: said.append(record.getMessage()))
     monkeypatch.setattr(train, "handlers", [sink])
+    monkeypatch.setattr(train, "disabled", False)
+    monkeypatch.setattr(train, "filters", [])
     session.prepare_worker()
+    train.setLevel(logging.WARNING)  # an earlier test's Ray may have raised it
     assert logger.level == logging.WARNING
     for name in session._HELPERS:
         helper = logging.getLogger(name)

@@ -154,8 +154,10 @@ def test_driver_killed_while_ray_wrote_its_list_and_a_checkpoint(runs: Runs) -> 
     often = ("--checkpoint-every", "1")
     process, log = runs.start("list-cut", *often)
     wait_for(lambda: (1, 2) in runs.positions("list-cut"), log, process)
+    below = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    psutil.wait_procs(below, timeout=60)  # the controller among them, which writes the list
     directory = runs.home.directory / "runs" / "list-cut"
     (directory / "checkpoint_manager_snapshot.json").write_bytes(b"")
     half = directory / "checkpoint_2026-01-01_00-00-00.000000"
