@@ -33,20 +33,13 @@ def record(evaluation: Evaluation) -> str:
         NotRecorded: MLflow stopped taking what was sent.
     """
     run_id = _open(evaluation.subject)
-    status = "FAILED"
-    try:
+    with runs.closing(run_id):
         unsent = _fill(run_id, evaluation)
         if unsent:
             raise NotRecorded(
                 f"MLflow has not taken {unsent} items of run {run_id} (points are kept in "
                 f"{writer.spool_of(run_id)}); repeat the command"
             )
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        runs.close_run(run_id, status)
     return run_id
 
 

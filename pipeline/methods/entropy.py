@@ -115,8 +115,7 @@ class MachinePseudoLabels(EntropyMaximization):
         terms_BK, mask_BK = self.terms(p_BK, labels_BK), nothing_modified(labels_BK)
         if self.epoch > self.warmup_epochs:
             mask_BK = confidences_BK >= self.threshold  # false for NaN
-            soft_BK = _PSEUDO_TARGET * negative_log(p_BK)
-            soft_BK = soft_BK + (1 - _PSEUDO_TARGET) * negative_log(1 - p_BK)
+            soft_BK = _soft_cross_entropy(p_BK, _PSEUDO_TARGET)
             terms_BK = torch.where(mask_BK, self.beta * soft_BK, terms_BK)
         return self.batch_mean(terms_BK.sum(), logits_BK), mask_BK
 
@@ -178,7 +177,7 @@ class PseudoLabeling(EntropyMaximization):
         )
         p_BK = torch.sigmoid(logits_BK)
         p_M = p_BK[rows_M, classes_M]
-        labelled_M = soft_M * negative_log(p_M) + (1 - soft_M) * negative_log(1 - p_M)
+        labelled_M = _soft_cross_entropy(p_M, soft_M)
         terms_BK = self.terms(p_BK, labels_BK)
         terms_BK[rows_M, classes_M] = self.beta * labelled_M
         mask_BK = nothing_modified(labels_BK)
@@ -236,3 +235,8 @@ class PseudoLabeling(EntropyMaximization):
         self.overlay.load_state_dict(state)
         counts = state.get("initially_unobserved")
         self.initially_unobserved_K = None if counts is None else counts.numpy().copy()
+
+
+def _soft_cross_entropy(p: torch.Tensor, target: torch.Tensor | float) -> torch.Tensor:
+    """Compute the cross-entropy of probabilities against targets from 0 to 1."""
+    return target * negative_log(p) + (1 - target) * negative_log(1 - p)

@@ -234,7 +234,7 @@ def _shared(known: PlannedRun, run: PlannedRun) -> PlannedRun:
 
 
 def drawn_labels(base: str, draw: int) -> str:
-    """Name the label version of one positive per image, as `reshard` does by itself."""
+    """Name a label version with one positive per image, as `reshard --single-positive` does."""
     return f"{base}-single-positive-draw-{draw}"
 
 

@@ -35,7 +35,7 @@ class Row:
 
 
 def parse(texts: Iterable[str], preset: str = "") -> tuple[Row, ...]:
-    """Parse rows; the name of a table stands for all of its rows.
+    """Parse the rows of a study; the name of a table means all of its rows.
 
     Args:
         texts: as of `pipeline.config.study.StudyConfig.rows`.

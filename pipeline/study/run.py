@@ -200,15 +200,8 @@ def _parent(config: StudyConfig, planned: Plan) -> Iterator[str]:
         },
         config=asdict(config),
     )
-    status = "FAILED"
-    try:
+    with runs.closing(run_id):
         yield run_id
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        runs.close_run(run_id, status)
 
 
 def _write(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,6 @@ _KEY_HASH = "run_key_sha256"
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 # Of MLflow itself, and of the databases beneath it.
 _ROW_EXISTS = re.compile("already exists|UNIQUE constraint|duplicate key|Duplicate entry", re.I)
-_MOST_RACES = 5
 
 Result = TypeVar("Result")
 
@@ -108,6 +108,20 @@ def open_run(
 def close_run(run_id: str, status: str) -> None:
     """Mark a run FINISHED, FAILED or KILLED; never raises."""
     attempt(lambda: mlflow_client().set_terminated(run_id, status))
+
+
+@contextlib.contextmanager
+def closing(run_id: str) -> Iterator[None]:
+    """Close a run when the block ends: FINISHED, KILLED by a signal, or FAILED."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        close_run(run_id, status)
 
 
 def adopt(experiment: str, key: str, parent: str, status: str | None = None) -> None:
@@ -261,12 +275,12 @@ def _describe(
         _despite_races(lambda: client.log_inputs(run_id, described))
 
 
-def _despite_races(act: Callable[[], Result]) -> Result:
+def _despite_races(act: Callable[[], Result], most: int = 5) -> Result:
     """Call again what failed because another process made the same row between look and insert.
 
     MLflow looks for an experiment or a data set first, and takes the row that is there.
     """
-    for _ in range(_MOST_RACES):
+    for _ in range(most):
         try:
             return act()
         except Exception as error:  # every store raises its own kinds
