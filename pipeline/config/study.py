@@ -5,6 +5,7 @@ Free of torch, so that a job shows its help at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.config.sections import refuse_outside
@@ -32,6 +33,8 @@ class StudyConfig:
     draws: int = 0
     """Draw one positive per image so often, and train on each draw; 0 takes the labels as they
     are."""
+    draw_per_seed: bool = False
+    """Draw one positive per image anew for every seed, which is trained on its draw alone."""
     labels: str | None = None
     """Label version to train on and to draw from; by default the dataset's own."""
     split: Split = "test"
@@ -55,8 +58,22 @@ class StudyConfig:
             raise InputError("a study without rows", fix="pass --rows ablation, or methods")
         counts = {"seeds": "[1, inf)", "draws": "[0, inf)", "parallel": "[1, inf)"}
         refuse_outside(self, {**counts, "trials": "[1, inf)"})
-        if self.tune and (len(self.rows) > 1 or self.baseline or self.draws):
+        if self.draws and self.draw_per_seed:
+            raise InputError(
+                "--draws trains every seed on every draw, --draw-per-seed on one",
+                fix="pass one of them",
+            )
+        if self.tune and (len(self.rows) > 1 or self.baseline or self.drawn):
             raise InputError(
                 "--tune searches the options of one row, against which the best is compared",
-                fix="pass one --rows, and neither --baseline nor --draws",
+                fix="pass one --rows, and neither --baseline, --draws nor --draw-per-seed",
             )
+
+    @property
+    def drawn(self) -> range:
+        """Numbers of the draws to train on; none where labels are taken as they are."""
+        return range(self.seeds if self.draw_per_seed else self.draws)
+
+    def draws_of(self, seed: int) -> Sequence[int | None]:
+        """List the draws that a seed is trained on; None stands for the labels as they are."""
+        return [seed] if self.draw_per_seed else [*self.drawn] or [None]

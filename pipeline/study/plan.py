@@ -71,7 +71,7 @@ class Plan:
         baseline: label of the row that the others are compared with.
         runs: in the order in which they begin.
         cells: by row's label; one per seed and draw, the draws of a seed side by side.
-        draws: 1 where the labels are taken as they are.
+        draws: of each seed; 1 where the labels are taken as they are.
         labels: version that the splits other than train are judged by.
     """
 
@@ -99,13 +99,12 @@ def plan(config: StudyConfig, versions: Iterable[str], default: str) -> Plan:
     written = study_rows.parse(config.rows, config.preset or "")
     rows, configs = _complete(written, config)
     versions = set(versions)
-    base = COMPLETE if config.draws and COMPLETE in versions else default
+    base = COMPLETE if config.drawn and COMPLETE in versions else default
     labels = config.labels or base
-    draws: list[int | None] = [*range(config.draws)] or [None]
     runs: dict[str, PlannedRun] = {}
     cells: dict[str, list[Cell]] = {row.label: [] for row in rows}
     for seed in range(config.seeds):
-        for draw in draws:
+        for draw in config.draws_of(seed):
             for row in rows:
                 run = _run(row, configs[row.label], config, seed, draw, labels, versions)
                 slope = configs[row.label].model.alpha_infer
@@ -122,7 +121,7 @@ def plan(config: StudyConfig, versions: Iterable[str], default: str) -> Plan:
         baseline=_baseline(config.baseline, written, rows),
         runs=tuple(runs.values()),
         cells=cells,
-        draws=len(draws),
+        draws=len(config.draws_of(0)),
         labels=labels,
     )
 

@@ -173,8 +173,9 @@ def as_csv(plan: Plan, records: Mapping[str, Record | None]) -> str:
         for index, cell in enumerate(cells):
             record, draw = records.get(cell.run), runs[cell.run].draw
             seed, number = divmod(index, plan.draws)
-            shown = "" if plan.draws == 1 and draw is None else number
-            about = [cell.run, label, seed, shown, f"{cell.slope:g}"]
+            if draw is None and plan.draws > 1:  # one run serves all draws
+                draw = number
+            about = [cell.run, label, seed, "" if draw is None else draw, f"{cell.slope:g}"]
             if record is None:
                 about += ["not run", "", "", ""]
                 scores: Mapping[float, Mapping[str, float]] = {}

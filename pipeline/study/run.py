@@ -40,7 +40,7 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
     )
     dataset = open_dataset(config.dataset, tars=False)
     planned = plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels)
-    to_draw = {plan.drawn_labels(planned.labels, draw) for draw in range(config.draws)}
+    to_draw = {plan.drawn_labels(planned.labels, draw) for draw in config.drawn}
     for name in {planned.labels, *(each.config.labels for each in planned.runs)} - to_draw:
         dataset.label_version(name)
     if config.split not in (splits := dataset.label_version(planned.labels)[1].splits):
@@ -93,7 +93,7 @@ def read_records(config: StudyConfig, planned: Plan) -> dict[str, Record | None]
 def missing_draws(config: StudyConfig, planned: Plan) -> list[tuple[str, int]]:
     """Name the label versions, with the number of the draw, that have yet to be made."""
     present = open_dataset(config.dataset, tars=False).manifest.labels
-    names = {plan.drawn_labels(planned.labels, draw): draw for draw in range(config.draws)}
+    names = {plan.drawn_labels(planned.labels, draw): draw for draw in config.drawn}
     return [(name, draw) for name, draw in names.items() if name not in present]
 
 
@@ -249,6 +249,6 @@ def command_of(config: StudyConfig) -> str:
     arguments: list[str] = []
     for name, value in asdict(config).items():
         if value != defaults[name] and name != "dry_run":
-            values = value if isinstance(value, tuple) else (value,)
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
             arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
     return command("study", *arguments)

@@ -67,6 +67,22 @@ def test_draws_are_label_versions_but_not_for_complete_labels() -> None:
     assert [cell.run for cell in found.cells["full@1/1"]][:2] == ["full-boost1-seed0"] * 2
 
 
+def test_every_seed_may_have_its_own_draw() -> None:
+    found = planned("full@1/1", "an@1/1", draw_per_seed=True, seeds=2, versions=("complete",))
+    labels = {run.name: run.config.labels for run in found.runs}
+    assert labels == {
+        "full-boost1-seed0": "complete",
+        "an-boost1-seed0-draw0": "complete-single-positive-draw-0",
+        "full-boost1-seed1": "complete",
+        "an-boost1-seed1-draw1": "complete-single-positive-draw-1",
+    }
+    assert [cell.run for cell in found.cells["an@1/1"]] == [
+        "an-boost1-seed0-draw0",
+        "an-boost1-seed1-draw1",
+    ], "one cell a seed: the interval is Student's over both together"
+    assert found.draws == 1
+
+
 def test_without_draws_a_full_row_takes_the_complete_labels() -> None:
     found = planned("full", "an", versions=("first", "complete"), seeds=1)
     assert [run.config.labels for run in found.runs] == ["complete", "first"]
@@ -101,7 +117,15 @@ def test_two_trainings_of_one_name_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"rows": ()}, {"seeds": 0}, {"draws": -1}, {"parallel": 0}], ids=str
+    "options",
+    [
+        {"rows": ()},
+        {"seeds": 0},
+        {"draws": -1},
+        {"parallel": 0},
+        {"draws": 2, "draw_per_seed": True},
+    ],
+    ids=str,
 )
 def test_a_study_of_nothing_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InputError):

@@ -29,7 +29,7 @@ SMALL = (
 
 
 ROWS = ("an@1/1", "asl@1/5")
-RUNS = {"an-boost1-seed0", "asl-boost1-seed0"}
+RUNS = {"an-boost1-seed0-draw0", "asl-boost1-seed0-draw0"}
 
 
 class Studies:
@@ -39,11 +39,15 @@ class Studies:
         self.home, self.dataset = home, dataset
 
     def options(
-        self, name: str, rows: Sequence[str] = ROWS, train: Sequence[str] = SMALL
+        self,
+        name: str,
+        rows: Sequence[str] = ROWS,
+        train: Sequence[str] = SMALL,
+        draws: Sequence[str] = ("--draw-per-seed",),
     ) -> list[str]:
         return [
             *("--dataset", str(self.dataset), "--output", name, "--rows", *rows),
-            *("--seeds", "1", "--train", *train, "--parallel", "2"),
+            *("--seeds", "1", *draws, "--train", *train, "--parallel", "2"),
         ]
 
     def killed(self, name: str) -> dict[str, bytes]:
@@ -77,7 +81,9 @@ class Studies:
 def studies(tmp_path_factory: pytest.TempPathFactory, squares: Path, empty_store: Path) -> Studies:
     home = Home(tmp_path_factory.mktemp("home"))
     shutil.copy(empty_store, home.directory / "mlflow.db")
-    return Studies(home, squares)
+    # A copy: the study adds label versions to its dataset.
+    dataset = tmp_path_factory.mktemp("data") / "squares"
+    return Studies(home, Path(shutil.copytree(squares, dataset)))
 
 
 def mlflow_runs(home: Home) -> list[Any]:
@@ -140,7 +146,7 @@ def test_another_configuration_in_the_same_directory_is_refused(studies: Studies
 
 def test_a_search_takes_the_best_on_validation_and_keeps_all_trials(studies: Studies) -> None:
     command = [
-        *studies.options("tuned", ("ll-r@1/1",), (*SMALL, "epochs=2")),
+        *studies.options("tuned", ("ll-r@1/1",), (*SMALL, "epochs=2"), draws=()),
         *("--tune", "delta_rel=0.02:2:log", "alpha=2:10", "--trials", "3"),
     ]
     output = studies.home.run("study_openimages.py", *command)

@@ -108,7 +108,9 @@ def test_a_curve_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"rows": ("an", "ll-r")}, {"baseline": "an"}, {"draws": 2}], ids=str
+    "options",
+    [{"rows": ("an", "ll-r")}, {"baseline": "an"}, {"draws": 2}, {"draw_per_seed": True}],
+    ids=str,
 )
 def test_a_search_is_of_one_row(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="one row"):
