@@ -1,10 +1,13 @@
-"""Write tables as text, aligned for a terminal or as Markdown, and format their numbers."""
+"""Write tables as text (aligned for a terminal, Markdown, CSV), and format their numbers."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sharding.classes import NUM_GROUPS
@@ -16,6 +19,7 @@ MAP_COLUMNS = {
 }
 """Headers of the columns of a table of mAP, by name of the mean."""
 _NOTHING = "–"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formulas begin
 _TERMINAL_COLUMNS = 80
 _NARROWEST = 32  # of a column that is wrapped
 
@@ -81,6 +85,27 @@ class Table:
             ]
             for row in rows
         ]
+
+
+def csv_of(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Compose a CSV file of which a spreadsheet takes no cell for a formula.
+
+    Text that would be one, such as a class name of "=1+1", gets an apostrophe before it.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    with contextlib.suppress(ValueError):  # a number with its sign
+        float(cell)
+        return cell
+    return f"'{cell}"
 
 
 def percent(value: float, decimals: int = 2) -> str:

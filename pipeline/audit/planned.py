@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.audit import inputs, review_plan
-from pipeline.audit.inputs import Inputs, Readers, csv_of
+from pipeline.audit.inputs import Inputs, Readers
 from pipeline.audit.review_page import Questions
 from pipeline.audit.review_plan import HALF_INTERVAL, Pool, Precision
 from pipeline.audit.scored import about
@@ -20,7 +20,7 @@ from pipeline.config.commands import AuditConfig
 from pipeline.evaluation.metrics import average_precision
 from pipeline.evaluation.references import Baseline
 from pipeline.evaluation.scores import Scores
-from pipeline.tables import Table, percent
+from pipeline.tables import Table, csv_of, percent
 from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids

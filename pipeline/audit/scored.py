@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.audit import inputs, label_errors
-from pipeline.audit.inputs import Inputs, Readers, csv_of
+from pipeline.audit.inputs import Inputs, Readers
 from pipeline.audit.label_errors import LabelErrors, Opinion
 from pipeline.audit.review_page import Questions, percent
 from pipeline.config.commands import AuditConfig
 from pipeline.data.labels import labels_of
 from pipeline.evaluation.references import Baseline
 from pipeline.models.checkpoint import read_meta
+from pipeline.tables import csv_of
 from pipeline.tables import percent as cell
 from sharding.classes import ClassTable
 from sharding.errors import InputError

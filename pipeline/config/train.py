@@ -158,7 +158,13 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> TrainConfig:
-        """Rebuild a configuration that was stored with a run or a checkpoint."""
+        """Rebuild a configuration that was stored with a run or a checkpoint.
+
+        Raises:
+            TypeError: it has an option that this version does not know.
+        """
+        if later := sorted(_flatten(raw).keys() - cls(dataset="").flat().keys()):
+            raise TypeError(f"it has the option {later[0]}, which this version does not know")
         return cls(
             **{
                 **raw,

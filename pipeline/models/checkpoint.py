@@ -207,8 +207,10 @@ def read_meta(directory: str | Path) -> Meta:
             fix="pass a checkpoint directory or the run directory that holds several",
         ) from None
     except TypeError as error:  # a field more, or one less
+        later = sorted(raw.keys() - {field.name for field in dataclasses.fields(Meta)})
+        reason = f"it has {later[0]}, which this version does not know" if later else error
         raise InputError(
-            f"not a checkpoint of this version ({error})",
+            f"not a checkpoint of this version ({reason})",
             file=path,
             fix="use the version that trained it",
         ) from None

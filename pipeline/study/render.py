@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +9,7 @@ from pipeline.study.plan import Plan
 from pipeline.study.results import Record
 from pipeline.study.statistics import Estimate
 from pipeline.study.table import Line, StudyTable
-from pipeline.tables import MAP_COLUMNS, Table, half_width, p_value, percent, signed
+from pipeline.tables import MAP_COLUMNS, Table, csv_of, half_width, p_value, percent, signed
 
 _ALL = "all"
 _RUN_COLUMNS = ("run", "row", "seed", "draw", "alpha_infer", "status", "reason", "seconds", "epoch")
@@ -166,9 +164,7 @@ def _escaped(text: str) -> str:
 def as_csv(plan: Plan, records: Mapping[str, Record | None]) -> str:
     """Write a line per row, seed and draw: every mean as a fraction, or why there is none."""
     runs = {run.name: run for run in plan.runs}
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([*_RUN_COLUMNS, *MAP_COLUMNS, *(f"{name}_no_boost" for name in MAP_COLUMNS)])
+    rows: list[list[object]] = []
     for label, cells in plan.cells.items():
         for index, cell in enumerate(cells):
             record, draw = records.get(cell.run), runs[cell.run].draw
@@ -187,5 +183,6 @@ def as_csv(plan: Plan, records: Mapping[str, Record | None]) -> str:
                 for slope in (cell.slope, 1.0)
                 for name in MAP_COLUMNS
             ]
-            writer.writerow([*about, *means])
-    return file.getvalue()
+            rows.append([*about, *means])
+    header = [*_RUN_COLUMNS, *MAP_COLUMNS, *(f"{name}_no_boost" for name in MAP_COLUMNS)]
+    return csv_of(header, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -93,6 +94,15 @@ def test_grey_of_more_bits_looks_as_of_eight(kind: str, values: object) -> None:
     found = decode.read(encode(Image.fromarray(values(grey_HW)), kind))  # type: ignore[operator]
     keep = grey_HW != 7
     assert np.abs(found[..., 0].astype(int) - grey_HW)[keep].max() <= 1
+
+
+def test_grey_of_more_bits_costs_little_memory() -> None:
+    data = encode(Image.fromarray(np.full((2000, 2000), 1 << 20, np.int32)), "TIFF")
+    tracemalloc.start()
+    decode.read(data)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * 4_000_000  # float64 of the whole picture would be 8 bytes a pixel more
 
 
 def test_transparent_parts_lie_on_white() -> None:

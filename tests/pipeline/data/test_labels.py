@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,26 @@ from sharding.errors import InputError
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
 from tests.support.datasets import relabel
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes_E": lambda a: np.where(np.arange(len(a)) == 0, 8, a)}, "has class 8 of 8"),
+        ({"classes_E": lambda a: np.where(np.arange(len(a)) == 1, a[0], a)}, "twice, or as posit"),
+        ({"image_ids_N": lambda a: np.where(np.arange(len(a)) == 1, a[0], a)}, "stands there twic"),
+    ],
+    ids=["class beyond K", "positive and negative", "id twice"],
+)
+def test_labels_that_contradict_themselves_are_refused(
+    squares: Path, tmp_path: Path, change: dict[str, Callable[..., object]], message: str
+) -> None:
+    dataset = shutil.copytree(squares, tmp_path / "dataset")
+    table = Dataset.open(squares).labels("train")
+    columns = {name: changed(getattr(table, name)) for name, changed in change.items()}
+    damaged = relabel(dataset, dataclasses.replace(table, **columns))
+    with pytest.raises(InputError, match=rf"train\.parquet: image .* {message}"):
+        LabelledSplit.open(damaged, "train", None, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

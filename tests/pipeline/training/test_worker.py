@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import methods
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
+from pipeline.evaluation import figures, publish
 from pipeline.models import checkpoint
 from pipeline.training.epoch import run_epoch
 from pipeline.training.loop import StopRequested
@@ -208,6 +209,25 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
     assert [path for _, path in calls["table"]] == ["eval/epoch_001/per_class_ap.json"]
     assert [path for path, _ in calls["update"]] == ["cam/maps.html"]
     assert calls["progress"][-1][0].label == f"validate 1/{EPOCHS}"
+
+
+def test_an_epoch_is_scored_where_its_pictures_fail(
+    squares: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("no such glyph")
+
+    monkeypatch.setattr(figures, "group_bars", broken)
+    monkeypatch.setattr(publish, "maps", broken)
+    worker = begun(worker_for(squares, "an"))
+    run_epoch(worker, 1)
+    assert 0 < worker.validate()[SCORE] <= 1
+    assert "val/mAP/all" in {
+        key for points, *_ in worker.run_log.calls["log"] for key, _, _ in points
+    }
+    said = "".join(capsys.readouterr())
+    for what in ("group chart", "activation maps"):
+        assert f"{what} left out: ValueError: no such glyph" in said
 
 
 def test_an_epoch_left_within_its_validation_is_scored_by_who_goes_on(

@@ -215,6 +215,30 @@ def test_a_dump_without_train_labels_says_what_cuts_the_groups(inputs, tmp_path,
     assert "in the validation and test dump, cut in five" in card
 
 
+@pytest.mark.parametrize(
+    ("row", "reason", "kept"),
+    [
+        ("0123,verification,/m/0a,1", "row 2: .*0123", ["0123"]),
+        (f"{'0' * 16},verification,/m/elsewhere,1", "1 images without any", ["0" * 16]),
+        ("", "0 images without any", []),
+    ],
+    ids=["bad rows", "classes outside the list", "no rows"],
+)
+def test_a_split_whose_rows_all_went_is_an_error_unless_it_may_be_empty(
+    inputs, tmp_path: Path, row: str, reason: str, kept: list[str]
+) -> None:
+    dump = Path(shutil.copytree(inputs[0], tmp_path / "dump"))
+    labels = dump / "2017_11/test/annotations-human.csv"
+    labels.write_text(f"{labels.read_text().splitlines()[0]}\n{row}\n")
+    with pytest.raises(InputError, match=rf"no label for test \(.*{reason}.*--allow-empty test"):
+        shard((dump, inputs[1]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    output = shard((dump, inputs[1]), tmp_path / "out", allow_empty=("test",))
+    assert "24 images" in output
+    bad = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
+    assert [(entry.split, entry.image_id) for entry in bad] == [("test", image) for image in kept]
+
+
 def test_strict_stops_at_the_first_bad_image(inputs, tmp_path: Path) -> None:
     images = shutil.copytree(inputs[1], tmp_path / "images")
     (bad,) = image_ids(images, "test")[:1]

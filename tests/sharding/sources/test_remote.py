@@ -181,6 +181,20 @@ def test_a_signed_url_keeps_its_query_behind_the_name(web) -> None:
     assert read(RemoteSource.open(f"{web.url}/own?sig=a==", FAST), ID) == [b"signed"]
 
 
+def test_a_signature_is_written_nowhere(web, inputs, tmp_path, capfd) -> None:
+    signature = "X-Amz-Signature=0123abcd"
+    (lost, *_) = image_ids(inputs[1], "train")
+    web.files = {f"{path}?{signature}": content for path, content in web.files.items()}
+    del web.files[f"train/{lost}.jpg?{signature}"]
+    said = str(shard((inputs[0], f"{web.url}?{signature}"), tmp_path / "out"))
+    (entry,) = Quarantine.read(tmp_path / "out/quarantine.parquet").entries
+    assert entry.image_id == lost
+    assert entry.source.endswith("?X-Amz-Signature=***")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"0123abcd" in path.read_bytes()]
+    assert "0123abcd" not in said + "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("query", ["get?file=", "get?key=1&file=images/"])
 def test_a_query_that_ends_in_a_path_goes_on_with_the_name(web, query) -> None:
     web.files = {f"{query}train/{ID}.jpg": b"asked"}

@@ -71,3 +71,8 @@ def test_temporary_files_go_where_only_their_user_reaches(
     theirs.write_text("")
     with pytest.raises(InputError, match="not a directory of this user"):
         locks.private_directory("x")
+    other = os.getuid() + 1
+    (tmp_path / f"openimages-{other}").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(InputError, match="not a directory of this user"):
+        locks.private_directory()

@@ -74,6 +74,25 @@ def test_a_long_name_goes_with_the_next_member_whatever_that_is() -> None:
         names_of(long + END)
 
 
+def test_a_long_link_target_goes_with_the_next_member_alone() -> None:
+    target = f"{'d' * 200}/{A}"
+    long = block("././@LongLink", tarfile.GNUTYPE_LONGLINK, target.encode() + b"\0")
+    stream = io.BytesIO(long + block("link", tarfile.SYMTYPE) + block("b", tarfile.SYMTYPE) + END)
+    assert [(m.name, m.linkname) for m, _ in read_members(stream)] == [("link", target), ("b", "")]
+
+
+def test_a_sparse_file_has_no_content_and_costs_the_next_one_nothing() -> None:
+    head = bytearray(block(A, tarfile.GNUTYPE_SPARSE, b"x" * 700))
+    head[482] = 1  # a block of further parts follows
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head[:512])
+    content = bytes(head[:512]) + bytes(512) + bytes(head[512:]) + block(B, content=b"good") + END
+    (first, nothing), (second, _) = [
+        (member.name, data and data.read()) for member, data in read_members(io.BytesIO(content))
+    ]
+    assert (first, nothing, second) == (A, None, B)
+
+
 @pytest.mark.parametrize(
     "content",
     [
