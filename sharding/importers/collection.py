@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +24,8 @@ from sharding.importers.options import ImportOptions
 from sharding.openimages.dump_files import COMPRESSED
 from sharding.openimages.row_status import RejectedRow
 from sharding.storage.compression import ARCHIVES
+
+_EMPTY = ("nan", "none", "null", "n/a")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,16 @@ def class_key(prefix: str, name: str) -> str:
     is_plain = re.fullmatch(r"[0-9a-z_]+", name)
     suffix = name if is_plain else "x" + hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"/m/{prefix}_{suffix}"
+
+
+def doubtful(names: Sequence[str]) -> str:
+    """List names that a reader cannot tell apart, and words that programs print for empty cells."""
+    by_look = defaultdict(list)
+    for name in names:
+        shown = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
+        by_look[" ".join(shown.casefold().split())].append(name)
+    groups = (g for look, g in by_look.items() if len(g) > 1 or look in _EMPTY)
+    return ", ".join(" and ".join(map(ascii, group)) for group in islice(groups, 5))
 
 
 def is_text(value: object) -> bool:

@@ -35,6 +35,7 @@ _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ITEM = re.compile(rf"{_QUOTED}|[-+]?[.\d][-+.e\d]*")
 _ITEMS = re.compile(rf"(?:(?:{_ITEM.pattern})(?:\s*,\s*|\s+|\Z))*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # or a drive of Windows
 _WHOLE = re.compile(r"-?\d+")
 # NumPy indents the further lines of an array.
 _ARRAY = re.compile(r"(\w+\()?[\[{][^\r\n]*(?:\r?\n[ \t][^\r\n]*)*(?(1)\)|[\]}])")
@@ -250,7 +251,7 @@ def _problem(row: ImageRow, cells: Sequence[str], header: Sequence[str]) -> str:
     """Describe what is wrong with a row; empty where nothing is."""
     if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
         return "another number of cells than the header has"
-    if not is_below(row.name):
+    if not is_below(row.name) or _URL.match(row.name):
         return f"not a path below the source: {row.name[:80]!r}"
     return ""
 

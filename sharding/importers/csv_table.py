@@ -6,10 +6,7 @@ table), unless the table has a column of negatives: then it is unobserved, as in
 
 from __future__ import annotations
 
-import unicodedata
-from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +18,8 @@ from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS
-from sharding.log import info as log_line
 from sharding.openimages.row_status import is_mid
 
-_EMPTY = ("nan", "none", "null", "n/a")
 _MOST_ENTRIES = 4 << 30
 
 
@@ -44,8 +39,6 @@ def read_table(options: ImportOptions) -> Collection:
     unlisted = options.unlisted or (
         "unobserved" if options.negatives_column in header else "negative"
     )
-    if doubtful := _doubtful(names):
-        log_line(f"{path}: classes that look like one, or like none: {doubtful}", "WARNING")
     state = NEGATIVE if unlisted == "negative" else UNOBSERVED
     by_split = {split: [row for row in rows if row.split == split] for split in SPLITS}
     parts = {s: part for s, part in by_split.items() if part or s in log.splits}
@@ -60,16 +53,6 @@ def read_table(options: ImportOptions) -> Collection:
         policy={"unlisted": unlisted},
         unsplit=options.split_column not in header,
     )
-
-
-def _doubtful(names: Sequence[str]) -> str:
-    """List names that a reader cannot tell apart, and words that programs print for empty cells."""
-    by_look = defaultdict(list)
-    for name in names:
-        shown = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
-        by_look[" ".join(shown.casefold().split())].append(name)
-    groups = (g for look, g in by_look.items() if len(g) > 1 or look in _EMPTY)
-    return ", ".join(" and ".join(map(ascii, group)) for group in islice(groups, 5))
 
 
 def _read_class_list(path: Path, log: ReadLog) -> tuple[str, ...]:

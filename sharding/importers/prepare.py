@@ -9,13 +9,14 @@ from typing import Self
 
 import numpy as np
 
+from sharding import log
 from sharding.classes import ClassTable
 from sharding.commands.prepare import Job, plan_shards, refuse_empty
 from sharding.dataset.label_versions import NewLabels
 from sharding.errors import InputError
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.importers.coco import read_coco
-from sharding.importers.collection import Collection, Part, Reader
+from sharding.importers.collection import Collection, Part, Reader, doubtful
 from sharding.importers.csv_table import read_table
 from sharding.importers.cub import read_cub
 from sharding.importers.nuswide import read_nuswide
@@ -85,7 +86,11 @@ def read_collection(options: ImportOptions) -> Collection:
         problem = "not a folder" if is_file else "folder is missing"
         fix = "unpack it, and give the folder" if is_file else "check --source"
         raise InputError(problem, file=options.source, fix=fix)
-    return READERS[options.format](options)
+    collection = READERS[options.format](options)
+    if alike := doubtful(collection.class_names):
+        problem = f"classes that look like one, or like none: {alike}"
+        log.info(f"{options.source}: {problem}", "WARNING")
+    return collection
 
 
 def prepare_import(options: ImportOptions) -> ImportJob:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,18 +128,54 @@ class NamedSource(Source):
 
     @contextlib.contextmanager
     def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
-        """Open the directory."""
-        buffer = ReadBuffer()
+        """Open the directory; a name finds a file in another case or Unicode form, too."""
+        buffer, listed = ReadBuffer(), _Listed()
+
+        def paths(name: str) -> Iterator[str]:
+            yield os.path.join(self.directory, name)
+            if (found := listed.alike(self.directory, name)) is not None:
+                yield found
 
         def read(image_id: str) -> Buffer:
-            names = [self.names[image_id]] if image_id in self.names else []
-            return buffer.read_first(os.path.join(self.directory, name) for name in names)
+            return buffer.read_first(paths(self.names[image_id]) if image_id in self.names else ())
 
         yield read
 
     def name(self, split: str, image_id: str) -> str:
         """Path below the directory."""
         return self.names.get(image_id, image_id)
+
+
+class _Listed:
+    """Names in folders, each listed once, to be found however they are written."""
+
+    def __init__(self) -> None:
+        self._by_look: dict[str, dict[str, list[str]]] = {}
+
+    def alike(self, directory: str, name: str) -> str | None:
+        """Find the one path that differs in case and Unicode form alone; None if it is not one."""
+        place = directory
+        for part in name.split("/"):
+            if place not in self._by_look:
+                self._by_look[place] = _by_look(place)
+            same = self._by_look[place].get(_look(part), [])
+            if len(same) != 1 and part not in same:
+                return None
+            place = os.path.join(place, part if part in same else same[0])
+        return place
+
+
+def _by_look(folder: str) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            names.setdefault(_look(name), []).append(name)
+    return names
+
+
+def _look(name: str) -> str:
+    """Fold what Windows and macOS do not tell apart, and change when files are copied."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def open_images(

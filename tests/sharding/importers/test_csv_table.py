@@ -101,6 +101,8 @@ def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
         ("../a.jpg,x,", "not a path below the source: '../a.jpg'"),
         ("/etc/a.jpg,x,", "not a path below the source: '/etc/a.jpg'"),
         (",x,", "not a path below the source: ''"),
+        ("https://host/a.jpg,x,", "not a path below the source: 'https:/host/a.jpg'"),
+        ("C:\\data\\a.jpg,x,", "not a path below the source: 'C:/data/a.jpg'"),
         ("a\0b.jpg,x,", "not a path below the source: 'a\\x00b.jpg'"),
         ('b.jpg,"[x, y]",', "like a list, but none of quoted names: '[x, y]'"),
         ('b.jpg,"[""\\ud800""]",', "not the text of a class: '\\ud800'"),

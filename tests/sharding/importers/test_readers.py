@@ -447,6 +447,17 @@ def test_ids_of_coco_may_be_text_or_floats(
     assert dataset.manifest.labels["complete"].report["train"]["bad_rows"] == 0
 
 
+def test_categories_of_one_name_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    for path in settings.source.glob("annotations/*.json"):
+        path.write_text(path.read_text(encoding="utf-8").replace("toothbrush", "Person"))
+    assert len(prepare_import(settings).classes) == 3
+    said = "".join(capsys.readouterr())
+    assert "classes that look like one, or like none: 'person' and 'Person'\n" in said
+
+
 def test_a_file_of_coco_under_two_ids_has_the_labels_of_both(tmp_path: Path) -> None:
     settings = options("coco", tmp_path, validation_share=0.0)
     path = settings.source / "annotations/instances_train2014.json"

@@ -140,6 +140,20 @@ def test_no_room_is_made_for_what_cannot_be_an_image(tmp_path: Path) -> None:
             read(ID)
 
 
+def test_a_name_is_found_in_another_case_or_unicode_form(tmp_path: Path) -> None:
+    for name in ("Photos/CAFE\u0301 1.JPG", "Photos/a.jpg", "Photos/A.jpg", "Photos/b.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    wanted = ("photos/caf\u00e9 1.jpg", "Photos/a.jpg", "Photos/B.jpg", "photos/A.JPG", "Photos/c")
+    names = {f"{number:016x}": name for number, name in enumerate(wanted)}
+    with NamedSource(directory=str(tmp_path), names=names).reader("train", list(names)) as read:
+        found = [bytes(read(image_id)).decode() for image_id in list(names)[:3]]
+        assert found == ["Photos/CAFE\u0301 1.JPG", "Photos/a.jpg", "Photos/b.jpg"]
+        for unknown in (*list(names)[3:], "f" * 16):  # of two that differ in case alone, or none
+            with pytest.raises(BadImage, match=MISSING):
+                read(unknown)
+
+
 def test_what_cannot_be_read_is_a_bad_image(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(b"x")
     (tmp_path / f"{ID}.jpg").mkdir()
