@@ -10,6 +10,7 @@ import errno
 import functools
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -93,6 +94,8 @@ def stream(location: str, size: int = 8 << 20) -> Iterator[bytes]:
 def open_file(location: str) -> BinaryIO:
     """Open a file to be read at any position; raises as `read_bytes` does."""
     filesystem, path = _open(location)
+    if isinstance(filesystem, fs.LocalFileSystem) and stat.S_ISFIFO(os.stat(path).st_mode):
+        raise OSError("a named pipe, which would wait for its writer")
     return filesystem.open_input_file(path)
 
 
@@ -113,10 +116,28 @@ def directories_in(location: str) -> list[str]:
 
 
 def files_below(location: str) -> list[str]:
-    """List all files of a directory and its subdirectories, sorted; none if there is none."""
-    root = _open(location)[1].rstrip("/")
-    paths = (info.path for info in _list(location, recursive=True) if info.is_file)
+    """List all files of a directory and its subdirectories, sorted; none if there is none.
+
+    Links are followed; a directory of this machine is listed once, wherever links to it are.
+    """
+    filesystem, root = _open(location)
+    root = root.rstrip("/") or root
+    if isinstance(filesystem, fs.LocalFileSystem):
+        paths = _files_on_disk(root)
+    else:
+        paths = (info.path for info in _list(location, recursive=True) if info.is_file)
     return sorted(join(absolute(location), path[len(root) + 1 :]) for path in paths)
+
+
+def _files_on_disk(root: str) -> Iterator[str]:
+    seen: set[str] = set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        inner.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        if (place := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(place)
+        yield from (path for name in names if os.path.isfile(path := os.path.join(folder, name)))
 
 
 def write_json(location: str, value: Any) -> None:

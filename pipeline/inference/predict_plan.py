@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from sharding.errors import InputError
 
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
+_HIDDEN = re.compile(r"/(?:\.|__MACOSX/)")
+"""What is no image of a folder: a Mac writes ._NAME beside each file, or both in an archive."""
 _READS_AT_ONCE = 16
 _FREE = {"batch_size", "workers", "wait_for_workers", "max_minutes", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
@@ -156,7 +159,11 @@ def _files(folder: str) -> list[str]:
     files = storage.files_below(folder)
     if not files and not storage.exists(folder):
         raise InputError("no such folder", file=folder, fix="pass a folder of images")
-    return [path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    if not files and Path(folder).is_file():
+        raise InputError("a file, not a folder", file=folder, fix="list files in one for --urls")
+    begin = len(storage.absolute(folder).rstrip("/"))
+    images = (path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES)
+    return [path for path in images if not _HIDDEN.search(path, begin)]
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -111,7 +111,8 @@ class ReadBuffer:
         """
         for path in paths:
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                # A named pipe would wait for its writer; it is an empty file here.
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:

@@ -144,7 +144,7 @@ def _by_fsspec(scheme: str) -> fs.FileSystem:
         import fsspec
 
         return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # some want a host, or raise their own kinds
         raise InputError(
             f"no file system for {scheme}:// ({first_line(error)})",
             file=f"{scheme}://",

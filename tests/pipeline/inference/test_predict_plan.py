@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +29,21 @@ def test_a_folder_is_cut_in_a_fixed_order(tmp_path: Path) -> None:
         ["e.jpeg"],
     ]
     assert [part.file for part in parts] == ["part-000000.parquet", "part-000001.parquet"]
+
+
+def test_a_folder_is_predicted_once_without_what_is_hidden(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache/in"
+    for name in ("a/b.jpg", "._b.jpg", "__MACOSX/b.jpg", ".thumbs/b.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    for link in ("A", "a/again", "loop"):
+        (folder / link).symlink_to(folder / ("" if link == "loop" else "a"))
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    (part,) = predict_plan.parts(config(tmp_path, images=f"{folder}/"))
+    assert part.locations == (str(folder / "a/b.jpg"),)
+    with pytest.raises(InputError, match=r"b\.jpg: a file, not a folder. Fix: list files"):
+        predict_plan.parts(config(tmp_path, images=str(folder / "a/b.jpg")))
 
 
 def test_a_list_keeps_its_order(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -144,6 +145,15 @@ def test_the_mean_of_a_boosted_map_is_the_score(
 def test_what_is_no_image_is_refused(model: Predictor, image: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         model.predict([image])  # type: ignore[list-item]
+
+
+def test_no_picture_is_waited_for(model: Predictor, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for location in (str(tmp_path / "pipe.jpg"), (tmp_path / "pipe.jpg").as_uri()):
+        with pytest.raises(InputError, match=r"cannot be read \(a named pipe"):
+            model.predict([location])
+    with pytest.raises(InputError, match=r"cannot be read \(.*no file system for github"):
+        model.predict(["github://host/a.jpg"])
 
 
 def test_a_truncated_jpeg_is_refused(squares: Path, model: Predictor) -> None:

@@ -285,9 +285,10 @@ def test_senseless_patience_is_refused(name: str) -> None:
         RetryPolicy(**{name: 0})
 
 
-def test_an_unknown_scheme_is_one_line() -> None:
-    with pytest.raises(InputError, match="no file system for gopher"):
-        open_source("gopher://old/place", FAST)
+@pytest.mark.parametrize("scheme", ["gopher", "github"])  # the second wants an owner
+def test_a_scheme_that_is_not_served_is_one_line(scheme: str) -> None:
+    with pytest.raises(InputError, match=f"no file system for {scheme}"):
+        open_source(f"{scheme}://old/place", FAST)
 
 
 @pytest.fixture(scope="module")
