@@ -9,8 +9,9 @@ Shapes: N images of a table, B images of a batch, E entries, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import format_image_ids, parse_image_ids
 from sharding.labels import LabelTable, entry_keys, offsets_of, positions_of
-from sharding.storage.parquet import as_input_error
+from sharding.storage import parquet
 
 _KIND = "table of confidences"
 SCHEMA = pa.schema(
@@ -71,24 +72,31 @@ class ConfidenceTable:
         Raises:
             InputError: the file is missing or is no such table.
         """
-        return cls.join(list(read_parts(path)))
+        return cls.join(read_parts(path))
 
     @classmethod
-    def join(cls, parts: list[ConfidenceTable]) -> ConfidenceTable:
+    def join(cls, parts: Iterable[ConfidenceTable]) -> ConfidenceTable:
         """Join the rows of tables, in that order."""
-        counts = [np.diff(part.offsets_N1) for part in parts]
+        ids, counts = parquet.Column(np.uint64), parquet.Column(np.int32)
+        classes, values = parquet.Column(np.uint16), parquet.Column(np.float32)
+        for part in parts:
+            ids.add(part.image_ids_N)
+            counts.add(np.diff(part.offsets_N1))
+            classes.add(part.classes_E)
+            values.add(part.values_E)
         return cls(
-            image_ids_N=np.concatenate([np.empty(0, np.uint64), *(p.image_ids_N for p in parts)]),
-            offsets_N1=offsets_of(np.concatenate([np.empty(0, np.int64), *counts])),
-            classes_E=np.concatenate([np.empty(0, np.uint16), *(p.classes_E for p in parts)]),
-            values_E=np.concatenate([np.empty(0, np.float32), *(p.values_E for p in parts)]),
+            image_ids_N=ids.whole(),
+            offsets_N1=offsets_of(counts.whole()),
+            classes_E=classes.whole(),
+            values_E=values.whole(),
         )
 
     def fault(self, num_classes: int) -> str | None:
         """Say what makes the table unusable for K classes; None if nothing does."""
-        if not ((self.values_E >= 0) & (self.values_E <= 1)).all():
+        lowest, highest = self.values_E.min(initial=0), self.values_E.max(initial=0)  # NaN if any
+        if not (lowest >= 0 and highest <= 1):
             return "a confidence is not from 0 to 1"
-        if (self.classes_E >= num_classes).any():
+        if self.classes_E.max(initial=0) >= num_classes:
             return f"class {self.classes_E.max()} of {num_classes}"
         is_later_E = self.classes_E[1:] > self.classes_E[:-1]
         starts = self.offsets_N1[1:-1]
@@ -156,17 +164,22 @@ def read_unobserved(
     Raises:
         InputError: the file is missing, is no such table, or is of other images than the labels.
     """
-    parts, ignored, first = [], 0, 0
-    for part in read_parts(path):
-        if not np.array_equal(part.image_ids_N, labels.image_ids_N[first : first + len(part)]):
-            break
-        unobserved, known = part.without_observed(labels, first)
-        parts.append(unobserved)
-        ignored, first = ignored + known, first + len(part)
+    ignored = first = 0
+
+    def unobserved() -> Iterator[ConfidenceTable]:
+        nonlocal ignored, first
+        for part in read_parts(path):
+            if not np.array_equal(part.image_ids_N, labels.image_ids_N[first : first + len(part)]):
+                return
+            left, known = part.without_observed(labels, first)
+            yield left
+            ignored, first = ignored + known, first + len(part)
+
+    table = ConfidenceTable.join(unobserved())
     if first != len(labels):
         problem = "its rows do not follow the images of the split"
         raise InputError(problem, file=path, fix=how_to_repair(path))
-    return ConfidenceTable.join(parts), ignored
+    return dataclasses.replace(table, image_ids_N=labels.image_ids_N), ignored
 
 
 def read_parts(path: str | os.PathLike[str]) -> Iterator[ConfidenceTable]:
@@ -176,17 +189,16 @@ def read_parts(path: str | os.PathLike[str]) -> Iterator[ConfidenceTable]:
         InputError: the file is missing or is no such table.
     """
     fix = how_to_repair(path)
-    with as_input_error(path, kind=_KIND, fix=fix), pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield _part(file.read_row_group(group, columns=SCHEMA.names).cast(SCHEMA))
+    for rows in parquet.read_parts(path, SCHEMA, kind=_KIND, fix=fix):
+        with parquet.as_input_error(path, kind=_KIND, fix=fix):
+            part = _part(rows)
+        yield part
 
 
 def _part(rows: pa.Table) -> ConfidenceTable:
     ids, classes, values = (rows[name].combine_chunks() for name in SCHEMA.names)
     offsets_N1 = classes.offsets.to_numpy().astype(np.int64)
-    if any(column.null_count for column in (ids, classes, values)) or not np.array_equal(
-        offsets_N1, values.offsets.to_numpy()
-    ):
+    if not np.array_equal(offsets_N1, values.offsets.to_numpy()):
         raise ValueError("classes and confidences are not paired")
     return ConfidenceTable(
         image_ids_N=parse_image_ids(ids),

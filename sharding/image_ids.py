@@ -103,6 +103,10 @@ class IdIndex:
         slots_B = np.minimum(slots_B, len(self._keys_N) - 1)
         return np.where(self._keys_N[slots_B] == keys_B, self._rows_N[slots_B], -1)
 
+    def repeated(self) -> npt.NDArray[np.integer]:
+        """List the keys that stand more than once."""
+        return self._keys_N[1:][self._keys_N[1:] == self._keys_N[:-1]]
+
     def row_of(self, key: int) -> int:
         """Look up the row of one key, -1 where it is not listed."""
         return int(self.rows_of(np.array([key], self._keys_N.dtype))[0])

@@ -14,6 +14,7 @@ import functools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,14 @@ import pyarrow.compute as pc
 
 from sharding.errors import how_to_repair
 from sharding.image_ids import IdIndex, format_id_column, format_image_ids, parse_image_ids
-from sharding.storage.parquet import as_input_error, read_table, write_table
+from sharding.storage.parquet import Column, as_input_error, decoded, read_parts, write_table
 
 POSITIVE = 1
 NEGATIVE = 0
 UNOBSERVED = -1
 
 _KIND = "label table"
+_ROWS_AT_ONCE = 1 << 18
 
 _INDICES = pa.list_(pa.uint16())
 SCHEMA = pa.schema(
@@ -134,7 +136,7 @@ class LabelTable:
             image_ids_N=image_ids_N,
             offsets_N1=offsets_of(np.bincount(rows_E, minlength=len(image_ids_N))),
             classes_E=keys_E.astype(np.uint16),
-            states_E=_states((keys_E & 1 << 16) == 0),
+            states_E=((keys_E & 1 << 16) == 0).view(np.int8),  # True is POSITIVE
             shards=[""] * len(image_ids_N) if shards is None else list(shards),
         )
 
@@ -162,11 +164,17 @@ class LabelTable:
 
         An image may stand once, and a class once in its row, as positive or as negative.
         """
-        ids_N = np.sort(self.image_ids_N)
-        if (again := ids_N[1:] == ids_N[:-1]).any():
-            return f"image {format_image_ids(ids_N[1:][again][:1])[0]} stands there twice"
-        keys_E = entry_keys(np.repeat(np.arange(len(self)), self.counts_N), self.classes_E)
-        if (beyond_E := self.classes_E >= num_classes).any():
+        if len(twice := self._index.repeated()):
+            return f"image {format_image_ids(twice[:1].astype(np.uint64))[0]} stands there twice"
+        blocks = range(0, len(self), _ROWS_AT_ONCE)
+        faults = (self._fault_in(first, num_classes) for first in blocks)
+        return next((fault for fault in faults if fault is not None), None)
+
+    def _fault_in(self, first: int, num_classes: int) -> str | None:
+        """Say what is wrong with the classes of a block of rows."""
+        entries = self.observed(np.arange(first, min(first + _ROWS_AT_ONCE, len(self))))
+        keys_E = entry_keys(entries.rows_E, entries.classes_E)
+        if (beyond_E := entries.classes_E >= num_classes).any():
             key, problem = keys_E[np.argmax(beyond_E)], f"of {num_classes}"
         else:
             keys_E.sort()
@@ -174,7 +182,7 @@ class LabelTable:
             if not again.any():
                 return None
             key, problem = keys_E[np.argmax(again)], "twice, or as positive and as negative"
-        image_id = format_image_ids(self.image_ids_N[[key >> 16]])[0]
+        image_id = format_image_ids(self.image_ids_N[[first + (key >> 16)]])[0]
         return f"image {image_id} has class {key & 0xFFFF} {problem}"
 
     @property
@@ -255,22 +263,20 @@ class LabelTable:
         Raises:
             InputError: the file is missing or is not a label table.
         """
-        fix = how_to_repair(path)
-        table = read_table(path, SCHEMA, kind=_KIND, fix=fix, nulls=False)
-        with as_input_error(path, kind=_KIND, fix=fix):
-            image_ids_N = parse_image_ids(table["image_id"].combine_chunks())
-        columns = [table[name].combine_chunks() for name in ("positives", "negatives")]
-        counts_N2 = np.stack([pc.list_value_length(column).to_numpy() for column in columns], 1)
-        is_positive_E = np.repeat(np.tile([True, False], len(table)), counts_N2.ravel())
-        classes_E = np.empty(len(is_positive_E), np.uint16)
-        for column, chosen_E in zip(columns, (is_positive_E, ~is_positive_E), strict=True):
-            classes_E[chosen_E] = column.flatten().to_numpy()
+        ids, counts, classes, signs = map(Column, (np.uint64, np.int32, np.uint16, np.bool_))
+        shards: list[str] = []
+        for rows in read_parts(path, SCHEMA, kind=_KIND, fix=how_to_repair(path)):
+            with as_input_error(path, kind=_KIND, fix=how_to_repair(path)):
+                ids.add(parse_image_ids(rows["image_id"].combine_chunks()))
+            for column, part in zip((counts, classes, signs), _entries_of(rows), strict=True):
+                column.add(part)
+            shards += decoded(rows["shard"])
         return cls(
-            image_ids_N=image_ids_N,
-            offsets_N1=offsets_of(counts_N2.sum(1)),
-            classes_E=classes_E,
-            states_E=_states(is_positive_E),
-            shards=_decode_names(table["shard"]),
+            image_ids_N=ids.whole(),
+            offsets_N1=offsets_of(counts.whole()),
+            classes_E=classes.whole(),
+            states_E=signs.whole().view(np.int8),  # True is POSITIVE
+            shards=shards,
         )
 
     @functools.cached_property
@@ -302,12 +308,12 @@ def positions_of(
     return counts_B, positions_E
 
 
-def _states(is_positive_E: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
-    return np.where(is_positive_E, np.int8(POSITIVE), np.int8(NEGATIVE))
-
-
-def _decode_names(column: pa.ChunkedArray) -> list[str]:
-    """Convert a text column of few distinct values to a list, decoding each value once."""
-    encoded = column.combine_chunks().dictionary_encode()
-    words = encoded.dictionary.to_pylist()
-    return [words[code] for code in encoded.indices.to_pylist()]
+def _entries_of(rows: pa.Table) -> tuple[npt.NDArray[Any], ...]:
+    """Convert two columns of lists: (entries per row, classes_E, is_positive_E)."""
+    columns = [rows[name].combine_chunks() for name in ("positives", "negatives")]
+    counts_N2 = np.stack([pc.list_value_length(column).to_numpy() for column in columns], 1)
+    is_positive_E = np.repeat(np.tile([True, False], len(rows)), counts_N2.ravel())
+    classes_E = np.empty(len(is_positive_E), np.uint16)
+    for column, chosen_E in zip(columns, (is_positive_E, ~is_positive_E), strict=True):
+        classes_E[chosen_E] = column.flatten().to_numpy()
+    return counts_N2.sum(1, dtype=np.int32), classes_E, is_positive_E

@@ -7,8 +7,10 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -63,6 +65,61 @@ def read_table(
         if not nulls and any(column.null_count for column in table.columns):
             raise InputError("it holds nulls")
         return table
+
+
+def read_parts(
+    path: str | os.PathLike[str], schema: pa.Schema, *, kind: str, fix: str
+) -> Iterator[pa.Table]:
+    """Read a table without nulls by its row groups, of which one is in memory at a time.
+
+    Args:
+        path: of the file.
+        schema, kind, fix: as of `read_table`.
+
+    Raises:
+        InputError: as of `read_table`.
+    """
+    with as_input_error(path, kind=kind, fix=fix), pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=schema.names)
+            rows = rows.select(schema.names).cast(schema)
+            if any(column.null_count for column in rows.columns):
+                raise InputError("it holds nulls")
+            yield rows
+            del rows
+    pa.default_memory_pool().release_unused()
+
+
+class Column:
+    """Collects the parts of a column, which are never in memory twice as when concatenated.
+
+    Args:
+        dtype: of its values.
+    """
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._room, self._filled = np.empty(0, dtype), 0
+
+    def add(self, part: npt.NDArray[Any]) -> None:
+        """Append values."""
+        begin, self._filled = self._filled, self._filled + len(part)
+        if self._filled > len(self._room):
+            # The system moves the pages of a large block; nothing is copied.
+            self._room.resize(self._filled + self._filled // 8, refcheck=False)
+        self._room[begin : self._filled] = part
+
+    def whole(self) -> npt.NDArray[Any]:
+        """Give all values; none can be appended after this."""
+        self._room.resize(self._filled, refcheck=False)
+        return self._room
+
+
+def decoded(column: pa.ChunkedArray) -> list[str]:
+    """Convert a text column of few distinct values to a list, decoding each value once."""
+    encoded = column.combine_chunks().dictionary_encode()
+    words = np.array([*encoded.dictionary.to_pylist(), None], object)
+    names: list[str] = words[encoded.indices.to_numpy()].tolist()
+    return names
 
 
 def remove_rows(path: str | os.PathLike[str], column: str, values: Sequence[str]) -> str:
