@@ -12,6 +12,8 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,17 @@ class Dataset:
             present = {shard.split for shard in self.manifest.shards}
             raise self._no_split(f"split {split!r} has no images", present)
         return records
+
+    def has_rows_of(self, split: str, table: LabelTable) -> bool:
+        """Whether a table has a row for every image of a split's tars, in their order.
+
+        Raises:
+            InputError: the dataset has no such split.
+        """
+        shards = self.shards(split)
+        paths = chain.from_iterable(repeat(shard.path, shard.images) for shard in shards)
+        images = sum(shard.images for shard in shards)
+        return len(table) == images and all(map(eq, table.shards, paths))
 
     def shards_digest(self, split: str) -> str:
         """Hash a split's image tars in their order, on which a reader's position depends."""

@@ -8,10 +8,8 @@ waiting for what that device is doing.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import eq
 from typing import Any
 
 import torch
@@ -21,7 +19,6 @@ from sharding.confidences import Confidences, ConfidenceTable, read_unobserved
 from sharding.errors import InputError, how_to_repair
 from sharding.labels import UNOBSERVED, LabelTable, Observed
 from sharding.manifest import Dataset
-from sharding.manifest_parts import ShardRecord
 from sharding.storage.files import changed
 
 
@@ -172,10 +169,10 @@ def labels_of(dataset: Dataset, split: str, labels: str | None) -> LabelTable:
     """
     table = dataset.labels(split, labels)
     name, version = dataset.label_version(labels)
-    file, shards = version.splits[split], dataset.shards(split)
+    file = version.splits[split]
     path = dataset.directory / file.path
     wrong = changed(path, file.sha256) or table.fault(len(dataset.classes))
-    if wrong is None and not _follows(table, shards):
+    if wrong is None and not dataset.has_rows_of(split, table):
         wrong = f"its {len(table)} rows do not follow the images of split {split!r}"
     if wrong is not None:
         raise InputError(wrong, file=path, fix=how_to_repair(path))
@@ -186,12 +183,6 @@ def labels_of(dataset: Dataset, split: str, labels: str | None) -> LabelTable:
             fix="name other labels or another split; or shard a dump that labels these images",
         )
     return table
-
-
-def _follows(table: LabelTable, shards: Sequence[ShardRecord]) -> bool:
-    """Whether the rows are those of the shards, one shard after the other."""
-    paths = itertools.chain.from_iterable(itertools.repeat(s.path, s.images) for s in shards)
-    return len(table) == sum(s.images for s in shards) and all(map(eq, table.shards, paths))
 
 
 def confidences_of(
