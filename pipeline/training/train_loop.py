@@ -148,13 +148,13 @@ def _upload(fence: Callable[[], None], saved: Any, name: str) -> Any:
 
     place = ray.train.get_context().get_storage()
     with storage.storage_errors():
+        fence()
         try:
-            fence()
             stored = place.persist_current_checkpoint(saved, name)
-            fence()
-            return stored
         except RuntimeError as error:  # the file by which Ray knows its directory is gone
             raise OSError(f"{place.experiment_fs_path} is not where the run began") from error
+        fence()
+        return stored
 
 
 def validate_checkpoint(

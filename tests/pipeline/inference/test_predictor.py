@@ -23,6 +23,7 @@ from pipeline.models import checkpoint
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
+from sharding.storage.retry import LARGEST_IMAGE
 from tests.support.models import BACKBONE, SIZE, write_checkpoint
 
 
@@ -152,6 +153,10 @@ def test_no_picture_is_waited_for(model: Predictor, tmp_path: Path) -> None:
     for location in (str(tmp_path / "pipe.jpg"), (tmp_path / "pipe.jpg").as_uri()):
         with pytest.raises(InputError, match=r"cannot be read \(a named pipe"):
             model.predict([location])
+    (tmp_path / "large.jpg").touch()
+    os.truncate(tmp_path / "large.jpg", LARGEST_IMAGE + 1)
+    with pytest.raises(InputError, match=r"cannot be read \(more than"):
+        model.predict([str(tmp_path / "large.jpg")])
     with pytest.raises(InputError, match=r"cannot be read \(.*no file system for github"):
         model.predict(["github://host/a.jpg"])
 

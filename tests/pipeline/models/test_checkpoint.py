@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def test_another_class_list_is_refused_by_name(squares: Path) -> None:
         (lambda d: (d / "meta.json").write_text("{"), "damaged"),
         (lambda d: (d / "meta.json").write_text('{"format": 99}'), "format"),
         (lambda d: (d / "model.pt").write_bytes(b"junk"), "damaged"),
+        (lambda d: (d / "model.pt").write_bytes(b""), "damaged"),
+        (lambda d: os.truncate(d / "model.pt", 100_000), "damaged"),
         (lambda d: (d / "model.pt").unlink(), "missing"),
+        (lambda d: (d / "meta.json").write_bytes(b""), "damaged"),
     ],
 )
 def test_a_damaged_checkpoint_is_one_clear_error(

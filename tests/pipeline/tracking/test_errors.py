@@ -199,6 +199,35 @@ def test_points_kept_by_0_1_0_are_sent_unless_they_are_anothers(
     assert not old.exists()
 
 
+def test_a_deleted_run_is_told_and_none_is_lost() -> None:
+    run_id = open_run()
+    client.mlflow_client().delete_run(run_id)
+    message = r"the run is deleted.*Fix: restore it .mlflow runs restore"
+    with pytest.raises(InputError, match=message), mlflow_errors("nothing is logged"):
+        client.mlflow_client().log_metric(run_id, "loss", 1.0)
+    assert not runs.knows(run_id)
+    assert open_run(resume=True) != run_id
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        *(
+            "MLFLOW_TRACKING_USERNAME",
+            "MLFLOW_TRACKING_PASSWORD",
+            "MLFLOW_TRACKING_SERVER_CERT_PATH",
+        ),
+        *("MLFLOW_TRACKING_INSECURE_TLS", "MLFLOW_S3_ENDPOINT_URL", "AWS_SECRET_ACCESS_KEY"),
+        *("REQUESTS_CA_BUNDLE", "GOOGLE_APPLICATION_CREDENTIALS", "HTTPS_PROXY"),
+    ],
+)
+def test_what_mlflow_reads_of_the_shell_is_sent(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "as set")
+    assert client.credentials()[variable] == "as set"
+
+
 def test_the_writer_gets_the_shells_credentials(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -160,6 +160,33 @@ def test_an_upload_that_fails_is_the_storages(
         train_loop._upload(lambda: None, None, "checkpoint")
 
 
+def test_a_driver_that_was_fenced_off_uploads_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import ray.train
+
+    done: list[str] = []
+
+    class Place:
+        experiment_fs_path = "/runs/a"
+
+        def persist_current_checkpoint(self, saved: Any, name: str) -> Any:
+            done.append(name)
+
+    def taken() -> None:
+        raise Held("process 7 trains this run now")
+
+    context = SimpleNamespace(get_storage=Place)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    with pytest.raises(Held, match="process 7"):
+        train_loop._upload(taken, None, "first")
+    assert done == []
+    asked = iter([lambda: None, taken])  # taken over meanwhile: Ray must not count it
+    with pytest.raises(Held, match="process 7"):
+        train_loop._upload(lambda: next(asked)(), None, "second")
+    assert done == ["second"]
+
+
 class TrainingFailedOfStorage(TrainingFailedError):
     controller_failure = OSError("no")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import time
 
 import pytest
 
@@ -114,6 +115,14 @@ def test_a_sparse_file_has_no_content_and_costs_the_next_one_nothing() -> None:
 def test_a_malformed_header_is_one_error(content: bytes) -> None:
     with pytest.raises(tarfile.ReadError, match=r"at byte [\d,]+$"):
         names_of(block(A) + content + END)
+
+
+def test_headers_take_linear_time() -> None:
+    records = block("p", tarfile.XHDTYPE, b"6 a=b\n" * (LONGEST_EXTENSION // 6))
+    names = block("l", tarfile.GNUTYPE_LONGNAME, b"n" * LONGEST_EXTENSION)
+    began = time.process_time()
+    assert names_of(records + names + block(A) + END) == ["n" * LONGEST_EXTENSION]
+    assert time.process_time() - began < 3.0
 
 
 @pytest.mark.parametrize("junk", [b"\n", b"7 bytes", bytes(100), b"\xa5" * 512, b"x" * 2_000_000])
