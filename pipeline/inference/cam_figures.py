@@ -5,11 +5,13 @@ Figures are made without pyplot, so that workers and threads share no state.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import font_manager, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -26,14 +28,27 @@ INK, FAINT = "#222222", "#D9D9D9"
 COLOURS = ("#08306B", "#4292C6", "#FFFFFF", "#F16913", "#7F2704")
 _EVIDENCE = LinearSegmentedColormap.from_list("evidence", COLOURS)
 _DPI = 120
+_OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai"),
+    *("Noto Sans Arabic", "Noto Sans Hebrew", "Noto Emoji", "Unifont"),
+)
 Cam = tuple[str, npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
 
 def new_figure(width: float, height: float) -> Figure:
     """Make an empty figure of a size in inches, laid out by constraints."""
+    rcParams["font.family"] = fonts()
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     FigureCanvasAgg(figure)
     return figure
+
+
+@functools.cache
+def fonts() -> list[str]:
+    """List the font of figures and, of those installed, the ones for letters that it lacks."""
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in installed)]
 
 
 def plain(text: str) -> str:

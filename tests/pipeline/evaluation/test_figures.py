@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from PIL import Image
 
 from pipeline.evaluation import figures, ranking
@@ -143,6 +148,43 @@ def test_precision_at_recall_by_hand() -> None:
     found = ranking.rank(keys, 2).at_recall(levels)
     np.testing.assert_allclose(found[0], [1, 1, 3 / 5, 3 / 5, 3 / 5])
     assert np.isnan(found[1]).all()
+
+
+def write_font(path: Path, family: str, letter: str) -> None:
+    """Write a font of which one letter is a black square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 800), (800, 800), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "letter"])
+    builder.setupCharacterMap({ord(letter): "letter"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "letter": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (500, 0), "letter": (900, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": family, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_letters_come_from_a_font_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_font(tmp_path / "cjk.ttf", "Noto Sans CJK SC", "\u72ac")
+    fonts = list(font_manager.fontManager.ttflist)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    font_manager.fontManager.addfont(tmp_path / "cjk.ttf")
+    cam_figures.fonts.cache_clear()
+    ones_HW = np.ones((2, 2))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Glyph")
+            cam = ("dog \u72ac", ones_HW, ones_HW)
+            assert cam_figures.png(cam_figures.cam_overlay(np.zeros((4, 4, 3), np.uint8), [cam]))
+    finally:
+        cam_figures.fonts.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["$5_$", "Ke$ha", "$100_$ & 5$", "C:\\$new\\$", r"\$5_$ x^{"])
