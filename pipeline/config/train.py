@@ -161,8 +161,10 @@ class TrainConfig:
         """Rebuild a configuration that was stored with a run or a checkpoint.
 
         Raises:
-            TypeError: it has an option that this version does not know.
+            TypeError: it has an option that this version does not know, or is no configuration.
         """
+        if not isinstance(raw, Mapping):
+            raise TypeError("no table of options")
         if later := sorted(_flatten(raw).keys() - cls(dataset="").flat().keys()):
             raise TypeError(f"it has the option {later[0]}, which this version does not know")
         return cls(
