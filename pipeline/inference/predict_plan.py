@@ -9,6 +9,7 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from pipeline import storage
 from pipeline.config.commands import PredictConfig
 from pipeline.data import staging
 from pipeline.inference.pixels import UNREAD, ImageLike
+from sharding import log
 from sharding.decode import SUFFIXES
 from sharding.errors import InputError
 
@@ -28,6 +30,7 @@ PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _HIDDEN = re.compile(r"/(?:\.|__MACOSX/)")
 """What is no image of a folder: a Mac writes ._NAME beside each file, or both in an archive."""
+_QUOTED = re.compile(r"""^(["'])(.+)\1$""")  # as Windows and shells write paths with spaces
 _READS_AT_ONCE = 16
 _FREE = {"batch_size", "workers", "wait_for_workers", "max_minutes", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
@@ -162,8 +165,12 @@ def _files(folder: str) -> list[str]:
     if not files and Path(folder).is_file():
         raise InputError("a file, not a folder", file=folder, fix="list files in one for --urls")
     begin = len(storage.absolute(folder).rstrip("/"))
-    images = (path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES)
-    return [path for path in images if not _HIDDEN.search(path, begin)]
+    shown = [path for path in files if not _HIDDEN.search(path, begin)]
+    endings = [PurePosixPath(path).suffix.lower() for path in shown]
+    if others := Counter(ending for ending in endings if ending not in SUFFIXES):
+        counts = ", ".join(f"{number} {ending or 'without'}" for ending, number in others.items())
+        log.info(f"note: files left out, which are no images by their ending: {counts[:200]}")
+    return [path for path, ending in zip(shown, endings, strict=True) if ending in SUFFIXES]
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -174,4 +181,4 @@ def _lines(file: Path | None) -> list[str]:
         lines = content.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"no list of URLs ({error})", file=file, fix="pass a text file") from None
-    return [line.strip() for line in lines if line.strip()]
+    return [_QUOTED.sub(r"\2", line.strip()) for line in lines if line.strip()]

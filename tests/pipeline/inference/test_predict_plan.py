@@ -46,10 +46,21 @@ def test_a_folder_is_predicted_once_without_what_is_hidden(tmp_path: Path) -> No
         predict_plan.parts(config(tmp_path, images=str(folder / "a/b.jpg")))
 
 
+def test_files_that_are_no_images_by_their_ending_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.HEIC", "c.heic", "README", ".DS_Store"):
+        (tmp_path / name).touch()
+    (part,) = predict_plan.parts(config(tmp_path, images=str(tmp_path)))
+    assert len(part.locations) == 1
+    assert "by their ending: 1 without, 2 .heic\n" in capsys.readouterr().out
+
+
 def test_a_list_keeps_its_order(tmp_path: Path) -> None:
-    (tmp_path / "urls").write_text("http://b\n\n  http://a \n")
+    lines = ("http://b\n", "", "  http://a ", '"C d.jpg"', "'e.jpg'", "'f\"", "g's'")
+    (tmp_path / "urls").write_text("\n".join(lines))
     (part,) = predict_plan.parts(config(tmp_path, urls=tmp_path / "urls"))
-    assert part.locations == ("http://b", "http://a")
+    assert part.locations == ("http://b", "http://a", "C d.jpg", "e.jpg", "'f\"", "g's'")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
