@@ -185,8 +185,10 @@ def judge(content: bytes) -> dict[int, bytes]:
                     continue
                 found.pop(key, None)
                 with contextlib.suppress(KeyError, RecursionError):
-                    stream = tar.extractfile(member)
-                    found[key] = b"" if stream is None else stream.read()
+                    # Unpacking, tarfile leaves a file where a folder of its name comes later; a
+                    # link to it finds the folder here, which has no content to compare.
+                    if (stream := tar.extractfile(member)) is not None:
+                        found[key] = stream.read()
             return found
 
 
