@@ -18,6 +18,7 @@ from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.protocol import StepResult
 from sharding.labels import UNOBSERVED
 from tests.support.distributed import run_ranks
+from tests.support.memory import forget_peak, memory_of
 
 K = 6
 ABOUT: dict[str, Any] = {"epoch": 2, "method": "ll-ct", "labels": "first", "images_seen": 24}
@@ -173,3 +174,35 @@ def test_order_of_floats_is_order_of_keys() -> None:
     keys = _keys(logits, ids, torch.arange(len(logits)))
     assert torch.equal(keys, keys.sort().values)
     assert torch.equal(_logits_of(keys), logits)
+
+
+def test_memory_follows_the_candidates_and_the_step_not_the_epoch() -> None:
+    images, classes, steps, most = 16, 5_000, 2_000, 1_000
+    torch.manual_seed(0)
+    labels_BK = torch.full((images, classes), UNOBSERVED, dtype=torch.int8)
+    logits_BK = torch.randn(images, classes)
+    modified_BK = logits_BK > 3
+    collector = Collector(most, torch.device("cpu"))
+
+    def add(number: int) -> None:
+        ids_B = np.arange(images, dtype=np.uint64) + np.uint64(number * images)
+        batch = Batch(images_BHWC=torch.zeros(images, 1, 1, 3), image_ids_B=ids_B)
+        step = StepResult(
+            batch=batch,
+            loss=torch.tensor(0.0),
+            logits_BK=logits_BK + number * 1e-3,  # ever larger: all of them are looked at
+            labels_BK=labels_BK,
+            modified_BK=modified_BK,
+        )
+        collector.add(step)
+
+    for number in range(20):
+        add(number)
+    before = memory_of("VmRSS")
+    forget_peak()
+    for number in range(20, steps):
+        add(number)
+    peak = memory_of("VmHWM") - before
+    assert peak < images * steps * classes / 10
+    kept = collector.state_dict()["columns"]
+    assert {len(column) for column in kept} == {most}
