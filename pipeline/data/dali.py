@@ -5,6 +5,7 @@ The package's only importer of DALI, and lazily, so that configurations need nei
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def batches(
     threads: int,
     hardware_share: float = HARDWARE_SHARE,
     position: bytes | None = None,
+    decodes: bool = False,
 ) -> Any:
     """Iterate over ``images`` uint8 (B, H, W, 3) and ``source`` (`samples_of` parses it).
 
@@ -68,6 +70,7 @@ def batches(
         threads: decoding threads.
         hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
         position: DALI's checkpoint of an iterator with the same arguments, to go on from.
+        decodes: whether the first batch is decoded before this returns.
 
     Returns:
         A `DALIGenericIterator`; its ``checkpoints()[0]`` is the position after the last batch.
@@ -93,7 +96,14 @@ def batches(
             images = _on_gpu(encoded, size, augmentation, hardware_share)
         return _augment(images, size, augmentation), source
 
-    return _iterator(graph(), ["images", "source"])
+    return _iterator(graph(), ["images", "source"], decodes=decodes)
+
+
+def on_device(device_id: int | None) -> contextlib.AbstractContextManager[Any]:
+    """Make a CUDA device this thread's within a block, as another thread's is the first one."""
+    import torch
+
+    return contextlib.nullcontext() if device_id is None else torch.cuda.device(device_id)
 
 
 def encoded(reading: Reading) -> Iterator[tuple[list[Sample], list[npt.NDArray[np.uint8]]]]:
@@ -234,7 +244,7 @@ def _augment(images: Any, size: int, augmentation: Augmentation) -> Any:
     return images
 
 
-def _iterator(pipe: Any, names: list[str]) -> Any:
+def _iterator(pipe: Any, names: list[str], *, decodes: bool = False) -> Any:
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
@@ -246,5 +256,5 @@ def _iterator(pipe: Any, names: list[str]) -> Any:
         # With padded reads PARTIAL cuts exactly the padding: no sample twice, none missing.
         last_batch_policy=LastBatchPolicy.PARTIAL,
         auto_reset=False,
-        prepare_first_batch=False,  # decoding it may fail, as of any other
+        prepare_first_batch=decodes,  # decoding it may fail, as of any other
     )

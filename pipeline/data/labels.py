@@ -8,13 +8,14 @@ waiting for what that device is doing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pipeline.data.loader import Batch, Epoch, Loader
+from pipeline.data.pipelines import Pipelines
 from sharding.confidences import Confidences, ConfidenceTable, read_unobserved
 from sharding.errors import InputError, how_to_repair
 from sharding.labels import UNOBSERVED, LabelTable, Observed
@@ -139,7 +140,12 @@ class LabelledSplit:
 
     def in_order(self) -> LabelledSplit:
         """Read the same images whole and in the order of the dataset, as an evaluation does."""
-        return dataclasses.replace(self, loader=dataclasses.replace(self.loader, train=False))
+        loader = dataclasses.replace(self.loader, train=False, pipelines=Pipelines())
+        return dataclasses.replace(self, loader=loader)
+
+    def begin(self, number: int) -> None:
+        """Build the pipeline of an epoch in another thread; see `Loader.begin`."""
+        self.loader.begin(number)
 
     def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> LabelledEpoch:
         """Iterate over an epoch; arguments as of `Loader.epoch`."""
@@ -158,6 +164,26 @@ class LabelledEpoch(Iterator[LabelledBatch]):
     def position(self) -> bytes:
         """Give what `LabelledSplit.epoch` needs to go on after the last batch taken."""
         return self._epoch.position()
+
+
+class FirstBatches(Iterable[LabelledBatch]):
+    """Iterates over a split from its start any number of times, but reads each batch once.
+
+    Args:
+        split: in order; what was read of it stays in memory.
+    """
+
+    def __init__(self, split: LabelledSplit) -> None:
+        self._split, self._read = split, list[LabelledBatch]()
+        self._epoch: LabelledEpoch | None = None
+
+    def __iter__(self) -> Iterator[LabelledBatch]:
+        if self._epoch is None:
+            self._epoch = self._split.epoch(0)
+        yield from self._read
+        for batch in self._epoch:
+            self._read.append(batch)
+            yield batch
 
 
 def labels_of(dataset: Dataset, split: str, labels: str | None) -> LabelTable:

@@ -23,6 +23,7 @@ import torch
 from pipeline.config import sections
 from pipeline.config.sections import HARDWARE_SHARE
 from pipeline.data import dali, dali_index, unreadable
+from pipeline.data.pipelines import Graph, Pipelines
 from pipeline.data.unreadable import LeftOut
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import parse_image_ids
@@ -118,6 +119,7 @@ class Loader:
         threads: decoding threads.
         hardware_share: of the images that a GPU's JPEG decoder takes, where it has one.
         left_out: images that cannot be decoded; those found to be so are added.
+        pipelines: one is held from an epoch to the next.
     """
 
     tars: Sequence[Path]
@@ -137,6 +139,7 @@ class Loader:
     threads: int = 1
     hardware_share: float = HARDWARE_SHARE
     left_out: LeftOut = field(default_factory=LeftOut)
+    pipelines: Pipelines = field(default_factory=Pipelines, repr=False, compare=False)
 
     @classmethod
     def of_split(cls, dataset: Dataset, split: str, **options: Any) -> Loader:
@@ -175,6 +178,7 @@ class Loader:
             counts=[len(rows[tar]) for tar in kept],
             begins=[rows[tar].start - edges[tar] for tar in kept],
             first=share.start,
+            pipelines=Pipelines(),
         )
 
     @property
@@ -187,8 +191,9 @@ class Loader:
     def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> Epoch:
         """Iterate over epoch ``number``: `EpochPlan.steps` batches, each sample exactly once.
 
-        Every epoch builds its own pipeline, which takes milliseconds per thousand samples, on a
-        GPU two seconds more: a run resumed between epochs needs no state of the one before.
+        A pipeline takes milliseconds per thousand samples to build, on a GPU two seconds more:
+        see `begin`. What it reads is the same whether it was held or is built now, so that a run
+        resumed between epochs needs no state of the one before.
 
         Args:
             number: counted from 1.
@@ -196,6 +201,22 @@ class Loader:
             position: `Epoch.position` after them.
         """
         return Epoch(self, number, done, position)
+
+    def begin(self, number: int) -> None:
+        """Build the pipeline of an epoch in another thread, for `epoch` to take over."""
+        if self.plan.steps:
+            self.pipelines.begin(self.graph(number))
+
+    def graph(self, epoch: int) -> Graph:
+        """Describe the pipeline that reads this rank's samples of an epoch."""
+        return Graph(
+            reading=self.reading(epoch),
+            size=self.image_size,
+            augmentation=self.augmentation if self.train else sections.WHOLE_IMAGE,
+            device_id=self.device_id,
+            threads=self.threads,
+            hardware_share=self.hardware_share,
+        )
 
     def reading(self, epoch: int) -> dali.Reading:
         """Choose this rank's samples of an epoch, and their order."""
@@ -232,11 +253,13 @@ class Epoch(Iterator[Batch]):
 
     def __init__(self, loader: Loader, number: int, done: int, position: bytes | None) -> None:
         self.loader, self._number, self._done, self._position = loader, number, done, position
+        self._iterator: Any = None
         if loader.plan.steps:
             self._open()
 
     def __next__(self) -> Batch:
         if self._done >= self.loader.plan.steps:
+            self._end()
             raise StopIteration
         try:
             (outputs,) = next(self._iterator)
@@ -259,17 +282,17 @@ class Epoch(Iterator[Batch]):
         return self._position
 
     def _open(self) -> None:
-        loader = self.loader
-        self._reading = loader.reading(self._number)
-        self._iterator = dali.batches(
-            self._reading,
-            loader.image_size,
-            loader.augmentation if loader.train else sections.WHOLE_IMAGE,
-            device_id=loader.device_id,
-            threads=loader.threads,
-            hardware_share=loader.hardware_share,
-            position=self._position,
-        )
+        self._graph = self.loader.graph(self._number)
+        self._iterator = self.loader.pipelines.open(self._graph, self._position)
+
+    def _end(self) -> None:
+        """Leave a pipeline to the next pass in the same order.
+
+        That of one among several ranks would go on to the share of another.
+        """
+        pipeline, self._iterator = self._iterator, None
+        if pipeline is not None and not self.loader.train and self.loader.world_size == 1:
+            self.loader.pipelines.keep(self._graph, pipeline)
 
     def _batch(self, images_BHWC: torch.Tensor, samples: list[dali.Sample]) -> Batch:
         if bad := self.loader.left_out:
@@ -282,7 +305,7 @@ class Epoch(Iterator[Batch]):
         """Find the images that made a batch fail and reopen the pipeline without them."""
         for tar, index in zip(self.loader.tars, self.loader.indexes, strict=True):
             dali_index.refuse_other_tar(tar, index)
-        bad = unreadable.find(self._reading, self._done, self.loader.device_id)
+        bad = unreadable.find(self._graph.reading, self._done, self.loader.device_id)
         if not bad:
             raise error
         self.loader.left_out.add(bad)

@@ -14,7 +14,7 @@ import torch
 from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
-from pipeline.data.labels import LabelledSplit, labels_of
+from pipeline.data.labels import FirstBatches, LabelledSplit, labels_of
 from pipeline.data.profile import grouped_by
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
@@ -254,10 +254,8 @@ def evaluate_part(
 
     def images(batch_size: int) -> LabelledSplit:
         size = meta.train_config.data.image_size
-        options: dict[str, Any] = {"image_size": size, "threads": threads}
-        return LabelledSplit.open(
-            dataset, config.split, config.labels, device, batch_size=batch_size, **options
-        )
+        options: dict[str, Any] = {"image_size": size, "threads": threads, "batch_size": batch_size}
+        return LabelledSplit.open(dataset, config.split, config.labels, device, **options)
 
     maps = None
     if boxes is not None or (config.attribution and model.has_maps):
@@ -265,7 +263,8 @@ def evaluate_part(
         first = None if boxes is not None else batches * attribution.BATCH
         share = images(attribution.BATCH).part(part, parts, first)
         maps = attribution.study(model, share, config.attribution, boxes)
-    explained = () if part else tuple(explain(model, images(_PICTURED_BATCH), dataset.classes))
+    first_images = FirstBatches(images(_PICTURED_BATCH))
+    explained = () if part else tuple(explain(model, first_images, dataset.classes))
     # Last: the maps are those of the network's own head.
     model = beam.attach(model, meta, directory, config.beam).to(device)
     scores = score(model, images(config.batch_size).part(part, parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.labels import LabelledBatch, LabelledSplit
+from pipeline.data.labels import LabelledBatch
 from pipeline.models.cam_head import boostlu
 from pipeline.models.cam_net import CamNet
 from sharding.classes import ClassTable
@@ -126,19 +126,19 @@ def positive_maps(
 @torch.inference_mode()
 def explain(
     model: CamNet,
-    split: LabelledSplit,
+    batches: Iterable[LabelledBatch],
     classes: ClassTable,
     *,
     images: int = 4,
     classes_per_image: int = 2,
 ) -> Iterator[Explained]:
-    """Compute maps of the first images of a split that have a verified positive.
+    """Compute maps of the first images that have a verified positive.
 
-    The split's order is fixed, so every epoch and every run over it explains the same images.
+    The order of a split is fixed, so every epoch and every run over it explains the same images.
 
     Args:
         model: whose maps.
-        split: the images and their labels.
+        batches: of the split, from its start.
         classes: of the model and the labels.
         images: how many.
         classes_per_image: of an image's verified positives the highest-scored are taken.
@@ -150,7 +150,7 @@ def explain(
         return
     model.eval()
     shown = 0
-    for batch in split.epoch(0):
+    for batch in batches:
         if not len(batch):
             continue
         rows_P, classes_P, maps_PHW = positive_maps(model, batch)

@@ -47,7 +47,7 @@ def run_epoch(
             on_step=lambda result: running.on_step(result, tick),
             on_stats=running.on_stats,
             on_pause=lambda position: running.on_pause(position, batches, save),
-            should_stop=lambda done: done < plan.steps and should_stop(),
+            should_stop=lambda done: running.after_step(done) and should_stop(),
         )
         train_epoch(worker.step, batches, plan, hooks, position)
     worker.position = None
@@ -99,6 +99,14 @@ class _RunningEpoch:
     def on_step(self, result: StepResult, profiler_tick: Callable[[], None]) -> None:
         self.worker.collector.add(result)
         profiler_tick()
+
+    def after_step(self, done: int) -> bool:
+        """Start the next epoch's reader in the last tenth; return whether a step is left."""
+        steps, epochs = self.plan.steps, self.worker.config.epochs
+        # At the end once more: a damaged image may have cost the first one.
+        if done in (steps - steps // 10, steps) and self.epoch < epochs:
+            self.worker.images.begin(self.epoch + 1)
+        return done < steps
 
     def on_stats(self, stats: StepStats) -> None:
         worker = self.worker

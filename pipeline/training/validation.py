@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
-from pipeline.data.labels import LabelledSplit
+from pipeline.data.labels import FirstBatches, LabelledSplit
 from pipeline.data.profile import facts, grouped_by
 from pipeline.data.unreadable import LeftOut
 from pipeline.evaluation.per_class import PerClass
@@ -64,6 +64,7 @@ class Validator:
         _, version = dataset.label_version(config.labels)
         self._splits = version.splits
         self._share: LabelledSplit | None = None
+        self._pictured: FirstBatches | None = None
         if VALIDATION in self._splits:
             whole = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
             self._common_steps = whole.loader.plan.steps // rank.world_size
@@ -140,7 +141,9 @@ class Validator:
         from pipeline.evaluation import publish
 
         split = TEST if TEST in self._splits else VALIDATION
-        explained = explain(model, self._open(split, batch_size=8), self._dataset.classes)
+        if self._pictured is None:
+            self._pictured = FirstBatches(self._open(split, batch_size=8))
+        explained = explain(model, self._pictured, self._dataset.classes)
         publish.maps(self._run_log, explained, epoch=epoch, about=self._about(split, epoch))
 
     def _about(self, split: str, epoch: int) -> str:
