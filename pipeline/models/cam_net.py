@@ -39,7 +39,7 @@ class CamNet(nn.Module):
         self, backbone: Backbone, head: Head, dropout: float = 0.0, *, compiled: bool = False
     ) -> None:
         super().__init__()
-        self.backbone = backbone.network.to(memory_format=torch.channels_last)
+        self.backbone = _channels_last(backbone.network)
         self.head = head
         self.dropout = nn.Dropout2d(dropout)
         self._frozen, self._compiled = False, compiled
@@ -84,6 +84,17 @@ class CamNet(nn.Module):
         # are no part of this sum.
         whole = [p for p in self.backbone.parameters() if not isinstance(p, DTensor)]
         return features_BDHW + 0 * sum(p.sum() for p in whole)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """Lay out the weights of 2-D convolutions for channels that are last in memory.
+
+    ``network.to(memory_format=...)`` fails on those of other dimensions, such as a lambda layer's.
+    """
+    for weights in network.parameters():
+        if weights.dim() == 4:
+            weights.data = weights.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def normalised(images_BHWC: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

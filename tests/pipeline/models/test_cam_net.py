@@ -84,6 +84,16 @@ def test_unknown_names_list_those_there_are(changes: dict[str, str], message: st
         cam_net.build(ModelConfig(**{"backbone": "resnet18", **changes}), 2)
 
 
+def test_weights_are_channels_last_where_they_have_an_image_plane() -> None:
+    model = cam_net.build(ModelConfig(backbone="timm/lambda_resnet26t"), 3, 64)
+    dims = {weights.dim() for weights in model.backbone.parameters()}
+    assert dims >= {1, 4, 5}
+    for weights in model.backbone.parameters():
+        if weights.dim() == 4:
+            assert weights.is_contiguous(memory_format=torch.channels_last)
+    assert model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 3)
+
+
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "other.pt")
     config = ModelConfig(backbone="resnet18", weights=str(tmp_path / "other.pt"))
