@@ -4,11 +4,13 @@ The bare loop is that of a paper's repository: dense float targets, BCE-with-log
 looks labels up by image id, applies the method, keeps statistics and the schedule.
 
     python -m benchmarks.compute.train_step --backbone resnet50 --image-size 224 --classes 5000
+    python -m benchmarks.compute.train_step --methods ll-r --precisions fp32 bf16
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ import tyro
 
 from benchmarks.common.timing import interleaved, ratio
 from benchmarks.compute import loops
-from pipeline.config.sections import ModelConfig
+from pipeline.config.sections import ModelConfig, OptimizerConfig, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Options:
     """Interleaved rounds."""
     methods: tuple[str, ...] = ("an", "ll-r")
     """Methods of our loop; the bare loop always assumes negative."""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    """Of our loop; the bare one is fp32."""
 
 
 def main(options: Options) -> None:
@@ -50,8 +54,9 @@ def main(options: Options) -> None:
     runs: dict[str, Callable[[], None]] = {
         "bare PyTorch": functools.partial(loops.bare(network, batches, join), options.steps)
     }
-    for name in options.methods:
-        runs[f"ours, {name}"] = functools.partial(loops.ours(network, name, join), batches)
+    for name, precision in itertools.product(options.methods, options.precisions):
+        loop = loops.ours(network, name, join, OptimizerConfig(precision=precision))
+        runs[f"ours, {name}, {precision}"] = functools.partial(loop, batches)
     times = interleaved(runs, options.rounds)
     print(
         f"{options.backbone}, {options.image_size} px, batch {options.batch_size}, "

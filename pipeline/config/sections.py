@@ -41,6 +41,7 @@ MethodName = Literal[
 Crop = Literal["squash", "random-resized"]
 Head = Literal["cam", "ml-decoder"]
 Schedule = Literal["constant", "cosine", "one-cycle"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 HARDWARE_SHARE = 0.9
 
 
@@ -208,8 +209,9 @@ class OptimizerConfig:
     """Share of the training during which the learning rate rises."""
     clip_norm: float | None = None
     """Largest gradient norm; by default any."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of forward and backward; losses and scores are fp32 always."""
+    precision: Precision = "fp32"
+    """Of forward and backward; losses and scores are fp32 always. auto: bf16 if the processor of
+    the machine that starts the run multiplies in it (AMX), else fp32."""
     micro_batches: int = 1
     """Parts a worker's batch is computed in to save memory; masks and loss do not depend on it."""
     ema_decay: float | None = None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.cluster import checkpoints, lease, preflight, session
+from pipeline.config import precision
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data import profile
 from pipeline.data.staging import Cache, open_dataset
@@ -31,7 +32,7 @@ class Checked:
     """A run of which everything is checked that needs neither torch nor a cluster.
 
     Attributes:
-        config: with absolute paths and the label version named.
+        config: with absolute paths, label version and precision named.
         dataset: its small files.
         directory: the run's, path or URL.
         resumed: whether the run existed.
@@ -92,7 +93,7 @@ def check(config: TrainConfig) -> Checked:
     )
     dataset = open_cached(config, tars=False)
     directory = storage.join(config.storage, config.run_name)
-    config = with_labels(config, dataset, directory)
+    config = settled(config, dataset, directory)
     resumed = claim(directory, config, dataset.digest, write=False)
     lease.refuse_local(directory)
     return Checked(config=config, dataset=dataset, directory=directory, resumed=resumed)
@@ -125,14 +126,14 @@ def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
     return open_dataset(config.dataset, cache, tars=tars, confidences=confidences)
 
 
-def with_labels(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:
-    """Name the label version: the one asked for, the run's, or in a new run the dataset's.
+def settled(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfig:
+    """Name label version and precision: those asked for, the run's, or in a new run the defaults.
 
-    The dataset's default may change between two commands of a run.
+    The dataset's default, and the machine, may change between two commands of a run.
     """
     stored = _stored(storage.join(directory, _CONFIG))
     labels, _ = dataset.label_version(config.labels or (stored.labels if stored else None))
-    return dataclasses.replace(config, labels=labels)
+    return precision.settled(dataclasses.replace(config, labels=labels), stored)
 
 
 def describe(run: Prepared) -> str:
@@ -152,7 +153,7 @@ def describe(run: Prepared) -> str:
         + (f", confidences {config.confidences}" if config.confidences else ""),
         "images": f"{images}; {count(len(dataset.classes), 'class')}",
         "network": f"{model.backbone} at {config.data.image_size} px, from "
-        f"{model.weights or 'random weights'}, {model.head_in_words}",
+        f"{model.weights or 'random weights'}, {model.head_in_words}, {config.optimizer.precision}",
         "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
         "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
         f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",

@@ -50,6 +50,8 @@ def train_loop(settings: dict[str, Any]) -> LoopEnd:
             return LoopEnd(reason=vote.reason)
         except NonFiniteLoss as error:
             return LoopEnd(not_finite=f"epoch {worker.epoch + 1}: {error}")
+        finally:
+            worker.validator.finish()
     return LoopEnd()
 
 
@@ -178,7 +180,9 @@ def validate_checkpoint(
         left_out=LeftOut(run_log.artifact),
         shows_progress=False,
     )
-    return validator(model.to(device), meta.epoch, meta.images_seen)
+    metrics = validator(model.to(device), meta.epoch, meta.images_seen)
+    validator.finish()
+    return metrics
 
 
 def try_batch(config: TrainConfig, threads: int, use_gpu: bool, rank: int) -> tuple[int, float]:

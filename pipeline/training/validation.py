@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipeline.cluster.checkpoints import SCORE
@@ -65,6 +66,8 @@ class Validator:
         self._splits = version.splits
         self._share: LabelledSplit | None = None
         self._pictured: FirstBatches | None = None
+        self._artist = ThreadPoolExecutor(1, thread_name_prefix="maps")
+        self._drawn: Future[None] | None = None
         if VALIDATION in self._splits:
             whole = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
             self._common_steps = whole.loader.plan.steps // rank.world_size
@@ -107,6 +110,7 @@ class Validator:
         if self._rank.is_first:
             from pipeline.evaluation import publish  # matplotlib: not before the first step
 
+            self.finish()
             folder = f"eval/epoch_{epoch:03d}"
             publish.evaluation(
                 self._run_log,
@@ -136,15 +140,30 @@ class Validator:
             self._run_log.epoch(epoch, metrics)
         return metrics
 
+    def finish(self) -> None:
+        """Wait until the pictures of the last call are drawn and sent."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is not None:
+            drawn.result()
+
     def _send_maps(self, model: CamNet, epoch: int) -> None:
-        """Send activation maps of the same few test images, or validation images without them."""
+        """Send activation maps of the same few test images, or validation images without them.
+
+        They are drawn in another thread, for seconds in which a GPU would do nothing.
+        """
         from pipeline.evaluation import publish
 
         split = TEST if TEST in self._splits else VALIDATION
         if self._pictured is None:
             self._pictured = FirstBatches(self._open(split, batch_size=8))
-        explained = explain(model, self._pictured, self._dataset.classes)
-        publish.maps(self._run_log, explained, epoch=epoch, about=self._about(split, epoch))
+        explained = list(explain(model, self._pictured, self._dataset.classes))
+        about = self._about(split, epoch)
+
+        def draw() -> None:
+            with optional("activation maps"):
+                publish.maps(self._run_log, explained, epoch=epoch, about=about)
+
+        self._drawn = self._artist.submit(draw)
 
     def _about(self, split: str, epoch: int) -> str:
         return f"{self._config.run_name}, {split}, epoch {epoch}"

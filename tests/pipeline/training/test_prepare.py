@@ -18,6 +18,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.cluster import checkpoints, lease, session
+from pipeline.config import precision
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data import profile
@@ -100,7 +101,7 @@ def sharded_anew(squares: Path, tmp_path: Path) -> Dataset:
 def begun(run: str, dataset: Dataset, labels: str | None = None) -> tuple[bool, str | None]:
     """Whether the run is resumed, and the labels it trains on."""
     config = TrainConfig(dataset="d", name="one", labels=labels)
-    config = prepare.with_labels(config, dataset, run)
+    config = prepare.settled(config, dataset, run)
     return prepare.claim(run, config, dataset.digest), config.labels
 
 
@@ -112,6 +113,23 @@ def test_a_new_default_is_not_taken_over(run: str, squares: Path, sharded_anew: 
 
 def test_a_new_run_takes_it(run: str, sharded_anew: Dataset) -> None:
     assert begun(run, sharded_anew) == (False, "second")
+
+
+def test_the_precision_of_a_run_is_that_of_the_machine_it_began_on(
+    run: str, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun_in(flags: str) -> str:
+        (tmp_path / "cpuinfo").write_text(f"model name : any\nflags\t\t: {flags}\n")
+        monkeypatch.setattr(precision, "_CPU_INFO", tmp_path / "cpuinfo")
+        config = TrainConfig(dataset="d", name="one", optimizer=OptimizerConfig(precision="auto"))
+        config = prepare.settled(config, Dataset.open(squares), run)
+        prepare.claim(run, config, "digest")
+        return config.optimizer.precision
+
+    assert begun_in("sse avx512_bf16 amx_tile") == "fp32"
+    assert begun_in("sse amx_bf16 amx_tile") == "fp32", "the run's own"
+    (Path(run) / "config.json").unlink()
+    assert begun_in("sse amx_bf16 amx_tile") == "bf16"
 
 
 def test_other_labels_are_another_run(run: str, squares: Path, sharded_anew: Dataset) -> None:
@@ -235,6 +253,7 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     assert "labels first" in rows["dataset"]
     assert "96 train, 40 validation, 24 test; 8 classes" in rows["images"]
     assert rows["method"] == "method   ll-r (delta_rel 0.2)"
+    assert rows["network"].endswith(", BoostLU 5 in training and 5 in inference, fp32")
     assert rows["workers"] == "workers  1 on CPU, threads each: 1; 16 images a step, 2 epochs"
     assert not run.exists()
 

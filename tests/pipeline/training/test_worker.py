@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,7 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
     run_epoch(worker, 1)
     metrics = worker.validate()
     assert 0 < metrics["val/mAP/all"] == metrics[SCORE] <= 1
+    worker.validator.finish()
     calls = worker.run_log.calls
     assert {"train/loss", "train/modified_fraction", "data/wait_fraction", "val/mAP/group_1"} <= {
         key for points, *_ in calls["log"] for key, _, _ in points
@@ -211,6 +213,28 @@ def test_an_epoch_is_validated_and_published(squares: Path) -> None:
     assert calls["progress"][-1][0].label == f"validate 1/{EPOCHS}"
 
 
+def test_training_goes_on_while_maps_are_drawn(
+    squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_draw, drawn = threading.Event(), []
+
+    def slow(*_: object, epoch: int, **__: object) -> None:
+        assert may_draw.wait(60)
+        drawn.append(epoch)
+
+    monkeypatch.setattr(publish, "maps", slow)
+    worker = begun(worker_for(squares, "an"))
+    run_epoch(worker, 1)
+    worker.validate()
+    run_epoch(worker, 2)
+    assert not drawn
+    may_draw.set()
+    worker.validate()
+    assert drawn[0] == 1, "one epoch's at a time"
+    worker.validator.finish()
+    assert drawn == [1, 2]
+
+
 def test_an_epoch_is_scored_where_its_pictures_fail(
     squares: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +246,7 @@ def test_an_epoch_is_scored_where_its_pictures_fail(
     worker = begun(worker_for(squares, "an"))
     run_epoch(worker, 1)
     assert 0 < worker.validate()[SCORE] <= 1
+    worker.validator.finish()
     assert "val/mAP/all" in {
         key for points, *_ in worker.run_log.calls["log"] for key, _, _ in points
     }
