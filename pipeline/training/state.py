@@ -63,7 +63,7 @@ class TrainState:
             model, config.optimizer.learning_rate, config.optimizer.head_multiplier
         )
         self.optimizer = torch.optim.Adam(
-            groups, weight_decay=config.optimizer.weight_decay, fused=device.type == "cuda"
+            groups, weight_decay=config.optimizer.weight_decay, fused=True
         )
 
     @property

@@ -61,6 +61,21 @@ def test_it_goes_on_within_an_epoch(squares: Path, tmp_path: Path, method: str) 
     assert_same_weights(resumed.state.model, undisturbed.state.model)
 
 
+def test_a_run_of_another_adam_goes_on_with_it(squares: Path, tmp_path: Path) -> None:
+    undisturbed = begun(worker_for(squares, "an"))
+    for group in undisturbed.state.optimizer.param_groups:
+        assert group["fused"]
+        group["fused"] = False  # as until 0.2.0, on a CPU
+    run_epoch(undisturbed, 1)
+    undisturbed.save(str(tmp_path), {SCORE: 0.0})
+    run_epoch(undisturbed, 2)
+
+    resumed = begun(worker_for(squares, "an"), tmp_path)
+    assert not any(group["fused"] for group in resumed.state.optimizer.param_groups)
+    run_epoch(resumed, 2)
+    assert_same_weights(resumed.state.model, undisturbed.state.model)
+
+
 def curve_of(*workers: Worker) -> list[tuple[str, int, float]]:
     """What MLflow has in the end of trainings one after another; times differ always."""
     points = [
