@@ -25,6 +25,7 @@ from sharding.labels import LabelTable, entry_keys, offsets_of, positions_of
 from sharding.storage import parquet
 
 _KIND = "table of confidences"
+_ROWS_AT_ONCE = 1 << 16
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -98,13 +99,13 @@ class ConfidenceTable:
             return "a confidence is not from 0 to 1"
         if self.classes_E.max(initial=0) >= num_classes:
             return f"class {self.classes_E.max()} of {num_classes}"
-        is_later_E = self.classes_E[1:] > self.classes_E[:-1]
-        starts = self.offsets_N1[1:-1]
-        is_later_E[starts[(starts > 0) & (starts < len(self.classes_E))] - 1] = True
-        if not is_later_E.all():
-            place = np.searchsorted(self.offsets_N1, np.argmin(is_later_E), side="right") - 1
-            image_id = format_image_ids(self.image_ids_N[[place]])[0]
-            return f"image {image_id} has a class twice, or not in order"
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            found = self.entries(np.arange(first, min(first + _ROWS_AT_ONCE, len(self))))
+            keys_E = entry_keys(found.rows_E, found.classes_E)
+            if not (rises_E := keys_E[1:] > keys_E[:-1]).all():
+                row = first + found.rows_E[np.argmin(rises_E)]
+                image_id = format_image_ids(self.image_ids_N[[row]])[0]
+                return f"image {image_id} has a class twice, or not in order"
         return None
 
     def entries(self, rows_B: npt.NDArray[np.integer]) -> Confidences:

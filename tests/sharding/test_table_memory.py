@@ -101,13 +101,15 @@ def test_labels_are_opened_in_their_own_bytes_and_a_block(
     assert 20 * peak < N * K
 
 
-def test_confidences_are_opened_in_their_own_bytes_and_a_block(large: Dataset) -> None:
+def test_confidences_are_opened_in_their_own_bytes_and_a_block(
+    large: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sharding.confidences._ROWS_AT_ONCE", 1 << 12)
     labels = labels_of(large, "train", None)
     peak, found = peak_of(lambda: confidences_of(large, "train", "machine", labels))
     table, _ = found  # type: ignore[misc]
-    own = 16 * N + CONFIDENCE * len(table.classes_E)
-    block = (1 << 13) * 9 * 64
-    # The ids until the labels' own take their place, an eighth while a column grows, and one flag
-    # of each entry with the starts of the rows while it is checked.
-    assert peak < own * 9 / 8 + SAID + 2 * 8 * N + block
+    # Ids (of which the labels' then take the place), counts, offsets; an eighth while they grow.
+    own = (8 + 4 + 8) * N + CONFIDENCE * len(table.classes_E)
+    block = (1 << 13) * 9 * 96
+    assert peak < own * 9 / 8 + block
     assert 20 * peak < N * K
