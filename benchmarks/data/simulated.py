@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,14 @@ def class_list() -> list[str]:
 
 
 def simulate_dump(
-    folder: Path, ids_N: npt.NDArray[np.uint64], rows_per_image: float, rng: np.random.Generator
+    folder: Path,
+    ids_N: npt.NDArray[np.uint64],
+    rows_per_image: float,
+    rng: np.random.Generator,
+    mids: Sequence[str] | None = None,
 ) -> None:
     """Write V3-like train rows: ids in order, geometric rows per image, long-tailed classes."""
-    words = pa.array([*class_list(), *(f"/m/0zz{index:03x}" for index in range(OUTSIDE))])
+    words = pa.array([*(mids or class_list()), *(f"/m/0zz{index:03x}" for index in range(OUTSIDE))])
     chances = 1 / np.arange(20, 20 + len(words))
     order = rng.permutation(len(words))
     ends = pa.array([",0\n", ",1\n"])
