@@ -335,7 +335,7 @@ READER = 330
 def terms(n: Numbers) -> dict[tuple[str, str], float]:
     """What each process may take more at the large size, in bytes."""
     labels = 40 * n.N + 3 * n.E + ROW_GROUP
-    confidences = 16 * n.N + 6 * n.C
+    confidences = 9 / 8 * (20 * n.N + 6 * n.C)
     scores = 25 * n.TE
     validated = 120 * n.VE + 40 * n.V + 3 * n.VE + READER * n.V
     return {
