@@ -76,6 +76,7 @@ _DEMO = {
     "learning_rate": 1e-3,
     "head_multiplier": 1.0,
     "epochs": 10,
+    "precision": "auto",
 }
 _DEMO_DELTA_REL = 0.2
 

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from sharding.dataset.quarantine import Quarantine
+from sharding.layout import QUARANTINE_FILE
 from tests.support.home import Home
 from tests.support.models import BACKBONE
 from tests.support.waiting import wait_until
@@ -82,8 +84,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory, squares: Path, empty_store
     home = Home(tmp_path_factory.mktemp("home"))
     shutil.copy(empty_store, home.directory / "mlflow.db")
     # A copy: the study adds label versions to its dataset.
-    dataset = tmp_path_factory.mktemp("data") / "squares"
-    return Studies(home, Path(shutil.copytree(squares, dataset)))
+    dataset = Path(shutil.copytree(squares, tmp_path_factory.mktemp("data") / "squares"))
+    Quarantine().write(dataset / QUARANTINE_FILE)
+    return Studies(home, dataset)
 
 
 def mlflow_runs(home: Home) -> list[Any]:

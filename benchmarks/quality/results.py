@@ -1,0 +1,190 @@
+"""Run studies of what the methods reach where it can be measured, and write a page of results.
+
+    python -m benchmarks.quality.results --only demo-ablation
+
+A finished study is not run again, and one that was stopped goes on. The page has the studies that
+are finished below ``--work``, whatever they say.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from benchmarks.quality import study_data
+from pipeline.config.study import StudyConfig
+from pipeline.study import run as studies
+from pipeline.study.statistics import Estimate
+from pipeline.study.table import tabulate
+from pipeline.tables import MAP_COLUMNS, Table, half_width, signed
+
+_FACTS = re.compile(r"^# .*?\n\n(.*?)\n\n## All classes\n\n(.*)", re.DOTALL)
+_ABOUT = """# Results
+
+What the methods reach on collections that can be measured here, whatever it says, from
+[studies](study.md): mean of the seeds with the half width of its 95 % interval, differences paired
+by seed, p-values adjusted by Holm. An order that the paper claims is *confirmed* or *refuted* where
+the interval of the difference leaves out 0, else *undecided*."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Which studies to run, and where."""
+
+    work: Path = Path("results")
+    """Directory for collections and studies; 2 GB."""
+    only: tuple[str, ...] = ()
+    """Studies to run; default: all."""
+    page: Path = Path("results/results.md")
+    """Page to write."""
+    shared: Path = Path("../shared/data")
+    """Directory with corel5k/ and weights/, for the study photographs."""
+    render: bool = False
+    """Write the tables of what has been run, and run nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One study of the page.
+
+    Attributes:
+        title, about: heading and introduction of its part.
+        collection: that it trains on; `benchmarks.quality.study_data` makes it.
+        rows, train: of the study.
+        order: pairs of rows of which the paper says that the first is better.
+        preset: of the study, if any.
+        draw_per_seed: whether each seed draws one positive per image.
+    """
+
+    title: str
+    about: str
+    collection: str
+    rows: Sequence[str]
+    order: Sequence[tuple[str, str]]
+    train: Sequence[str] = ()
+    preset: str | None = None
+    draw_per_seed: bool = False
+    seeds: int = 3
+
+    def config(self, name: str, options: Options) -> StudyConfig:
+        """Configure the study as its command would."""
+        weights = options.work / "photographs" / study_data.WEIGHTS
+        return StudyConfig(
+            dataset=str(options.work / self.collection / "dataset"),
+            output=str(options.work / name),
+            rows=tuple(self.rows),
+            preset=self.preset,
+            train=tuple(text.format(weights=weights.resolve()) for text in self.train),
+            seeds=self.seeds,
+            draw_per_seed=self.draw_per_seed,
+        )
+
+
+_PAPER = (("ll-r@5/5", "ll-r@1/1"), ("ll-r@1/1", "an@1/1"))
+_FULL = (("full@1/1", "ll-r@5/5"), *_PAPER)
+_PHOTOGRAPHS = (
+    *("backbone=mobilenet_v2", "weights={weights}", "image_size=112", "batch_size=32"),
+    *("learning_rate=1e-4", "head_multiplier=10", "epochs=5", "crop=random-resized", "workers=1"),
+)
+STUDIES = {
+    "demo-ablation": Study(
+        title="The demo's collection: the paper's ablation",
+        about="Drawn pictures of 60 classes with label statistics like those of Open Images; "
+        "ResNet-18 from random weights; BoostLU off and on in training and in inference.",
+        collection="demo",
+        preset="demo",
+        rows=("ablation",),
+        order=_PAPER,
+        train=("workers=1",),
+    ),
+    "demo-methods": Study(
+        title="The demo's collection: every method of the tables",
+        about="The same pictures and network; `full` is trained on the complete truth.",
+        collection="demo",
+        preset="demo",
+        rows=(
+            *("full@1/1", "an@1/1", "ls@1/1", "asl@1/1", "role@1/1", "role-li@1/1", "em@1/1"),
+            *("em-apl@1/1", "cnn-rnn@1/1", "curriculum@1/1", "imcl@1/1", "p-asl@1/1"),
+            *("ll-r@1/1", "ll-r@5/5"),
+        ),
+        order=_FULL,
+        train=("workers=1",),
+    ),
+    "photographs": Study(
+        title="Photographs with one positive label each",
+        about="Corel 5k: 4,932 photographs of 192 x 128 pixels, 81 keywords that 50 or more of "
+        "them have, 2.8 per photograph. Training photographs (3,453) keep one keyword, drawn anew "
+        "for every seed, and no negative; validation (493) and test (986) keep all. MobileNetV2 "
+        "from ImageNet weights at 112 px. The pictures may not be published, numbers may.",
+        collection="photographs",
+        rows=(
+            *("full@1/1", "full@1/5", "an@1/1", "an@1/5", "ll-r@1/1", "ll-r@1/5", "ll-r@5/5"),
+            *("gr@1/1", "gr@1/5"),
+        ),
+        order=_FULL,
+        train=_PHOTOGRAPHS,
+        draw_per_seed=True,
+    ),
+}
+
+
+def main(options: Options) -> None:
+    """Make what is missing, run the studies, write the page."""
+    for name in options.only or STUDIES:
+        study = STUDIES[name]
+        if not options.render:
+            study_data.make(study.collection, options.work, options.shared)
+            command = shlex.split(studies.command_of(study.config(name, options)))
+            subprocess.run([sys.executable, "-m", "pipeline", *command[1:]], check=True)
+        finished = [each for each in STUDIES if (options.work / each / "study.md").is_file()]
+        parts = [part(each, STUDIES[each], options) for each in finished]
+        options.page.write_text("\n\n".join([_ABOUT, *parts, ""]), encoding="utf-8")
+
+
+def part(name: str, study: Study, options: Options) -> str:
+    """Write a study's facts and tables, and what they say of the paper's order."""
+    config = study.config(name, options)
+    written = (options.work / name / "study.md").read_text(encoding="utf-8")
+    found = _FACTS.match(written)
+    assert found is not None
+    facts, tables = found.groups()
+    below = tables.replace("\n## ", "\n### ").strip()
+    says = ["### The paper's order", order(config, study)]
+    return "\n\n".join([f"## {study.title}", study.about, facts, below, *says])
+
+
+def order(config: StudyConfig, study: Study) -> str:
+    """Say of each claimed order whether it is confirmed, refuted or undecided."""
+    rows = []
+    for better, worse in study.order:
+        difference = paired(replace(config, baseline=worse), better)
+        shown = f"{signed(difference.mean)} {half_width(difference.low, difference.high)}"
+        rows.append([f"{better} above {worse}", shown, verdict(difference)])
+    headers = ["", f"difference, {MAP_COLUMNS['all']}", "by its 95 % interval"]
+    return Table(headers=headers, sections=[rows]).markdown()
+
+
+def paired(config: StudyConfig, row: str) -> Estimate:
+    """Estimate the difference of a row to the baseline over all classes."""
+    config, planned = studies.prepare(config)
+    table = tabulate(planned, studies.read_records(config, planned))
+    (line,) = (line for line in table.own if line.row.label == row)
+    return line.differences["all"]
+
+
+def verdict(difference: Estimate) -> str:
+    """Name what an interval says of a claim that the difference is above 0."""
+    if difference.low > 0:
+        return "confirmed"
+    return "refuted" if difference.high < 0 else "undecided"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,114 @@
+"""A page of results says of an order what intervals do; its collections are drawn once."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from scipy import stats
+
+from benchmarks.quality import study_data
+from benchmarks.quality.results import STUDIES, Options, Study, order, part, verdict
+from pipeline.study import render
+from pipeline.study import results as records
+from pipeline.study import run as studies
+from pipeline.study.results import Record
+from pipeline.study.statistics import Estimate
+from pipeline.study.table import tabulate
+
+SCORES = {
+    "an@1/1": [0.60, 0.62, 0.61],
+    "ll-r@1/1": [0.66, 0.69, 0.66],
+    "ll-r@5/5": [0.7, 0.6, 0.66],
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_the_paper_orders_is_a_row(name: str) -> None:
+    study = STUDIES[name]
+    assert study.rows == ("ablation",) or {row for pair in study.order for row in pair} <= set(
+        study.rows
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.01, 0.02, "confirmed"), (-0.02, -0.01, "refuted"), (-0.01, 0.02, "undecided")],
+)
+def test_an_interval_without_zero_decides(low: float, high: float, said: str) -> None:
+    assert verdict(Estimate(mean=(low + high) / 2, low=low, high=high, p=0.5, count=3)) == said
+
+
+def test_the_order_is_that_of_paired_differences(tmp_path: Path, squares: Path) -> None:
+    study = Study(
+        title="Squares",
+        about="Coloured squares.",
+        collection="squares",
+        rows=tuple(SCORES),
+        order=[("ll-r@1/1", "an@1/1"), ("ll-r@5/5", "ll-r@1/1")],
+        preset="demo",
+    )
+    config = replace(study.config("s", Options(work=tmp_path)), dataset=str(squares))
+    config, planned = studies.prepare(config)
+    for label, values in SCORES.items():
+        for cell, value in zip(planned.cells[label], values, strict=True):
+            (run,) = (run for run in planned.runs if run.name == cell.run)
+            means = {"all": value}
+            record = Record(
+                status="finished",
+                config=run.config.to_dict(),
+                split="test",
+                labels=planned.labels,
+                scores={1.0: means, cell.slope: means},
+            )
+            records.write(config.output, run, record)
+    first, second = order(config, study).splitlines()[2:]
+    sure = stats.ttest_rel(SCORES["ll-r@1/1"], SCORES["an@1/1"]).confidence_interval()
+    assert sure.low > 0
+    assert "confirmed" in first
+    assert f"+6.00 ±{50 * (sure.high - sure.low):.2f}" in first
+    assert "undecided" in second
+    page = render.markdown(
+        tabulate(planned, studies.read_records(config, planned)), "S", ["a fact"]
+    )
+    (tmp_path / "s/study.md").write_text(page)
+    (tmp_path / "squares").mkdir()
+    (tmp_path / "squares/dataset").symlink_to(squares)
+    text = part("s", study, Options(work=tmp_path))
+    assert text.startswith("## Squares\n\nColoured squares.\n\n- a fact\n\n| ")
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Squares"]
+    assert first in text
+
+
+def test_weights_of_another_scale_give_the_same_features() -> None:
+    network = torchvision.models.mobilenet_v2(weights=None)
+    stem = network.features[0].eval()
+    stem[1].running_mean.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    pixels_BCHW = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    before = stem((pixels_BCHW - 0.5) / 0.5)
+    network.load_state_dict(study_data.rescaled(network.state_dict()))
+    mean, std = (each.view(1, 3, 1, 1) for each in (study_data.MEAN, study_data.STD))
+    after = stem((pixels_BCHW - mean) / std)
+    # The border sees padding, which is another colour now.
+    torch.testing.assert_close(after[..., 1:-1, 1:-1], before[..., 1:-1, 1:-1])
+
+
+def test_the_photographs_are_cut_once_and_keep_frequent_words(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    rows = [f"{i}.jpg,train,sky|{'sun' if i % 2 else 'rare' + str(i)},x" for i in range(200)]
+    rows += [f"{i}.jpg,test,rare{i},x" for i in range(200, 220)]
+    source.write_text("\n".join(["image,split,labels_260,labels_374", *rows]))
+    study_data.write_table(source, target)
+    first = target.read_bytes()
+    study_data.write_table(source, target)
+    assert target.read_bytes() == first
+    with target.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert {row["labels"] for row in found} == {"sky", "sky|sun"}
+    assert Counter(row["split"] for row in found) == {"train": 140, "validation": 20, "test": 40}
+    assert len({row["image"] for row in found}) == 200
