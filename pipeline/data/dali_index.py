@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sharding.errors import InputError, how_to_repair
@@ -21,23 +21,22 @@ _TAIL_BYTES = 8192
 
 @functools.cache
 def redirected(index: Path, members: frozenset[str]) -> Path:
-    """Copy a DALI index with the entries of ``members`` pointing at the bytes of another image.
-
-    Raises:
-        InputError: no other image is left.
-    """
+    """Copy a DALI index with the entries of ``members`` pointing at the first of `others`."""
     entries = _read(index)
-    good = [entry for entry in entries if entry[3] not in members]
-    if not good:
-        raise InputError(
-            "no image of this tar can be decoded",
-            file=index.with_suffix(".tar"),
-            fix=how_to_repair(index),
-        )
+    other, *_ = (entry for entry in entries if entry[3] not in members)
     for entry in entries:
         if entry[3] in members:
-            entry[1:3] = good[0][1:3]
+            entry[1:3] = other[1:3]
     return _copy(index, entries)
+
+
+def others(tar: Path, index: Path, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Read the images of a tar, but for ``members``, in the order of its index: (name, JPEG)."""
+    with tar.open("rb") as file:
+        for _, offset, size, name, *_ in _read(index):
+            if name not in members:
+                file.seek(int(offset))
+                yield name, file.read(int(size))
 
 
 @functools.cache

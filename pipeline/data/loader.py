@@ -303,10 +303,13 @@ class Epoch(Iterator[Batch]):
 
     def _leave_out_unreadable(self, error: RuntimeError) -> None:
         """Find the images that made a batch fail and reopen the pipeline without them."""
-        for tar, index in zip(self.loader.tars, self.loader.indexes, strict=True):
-            dali_index.refuse_other_tar(tar, index)
-        bad = unreadable.find(self._graph.reading, self._done, self.loader.device_id)
-        if not bad:
+        loader = self.loader
+        indexes = dict(zip(map(str, loader.tars), loader.indexes, strict=True))
+        for tar, index in indexes.items():
+            dali_index.refuse_other_tar(Path(tar), index)
+        bad = unreadable.find(self._graph.reading, self._done, loader.device_id)
+        bad = unreadable.to_leave_out(bad, loader.left_out, indexes, loader.device_id)
+        if not bad:  # the pipeline would fail again
             raise error
-        self.loader.left_out.add(bad)
+        loader.left_out.add(bad)
         self._open()

@@ -2,21 +2,24 @@
 
 Sharding accepts only what DALI decodes, so such an image went bad on disk. A DALI pipeline does not
 survive it and does not say which it was; the samples that were due are therefore decoded one by
-one. The bad one's index entry is then pointed at a neighbour's bytes (`dali_index.redirected`):
-counts, order and reader positions stay as they are, and the loader drops the row. Another process,
-and a resumed run, finds the image when it meets it.
+one. The bad one's index entry is then pointed at another image's bytes (`dali_index.redirected`),
+which were decoded first: counts, order and reader positions stay as they are, and the loader drops
+the row. Another process, and a resumed run, finds the image when it meets it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from pipeline.data import dali
+import numpy as np
+
+from pipeline.data import dali, dali_index
 from pipeline.data.dali import Sample
 from pipeline.storage import Upload
-from sharding.errors import how_to_repair
+from sharding.errors import InputError, how_to_repair
 
 FOLDER = "unreadable"
 """Of the notes among a run's artifacts in MLflow."""
@@ -67,3 +70,35 @@ def find(reading: dali.Reading, done: int, device_id: int | None) -> list[Sample
             pairs = zip(samples, data, strict=True)
             bad += [sample for sample, jpeg in pairs if not dali.decodes(jpeg, device_id)]
     return bad
+
+
+def to_leave_out(
+    bad: Sequence[Sample], left_out: LeftOut, indexes: Mapping[str, Path], device_id: int | None
+) -> list[Sample]:
+    """Choose what to leave out so that ``bad`` is read no more: it, and those in its place if bad.
+
+    Args:
+        bad: samples that cannot be decoded. One that is left out already was read as the bytes of
+            another image, which went bad, too.
+        left_out: what is left out already, and not returned.
+        indexes: DALI index by tar.
+        device_id: of the decoder.
+
+    Raises:
+        InputError: no image of a tar can be decoded.
+    """
+    found: list[Sample] = []
+    for tar in dict.fromkeys(sample.tar for sample in bad):
+        known = left_out.members(tar)
+        members = [each.member for each in bad if each.tar == tar and each.member not in known]
+        without = known.union(members)
+        for member, jpeg in dali_index.others(Path(tar), indexes[tar], without):
+            if dali.decodes(np.frombuffer(jpeg, np.uint8), device_id):
+                break
+            members.append(member)
+        else:
+            raise InputError(
+                "no image of this tar can be decoded", file=tar, fix=how_to_repair(tar)
+            )
+        found += [Sample(tar, member) for member in members]
+    return found

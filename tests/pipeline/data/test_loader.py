@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.config.sections import WHOLE_IMAGE, Augmentation, Crop
-from pipeline.data import dali, dali_index
+from pipeline.data import dali
 from pipeline.data.labels import LabelJoin
 from pipeline.data.loader import Batch, EpochPlan, Loader
 from sharding.errors import InputError
@@ -292,11 +292,3 @@ def test_the_warning_names_image_and_fix(
     assert name in record.getMessage()
     assert str(broken / "images/train-000001.tar") in record.getMessage()
     assert "--repair" in record.getMessage()
-
-
-def test_a_tar_without_any_good_image_is_refused(squares: Path, tmp_path: Path) -> None:
-    broken = shutil.copytree(squares, tmp_path / "broken")
-    index = broken / "images/train-000001.idx"
-    members = {line.split(" ")[3] for line in index.read_text().splitlines()[1:]}
-    with pytest.raises(InputError, match=r"train-000001\.tar.*--repair"):
-        dali_index.redirected(index, frozenset(members))

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data import unreadable
+from pipeline.data import dali, unreadable
 from pipeline.data.unreadable import LeftOut
 from pipeline.training.epoch import run_epoch
+from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from tests.pipeline.data.test_loader import loader, spoil
 from tests.support.training import Recorder, begun, worker_for
@@ -107,3 +108,68 @@ def test_a_worker_searches_once_and_validates_without(
     assert len(searches) == 1
     noted = [path for _, path in worker.run_log.calls["artifact"] if "unreadable" in path]
     assert noted == [f"unreadable/{name}.json"]
+
+
+ALL = 100
+"""Images, more than a tar has."""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    "spoilt",
+    [[(1, 0)], [(16, 0)], [(1, 0), (1, 20)], [(28, 0)]],
+    ids=["first", "first-16", "first-and-21st", "all-but-one"],
+)
+def test_images_at_the_start_of_a_tar_are_survived(
+    squares: Path, broken: Path, spoilt: list[tuple[int, int]], world_size: int, train: bool
+) -> None:
+    bad = set().union(*(spoil(broken, count, 1, first) for count, first in spoilt))
+    assert len(bad) == sum(count for count, _ in spoilt)
+    for rank in range(world_size):
+        options = {"rank": rank, "world_size": world_size, "train": train}
+        ours = loader(broken, left_out=LeftOut(), **options)
+        for epoch in (1, 2):
+            theirs = names(list(loader(squares, **options).epoch(epoch)))
+            kept = [[name for name in batch if name not in bad] for batch in theirs]
+            assert names(list(ours.epoch(epoch))) == kept
+        assert ours.left_out.members(str(broken / "images/train-000001.tar")) <= bad
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("numbers", [[1], [0, 1, 2]], ids=["tar", "split"])
+def test_a_tar_without_any_good_image_is_refused(
+    broken: Path, numbers: list[int], train: bool
+) -> None:
+    for number in numbers:
+        spoil(broken, ALL, number, 0)
+    one = loader(broken, train=train)
+    with pytest.raises(InputError, match=r"images/train-00000.\.tar: no image.*verify.*--repair"):
+        list(one.epoch(1))
+    assert not one.left_out
+
+
+@pytest.mark.timeout(120)
+def test_an_image_read_in_place_of_others_goes_bad_too(broken: Path) -> None:
+    one = loader(broken, train=False).part(1, 2)  # from image 13 of the tar on
+    bad = spoil(broken, 2, 1, 20)
+    assert sum(map(len, one.epoch(0))) == 44
+    bad |= spoil(broken, 3, 1, 0)
+    assert sum(map(len, one.epoch(0))) == 44
+    assert one.left_out.members(str(broken / "images/train-000001.tar")) == bad
+
+
+@pytest.mark.timeout(120)
+def test_a_failure_without_another_bad_image_is_not_tried_again(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = spoil(broken, 1)
+    one = loader(broken)
+    list(one.epoch(1))
+    (sample,) = (dali.Sample(str(broken / "images/train-000001.tar"), name) for name in bad)
+    epoch = one.epoch(2)
+    monkeypatch.setattr(unreadable, "find", lambda *a: [sample])
+    with pytest.raises(RuntimeError, match="of the reader"):
+        epoch._leave_out_unreadable(RuntimeError("of the reader"))
