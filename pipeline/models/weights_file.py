@@ -17,6 +17,8 @@ _WRAPPINGS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema"),  # what their authors score, first
     *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights"),
 )
+_DEEPEST = 8
+"""Wrappings in one another, more than any training writes."""
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 """Of all names: DataParallel's, Lightning's and the compiler's, one in another."""
 _FIX = "pass weights of the same backbone, saved with torch.save(network.state_dict())"
@@ -85,7 +87,9 @@ def _read(path: str) -> Any:
 
 def _plain(content: Any, path: str) -> dict[str, torch.Tensor]:
     """Unwrap a state dict: take the tensors, without a prefix that all names share."""
-    while isinstance(content, Mapping):
+    for _ in range(_DEEPEST):  # one that holds itself has no end
+        if not isinstance(content, Mapping):
+            break
         inner = [content[name] for name in _WRAPPINGS if isinstance(content.get(name), Mapping)]
         if not inner:
             break

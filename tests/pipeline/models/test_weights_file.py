@@ -49,6 +49,15 @@ def test_wrapped_weights_load(tmp_path: Path, content: Any) -> None:
     assert torch.equal(into["conv"].weight, TRAINED["conv.weight"])
 
 
+@pytest.mark.timeout(60)
+def test_a_wrapping_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="no weights"):
+        weights_file.load(network(), str(tmp_path / "w.pth"), ())
+
+
 def test_safetensors_load(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch")
     safetensors.save_file(TRAINED, tmp_path / "w.safetensors")
