@@ -15,6 +15,9 @@ from typing import Any
 from pipeline.config.sections import Augmentation
 from pipeline.data import dali
 
+NEXT_EPOCH = "next-epoch"
+"""How the threads' names begin that build pipelines ahead."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
@@ -62,7 +65,7 @@ class Pipelines:
         """Build a pipeline in another thread, its first batch too; `open` raises its error."""
         if self._held is not None and self._held[0] == graph:
             return
-        pool = ThreadPoolExecutor(1, thread_name_prefix="next-epoch")
+        pool = ThreadPoolExecutor(1, thread_name_prefix=NEXT_EPOCH)
         self._held = graph, pool.submit(_begun, graph)
         pool.shutdown(wait=False)
 

@@ -62,8 +62,10 @@ class TrainState:
         groups = cam_net.parameter_groups(
             model, config.optimizer.learning_rate, config.optimizer.head_multiplier
         )
+        # On a CPU its roundings depend on where a weight stands in memory, which FSDP changes.
+        fused = device.type == "cuda" or config.parallel == "ddp"
         self.optimizer = torch.optim.Adam(
-            groups, weight_decay=config.optimizer.weight_decay, fused=True
+            groups, weight_decay=config.optimizer.weight_decay, fused=fused
         )
 
     @property

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from pipeline.data.pipelines import NEXT_EPOCH
 
 TIMEOUT = timedelta(seconds=120)
 
@@ -25,6 +28,9 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     Raises:
         AssertionError: a rank raised (its traceback is in the message) or did not answer.
     """
+    for thread in threading.enumerate():
+        if thread.name.startswith(NEXT_EPOCH):  # a fork would inherit what it has locked
+            thread.join()
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
