@@ -23,7 +23,7 @@ help: ## list the commands
 
 install: $(VENV)/installed ## make .venv, which every other target makes too
 
-demo: $(VENV)/installed ## shard, train, evaluate on procedural data: two workers, no GPU, 8 to 25 minutes
+demo: $(VENV)/installed ## shard, train, evaluate on procedural data: no GPU, 8 to 25 minutes
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250
@@ -55,7 +55,7 @@ bench: $(VENV)/installed ## measure the claims of the documentation: ratios, eac
 	@for part in keep shrink; do echo "== sharding $$part"; $(BIN)/python -m benchmarks.data.sharding $$part || exit 1; done
 	@for part in ratio size; do echo "== relabel $$part"; $(BIN)/python -m benchmarks.data.relabel $$part || exit 1; done
 
-clean-demo: ## remove what the demo wrote
+clean-demo: ## remove demo/ (what MLflow has stays in mlflow.db, mlartifacts/)
 	rm -rf $(DEMO)
 
 $(VENV)/installed: requirements.lock pyproject.toml

@@ -44,6 +44,10 @@ class DamagedManifest(InputError):
             images = path / "images"
             places = (path, "--images", images if images.is_dir() else "JPEGS")
             fix = f"run {command('shard', '--annotations', *places, '--output', 'DATASET')} first"
+        elif not path.exists() and any(path.parent.glob("*.csv")):
+            problem, path = "a folder with a CSV, not a dataset yet", path.parent
+            places = ("--format", "csv", "--source", path, "--output", "DATASET")
+            fix = f"run {command('import', *places)} first"
         super().__init__(problem, file=path, fix=fix)
 
 

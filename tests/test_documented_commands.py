@@ -19,7 +19,7 @@ from pipeline.cli.main import main
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
 # Programs of others that take no options of ours.
-_OTHERS = {"curl", "export", ".", "git", "cd", "make"}
+_OTHERS = {"curl", "printf", "export", ".", "git", "cd", "make"}
 _OTHERS_WITH_OUR_FILES = {"kubectl", "docker", "sky"}
 # Name of the job by script: each script is one call of `pipeline.cli.main.run`.
 JOBS = {

@@ -37,7 +37,7 @@ NOT_RUN = {
     r"(export|\.) ": "sets the shell up",
     r"ray (up|down|dashboard|exec|get-auth-token|job (logs|status|stop))": "needs a cluster",
     r"(docker|kubectl|sky|sbatch) ": "needs that program and its machines; tests/deploy",
-    r"(\S*/)?mlflow |curl ": "a server of others; tests/pipeline/inference/test_mlflow_model.py",
+    r"((\S*/)?mlflow|curl|printf) ": "a server; tests/pipeline/inference/test_mlflow_model.py",
     r"python -m benchmarks\.": "tests/test_benchmarks.py",
     r".*(train_openimages\.py|openimages-boostlu train) ": "tests/test_documented_trainings.py",
     r".*(study_openimages\.py|openimages-boostlu study) ": "trainings; tests/pipeline/study",

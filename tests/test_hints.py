@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.cli import dataset_jobs, main, model_jobs
 from pipeline.tracking import client
-from sharding.commands.summary import try_training
-from sharding.errors import command, python_command
+from sharding.commands.summary import Summary, try_training
+from sharding.errors import InputError, command, python_command
 from sharding.manifest import Dataset, Manifest
 from tests.support.commands import Inputs, check, relabel, shard
 from tests.support.photos import write_photo_dump
@@ -122,3 +122,33 @@ def test_results_and_hints_show_no_credentials(capsys: pytest.CaptureFixture[str
     assert "hunter2" not in shown + command("verify", "--dataset", dataset) + python_command(
         dataset
     )
+
+
+def test_a_folder_with_a_table_is_not_a_dataset_yet(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\n")
+    with pytest.raises(InputError) as error:
+        Manifest.read(tmp_path)
+    assert f"{tmp_path}: a folder with a CSV, not a dataset yet" in str(error.value)
+    assert f" import --format csv --source {tmp_path} --output DATASET first" in str(error.value)
+
+
+def test_a_dataset_without_a_test_split_says_how_to_evaluate(squares: Path) -> None:
+    dataset = Dataset.open(squares)
+    (version,) = dataset.manifest.labels.values()
+    splits = {name: file for name, file in version.splits.items() if name != "test"}
+    labels = {"first": dataclasses.replace(version, splits=splits)}
+    positives_K = dataset.classes.positives_K.copy()
+    positives_K[:2] = 0
+    less = dataclasses.replace(
+        dataset,
+        manifest=dataclasses.replace(dataset.manifest, labels=labels),
+        classes=dataclasses.replace(dataset.classes, positives_K=positives_K),
+    )
+    said, whole = (
+        str(Summary(location="D", dataset=each, reasons={}, seconds=None))
+        for each in (less, dataset)
+    )
+    assert re.search(r"^ +test +none: evaluate with --split validation$", said, re.MULTILINE)
+    assert re.search(r"^ +groups .*; 3 of them without a positive$", said, re.MULTILINE)
+    assert "none: evaluate" not in whole
+    assert "; 1 of them without a positive" in whole

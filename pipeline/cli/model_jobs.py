@@ -95,7 +95,8 @@ def _print_result(result: TrainResult, dataset: str) -> None:
     score = f", mAP {percent(best[MAP])}" if MAP in best else ""
     write(f"run              {result.directory}")
     write(f"best checkpoint  {result.best}  (epoch {best.get('epoch', 0):.0f}{score})")
-    write(f"MLflow           {client.browse_command()}  (run {result.mlflow_run_id})")
+    write(f"MLflow           {client.browse_command()}")
+    write(f"MLflow run       {result.mlflow_run_id}")
     scored = ("--checkpoint", result.directory, "--dataset", dataset, "--split", result.split)
     write(f"next             {shell_command('evaluate', *scored)}")
 
@@ -124,7 +125,8 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         if config.thresholds and evaluation.refusal is None:
             write(f"written to  {operating_points.path_in(subject.checkpoint)}")
         write(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})")
-    write(f"MLflow      {client.browse_command()}  (run {run_id})")
+    write(f"MLflow      {client.browse_command()}")
+    write(f"MLflow run  {run_id}")
     if config.register:
         following = client.serve_command(config.register)
     else:

@@ -129,6 +129,8 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         errors = pool.map(read_errors, (storage.join(config.output, part.file) for part in done))
         whole = {part.number for part, found in zip(done, errors, strict=True) if not unread(found)}
+    if len(whole) == len(parts):
+        log.info(f"{config.output} is already finished; nothing was done")
     return [part for part in parts if part.number not in whole]
 
 

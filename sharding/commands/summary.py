@@ -106,11 +106,15 @@ class Summary:
                 f"{labels.negatives:,} negative labels"
             )
             rows.append((split, text))
+        if "test" not in files:
+            rows.append(("test", "none: evaluate with --split validation"))
         return rows
 
     def _groups(self) -> str:
         splits = self.dataset.manifest.created_by.get(GROUPS_OF)
         remark = "" if splits is None else f", counted in {splits}: there are no train labels"
+        if never := int((self.dataset.classes.positives_K == 0).sum()):
+            remark += f"; {never:,} of them without a positive"
         return f"{_group_ranges(self.dataset.classes)}{remark}"
 
     def _not_labels(self) -> list[tuple[str, str]]:

@@ -56,6 +56,19 @@ def test_files_that_are_no_images_by_their_ending_are_told(
     assert "by their ending: 1 without, 2 .heic\n" in capsys.readouterr().out
 
 
+def test_a_finished_prediction_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").touch()
+    wanted = config(tmp_path, images=str(tmp_path / "in"))
+    parts = predict_plan.parts(wanted)
+    assert predict_plan.unfinished(wanted, "digest", parts) == parts
+    assert "finished" not in capsys.readouterr().out
+    table = pa.table({"error": pa.array([None], pa.string())})
+    pq.write_table(table, Path(wanted.output, parts[0].file))
+    assert predict_plan.unfinished(wanted, "digest", parts) == []
+    assert "is already finished; nothing was done" in capsys.readouterr().out
+
+
 def test_a_list_keeps_its_order(tmp_path: Path) -> None:
     lines = ("http://b\n", "", "  http://a ", '"C d.jpg"', "'e.jpg'", "'f\"", "g's'")
     (tmp_path / "urls").write_text("\n".join(lines))
