@@ -46,8 +46,8 @@ class DamagedManifest(InputError):
             fix = f"run {command('shard', '--annotations', *places, '--output', 'DATASET')} first"
         elif not path.exists() and any(path.parent.glob("*.csv")):
             problem, path = "a folder with a CSV, not a dataset yet", path.parent
-            places = ("--format", "csv", "--source", path, "--output", "DATASET")
-            fix = f"run {command('import', *places)} first"
+            source = ("--format", "csv", "--source", path)
+            fix = f"run {command('import', *source, '--output', 'DATASET')} first"
         super().__init__(problem, file=path, fix=fix)
 
 

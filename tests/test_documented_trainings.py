@@ -12,7 +12,7 @@ import pytest
 from pipeline.cli.model_jobs import _OLD_NAMES, TRAIN_OPTIONS
 from pipeline.cli.options import expand
 from pipeline.cluster.checkpoints import SCORE
-from pipeline.config import presets
+from pipeline.config import precision, presets
 from pipeline.training.epoch import run_epoch
 from tests.support.models import BACKBONE
 from tests.support.training import begun, worker_of
@@ -41,7 +41,7 @@ def test_it_trains(options: str, squares: Path, tmp_path: Path) -> None:
 
 def train(options: str, dataset: Path, checkpoint: Path) -> None:
     given = expand(shlex.split(options), TRAIN_OPTIONS, _OLD_NAMES)
-    config = presets.parse(given, "").config
+    config = precision.settled(presets.parse(given, "").config, None)
     small = dataclasses.replace(
         config,
         dataset=str(dataset),
