@@ -104,8 +104,7 @@ def connect(address: str | None = None, **options: Any) -> None:
         },
         logging_level="ERROR",
         logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
-        include_dashboard=False,
-        **options,
+        **{"include_dashboard": False, **options},
     )
     # One process more for every training, of no use where there is only this machine.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))

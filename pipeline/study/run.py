@@ -122,7 +122,8 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     drawn = search.draw(config, planned.rows[0], planned.labels)
     best = search.best_of(config.output, drawn)
     if best is None:
-        session.connect(log_to_driver=False)
+        # Ray Train frees the CPUs of a trial that was stopped by what the dashboard knows.
+        session.connect(log_to_driver=False, include_dashboard=True)
         at_once, cpus = _share(config, drawn[0].config, len(drawn))
         drawn = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in drawn]
         say(f"{count(len(drawn), 'trial')} on validation, {at_once} at a time")
