@@ -75,5 +75,5 @@ class StudyConfig:
         return range(self.seeds if self.draw_per_seed else self.draws)
 
     def draws_of(self, seed: int) -> Sequence[int | None]:
-        """List the draws that a seed is trained on; None stands for the labels as they are."""
+        """List the draws that a seed is trained on; None means the labels as they are."""
         return [seed] if self.draw_per_seed else [*self.drawn] or [None]
