@@ -1,12 +1,10 @@
-"""Fork gloo ranks on the CPU and collect what each returns."""
+"""Start gloo ranks on the CPU and collect what each returns."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,8 +12,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ray import cloudpickle
 
-from pipeline.data.pipelines import NEXT_EPOCH
+from tests.support.killing import FORKS
 
 TIMEOUT = timedelta(seconds=120)
 
@@ -23,21 +22,20 @@ TIMEOUT = timedelta(seconds=120)
 def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """Call ``fn(rank, *args)`` on every rank of a new process group; results in rank order.
 
-    The ranks are forks: ``fn`` may be any function, its results must pickle.
+    ``fn`` may be any function, its results must pickle. What a test has patched in its own process
+    is not patched in theirs: they are forks of a server that has run nothing, since a fork of this
+    process would inherit the locks of its threads (DALI's readers, an epoch that is begun ahead).
 
     Raises:
         AssertionError: a rank raised (its traceback is in the message) or did not answer.
     """
-    for thread in threading.enumerate():
-        if thread.name.startswith(NEXT_EPOCH):  # a fork would inherit what it has locked
-            thread.join()
-    context = multiprocessing.get_context("fork")
+    call = cloudpickle.dumps((fn, args))
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(world_size):
-            receiver, sender = context.Pipe(duplex=False)
-            job = (sender, fn, rank, world_size, f"{folder}/store", args)
-            process = context.Process(target=_rank, args=job, daemon=True)
+            receiver, sender = FORKS.Pipe(duplex=False)
+            job = (sender, call, rank, world_size, f"{folder}/store")
+            process = FORKS.Process(target=_rank, args=job, daemon=True)
             process.start()
             sender.close()
             pipes.append(receiver)
@@ -50,9 +48,7 @@ def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
                 process.kill()
 
 
-def _rank(
-    sender: Any, fn: Callable[..., Any], rank: int, world_size: int, store: str, args: Any
-) -> None:
+def _rank(sender: Any, call: bytes, rank: int, world_size: int, store: str) -> None:
     torch.set_num_threads(1)
     # Interfaces other than loopback may not reach the machine itself.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -64,6 +60,7 @@ def _rank(
             world_size=world_size,
             timeout=TIMEOUT,
         )
+        fn, args = cloudpickle.loads(call)
         sender.send_bytes(pickle.dumps((True, fn(rank, *args))))
         dist.barrier()
     except BaseException:  # everything, an interrupt included, is the parent's to report

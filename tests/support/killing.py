@@ -13,9 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 _CHANGES = ("writev", "write", "replace", "fsync", "unlink", "mkdir")
+# One server for all that a test process forks, ranks of a process group (distributed.py) too.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["sharding.commands.shard", "sharding.commands.prepare", "sharding.commands.reshard"]
+    [
+        *("sharding.commands.shard", "sharding.commands.prepare", "sharding.commands.reshard"),
+        "tests.support.training",
+    ]
 )
 
 

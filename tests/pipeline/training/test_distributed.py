@@ -37,9 +37,9 @@ def small() -> cam_net.CamNet:
     return cam_net_of(backbone, 32, K, alpha=5.0)
 
 
-@pytest.fixture(autouse=True)
-def every_block_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_SMALLEST", 1)  # the ranks are forks and inherit it
+def cut_every_block() -> None:
+    """Shard small blocks too, in this process, which is a rank's and ends with its function."""
+    distributed._SMALLEST = 1
 
 
 def trained(
@@ -50,6 +50,7 @@ def trained(
     network = small()
     averaged: Any = moving_average(network, config.ema_decay)
     if kind == "fsdp":
+        cut_every_block()
         for part in (network, *([averaged.module] if averaged else [])):
             distributed.shard(part, CPU)
     table = Dataset.open(squares).labels("train")
@@ -96,6 +97,8 @@ def test_shards_learn_what_whole_networks_learn(squares: Path, options: dict[str
 def rank_of(
     rank: int, world_size: int, squares: Path, kind: str, method: str, *options: str
 ) -> Worker:
+    if kind == "fsdp":
+        cut_every_block()
     return worker_for(
         squares,
         method,
@@ -169,6 +172,7 @@ def parts(rank: int, backbone: str) -> tuple[float, int]:
     """This rank's share of all parameters, and the number of units."""
     network: Any = cam_net.build(ModelConfig(backbone=backbone), K)
     total = sum(parameter.numel() for parameter in network.parameters())
+    cut_every_block()
     distributed.shard(network, CPU)
     units = sum(
         isinstance(module, torch.distributed.fsdp.FSDPModule) for module in network.modules()
