@@ -28,13 +28,27 @@ REPEAT_COMMAND = "repeat the command that made the dataset, or restore the file 
 
 def command(job: str, *arguments: str | os.PathLike[str]) -> str:
     """Write the command line of a job to run in this shell, but for credentials in URLs."""
-    program = [PROGRAM] if shutil.which(PROGRAM) else [sys.executable, "-m", "pipeline"]
-    return log.redact(shlex.join([*program, job, *map(str, arguments)]))
+    return log.redact(shlex.join([*program(PROGRAM, "pipeline"), job, *map(str, arguments)]))
+
+
+def program(name: str, module: str) -> list[str]:
+    """Write the words that run an installed program in this shell, which may lack its folder."""
+    if shutil.which(name):
+        return [name]
+    script = os.path.join(os.path.dirname(sys.executable), name)
+    return [here(script)] if os.path.exists(script) else [here(sys.executable), "-m", module]
+
+
+def here(location: str | os.PathLike[str]) -> str:
+    """Write a path for this shell: relative where it is below the working directory."""
+    path, directory = os.fspath(location), os.getcwd().rstrip(os.sep)
+    below = directory and path.startswith(directory + os.sep)
+    return os.path.relpath(path) if below else path
 
 
 def python_command(code: str) -> str:
     """Write the command line that runs a line of Python with what is installed here."""
-    return log.redact(shlex.join([sys.executable, "-c", code]))
+    return log.redact(shlex.join([here(sys.executable), "-c", code]))
 
 
 def how_to_repair(file: str | os.PathLike[str], *more: str) -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sharding import log
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_WAITS = 5.0, 15.0
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
 _SMALLEST_BAR = 5
 
@@ -47,6 +47,43 @@ class _Bar(tqdm):  # type: ignore[type-arg]
         return tqdm.format_meter(*arguments, **options).replace(", ? left", "")
 
 
+class Waiting:
+    """Time since something began that has no units to count; use as a context manager.
+
+    On a terminal this is a line with the time so far, elsewhere a line every 15 seconds.
+
+    Args:
+        label: what is waited for.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label, self._began = label, time.monotonic()
+        self._printed = self._began
+        self._bar = None
+        if _shows_bars():
+            self._bar = _Bar(desc=label, leave=False, bar_format="{desc}: {elapsed}")
+
+    def look(self) -> None:
+        """Show the time; call it as often as it should be shown."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.refresh()
+        elif now - self._printed >= _SECONDS_BETWEEN_WAITS:
+            self._printed, seconds = now, now - self._began
+            say(f"{self._label}: {seconds:.0f} s", seconds=seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _shows_bars() -> bool:
+    return sys.stderr.isatty() and not log.is_json()
+
+
 class Progress:
     """Progress over ``total`` units of work; use as a context manager and call `advance`.
 
@@ -70,7 +107,7 @@ class Progress:
         self._note, self._numbers = "", dict[str, float]()
         self._started = self._printed = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty() and not log.is_json():
+        if _shows_bars():
             self._bar = _Bar(
                 total=total,
                 desc=self.label,

@@ -118,7 +118,7 @@ def test_results_and_hints_show_no_credentials(capsys: pytest.CaptureFixture[str
     model_jobs._print_result(result, dataset)
     dataset_jobs._show(f"dataset  {dataset}")
     shown = capsys.readouterr().out
-    assert shown.count("@bucket/set") == 5
+    assert shown.count("@bucket/set") == 4
     assert "hunter2" not in shown + command("verify", "--dataset", dataset) + python_command(
         dataset
     )

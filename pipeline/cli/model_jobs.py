@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.cli.options import begin, description, expand, obey_no_color, of_file, parse, write
+from pipeline.cli.options import (
+    begin,
+    description,
+    expand,
+    obey_no_color,
+    of_file,
+    parse,
+    require,
+    write,
+)
 from pipeline.config import groups, presets, show
 from pipeline.config.commands import (
     AuditConfig,
@@ -21,7 +30,7 @@ from pipeline.config.presets import TrainCommand
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
 from sharding.errors import command as shell_command
-from sharding.errors import python_command
+from sharding.errors import here, python_command
 from sharding.log import count, error
 
 if TYPE_CHECKING:
@@ -93,11 +102,12 @@ def _print_result(result: TrainResult, dataset: str) -> None:
 
     best = result.best_metrics
     score = f", mAP {percent(best[MAP])}" if MAP in best else ""
-    write(f"run              {result.directory}")
-    write(f"best checkpoint  {result.best}  (epoch {best.get('epoch', 0):.0f}{score})")
+    write(f"run              {here(result.directory)}")
+    name = result.best.rpartition("/")[2]
+    write(f"best checkpoint  {name}  (epoch {best.get('epoch', 0):.0f}{score})")
     write(f"MLflow           {client.browse_command()}")
     write(f"MLflow run       {result.mlflow_run_id}")
-    scored = ("--checkpoint", result.directory, "--dataset", dataset, "--split", result.split)
+    scored = ("--checkpoint", here(result.directory), "--dataset", dataset, "--split", result.split)
     write(f"next             {shell_command('evaluate', *scored)}")
 
 
@@ -107,6 +117,7 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
     $ openimages-boostlu evaluate --checkpoint runs/NAME --dataset DIR --split test
     """
     config = parse(EvaluateConfig, arguments, program, run_evaluate)
+    require(config.checkpoint, config.dataset)
     from pipeline.evaluation import record, run
     from pipeline.models import operating_points
     from pipeline.tracking import client
@@ -123,8 +134,8 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
         if evaluation.decisions is not None:
             write(evaluation.decisions)
         if config.thresholds and evaluation.refusal is None:
-            write(f"written to  {operating_points.path_in(subject.checkpoint)}")
-        write(f"checkpoint  {subject.checkpoint}  (epoch {subject.meta.epoch})")
+            write(f"written to  {here(operating_points.path_in(subject.checkpoint))}")
+        write(f"checkpoint  {here(subject.checkpoint)}  (epoch {subject.meta.epoch})")
     write(f"MLflow      {client.browse_command()}")
     write(f"MLflow run  {run_id}")
     if config.register:
@@ -174,6 +185,7 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
           --checkpoint runs/NAME --dataset DIR --output OUT
     """
     config = parse(PredictConfig, arguments, program, run_predict)
+    require(config.checkpoint, config.dataset, config.images)
     from pipeline.cluster import session
     from pipeline.inference import predict
 
@@ -190,6 +202,7 @@ def run_export(arguments: Sequence[str], program: str | None) -> None:
     $ openimages-boostlu export --checkpoint runs/NAME --output exported
     """
     options = parse(ExportOptions, arguments, program, run_export)
+    require(options.checkpoint)
     from pipeline.inference import export, locate
 
     directory = locate.checkpoint_directory(options.checkpoint)
@@ -217,6 +230,7 @@ def run_candidates(arguments: Sequence[str], program: str | None) -> None:
     $ openimages-boostlu candidates --run runs/demo --truth demo/dump/ground_truth
     """
     config = parse(AuditConfig, arguments, program, run_candidates)
+    require(config.dataset, config.checkpoint)
     from pipeline.audit import run
     from pipeline.audit.inputs import Readers
     from sharding.dataset.ground_truth import read_ground_truth

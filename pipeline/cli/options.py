@@ -63,6 +63,22 @@ def begin(job: Callable[..., object]) -> None:
     say(f"{job.__name__.removeprefix('run_').replace('_', '-')}: {PROGRAM} {pipeline.__version__}")
 
 
+def require(*locations: str | None) -> None:
+    """Refuse a local path that is not there, before a job imports what takes seconds.
+
+    Args:
+        locations: paths; URLs, MLflow's names and None are for others to judge.
+
+    Raises:
+        InputError: there is nothing at one of them.
+    """
+    for location in locations:
+        if location is not None and ":/" not in location:
+            path = Path(location).expanduser().absolute()
+            if not path.exists():
+                raise InputError("no such directory", file=path, fix="check the path")
+
+
 def obey_no_color() -> None:
     """Turn tyro's colours off where the environment has ``NO_COLOR`` (https://no-color.org)."""
     if os.environ.get("NO_COLOR"):

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sharding.errors import here, program
 from sharding.log import first_line, info, redact
 
 # MLflow's own defaults would block for minutes on a dead server, and talk about its database.
@@ -57,23 +56,26 @@ def credentials() -> dict[str, str]:
 
 def browse_command() -> str:
     """Return the shell command that opens the runs in a browser."""
-    uri = redact(tracking_uri())
+    uri = redact(_uri_here())
     if uri.startswith("http"):
         return f"open {uri}"
-    return shlex.join([*_program(), "ui", "--backend-store-uri", uri])
+    return shlex.join([*program("mlflow", "mlflow"), "ui", "--backend-store-uri", uri])
 
 
 def serve_command(model: str) -> str:
     """Return the shell command that serves a registered model over HTTP."""
     environment = [f"{_NO_BARS}=false"]
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        environment.append(f"MLFLOW_TRACKING_URI={tracking_uri()}")
+        environment.append(f"MLFLOW_TRACKING_URI={_uri_here()}")
     options = ("--model-uri", f"models:/{model}@best", "--env-manager", "local", "--port", "5001")
-    return shlex.join(["env", *environment, *_program(), "models", "serve", *options])
+    words = [*environment, *program("mlflow", "mlflow"), "models", "serve", *options]
+    return shlex.join(["env", *words])
 
 
-def _program() -> list[str]:
-    return ["mlflow"] if shutil.which("mlflow") else [sys.executable, "-m", "mlflow"]
+def _uri_here() -> str:
+    """Write the tracking URI for this shell: a database file below its directory by its name."""
+    scheme, separator, path = tracking_uri().rpartition(":///")
+    return scheme + separator + here(path)
 
 
 def mlflow_client() -> Any:

@@ -18,7 +18,7 @@ from pipeline.data import profile
 from pipeline.data.staging import Cache, open_dataset
 from pipeline.models.checkpoint import Meta, read_meta
 from pipeline.tracking import runs
-from sharding.errors import InputError, command
+from sharding.errors import InputError, command, here
 from sharding.layout import SPLITS
 from sharding.log import count, info
 from sharding.manifest import Dataset
@@ -148,8 +148,8 @@ def describe(run: Prepared) -> str:
     chosen = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
     model, device = config.model, "GPU" if run.use_gpu else "CPU"
     rows = {
-        "run": f"{run.directory}: {_position(run)}",
-        "dataset": f"{config.dataset}, labels {config.labels}"
+        "run": f"{here(run.directory)}: {_position(run)}",
+        "dataset": f"{here(config.dataset)}, labels {config.labels}"
         + (f", confidences {config.confidences}" if config.confidences else ""),
         "images": f"{images}; {count(len(dataset.classes), 'class')}",
         "network": f"{model.backbone} at {config.data.image_size} px, from "

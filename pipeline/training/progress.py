@@ -16,7 +16,7 @@ from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
 from pipeline.tables import percent
 from pipeline.tracking.run_log import ProgressState, TrainingLog
-from sharding.progress import Progress, clock, say
+from sharding.progress import Progress, Waiting, clock, say
 
 if TYPE_CHECKING:  # the driver, which imports this, starts Ray before torch
     from pipeline.training.loop import StepStats
@@ -134,6 +134,7 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
     """Poll the state every `_LOOK_SECONDS`; one bar for each label."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
+        waiting = bars.enter_context(Waiting("the workers start"))
 
         def close() -> None:
             nonlocal bar
@@ -145,6 +146,7 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
                 lines.show(tasks.answer(run_log.epochs(), otherwise={}), close)
             state: ProgressState | None = tasks.answer(run_log.state(), otherwise=None)
             if state is None:
+                waiting.look()
                 continue
             if bar is None or bar.label != state.label:
                 bars.close()

@@ -98,14 +98,40 @@ def test_sigterm_is_one_line_and_asks_for_the_command_again(handler: str) -> Non
 def test_a_hint_is_a_command_that_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}" if installed else None)
     dataset = tmp_path / "my dataset"
     (dataset / "images").mkdir(parents=True)
     (dataset / MANIFEST_FILE).touch()
     hint = errors.how_to_repair(dataset / "images/train-000000.tar")
     program = shlex.split(hint.removeprefix("run "))
-    expected = [errors.PROGRAM] if installed else [sys.executable, "-m", "pipeline"]
-    assert program == [*expected, "verify", "--dataset", str(dataset), "--repair"]
+    script = Path(sys.executable).with_name(errors.PROGRAM)
+    expected = errors.PROGRAM if installed else str(script)
+    assert program == [expected, "verify", "--dataset", str(dataset), "--repair"]
+
+
+def test_programs_beside_python_are_run_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert errors.program("mlflow", "mlflow") == [".venv/bin/python", "-m", "mlflow"]
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/mlflow").touch()
+    assert errors.program("mlflow", "mlflow") == [".venv/bin/mlflow"]
+
+
+def test_only_what_is_below_the_working_directory_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert errors.here(tmp_path / "run/data set/x") == "data set/x"
+    for other in (str(tmp_path), f"{tmp_path}/runs/x", "s3://bucket/x", "x/y", "/x"):
+        assert errors.here(other) == other
+    monkeypatch.chdir("/")
+    assert errors.here("/data/x") == "/data/x"
 
 
 def test_a_file_of_no_dataset_has_a_hint_to_fill_in(tmp_path: Path) -> None:

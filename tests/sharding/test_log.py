@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from sharding import progress
 from sharding.errors import InputError, one_line_errors
 from sharding.log import VARIABLE, count, info, redact
-from sharding.progress import Progress, say
+from sharding.progress import Progress, Waiting, say
 
 
 @pytest.fixture
@@ -127,11 +128,33 @@ def test_a_bar_leaves_out_what_a_terminal_has_no_room_for(monkeypatch: pytest.Mo
     monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "80")
-    with Progress(100, "epoch 10/10", unit="step") as progress:
-        progress.advance(50, note="loss 0.25, 90 image/s, waits 12% for data, rank 3 is slow")
+    with Progress(100, "epoch 10/10", unit="step") as bar:
+        bar.advance(50, note="loss 0.25, 90 image/s, waits 12% for data, rank 3 is slow")
     last = screen.getvalue().split("\r")[-1].rstrip("\n")
     assert len(last) <= 80
     assert last.endswith("left, loss 0.25, 90 image/s")
+
+
+def test_what_is_waited_for_shows_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter((100.0, 101.0, 114.9, 115.2, 116.0, 131.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    with Waiting("the workers start") as waiting:
+        for _ in range(5):
+            waiting.look()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["the workers start: 15 s", "the workers start: 31 s"]
+
+
+def test_a_terminal_has_one_line_of_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with Waiting("the workers start") as waiting:
+        waiting.look()
+    assert "the workers start: 00:00" in screen.getvalue()
+    assert "\n" not in screen.getvalue().strip("\r\n ")
 
 
 def test_a_bar_without_a_rate_names_no_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

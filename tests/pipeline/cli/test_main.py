@@ -37,6 +37,35 @@ def test_a_terminal_without_a_letter_shows_the_rest(monkeypatch: pytest.MonkeyPa
     assert screen.getvalue() == b"Gr?n 31.4\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "evaluate --checkpoint runs/demo --dataset .",
+        "evaluate --checkpoint . --dataset runs/demo",
+        "predict --checkpoint runs/demo --images . --output out",
+        "predict --checkpoint . --images runs/demo --output out",
+        "predict --checkpoint . --dataset runs/demo --output out",
+        "export --checkpoint runs/demo --output out",
+        "candidates --run . --dataset runs/demo",
+    ],
+)
+def test_a_path_that_is_not_there_is_told_before_anything_is_imported(
+    arguments: str, tmp_path: Path
+) -> None:
+    slow = HEAVY - {"tyro", "numpy"}
+    program = (
+        f"import sys\nfrom pipeline.cli import main\ntry:\n    main.main({arguments.split()})\n"
+        f"finally:\n    print({slow} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    absent = tmp_path / "runs/demo"
+    assert f"{absent}: no such directory. Fix: check the path" in done.stderr
+    assert done.stdout == "set()\n"
+
+
 def test_every_script_runs_a_job_of_its_own() -> None:
     called = [re.findall(r'run\("([a-z-]+)"\)', script.read_text()) for script in SCRIPTS]
     assert sorted(name for names in called for name in names) == JOBS
