@@ -16,7 +16,7 @@ BENCHES := compute.evaluator compute.head compute.losses compute.audit data.load
 SIDE_BY_SIDE := -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo docs test test-fast test-gpu test-cluster check bench clean-demo
+.PHONY: help install demo docs test test-fast test-gpu test-cluster check bench results clean-demo
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench: $(VENV)/installed ## measure the claims of the documentation: ratios, eac
 	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m benchmarks.$$bench || exit 1; done
 	@for part in keep shrink; do echo "== sharding $$part"; $(BIN)/python -m benchmarks.data.sharding $$part || exit 1; done
 	@for part in ratio size; do echo "== relabel $$part"; $(BIN)/python -m benchmarks.data.relabel $$part || exit 1; done
+
+results: $(VENV)/installed ## run the studies of docs/results.md: hours; they go on where they were stopped
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOCAL) $(BIN)/python -m benchmarks.quality.results $(if $(STUDIES),--only $(STUDIES))
 
 clean-demo: ## remove demo/ (what MLflow has stays in mlflow.db, mlartifacts/)
 	rm -rf $(DEMO)

@@ -13,7 +13,7 @@ import torchvision
 from scipy import stats
 
 from benchmarks.quality import study_data
-from benchmarks.quality.results import STUDIES, Options, Study, order, part, verdict
+from benchmarks.quality.results import STUDIES, Options, Study, extended, order, part, verdict
 from pipeline.study import render
 from pipeline.study import results as records
 from pipeline.study import run as studies
@@ -83,6 +83,18 @@ def test_the_order_is_that_of_paired_differences(tmp_path: Path, squares: Path) 
     assert text.startswith("## Squares\n\nColoured squares.\n\n- a fact\n\n| ")
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Squares"]
     assert first in text
+
+
+def test_a_page_keeps_the_studies_of_other_machines() -> None:
+    first, second, third = (study.title for study in STUDIES.values())
+    page = extended("", {third: f"## {third}\n\nnew\n\n### Rows\n\n| 1 |"})
+    page = extended(page, {first: f"## {first}\n\nnew"})
+    assert page == extended(page, {})
+    page = extended(page, {third: f"## {third}\n\nnewer\n\n### Rows\n\n| 2 |"})
+    parts = page.split("\n## ")
+    assert parts[0].startswith("# Results")
+    assert parts[1:] == [f"{first}\n\nnew\n", f"{third}\n\nnewer\n\n### Rows\n\n| 2 |\n"]
+    assert second not in page
 
 
 def test_weights_of_another_scale_give_the_same_features() -> None:

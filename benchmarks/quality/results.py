@@ -2,8 +2,8 @@
 
     python -m benchmarks.quality.results --only demo-ablation
 
-A finished study is not run again, and one that was stopped goes on. The page has the studies that
-are finished below ``--work``, whatever they say.
+A finished study is not run again, and one that was stopped goes on. The page gets the studies that
+are finished below ``--work``, whatever they say; those of other machines stay on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,8 +42,8 @@ class Options:
     """Directory for collections and studies; 2 GB."""
     only: tuple[str, ...] = ()
     """Studies to run; default: all."""
-    page: Path = Path("results/results.md")
-    """Page to write."""
+    page: Path = Path("docs/results.md")
+    """Page to write, or to extend."""
     shared: Path = Path("../shared/data")
     """Directory with corel5k/ and weights/, for the study photographs."""
     render: bool = False
@@ -96,8 +96,8 @@ _PHOTOGRAPHS = (
 STUDIES = {
     "demo-ablation": Study(
         title="The demo's collection: the paper's ablation",
-        about="Drawn pictures of 60 classes with label statistics like those of Open Images; "
-        "ResNet-18 from random weights; BoostLU off and on in training and in inference.",
+        about="Drawn pictures of 60 classes with label statistics like those of Open Images; the "
+        "demo's small ResNet from random weights; BoostLU off and on in training and inference.",
         collection="demo",
         preset="demo",
         rows=("ablation",),
@@ -144,8 +144,17 @@ def main(options: Options) -> None:
             command = shlex.split(studies.command_of(study.config(name, options)))
             subprocess.run([sys.executable, "-m", "pipeline", *command[1:]], check=True)
         finished = [each for each in STUDIES if (options.work / each / "study.md").is_file()]
-        parts = [part(each, STUDIES[each], options) for each in finished]
-        options.page.write_text("\n\n".join([_ABOUT, *parts, ""]), encoding="utf-8")
+        parts = {STUDIES[each].title: part(each, STUDIES[each], options) for each in finished}
+        before = options.page.read_text(encoding="utf-8") if options.page.is_file() else ""
+        options.page.write_text(extended(before, parts), encoding="utf-8")
+
+
+def extended(page: str, parts: Mapping[str, str]) -> str:
+    """Write the page with parts, by title, in place of those of the same title."""
+    there = {text.partition("\n")[0]: text.strip() for text in re.split(r"^## ", page, flags=re.M)}
+    kept = {title: f"## {text}" for title, text in there.items()} | dict(parts)
+    titles = (study.title for study in STUDIES.values())
+    return "\n\n".join([_ABOUT, *(kept[title] for title in titles if title in kept)]) + "\n"
 
 
 def part(name: str, study: Study, options: Options) -> str:

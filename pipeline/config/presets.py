@@ -64,18 +64,20 @@ _SECTION_OF = {
     for field in dataclasses.fields(kind)
 } | {_ALGORITHM: "optimizer."}
 
-_LAPTOP = "for a laptop without GPU, ten minutes on two cores"
-# ResNet-18 from scratch on the procedural demo data, two workers (make demo).
+_LAPTOP = "for a laptop without GPU, five minutes on two cores"
+# A small ResNet from scratch on the procedural demo data, two workers (make demo). With ten layers,
+# a stem of three convolutions and average pooling in its shortcuts it learns in six epochs what
+# ResNet-18 does in ten, and a step takes two thirds as long.
 _DEMO = {
     "dataset": "demo/dataset",
     "experiment": "demo",
     "workers": "2",
-    "backbone": "resnet18",
+    "backbone": "timm/resnet10t",
     "image_size": 96,
     "batch_size": 32,
     "learning_rate": 1e-3,
     "head_multiplier": 1.0,
-    "epochs": 10,
+    "epochs": 6,
     "precision": "auto",
 }
 _DEMO_DELTA_REL = 0.2

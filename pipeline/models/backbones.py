@@ -124,10 +124,8 @@ class TimmFeatures(nn.Module):
 
 
 def _timm(name: str, weights: str | None, image_size: int) -> Backbone:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise InputError("timm is not installed", fix="pip install timm") from None
+    import timm  # which takes a second
+
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5]) or "resnet50"
         raise InputError(f"timm has no network {name!r}", fix=f"try one of {close}")
