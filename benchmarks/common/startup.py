@@ -4,8 +4,9 @@ $ python -m benchmarks.common.startup --dataset demo/dataset --rounds 3
 $ python -m benchmarks.common.startup --imports
 
 Walls depend on what else the machine does; the CPU seconds next to them hardly do. `--baseline`
-names a checkout of other code, whose commands run in turn with this one's. `--imports` prints what
-each process imports first, and which packages that time goes to (`-X importtime`).
+names a checkout of other code, whose commands run in turn with this one's; `--bare` runs a Ray
+Train loop of one small layer in turn, whose time is Ray's own. `--imports` prints what each process
+imports first, and which packages that time goes to (`-X importtime`).
 """
 
 from __future__ import annotations
@@ -22,25 +23,28 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from benchmarks.common.timing import cpu_seconds
+from benchmarks.faults import bare_ray_loop
+from benchmarks.faults.bare_ray_loop import FIRST_STEP
 
 REPOSITORY = Path(__file__).parents[2]
-_PHASES = (
-    ("imports, dataset, checks", "starting Ray"),
-    ("Ray", "Ray runs"),
-    ("MLflow run", "starting the workers"),
-    ("workers to the first step", "epoch 1/1"),
-)
+_WORKERS = "workers to the first step"
+_BEFORE = (("imports, dataset, checks", "starting Ray"), ("Ray", "Ray runs"))
+_PHASES = (*_BEFORE, ("MLflow run", "starting the workers"), (_WORKERS, "epoch 1/1"))
+_BARE_PHASES = (*_BEFORE, (_WORKERS, FIRST_STEP))
 """Name of each phase, and what the line says that ends it."""
+_BARE = "bare Ray Train loop"
 _ROLES = (
     ("RunWriter", "tracker"),
     ("TrainController", "controller"),
     ("RayTrainWorker", "worker"),
+    ("bare_ray_loop.py", "driver"),
     ("ray::IDLE", "idle worker"),
     ("ray::", "other actor"),
     ("train_openimages.py", "driver"),
@@ -90,17 +94,18 @@ def _role(command: str) -> str:
     return next((role for word, role in _ROLES if word in command), "other")
 
 
-def measure(checkout: Path, dataset: Path, storage: Path, workers: int) -> Start:
-    """Train two steps with the code of ``checkout``; stop the clocks when the first is done."""
+def measure(
+    command: list[str], phases: Sequence[tuple[str, str]], checkout: Path, storage: Path
+) -> Start:
+    """Run a training of two steps; stop the clocks when the first is done."""
     ours, theirs = pty.openpty()  # on a terminal the first step shows at once
-    command = _command(checkout, dataset, storage, workers)
     process = subprocess.Popen(
         command, env=_environment(checkout, storage), stderr=theirs, stdout=theirs, cwd=storage
     )
     os.close(theirs)
     tree, start, begun, before = _Tree(process.pid), Start(), time.monotonic(), 0.0
     text = _Text(ours)
-    for name, mark in _PHASES:
+    for name, mark in phases:
         while not text.has(mark):
             tree.look()
         spent = tree.look()
@@ -138,6 +143,10 @@ class _Text:
         return mark in self.all
 
 
+def _bare_command(storage: Path) -> list[str]:
+    return [sys.executable, bare_ray_loop.__file__, str(storage), f"b{time.monotonic_ns()}", *"20"]
+
+
 def _command(checkout: Path, dataset: Path, storage: Path, workers: int) -> list[str]:
     options = {
         "preset": "demo",
@@ -170,7 +179,7 @@ def _table(name: str, starts: list[Start]) -> None:
 
     print(f"\n{name}: median of {len(starts)}, to the first step")
     print(f"{'phase':28} {'wall s':>8} {'CPU s':>8}")
-    for phase, _ in _PHASES:
+    for phase in starts[0].walls:
         print(f"{phase:28} {middle(phase, 'walls'):8.1f} {middle(phase, 'cpus'):8.1f}")
     totals = [
         statistics.median(sum(getattr(s, p).values()) for s in starts) for p in ("walls", "cpus")
@@ -201,6 +210,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--baseline", type=Path, help="checkout of other code")
+    parser.add_argument("--bare", action="store_true", help="run a bare Ray Train loop as well")
     parser.add_argument("--imports", action="store_true", help="only what is imported")
     options = parser.parse_args()
     if options.imports:
@@ -209,14 +219,17 @@ def main() -> None:
     checkouts = {"this code": REPOSITORY}
     if options.baseline:
         checkouts = {"baseline": options.baseline.absolute(), **checkouts}
-    starts: dict[str, list[Start]] = {name: [] for name in checkouts}
-    with tempfile.TemporaryDirectory() as storage:
+    starts: dict[str, list[Start]] = {name: [] for name in [*checkouts, *[_BARE] * options.bare]}
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Path(folder)
         for _ in range(options.rounds):
             for name, checkout in checkouts.items():
-                starts[name].append(
-                    measure(checkout, options.dataset, Path(storage), options.workers)
-                )
-    for name in checkouts:
+                command = _command(checkout, options.dataset, storage, options.workers)
+                starts[name].append(measure(command, _PHASES, checkout, storage))
+            if options.bare:
+                command = _bare_command(storage)
+                starts[_BARE].append(measure(command, _BARE_PHASES, REPOSITORY, storage))
+    for name in starts:
         _table(name, starts[name])
 
 

@@ -1,8 +1,8 @@
-"""Train next to nothing with Ray Train, for comparison in `benchmarks.faults.kills`.
+"""Train next to nothing with Ray Train, for comparison with what our training does besides.
 
 Two workers, DDP over one small layer, a checkpoint reported asynchronously after every step, and
-the same settings for failures as our training. It reads no images. `kills` runs this file by its
-path, in a directory of its own.
+the same settings for failures as our training. It reads no images. `benchmarks.faults.kills` and
+`benchmarks.common.startup` run this file by its path, in a directory of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+FIRST_STEP = "the first step is done"
+
 
 def loop(settings: dict[str, Any]) -> None:
     """Step and report, from the last checkpoint on."""
@@ -30,6 +32,8 @@ def loop(settings: dict[str, Any]) -> None:
     for step in range(done + 1, settings["steps"] + 1):
         time.sleep(settings["seconds"])
         model(torch.zeros(1, 8)).sum().backward()
+        if step == 1:
+            print(FIRST_STEP, flush=True)
         saved = None
         if ray.train.get_context().get_world_rank() == 0:
             directory = tempfile.mkdtemp(prefix="checkpoint-")

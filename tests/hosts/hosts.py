@@ -84,7 +84,7 @@ class Host:
             preexec_fn=die_with_parent,
         )
 
-    def run(self, command: str, *, status: int | None = 0, timeout: float = 400) -> str:
+    def run(self, command: str, *, status: int | None = 0, timeout: float = 900) -> str:
         """Run a command to its end; return all it printed.
 
         Args:
