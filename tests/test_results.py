@@ -20,6 +20,8 @@ from pipeline.study import run as studies
 from pipeline.study.results import Record
 from pipeline.study.statistics import Estimate
 from pipeline.study.table import tabulate
+from sharding.synthetic.dump import make_dump
+from sharding.synthetic.options import DumpOptions
 
 SCORES = {
     "an@1/1": [0.60, 0.62, 0.61],
@@ -95,6 +97,27 @@ def test_a_page_keeps_the_studies_of_other_machines() -> None:
     assert parts[0].startswith("# Results")
     assert parts[1:] == [f"{first}\n\nnew\n", f"{third}\n\nnewer\n\n### Rows\n\n| 2 |\n"]
     assert second not in page
+
+
+def test_the_complete_truth_has_every_class_of_every_labelled_image(tmp_path: Path) -> None:
+    sizes = {"train": 40, "validation": 10, "test": 10}
+    make_dump(DumpOptions(classes=20, **sizes), tmp_path / "dump", workers=1)
+    study_data.write_complete(tmp_path / "dump", tmp_path / "complete")
+    for split in sizes:
+        rows = list(study_data._rows(tmp_path / f"complete/{split}/annotations-human"))
+        known = {(row["ImageID"], row["LabelName"]): row["Confidence"] for row in rows}
+        images = {image for image, _ in known}
+        assert len(rows) == len(known) == 20 * len(images)
+        truth = list(study_data._rows(tmp_path / f"dump/ground_truth/{split}"))
+        present = {(row["ImageID"], row["LabelName"]) for row in truth if row["ImageID"] in images}
+        assert {entry for entry, confidence in known.items() if confidence == "1"} == present
+        people = list(study_data._rows(tmp_path / f"dump/2017_11/{split}/annotations-human"))
+        said = {(row["ImageID"], row["LabelName"]): row["Confidence"] for row in people}
+        assert len(images) > 5
+        for entry, confidence in said.items():
+            assert known.get(entry, confidence) == confidence
+    again = (tmp_path / "complete/classes-trainable.txt").read_text()
+    assert again == (tmp_path / "dump/2017_11/classes-trainable.txt").read_text()
 
 
 def test_weights_of_another_scale_give_the_same_features() -> None:

@@ -9,9 +9,11 @@ of them are.
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import torch
 
 WEIGHTS = "mobilenet_v2.pth"
 """MobileNetV2's weights, below the directory of the photographs."""
-_FEWEST_POSITIVES = 50
+_FEWEST_POSITIVES, _TRUTH = 50, "ground_truth"
 _SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 # The weights at hand were trained on (pixel - 0.5) / 0.5; torchvision's networks get these.
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -41,8 +43,37 @@ def _make_demo(directory: Path, shared: Path) -> None:
     _job("make-demo", "--output", dump)
     images = ("--images", dump / "images")
     _job("shard", "--annotations", dump, *images, "--output", dataset, "--images-per-shard", "250")
-    truth = ("--annotations", dump / "ground_truth", "--labels", "complete")
-    _job("reshard", "--dataset", dataset, *truth)
+    write_complete(dump, directory / "complete")
+    _job("reshard", "--dataset", dataset, "--annotations", directory / "complete")
+
+
+def write_complete(dump: Path, target: Path) -> None:
+    """Write a dump in which every class of every labelled image of a demo's dump is verified.
+
+    Args:
+        dump: of the demo's collection, with its truth.
+        target: directory of the new dump; its name is that of the label version.
+    """
+    (labelled,) = dump.glob("20*")
+    mids = (labelled / "classes-trainable.txt").read_text().split()
+    for split in _SHARES:
+        (target / split).mkdir(parents=True, exist_ok=True)
+        present = {(row["ImageID"], row["LabelName"]) for row in _rows(dump / _TRUTH / split)}
+        rows = _rows(labelled / split / "annotations-human")
+        images = dict.fromkeys(row["ImageID"] for row in rows if row["LabelName"] in set(mids))
+        with (target / split / "annotations-human.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["ImageID", "Source", "LabelName", "Confidence"])
+            for image in images:
+                known = ((mid, int((image, mid) in present)) for mid in mids)
+                writer.writerows([image, "verification", *each] for each in known)
+    for name in ("class-descriptions.csv", "classes-trainable.txt", "classes.txt"):
+        shutil.copy(labelled / name, target)
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    with path.with_suffix(".csv").open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
 
 
 def _make_photographs(directory: Path, shared: Path) -> None:
