@@ -35,7 +35,7 @@ LAYERS = (
     {"sharding.commands"},
     {"sharding.importers"},
     {"pipeline.tables"},
-    {"pipeline.config", "pipeline.storage", "pipeline.tracking"},
+    {"pipeline.config", "pipeline.storage", "pipeline.ranks", "pipeline.tracking"},
     {"pipeline.models", "pipeline.data"},
     {"pipeline.methods", "pipeline.cluster"},
     {"pipeline.inference"},

@@ -74,8 +74,10 @@ class StopVote:
         if self.reason is None:
             import torch
 
+            from pipeline.ranks import has_group
+
             self._vote_1 = torch.full((1,), self._vote(), device=self._device)
-            if torch.distributed.is_initialized():
+            if has_group():
                 self._reduction = torch.distributed.all_reduce(
                     self._vote_1, torch.distributed.ReduceOp.MAX, async_op=True
                 )

@@ -21,6 +21,7 @@ import torch
 
 from pipeline.data.labels import LabelledBatch, LabelledSplit
 from pipeline.models.cam_net import CamNet
+from pipeline.ranks import has_group
 from sharding.errors import InputError
 from sharding.image_ids import format_id_column, parse_image_ids
 from sharding.labels import UNOBSERVED
@@ -150,7 +151,7 @@ def score(
 
 def gather(scores: Scores) -> Scores:
     """Gather all ranks' entries on every rank; the identity without a process group."""
-    if not torch.distributed.is_initialized():
+    if not has_group():
         return scores
     parts: list[Scores | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, scores)

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.ranks import has_group
+
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -49,7 +51,7 @@ def _forward(norm: _BatchNorm, forward: Forward, is_empty: bool, x: torch.Tensor
     is_lone = x.numel() == x.shape[1]
     if not (norm.training and (is_empty or is_lone)):
         return forward(x)
-    ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    ranks = torch.distributed.get_world_size() if has_group() else 1
     if ranks == 1 or not isinstance(norm, nn.SyncBatchNorm):
         return _by_running_statistics(norm, forward, x)
     if is_lone and not is_empty:

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from pipeline.config.train import TrainConfig
 from pipeline.methods import Method, WatchesHead
 from pipeline.models import cam_net
+from pipeline.ranks import has_group
 from sharding.errors import InputError
 
 # A block with fewer parameters than this is not worth a collective of its own.
@@ -104,7 +105,7 @@ def runnable(network: cam_net.CamNet, config: TrainConfig, num_classes: int) -> 
             copy = cam_net.build(plain, num_classes, config.data.image_size)
         copy.load_state_dict(gather(network.state_dict()))
         network = copy.to(network.mean.device)
-    if dist.is_initialized():
+    if has_group():
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
     return network

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed
 from sharding.errors import InputError
 from sharding.log import info
+
+# Of gloo's errors, and of a group that ended between a look at it and its use.
+_PEER_GONE = re.compile(r"gloo/transport|process group has not been initialized")
 
 
 class TrainingEnded(RuntimeError):
@@ -117,7 +121,7 @@ class Cause(enum.Enum):
             return cls.DEATH
         import torch
 
-        if isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error):
+        if isinstance(error, torch.distributed.DistError) or _PEER_GONE.search(str(error)):
             return cls.PEER
         return cls.CODE
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.data.labels import LabelledBatch
 from pipeline.methods.protocol import StepResult
+from pipeline.ranks import has_group
 from pipeline.training import distributed
 from pipeline.training.step import TrainStep
 from pipeline.training.timing import RankTimer
@@ -168,7 +169,7 @@ def _check_weights(step: TrainStep, done: int) -> None:
     )
     largest = nn.utils.get_total_norm([t for t in tensors if t.numel()], math.inf)
     finite = largest.isfinite().long().to(step.device)
-    if torch.distributed.is_initialized():
+    if has_group():
         torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
     if not finite:
         raise NonFiniteLoss(f"a weight is not finite after step {done}")
@@ -250,7 +251,7 @@ class _Meter:
         """Sum over all ranks: each step's loss; entries modified, entries, images."""
         counts = torch.cat([self._modified, self._counts.to(self._device)]).double()
         sums = torch.cat([counts, self._stacked()])
-        if torch.distributed.is_initialized():
+        if has_group():
             torch.distributed.all_reduce(sums)
         modified, entries, images, *losses = sums.tolist()
         for number, loss in enumerate(losses, start=step - self.steps + 1):
@@ -272,7 +273,7 @@ class _Meter:
 def _of_all_ranks(values: list[float], device: torch.device) -> torch.Tensor:
     """Gather every rank's values on the host, one row for each value."""
     mine = torch.tensor(values, dtype=torch.float64, device=device)
-    if not torch.distributed.is_initialized():
+    if not has_group():
         return mine.cpu()[:, None]
     parts = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, mine)

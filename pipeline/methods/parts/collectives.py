@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from pipeline.ranks import has_group
+
 Group = dist.ProcessGroup | None
 # (shift, values) of the three digits of a 32-bit code, the most significant first.
 _DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
@@ -28,7 +30,7 @@ class Collectives:
     @property
     def world_size(self) -> int:
         """Return the number of ranks; methods may be made before the group is."""
-        return dist.get_world_size(self._group) if dist.is_initialized() else 1
+        return dist.get_world_size(self._group) if has_group() else 1
 
     def batch_size(self, logits_BK: torch.Tensor) -> int:
         """Count the global batch's rows, at least 1: an empty one has loss 0, not NaN."""

@@ -77,7 +77,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, squares: Path) -> Runs:
 
 
 def wait_for(arrived: Callable[[], bool], log: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not arrived():
         assert process.poll() is None, log.read_text(errors="replace")[-4000:]
         assert time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
@@ -177,7 +177,7 @@ def test_worker_killed(runs: Runs) -> None:
     workers = workers_of(process)
     assert len(workers) == 2
     workers[1].kill()
-    assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
+    assert process.wait(600) == 0, log.read_text(errors="replace")[-4000:]
     assert_equal_to_undisturbed(runs, "worker-killed")
     assert_one_curve(runs, "worker-killed")
 
@@ -189,7 +189,7 @@ def test_sigterm_ends_in_a_checkpoint_of_the_last_step(runs: Runs) -> None:
     process, log = runs.start("terminated", *small)
     wait_for(lambda: bool(workers_of(process)), log, process)
     process.terminate()
-    assert process.wait(240) == os.EX_TEMPFAIL, log.read_text(errors="replace")[-4000:]
+    assert process.wait(600) == os.EX_TEMPFAIL, log.read_text(errors="replace")[-4000:]
     assert "repeat the command to go on" in log.read_text(errors="replace").splitlines()[-1]
     # No checkpoint within an epoch was asked for but by the signal.
     [(epoch, step)] = runs.positions("terminated")
@@ -220,7 +220,7 @@ def test_a_storage_that_is_gone_for_a_while_is_waited_for(runs: Runs) -> None:
     wait_for(lambda: "the storage fails (" in log.read_text(errors="replace"), log, process)
     directory.unlink()
     aside.rename(directory)
-    assert process.wait(240) == 0, log.read_text(errors="replace")[-4000:]
+    assert process.wait(600) == 0, log.read_text(errors="replace")[-4000:]
     assert "the storage takes bytes again" in log.read_text(errors="replace")
     assert_equal_to_undisturbed(runs, "storage-gone")
     assert_one_curve(runs, "storage-gone")
