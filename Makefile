@@ -23,7 +23,7 @@ help: ## list the commands
 
 install: $(VENV)/installed ## make .venv, which every other target makes too
 
-demo: $(VENV)/installed ## shard, train, evaluate on procedural data: no GPU, 8 to 25 minutes
+demo: $(VENV)/installed ## shard, train, evaluate on procedural data: no GPU, 8 to 20 minutes
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250
@@ -63,8 +63,8 @@ clean-demo: ## remove demo/ (what MLflow has stays in mlflow.db, mlartifacts/)
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: there is no Python 3.11, 3.12 or 3.13. Fix: install one, or pass PYTHON=..." >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing about 7 GB of exact versions into $(VENV): minutes, up to ten on a slow line or disk; pip's lines:"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -16,6 +18,7 @@ from sharding import log
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_WAITS = 5.0, 15.0
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}, {remaining} left{postfix}"
 _SMALLEST_BAR = 5
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def say(line: str, **numbers: float) -> None:
@@ -78,6 +81,25 @@ class Waiting:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+@contextlib.contextmanager
+def ticking(label: str) -> Iterator[None]:
+    """Show the time that a block takes, from another thread; see `Waiting`."""
+    done = threading.Event()
+
+    def tick(waiting: Waiting) -> None:
+        while not done.wait(_SECONDS_BETWEEN_LOOKS):
+            waiting.look()
+
+    with Waiting(label) as waiting:
+        thread = threading.Thread(target=tick, args=(waiting,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
 
 def _shows_bars() -> bool:

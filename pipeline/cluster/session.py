@@ -21,7 +21,7 @@ from pipeline import storage
 from pipeline.cluster import placement, preflight, scaling
 from sharding import log
 from sharding.errors import InputError
-from sharding.progress import say
+from sharding.progress import say, ticking
 
 # `ray submit` cannot pass environment variables, so the defaults are set here, before ray is
 # imported. A user's own setting wins.
@@ -93,19 +93,20 @@ def connect(address: str | None = None, **options: Any) -> None:
     say(f"joining Ray at {wanted}" if ":" in wanted else "starting Ray")
     import ray
 
-    _require_answer(wanted)
-    _init(
-        wanted,
-        address=address,
-        runtime_env={
-            "py_modules": [str(path) for path in package_directories()],
-            "env_vars": _MEMORY,
-            "worker_process_setup_hook": "pipeline.cluster.session.prepare_worker",
-        },
-        logging_level="ERROR",
-        logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
-        **{"include_dashboard": False, **options},
-    )
+    with ticking("Ray starts"):
+        _require_answer(wanted)
+        _init(
+            wanted,
+            address=address,
+            runtime_env={
+                "py_modules": [str(path) for path in package_directories()],
+                "env_vars": _MEMORY,
+                "worker_process_setup_hook": "pipeline.cluster.session.prepare_worker",
+            },
+            logging_level="ERROR",
+            logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
+            **{"include_dashboard": False, **options},
+        )
     # One process more for every training, of no use where there is only this machine.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))
     _check_nodes()

@@ -141,7 +141,8 @@ class TrainConfig:
         head = f"boostlu-{self.model.alpha_train:g}-{self.model.alpha_infer:g}"
         if self.model.head != "cam":
             head = self.model.head
-        return self.name or f"{self.method}-{head}-{self.model.backbone}-seed{self.seed}"
+        backbone = self.model.backbone.replace("/", "-")  # a run is one directory
+        return self.name or f"{self.method}-{head}-{backbone}-seed{self.seed}"
 
     @property
     def epochs(self) -> int:

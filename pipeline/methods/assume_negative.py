@@ -56,7 +56,7 @@ class FullLabel(AssumeNegative):
         if bool((labels_BK == UNOBSERVED).any()):
             raise InputError(
                 "method 'full' got labels with unobserved entries",
-                fix="train on a dump of complete labels, or use method an",
+                fix="train on complete labels, or use method ll-r",
             )
         return loss, mask_BK
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,8 @@ def _timm(name: str, weights: str | None, image_size: int) -> Backbone:
     import timm  # which takes a second
 
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5]) or "resnet50"
+        near = difflib.get_close_matches(name, timm.list_models(), n=5) or ["resnet50"]
+        close = ", ".join(near)
         raise InputError(f"timm has no network {name!r}", fix=f"try one of {close}")
     pretrained = weights == "pretrained"
     if weights and not pretrained and not Path(weights).is_file():

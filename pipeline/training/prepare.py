@@ -94,6 +94,9 @@ def check(config: TrainConfig) -> Checked:
     dataset = open_cached(config, tars=False)
     directory = storage.join(config.storage, config.run_name)
     config = settled(config, dataset, directory)
+    if config.method == "full" and not dataset.is_complete(config.labels):
+        problem = f"labels {config.labels!r} are partial, and method 'full' wants every one"
+        raise InputError(problem, fix="pass --method ll-r, or name complete --labels")
     resumed = claim(directory, config, dataset.digest, write=False)
     lease.refuse_local(directory)
     return Checked(config=config, dataset=dataset, directory=directory, resumed=resumed)
@@ -153,7 +156,8 @@ def describe(run: Prepared) -> str:
         + (f", confidences {config.confidences}" if config.confidences else ""),
         "images": f"{images}; {count(len(dataset.classes), 'class')}",
         "network": f"{model.backbone} at {config.data.image_size} px, from "
-        f"{model.weights or 'random weights'}, {model.head_in_words}, {config.optimizer.precision}",
+        f"{model.weights or 'random weights'}, {config.optimizer.precision}",
+        "head": model.head_in_words,
         "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
         "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
         f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",
@@ -291,18 +295,14 @@ def open_run(run: Prepared) -> str:
     if is_copy:
         info(f"{run.directory} is a copy of {origin}: MLflow gets a run of its own for it")
     options = {f"method_options.{n}": value for n, value in complete_options(config).items()}
+    facts = {"preset": run.preset or None, "num_classes": len(dataset.classes)}
     return runs.open_run(
         experiment=config.experiment,
         name=config.run_name,
         key=run.directory,
         resume=run.resumed,
         moved="" if is_copy else before,
-        params={
-            **config.flat(),
-            **options,
-            "preset": run.preset or None,
-            "num_classes": len(dataset.classes),
-        },
+        params={**config.flat(), **options, **facts},
         tags={
             "code_hash": session.code_hash(),
             "package_version": preflight.version("openimages-boostlu"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -145,6 +146,19 @@ def test_what_is_waited_for_shows_its_time(
             waiting.look()
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["the workers start: 15 s", "the workers start: 31 s"]
+
+
+def test_a_block_that_takes_long_shows_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_WAITS", 0.02)
+    with progress.ticking("Ray starts"):
+        time.sleep(0.2)
+    said = capsys.readouterr().err
+    assert said.startswith("Ray starts: 0 s\n")
+    time.sleep(0.05)
+    assert not capsys.readouterr().err, "it ends with the block"
 
 
 def test_a_terminal_has_one_line_of_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

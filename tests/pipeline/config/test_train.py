@@ -88,6 +88,7 @@ def test_default_name_follows_the_method() -> None:
     other = dataclasses.replace(config, method="an")
     assert config.run_name != other.run_name
     assert dataclasses.replace(config, name="mine").run_name == "mine"
+    assert config.run_name == "ll-r-boostlu-5-5-timm-resnet10t-seed0"
 
 
 def test_differences_ignore_what_a_resumed_run_may_change() -> None:

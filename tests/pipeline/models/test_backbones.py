@@ -79,6 +79,7 @@ def test_weights_from_a_file_without_its_classifier(tmp_path: Path) -> None:
         ("resnet19", None, "mean resnet18. .*timm/NAME"),
         ("vit_b_16", None, "--list backbones names all, and timm/NAME"),
         ("timm/resnet19", None, "timm has no network"),
+        ("timm/resnet10", None, "no network 'resnet10'. Fix: try one of .*resnet10t"),
         ("timm/resnet18", "IMAGENET1K_V1", "pretrained"),
     ],
 )

@@ -253,7 +253,8 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     assert "labels first" in rows["dataset"]
     assert "96 train, 40 validation, 24 test; 8 classes" in rows["images"]
     assert rows["method"] == "method   ll-r (delta_rel 0.2)"
-    assert rows["network"].endswith(", BoostLU 5 in training and 5 in inference, fp32")
+    assert rows["network"].endswith(" px, from random weights, fp32")
+    assert rows["head"] == "head     BoostLU 5 in training and 5 in inference"
     assert rows["workers"] == "workers  1 on CPU, threads each: 1; 16 images a step, 2 epochs"
     assert not run.exists()
 
@@ -304,6 +305,7 @@ def test_a_plan_says_where_a_run_goes_on(
         ({"dataset": "/absent"}, "/absent: no such directory"),
         ({"name": "schnee-gr\u00fcn"}, "run name 'schnee-gr\u00fcn'. Fix: choose letters"),
         ({"model": ModelConfig(backbone="resnet19")}, "no backbone"),
+        ({"method": "full"}, "labels 'first' are partial, .*'full' wants every one. Fix: .* ll-r"),
     ],
 )
 def test_bad_options_are_said_before_ray_starts(
