@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline import storage
+from pipeline import ranks, storage
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.cluster.preemption import Poll, StopVote
 from pipeline.config.train import TrainConfig
@@ -66,6 +66,7 @@ def _begin(settings: dict[str, Any]) -> Worker:
         settings["lease"].check()
     torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
+    ranks.expect(context.get_world_size())
     worker = Worker(
         config=config,
         dataset=open_cached(config),
