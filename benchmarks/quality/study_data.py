@@ -1,6 +1,7 @@
 """Make the datasets of `benchmarks.quality.results` with the project's own jobs.
 
 ``demo`` is the demo's collection, with its complete truth as label version ``complete``.
+``groups`` is one of the same kind with 1,000 classes.
 ``photographs`` are the 4,932 of Corel 5k with one of the 81 keywords that 50 or more of them have,
 drawn once: 70 % for training, 10 for validation, 20 for test. They may not be published; numbers
 of them are.
@@ -31,20 +32,30 @@ def make(name: str, work: Path, shared: Path) -> None:
     """Make a collection's dataset below ``work``; what is finished is left as it is.
 
     Args:
-        name: "demo" or "photographs".
+        name: "demo", "groups" or "photographs".
         work: directory of all collections.
         shared: directory with corel5k/ and weights/, for the photographs.
     """
-    {"demo": _make_demo, "photographs": _make_photographs}[name](work / name, shared)
+    make_it = {"demo": _make_demo, "groups": _make_groups, "photographs": _make_photographs}[name]
+    make_it(work / name, shared)
 
 
 def _make_demo(directory: Path, shared: Path) -> None:
+    _draw(directory)
+    write_complete(directory / "dump", directory / "complete")
+    _job("reshard", "--dataset", directory / "dataset", "--annotations", directory / "complete")
+
+
+def _make_groups(directory: Path, shared: Path) -> None:
+    sizes = {"--classes": 1000, "--train": 8000, "--validation": 1000, "--test": 4000}
+    _draw(directory, *(part for size in sizes.items() for part in size))
+
+
+def _draw(directory: Path, *options: object) -> None:
     dump, dataset = directory / "dump", directory / "dataset"
-    _job("make-demo", "--output", dump)
+    _job("make-demo", "--output", dump, *options)
     images = ("--images", dump / "images")
     _job("shard", "--annotations", dump, *images, "--output", dataset, "--images-per-shard", "250")
-    write_complete(dump, directory / "complete")
-    _job("reshard", "--dataset", dataset, "--annotations", directory / "complete")
 
 
 def write_complete(dump: Path, target: Path) -> None:

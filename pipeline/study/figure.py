@@ -25,13 +25,8 @@ def intervals(table: StudyTable) -> Figure:
             mean = line.means["all"]
             if math.isnan(mean.mean):
                 continue
-            axes.plot(
-                [100 * value for value in line.values],
-                [place + shift] * len(line.values),
-                "|",
-                color=colour,
-                markersize=9,
-            )
+            runs = 100 * line.values["all"].ravel()  # one without scores is NaN, and not drawn
+            axes.plot(runs, [place + shift] * len(runs), "|", color=colour, markersize=9)
             if not math.isnan(mean.low):
                 ends = [100 * mean.low, 100 * mean.high]
                 axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)

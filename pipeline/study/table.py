@@ -26,14 +26,14 @@ class Line:
         means: of mAP, as fractions.
         differences: to the baseline on the same seeds and draws; empty for the baseline itself.
         adjusted: Holm's p-values of the differences, over the lines of the table.
-        values: mAP over all classes of each run that has scores.
+        values: mAP of each run (seeds, draws), as fractions; NaN where it has no scores.
     """
 
     row: Row
     means: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]
     adjusted: Mapping[str, float]
-    values: Sequence[float]
+    values: Mapping[str, Values]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
                 for name, p_values in adjusted.items()
                 if row.label in p_values
             },
-            values=[v for v in means[row.label]["all"].ravel().tolist() if not np.isnan(v)],
+            values=means[row.label],
         )
         for row in plan.rows
     ]

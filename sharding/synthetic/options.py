@@ -25,7 +25,7 @@ class DumpOptions:
     test: int = 1000
     """Test images."""
     classes: int = 60
-    """Classes, at most 90."""
+    """Classes, at most 1,000."""
     side: int = 160
     """Longer side of an image in pixels; the shorter one is 70 to 100 % of it."""
     seed: int = 0

@@ -12,11 +12,14 @@ from sharding.synthetic.vocabulary import COLOURS, Kind
 
 Canvas = npt.NDArray[np.float32]
 _Plane = npt.NDArray[np.float32]
+_Distances = npt.NDArray[np.floating]
 
 # cv2 takes contour points in 1/16 pixel: edges are smooth also on small objects.
 _SUBPIXEL_BITS = 4
-_STRIPES, _DOTS = 1.9, 1.9
+# Of a texture, over the radius of an object.
+_PERIODS = 1.9
 _DARK, _PALE = 0.22, 235.0
+_PALE_TEXTURES = frozenset({"dotted", "banded"})
 
 
 def paint(
@@ -74,17 +77,46 @@ def _surface(
     colour = np.array(COLOURS[kind.colour], np.float32) + rng.normal(0, 9, 3).astype(np.float32)
     phase = rng.random(2, np.float32)
     cos, sin = np.float32(np.cos(item.angle)), np.float32(np.sin(item.angle))
-    u = (cos * columns_1W + sin * rows_H1) / np.float32(item.squeeze)
-    v = cos * rows_H1 - sin * columns_1W
-    if kind.texture == "striped":
-        distance = np.abs(np.mod(u * _STRIPES + phase[0], 1) - 0.5) - 0.28
-        other = colour * np.float32(_DARK)
-    elif kind.texture == "dotted":
-        across, down = np.mod(u * _DOTS + phase[0], 1) - 0.5, np.mod(v * _DOTS + phase[1], 1) - 0.5
-        distance = 0.29 - np.hypot(across, down)
-        other = np.full(3, _PALE, np.float32)
-    else:
-        return np.broadcast_to(colour, (*u.shape, 3)).copy()
+    u_HW = (cos * columns_1W + sin * rows_H1) / np.float32(item.squeeze)
+    v_HW = cos * rows_H1 - sin * columns_1W
+    if kind.texture == "plain":
+        return np.broadcast_to(colour, (*u_HW.shape, 3)).copy()
+    distance_HW = _distance(kind.texture, u_HW, v_HW, phase)
+    is_pale = kind.texture in _PALE_TEXTURES
+    other = np.full(3, _PALE, np.float32) if is_pale else colour * np.float32(_DARK)
     # Half a pixel of transition, so that fine textures do not turn into noise.
-    share = np.clip(distance * item.radius / _STRIPES + 0.5, 0, 1)[..., None]
-    return colour + share * (other - colour)
+    share_HW1 = np.clip(distance_HW * item.radius / _PERIODS + 0.5, 0, 1)[..., None]
+    return colour + share_HW1 * (other - colour)
+
+
+def _distance(
+    texture: str, u_HW: _Distances, v_HW: _Distances, phase: npt.NDArray[np.float32]
+) -> _Distances:
+    """Compute how far each pixel is inside the pattern, in periods; negative outside.
+
+    Args:
+        texture: any but plain.
+        u_HW, v_HW: the pixel's place across and along the object, in radii.
+        phase: shift of the pattern across and along, in periods.
+    """
+    across_HW = np.mod(u_HW * _PERIODS + phase[0], 1) - 0.5
+    down_HW = np.mod(v_HW * _PERIODS + phase[1], 1) - 0.5
+    match texture:
+        case "striped":
+            return np.abs(across_HW) - 0.28
+        case "barred":
+            return np.abs(down_HW) - 0.28
+        case "banded":
+            return np.abs(across_HW) - 0.28
+        case "hatched":
+            slanted_HW = (u_HW + v_HW) * np.float32(_PERIODS * 0.7) + phase[0]
+            return np.abs(np.mod(slanted_HW, 1) - 0.5) - 0.28
+        case "checkered":
+            return 4 * (np.abs(across_HW) - 0.25) * (np.abs(down_HW) - 0.25)
+        case "gridded":
+            return np.maximum(np.abs(across_HW), np.abs(down_HW)) - 0.36
+        case "dotted" | "spotted":
+            return 0.29 - np.hypot(across_HW, down_HW)
+        case "ringed":
+            return np.abs(np.mod(np.hypot(u_HW, v_HW) * _PERIODS + phase[0], 1) - 0.5) - 0.28
+    raise ValueError(f"no texture {texture!r}")

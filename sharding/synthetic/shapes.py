@@ -8,10 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 Contour = npt.NDArray[np.float32]
-SHAPES = ("disc", "triangle", "star", "cross", "ring")
+SHAPES = (
+    *("disc", "triangle", "star", "cross", "ring"),
+    *("square", "heart", "arrow", "hourglass", "dome"),
+)
 
 _ROUND = 48
 _ARM, _REACH = 0.32, 0.95
+# Corners of the right half, from top to bottom; the left half is its mirror image.
+_MIRRORED = {
+    "heart": (
+        *((0, -0.42), (0.12, -0.62), (0.32, -0.76), (0.55, -0.76), (0.75, -0.62), (0.84, -0.4)),
+        *((0.82, -0.14), (0.66, 0.16), (0.38, 0.5), (0, 0.9)),
+    ),
+    "arrow": ((0, -0.98), (0.72, -0.1), (0.28, -0.1), (0.28, 0.94)),
+    "hourglass": ((0.7, -0.7), (0.14, 0), (0.7, 0.7)),
+}
 
 
 @cache
@@ -31,6 +43,14 @@ def outline(shape: str) -> tuple[Contour, ...]:
             a, b = _ARM, _REACH
             half = np.array([(a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b)], np.float32)
             return (np.concatenate([half, -half]),)
+        case "square":
+            return (_polygon(4, 0.95, turn=np.pi / 4),)
+        case "dome":
+            half_round = _polygon(_ROUND, 0.9, turn=-np.pi / 2)[: _ROUND // 2 + 1]
+            return (half_round + np.array([0, 0.4], np.float32),)
+        case _ if shape in _MIRRORED:
+            right = np.array(_MIRRORED[shape], np.float32)
+            return (np.concatenate([right, right[::-1] * np.array([-1, 1], np.float32)]),)
     raise ValueError(f"no shape {shape!r}")
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sharding.synthetic.shapes import SHAPES
 
-# Six hues that stay apart under every light of `camera.expose`.
+# Hues that stay apart under every light of `camera.expose`; the last four are closer to others.
 COLOURS = {
     "red": (214, 48, 42),
     "yellow": (240, 205, 40),
@@ -19,8 +19,17 @@ COLOURS = {
     "cyan": (60, 200, 215),
     "blue": (45, 80, 200),
     "magenta": (205, 60, 190),
+    "orange": (235, 125, 30),
+    "purple": (115, 45, 165),
+    "brown": (120, 72, 38),
+    "pink": (245, 150, 185),
 }
-TEXTURES = ("plain", "striped", "dotted")
+TEXTURES = (
+    *("plain", "striped", "dotted"),
+    *("barred", "hatched", "checkered", "gridded", "banded", "spotted", "ringed"),
+)
+# The parts of the first classes; a collection of more gets further shapes, colours and textures.
+_FIRST_SHAPES, _FIRST_COLOURS, _FIRST_TEXTURES = 5, 6, 3
 MOST_CLASSES = len(SHAPES) * len(COLOURS) * len(TEXTURES)
 
 # Rank r of the frequency order is drawn with weight 1 / (r + _FLATTEN): the most frequent of 60
@@ -62,11 +71,10 @@ class Vocabulary:
     def make(cls, num_classes: int, seed: int) -> Vocabulary:
         """Take the first ``num_classes`` combinations, plain ones first; shuffle frequencies."""
         rng = np.random.default_rng(np.random.SeedSequence([seed, 0xC1A55]))
-        combinations = product(TEXTURES, SHAPES, COLOURS)
         mids = _mids(num_classes, rng)
         kinds = [
             Kind(shape=shape, colour=colour, texture=texture, mid=mid)
-            for (texture, shape, colour), mid in zip(combinations, mids, strict=False)
+            for (texture, shape, colour), mid in zip(_combinations(), mids, strict=False)
         ]
         weights = 1 / (np.arange(num_classes) + _FLATTEN)
         weights_K = rng.permutation(weights / weights.sum())
@@ -79,6 +87,14 @@ class Vocabulary:
         """Number of the three parts that two classes share; 3 on the diagonal."""
         parts_K3 = np.array([(kind.shape, kind.colour, kind.texture) for kind in self.kinds])
         return (parts_K3[:, None] == parts_K3[None, :]).sum(axis=2)
+
+
+def _combinations() -> tuple[tuple[str, str, str], ...]:
+    """List all of texture, shape and colour: those of the first parts, then the others."""
+    first = product(
+        TEXTURES[:_FIRST_TEXTURES], SHAPES[:_FIRST_SHAPES], tuple(COLOURS)[:_FIRST_COLOURS]
+    )
+    return tuple(dict.fromkeys([*first, *product(TEXTURES, SHAPES, COLOURS)]))
 
 
 def collated(mid: str) -> str:

@@ -129,7 +129,7 @@ def test_somebody_elses_directory_is_refused_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"classes": 91}, {"classes": 2}, {"train": 0}, {"side": 10}, {"seed": -1}, {"test": 10**6}],
+    [{"classes": 1001}, {"classes": 2}, {"train": 0}, {"side": 10}, {"seed": -1}, {"test": 10**6}],
 )
 def test_impossible_options_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match="pass"):
@@ -139,7 +139,7 @@ def test_impossible_options_are_refused(wrong: dict[str, int]) -> None:
 def test_the_job_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cases = {
-        "91 classes. Fix: pass --classes": ["--output", tmp_path / "a", "--classes", 91],
+        "1,001 classes. Fix: pass --classes": ["--output", tmp_path / "a", "--classes", 1001],
         "0 workers. Fix: pass --workers": ["--output", tmp_path / "a", "--workers", 0],
         "file: cannot be written": ["--output", tmp_path / "file"],
     }

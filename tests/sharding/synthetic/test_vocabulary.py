@@ -186,7 +186,7 @@ def test_our_own_reader_finds_nothing_wrong(dump: Path) -> None:
     assert known + sum(labels.unknown_mids.values()) == len(in_file)
 
 
-@pytest.mark.parametrize("count", [5, 60, 90])
+@pytest.mark.parametrize("count", [5, 60, 1000])
 def test_classes_are_distinct_and_listed_as_in_the_real_file(count: int) -> None:
     vocabulary = Vocabulary.make(count, 3)
     kinds = vocabulary.kinds
@@ -195,6 +195,13 @@ def test_classes_are_distinct_and_listed_as_in_the_real_file(count: int) -> None
     assert mids == sorted(mids, key=lambda mid: mid.replace("_", ""))
     assert all(re.fullmatch(r"/m/0[0-9b-z_]{4,6}", mid) for mid in mids)
     assert vocabulary.weights_K.sum() == pytest.approx(1)
+
+
+def test_further_parts_leave_the_demos_classes_as_they_are() -> None:
+    kinds = Vocabulary.make(60, 0).kinds
+    assert {kind.texture for kind in kinds} == {"plain", "striped"}
+    assert {kind.shape for kind in kinds} == {"disc", "triangle", "star", "cross", "ring"}
+    assert len({kind.colour for kind in kinds}) == 6
 
 
 def test_the_order_of_classes_is_a_trap_as_in_the_real_file(dump: Path) -> None:
