@@ -53,14 +53,16 @@ def test_the_order_is_that_of_paired_differences(tmp_path: Path, squares: Path) 
         collection="squares",
         rows=tuple(SCORES),
         order=[("ll-r@1/1", "an@1/1"), ("ll-r@5/5", "ll-r@1/1")],
+        group_effect=[("ll-r@5/5", "ll-r@1/1")],
         preset="demo",
     )
     config = replace(study.config("s", Options(work=tmp_path)), dataset=str(squares))
     config, planned = studies.prepare(config)
+    effect = dict.fromkeys(SCORES, [0.0] * 3) | {"ll-r@5/5": [0.06, 0.04, 0.05]}
     for label, values in SCORES.items():
-        for cell, value in zip(planned.cells[label], values, strict=True):
+        for seed, (cell, value) in enumerate(zip(planned.cells[label], values, strict=True)):
             (run,) = (run for run in planned.runs if run.name == cell.run)
-            means = {"all": value}
+            means = {"all": value, "group_1": value + effect[label][seed], "group_5": value}
             record = Record(
                 status="finished",
                 config=run.config.to_dict(),
@@ -69,12 +71,16 @@ def test_the_order_is_that_of_paired_differences(tmp_path: Path, squares: Path) 
                 scores={1.0: means, cell.slope: means},
             )
             records.write(config.output, run, record)
-    first, second = order(config, study).splitlines()[2:]
+    first, second, groups = order(config, study).splitlines()[2:]
     sure = stats.ttest_rel(SCORES["ll-r@1/1"], SCORES["an@1/1"]).confidence_interval()
     assert sure.low > 0
     assert "confirmed" in first
     assert f"+6.00 ±{50 * (sure.high - sure.low):.2f}" in first
     assert "undecided" in second
+    more = stats.ttest_1samp(effect["ll-r@5/5"], 0).confidence_interval()
+    assert "ll-r@5/5 gains more on ll-r@1/1 in group 1 than in group 5" in groups
+    assert f"+5.00 ±{50 * (more.high - more.low):.2f} " in groups
+    assert "confirmed" in groups
     page = render.markdown(
         tabulate(planned, studies.read_records(config, planned)), "S", ["a fact"]
     )
