@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.quality import study_data
+from benchmarks.quality import analysis, study_data
 from pipeline.config.study import StudyConfig
 from pipeline.study import run as studies
 from pipeline.study.statistics import Estimate, estimate
@@ -61,6 +61,7 @@ class Study:
         collection: that it trains on; `benchmarks.quality.study_data` makes it.
         rows, train: of the study.
         order: pairs of rows of which the paper says that the first is better.
+        analysed: whether networks are looked into (`benchmarks.quality.analysis`).
         group_effect: pairs of which it says that the first gains more on the second in the group
             of the fewest labels than in that of the most.
         preset: of the study, if any.
@@ -76,6 +77,7 @@ class Study:
     preset: str | None = None
     draw_per_seed: bool = False
     group_effect: Sequence[tuple[str, str]] = ()
+    analysed: bool = False
     seeds: int = 3
 
     def config(self, name: str, options: Options) -> StudyConfig:
@@ -92,6 +94,7 @@ class Study:
         )
 
 
+_SMALLER = ("workers=1", "image_size=64")
 _PAPER = (("ll-r@5/5", "ll-r@1/1"), ("ll-r@1/1", "an@1/1"))
 _FULL = (("full@1/1", "ll-r@5/5"), *_PAPER)
 _PHOTOGRAPHS = (
@@ -102,12 +105,14 @@ STUDIES = {
     "demo-ablation": Study(
         title="The demo's collection: the paper's ablation",
         about="Drawn pictures of 60 classes with label statistics like those of Open Images; the "
-        "demo's small ResNet from random weights; BoostLU off and on in training and inference.",
+        "demo's small ResNet from random weights at 64 px; BoostLU off and on in training and "
+        "inference; `full` is trained on the complete truth.",
         collection="demo",
         preset="demo",
-        rows=("ablation",),
-        order=_PAPER,
-        train=("workers=1",),
+        rows=("ablation", "full@1/1"),
+        order=_FULL,
+        train=_SMALLER,
+        analysed=True,
     ),
     "demo-methods": Study(
         title="The demo's collection: every method of the tables",
@@ -120,7 +125,7 @@ STUDIES = {
             *("ll-r@1/1", "ll-r@5/5"),
         ),
         order=_FULL,
-        train=("workers=1",),
+        train=_SMALLER,
     ),
     "groups": Study(
         title="A thousand classes in five groups",
@@ -134,7 +139,7 @@ STUDIES = {
         rows=("an@1/1", "ll-r@1/1", "ll-r@1/5", "ll-r@5/5"),
         order=_PAPER,
         group_effect=(("ll-r@5/5", "ll-r@1/1"),),
-        train=("workers=1", "image_size=64"),
+        train=_SMALLER,
     ),
     "photographs": Study(
         title="Photographs with one positive label each",
@@ -185,6 +190,8 @@ def part(name: str, study: Study, options: Options) -> str:
     facts, tables = found.groups()
     below = tables.replace("\n## ", "\n### ").strip()
     says = ["### The paper's order", order(config, study)]
+    if study.analysed:
+        says.append(analysis.tables(*studies.prepare(config)))
     return "\n\n".join([f"## {study.title}", study.about, facts, below, *says])
 
 
