@@ -104,7 +104,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     (root / "urls.txt").write_text("\n".join(lines))
     (root / "takedown.txt").write_text(Path(lines[0]).stem)
     (root / "machine/2017_11/train").mkdir(parents=True)
-    (root / "reviewed-first-epoch-010-train.csv").write_text(label(root, "verification,{},1"))
+    (root / "reviewed-first-epoch-020-train.csv").write_text(label(root, "verification,{},1"))
     table = root / "machine/2017_11/train/annotations-machine.csv"
     table.write_text(label(root, "machine,{},0.7"))
     shutil.make_archive(str(root / "annotations_machine_2017_11"), "gztar", root / "machine")
