@@ -5,8 +5,10 @@ Needs a collection whose truth is a label version, `COMPLETE`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.inference import locate
 from pipeline.models.checkpoint import load_model
 from pipeline.study.plan import RUNS, Plan, PlannedRun
+from pipeline.study.run import read_records
 from pipeline.study.statistics import estimate
 from pipeline.tables import Table, half_width, percent
 
@@ -45,7 +48,12 @@ def tables(config: StudyConfig, planned: Plan) -> str:
         config: of the study, with absolute places.
         planned: its plan, with a training `FULL`.
     """
-    trained = [run for run in planned.runs if run.draw is None]
+    records = read_records(config, planned)
+    trained = [
+        run
+        for run in planned.runs
+        if (record := records[run.name]) is not None and record.status == "finished"
+    ]
     return "\n\n".join(
         [
             "### Attribution scores",
@@ -68,18 +76,15 @@ def attribution_table(config: StudyConfig, trained: Sequence[PlannedRun]) -> Tab
     scores = {(trained_as(run), run.seed): scores_of(config, run) for run in trained}
     rows = []
     for name in dict.fromkeys(name for name, _ in scores):
-        pairs = [
-            (scores[name, run.seed], scores[FULL, run.seed])
-            for run in trained
-            if trained_as(run) == name
-        ]
+        own = {seed: found for (trained, seed), found in scores.items() if trained == name}
+        pairs = [(own[seed], scores[FULL, seed]) for seed in own if (FULL, seed) in scores]
         rows.append(
             [
                 name,
-                _mean([100 * own.above_zero for own, _ in pairs]),
-                _mean([own.mean_above_zero for own, _ in pairs]),
-                _mean([distance(own, full) for own, full in pairs]),
-                _mean([distance(own, full, SLOPE) for own, full in pairs]),
+                _mean([100 * each.above_zero for each in own.values()]),
+                _mean([each.mean_above_zero for each in own.values()]),
+                _mean([distance(each, full) for each, full in pairs]),
+                _mean([distance(each, full, SLOPE) for each, full in pairs]),
             ]
         )
     headers = ["trained as", "above 0, %", "mean of these", "distance", "behind BoostLU"]
@@ -102,7 +107,7 @@ def audit_table(config: StudyConfig, trained: Sequence[PlannedRun]) -> Table:
         found.setdefault(trained_as(run), []).append(precisions)
         base = missing.base_rate
     rows = [
-        [name, *(_mean(values) for values in zip(*runs, strict=True))]
+        [name, *(_mean(values) for values in zip_longest(*runs, fillvalue=math.nan))]
         for name, runs in found.items()
     ]
     epochs_E = range(1, 1 + max(len(row) - 1 for row in rows))
@@ -145,5 +150,7 @@ def _directory(config: StudyConfig, run: PlannedRun) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
+    if not len(values):
+        return "–"
     found = estimate(np.array(values)[:, None])
     return f"{found.mean:.2f} {half_width(found.low / 100, found.high / 100)}"

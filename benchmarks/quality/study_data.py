@@ -1,7 +1,7 @@
 """Make the datasets of `benchmarks.quality.results` with the project's own jobs.
 
 ``demo`` is the demo's collection, with its complete truth as label version ``complete``.
-``groups`` is one of the same kind with 1,000 classes.
+``groups`` is one of the same kind with 1,000 classes, and its truth.
 ``photographs`` are the 4,932 of Corel 5k with one of the 81 keywords that 50 or more of them have,
 drawn once: 70 % for training, 10 for validation, 20 for test. They may not be published; numbers
 of them are.
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,10 @@ import torch
 
 WEIGHTS = "mobilenet_v2.pth"
 """MobileNetV2's weights, below the directory of the photographs."""
+_SIZES: Mapping[str, Mapping[str, int]] = {
+    "demo": {},
+    "groups": {"classes": 1000, "train": 8000, "validation": 1000, "test": 4000},
+}
 _FEWEST_POSITIVES, _TRUTH = 50, "ground_truth"
 _SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 # The weights at hand were trained on (pixel - 0.5) / 0.5; torchvision's networks get these.
@@ -36,26 +40,19 @@ def make(name: str, work: Path, shared: Path) -> None:
         work: directory of all collections.
         shared: directory with corel5k/ and weights/, for the photographs.
     """
-    make_it = {"demo": _make_demo, "groups": _make_groups, "photographs": _make_photographs}[name]
-    make_it(work / name, shared)
+    if name == "photographs":
+        _make_photographs(work / name, shared)
+    else:
+        _make_drawn(work / name, _SIZES[name])
 
 
-def _make_demo(directory: Path, shared: Path) -> None:
-    _draw(directory)
-    write_complete(directory / "dump", directory / "complete")
-    _job("reshard", "--dataset", directory / "dataset", "--annotations", directory / "complete")
-
-
-def _make_groups(directory: Path, shared: Path) -> None:
-    sizes = {"--classes": 1000, "--train": 8000, "--validation": 1000, "--test": 4000}
-    _draw(directory, *(part for size in sizes.items() for part in size))
-
-
-def _draw(directory: Path, *options: object) -> None:
+def _make_drawn(directory: Path, sizes: Mapping[str, int]) -> None:
     dump, dataset = directory / "dump", directory / "dataset"
-    _job("make-demo", "--output", dump, *options)
+    _job("make-demo", "--output", dump, *(f"--{name}={size}" for name, size in sizes.items()))
     images = ("--images", dump / "images")
     _job("shard", "--annotations", dump, *images, "--output", dataset, "--images-per-shard", "250")
+    write_complete(dump, directory / "complete")
+    _job("reshard", "--dataset", dataset, "--annotations", directory / "complete")
 
 
 def write_complete(dump: Path, target: Path) -> None:

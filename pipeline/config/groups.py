@@ -29,6 +29,18 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "shard": ("images_per_shard", "ranks", "placement_seed"),
         "csv": (*_SHARDS["csv"], "separator", "classes"),
     },
+    "ReshardOptions": {
+        "label": ("release", "name", "conflict", "machine", "strict", "allow_empty"),
+        "derivation": ("known", "single_positive", "hierarchy", "draw", "splits", "base"),
+        "confidence": ("confidences", "confidences_name"),
+        "job": ("workers", "scratch"),
+    },
+    "StudyConfig": {
+        "label": ("labels", "draws", "draw_per_seed"),
+        "comparison": ("seeds", "split", "baseline"),
+        "search": ("tune", "trials"),
+        "job": ("parallel", "experiment"),
+    },
     "TrainConfig": {
         "run": ("storage", "experiment", "seed", "max_steps"),
         "cluster": (
@@ -175,7 +187,10 @@ def _argument(hint: Any, default: Any, text: str | None) -> Any:
 def _metavar(hint: Any) -> str | None:
     """Write the type of an option's value; None for what tyro writes well."""
     if get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
+        hint, *arguments = get_args(hint)
+        for argument in arguments:
+            if written := getattr(argument, "metavar", None):
+                return str(written)
     origin, parts = get_origin(hint), get_args(hint)
     if origin is tuple:
         return f"[{_metavar_of(parts[0])} ...]"

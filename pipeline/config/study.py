@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
+
+from pipeline.config import presets
 from pipeline.config.sections import refuse_outside
 from sharding.errors import InputError
 from sharding.layout import Split
@@ -23,9 +27,10 @@ class StudyConfig:
     """Directory that every worker sees, for the runs, their scores and the tables."""
     rows: tuple[str, ...] = ("ablation",)
     """The paper's ablation, single-positive or openimages, or rows of your own, written
-    method[:option=value,...][@alpha_train/alpha_infer]."""
-    preset: str | None = None
-    """A data set's published protocol, or demo (see train --help)."""
+    method:option=value@alpha_train/alpha_infer; options, separated by commas, and slopes may be
+    left out."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar=f"{{{','.join(presets.PRESETS)}}}")] = None
+    """A data set's published protocol, or the demo's."""
     train: tuple[str, ...] = ()
     """Options of every training as name=value, such as epochs=5 image_size=224."""
     seeds: int = 3
@@ -58,6 +63,8 @@ class StudyConfig:
             raise InputError("a study without rows", fix="pass --rows ablation, or methods")
         counts = {"seeds": "[1, inf)", "draws": "[0, inf)", "parallel": "[1, inf)"}
         refuse_outside(self, {**counts, "trials": "[1, inf)"})
+        if self.preset:
+            presets.preset(self.preset)
         if self.draws and self.draw_per_seed:
             raise InputError(
                 "--draws trains every seed on every draw, --draw-per-seed on one",

@@ -120,8 +120,9 @@ def options_for(config: TrainConfig) -> dict[str, Any]:
         InputError: unknown method, or an option that is not name=value.
     """
     options = parse_options(config.method_options)
-    if "total_epochs" in options_of(config.method):
-        options.setdefault("total_epochs", config.epochs)
+    for option, value in {"total_epochs": config.epochs, "seed": config.seed}.items():
+        if option in options_of(config.method):
+            options.setdefault(option, value)
     return options
 
 

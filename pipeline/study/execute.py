@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Setting:
         workers: tasks that a scoring is spread over.
         environment: variables that MLflow reads, of the shell that started the study.
         preset: that the runs began from, for MLflow.
+        hashes: of the dataset (`pipeline.study.results.hashes_of`).
     """
 
     study: str
@@ -44,6 +45,7 @@ class Setting:
     workers: int
     environment: Mapping[str, str]
     preset: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def enter(self) -> None:
         """Let this process, one of Ray's, find MLflow where the study's does."""
@@ -58,7 +60,8 @@ class Setting:
 def execute(run: PlannedRun, setting: Setting) -> Record:
     """Train a run, or go on with it, and score its best checkpoint; write and return the record.
 
-    Whatever ends the run is written down; only the end of this process is raised.
+    Whatever ends the run is written down; only the end of this process is raised. Where it fails,
+    scores that it had of the same training and labels are kept.
     """
     begun = time.monotonic()
     setting.enter()
@@ -69,7 +72,9 @@ def execute(run: PlannedRun, setting: Setting) -> Record:
             known = _train_and_score(run, setting)
         except Exception as error:
             status, reason = ending_of(error)
+            known = _known(run, setting)
         setting.adopt(run.config)
+    data = results.part_of(setting.hashes, run.config.labels, setting.split, setting.labels)
     record = Record(
         status=status,
         config=run.config.to_dict(),
@@ -77,10 +82,21 @@ def execute(run: PlannedRun, setting: Setting) -> Record:
         labels=setting.labels,
         reason=reason,
         seconds=time.monotonic() - begun,
+        data=data,
         **known,
     )
     results.write(setting.study, run, record)
     return record
+
+
+def _known(run: PlannedRun, setting: Setting) -> dict[str, Any]:
+    """Take over what an earlier command found out about the same training."""
+    before = results.read(setting.study, run.name)
+    if before is None or (before.split, before.labels) != (setting.split, setting.labels):
+        return {}
+    if TrainConfig.from_dict(before.config).epochs != run.config.epochs:
+        return {}
+    return {name: getattr(before, name) for name in ("scores", "epoch", "mlflow_run_id")}
 
 
 def _train_and_score(run: PlannedRun, setting: Setting) -> dict[str, Any]:

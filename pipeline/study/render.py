@@ -61,7 +61,7 @@ def _summary(table: StudyTable) -> Table:
         rows.append(
             [
                 line.row.label,
-                f"{mean.count}/{table.expected}",
+                f"{mean.count}/{line.runs}",
                 _with_interval(mean, percent),
                 *_difference(line, _ALL),
                 *(_number(line.row.published.get(name)) for name in papers),

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from pipeline import storage
 from pipeline.config.train import TrainConfig, differences
+from pipeline.methods import registry
 from pipeline.study.plan import RESULTS, PlannedRun
 from sharding.errors import InputError
+from sharding.manifest import Dataset
 
 Status = Literal["finished", "failed", "diverged"]
 OFF = 1.0
@@ -30,6 +32,7 @@ class Record:
         epoch: of the checkpoint that was scored.
         seconds: of training and scoring in the last command.
         mlflow_run_id: of the training.
+        data: hashes of what it was trained on and scored by, of `hashes_of`.
     """
 
     status: Status
@@ -41,15 +44,17 @@ class Record:
     epoch: int = 0
     seconds: float = 0.0
     mlflow_run_id: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON; the inverse of `from_dict`."""
-        scores = {f"{slope:g}": dict(means) for slope, means in self.scores.items()}
+        scores = {repr(slope): dict(means) for slope, means in self.scores.items()}
         return {**dataclasses.asdict(self), "scores": scores}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Record:
         """Rebuild a record that was stored."""
+        TrainConfig.from_dict(raw["config"])  # raises for one of another version
         scores = {float(slope): means for slope, means in raw["scores"].items()}
         return cls(**{**raw, "scores": scores})
 
@@ -82,18 +87,75 @@ def read(study: str, run: str) -> Record | None:
         ) from None
 
 
-def check(record: Record, run: PlannedRun) -> None:
+def hashes_of(dataset: Dataset) -> dict[str, str]:
+    """Hash a dataset's images by split, and its label tables by version and split."""
+    versions = dataset.manifest.labels.items()
+    splits = {split for _, version in versions for split in version.splits}
+    images = {f"images of {split}": dataset.shards_digest(split) for split in splits}
+    return images | {
+        f"labels {name} of {split}": file.sha256
+        for name, version in versions
+        for split, file in version.splits.items()
+    }
+
+
+def part_of(
+    hashes: Mapping[str, str], trained: str | None, split: str, judged: str
+) -> dict[str, str]:
+    """Select the hashes of what a run is trained on and scored by.
+
+    Args:
+        hashes: of `hashes_of`.
+        trained: label version of the training.
+        split, judged: that is scored, and the label version to score by.
+    """
+    parts = {"images of train", f"labels {trained} of train"}
+    parts |= {f"images of {split}", f"labels {judged} of {split}"}
+    return {what: sha256 for what, sha256 in hashes.items() if what in parts}
+
+
+def check(record: Record, run: PlannedRun, hashes: Mapping[str, str]) -> None:
     """Refuse a study in whose directory a run of this name was trained otherwise.
+
+    Nothing is refused of a run that failed: it is tried again.
+
+    Args:
+        record: of the run.
+        run: as it is planned now.
+        hashes: of the dataset as it is now, of `hashes_of`.
 
     Raises:
         InputError: naming what was changed.
     """
-    changed = differences(TrainConfig.from_dict(record.config), run.config)
-    changed.pop("dataset", None)  # which may have moved; the training compares its contents
+    if record.status == "failed":
+        return
+    refuse_changes(run.name, TrainConfig.from_dict(record.config), run.config)
+    other = [what for what, sha256 in record.data.items() if hashes.get(what, sha256) != sha256]
+    if other:
+        raise InputError(
+            f"run {run.name!r} of this study is of another dataset ({', '.join(other)} differ)",
+            fix="choose another --output for this dataset",
+        )
+
+
+def refuse_changes(name: str, before: TrainConfig, now: TrainConfig) -> None:
+    """Refuse to take what a training gave for what another configuration would give.
+
+    More epochs are allowed where a prolonged run is what a longer one would have been.
+
+    Raises:
+        InputError: naming what was changed.
+    """
+    changed = differences(before, now)
+    changed.pop("dataset", None)  # which may have moved; its contents are compared
+    if before.epochs != now.epochs:
+        scheduled = [registry.options_for(each).get("total_epochs") for each in (before, now)]
+        if before.epochs > now.epochs or scheduled[0] != scheduled[1]:
+            changed["epochs"] = before.epochs, now.epochs
     if changed:
         changes = ", ".join(f"{key} was {old}, is {new}" for key, (old, new) in changed.items())
         raise InputError(
-            f"run {run.name!r} of this study was trained with another configuration ({changes})",
+            f"run {name!r} of this study was trained with another configuration ({changes})",
             fix="repeat the first command to go on, or choose another --output",
         )
 

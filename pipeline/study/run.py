@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 from pipeline import storage
 from pipeline.cluster import placement, session, trials
@@ -49,6 +50,12 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
             file=config.dataset,
             fix=f"pass --split, one of {', '.join(splits)}",
         )
+    if config.tune and "validation" not in splits:
+        raise InputError(
+            f"labels {planned.labels!r} have no validation split, which --tune searches by",
+            file=config.dataset,
+            fix="take label versions that have one",
+        )
     return config, planned
 
 
@@ -84,9 +91,10 @@ def read_records(config: StudyConfig, planned: Plan) -> dict[str, Record | None]
         InputError: a file is damaged, or of a run that was trained otherwise.
     """
     records = {each.name: results.read(config.output, each.name) for each in planned.runs}
+    hashes = results.hashes_of(open_dataset(config.dataset, tars=False))
     for each in planned.runs:
         if (record := records[each.name]) is not None:
-            results.check(record, each)
+            results.check(record, each, hashes)
     return records
 
 
@@ -120,7 +128,8 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     if len(planned.rows) != 1:
         raise InputError("--tune searches the options of one row", fix="pass one --rows")
     drawn = search.draw(config, planned.rows[0], planned.labels)
-    best = search.best_of(config.output, drawn)
+    setting = _setting(config, planned, parent, 1)
+    best = search.best_of(setting, drawn)
     if best is None:
         # Ray Train frees the CPUs of a trial that was stopped by what the dashboard knows.
         session.connect(log_to_driver=False, include_dashboard=True)
@@ -130,8 +139,12 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
         lines = TrialLines(len(drawn))
         setting = _setting(config, planned, parent, at_once)
         search.search(drawn, config.tune, setting, at_once, lines.ended)
-        best = search.best_of(config.output, drawn)
+        best = search.best_of(setting, drawn)
     assert best is not None
+    found = prepare(replace(config, rows=(best.row.label,), tune=()))[1]
+    if found.rows[0].label == planned.rows[0].label:
+        say(f"the search found nothing better than {best.row.label}")
+        return found
     say(f"best of the search: {best.row.label}")
     return prepare(replace(config, rows=(planned.rows[0].label, best.row.label), tune=()))[1]
 
@@ -175,6 +188,7 @@ def _setting(config: StudyConfig, planned: Plan, parent: str, at_once: int) -> S
         workers=at_once * planned.runs[0].config.worker_range[1],
         environment={**client.credentials(), "MLFLOW_TRACKING_URI": client.tracking_uri()},
         preset=config.preset or "",
+        hashes=results.hashes_of(open_dataset(config.dataset, tars=False)),
     )
 
 
@@ -240,8 +254,17 @@ def _facts(planned: Plan, table: StudyTable, seconds: float) -> list[str]:
         f"{trained}, {len(table.lost)} without scores; baseline {planned.baseline}",
         f"labels {planned.labels}; code {session.code_hash()}",
         f"{clock(table.seconds)} of training and scoring, {clock(seconds)} in the last command, "
-        f"on {platform.machine()} with {count(os.cpu_count() or 1, 'CPU')}",
+        f"on {_processor()} with {count(os.cpu_count() or 1, 'CPU')}",
     ]
+
+
+def _processor() -> str:
+    """Name the processor of this machine, where Linux does."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(names, platform.machine())
+    return platform.machine()
 
 
 def command_of(config: StudyConfig) -> str:

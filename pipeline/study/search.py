@@ -21,6 +21,7 @@ from pipeline.config.space import Dimension, parse_space
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
 from pipeline.methods import registry
+from pipeline.study import results
 from pipeline.study.execute import Setting, ending_of, logged
 from pipeline.study.plan import training_config
 from pipeline.study.rows import Row
@@ -62,12 +63,16 @@ class Curve:
         values: of the trial.
         scores: validation mAP by epoch, from 1.
         reason: why it has no more of them.
+        config: of the training, nested, as of `TrainConfig.to_dict`.
+        data: hashes of what it was trained and validated on, of `results.hashes_of`.
     """
 
     status: str
     values: Mapping[str, Any]
     scores: Mapping[int, float] = field(default_factory=dict)
     reason: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> float:
@@ -124,7 +129,7 @@ def _with(row: Row, values: Mapping[str, Any]) -> Row:
     slopes = row.slopes
     for name, value in values.items():
         if name == _ALPHA and name not in registry.options_of(row.method):
-            slopes = (float(value), float(value))
+            slopes = (_slope(value), _slope(value))
         else:
             options[name] = f"{value}"
     texts = tuple(f"{name}={value}" for name, value in options.items())
@@ -134,24 +139,34 @@ def _with(row: Row, values: Mapping[str, Any]) -> Row:
     return dataclasses.replace(row, label=label, options=texts, slopes=slopes, published={})
 
 
-def best_of(study: str, drawn: Sequence[Trial]) -> Trial | None:
+def _slope(value: Any) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(
+            f"--tune: {_ALPHA} {value!r} is no number", fix="write numbers, such as alpha=2:10"
+        ) from None
+
+
+def best_of(setting: Setting, drawn: Sequence[Trial]) -> Trial | None:
     """Choose the best of a search that is over; None if it is not.
 
     Raises:
-        InputError: the study's directory has a search of another space, or no trial has a score.
+        InputError: the study's directory has a search of another space, configuration or dataset,
+            or a damaged file; or no trial has a score.
     """
+    study = setting.study
+    curves: dict[str, Curve] = {}
     for trial in drawn:
         curve = read(study, trial.name)
-        if curve is not None and dict(curve.values) != dict(trial.values):
-            raise InputError(
-                "this study searched another space",
-                file=path_of(study, trial.name),
-                fix="repeat the first command to go on, or choose another --output",
-            )
+        if curve is not None:
+            _check(curve, trial, setting)
+            curves[trial.name] = curve
     over = storage.read_json(storage.join(study, FILE))
     if over is None or set(over["trials"]) != {trial.name for trial in drawn}:
         return None
-    curves = {name: Curve.from_dict(raw) for name, raw in over["trials"].items()}
+    if curves.keys() != over["trials"].keys():
+        return None
     best = max(drawn, key=lambda trial: curves[trial.name].best)
     if not curves[best.name].scores:
         raise InputError(
@@ -160,6 +175,42 @@ def best_of(study: str, drawn: Sequence[Trial]) -> Trial | None:
             fix="see the reasons there, and remove the file to search again",
         )
     return best
+
+
+def _check(curve: Curve, trial: Trial, setting: Setting) -> None:
+    if dict(curve.values) != dict(trial.values):
+        raise InputError(
+            "this study searched another space",
+            file=path_of(setting.study, trial.name),
+            fix="repeat the first command to go on, or choose another --output",
+        )
+    if curve.config:
+        results.refuse_changes(trial.name, TrainConfig.from_dict(curve.config), trial.config)
+    other = [
+        what
+        for what, sha256 in _data(trial, setting).items()
+        if curve.data.get(what, sha256) != sha256
+    ]
+    if other:
+        raise InputError(
+            f"this study searched on another dataset ({', '.join(other)} differ)",
+            file=path_of(setting.study, trial.name),
+            fix="choose another --output for this dataset",
+        )
+
+
+def _data(trial: Trial, setting: Setting) -> dict[str, str]:
+    labels = trial.config.labels
+    return results.part_of(setting.hashes, labels, "validation", labels or "")
+
+
+def _begun(trial: Trial, setting: Setting) -> Curve:
+    return Curve(
+        status="running",
+        values=trial.values,
+        config=trial.config.to_dict(),
+        data=_data(trial, setting),
+    )
 
 
 def search(
@@ -182,7 +233,7 @@ def search(
 
     def on_end(name: str, died: bool) -> None:
         trial = by_name[name]
-        curve = read(setting.study, name) or Curve(status="running", values=trial.values)
+        curve = read(setting.study, name) or _begun(trial, setting)
         if curve.status == "running":  # its process was ended
             status, reason = ("failed", "its process died") if died else ("stopped", "by ASHA")
             curve = dataclasses.replace(curve, status=status, reason=reason)
@@ -205,9 +256,21 @@ def path_of(study: str, name: str) -> str:
 
 
 def read(study: str, name: str) -> Curve | None:
-    """Read a trial's curve; None if it has not begun."""
-    raw = storage.read_json(path_of(study, name))
-    return None if raw is None else Curve.from_dict(raw)
+    """Read a trial's curve; None if it has not begun.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    location = path_of(study, name)
+    try:
+        raw = storage.read_json(location)
+        return None if raw is None else Curve.from_dict(raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"not a trial's curve ({error})",
+            file=location,
+            fix="remove it, and the trial is run again",
+        ) from None
 
 
 def write(study: str, name: str, curve: Curve) -> None:
@@ -218,7 +281,7 @@ def write(study: str, name: str, curve: Curve) -> None:
 def _try(trial: Trial, setting: Setting) -> None:
     """Train a trial, epoch by epoch as ASHA lets it; within Ray Tune."""
     setting.enter()
-    curve = read(setting.study, trial.name) or Curve(status="running", values=trial.values)
+    curve = read(setting.study, trial.name) or _begun(trial, setting)
     for epoch, score in curve.scores.items():
         trials.report(epoch, score)
     if curve.status in ("finished", "stopped", "diverged"):

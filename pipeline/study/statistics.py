@@ -4,7 +4,9 @@ Values form a matrix of S seeds by D draws of labels; NaN where there is none. W
 seed) the interval is Student's over the S (or D) values, and the p-value that of the paired t-test
 where the values are differences. With several of both, runs that share a seed or a draw are not
 independent: the variance of the mean is that of two crossed random effects without replication,
-(MS_S + MS_D - MS_SD) / SD, with Satterthwaite's degrees of freedom.
+(MS_S + MS_D - MS_SD) / SD, with Satterthwaite's degrees of freedom. With two seeds or two draws
+that rests on one difference, which is small by chance too often: the variance is then at least the
+larger of MS_S and MS_D, and no effect is taken for absent.
 """
 
 from __future__ import annotations
@@ -74,6 +76,10 @@ def _variance_of_mean(values_SD: npt.NDArray[np.float64]) -> tuple[float, float]
     )
     squares = np.array(sums) / freedoms
     total = squares[0] + squares[1] - squares[2]
+    if min(seeds, draws) == 2:
+        largest = max(total, squares[0], squares[1])
+        fitted = total**2 / (squares**2 / freedoms).sum() if total == largest > 0 else 0.0
+        return float(largest) / values_SD.size, max(1.0, float(fitted))
     if total <= squares[2]:  # seeds and draws have no effect of their own
         return float(squares[2]) / values_SD.size, float(freedoms[2])
     return float(total) / values_SD.size, float(total**2 / (squares**2 / freedoms).sum())

@@ -26,13 +26,16 @@ class Line:
         means: of mAP, as fractions.
         differences: to the baseline on the same seeds and draws; empty for the baseline itself.
         adjusted: Holm's p-values of the differences, over the lines of the table.
-        values: mAP of each run (seeds, draws), as fractions; NaN where it has no scores.
+        runs: how many trainings the row has.
+        values: mAP of each run (seeds, draws), as fractions; NaN where it has no scores. A row
+            whose draws are one training, such as one of full labels, has one column.
     """
 
     row: Row
     means: Mapping[str, Estimate]
     differences: Mapping[str, Estimate]
     adjusted: Mapping[str, float]
+    runs: int
     values: Mapping[str, Values]
 
 
@@ -54,7 +57,6 @@ class StudyTable:
         off: the same without BoostLU at inference; rows that have none are equal to ``own``.
         gains: by label of a row with BoostLU at inference, what that adds to the same networks.
         lost: runs without scores.
-        expected: runs per row.
         baseline: label of the row compared with.
         seconds: of all runs.
     """
@@ -63,7 +65,6 @@ class StudyTable:
     off: Sequence[Line]
     gains: Mapping[str, Mapping[str, Estimate]]
     lost: Sequence[Lost]
-    expected: int
     baseline: str
     seconds: float
 
@@ -87,7 +88,6 @@ def tabulate(plan: Plan, records: Mapping[str, Record | None]) -> StudyTable:
         off=_lines(plan, off),
         gains=gains,
         lost=[lost for run in plan.runs if (lost := _lost(run, records.get(run.name)))],
-        expected=max(map(len, plan.cells.values())),
         baseline=plan.baseline,
         seconds=sum(record.seconds for record in records.values() if record is not None),
     )
@@ -114,7 +114,14 @@ def _means(
         scores = {} if record is None else record.scores.get(slope_of(cell), {})
         found.append([scores.get(name, np.nan) for name in MAP_COLUMNS])
     values = np.array(found, dtype=np.float64).reshape(-1, draws, len(MAP_COLUMNS))
+    if _runs(cells) < len(cells):
+        values = values[:, :1]
     return {name: values[:, :, i] for i, name in enumerate(MAP_COLUMNS)}
+
+
+def _runs(cells: Sequence[Cell]) -> int:
+    """Count trainings: one may stand for all draws of its seed."""
+    return len({cell.run for cell in cells})
 
 
 def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
@@ -140,6 +147,7 @@ def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
                 for name, p_values in adjusted.items()
                 if row.label in p_values
             },
+            runs=_runs(plan.cells[row.label]),
             values=means[row.label],
         )
         for row in plan.rows
@@ -149,6 +157,6 @@ def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
 def _lost(run: PlannedRun, record: Record | None) -> Lost | None:
     if record is None:
         return Lost(run=run.name, status="not run", reason="the study ended before it")
-    if record.scores:
+    if record.status == "finished":
         return None
     return Lost(run=run.name, status=record.status, reason=record.reason)

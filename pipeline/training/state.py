@@ -14,7 +14,13 @@ from pipeline.methods import Method
 from pipeline.models import backbones, cam_net
 from pipeline.training import distributed
 from pipeline.training.loop import EpochPosition
-from pipeline.training.step import TrainStep, moving_average
+from pipeline.training.step import (
+    RandomState,
+    TrainStep,
+    moving_average,
+    random_state,
+    set_random_state,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +107,14 @@ class RankState:
     Attributes:
         position: the steps done, and what was measured since the last statistics.
         reader: DALI's checkpoint (`pipeline.data.labels.LabelledEpoch.position`).
-        random: states of torch's generators: of the host, and of the GPU if there is one.
+        random: of torch's generators (`pipeline.training.step.random_state`).
         pending: what the method gathered on this rank.
         candidates: what the label audit gathered on this rank.
     """
 
     position: EpochPosition
     reader: bytes
-    random: tuple[torch.Tensor, ...]
+    random: RandomState
     pending: dict[str, Any]
     candidates: dict[str, Any]
 
@@ -122,22 +128,17 @@ class RankState:
         device: torch.device,
     ) -> RankState:
         """Copy the state of this process."""
-        random = [torch.get_rng_state()]
-        if device.type == "cuda":
-            random.append(torch.cuda.get_rng_state(device))
         return cls(
             position=position,
             reader=reader,
-            random=tuple(random),
+            random=random_state(device),
             pending=method.pending_state(),
             candidates=collector.state_dict(),
         )
 
     def restore(self, method: Method, collector: Collector, device: torch.device) -> None:
         """Bring this process into the state, except for its reader."""
-        torch.set_rng_state(self.random[0])
-        if device.type == "cuda" and len(self.random) > 1:
-            torch.cuda.set_rng_state(self.random[1], device)
+        set_random_state(self.random, device)
         method.load_pending_state(self.pending)
         collector.load_state_dict(self.candidates)
 

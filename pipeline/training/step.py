@@ -2,7 +2,8 @@
 
 The batch of a loss is the global batch, also where it does not fit into memory: micro-batches are
 scored first without gradients, the method sees all their logits at once, and each micro-batch is
-then run again with its share of the gradient. Masks and loss equal those of one large batch.
+then run again, with the same random numbers (dropout, stochastic depth), with its share of the
+gradient. Masks and loss equal those of one large batch.
 
 The learning rate is a pure function of progress, so that resuming needs no state of a scheduler.
 """
@@ -28,6 +29,7 @@ from pipeline.models.cam_net import CamNet
 from pipeline.training import distributed
 from pipeline.training.timing import RankTimer
 
+RandomState = tuple[torch.Tensor, ...]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # torch.optim.lr_scheduler.OneCycleLR's defaults: start at 1/25 of the peak, end at 1/1e4 of that.
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 25e4
@@ -81,13 +83,15 @@ class TrainStep:
         )
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * rate
-        if self._phase.backbone_frozen:  # the first group; weight decay would move it
-            self.optimizer.param_groups[0]["lr"] = 0.0
         self.optimizer.zero_grad(set_to_none=True)
         result = self._backward(batch)
         self._scaler.unscale_(self.optimizer)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if self._phase.backbone_frozen:
+            # Its gradients are 0, with which Adam would count steps and then begin too fast.
+            for weights in self.optimizer.param_groups[0]["params"]:
+                weights.grad = None
         self._scaler.step(self.optimizer)
         self._scaler.update()
         if self.averaged is not None:
@@ -107,13 +111,14 @@ class TrainStep:
 
     def _backward(self, batch: LabelledBatch) -> StepResult:
         parts = list(_split(batch, self.config.micro_batches))
-        logits_BK = self._forward(batch) if len(parts) == 1 else self._score(parts)
+        random: list[RandomState] = []
+        logits_BK = self._forward(batch) if len(parts) == 1 else self._score(parts, random)
         labels_BK = batch.dense()
         evidence_BK = batch.dense_confidences() if self.method.uses_confidences else None
         loss, modified_BK = self.method.loss(logits_BK, labels_BK, batch.sample_ids, evidence_BK)
         self._scaler.scale(loss).backward()
         if len(parts) > 1:
-            self._backward_parts(parts, logits_BK)
+            self._backward_parts(parts, logits_BK, random)
         return StepResult(
             batch=batch,
             loss=loss.detach(),
@@ -122,18 +127,27 @@ class TrainStep:
             modified_BK=modified_BK,
         )
 
-    def _score(self, parts: list[Batch]) -> torch.Tensor:
-        """Compute the logits of all micro-batches without the memory of their gradients."""
-        with torch.no_grad(), _frozen_statistics(self.model):
-            logits_BK = torch.cat([self._forward(part) for part in parts])
-        return logits_BK.requires_grad_()
+    def _score(self, parts: list[Batch], random: list[RandomState]) -> torch.Tensor:
+        """Compute the logits of all micro-batches without the memory of their gradients.
 
-    def _backward_parts(self, parts: list[Batch], logits_BK: torch.Tensor) -> None:
+        Appends to ``random`` where torch's generators stood before each of them.
+        """
+        logits: list[torch.Tensor] = []
+        with torch.no_grad(), _frozen_statistics(self.model):
+            for part in parts:
+                random.append(random_state(self.device))
+                logits.append(self._forward(part))
+        return torch.cat(logits).requires_grad_()
+
+    def _backward_parts(
+        self, parts: list[Batch], logits_BK: torch.Tensor, random: list[RandomState]
+    ) -> None:
         """Run each micro-batch with the gradient of its logits; ranks synchronise in the last."""
         assert logits_BK.grad is not None
         begin = 0
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
+            set_random_state(random[number], self.device)
             with contextlib.nullcontext() if last else distributed.unsynchronised(self.model):
                 gradient_BK = logits_BK.grad[begin : begin + len(part)]
                 self._forward(part).backward(gradient_BK)
@@ -151,6 +165,19 @@ class TrainStep:
         with mixed, batch_norm.of_few_images(self.model, B):
             logits_BK = self.model(images_BHWC)
         return logits_BK[:B].float()
+
+
+def random_state(device: torch.device) -> RandomState:
+    """Copy the states of torch's generators: of the host, and of the GPU if there is one."""
+    host = torch.get_rng_state()
+    return (host, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (host,)
+
+
+def set_random_state(state: RandomState, device: torch.device) -> None:
+    """Bring torch's generators into a state; one of a CPU leaves a GPU's as it is."""
+    torch.set_rng_state(state[0])
+    if device.type == "cuda" and len(state) > 1:
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def learning_rate_factor(progress: float, kind: Schedule, warmup: float = 0.0) -> float:

@@ -29,7 +29,6 @@ from pipeline.training.state import Rank
 from sharding.log import optional
 from sharding.manifest import Dataset
 
-TEST = "test"
 # Images that are scored together, whatever the number of ranks: it shows in a score's last bits.
 _BATCH = 32
 
@@ -126,7 +125,7 @@ class Validator:
                 ),
                 prefix="val",
                 folder=folder,
-                about=self._about(VALIDATION, epoch),
+                about=self._about(epoch),
             )
             with optional("activation maps"):
                 self._send_maps(model, epoch)
@@ -147,17 +146,16 @@ class Validator:
             drawn.result()
 
     def _send_maps(self, model: CamNet, epoch: int) -> None:
-        """Send activation maps of the same few test images, or validation images without them.
+        """Send activation maps of the same few validation images; training reads no test image.
 
         They are drawn in another thread, for seconds in which a GPU would do nothing.
         """
         from pipeline.evaluation import publish
 
-        split = TEST if TEST in self._splits else VALIDATION
         if self._pictured is None:
-            self._pictured = FirstBatches(self._open(split, batch_size=8))
+            self._pictured = FirstBatches(self._open(VALIDATION, batch_size=8))
         explained = list(explain(model, self._pictured, self._dataset.classes))
-        about = self._about(split, epoch)
+        about = self._about(epoch)
 
         def draw() -> None:
             with optional("activation maps"):
@@ -165,8 +163,8 @@ class Validator:
 
         self._drawn = self._artist.submit(draw)
 
-    def _about(self, split: str, epoch: int) -> str:
-        return f"{self._config.run_name}, {split}, epoch {epoch}"
+    def _about(self, epoch: int) -> str:
+        return f"{self._config.run_name}, {VALIDATION}, epoch {epoch}"
 
     def _open(self, split: str, **options: Any) -> LabelledSplit:
         device = self._rank.device

@@ -126,17 +126,19 @@ class ReshardOptions:
     """Where the driver keeps small files while the dataset is at a URL, by default the system's
     temporary directory."""
     annotations: Path | None = None
-    """Folder of an annotation dump (V3 to V7) or of one of our own exports;"""
+    """Folder of an annotation dump (V3 to V7) or of one of our own exports."""
     known: float | None = None
-    """or keep this share, such as 0.1, of the known labels of --base, drawn at random;"""
+    """Instead of a dump: keep this share, such as 0.1, of the known labels of --base, drawn at
+    random."""
     single_positive: bool = False
-    """or keep one positive per image of --base, drawn at random, and no negative;"""
+    """Instead of a dump: keep one positive per image of --base, drawn at random, and no
+    negative."""
     hierarchy: Path | None = None
-    """or add to --base what this hierarchy (JSON of Open Images) implies: a positive's ancestors,
-    a negative's descendants, where there is no label."""
+    """Instead of a dump: add to --base what this hierarchy (JSON of Open Images) implies, a
+    positive's ancestors and a negative's descendants, where there is no label."""
     confidences: Path | None = None
-    """or add these machine labels (CSV, Parquet, or what predict wrote) as evidence: labels stay
-    as they are."""
+    """Instead of a dump: add these machine labels (CSV, Parquet, or what predict wrote) as
+    evidence; labels stay as they are."""
     confidences_name: str | None = None
     """Name of the version of confidences; that of the table's file or folder by default."""
     draw: int = 0

@@ -12,12 +12,16 @@ import tyro
 from pipeline.config import groups
 from pipeline.config.commands import AuditConfig, EvaluateConfig, PredictConfig
 from pipeline.config.presets import preset
+from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
-from sharding.commands.options import ShardOptions
+from sharding.commands.options import ReshardOptions, ShardOptions
 from sharding.errors import InputError
 from sharding.importers.options import ImportOptions
 
-KINDS = (AuditConfig, EvaluateConfig, ImportOptions, PredictConfig, ShardOptions, TrainConfig)
+KINDS = (
+    *(AuditConfig, EvaluateConfig, ImportOptions, PredictConfig, ReshardOptions, ShardOptions),
+    *(StudyConfig, TrainConfig),
+)
 SHARD = ["--annotations", "a", "--images", "i", "--output", "o"]
 
 

@@ -11,6 +11,7 @@ import torch
 from pipeline import methods, storage
 from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
+from pipeline.methods import registry
 from pipeline.methods.parts import class_prior
 from sharding.errors import InputError
 from tests.support.models import write_method_checkpoint
@@ -48,6 +49,14 @@ def test_a_schedule_is_as_long_as_the_run_unless_it_is_set() -> None:
     assert made("em-apl", "total_epochs=6", **run).total_epochs == 6
     with pytest.raises(InputError, match=r"warmup_epochs 7 of 7.*--epochs"):
         made("em-apl", "warmup_epochs=7", **run)
+
+
+def test_a_methods_own_draws_follow_the_seed_of_the_run() -> None:
+    seeds = [
+        registry.options_for(TrainConfig(dataset="d", method=method, seed=3, method_options=given))
+        for method, given in (("role", ()), ("cnn-rnn", ("seed=5",)), ("an", ()))
+    ]
+    assert [options.get("seed") for options in seeds] == [3, 5, None]
 
 
 def test_a_prolonged_run_keeps_the_schedule_it_began_with() -> None:

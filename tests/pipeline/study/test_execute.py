@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,7 @@ from pipeline.study.search import Curve
 from pipeline.tracking import runs
 from pipeline.training.failures import TrainingFailed, TrainingStopped
 from sharding.errors import InputError
+from sharding.manifest import Dataset
 
 
 def run_of(output: Path, *rows: str) -> PlannedRun:
@@ -138,10 +141,78 @@ def test_an_end_without_scores_has_its_reason(
 def test_another_configuration_is_refused(tmp_path: Path, scored: list[Any]) -> None:
     run = run_of(tmp_path, "an@1/1")
     record = execute(run, setting_of(tmp_path))
-    results.check(record, run)
+    results.check(record, run, {})
     other = run_of(tmp_path, "an:image_size=64@1/1")
     with pytest.raises(InputError, match=r"data\.image_size was 96, is 64"):
-        results.check(record, other)
+        results.check(record, other, {})
+    failed = dataclasses.replace(record, status="failed")
+    results.check(failed, other, {})  # a wrong path may be corrected
+
+
+@pytest.mark.parametrize(
+    ("row", "epochs", "refused"),
+    [
+        ("an@1/1", 7, False),
+        ("an@1/1", 5, True),  # the run has trained further than it would
+        ("gr@1/1", 7, True),  # its schedule is of all epochs
+        ("gr:total_epochs=6@1/1", 7, False),
+    ],
+)
+def test_other_epochs_are_refused_where_they_are_another_training(
+    tmp_path: Path, scored: list[Any], row: str, epochs: int, refused: bool
+) -> None:
+    run = run_of(tmp_path, row)
+    record = execute(run, setting_of(tmp_path))
+    optimizer = dataclasses.replace(run.config.optimizer, epochs=epochs)
+    longer = dataclasses.replace(run, config=dataclasses.replace(run.config, optimizer=optimizer))
+    with pytest.raises(InputError, match="epochs was 6") if refused else nullcontext():
+        results.check(record, longer, {})
+
+
+def test_scores_of_another_dataset_are_refused(tmp_path: Path, scored: list[Any]) -> None:
+    run = run_of(tmp_path, "an@1/1")
+    hashes = {
+        "images of train": "a",
+        "images of test": "b",
+        "images of validation": "c",
+        "labels first of train": "d",
+        "labels first of test": "e",
+        "labels second of test": "f",
+    }
+    setting = dataclasses.replace(setting_of(tmp_path), hashes=hashes)
+    record = execute(run, setting)
+    scored_by = {"images of train", "images of test", "labels first of train"}
+    assert record.data.keys() == scored_by | {"labels first of test"}
+    results.check(record, run, {**hashes, "images of validation": "z"})
+    for what in record.data:
+        with pytest.raises(InputError, match=f"another dataset .{what} differ"):
+            results.check(record, run, {**hashes, what: "z"})
+
+
+def test_hashes_are_of_images_and_labels(squares: Path) -> None:
+    dataset = Dataset.open(squares)
+    hashes = results.hashes_of(dataset)
+    assert hashes["images of train"] == dataset.shards_digest("train")
+    (name,) = dataset.manifest.labels
+    assert hashes[f"labels {name} of test"] == dataset.manifest.labels[name].splits["test"].sha256
+
+
+def test_a_failure_keeps_the_scores_of_before(
+    tmp_path: Path, scored: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path, "ll-r@5/5")
+    setting = setting_of(tmp_path)
+    before = execute(run, setting)
+
+    def fail(config: Any) -> None:
+        raise InputError("the bucket is away", fix="wait")
+
+    monkeypatch.setattr(pipeline.evaluation.run, "evaluate", fail)
+    after = execute(dataclasses.replace(run, slopes=(3.0, 5.0)), setting)
+    assert (after.status, after.scores) == ("failed", before.scores)
+    assert results.read(str(tmp_path), run.name) == after
+    other = execute(run, dataclasses.replace(setting, labels="second"))
+    assert (other.status, other.scores) == ("failed", {})
 
 
 def test_a_line_for_every_run_fits_the_terminal(tmp_path: Path) -> None:

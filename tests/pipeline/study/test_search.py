@@ -12,6 +12,7 @@ import pytest
 from pipeline import storage
 from pipeline.config.study import StudyConfig
 from pipeline.study import search
+from pipeline.study.execute import Setting
 from pipeline.study.rows import parse_row
 from pipeline.study.search import Curve
 from sharding.errors import InputError
@@ -59,6 +60,18 @@ def test_an_option_that_there_is_not_is_refused(tmp_path: Path) -> None:
         drawn(tmp_path, tune=("delta_rle=1:2",))
 
 
+def setting(output: Path, **hashes: str) -> Setting:
+    return Setting(
+        study=str(output),
+        split="test",
+        labels="first",
+        parent="p",
+        workers=1,
+        environment={},
+        hashes={what.replace("_", " "): sha256 for what, sha256 in hashes.items()},
+    )
+
+
 def ended(trials: list[search.Trial], output: Path, scores: dict[int, dict[int, float]]) -> None:
     """Write the file of a search that is over."""
     curves = {
@@ -69,33 +82,65 @@ def ended(trials: list[search.Trial], output: Path, scores: dict[int, dict[int, 
         )
         for trial in trials
     }
+    for name, curve in curves.items():
+        search.write(str(output), name, curve)
     raw = {"trials": {name: dataclasses.asdict(curve) for name, curve in curves.items()}}
     storage.write_json(str(output / search.FILE), raw)
 
 
 def test_the_best_epoch_of_the_best_trial_counts(tmp_path: Path) -> None:
     trials = drawn(tmp_path)
-    assert search.best_of(str(tmp_path), trials) is None
+    assert search.best_of(setting(tmp_path), trials) is None
     ended(trials, tmp_path, {0: {1: 0.5}, 3: {1: 0.4, 2: 0.7, 3: 0.6}, 5: {1: 0.65}})
-    best = search.best_of(str(tmp_path), trials)
+    best = search.best_of(setting(tmp_path), trials)
     assert best is not None
     assert best.number == 3
-    assert search.best_of(str(tmp_path), drawn(tmp_path, trials=9)) is None, "three are missing"
+    more = drawn(tmp_path, trials=9)
+    assert search.best_of(setting(tmp_path), more) is None, "three are missing"
 
 
 def test_a_search_without_a_score_says_so(tmp_path: Path) -> None:
     trials = drawn(tmp_path)
     ended(trials, tmp_path, {})
     with pytest.raises(InputError, match="no trial"):
-        search.best_of(str(tmp_path), trials)
+        search.best_of(setting(tmp_path), trials)
 
 
 def test_another_space_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     first, second = drawn(tmp_path), drawn(tmp_path, tune=("delta_rel=0.5:1",))
     search.write(str(tmp_path), first[0].name, Curve(status="running", values=first[0].values))
-    assert search.best_of(str(tmp_path), first) is None
+    assert search.best_of(setting(tmp_path), first) is None
     with pytest.raises(InputError, match="another space"):
-        search.best_of(str(tmp_path), second)
+        search.best_of(setting(tmp_path), second)
+
+
+def test_a_search_of_other_options_or_data_is_refused(tmp_path: Path) -> None:
+    first = drawn(tmp_path)
+    data = {"images of train": "a", "images of validation": "b"}
+    curve = Curve(
+        status="finished",
+        values=first[0].values,
+        scores={1: 0.5},
+        config=first[0].config.to_dict(),
+        data=data,
+    )
+    search.write(str(tmp_path), first[0].name, curve)
+    search.best_of(setting(tmp_path, images_of_train="a", images_of_test="c"), first)
+    with pytest.raises(InputError, match="images of train differ"):
+        search.best_of(setting(tmp_path, images_of_train="z"), first)
+    for train in (("image_size=64",), ("epochs=2",)):
+        other = drawn(tmp_path, train=train)
+        with pytest.raises(InputError, match=train[0].partition("=")[0]):
+            search.best_of(setting(tmp_path), other)
+
+    storage.write_json(search.path_of(str(tmp_path), first[0].name), {"status": "finished"})
+    with pytest.raises(InputError, match="not a trial's curve"):
+        search.best_of(setting(tmp_path), first)
+
+
+def test_a_slope_that_is_no_number_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"alpha '[ab]' is no number"):
+        drawn(tmp_path, tune=("alpha=a|b",))
 
 
 def test_a_curve_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -78,6 +79,35 @@ def test_differences_are_paired_by_seed(ablation: Plan, records: dict[str, Recor
     assert set(table.gains) == {"an@1/5", "an@5/5", "ll-r@1/5", "ll-r@5/5"}
     gain = np.subtract(*(values(records, "ll-r-boost5", slope, "all") for slope in (5, 1)))
     assert table.gains["ll-r@5/5"]["all"].mean == pytest.approx(gain.mean())
+
+
+def test_a_training_that_serves_all_draws_counts_once() -> None:
+    """A row of full labels knows nothing of draws: three draws of it are one training."""
+    config = StudyConfig(
+        dataset="/d", output="/o", rows=("full@1/1", "an@1/1"), preset="coco", seeds=1, draws=3
+    )
+    planned = plan(config, ("first", "complete"), "first")
+    assert len(planned.runs) == 4
+    scores = {run.name: 0.7 if run.draw is None else 0.5 + 0.02 * run.draw for run in planned.runs}
+    table = tabulate(
+        planned,
+        {
+            run.name: Record(
+                status="finished",
+                config=run.config.to_dict(),
+                split="test",
+                labels="complete",
+                scores={1.0: dict.fromkeys(MAP_COLUMNS, scores[run.name])},
+            )
+            for run in planned.runs
+        },
+    )
+    full, an = table.own
+    assert (full.runs, full.means["all"].count, an.runs, an.means["all"].count) == (1, 1, 3, 3)
+    assert np.isnan(full.means["all"].low)
+    assert an.differences["all"].mean == pytest.approx(0.52 - 0.7)
+    assert an.differences["all"].count == 3
+    assert re.search(r"full@1/1 \|  1/1 \|", render.markdown(table, "S", []))
 
 
 def test_no_run_is_hidden(ablation: Plan, records: dict[str, Record | None]) -> None:

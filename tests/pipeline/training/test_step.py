@@ -13,6 +13,7 @@ from pipeline import methods
 from pipeline.config.sections import ModelConfig, OptimizerConfig
 from pipeline.data.labels import LabelJoin, LabelledBatch
 from pipeline.data.loader import Batch
+from pipeline.methods import Phase
 from pipeline.models import cam_net
 from pipeline.training.step import TrainStep, learning_rate_factor, moving_average
 from sharding.errors import InputError
@@ -76,6 +77,48 @@ def test_micro_batches_give_the_step_of_the_whole_batch(
     torch.testing.assert_close(found.loss, expected.loss)
     for ours, theirs in zip(split.model.parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_micro_batches_are_run_again_with_the_same_random_numbers(
+    network: cam_net.CamNet, join: LabelJoin
+) -> None:
+    """The gradient of a loss belongs to the masks of dropout that the loss was computed with."""
+    step = frozen_norms(step_of(network, micro_batches=3))
+    step.model.dropout = torch.nn.Dropout2d(0.5)
+    seen: list[torch.Tensor] = []
+    step.model.register_forward_hook(lambda _, __, logits_BK: seen.append(logits_BK.detach()))
+    step(batch_of(join, 12))
+    first, second = seen[:3], seen[3:]
+    assert len(second) == 3
+    for scored, trained in zip(first, second, strict=True):
+        assert torch.equal(scored, trained)
+    assert not torch.equal(first[0], first[1])
+    step(batch_of(join, 12))
+    assert not torch.equal(seen[6], seen[0])  # the next step draws anew
+
+
+def test_adam_begins_anew_where_a_frozen_backbone_thaws(
+    network: cam_net.CamNet, join: LabelJoin
+) -> None:
+    model = copy.deepcopy(network).train()
+    groups = cam_net.parameter_groups(model, 1e-3, 1.0)
+    step = TrainStep(
+        model=model,
+        method=methods.create("an", K),
+        optimizer=torch.optim.Adam(groups, weight_decay=0.1),
+        config=OptimizerConfig(),
+    )
+    step.enter(Phase(backbone_frozen=True))
+    before = copy.deepcopy(model)
+    for _ in range(3):
+        step(batch_of(join, 8))
+    assert_same_weights(model.backbone, before.backbone)
+    assert not torch.equal(model.head.classifier.weight, before.head.classifier.weight)
+    step.enter(Phase())
+    step(batch_of(join, 8))
+    counts = {float(step.optimizer.state[p]["step"]) for p in groups[0]["params"]}
+    assert counts == {1.0}
+    assert {float(step.optimizer.state[p]["step"]) for p in groups[1]["params"]} == {4.0}
 
 
 def test_micro_batches_count_statistics_once(network: cam_net.CamNet, join: LabelJoin) -> None:
