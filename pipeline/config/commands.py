@@ -21,6 +21,7 @@ Rule = Literal["boostlu", "imcl", "csl"]
 ExportFormat = Literal["safetensors", "pt2", "onnx"]
 LabelTool = Literal["label-studio", "fiftyone"]
 Ranking = Literal["loss", "disagreement"]
+_REPLICATES = 200  # for a registered model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,9 @@ class EvaluateConfig:
     """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
     experiment: str | None = None
     """MLflow experiment; default: the training run's."""
-    intervals: int = 0
-    """Bootstrap replicates for 95 % intervals (200 is usual); 0 leaves them out."""
+    intervals: int | None = None
+    """Bootstrap replicates for 95 % intervals (200 is usual); default: 200 with --register, else
+    none."""
     against: str | None = None
     """Another evaluation of the same split, as MLflow run id or scores.parquet: the difference."""
     attribution: int = 200
@@ -81,6 +83,13 @@ class EvaluateConfig:
             raise InputError("--precision is for --thresholds", fix="pass both")
         counts = dict.fromkeys(("intervals", "attribution", "beam"), "[0, inf)")
         refuse_outside(self, {"batch_size": "[1, inf)", "wait_for_workers": "[0, inf)", **counts})
+
+    @property
+    def replicates(self) -> int:
+        """Bootstrap replicates; 0 for no intervals. A registered model's card has them."""
+        if self.intervals is None:
+            return _REPLICATES if self.register else 0
+        return self.intervals
 
 
 @dataclass(frozen=True, kw_only=True)

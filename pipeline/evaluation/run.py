@@ -279,7 +279,7 @@ def make_report(
     summaries = per_class.summaries()
     return Report(
         summaries=summaries,
-        intervals=_intervals(summaries, scores, subject) if config.intervals else {},
+        intervals=_intervals(summaries, scores, subject) if config.replicates else {},
         published=references.published_beside(
             subject.meta.train_config.method,
             release=dataset.label_version(subject.labels)[1].release,
@@ -303,7 +303,7 @@ def _intervals(
             subject.dataset.classes.groups_K,
             boosted=name == BOOST_ON,
             rule=subject.config.rule,
-            replicates=subject.config.intervals,
+            replicates=subject.config.replicates,
         )
         intervals[name] = bootstrap.intervals(summary, means_RM)
     return intervals

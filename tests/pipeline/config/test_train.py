@@ -121,3 +121,11 @@ def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]
 def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EvaluateConfig(checkpoint="c", dataset="d", **options)  # type: ignore[arg-type]
+
+
+def test_a_registered_model_gets_intervals_unless_they_are_refused() -> None:
+    def replicates(**options: Any) -> int:
+        return EvaluateConfig(checkpoint="c", dataset="d", **options).replicates
+
+    assert (replicates(), replicates(register="m")) == (0, 200)
+    assert (replicates(register="m", intervals=0), replicates(intervals=50)) == (0, 50)
