@@ -39,7 +39,7 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "label": ("labels", "draws", "draw_per_seed"),
         "comparison": ("seeds", "split", "baseline"),
         "search": ("tune", "trials"),
-        "job": ("parallel", "experiment"),
+        "job": ("at_once", "experiment"),
     },
     "TrainConfig": {
         "run": ("storage", "experiment", "seed", "max_steps"),

@@ -51,7 +51,7 @@ class StudyConfig:
     name=first|second; the best is then compared with the row."""
     trials: int = 20
     """Configurations that a search draws."""
-    parallel: int | None = None
+    at_once: int | None = None
     """Runs at a time; default: as many as the cluster has room for."""
     experiment: str | None = None
     """MLflow experiment; default: the preset's."""
@@ -61,7 +61,7 @@ class StudyConfig:
     def __post_init__(self) -> None:
         if not self.rows:
             raise InputError("a study without rows", fix="pass --rows ablation, or methods")
-        counts = {"seeds": "[1, inf)", "draws": "[0, inf)", "parallel": "[1, inf)"}
+        counts = {"seeds": "[1, inf)", "draws": "[0, inf)", "at_once": "[1, inf)"}
         refuse_outside(self, {**counts, "trials": "[1, inf)"})
         if self.preset:
             presets.preset(self.preset)

@@ -194,7 +194,7 @@ def _setting(config: StudyConfig, planned: Plan, parent: str, at_once: int) -> S
 
 def _share(config: StudyConfig, first: TrainConfig, runs_left: int) -> tuple[int, int]:
     """Choose how many runs go on at a time, and the CPUs of a worker that this leaves."""
-    most = min(config.parallel or runs_left, runs_left)
+    most = min(config.at_once or runs_left, runs_left)
     nodes, workers = session.nodes(), first.worker_range[1]
     return placement.side_by_side(nodes, most, workers, first.cpus_per_worker)
 

@@ -122,7 +122,7 @@ def test_two_trainings_of_one_name_are_refused() -> None:
         {"rows": ()},
         {"seeds": 0},
         {"draws": -1},
-        {"parallel": 0},
+        {"at_once": 0},
         {"draws": 2, "draw_per_seed": True},
     ],
     ids=str,

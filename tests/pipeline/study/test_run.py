@@ -49,7 +49,7 @@ class Studies:
     ) -> list[str]:
         return [
             *("--dataset", str(self.dataset), "--output", name, "--rows", *rows),
-            *("--seeds", "1", *draws, "--train", *train, "--parallel", "2"),
+            *("--seeds", "1", *draws, "--train", *train, "--at-once", "2"),
         ]
 
     def killed(self, name: str) -> dict[str, bytes]:
