@@ -287,13 +287,18 @@ def _try(trial: Trial, setting: Setting) -> None:
     if curve.status in ("finished", "stopped", "diverged"):
         return
 
+    unwritten: list[Exception] = []
+
     def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
         nonlocal curve
         curve = dataclasses.replace(
             curve, status="running", scores={**curve.scores, epoch: values[SCORE]}
         )
-        write(setting.study, trial.name, curve)
-        trials.report(epoch, values[SCORE])
+        try:
+            write(setting.study, trial.name, curve)
+            trials.report(epoch, values[SCORE])
+        except Exception as error:  # in the thread that shows progress, which must go on
+            unwritten.append(error)
 
     from pipeline.training.train import train
 
@@ -301,6 +306,8 @@ def _try(trial: Trial, setting: Setting) -> None:
     with logged(setting.study, trial.name):
         try:
             train(trial.config, setting.preset, on_epoch)
+            for error in unwritten:
+                raise error
         except Exception as error:
             status, reason = ending_of(error)
         setting.adopt(trial.config)

@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pipeline import storage
@@ -122,13 +121,13 @@ def shown(run_log: TrainingLog, lines: EpochLines | None = None) -> Iterator[Non
         lines: what to print when an epoch is scored; nothing without.
     """
     done = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="progress") as pool:
-        watching = pool.submit(_watch, run_log, lines, done)
-        try:
-            yield
-        finally:
-            done.set()
-        watching.result()  # raises what `EpochLines` could not do with an epoch
+    watcher = threading.Thread(target=_watch, args=(run_log, lines, done), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+import pipeline.training.train
 from pipeline import storage
+from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.study import StudyConfig
+from pipeline.config.train import TrainConfig
 from pipeline.study import search
 from pipeline.study.execute import Setting
 from pipeline.study.rows import parse_row
@@ -160,3 +163,29 @@ def test_a_curve_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_search_is_of_one_row(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="one row"):
         StudyConfig(**{"dataset": "d", "output": "o", "tune": SPACE, "rows": ("an",), **options})
+
+
+def test_a_score_that_cannot_be_reported_fails_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs are told in a thread whose errors nobody sees."""
+
+    def train(config: TrainConfig, preset: str, on_epoch: Any) -> None:
+        for epoch in (1, 2):
+            on_epoch(epoch, {SCORE: epoch / 10})
+
+    def report(epoch: int, score: float) -> None:
+        if epoch == 2:
+            raise OSError("no space left on device")
+
+    monkeypatch.setattr(pipeline.training.train, "train", train)
+    monkeypatch.setattr(search.trials, "report", report)
+    monkeypatch.setattr(Setting, "adopt", lambda *_: None)
+    (trial, *_) = drawn(tmp_path)
+    search._try(trial, setting(tmp_path, images_of_train="a"))
+    curve = search.read(str(tmp_path), trial.name)
+    assert curve is not None
+    assert (curve.status, curve.scores) == ("failed", {1: 0.1, 2: 0.2})
+    assert "no space left" in curve.reason
+    assert curve.data == {"images of train": "a"}
+    assert curve.config == trial.config.to_dict()
