@@ -98,8 +98,8 @@ def audit_table(config: StudyConfig, trained: Sequence[PlannedRun]) -> Table:
     found = dict[str, list[list[float]]]()
     base = float("nan")
     for run in trained:
-        if run.config.labels == COMPLETE:
-            continue  # it has no unobserved entry
+        if not candidates.read_names(_directory(config, run)):
+            continue  # of full labels, which have no unobserved entry
         epochs = candidates.read_run(_directory(config, run))
         missing = judge.Truth(labels_of(dataset, "train", epochs[-1].labels), truth)
         verdicts = [judge.judge(each, missing, [DEPTH]) for each in epochs]
