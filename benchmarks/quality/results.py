@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,11 @@ import tyro
 
 from benchmarks.quality import analysis, study_data
 from pipeline.config.study import StudyConfig
+from pipeline.inference import cam_figures
 from pipeline.study import run as studies
+from pipeline.study.figure import intervals
 from pipeline.study.statistics import Estimate, estimate
-from pipeline.study.table import tabulate
+from pipeline.study.table import StudyTable, tabulate
 from pipeline.tables import MAP_COLUMNS, Table, half_width, signed
 
 StudyName = Literal["demo-ablation", "demo-methods", "groups", "photographs"]
@@ -198,22 +199,27 @@ def part(name: str, study: Study, options: Options) -> str:
     # Workers need whole paths; a reader has other directories.
     facts = facts.replace(str(options.work.resolve()), "results")
     facts += f"\n- all of it: `make results STUDIES={name}`, seeds 0 to {study.seeds - 1}"
-    below = tables.replace("\n## ", "\n### ").strip()
+    summary, *more = tables.strip().split("\n## ")
     picture = options.page.parent / "images" / f"results-{name}.png"
     picture.parent.mkdir(exist_ok=True)
-    shutil.copyfile(options.work / name / "study.png", picture)
-    figure = f"![Means, intervals and single runs of every row](images/{picture.name})"
-    says = [figure, "### The paper's order", order(config, study), hurts(config)]
+    picture.write_bytes(cam_figures.png(intervals(table_of(config)), study.title))
+    shown = f"![Means, intervals and single runs of every row](images/{picture.name})"
+    says = [summary, shown, "### The paper's order", order(config, study), hurts(config)]
     if study.analysed:
         says.append(analysis.tables(*studies.prepare(config)))
-    return "\n\n".join([f"## {study.title}", study.about, facts, below, *says])
+    says += [f"### {table}" for table in more]
+    return "\n\n".join([f"## {study.title}", study.about, facts, *map(str.strip, says)])
+
+
+def table_of(config: StudyConfig) -> StudyTable:
+    """Tabulate what a study has found so far."""
+    config, planned = studies.prepare(config)
+    return tabulate(planned, studies.read_records(config, planned))
 
 
 def order(config: StudyConfig, study: Study) -> str:
     """Say of each claim of the paper whether it is confirmed, refuted or undecided."""
-    config, planned = studies.prepare(config)
-    table = tabulate(planned, studies.read_records(config, planned))
-    of = {line.row.label: line.values for line in table.own}
+    of = {line.row.label: line.values for line in table_of(config).own}
     claims = {
         f"{better} above {worse}": of[better]["all"] - of[worse]["all"]
         for better, worse in study.order
@@ -234,11 +240,9 @@ def order(config: StudyConfig, study: Study) -> str:
 
 def hurts(config: StudyConfig) -> str:
     """Say where BoostLU at inference takes mAP from the same networks, by the 95 % interval."""
-    config, planned = studies.prepare(config)
-    table = tabulate(planned, studies.read_records(config, planned))
     worse = [
         f"{label} in {MAP_COLUMNS[name]} ({signed(gain.mean)} {half_width(gain.low, gain.high)})"
-        for label, gains in table.gains.items()
+        for label, gains in table_of(config).gains.items()
         for name, gain in gains.items()
         if gain.high < 0
     ]

@@ -23,7 +23,7 @@ from pipeline.study.progress import RunLines, TrialLines
 from pipeline.study.results import Record
 from pipeline.study.table import StudyTable, tabulate
 from pipeline.tracking import client, runs, writer
-from sharding.errors import InputError, command
+from sharding.errors import InputError, command, here
 from sharding.log import count, info
 from sharding.progress import clock, say
 
@@ -157,7 +157,7 @@ def _train(
     at_once, cpus = _share(config, left[0].config, len(left))
     left = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in left]
     setting = _setting(config, planned, parent, at_once)
-    say(f"{count(len(left), 'run')} to do, {at_once} at a time, in {config.output}")
+    say(f"{count(len(left), 'run')} to do, {at_once} at a time, in {here(config.output)}")
     lines = RunLines(left, at_once, lambda name: results.read(config.output, name))
     trials.run(execute, left, setting, at_once=at_once, on_end=lines.ended)
     found = {each.name: results.read(config.output, each.name) for each in left}
@@ -228,7 +228,7 @@ def _write(
     seconds: float,
 ) -> None:
     """Write the tables and the figure into the study's directory and to its MLflow run."""
-    title = f"Study of {config.dataset}"
+    title = f"Study of {here(config.dataset)}"
     page = render.markdown(
         table, title, [f"command: `{command_of(config)}`", *_facts(planned, table, seconds)]
     )
@@ -274,5 +274,6 @@ def command_of(config: StudyConfig) -> str:
     for name, value in asdict(config).items():
         if value != defaults[name] and name != "dry_run":
             values = value if isinstance(value, tuple) else () if value is True else (value,)
-            arguments += [f"--{name.replace('_', '-')}", *map(str, values)]
+            places = map(here, values) if name in ("dataset", "output") else map(str, values)
+            arguments += [f"--{name.replace('_', '-')}", *places]
     return command("study", *arguments)
