@@ -28,9 +28,12 @@ _PROGRAMS = {
             [[ $1 != --ntasks=* ]] || tasks=${1#*=}
             shift
         done
-        trap 'kill $(jobs -p); wait' TERM
+        end() { # a child that has only just begun may lose a signal
+            for job in $(jobs -p); do while kill "$job" 2>/dev/null; do sleep 0.1; done; done
+        }
+        trap "${LOSES:+trap }end${LOSES:+ TERM}" TERM # LOSES: the first signal has no effect
         for ((i = 0; i < tasks; i++)); do "$@" & done
-        wait
+        while [[ -n $(jobs -pr) ]]; do wait; done
     """,
     "scontrol": """
         echo "scontrol $*" >> "$CALLS"
@@ -41,7 +44,10 @@ _PROGRAMS = {
             get-auth-token) echo a-secret ;;
             list) grep '^ray start' "$CALLS" | head -n "$MOST_JOIN" | tr '\\n' , |
                 sed 's/[^,]*,/{"node_id": "ab"}, /g' ;; # one line, as Ray writes it
-            start) echo "ray $*" >> "$CALLS"; [[ -z ${FAILS-} ]] || exit 1; exec sleep 300 ;;
+            start)
+                echo "ray $*" >> "$CALLS"
+                [[ -z ${FAILS-} ]] || exit 1
+                exec sleep 300 ;;
         esac
     """,
 }
@@ -50,6 +56,9 @@ import os, pathlib, signal, sys, time
 calls = open(os.environ["CALLS"], "a", buffering=1)
 print("train", *sys.argv[1:], os.environ["RAY_ADDRESS"], os.environ["RAY_AUTH_MODE"], file=calls)
 ends = os.environ["ENDS"]
+if ends == "imports":
+    print("imports", file=calls)
+    time.sleep(300)
 if ends != "SIGTERM":
     sys.exit(int(ends))
 def save(*_):
@@ -196,6 +205,20 @@ def test_sigterm_before_the_training_queues_it_again(start: Start) -> None:
     assert job.end()[0] == 75
     assert requeued(job)
     assert not [call for call in job.calls if call.startswith("train")]
+
+
+def test_sigterm_before_the_training_listens_queues_it_again(start: Start) -> None:
+    job = start("imports")
+    job.wait_for("imports")
+    job.tell_to_end()
+    status, output = job.end()
+    assert (status, requeued(job)) == (75, True), output
+
+
+def test_a_step_that_loses_the_signal_is_told_again(start: Start) -> None:
+    job = start("0", LOSES="yes")
+    status, output = job.end()
+    assert status == 0, output
 
 
 def test_nodes_that_do_not_join_are_counted(start: Start) -> None:
