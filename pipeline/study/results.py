@@ -117,7 +117,7 @@ def part_of(
 def check(record: Record, run: PlannedRun, hashes: Mapping[str, str]) -> None:
     """Refuse a study in whose directory a run of this name was trained otherwise.
 
-    Nothing is refused of a run that failed: it is tried again.
+    Nothing is refused of a run that failed and has no scores: it is tried again.
 
     Args:
         record: of the run.
@@ -127,7 +127,7 @@ def check(record: Record, run: PlannedRun, hashes: Mapping[str, str]) -> None:
     Raises:
         InputError: naming what was changed.
     """
-    if record.status == "failed":
+    if record.status == "failed" and not record.scores:
         return
     refuse_changes(run.name, TrainConfig.from_dict(record.config), run.config)
     other = [what for what, sha256 in record.data.items() if hashes.get(what, sha256) != sha256]

@@ -145,8 +145,10 @@ def test_another_configuration_is_refused(tmp_path: Path, scored: list[Any]) -> 
     other = run_of(tmp_path, "an:image_size=64@1/1")
     with pytest.raises(InputError, match=r"data\.image_size was 96, is 64"):
         results.check(record, other, {})
-    failed = dataclasses.replace(record, status="failed")
+    failed = dataclasses.replace(record, status="failed", scores={})
     results.check(failed, other, {})  # a wrong path may be corrected
+    with pytest.raises(InputError, match="image_size"):
+        results.check(dataclasses.replace(failed, scores=record.scores), other, {})
 
 
 @pytest.mark.parametrize(
