@@ -36,7 +36,8 @@ _ABOUT = """# Results
 
 What the methods reach on collections that can be measured here, whatever it says, from
 [studies](study.md): mean of the seeds with the half width of its 95 % interval, differences paired
-by seed, p-values adjusted by Holm. An order that the paper claims is *confirmed* or *refuted* where
+by seed, p-values adjusted by Holm. A row is a method and BoostLU's slopes in training/inference;
+1 is without. An order that the paper claims is *confirmed* or *refuted* where
 the interval of the difference leaves out 0, else *undecided*."""
 
 
