@@ -191,6 +191,14 @@ def test_scores_of_another_dataset_are_refused(tmp_path: Path, scored: list[Any]
             results.check(record, run, {**hashes, what: "z"})
 
 
+def test_a_slope_of_many_digits_keeps_its_scores(tmp_path: Path, scored: list[Any]) -> None:
+    run = dataclasses.replace(run_of(tmp_path, "ll-r@5/5"), slopes=(1.23456789,))
+    record = execute(run, setting_of(tmp_path))
+    assert results.read(str(tmp_path), run.name) == record
+    assert results.is_done(record, run, "test", "first")
+    assert 1.23456789 in record.scores
+
+
 def test_hashes_are_of_images_and_labels(squares: Path) -> None:
     dataset = Dataset.open(squares)
     hashes = results.hashes_of(dataset)
