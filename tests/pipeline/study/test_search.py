@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,12 @@ from pipeline import storage
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
-from pipeline.study import search
+from pipeline.study import run, search
 from pipeline.study.execute import Setting
 from pipeline.study.rows import parse_row
 from pipeline.study.search import Curve
 from sharding.errors import InputError
+from sharding.manifest import Dataset
 
 SPACE = ("delta_rel=0.02:2:log", "alpha=2:10", "batch_size=8:64:log", "crop=squash|random-resized")
 
@@ -189,3 +191,20 @@ def test_a_score_that_cannot_be_reported_fails_the_trial(
     assert "no space left" in curve.reason
     assert curve.data == {"images of train": "a"}
     assert curve.config == trial.config.to_dict()
+
+
+def test_a_search_needs_a_validation_split(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, version = Dataset.open(squares).label_version()
+    splits = {split: file for split, file in version.splits.items() if split != "validation"}
+    bare = dataclasses.replace(version, splits=splits)
+    manifest = SimpleNamespace(labels={name: bare}, default_labels=name)
+    dataset = SimpleNamespace(manifest=manifest, label_version=lambda _: (name, bare))
+    monkeypatch.setattr(run, "open_dataset", lambda *_, **__: dataset)
+    config = StudyConfig(
+        dataset=str(squares), output=str(tmp_path), rows=("ll-r",), tune=("delta_rel=0.1:1",)
+    )
+    with pytest.raises(InputError, match="no validation split"):
+        run.prepare(config)
+    run.prepare(dataclasses.replace(config, tune=()))
