@@ -1,6 +1,6 @@
 """Look into the networks of a finished study as the paper does: maps, and labels that are missing.
 
-Needs a collection whose truth is a label version, `COMPLETE`.
+Needs a collection whose truth is the label version "complete".
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from pipeline.evaluation import attribution
 from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.inference import locate
 from pipeline.models.checkpoint import load_model
-from pipeline.study.plan import RUNS, Plan, PlannedRun
+from pipeline.study.plan import COMPLETE, RUNS, Plan, PlannedRun
 from pipeline.study.run import read_records
 from pipeline.study.statistics import estimate
 from pipeline.tables import Table, half_width, percent
 
-COMPLETE = "complete"
-"""Label version in which every class of every labelled image is verified."""
 FULL = "full@1"
 """Training of the networks that others are compared with."""
 SLOPE = 5.0

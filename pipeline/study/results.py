@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pipeline import storage
 from pipeline.config.train import TrainConfig, differences
@@ -14,6 +14,7 @@ from pipeline.study.plan import RESULTS, PlannedRun
 from sharding.errors import InputError
 from sharding.manifest import Dataset
 
+Stored = TypeVar("Stored")
 Status = Literal["finished", "failed", "diverged"]
 OFF = 1.0
 """Slope of inference without BoostLU."""
@@ -75,15 +76,28 @@ def read(study: str, run: str) -> Record | None:
     Raises:
         InputError: the file is damaged.
     """
-    location = path_of(study, run)
+    return read_stored(path_of(study, run), Record.from_dict, "run's result")
+
+
+def read_stored(
+    location: str, make: Callable[[Mapping[str, Any]], Stored], what: str
+) -> Stored | None:
+    """Read one file of a study; None if there is none.
+
+    Args:
+        location: of the file.
+        make: builds what was stored from its plain values.
+        what: it is, for the error.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         raw = storage.read_json(location)
-        return None if raw is None else Record.from_dict(raw)
-    except (ValueError, TypeError, KeyError) as error:
+        return None if raw is None else make(raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"not a run's result ({error})",
-            file=location,
-            fix="remove it, and the run is scored again",
+            f"not a {what} ({error})", file=location, fix="remove it, and repeat the command"
         ) from None
 
 
@@ -130,10 +144,24 @@ def check(record: Record, run: PlannedRun, hashes: Mapping[str, str]) -> None:
     if record.status == "failed" and not record.scores:
         return
     refuse_changes(run.name, TrainConfig.from_dict(record.config), run.config)
-    other = [what for what, sha256 in record.data.items() if hashes.get(what, sha256) != sha256]
+    refuse_other_data(run.name, record.data, hashes)
+
+
+def refuse_other_data(name: str, data: Mapping[str, str], hashes: Mapping[str, str]) -> None:
+    """Refuse to take what a training gave on other images or labels for its result on these.
+
+    Args:
+        name: of the run.
+        data: hashes of what it was trained and scored on.
+        hashes: of the dataset as it is now, of `hashes_of`.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    other = [what for what, sha256 in data.items() if hashes.get(what, sha256) != sha256]
     if other:
         raise InputError(
-            f"run {run.name!r} of this study is of another dataset ({', '.join(other)} differ)",
+            f"run {name!r} of this study is of another dataset ({', '.join(other)} differ)",
             fix="choose another --output for this dataset",
         )
 

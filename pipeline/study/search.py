@@ -163,9 +163,8 @@ def best_of(setting: Setting, drawn: Sequence[Trial]) -> Trial | None:
             _check(curve, trial, setting)
             curves[trial.name] = curve
     over = storage.read_json(storage.join(study, FILE))
-    if over is None or set(over["trials"]) != {trial.name for trial in drawn}:
-        return None
-    if curves.keys() != over["trials"].keys():
+    names = {trial.name for trial in drawn}
+    if over is None or not set(over["trials"]) == curves.keys() == names:
         return None
     best = max(drawn, key=lambda trial: curves[trial.name].best)
     if not curves[best.name].scores:
@@ -186,30 +185,16 @@ def _check(curve: Curve, trial: Trial, setting: Setting) -> None:
         )
     if curve.config:
         results.refuse_changes(trial.name, TrainConfig.from_dict(curve.config), trial.config)
-    other = [
-        what
-        for what, sha256 in _data(trial, setting).items()
-        if curve.data.get(what, sha256) != sha256
-    ]
-    if other:
-        raise InputError(
-            f"this study searched on another dataset ({', '.join(other)} differ)",
-            file=path_of(setting.study, trial.name),
-            fix="choose another --output for this dataset",
-        )
-
-
-def _data(trial: Trial, setting: Setting) -> dict[str, str]:
-    labels = trial.config.labels
-    return results.part_of(setting.hashes, labels, "validation", labels or "")
+    results.refuse_other_data(trial.name, curve.data, setting.hashes)
 
 
 def _begun(trial: Trial, setting: Setting) -> Curve:
+    labels = trial.config.labels
     return Curve(
         status="running",
         values=trial.values,
         config=trial.config.to_dict(),
-        data=_data(trial, setting),
+        data=results.part_of(setting.hashes, labels, "validation", labels or ""),
     )
 
 
@@ -261,16 +246,7 @@ def read(study: str, name: str) -> Curve | None:
     Raises:
         InputError: the file is damaged.
     """
-    location = path_of(study, name)
-    try:
-        raw = storage.read_json(location)
-        return None if raw is None else Curve.from_dict(raw)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"not a trial's curve ({error})",
-            file=location,
-            fix="remove it, and the trial is run again",
-        ) from None
+    return results.read_stored(path_of(study, name), Curve.from_dict, "trial's curve")
 
 
 def write(study: str, name: str, curve: Curve) -> None:
@@ -306,8 +282,8 @@ def _try(trial: Trial, setting: Setting) -> None:
     with logged(setting.study, trial.name):
         try:
             train(trial.config, setting.preset, on_epoch)
-            for error in unwritten:
-                raise error
+            if unwritten:
+                raise unwritten[0]
         except Exception as error:
             status, reason = ending_of(error)
         setting.adopt(trial.config)

@@ -112,7 +112,10 @@ class TrainStep:
     def _backward(self, batch: LabelledBatch) -> StepResult:
         parts = list(_split(batch, self.config.micro_batches))
         random: list[RandomState] = []
-        logits_BK = self._forward(batch) if len(parts) == 1 else self._score(parts, random)
+        if len(parts) == 1:
+            logits_BK = self._forward(batch)
+        else:
+            logits_BK, random = self._score(parts)
         labels_BK = batch.dense()
         evidence_BK = batch.dense_confidences() if self.method.uses_confidences else None
         loss, modified_BK = self.method.loss(logits_BK, labels_BK, batch.sample_ids, evidence_BK)
@@ -127,17 +130,18 @@ class TrainStep:
             modified_BK=modified_BK,
         )
 
-    def _score(self, parts: list[Batch], random: list[RandomState]) -> torch.Tensor:
+    def _score(self, parts: list[Batch]) -> tuple[torch.Tensor, list[RandomState]]:
         """Compute the logits of all micro-batches without the memory of their gradients.
 
-        Appends to ``random`` where torch's generators stood before each of them.
+        Returns them, and where torch's generators stood before each part.
         """
         logits: list[torch.Tensor] = []
+        random: list[RandomState] = []
         with torch.no_grad(), _frozen_statistics(self.model):
             for part in parts:
                 random.append(random_state(self.device))
                 logits.append(self._forward(part))
-        return torch.cat(logits).requires_grad_()
+        return torch.cat(logits).requires_grad_(), random
 
     def _backward_parts(
         self, parts: list[Batch], logits_BK: torch.Tensor, random: list[RandomState]

@@ -21,6 +21,7 @@ from pipeline.study.rows import parse_row
 from pipeline.study.search import Curve
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from tests.pipeline.study.test_execute import setting_of
 
 SPACE = ("delta_rel=0.02:2:log", "alpha=2:10", "batch_size=8:64:log", "crop=squash|random-resized")
 
@@ -66,15 +67,8 @@ def test_an_option_that_there_is_not_is_refused(tmp_path: Path) -> None:
 
 
 def setting(output: Path, **hashes: str) -> Setting:
-    return Setting(
-        study=str(output),
-        split="test",
-        labels="first",
-        parent="p",
-        workers=1,
-        environment={},
-        hashes={what.replace("_", " "): sha256 for what, sha256 in hashes.items()},
-    )
+    named = {what.replace("_", " "): sha256 for what, sha256 in hashes.items()}
+    return dataclasses.replace(setting_of(output), hashes=named)
 
 
 def ended(trials: list[search.Trial], output: Path, scores: dict[int, dict[int, float]]) -> None:
