@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,21 +37,33 @@ def test_distance_is_that_of_the_scores_behind_boostlu() -> None:
     assert analysis.distance(full, full) == 0
 
 
-def test_each_training_is_compared_with_full_labels_of_its_seed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    shift = {"an-0": 1, "an-1": 2, "full-0": 0, "full-1": -1}
-    monkeypatch.setattr(
-        analysis, "scores_of", lambda config, run: Attributions.of(NORMAL - shift[run.name])
-    )
-    runs = [run(row, seed) for row in ("an@1/1", "full@1/1") for seed in (0, 1)]
-    an, full = analysis.attribution_table(CONFIG, runs).sections[0]
+def test_each_training_is_compared_with_full_labels_of_its_seed() -> None:
+    shift = {("an@1", 0): 1, ("an@1", 1): 2, ("full@1", 0): 0, ("full@1", 1): -1}
+    looks = {
+        key: analysis.Look(attributions=Attributions.of(NORMAL - by)) for key, by in shift.items()
+    }
+    an, full = analysis.attribution_table(looks).sections[0]
     assert (an[0], full[0]) == ("an@1", "full@1")
-    above = [100 * np.mean(shift[f"an-{seed}"] <= NORMAL) for seed in (0, 1)]
+    above = [100 * np.mean(shift["an@1", seed] <= NORMAL) for seed in (0, 1)]
     assert an[1].startswith(f"{np.mean(above):.2f} ±")
     # Both are one and three away; a whole shift keeps the bins' places.
     assert an[3].startswith("2.00 ±")
     assert full[3] == "0.00 ±0.00"
+
+
+def test_what_was_found_in_a_run_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config, found = replace(CONFIG, output=str(tmp_path)), Attributions.of(NORMAL)
+    monkeypatch.setattr(analysis, "scores_of", lambda *_: found)
+    monkeypatch.setattr(analysis, "precisions_of", lambda *_: ([0.25, 0.5], 0.125))
+    first = analysis.look(config, run("an@1/1", 0))
+    monkeypatch.undo()  # a second look would need networks
+    again = analysis.look(config, run("an@1/1", 0))
+    for each in (first, again):
+        assert np.array_equal(each.attributions.counts_H, found.counts_H)
+        assert each.attributions.positive_sum == found.positive_sum
+        assert (each.precisions, each.guessing) == ([0.25, 0.5], 0.125)
 
 
 def test_candidates_of_every_epoch_are_judged_by_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +107,13 @@ def test_candidates_of_every_epoch_are_judged_by_the_truth(monkeypatch: pytest.M
     monkeypatch.setattr(
         analysis.candidates, "read_names", lambda folder: [] if "full" in folder else ["a"]
     )
-    runs = [run("an@1/1", 0), run("an@1/1", 1), run("full@1/1", 0)]
-    table = analysis.audit_table(CONFIG, runs)
+    none, looks = Attributions.of(NORMAL), {}
+    for each in (run("an@1/1", 0), run("an@1/1", 1), run("full@1/1", 0)):
+        precisions, guessing = analysis.precisions_of(CONFIG, each)
+        looks[analysis.trained_as(each), each.seed] = analysis.Look(
+            attributions=none, precisions=precisions, guessing=guessing
+        )
+    table = analysis.audit_table(looks)
     assert table.headers == ["trained as", "epoch 1", "epoch 2"]
     ((name, first, second),) = table.sections[0]
     assert (name, first) == ("an@1", "20.00 ±0.00")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import torchvision
 from scipy import stats
 
-from benchmarks.quality import study_data
+from benchmarks.quality import kept, study_data
 from benchmarks.quality.results import STUDIES, Options, Study, extended, order, part, verdict
 from pipeline.study import render
 from pipeline.study import results as records
@@ -91,14 +92,41 @@ def test_the_order_is_that_of_paired_differences(tmp_path: Path, squares: Path) 
     text = part("s", study, Options(work=tmp_path, page=tmp_path / "docs/results.md"))
     assert (tmp_path / "docs/images/results-s.png").read_bytes().startswith(b"\x89PNG")
     assert "make results STUDIES=s" in text
+    assert "[s.jsonl](results/s.jsonl)" in text
     assert "BoostLU at inference takes mAP from: no row in no group." in text
     assert text.startswith("## Squares\n\nColoured squares.\n\n- a fact\n- all of it: `make")
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Squares"]
     assert first in text
 
 
+def test_runs_are_taken_up_on_another_machine(tmp_path: Path) -> None:
+    file = tmp_path / "docs/results/s.jsonl"
+    here, there = tmp_path / "here/s", tmp_path / "there/s"
+    kept.restore(file, there)  # nothing was kept yet
+    for folder in ("results", "analysis"):
+        (here / folder).mkdir(parents=True)
+    for name, value in (("an-seed0", 1), ("gr-seed0", 2)):
+        weights = str(tmp_path / "here/photographs/w.pth")
+        text = json.dumps({"value": value, "weights": weights})
+        (here / f"results/{name}.json").write_text(text)
+    (here / "analysis/an-seed0.json").write_text('{"precisions": [0.5]}')
+    file.parent.parent.mkdir()
+    kept.save(here, file)
+    assert str(tmp_path) not in file.read_text()
+    assert len(file.read_text().splitlines()) == 2
+
+    (there / "results").mkdir(parents=True)
+    (there / "results/gr-seed0.json").write_text('{"value": 3}')
+    kept.restore(file, there)
+    found = json.loads((there / "results/an-seed0.json").read_text())
+    assert found == {"value": 1, "weights": str(tmp_path / "there/photographs/w.pth")}
+    assert json.loads((there / "analysis/an-seed0.json").read_text()) == {"precisions": [0.5]}
+    assert json.loads((there / "results/gr-seed0.json").read_text()) == {"value": 3}
+    assert not (there / "analysis/gr-seed0.json").exists()
+
+
 def test_a_page_keeps_the_studies_of_other_machines() -> None:
-    first, second, third, *_ = (study.title for study in STUDIES.values())
+    first, second, third = (study.title for study in STUDIES.values())
     page = extended("", {third: f"## {third}\n\nnew\n\n### Rows\n\n| 1 |"})
     page = extended(page, {first: f"## {first}\n\nnew"})
     assert page == extended(page, {})

@@ -5,10 +5,13 @@ Needs a collection whose truth is the label version "complete".
 
 from __future__ import annotations
 
+import json
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,7 @@ from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.inference import locate
 from pipeline.models.checkpoint import load_model
 from pipeline.study.plan import COMPLETE, RUNS, Plan, PlannedRun
+from pipeline.study.results import Record
 from pipeline.study.run import read_records
 from pipeline.study.statistics import estimate
 from pipeline.tables import Table, half_width, percent
@@ -36,7 +40,58 @@ IMAGES = 200
 """Images of the scored split whose maps are looked at."""
 DEPTH = 100
 """Candidates of largest loss that are judged, for each epoch."""
+KEPT = "analysis"
+"""Directory below a study of what was found in each run."""
 _CENTRES = (EDGES[:-1] + EDGES[1:]) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is found in the networks of one run.
+
+    Attributes:
+        attributions: scores of the maps of its best checkpoint, before BoostLU.
+        precisions: by epoch, share of the first `DEPTH` candidates that are really missing; empty
+            for a training of full labels, which has no unobserved entry.
+        guessing: share of all unobserved entries that are.
+    """
+
+    attributions: Attributions
+    precisions: Sequence[float] = ()
+    guessing: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain values; the inverse of `from_dict`."""
+        scores = self.attributions.as_json()
+        del scores["edges"]  # the same for all
+        return {
+            "attributions": scores,
+            "precisions": list(self.precisions),
+            "guessing": self.guessing,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Self:
+        """Rebuild what was kept."""
+        scores = Attributions.from_json({"edges": EDGES, **raw["attributions"]})
+        return cls(**{**raw, "attributions": scores})
+
+
+def look(config: StudyConfig, run: PlannedRun) -> Look:
+    """Look into the networks of a run, or read what was found before, on whatever machine."""
+    kept = Path(config.output) / KEPT / f"{run.name}.json"
+    if not kept.is_file():
+        precisions, guessing = precisions_of(config, run)
+        found = Look(attributions=scores_of(config, run), precisions=precisions, guessing=guessing)
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(found.to_dict()), encoding="utf-8")
+    return Look.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+
+
+def finished(config: StudyConfig, planned: Plan) -> list[PlannedRun]:
+    """Select the runs of a plan that have scores."""
+    records = read_records(config, planned)
+    return [run for run in planned.runs if _has_scores(records[run.name])]
 
 
 def tables(config: StudyConfig, planned: Plan) -> str:
@@ -46,12 +101,8 @@ def tables(config: StudyConfig, planned: Plan) -> str:
         config: of the study, with absolute places.
         planned: its plan, with a training `FULL`.
     """
-    records = read_records(config, planned)
-    trained = [
-        run
-        for run in planned.runs
-        if (record := records[run.name]) is not None and record.status == "finished"
-    ]
+    trained = finished(config, planned)
+    looks = {(trained_as(run), run.seed): look(config, run) for run in trained}
     return "\n\n".join(
         [
             "### Attribution scores",
@@ -60,27 +111,30 @@ def tables(config: StudyConfig, planned: Plan) -> str:
             "on full labels with the same seed (Wasserstein, in logits), as it is and behind "
             f"BoostLU with slope {SLOPE:g}. The paper (section 3) says that partial labels lower "
             "the positive end and that BoostLU mends this.",
-            attribution_table(config, trained).markdown(),
+            attribution_table(looks).markdown(),
             "### What the audit finds, by epoch",
             f"Percent of the {DEPTH} unobserved entries of largest loss that are labels really "
             "missing.",
-            audit_table(config, trained).markdown(),
+            audit_table(looks).markdown(),
         ]
     )
 
 
-def attribution_table(config: StudyConfig, trained: Sequence[PlannedRun]) -> Table:
-    """Compare the scores of each training with those of the network of full labels."""
-    scores = {(trained_as(run), run.seed): scores_of(config, run) for run in trained}
+def attribution_table(looks: Mapping[tuple[str, int], Look]) -> Table:
+    """Compare the scores of each training, by name and seed, with those of full labels."""
     rows = []
-    for name in dict.fromkeys(name for name, _ in scores):
-        own = {seed: found for (trained, seed), found in scores.items() if trained == name}
-        pairs = [(own[seed], scores[FULL, seed]) for seed in own if (FULL, seed) in scores]
+    for name, own in _by_name(looks).items():
+        pairs = [
+            (found.attributions, looks[FULL, seed].attributions)
+            for seed, found in own.items()
+            if (FULL, seed) in looks
+        ]
+        scores = [found.attributions for found in own.values()]
         rows.append(
             [
                 name,
-                _mean([100 * each.above_zero for each in own.values()]),
-                _mean([each.mean_above_zero for each in own.values()]),
+                _mean([100 * each.above_zero for each in scores]),
+                _mean([each.mean_above_zero for each in scores]),
                 _mean([distance(each, full) for each, full in pairs]),
                 _mean([distance(each, full, SLOPE) for each, full in pairs]),
             ]
@@ -89,30 +143,32 @@ def attribution_table(config: StudyConfig, trained: Sequence[PlannedRun]) -> Tab
     return Table(headers=headers, sections=[rows])
 
 
-def audit_table(config: StudyConfig, trained: Sequence[PlannedRun]) -> Table:
-    """Judge the candidates of every epoch by the complete truth."""
-    dataset = open_dataset(config.dataset, tars=False)
-    truth = labels_of(dataset, "train", COMPLETE)
-    found = dict[str, list[list[float]]]()
-    base = float("nan")
-    for run in trained:
-        if not candidates.read_names(_directory(config, run)):
-            continue  # of full labels, which have no unobserved entry
-        epochs = candidates.read_run(_directory(config, run))
-        missing = judge.Truth(labels_of(dataset, "train", epochs[-1].labels), truth)
-        verdicts = [judge.judge(each, missing, [DEPTH]) for each in epochs]
-        precisions = [100 * each.precision_at[DEPTH] for each in verdicts]
-        found.setdefault(trained_as(run), []).append(precisions)
-        base = missing.base_rate
-    rows = [
-        [name, *(_mean(values) for values in zip_longest(*runs, fillvalue=math.nan))]
-        for name, runs in found.items()
-    ]
-    epochs_E = range(1, 1 + max(len(row) - 1 for row in rows))
-    note = f"Guessing is right in {percent(base)} %."
+def audit_table(looks: Mapping[tuple[str, int], Look]) -> Table:
+    """Tabulate by training and epoch how many candidates the truth says are right."""
+    rows, guessing = [], float("nan")
+    for name, own in _by_name(looks).items():
+        runs = [[100 * each for each in found.precisions] for found in own.values()]
+        if any(runs):
+            by_epoch = zip_longest(*runs, fillvalue=math.nan)
+            rows.append([name, *(_mean(values) for values in by_epoch)])
+            guessing = next(each.guessing for each in own.values() if each.guessing is not None)
+    epochs_E = range(1, max((len(row) for row in rows), default=1))
+    note = f"Guessing is right in {percent(guessing)} %."
     return Table(
         headers=["trained as", *(f"epoch {n}" for n in epochs_E)], sections=[rows], notes=[note]
     )
+
+
+def precisions_of(config: StudyConfig, run: PlannedRun) -> tuple[list[float], float | None]:
+    """Judge the candidates of every epoch by the complete truth; also the share of guessing."""
+    if not candidates.read_names(_directory(config, run)):
+        return [], None
+    dataset = open_dataset(config.dataset, tars=False)
+    epochs = candidates.read_run(_directory(config, run))
+    known = labels_of(dataset, "train", epochs[-1].labels)
+    missing = judge.Truth(known, labels_of(dataset, "train", COMPLETE))
+    verdicts = [judge.judge(each, missing, [DEPTH]) for each in epochs]
+    return [each.precision_at[DEPTH] for each in verdicts], missing.base_rate
 
 
 def scores_of(config: StudyConfig, run: PlannedRun) -> Attributions:
@@ -143,8 +199,19 @@ def trained_as(run: PlannedRun) -> str:
     return run.rows[0].partition("/")[0]
 
 
+def _by_name(looks: Mapping[tuple[str, int], Look]) -> dict[str, dict[int, Look]]:
+    found = dict[str, dict[int, Look]]()
+    for (name, seed), each in looks.items():
+        found.setdefault(name, {})[seed] = each
+    return found
+
+
+def _has_scores(record: Record | None) -> bool:
+    return record is not None and record.status == "finished"
+
+
 def _directory(config: StudyConfig, run: PlannedRun) -> str:
-    return os.path.join(config.output, RUNS, run.name)
+    return str(Path(config.output) / RUNS / run.name)
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -1,9 +1,10 @@
 """Run studies of what the methods reach where it can be measured, and write a page of results.
 
-    python -m benchmarks.quality.results --only demo-ablation
+    python -m benchmarks.quality.results --only methods
 
-A finished study is not run again, and one that was stopped goes on. The page gets the studies that
-are finished below ``--work``, whatever they say; those of other machines stay on it.
+A finished study is not run again, and one that was stopped goes on, on another machine too: what
+came out of each run is kept beside the page. The page gets the studies that are finished below
+``--work``, whatever they say; the others stay on it as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from benchmarks.quality import analysis, study_data
+from benchmarks.quality import analysis, kept, study_data
 from pipeline.config.study import StudyConfig
 from pipeline.inference import cam_figures
 from pipeline.study import run as studies
@@ -29,7 +30,7 @@ from pipeline.study.statistics import Estimate, estimate
 from pipeline.study.table import StudyTable, tabulate
 from pipeline.tables import MAP_COLUMNS, Table, half_width, signed
 
-StudyName = Literal["demo-ablation", "demo-methods", "groups", "photographs"]
+StudyName = Literal["methods", "groups", "photographs"]
 _FACTS = re.compile(r"^# .*?\n\n(.*?)\n\n## All classes\n\n(.*)", re.DOTALL)
 _GROUPS = ("group_1", "group_5")
 _ABOUT = """# Results
@@ -55,6 +56,10 @@ class Options:
     """Directory with corel5k/ and weights/, for the study photographs."""
     render: bool = False
     """Write the tables of what has been run, and run nothing."""
+
+    def numbers(self, name: str) -> Path:
+        """Name the file beside the page with what came out of each run of a study."""
+        return self.page.with_suffix("") / f"{name}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,30 +112,19 @@ _PHOTOGRAPHS = (
     *("learning_rate=1e-4", "head_multiplier=10", "epochs=5", "crop=random-resized", "workers=1"),
 )
 STUDIES: Mapping[StudyName, Study] = {
-    "demo-ablation": Study(
-        title="The demo's collection: the paper's ablation",
+    "methods": Study(
+        title="The demo's collection: the paper's ablation, and every method of its tables",
         about="Drawn pictures of 60 classes with label statistics like those of Open Images; the "
-        "demo's small ResNet from random weights at 64 px; BoostLU off and on in training and "
-        "inference; `full` is trained on the complete truth.",
-        collection="demo",
-        preset="demo",
-        rows=("ablation", "full@1/1"),
-        order=_FULL,
-        train=_SMALLER,
-        analysed=True,
-    ),
-    "demo-methods": Study(
-        title="The demo's collection: every method of the tables",
-        about="The same pictures and network; `full` is trained on the complete truth.",
+        "demo's small ResNet from random weights at 64 px; `full` is trained on the complete "
+        "truth.",
         collection="demo",
         preset="demo",
         rows=(
-            *("full@1/1", "an@1/1", "ls@1/1", "asl@1/1", "role:expected_num_pos=4@1/1"),
+            *("ablation", "full@1/1", "ls@1/1", "asl@1/1", "role:expected_num_pos=4@1/1"),
             # Phases as long as six epochs of a network without weights leave them.
             "role-li:expected_num_pos=4,linear_epochs=1,linear_rate=1@1/1",
             *("em@1/1", "em-apl:warmup_epochs=2@1/1", "cnn-rnn@1/1", "curriculum@1/1"),
             *("imcl@1/1", "p-asl@1/1", "ll-ct@1/1", "ll-cp@1/1", "hill@1/1", "splc@1/1", "gr@1/1"),
-            *("ll-r@1/1", "ll-r@5/5"),
         ),
         order=_FULL,
         train=_SMALLER,
@@ -171,11 +165,18 @@ STUDIES: Mapping[StudyName, Study] = {
 def main(options: Options) -> None:
     """Make what is missing, run the studies, write the page."""
     for name in options.only or STUDIES:
-        study = STUDIES[name]
+        study, directory = STUDIES[name], options.work / name
         if not options.render:
             study_data.make(study.collection, options.work, options.shared)
+            kept.restore(options.numbers(name), directory)
             command = shlex.split(studies.command_of(study.config(name, options)))
             subprocess.run([sys.executable, "-m", "pipeline", *command[1:]], check=True)
+        if directory.is_dir():
+            if study.analysed:
+                config, planned = studies.prepare(study.config(name, options))
+                for run in analysis.finished(config, planned):
+                    analysis.look(config, run)
+            kept.save(directory, options.numbers(name))
         finished = [each for each in STUDIES if (options.work / each / "study.md").is_file()]
         parts = {STUDIES[each].title: part(each, STUDIES[each], options) for each in finished}
         before = options.page.read_text(encoding="utf-8") if options.page.is_file() else ""
@@ -200,6 +201,8 @@ def part(name: str, study: Study, options: Options) -> str:
     # Workers need whole paths; a reader has other directories.
     facts = facts.replace(str(options.work.resolve()), "results")
     facts += f"\n- all of it: `make results STUDIES={name}`, seeds 0 to {study.seeds - 1}"
+    numbers = options.numbers(name).relative_to(options.page.parent)
+    facts += f"\n- each run's configuration and numbers: [{numbers.name}]({numbers.as_posix()})"
     summary, *more = tables.strip().split("\n## ")
     picture = options.page.parent / "images" / f"results-{name}.png"
     picture.parent.mkdir(exist_ok=True)
