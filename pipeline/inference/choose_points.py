@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from pipeline.models.operating_points import OperatingPoints
 from sharding.classes import ClassTable
@@ -24,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 _PRIOR = 10
 """Entries of its rarer state with which a class counts as much as its group."""
 _CONFIDENCE = 0.95
-_BISECTIONS, _TERMS = 60, 300
+_BISECTIONS = 60
 _COLDEST, _HOTTEST = 0.05, 20.0
 
 
@@ -241,50 +242,6 @@ def clopper_pearson(
     """Compute exact 95 % intervals of shares: (low_K, high_K); 0 and 1 without trials."""
     tail = (1 - _CONFIDENCE) / 2
     misses_K = trials_K - hits_K
-    low_K = _beta_quantile(tail, np.maximum(hits_K, 1), misses_K + 1)
-    high_K = 1 - _beta_quantile(tail, np.maximum(misses_K, 1), hits_K + 1)
+    low_K = special.betaincinv(np.maximum(hits_K, 1), misses_K + 1, tail)
+    high_K = special.betaincinv(hits_K + 1, np.maximum(misses_K, 1), 1 - tail)
     return np.where(hits_K > 0, low_K, 0.0), np.where(misses_K > 0, high_K, 1.0)
-
-
-def _beta_quantile(
-    share: float, a_K: npt.NDArray[np.integer], b_K: npt.NDArray[np.integer]
-) -> Floats:
-    """Find where the beta distribution has this share below, by bisection."""
-    low_K, high_K = np.zeros(len(a_K)), np.ones(len(a_K))
-    log_beta_K = np.array(
-        [
-            math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-            for a, b in zip(a_K.tolist(), b_K.tolist(), strict=True)
-        ]
-    )
-    for _ in range(_BISECTIONS):
-        middle_K = (low_K + high_K) / 2
-        below_K = _beta_share(a_K.astype(float), b_K.astype(float), middle_K, log_beta_K) < share
-        low_K, high_K = np.where(below_K, middle_K, low_K), np.where(below_K, high_K, middle_K)
-    return (low_K + high_K) / 2
-
-
-def _beta_share(a_K: Floats, b_K: Floats, x_K: Floats, log_beta_K: Floats) -> Floats:
-    """Compute the regularised incomplete beta function, by Lentz's continued fraction."""
-    flipped_K = x_K > (a_K + 1) / (a_K + b_K + 2)  # where the other end's converges
-    a, b = np.where(flipped_K, b_K, a_K), np.where(flipped_K, a_K, b_K)
-    x = np.where(flipped_K, 1 - x_K, x_K)
-    front = np.exp(a * np.log(x) + b * np.log1p(-x) - log_beta_K) / a
-    d = 1 / _nonzero(1 - (a + b) * x / (a + 1))
-    c, total = np.ones_like(x), d
-    for m in range(1, _TERMS):
-        for numerator in (
-            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
-            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
-        ):
-            d = 1 / _nonzero(1 + numerator * d)
-            c = _nonzero(1 + numerator / c)
-            total = total * c * d
-        if (np.abs(c * d - 1) < 1e-12).all():
-            break
-    share = front * total
-    return np.where(flipped_K, 1 - share, share)
-
-
-def _nonzero(values: Floats) -> Floats:
-    return np.where(np.abs(values) < 1e-300, 1e-300, values)
