@@ -52,10 +52,11 @@ def options_page() -> str:
 
 
 def help_of(job: Path) -> str:
-    """Run one job with `--help` at 100 columns, without colours."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONPATH": str(REPOSITORY)}
+    """Run one job with `--help` at 80 columns, without colours."""
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, str(job), "--help"],
+        [sys.executable, str(job.relative_to(REPOSITORY)), "--help"],
+        cwd=REPOSITORY,
         env=environment,
         capture_output=True,
         text=True,

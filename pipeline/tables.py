@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ MAP_COLUMNS = {
     "mean_of_groups": "Groups",
 }
 """Headers of the columns of a table of mAP, by name of the mean."""
-_NOTHING = "–"
+_NOTHING, _SPACE = "–", "&emsp;"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formulas begin
 _TERMINAL_COLUMNS = 80
 _NARROWEST = 32  # of a column that is wrapped
@@ -85,6 +86,12 @@ class Table:
             ]
             for row in rows
         ]
+
+
+def spaced(markdown: str) -> str:
+    """Put space between the columns of a text's tables, where MLflow's pages set none."""
+    rows = re.compile(r"^\| .*\|$", re.MULTILINE)
+    return rows.sub(lambda row: re.sub(r"\| (?=.)", f"| {_SPACE}", row[0]), markdown)
 
 
 def csv_of(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -61,7 +61,7 @@ def test_shard_train_and_evaluate(home: Home) -> None:
     home.run(
         "train_openimages.py",
         *("--preset", "demo", "--dataset", "dataset", "--name", "coco"),
-        *("--epochs", "1", "--max-steps", "2", "--image-size", "96"),
+        *("--epochs", "1", "--max-steps", "2", "--image-size", "96", "--workers", "1"),
     )
     output = home.run("evaluate_openimages.py", "--checkpoint", "runs/coco", "--dataset", "dataset")
     assert "BoostLU off" in output

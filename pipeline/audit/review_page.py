@@ -145,7 +145,8 @@ def _row(number: int, row: Row) -> str:
     return (
         f'<article tabindex="-1" data-image="{html.escape(row.image_id)}" '
         f'data-mid="{html.escape(row.mid)}" data-class="{html.escape(row.name)}">'
-        f'<div class="pictures" style="{style}">{pictures}</div><div class="about">'
+        f'<div class="pictures" data-name="{html.escape(row.name)}" style="{style}">{pictures}'
+        '</div><div class="about">'
         f'<p class="number">{number}</p><h2>{html.escape(row.name)}</h2><dl>{facts}</dl>'
         f'<div class="answers" role="group" aria-label="{html.escape(row.name)}">{buttons}</div>'
         "</div></article>"

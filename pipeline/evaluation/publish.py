@@ -17,15 +17,13 @@ from pipeline.inference import cam_figures, cam_page
 from pipeline.inference.cams import Explained
 from pipeline.models import model_card
 from pipeline.models.checkpoint import Meta
-from pipeline.tables import percent
+from pipeline.tables import percent, spaced
 from pipeline.tracking.run_log import RunLog
 from sharding.log import optional
 
 # No image series: MLflow would open the run on its panels, which are empty before the first step.
 SHEETS, PAGE = "cam", "cam/maps.html"
-_MORE = (
-    f"Activation maps: artifact `{PAGE}`, a slider over epochs; as PNG `{SHEETS}/epoch_*.png`.\n"
-)
+_MORE = f"Activation maps: artifact `{PAGE}`%s; as PNG `{SHEETS}/epoch_*.png`.\n"
 
 
 def evaluation(
@@ -63,7 +61,7 @@ def evaluation(
         summary = report.markdown()
         log.artifact(summary.encode(), f"{folder}/summary.md")
         # The run's page shows its description first: the latest table.
-        log.tag("mlflow.note.content", card(report, meta, prefix))
+        log.tag("mlflow.note.content", spaced(card(report, meta, prefix)))
 
 
 def card(report: Report, meta: Meta, split: str) -> str:
@@ -78,7 +76,8 @@ def card(report: Report, meta: Meta, split: str) -> str:
         f"groups 1 to {len(on.map_groups)}: "
         f"{', '.join(map(percent, on.map_groups.values()))}."
     )
-    return model_card.card(meta, f"{first}\n\n{report.markdown()}\n{_MORE}")
+    more = _MORE % (", a slider over epochs" if split == "val" else "")
+    return model_card.card(meta, f"{first}\n\n{report.markdown()}\n{more}")
 
 
 def maps(log: RunLog, explained: Iterable[Explained], *, epoch: int, about: str) -> None:

@@ -13,6 +13,7 @@ from pipeline.evaluation.references import ATTRIBUTION, SCORES
 from pipeline.evaluation.run import Evaluation, Subject
 from pipeline.inference import cam_figures, mlflow_model
 from pipeline.models import operating_points
+from pipeline.tables import spaced
 from pipeline.tracking import client, registry, runs, writer
 from sharding.errors import InputError
 from sharding.log import optional
@@ -113,7 +114,7 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
             evaluation.report.metrics(config.split),
             f"{config.split}/mAP/all",
             run_id,
-            description=publish.card(evaluation.report, meta, config.split),
+            description=spaced(publish.card(evaluation.report, meta, config.split)),
         )
     return unsent
 

@@ -134,14 +134,15 @@ def explain(
 ) -> Iterator[Explained]:
     """Compute maps of the first images that have a verified positive.
 
-    The order of a split is fixed, so every epoch and every run over it explains the same images.
+    The order of a split is fixed, and classes are not chosen by the model: every epoch and every
+    run over it explains the same classes of the same images.
 
     Args:
         model: whose maps.
         batches: of the split, from its start.
         classes: of the model and the labels.
         images: how many.
-        classes_per_image: of an image's verified positives the highest-scored are taken.
+        classes_per_image: of an image's verified positives those with the fewest training labels.
 
     Yields:
         The maps of one image after another; nothing of a head without maps.
@@ -157,9 +158,9 @@ def explain(
         ids = format_image_ids(batch.image_ids_B)
         for row in rows_P.unique().tolist():
             of_image = torch.nonzero(rows_P == row)[:, 0]
-            scores_P = maps_PHW[of_image].mean((1, 2))
-            best = of_image[scores_P.argsort(descending=True)[:classes_per_image].cpu()]
-            chosen, raw_PHW = classes_P[best].tolist(), maps_PHW[best].cpu()
+            positives_P = classes.positives_K[classes_P[of_image].numpy()]
+            rarest = of_image[np.argsort(positives_P, kind="stable")[:classes_per_image]]
+            chosen, raw_PHW = classes_P[rarest].tolist(), maps_PHW[rarest].cpu()
             yield Explained(
                 image_id=ids[row],
                 present=_names(batch, row, POSITIVE, classes),

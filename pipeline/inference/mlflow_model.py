@@ -23,6 +23,7 @@ from pipeline import storage
 from pipeline.inference import locate
 from pipeline.inference.predictor import OWN_THRESHOLDS, TOP_K
 from pipeline.models import checkpoint, model_card, operating_points
+from pipeline.tables import spaced
 from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
@@ -139,7 +140,7 @@ def _create(client: Any, run_id: str, checkpoint_directory: str, meta: checkpoin
             "dataset_digest": meta.dataset_digest,
             "checkpoint": checkpoint_directory,
             "weights": "linked",
-            "mlflow.note.content": model_card.card(meta),
+            "mlflow.note.content": spaced(model_card.card(meta)),
         },
     )
     with tempfile.TemporaryDirectory() as scratch:

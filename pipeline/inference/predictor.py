@@ -116,13 +116,15 @@ class Prediction:
         return f"Prediction({labels})"
 
     def _repr_html_(self) -> str:
+        shown = self.top()
         rows = (
             f"<tr><td>{html.escape(label.name)}</td><td>{html.escape(label.mid)}</td>"
             f"<td>{label.score:.2f}</td><td>{label.probability:.3f}</td></tr>"
-            for label in self.top()
+            for label in shown
         )
-        heads = "".join(f"<th>{head}</th>" for head in ("class", "MID", "logit", "probability"))
-        return f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+        heads = "".join(f"<th>{head}</th>" for head in ("class", "MID", "score", "probability"))
+        caption = f"<caption>top {len(shown)} of {len(self.mids):,} classes</caption>"
+        return f"<table>{caption}<tr>{heads}</tr>{''.join(rows)}</table>"
 
     def _label(self, index: int) -> Label:
         return Label(

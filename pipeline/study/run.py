@@ -22,6 +22,7 @@ from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.progress import RunLines, TrialLines
 from pipeline.study.results import Record
 from pipeline.study.table import StudyTable, tabulate
+from pipeline.tables import spaced
 from pipeline.tracking import client, runs, writer
 from sharding.errors import InputError, command, here
 from sharding.log import count, info
@@ -242,7 +243,7 @@ def _write(
     for name, content in files.items():
         storage.write_bytes(storage.join(config.output, name), content)
         log.artifact(content, f"study/{name}")
-    log.tag("mlflow.note.content", page)
+    log.tag("mlflow.note.content", spaced(page))
     if unsent := log.flush():
         info(f"MLflow has not taken {unsent} items of the study", "WARNING")
 

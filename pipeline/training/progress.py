@@ -54,18 +54,18 @@ class MetricsLogger:
         values = {
             "train/loss": stats.loss,
             "train/modified_fraction": stats.modified_fraction,
-            "train/images_per_second": stats.images_per_second,
+            "workers/images_per_second": stats.images_per_second,
             "train/lr": rate,
-            "data/wait_fraction": stats.wait_fraction,
-            "data/wait_fraction_slowest_rank": stats.worst_wait_fraction,
-            "train/forward_skew": stats.skew,
-            "train/slowest_rank": stats.slowest_rank,
+            "workers/wait_fraction": stats.wait_fraction,
+            "workers/wait_fraction_slowest_rank": stats.worst_wait_fraction,
+            "workers/forward_skew": stats.skew,
+            "workers/slowest_rank": stats.slowest_rank,
         }
         if self._rank.device.type == "cuda":
             import torch
 
             peak = torch.cuda.max_memory_allocated(self._rank.device)
-            values["train/gpu_memory_gb"] = peak / 1e9
+            values["workers/gpu_memory_gb"] = peak / 1e9
         points = [(key, value, images_seen) for key, value in values.items()]
         points.append(("epoch", epoch - 1 + stats.step / steps, images_seen))
         self._run_log.log(points, self._sender)
@@ -134,11 +134,13 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
     """Poll the state every `_LOOK_SECONDS`; one bar for each label."""
     with contextlib.ExitStack() as bars:
         bar: Progress | None = None
+        closed = ""
         waiting = bars.enter_context(Waiting("the workers start"))
 
         def close() -> None:
-            nonlocal bar
-            bar = None  # of the epoch after, where validation runs on its own
+            nonlocal bar, closed
+            if bar is not None:  # of the epoch after, where validation runs on its own
+                bar, closed = None, bar.label
             bars.close()
 
         while not done.wait(_LOOK_SECONDS):
@@ -148,6 +150,8 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
             if state is None:
                 waiting.look()
                 continue
+            if state.label == closed and state.step == state.steps:
+                continue  # it was shown
             if bar is None or bar.label != state.label:
                 bars.close()
                 # Steps before the first look are of another time, or of an earlier process.

@@ -67,7 +67,7 @@ def read_images(
 def read_credits(dataset: Dataset, image_ids: Sequence[str]) -> dict[str, str]:
     """Read "author, licence" by image id from `attribution.parquet`, as far as it knows them."""
     path = dataset.directory / ATTRIBUTION_FILE
-    if not path.exists():
+    if not image_ids or not path.exists():  # of no ids pyarrow does not know the type
         return {}
     with as_input_error(path, kind="table of credits", fix=REPEAT_COMMAND):
         columns = ["image_id", "author", "license"]

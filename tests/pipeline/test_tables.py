@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.tables import csv_of
+from pipeline.tables import Table, csv_of, spaced
 
 
 def test_no_exported_cell_is_a_formula() -> None:
@@ -13,3 +13,13 @@ def test_no_exported_cell_is_a_formula() -> None:
     text = csv_of([], [[cell] for cell in names])
     assert all(f"'{name}" in text for name in names)
     assert rows[-len(plain) - 1 :] == ["Cat", "a=b", '""', "-0.5", "+7", "nan", "-1.5", "3", ""]
+
+
+def test_space_is_put_between_columns_and_nowhere_else() -> None:
+    table = Table(
+        headers=["", "mAP"], sections=[[["off", "1.00"], ["on", "2.00"]]], notes=["a | b"]
+    )
+    header, ruler, first, _, _, note = spaced(table.markdown()).split("\n")
+    assert first == "| &emsp;off | &emsp;1.00 |"
+    assert header.count("&emsp;") == 2
+    assert (ruler, note) == ("|-----|-----:|", "a | b")

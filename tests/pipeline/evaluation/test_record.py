@@ -27,7 +27,7 @@ from pipeline.evaluation.references import Baseline, published_beside
 from pipeline.evaluation.run import Evaluation, evaluate, make_report
 from pipeline.inference import locate, mlflow_model
 from pipeline.models import operating_points
-from pipeline.tables import percent
+from pipeline.tables import percent, spaced
 from pipeline.tracking import runs, writer
 from pipeline.tracking.client import mlflow_client
 from sharding.errors import InputError
@@ -141,8 +141,7 @@ def test_what_is_stored_is_what_is_told(recorded: Recorded, tmp_path: Path) -> N
     markdown = artifact(run_id, "eval/summary.md", tmp_path).read_text()
     assert markdown == output.markdown()
     description = run_of(run_id).data.tags["mlflow.note.content"]
-    assert markdown in description
-    assert description == publish.card(output, evaluation.subject.meta, "test")
+    assert description == spaced(publish.card(output, evaluation.subject.meta, "test"))
     mean = percent(output.summaries["BoostLU on"].map_all)
     assert f"mAP on test, epoch 1: **{mean}** with BoostLU" in description.splitlines()[2]
     assert "### Limits" in description

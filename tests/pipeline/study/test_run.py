@@ -101,9 +101,16 @@ def test_killed_midway_it_ends_with_the_same_table(studies: Studies) -> None:
     assert "Trial " not in output
     results = studies.home.directory / "killed/results"
     assert finished == {name: (results / name).read_bytes() for name in finished}
-    studies.home.run("study_openimages.py", *studies.options("whole"))
-    found = studies.numbers("killed")
-    assert found == studies.numbers("whole")
+    # A row whose training diverges changes nothing of the others, and is told.
+    output = studies.home.run(
+        "study_openimages.py", *studies.options("whole", (*ROWS, "an:learning_rate=1e30@1/1"))
+    )
+    assert "diverged" in output
+    assert "the loss is nan" in output
+    found, (*whole, lost) = studies.numbers("killed"), studies.numbers("whole")
+    assert found == whole
+    assert lost["status"] == "diverged"
+    assert "the loss is nan" in lost["reason"]
     assert [row["status"] for row in found] == ["finished"] * 2
     assert {row["run"] for row in found} == RUNS
     for name in ("study.md", "study.tex", "study.png"):
@@ -130,15 +137,11 @@ def test_its_runs_are_children_of_one_run(studies: Studies) -> None:
     assert kept == {f"study/study.{kind}" for kind in ("md", "tex", "csv", "png")}
 
 
-def test_a_run_that_fails_is_in_the_table_with_its_reason(studies: Studies) -> None:
-    output = studies.home.run(
-        "study_openimages.py",
-        *studies.options("killed", ("an@1/1", "an:learning_rate=1e30@1/1")),
-    )
-    assert "diverged" in output
-    assert "the loss is nan" in output
-    (lost,) = (row for row in studies.numbers("killed") if row["status"] == "diverged")
-    assert "the loss is nan" in lost["reason"]
+def test_other_rows_of_the_same_runs_are_another_table(studies: Studies) -> None:
+    before = studies.numbers("killed")
+    output = studies.home.run("study_openimages.py", *studies.options("killed", ROWS[1:]))
+    assert "starting Ray" not in output
+    assert studies.numbers("killed") == [row for row in before if row["row"] == ROWS[1]]
 
 
 def test_another_configuration_in_the_same_directory_is_refused(studies: Studies) -> None:

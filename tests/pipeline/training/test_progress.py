@@ -53,14 +53,14 @@ def test_a_step_for_programs_and_for_people() -> None:
     assert state.note == "loss 0.25, 90 image/s, waits 12% for data"
     assert points.pop("epoch") == 1.5, "half of the second epoch"
     assert state.numbers == {"epoch": 2, "step": 20, **points}
-    assert points["train/images_per_second"] == 90.0
-    assert points["data/wait_fraction_slowest_rank"] == 0.125
+    assert points["workers/images_per_second"] == 90.0
+    assert points["workers/wait_fraction_slowest_rank"] == 0.125
 
 
 def test_a_slow_rank_is_named_where_it_is_more_than_chance() -> None:
     points, (state,) = sent_by(0, dataclasses.replace(STATS, skew=1.31))
     assert state.note.endswith("for data, rank 3 31% slower than the mean")
-    assert (points["train/slowest_rank"], points["train/forward_skew"]) == (3, 1.31)
+    assert (points["workers/slowest_rank"], points["workers/forward_skew"]) == (3, 1.31)
 
 
 def test_other_ranks_say_nothing() -> None:
@@ -117,6 +117,23 @@ def test_the_line_of_an_epoch_does_not_end_the_progress_of_the_next(
     with progress.shown(run_log, EpochLines(2)):
         wait_until(lambda: len(looked) > 3)
     assert opened == [10, 11]
+
+
+def test_a_validation_that_was_shown_is_not_shown_again_behind_its_epoch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr(progress, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tasks, "answer", lambda reference, otherwise: reference)
+    run_log = SimpleNamespace(
+        state=lambda: ProgressState("validate 1/2", 6, 6),
+        epochs=lambda: looked.append(None) or ({1: SCORED} if len(looked) > 2 else {}),
+    )
+    with progress.shown(run_log, EpochLines(2)):
+        wait_until(lambda: len(looked) > 5)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "validate 1/2: 6/6 step"
+    assert second.startswith("epoch 1/2: ")
 
 
 SCORED = {SCORE: 0.7064, progress.MAP: 0.7064, progress.MAP_OFF: 0.68694, "epoch": 3.0}

@@ -109,6 +109,10 @@ def test_a_shard_is_shown_alone_and_the_first_of_many(original, tmp_path: Path) 
     assert f"the first 2 of {first.images} images" in text
 
 
+def test_the_first_split_may_use_up_the_limit(original, tmp_path: Path) -> None:
+    assert shown(page(original, tmp_path, limit=1)) == ids(original, "train")[:1]
+
+
 def test_what_was_set_aside_is_shown_by_reason(original, tmp_path: Path) -> None:
     text = page(original, tmp_path, reason="")
     assert len(shown(text)) == 2
