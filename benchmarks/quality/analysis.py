@@ -51,13 +51,13 @@ class Look:
 
     Attributes:
         attributions: scores of the maps of its best checkpoint, before BoostLU.
-        precisions: by epoch, share of the first `DEPTH` candidates that are really missing; empty
-            for a training of full labels, which has no unobserved entry.
+        precisions: by epoch, share of the first `DEPTH` candidates that are really missing; None
+            where there are fewer, empty for a training of full labels, which has none.
         guessing: share of all unobserved entries that are.
     """
 
     attributions: Attributions
-    precisions: Sequence[float] = ()
+    precisions: Sequence[float | None] = ()
     guessing: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +147,10 @@ def audit_table(looks: Mapping[tuple[str, int], Look]) -> Table:
     """Tabulate by training and epoch how many candidates the truth says are right."""
     rows, guessing = [], float("nan")
     for name, own in _by_name(looks).items():
-        runs = [[100 * each for each in found.precisions] for found in own.values()]
+        runs = [
+            [math.nan if each is None else 100 * each for each in found.precisions]
+            for found in own.values()
+        ]
         if any(runs):
             by_epoch = zip_longest(*runs, fillvalue=math.nan)
             rows.append([name, *(_mean(values) for values in by_epoch)])
@@ -159,7 +162,7 @@ def audit_table(looks: Mapping[tuple[str, int], Look]) -> Table:
     )
 
 
-def precisions_of(config: StudyConfig, run: PlannedRun) -> tuple[list[float], float | None]:
+def precisions_of(config: StudyConfig, run: PlannedRun) -> tuple[list[float | None], float | None]:
     """Judge the candidates of every epoch by the complete truth; also the share of guessing."""
     if not candidates.read_names(_directory(config, run)):
         return [], None
@@ -168,7 +171,8 @@ def precisions_of(config: StudyConfig, run: PlannedRun) -> tuple[list[float], fl
     known = labels_of(dataset, "train", epochs[-1].labels)
     missing = judge.Truth(known, labels_of(dataset, "train", COMPLETE))
     verdicts = [judge.judge(each, missing, [DEPTH]) for each in epochs]
-    return [each.precision_at[DEPTH] for each in verdicts], missing.base_rate
+    precisions = [each.precision_at.get(DEPTH) for each in verdicts]
+    return (precisions, missing.base_rate) if any(precisions) else ([], None)
 
 
 def scores_of(config: StudyConfig, run: PlannedRun) -> Attributions:

@@ -190,7 +190,8 @@ def run_predict(arguments: Sequence[str], program: str | None) -> None:
     from pipeline.inference import predict
 
     counts = predict.predict(config, session.connect)
-    write(f"{count(counts['images'], 'image')}, {counts['errors']:,} unreadable (column error)")
+    unreadable = f"{counts['errors']:,} unreadable, see the column error"
+    write(f"{count(counts['images'], 'image')}, {unreadable if counts['errors'] else 'all read'}")
     write(f"predictions  {config.output}/part-*.parquet  ({count(counts['files'], 'file')})")
     show_rows = f"print(pq.read_table({_quoted(config.output)}).slice(0, 3).to_pylist())"
     write(f"next         {python_command(f'import pyarrow.parquet as pq; {show_rows}')}")

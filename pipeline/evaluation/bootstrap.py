@@ -87,6 +87,20 @@ def intervals(summary: Summary, means_RM: npt.NDArray[np.float64]) -> Mapping[st
     }
 
 
+def paired_intervals(
+    first: Summary,
+    second: Summary,
+    first_RM: npt.NDArray[np.float64],
+    second_RM: npt.NDArray[np.float64],
+) -> Mapping[str, Interval]:
+    """Take intervals of second minus first, both resampled on the same images; see `intervals`."""
+    before, after = first.means(), second.means()
+    return {
+        name: _centred_interval(after[name] - before[name], sample_R)
+        for name, sample_R in zip(before, (second_RM - first_RM).T, strict=True)
+    }
+
+
 def compare(
     first: Scores,
     second: Scores,

@@ -20,6 +20,8 @@ from sharding.log import count
 
 GROUPS = range(1, NUM_GROUPS + 1)
 HEADERS = ("", *MAP_COLUMNS.values())
+DIFFERENCE = "difference"
+"""Name of the intervals of two summaries' difference, which is also the row's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Report:
     Attributes:
         summaries: by name, of the same entries; the tables add the difference of two of them,
             second minus first.
-        intervals: `bootstrap.intervals` by name of summary, where they were computed.
+        intervals: `bootstrap.intervals` by name of summary, and of `DIFFERENCE`, where they were
+            computed.
         published: the papers' rows, below ours.
         comparison: with another evaluation.
         pointing_game: share of maps that point into a box, by group and over all.
@@ -65,6 +68,9 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Convert to plain values in full precision: fractions, no value as null."""
         raw: dict[str, Any] = {name: self._summary_as_json(name) for name in self.summaries}
+        if found := self.intervals.get(DIFFERENCE):
+            intervals = {column: _as_pair(interval) for column, interval in found.items()}
+            raw["on_minus_off"] = {"intervals_95": intervals}
         if self.published:
             raw["published"] = [
                 {"method": row.method, "percent": list(row.values), "source": row.source}
@@ -131,15 +137,20 @@ class Report:
         for name, summary in self.summaries.items():
             means = summary.means()
             rows.append([name, *(percent(means[column]) for column in MAP_COLUMNS)])
-            if known := self.intervals.get(name):
-                widths = (
-                    half_width(known[column].low, known[column].high) for column in MAP_COLUMNS
-                )
-                rows.append(["  95% interval", *widths])
+            rows += self._widths(name)
         if len(self.summaries) == 2:
             first, second = (summary.means() for summary in self.summaries.values())
-            rows.append(["difference", *(signed(second[c] - first[c]) for c in MAP_COLUMNS)])
+            rows.append([DIFFERENCE, *(signed(second[c] - first[c]) for c in MAP_COLUMNS)])
+            rows += self._widths(DIFFERENCE)
         return rows
+
+    def _widths(self, name: str) -> list[list[str]]:
+        """A row of half widths, where intervals of this name are known."""
+        known = self.intervals.get(name)
+        if not known:
+            return []
+        widths = (half_width(known[column].low, known[column].high) for column in MAP_COLUMNS)
+        return [["  95% interval", *widths]]
 
     def _supports(self) -> list[list[str]]:
         """The entries behind the means; all summaries are of the same."""

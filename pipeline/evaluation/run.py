@@ -24,7 +24,7 @@ from pipeline.evaluation.metrics import Summary
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.pointing_game import Boxes
 from pipeline.evaluation.references import Baseline
-from pipeline.evaluation.report import Comparison, Report
+from pipeline.evaluation.report import DIFFERENCE, Comparison, Report
 from pipeline.evaluation.scores import BOOST_ON, Scores, score
 from pipeline.inference import beam, locate
 from pipeline.inference.cams import Explained, explain
@@ -295,18 +295,23 @@ def make_report(
 def _intervals(
     summaries: Mapping[str, Summary], scores: Scores, subject: Subject
 ) -> Mapping[str, Mapping[str, Interval]]:
-    """95 % intervals of every mean, by name of summary."""
-    intervals = {}
-    for name, summary in summaries.items():
-        means_RM = bootstrap.resample(
+    """95 % intervals of every mean, by name of summary, and of the difference of two."""
+    samples = {
+        name: bootstrap.resample(
             scores,
             subject.dataset.classes.groups_K,
             boosted=name == BOOST_ON,
             rule=subject.config.rule,
             replicates=subject.config.replicates,
         )
-        intervals[name] = bootstrap.intervals(summary, means_RM)
-    return intervals
+        for name in summaries
+    }
+    found = {name: bootstrap.intervals(summaries[name], samples[name]) for name in samples}
+    if len(samples) == 2:
+        (first, before_RM), (second, after_RM) = samples.items()
+        pair = summaries[first], summaries[second]
+        found[DIFFERENCE] = bootstrap.paired_intervals(*pair, before_RM, after_RM)
+    return found
 
 
 def _comparison(scores: Scores, subject: Subject, baseline: Baseline) -> Comparison | None:

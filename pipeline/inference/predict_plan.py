@@ -119,7 +119,7 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
         changed = [key for key in plan if before.get(key) != plan[key]]
         if changed:
             raise InputError(
-                f"holds predictions with another {' and '.join(changed)}",
+                f"holds predictions with another {' and '.join(map(_in_words, changed))}",
                 file=config.output,
                 fix="choose another --output, or remove that directory",
             )
@@ -158,6 +158,12 @@ def _identity(
         "checkpoint_sha256": checkpoint_sha256,
         "images_sha256": listed,
     }
+
+
+def _in_words(key: str) -> str:
+    """Name an entry of the identity as the user does."""
+    words = {"checkpoint_sha256": "model", "images_sha256": "list of images"}
+    return words.get(key, f"--{key.replace('_', '-')}")
 
 
 def _files(folder: str) -> list[str]:

@@ -102,7 +102,8 @@ class Meta:
                 f"checkpoint of class list {self.classes_sha256[:12]} ({len(self.mids)} classes), "
                 f"dataset of class list {classes.sha256[:12]} ({len(classes)} classes)",
                 file=checkpoint,
-                fix="use the dataset it was trained on, or re-shard the dump with that class list",
+                fix=f"use the dataset it was trained on, {self.config.get('dataset', 'unknown')}, "
+                "or make this one with that class list (--classes)",
             )
 
     def check_maps(self, checkpoint: str | Path) -> None:

@@ -140,7 +140,8 @@ def _watch(run_log: TrainingLog, lines: EpochLines | None, done: threading.Event
         def close() -> None:
             nonlocal bar, closed
             if bar is not None:  # of the epoch after, where validation runs on its own
-                bar, closed = None, bar.label
+                closed = bar.label
+                bar = None
             bars.close()
 
         while not done.wait(_LOOK_SECONDS):

@@ -129,6 +129,12 @@ class Job:
         """Say what to do where no image was found."""
         return "give the folder that holds <id>.jpg or <split>/<id>.jpg of this dump"
 
+    @property
+    def relabel_fix(self) -> str:
+        """Say, after another fix, how new labels come over the images of a finished dataset."""
+        arguments = ("--dataset", self.output, "--annotations", self.options.annotations)
+        return f", or for new annotations run {command('reshard', *arguments)}"
+
     def write_side_files(self) -> dict[str, str]:
         """Write what follows from the dump alone; returns the entries of ``created_by`` for it."""
         return {

@@ -20,7 +20,7 @@ from sharding.dataset.duplicates import Duplicates, refuse_across
 from sharding.dataset.members import Members, members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
-from sharding.errors import InputError, command
+from sharding.errors import InputError
 from sharding.layout import (
     DUPLICATES,
     IMAGES_FOLDER,
@@ -108,8 +108,7 @@ def _finished_manifest(job: Job) -> Manifest | None:
         raise InputError(
             f"this is a finished dataset of other labels or options ({_described(manifest, job)})",
             file=job.output / MANIFEST_FILE,
-            fix="choose another --output, or for new annotations run "
-            + command("reshard", "--dataset", job.output, "--annotations", job.options.annotations),
+            fix=f"choose another --output{job.relabel_fix}",
         )
     return manifest
 

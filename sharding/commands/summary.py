@@ -87,6 +87,8 @@ class Summary:
         if self.continued:
             rows.append(("continued", f"{count(self.continued, 'shard')} finished before"))
         rows += [*self._not_labels(), ("set aside", self._set_aside())]
+        if self.reasons:
+            rows.append(("to see it", command("view", "--dataset", self.location, "--reason", "")))
         if self.forgotten:
             lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
             rows.append(("forgotten", lost))

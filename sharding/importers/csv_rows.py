@@ -121,6 +121,9 @@ def _header(text: str, path: Path, options: ImportOptions) -> tuple[str, list[st
     read = (*needed, options.negatives_column, options.split_column)
     for column in read:
         if column in needed and column not in header:
+            if header and header[0].startswith(("[", "{")):
+                fix = "write it as a CSV with one row per image"
+                raise InputError("this is JSON, not a CSV", file=path, row=1, fix=fix)
             present = " ".join(", ".join(header).split())
             problem = f"there is no column {column!r}; present: {present[:200]}"
         elif header.count(column) > 1:

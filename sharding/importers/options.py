@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from sharding.commands.options import DatasetOptions, ShardOptions
 from sharding.errors import InputError
@@ -22,6 +24,9 @@ class ImportOptions(DatasetOptions):
     """Folder of the unpacked collection."""
     year: int | None = None
     """Year of VOC (2012, 2007) or COCO (2014, 2017); by default the first that is there."""
+    name: Annotated[str | None, tyro.conf.arg(name="labels")] = None
+    """Name of the label version, "complete" or "partial" by default; with another one, mended
+    labels come over the images of an import that is finished."""
     single_positive: bool = False
     """Also make labels of one positive per training image, and train on them by default."""
     seed: int = 1200

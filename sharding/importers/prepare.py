@@ -70,6 +70,11 @@ class ImportJob(Job):
         """Fix where no image was found."""
         return "unpack the images where the collection's own archive puts them"
 
+    @property
+    def relabel_fix(self) -> str:
+        """Say, after another fix, how a mended table becomes labels of a finished dataset."""
+        return ", or for mended labels over the same images repeat the command with --labels NAME"
+
     def write_extras(self) -> dict[str, str]:
         """Write `names.parquet`; returns the entry of ``created_by`` for it."""
         return {NAMES_HASH: self.names.write(self.output / NAMES_FILE)}
@@ -104,7 +109,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
     collection = listed_once(whole, strict=options.strict)
     names = Names.of({split: part.names for split, part in collection.parts.items()})
     known = all(bool((part.labels_NK != UNOBSERVED).all()) for part in official.parts.values())
-    labels = _new_labels(COMPLETE if known else PARTIAL, collection)
+    labels = _new_labels(options.name or (COMPLETE if known else PARTIAL), collection)
     shard_options = dataclasses.replace(options.shard_options(), images=str(collection.images))
     refuse_empty(labels.splits, shard_options)
     return ImportJob(
@@ -154,13 +159,7 @@ def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
     order_N = np.argsort(image_ids_N)
     table = LabelTable.from_dense(image_ids_N[order_N], part.labels_NK[order_N])
     positives_K, negatives_K = table.count_per_class(part.labels_NK.shape[1])
-    report = {
-        "images": len(table),
-        "images_without_labels": int(np.count_nonzero(table.counts_N == 0)),
-        "positives": int(positives_K.sum()),
-        "negatives": int(negatives_K.sum()),
-        **part.report,
-    }
+    report = {**table_counts(table, part.labels_NK.shape[1]), **part.report}
     return SplitLabels(
         table=table,
         report=report,
@@ -170,6 +169,17 @@ def _split_labels(part: Part, sources: Mapping[str, str]) -> SplitLabels:
         human_positives_K=positives_K,
         human_negatives_K=negatives_K,
     )
+
+
+def table_counts(table: LabelTable, num_classes: int) -> dict[str, int]:
+    """Count a table's images and labels, as the manifest reports them."""
+    positives_K, negatives_K = table.count_per_class(num_classes)
+    return {
+        "images": len(table),
+        "images_without_labels": int(np.count_nonzero(table.counts_N == 0)),
+        "positives": int(positives_K.sum()),
+        "negatives": int(negatives_K.sum()),
+    }
 
 
 def _classes(official: Collection, options: ImportOptions) -> ClassTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,18 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from sharding.commands.shard import shard_dump
-from sharding.commands.summary import Summary, summarise
+from sharding.commands.summary import Resharded, Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.label_versions import NewLabels, arrange
+from sharding.dataset.label_versions import NewLabels, arrange, tar_labels
 from sharding.dataset.members import members_in
-from sharding.importers.prepare import ImportJob
-from sharding.labels import LabelTable
-from sharding.layout import SPLITS
+from sharding.dataset.publish import remove_outdated
+from sharding.errors import InputError
+from sharding.importers.prepare import ImportJob, table_counts
+from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
+from sharding.layout import MANIFEST_FILE, PLAN, SPLITS, diff_path
+from sharding.log import count
+from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels
 from sharding.manifest import Dataset, Manifest
 from sharding.sources.base import ParallelMap
-from sharding.storage.files import changed, remove_temporaries
+from sharding.storage.files import changed, remove_temporaries, write_json
 
 PUBLISHED_COUNTS: Mapping[str, tuple[int, int, int]] = {
     "voc2012": (4_574, 1_143, 5_823),
@@ -44,14 +49,21 @@ class Imported:
 
 def import_collection(
     job: ImportJob, parallel: ParallelMap, workspace: Workspace | None = None
-) -> Imported:
+) -> Imported | Resharded:
     """Write the shards and label versions that are missing; repeating it finishes a killed import.
 
+    Labels of another name than those in the tars of a finished import become one more version.
+
     Raises:
-        InputError: as `sharding.commands.shard.shard_dump`.
+        InputError: as `sharding.commands.shard.shard_dump` or `relabel`.
     """
     started = time.monotonic()
     workspace = workspace or Workspace(job.output)
+    if (job.output / MANIFEST_FILE).is_file():
+        manifest = Manifest.read(job.output)
+        is_other = manifest.created_by.get(PLAN) != job.digest
+        if is_other and job.labels.name not in tar_labels(manifest).values():
+            return relabel(job, workspace, started)
     summary = shard_dump(job, parallel, workspace)
     new = job.single_positive
     if new is None:
@@ -59,7 +71,7 @@ def import_collection(
     with lock.acquire(job.output):
         dataset = Dataset.open(job.output)
         new = new.without(dataset.manifest.removed_ids)
-        is_current = _is_current(dataset, new)
+        is_current = dataset.manifest.default_labels == new.name and _is_current(dataset, new)
         if not is_current:
             remove_temporaries(job.output)
             add_labels(dataset, new, None, workspace.workers(parallel), make_default=True)
@@ -73,6 +85,77 @@ def import_collection(
             forgotten=summary.forgotten,
         )
     )
+
+
+def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
+    """Add the labels of a mended collection over the images of a finished import.
+
+    Raises:
+        InputError: a class is not of the dataset, or it has other labels of this name.
+    """
+    with lock.acquire(job.output):
+        dataset = Dataset.open(job.output)
+        new = labels_for(dataset, job).without(dataset.manifest.removed_ids)
+        remove_temporaries(job.output)
+        remove_outdated(job.output, dataset.manifest)
+        if new.name in dataset.manifest.labels and not _is_current(dataset, new):
+            raise InputError(
+                f"labels {new.name!r} are there already, from another table",
+                file=job.output / MANIFEST_FILE,
+                fix="give these a name of their own with --labels",
+            )
+        compared = Comparison.of(dataset, None, new)
+        add_labels(dataset, new, None, workspace.workers(map))
+        labelled = Dataset.open(job.output)
+        diff = {} if compared is None else compared.report(labelled, new)
+        write_json(job.output / diff_path(new.name), diff)
+    return Resharded(
+        location=workspace.location,
+        dataset=labelled,
+        name=new.name,
+        diff=diff,
+        added=0,
+        rewritten=0,
+        seconds=time.monotonic() - started,
+    )
+
+
+def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
+    """Convert a job's labels to the classes of a dataset; its images stay in their splits.
+
+    A class that a CSV does not name any more is in every image what one is that a row leaves out.
+
+    Raises:
+        InputError: the collection has a class that the dataset lacks.
+    """
+    classes, splits = dataset.classes, job.labels.splits
+    keys = zip(job.classes.mids, job.classes.names, strict=True)
+    if lacking := [name for key, name in keys if key not in classes.index_of]:
+        raise InputError(
+            f"{count(len(lacking), 'class')} not of this dataset: {', '.join(lacking[:5])}",
+            file=job.output,
+            fix="mend the names, or choose another --output: other classes are another network's",
+        )
+    columns = [classes.index_of[key] for key in job.classes.mids]
+    tables = [labels.table for labels in splits.values()]
+    ids_N = np.concatenate([table.image_ids_N for table in tables])
+    old_NK = np.concatenate([table.dense(np.arange(len(table)), len(columns)) for table in tables])
+    unnamed = NEGATIVE if job.labels.policy.get("unlisted") == "negative" else UNOBSERVED
+    labels_NK = np.full((len(ids_N), len(classes)), unnamed, np.int8)
+    labels_NK[:, columns] = old_NK
+    split_N = np.repeat(list(splits), [len(table) for table in tables])
+    for part in members_in(dataset):
+        split_N[np.isin(ids_N, part.image_ids_N)] = part.shard.split
+    none = dataclasses.replace(next(iter(splits.values())), report={}, rejected_rows=())
+    found = {}
+    for split in dict.fromkeys([*splits, *split_N.tolist()]):
+        labels = splits.get(split, none)
+        (rows,) = np.nonzero(split_N == split)
+        rows = rows[np.argsort(ids_N[rows])]
+        table = LabelTable.from_dense(ids_N[rows], labels_NK[rows])
+        counts = table_counts(table, len(classes))
+        found[split] = dataclasses.replace(labels, table=table, report={**labels.report, **counts})
+    return dataclasses.replace(job.labels, splits=found)
 
 
 def comparison(manifest: Manifest) -> str | None:
@@ -97,9 +180,9 @@ def _slashed(counts: tuple[int, ...]) -> str:
 
 
 def _is_current(dataset: Dataset, new: NewLabels) -> bool:
-    """Test whether the dataset has these labels as default, intact, for all images it holds."""
+    """Test whether the dataset has these labels, intact, for all images it holds."""
     version = dataset.manifest.labels.get(new.name)
-    if version is None or dataset.manifest.default_labels != new.name:
+    if version is None:
         return False
     members = members_in(dataset)
     for split, labels in new.splits.items():

@@ -85,6 +85,29 @@ def test_interval_holds_the_estimate_and_shrinks_with_data() -> None:
     assert 2.5 < widths[0] / widths[1] < 6.5
 
 
+def test_what_is_added_on_the_same_images_has_its_own_interval() -> None:
+    entries = tied_scores(2)
+    rng = np.random.default_rng(0)
+    noise_E = 0.2 * rng.normal(size=len(entries.raw_E)).astype(np.float32)
+    better = dataclasses.replace(
+        entries, boosted_E=entries.raw_E + 0.3 * entries.labels_E + noise_E
+    )
+    first, second = (
+        summary_of(entries),
+        summary_of(dataclasses.replace(better, raw_E=better.boosted_E)),
+    )
+    samples = [
+        bootstrap.resample(better, GROUPS, boosted=boosted, replicates=100)
+        for boosted in (False, True)
+    ]
+    found = bootstrap.paired_intervals(first, second, *samples)["all"]
+    assert found.low < second.map_all - first.map_all < found.high
+    alone = bootstrap.intervals(first, samples[0])["all"]
+    assert found.high - found.low < 0.6 * (alone.high - alone.low), "luck of the draw is shared"
+    none = bootstrap.paired_intervals(first, first, samples[0], samples[0])["all"]
+    assert (none.low, none.high) == (0, 0)
+
+
 def test_a_class_without_drawn_positive_is_left_out_and_rules_hold() -> None:
     # Class 0 has one positive; class 1 none, so it stays 0 in every replicate; class 2 nothing.
     size = 40

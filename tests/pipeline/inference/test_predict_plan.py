@@ -116,7 +116,7 @@ def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "model", "message"),
-    [({"top_k": 3}, "m", "top_k"), ({}, "other", "checkpoint_sha256")],
+    [({"top_k": 3}, "m", "--top-k"), ({}, "other", "model")],
 )
 def test_an_output_of_another_prediction_is_refused(
     tmp_path: Path, changes: dict[str, int], model: str, message: str
