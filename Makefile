@@ -24,7 +24,7 @@ help: ## list the commands
 
 install: $(VENV)/installed ## make .venv, which every other target makes too
 
-demo: $(VENV)/installed ## shard, train, evaluate on procedural data: no GPU, 8 to 20 minutes
+demo: $(VENV)/installed ## shard, train, evaluate on procedural data: no GPU, 9 to 20 minutes
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250

@@ -259,6 +259,20 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     assert not run.exists()
 
 
+def test_a_plan_says_how_many_classes_validation_cannot_score(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepared(tmp_path / "runs/a", squares, monkeypatch)
+    assert "no positive" not in prepare.describe(plan)
+    table = plan.dataset.labels("validation")
+    few = table.select(table.image_ids_N[:1])
+    monkeypatch.setattr(Dataset, "labels", lambda self, split, name: few)
+    positives_K, _ = few.count_per_class(8)
+    missing = int((positives_K == 0).sum())
+    assert 0 < missing < 8
+    assert f"validation has no positive of {missing} of 8 classes\n" in prepare.describe(plan)
+
+
 def test_a_plan_advises_the_method_for_complete_labels_once(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
