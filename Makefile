@@ -24,7 +24,7 @@ help: ## list the commands
 
 install: $(VENV)/installed ## make .venv, which every other target makes too
 
-demo: $(VENV)/installed ## shard, train, evaluate on procedural data: no GPU, 9 to 20 minutes
+demo: $(VENV)/installed ## shard, train, evaluate drawn pictures: no GPU, 9 to 20 min
 	@$(LOCAL) $(BIN)/python jobs/make_demo_dump.py --output $(DEMO)/dump
 	@$(LOCAL) $(BIN)/python jobs/shard_openimages.py --annotations $(DEMO)/dump --images $(DEMO)/dump/images \
 	    --output $(DEMO)/dataset --images-per-shard 250
@@ -37,10 +37,10 @@ test: $(VENV)/installed ## run the test suite
 test-fast: $(VENV)/installed ## run the tests that start no Ray
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'not ray and not cluster and not gpu'
 
-test-gpu: $(VENV)/installed ## run what only a GPU shows, on this machine's first
+test-gpu: $(VENV)/installed ## run what only a GPU shows
 	@$(BIN)/python -m pytest -rs -m gpu tests/test_gpu.py
 
-test-cluster: $(VENV)/installed ## run the jobs on several hosts made of network namespaces (needs root)
+test-cluster: $(VENV)/installed ## run the jobs on hosts made of network namespaces (root)
 	@$(BIN)/python -m pytest -rs -m cluster tests/hosts
 
 check: $(VENV)/installed ## lint, format and types
@@ -48,18 +48,18 @@ check: $(VENV)/installed ## lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-docs: $(VENV)/installed ## build the documentation site in site/; a broken link is an error
+docs: $(VENV)/installed ## build the site in site/; a broken link is an error
 	@$(BIN)/mkdocs build --strict
 
-bench: $(VENV)/installed ## measure the claims of the documentation: ratios, each in one run (an hour)
+bench: $(VENV)/installed ## measure the documentation's claims as ratios (an hour)
 	@for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m benchmarks.$$bench || exit 1; done
 	@for part in keep shrink; do echo "== sharding $$part"; $(BIN)/python -m benchmarks.data.sharding $$part || exit 1; done
 	@for part in ratio size; do echo "== relabel $$part"; $(BIN)/python -m benchmarks.data.relabel $$part || exit 1; done
 
-results: $(VENV)/installed ## run the studies of docs/results.md: hours; they go on where they were stopped
+results: $(VENV)/installed ## run the studies of docs/results.md (hours; they go on)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOCAL) $(BIN)/python -m benchmarks.quality.results $(if $(STUDIES),--only $(STUDIES))
 
-clean-demo: ## remove demo/ (what MLflow has stays in mlflow.db, mlartifacts/)
+clean-demo: ## remove demo/, not what MLflow has
 	rm -rf $(DEMO)
 
 $(VENV)/installed: requirements.lock pyproject.toml

@@ -35,7 +35,7 @@ _FACTS = re.compile(r"^# .*?\n\n(.*?)\n\n## All classes\n\n(.*)", re.DOTALL)
 _GROUPS = ("group_1", "group_5")
 _ABOUT = """# Results
 
-What the methods reach on collections that can be measured here, whatever it says, from
+What the methods reach on collections that can be measured here, good or bad, from
 [studies](study.md): mean of the seeds with the half width of its 95 % interval, differences paired
 by seed, p-values adjusted by Holm. A row is a method and BoostLU's slopes in training/inference;
 1 is without. An order that the paper claims is *confirmed* or *refuted* where
@@ -250,7 +250,7 @@ def hurts(config: StudyConfig) -> str:
         for name, gain in gains.items()
         if gain.high < 0
     ]
-    return f"BoostLU at inference takes mAP from: {', '.join(worse) or 'no row in no group'}."
+    return f"BoostLU at inference lowers mAP of {', '.join(worse) or 'no row, in no group'}."
 
 
 def verdict(difference: Estimate) -> str:

@@ -15,7 +15,7 @@ from pipeline.audit.review_page import Questions
 from pipeline.config.commands import AuditConfig
 from pipeline.data.labels import labels_of
 from pipeline.data.staging import Cache, open_dataset
-from sharding.errors import InputError, command
+from sharding.errors import InputError, command, here
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset
@@ -133,7 +133,7 @@ def write_sheet(
     model = predictor.load(inputs.checkpoint)
     model.meta.check_classes(dataset.classes, inputs.checkpoint)
     file = f"reviewed-{name}-{questions.split}.csv"
-    options: tuple[str, ...] = ("--dataset", inputs.location, "--annotations", file)
+    options: tuple[str, ...] = ("--dataset", here(inputs.location), "--annotations", file)
     options += ("--labels", f"reviewed-{name}")
     if questions.labels != dataset.label_version()[0]:
         options += ("--base", questions.labels)

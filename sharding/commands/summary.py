@@ -234,7 +234,7 @@ class Resharded:
             rows.append(("classes", self._classes()))
         if self.diff:
             new, gone = self._images("new"), self._images("gone")
-            rows.append(("labelled", f"{new:,} images for the first time, {gone:,} no longer"))
+            rows.append(("labelled", f"{new:,} images that had no label, {gone:,} have none now"))
         if self.added:
             rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
         if missing := sum(self.wanted.values()):
@@ -257,7 +257,7 @@ class Resharded:
         )
         return (
             f" ({added:,} added, {removed:,} removed, {flipped:,} flipped "
-            f"against {self.diff['against']}, with pixels or without)"
+            f"against {self.diff['against']})"
         )
 
     def _classes(self) -> str:

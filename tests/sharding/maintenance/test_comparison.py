@@ -70,7 +70,7 @@ def test_images_are_new_gone_missing_as_before_or_missing_now(
     assert output.wanted == {"train": 2}
     wanted = (dataset / "labels/2018_04/wanted.txt").read_text().split()
     assert wanted == [f"train/{first}", f"train/{NOWHERE}"]
-    assert "labelled     2 images for the first time, 2 no longer" in str(output)
+    assert "labelled     2 images that had no label, 2 have none now" in str(output)
     assert ": 1 need them now, 1 were missing before" in str(output)
 
 
