@@ -40,7 +40,8 @@ def test_distance_is_that_of_the_scores_behind_boostlu() -> None:
 def test_each_training_is_compared_with_full_labels_of_its_seed() -> None:
     shift = {("an@1", 0): 1, ("an@1", 1): 2, ("full@1", 0): 0, ("full@1", 1): -1}
     looks = {
-        key: analysis.Look(attributions=Attributions.of(NORMAL - by)) for key, by in shift.items()
+        key: analysis.Look(epoch=1, attributions=Attributions.of(NORMAL - by))
+        for key, by in shift.items()
     }
     an, full = analysis.attribution_table(looks).sections[0]
     assert (an[0], full[0]) == ("an@1", "full@1")
@@ -57,9 +58,10 @@ def test_what_was_found_in_a_run_is_read_again(
     config, found = replace(CONFIG, output=str(tmp_path)), Attributions.of(NORMAL)
     monkeypatch.setattr(analysis, "scores_of", lambda *_: found)
     monkeypatch.setattr(analysis, "precisions_of", lambda *_: ([0.25, 0.5], 0.125))
-    first = analysis.look(config, run("an@1/1", 0))
-    monkeypatch.undo()  # a second look would need networks
-    again = analysis.look(config, run("an@1/1", 0))
+    first = analysis.look(config, run("an@1/1", 0), 6)
+    monkeypatch.setattr(analysis, "precisions_of", lambda *_: ([1.0], 0.125))
+    again = analysis.look(config, run("an@1/1", 0), 6)
+    assert analysis.look(config, run("an@1/1", 0), 7).precisions == [1.0], "of another epoch"
     for each in (first, again):
         assert np.array_equal(each.attributions.counts_H, found.counts_H)
         assert each.attributions.positive_sum == found.positive_sum
@@ -111,7 +113,7 @@ def test_candidates_of_every_epoch_are_judged_by_the_truth(monkeypatch: pytest.M
     for each in (run("an@1/1", 0), run("an@1/1", 1), run("full@1/1", 0)):
         precisions, guessing = analysis.precisions_of(CONFIG, each)
         looks[analysis.trained_as(each), each.seed] = analysis.Look(
-            attributions=none, precisions=precisions, guessing=guessing
+            epoch=2, attributions=none, precisions=precisions, guessing=guessing
         )
     table = analysis.audit_table(looks)
     assert table.headers == ["trained as", "epoch 1", "epoch 2"]

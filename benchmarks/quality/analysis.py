@@ -27,7 +27,6 @@ from pipeline.evaluation.attribution import EDGES, Attributions
 from pipeline.inference import locate
 from pipeline.models.checkpoint import load_model
 from pipeline.study.plan import COMPLETE, RUNS, Plan, PlannedRun
-from pipeline.study.results import Record
 from pipeline.study.run import read_records
 from pipeline.study.statistics import estimate
 from pipeline.tables import Table, half_width, percent
@@ -50,12 +49,14 @@ class Look:
     """What is found in the networks of one run.
 
     Attributes:
-        attributions: scores of the maps of its best checkpoint, before BoostLU.
+        epoch: of its best checkpoint, which was looked into.
+        attributions: scores of the maps of it, before BoostLU.
         precisions: by epoch, share of the first `DEPTH` candidates that are really missing; None
             where there are fewer, empty for a training of full labels, which has none.
         guessing: share of all unobserved entries that are.
     """
 
+    epoch: int
     attributions: Attributions
     precisions: Sequence[float | None] = ()
     guessing: float | None = None
@@ -65,6 +66,7 @@ class Look:
         scores = self.attributions.as_json()
         del scores["edges"]  # the same for all
         return {
+            "epoch": self.epoch,
             "attributions": scores,
             "precisions": list(self.precisions),
             "guessing": self.guessing,
@@ -77,21 +79,35 @@ class Look:
         return cls(**{**raw, "attributions": scores})
 
 
-def look(config: StudyConfig, run: PlannedRun) -> Look:
-    """Look into the networks of a run, or read what was found before, on whatever machine."""
+def look(config: StudyConfig, run: PlannedRun, epoch: int) -> Look:
+    """Look into the networks of a run, or read what was found before, on whatever machine.
+
+    Args:
+        config: of the study.
+        run: with scores.
+        epoch: that they are of; what was found in another is out of date.
+    """
     kept = Path(config.output) / KEPT / f"{run.name}.json"
-    if not kept.is_file():
-        precisions, guessing = precisions_of(config, run)
-        found = Look(attributions=scores_of(config, run), precisions=precisions, guessing=guessing)
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(found.to_dict()), encoding="utf-8")
-    return Look.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    if kept.is_file():
+        found = Look.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+        if found.epoch == epoch:
+            return found
+    precisions, guessing = precisions_of(config, run)
+    scores = scores_of(config, run)
+    found = Look(epoch=epoch, attributions=scores, precisions=precisions, guessing=guessing)
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(found.to_dict()), encoding="utf-8")
+    return found
 
 
-def finished(config: StudyConfig, planned: Plan) -> list[PlannedRun]:
-    """Select the runs of a plan that have scores."""
+def looks(config: StudyConfig, planned: Plan) -> dict[tuple[str, int], Look]:
+    """Look into every run of a plan that has scores, by the training's name and seed."""
     records = read_records(config, planned)
-    return [run for run in planned.runs if _has_scores(records[run.name])]
+    return {
+        (trained_as(run), run.seed): look(config, run, record.epoch)
+        for run in planned.runs
+        if (record := records[run.name]) is not None and record.status == "finished"
+    }
 
 
 def tables(config: StudyConfig, planned: Plan) -> str:
@@ -101,8 +117,7 @@ def tables(config: StudyConfig, planned: Plan) -> str:
         config: of the study, with absolute places.
         planned: its plan, with a training `FULL`.
     """
-    trained = finished(config, planned)
-    looks = {(trained_as(run), run.seed): look(config, run) for run in trained}
+    found = looks(config, planned)
     return "\n\n".join(
         [
             "### Attribution scores",
@@ -111,25 +126,25 @@ def tables(config: StudyConfig, planned: Plan) -> str:
             "on full labels with the same seed (Wasserstein, in logits), as it is and behind "
             f"BoostLU with slope {SLOPE:g}. The paper (section 3) says that partial labels lower "
             "the positive end and that BoostLU mends this.",
-            attribution_table(looks).markdown(),
+            attribution_table(found).markdown(),
             "### What the audit finds, by epoch",
             f"Percent of the {DEPTH} unobserved entries of largest loss that are labels really "
             "missing.",
-            audit_table(looks).markdown(),
+            audit_table(found).markdown(),
         ]
     )
 
 
-def attribution_table(looks: Mapping[tuple[str, int], Look]) -> Table:
+def attribution_table(found: Mapping[tuple[str, int], Look]) -> Table:
     """Compare the scores of each training, by name and seed, with those of full labels."""
     rows = []
-    for name, own in _by_name(looks).items():
+    for name, own in _by_name(found).items():
         pairs = [
-            (found.attributions, looks[FULL, seed].attributions)
-            for seed, found in own.items()
-            if (FULL, seed) in looks
+            (each.attributions, found[FULL, seed].attributions)
+            for seed, each in own.items()
+            if (FULL, seed) in found
         ]
-        scores = [found.attributions for found in own.values()]
+        scores = [each.attributions for each in own.values()]
         rows.append(
             [
                 name,
@@ -143,13 +158,13 @@ def attribution_table(looks: Mapping[tuple[str, int], Look]) -> Table:
     return Table(headers=headers, sections=[rows])
 
 
-def audit_table(looks: Mapping[tuple[str, int], Look]) -> Table:
+def audit_table(found: Mapping[tuple[str, int], Look]) -> Table:
     """Tabulate by training and epoch how many candidates the truth says are right."""
     rows, guessing = [], float("nan")
-    for name, own in _by_name(looks).items():
+    for name, own in _by_name(found).items():
         runs = [
-            [math.nan if each is None else 100 * each for each in found.precisions]
-            for found in own.values()
+            [math.nan if share is None else 100 * share for share in each.precisions]
+            for each in own.values()
         ]
         if any(runs):
             by_epoch = zip_longest(*runs, fillvalue=math.nan)
@@ -203,15 +218,11 @@ def trained_as(run: PlannedRun) -> str:
     return run.rows[0].partition("/")[0]
 
 
-def _by_name(looks: Mapping[tuple[str, int], Look]) -> dict[str, dict[int, Look]]:
-    found = dict[str, dict[int, Look]]()
-    for (name, seed), each in looks.items():
-        found.setdefault(name, {})[seed] = each
-    return found
-
-
-def _has_scores(record: Record | None) -> bool:
-    return record is not None and record.status == "finished"
+def _by_name(found: Mapping[tuple[str, int], Look]) -> dict[str, dict[int, Look]]:
+    by_name = dict[str, dict[int, Look]]()
+    for (name, seed), each in found.items():
+        by_name.setdefault(name, {})[seed] = each
+    return by_name
 
 
 def _directory(config: StudyConfig, run: PlannedRun) -> str:

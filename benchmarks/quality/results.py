@@ -173,9 +173,7 @@ def main(options: Options) -> None:
             subprocess.run([sys.executable, "-m", "pipeline", *command[1:]], check=True)
         if directory.is_dir():
             if study.analysed:
-                config, planned = studies.prepare(study.config(name, options))
-                for run in analysis.finished(config, planned):
-                    analysis.look(config, run)
+                analysis.looks(*studies.prepare(study.config(name, options)))
             kept.save(directory, options.numbers(name))
         finished = [each for each in STUDIES if (options.work / each / "study.md").is_file()]
         parts = {STUDIES[each].title: part(each, STUDIES[each], options) for each in finished}
