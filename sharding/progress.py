@@ -45,9 +45,10 @@ def clock(seconds: float) -> str:
 
 class _Bar(tqdm):  # type: ignore[type-arg]
     @staticmethod
-    def format_meter(*arguments: Any, **options: Any) -> str:
-        """Leave out the time left where there is no rate yet."""
-        return tqdm.format_meter(*arguments, **options).replace(", ? left", "")
+    def format_meter(n: float, total: float, elapsed: float, **options: Any) -> str:
+        """Show the time so far where there is no rate yet that says how much is left."""
+        text = tqdm.format_meter(n, total, elapsed, **options)
+        return text.replace("? left", f"{clock(elapsed)} so far")
 
 
 class Waiting:
@@ -156,8 +157,18 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self._fitting_note(self._bar), refresh=False)
             self._bar.update(units)
-        elif time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+        elif self._waited() >= _SECONDS_BETWEEN_LINES:
             self._print_line()
+
+    def look(self) -> None:
+        """Show the time so far of work of which nothing is done yet; call it often."""
+        if self._bar is not None:
+            self._bar.refresh()
+        elif self.done == self._initial and self._waited() >= _SECONDS_BETWEEN_WAITS:
+            self._print_line()
+
+    def _waited(self) -> float:
+        return time.monotonic() - self._printed
 
     def _fitting_note(self, bar: tqdm[NoReturn]) -> str:
         """Leave out the last parts of the note that the terminal has no room for."""
@@ -196,6 +207,8 @@ class Progress:
         parts = [f"{self.label}: {self.done}/{self.total} {self.unit}"]
         if rate:
             parts.append(f"{rate:.1f} {self.unit}/s")
+        elif missing and elapsed >= 1:
+            parts.append(f"{clock(elapsed)} so far")
         if rate and missing > 0:
             parts.append(f"{seconds:.0f} s left")
         if self._note:

@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 MOST_ATTEMPTS = 3
 """Workers that may die of one item before it is set aside."""
+_SECONDS_BETWEEN_LOOKS = 1.0
 _MOST_LOST = 3
 """Items, of which the first ones may be lost before all are taken to be."""
 
@@ -88,12 +89,21 @@ def run_tasks(
             limit = max_in_flight or 2 * at_once
             while waiting and len(running) < limit:
                 running.append(remote.remote(function, waiting.pop()))
-            done, running = ray.wait(running, num_returns=1)
-            for reference in done:
-                with _deaths_of_ray():
-                    result = ray.get(reference)
-                progress.advance()
-                yield result
+            reference = _next_done(running, progress)
+            running.remove(reference)
+            with _deaths_of_ray():
+                result = ray.get(reference)
+            progress.advance()
+            yield result
+
+
+def _next_done(running: Sequence[Any], progress: Progress) -> Any:
+    """Wait for one of several references, showing the time."""
+    import ray
+
+    while not (done := ray.wait(running, num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS)[0]):
+        progress.look()
+    return done[0]
 
 
 @contextlib.contextmanager
@@ -165,7 +175,7 @@ def map_parts(
             for item in itertools.islice(waiting, workers):
                 give(remote.remote(kind, dict(arguments)), item, 1)
             while running:
-                (done,), _ = ray.wait(list(running), num_returns=1)
+                done = _next_done(list(running), progress)
                 actor, item, attempt = running.pop(done)
                 try:
                     row, is_done = ray.get(done), True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
 import time
@@ -56,6 +57,19 @@ def test_what_was_done_before_is_no_speed(capsys: pytest.CaptureFixture[str]) ->
     with Progress(100, "epoch 1/3", unit="step", initial=50) as progress:
         progress.advance(0, "loss 0.5000")
     assert capsys.readouterr().err == "epoch 1/3: 50/100 step, loss 0.5000\n"
+
+
+def test_work_of_which_nothing_is_done_shows_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = itertools.count(0, 5)  # seconds between two readings
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with Progress(4, "evaluate test", unit="task") as work:
+        for _ in range(4):
+            work.look()
+        assert capsys.readouterr().err == "evaluate test: 0/4 task, 0:20 so far\n"
+        work.advance(4)
+    assert "4/4 task" in capsys.readouterr().err
 
 
 def test_what_is_not_finite_is_null(as_json: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +191,7 @@ def test_a_bar_without_a_rate_names_no_time_left(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stderr", screen)
     with Progress(94, "epoch 3/10", unit="step", initial=72) as progress:
         progress.advance(0, note="loss 0.25")
-    assert "72/94 step" in screen.getvalue()
+    assert "72/94 step, 0:00 so far" in screen.getvalue()
     assert "left" not in screen.getvalue()
 
 

@@ -21,7 +21,7 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     in_flight: list[int] = []
     cpus = itertools.chain([0], itertools.repeat(2))
 
-    def wait(running: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+    def wait(running: list[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         in_flight.append(len(running))
         return running[:1], running[1:]
 
