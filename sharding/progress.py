@@ -47,8 +47,10 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     @staticmethod
     def format_meter(n: float, total: float, elapsed: float, **options: Any) -> str:
         """Show the time so far where there is no rate yet that says how much is left."""
-        text = tqdm.format_meter(n, total, elapsed, **options)
-        return text.replace("? left", f"{clock(elapsed)} so far")
+        if n == options["initial"]:
+            shown = options["bar_format"].replace("{remaining} left", f"{clock(elapsed)} so far")
+            options["bar_format"] = shown
+        return tqdm.format_meter(n, total, elapsed, **options)
 
 
 class Waiting:

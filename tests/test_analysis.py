@@ -121,3 +121,6 @@ def test_candidates_of_every_epoch_are_judged_by_the_truth(monkeypatch: pytest.M
     assert (name, first) == ("an@1", "20.00 ±0.00")
     assert second.startswith("40.00 ±")
     assert table.notes == ["Guessing is right in 20.00 %."]
+    wrong = analysis.Look(epoch=2, attributions=none, precisions=[0.0, None], guessing=0.2)
+    table = analysis.audit_table({("an@1", 0): wrong})
+    assert table.sections[0] == [["an@1", "0.00", "–"]]

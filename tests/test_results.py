@@ -107,19 +107,25 @@ def test_runs_are_taken_up_on_another_machine(tmp_path: Path) -> None:
         (here / folder).mkdir(parents=True)
     for name, value in (("an-seed0", 1), ("gr-seed0", 2)):
         weights = str(tmp_path / "here/photographs/w.pth")
-        text = json.dumps({"value": value, "weights": weights})
+        text = json.dumps(
+            {"value": value, "weights": weights, "beside": str(tmp_path / "here-old")}
+        )
         (here / f"results/{name}.json").write_text(text)
     (here / "analysis/an-seed0.json").write_text('{"precisions": [0.5]}')
     file.parent.parent.mkdir()
     kept.save(here, file)
-    assert str(tmp_path) not in file.read_text()
+    assert f'"{tmp_path}/here/' not in file.read_text()
+    written = file.read_text()
+    kept.save(there, file)  # which has no result yet
+    assert file.read_text() == written
     assert len(file.read_text().splitlines()) == 2
 
     (there / "results").mkdir(parents=True)
     (there / "results/gr-seed0.json").write_text('{"value": 3}')
     kept.restore(file, there)
     found = json.loads((there / "results/an-seed0.json").read_text())
-    assert found == {"value": 1, "weights": str(tmp_path / "there/photographs/w.pth")}
+    assert found["weights"] == str(tmp_path / "there/photographs/w.pth")
+    assert (found["value"], found["beside"]) == (1, str(tmp_path / "here-old"))
     assert json.loads((there / "analysis/an-seed0.json").read_text()) == {"precisions": [0.5]}
     assert json.loads((there / "results/gr-seed0.json").read_text()) == {"value": 3}
     assert not (there / "analysis/gr-seed0.json").exists()

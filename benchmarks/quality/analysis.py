@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
+from pipeline import storage
 from pipeline.audit import candidates, judge
 from pipeline.config.study import StudyConfig
 from pipeline.data.labels import LabelledSplit, labels_of
@@ -95,8 +96,7 @@ def look(config: StudyConfig, run: PlannedRun, epoch: int) -> Look:
     precisions, guessing = precisions_of(config, run)
     scores = scores_of(config, run)
     found = Look(epoch=epoch, attributions=scores, precisions=precisions, guessing=guessing)
-    kept.parent.mkdir(exist_ok=True)
-    kept.write_text(json.dumps(found.to_dict()), encoding="utf-8")
+    storage.write_json(str(kept), found.to_dict())
     return found
 
 
@@ -187,7 +187,9 @@ def precisions_of(config: StudyConfig, run: PlannedRun) -> tuple[list[float | No
     missing = judge.Truth(known, labels_of(dataset, "train", COMPLETE))
     verdicts = [judge.judge(each, missing, [DEPTH]) for each in epochs]
     precisions = [each.precision_at.get(DEPTH) for each in verdicts]
-    return (precisions, missing.base_rate) if any(precisions) else ([], None)
+    if all(each is None for each in precisions):
+        return [], None
+    return precisions, missing.base_rate
 
 
 def scores_of(config: StudyConfig, run: PlannedRun) -> Attributions:
@@ -230,7 +232,9 @@ def _directory(config: StudyConfig, run: PlannedRun) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    if not len(values):
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return "–"
-    found = estimate(np.array(values)[:, None])
-    return f"{found.mean:.2f} {half_width(found.low / 100, found.high / 100)}"
+    found = estimate(np.array(known)[:, None])
+    width = half_width(found.low / 100, found.high / 100) if len(known) > 1 else ""
+    return f"{found.mean:.2f} {width}".rstrip()

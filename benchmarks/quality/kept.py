@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.quality import analysis
+from pipeline import storage
 from pipeline.study.plan import RESULTS
+from sharding.storage.files import replacing
 
 _WORK = "{work}"
 """Stands for the directory of all studies, which is another on each machine."""
@@ -18,33 +21,42 @@ def save(study: Path, file: Path) -> None:
 
     Args:
         study: its directory, below the one of all studies.
-        file: to write.
+        file: to write; left as it is where the study has no result.
     """
-    lines = []
-    for result in sorted((study / RESULTS).glob("*.json")):
-        parts = {part: study / folder / result.name for part, folder in _PARTS.items()}
-        found = {
-            part: json.loads(path.read_text(encoding="utf-8"))
-            for part, path in parts.items()
-            if path.is_file()
-        }
-        lines.append(json.dumps({"run": result.stem, **found}))
-    text = "".join(f"{line}\n" for line in lines)
+    runs = sorted(path.stem for path in (study / RESULTS).glob("*.json"))
+    if not runs:
+        return
     file.parent.mkdir(exist_ok=True)
-    file.write_text(text.replace(str(study.parent.resolve()), _WORK), encoding="utf-8")
+    work = str(study.parent.resolve())
+    with replacing(file) as temporary:
+        lines = [json.dumps(_moved(_read(study, run), work, _WORK)) for run in runs]
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def restore(file: Path, study: Path) -> None:
-    """Write what `save` kept below a study's directory, but for runs that are there."""
+    """Write what `save` kept below a study's directory, but for what is there."""
     if not file.is_file():
         return
-    text = file.read_text(encoding="utf-8").replace(_WORK, str(study.parent.resolve()))
-    for line in text.splitlines():
-        run = json.loads(line)
-        if (study / RESULTS / f"{run['run']}.json").is_file():
-            continue
+    for line in file.read_text(encoding="utf-8").splitlines():
+        kept = _moved(json.loads(line), _WORK, str(study.parent.resolve()))
         for part, folder in _PARTS.items():
-            if part in run:
-                (study / folder).mkdir(parents=True, exist_ok=True)
-                path = study / folder / f"{run['run']}.json"
-                path.write_text(json.dumps(run[part]), encoding="utf-8")
+            path = study / folder / f"{kept['run']}.json"
+            if part in kept and not path.is_file():
+                storage.write_json(str(path), kept[part])
+
+
+def _read(study: Path, run: str) -> dict[str, Any]:
+    paths = {part: study / folder / f"{run}.json" for part, folder in _PARTS.items()}
+    found = {part: storage.read_json(str(path)) for part, path in paths.items()}
+    return {"run": run} | {part: value for part, value in found.items() if value is not None}
+
+
+def _moved(value: Any, before: str, after: str) -> Any:
+    """Replace a directory at the begin of every path in a JSON value."""
+    if isinstance(value, dict):
+        return {key: _moved(each, before, after) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_moved(each, before, after) for each in value]
+    if isinstance(value, str) and (value == before or value.startswith(f"{before}/")):
+        return after + value[len(before) :]
+    return value

@@ -166,14 +166,15 @@ def main(options: Options) -> None:
     """Make what is missing, run the studies, write the page."""
     for name in options.only or STUDIES:
         study, directory = STUDIES[name], options.work / name
-        if not options.render:
-            study_data.make(study.collection, options.work, options.shared)
-            kept.restore(options.numbers(name), directory)
-            command = shlex.split(studies.command_of(study.config(name, options)))
-            subprocess.run([sys.executable, "-m", "pipeline", *command[1:]], check=True)
-        if directory.is_dir():
-            if study.analysed:
+        kept.restore(options.numbers(name), directory)
+        try:
+            if not options.render:
+                study_data.make(study.collection, options.work, options.shared)
+                command = shlex.split(studies.command_of(study.config(name, options)))
+                subprocess.run([sys.executable, "-m", "pipeline", *command[1:]], check=True)
+            if study.analysed and directory.is_dir():
                 analysis.looks(*studies.prepare(study.config(name, options)))
+        finally:
             kept.save(directory, options.numbers(name))
         finished = [each for each in STUDIES if (options.work / each / "study.md").is_file()]
         parts = {STUDIES[each].title: part(each, STUDIES[each], options) for each in finished}

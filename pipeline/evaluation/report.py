@@ -69,8 +69,14 @@ class Report:
         """Convert to plain values in full precision: fractions, no value as null."""
         raw: dict[str, Any] = {name: self._summary_as_json(name) for name in self.summaries}
         if found := self.intervals.get(DIFFERENCE):
-            intervals = {column: _as_pair(interval) for column, interval in found.items()}
-            raw["on_minus_off"] = {"intervals_95": intervals}
+            off, on = (self.summaries[name].means() for name in (BOOST_OFF, BOOST_ON))
+            raw["on_minus_off"] = {
+                name: {
+                    "delta": none_for_nan(on[name] - off[name]),
+                    "interval_95": _as_pair(found[name]),
+                }
+                for name in found
+            }
         if self.published:
             raw["published"] = [
                 {"method": row.method, "percent": list(row.values), "source": row.source}

@@ -142,7 +142,7 @@ def explain(
         batches: of the split, from its start.
         classes: of the model and the labels.
         images: how many.
-        classes_per_image: of an image's verified positives those with the fewest training labels.
+        classes_per_image: of an image's verified positives the rarest, by training positives.
 
     Yields:
         The maps of one image after another; nothing of a head without maps.

@@ -10,6 +10,7 @@ import tyro
 
 from sharding.commands.options import DatasetOptions, ShardOptions
 from sharding.errors import InputError
+from sharding.layout import is_version_name
 
 Format = Literal["voc", "coco", "nuswide", "cub", "csv"]
 
@@ -25,8 +26,8 @@ class ImportOptions(DatasetOptions):
     year: int | None = None
     """Year of VOC (2012, 2007) or COCO (2014, 2017); by default the first that is there."""
     name: Annotated[str | None, tyro.conf.arg(name="labels")] = None
-    """Name of the label version, "complete" or "partial" by default; with another one, mended
-    labels come over the images of an import that is finished."""
+    """Name of the label version, "complete" or "partial" by default; with one that a finished
+    import lacks, mended labels come over its images."""
     single_positive: bool = False
     """Also make labels of one positive per training image, and train on them by default."""
     seed: int = 1200
@@ -69,8 +70,23 @@ class ImportOptions(DatasetOptions):
             value = getattr(self, name)
             if not 0 <= value < below:
                 raise InputError(f"--{name.replace('_', '-')} is {value}", fix=fix)
+        if self.name is not None and not is_version_name(self.name):
+            raise InputError(
+                f"{self.name!r} cannot name a label version",
+                fix="give --labels a name of letters, digits, '.', '_' and '-' only",
+            )
+        if self.single_positive and self.name == self.single_positive_name:
+            raise InputError(
+                f"--labels {self.name} is the name of the single positives",
+                fix="give the labels as published another name",
+            )
         if not self.separator:
             raise InputError("--separator is empty", fix="leave it out for |")
+
+    @property
+    def single_positive_name(self) -> str:
+        """Name of the label version of one positive per training image."""
+        return f"single-positive-{self.seed}"
 
     def shard_options(self) -> ShardOptions:
         """Convert to the options of the shard job."""

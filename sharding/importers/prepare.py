@@ -52,10 +52,13 @@ class ImportJob(Job):
     Attributes:
         names: of all images.
         single_positive: a second label version of one positive per training image, if wanted.
+        is_named: whether the label version was given a name, and so may come over a finished
+            import.
     """
 
     names: Names
     single_positive: NewLabels | None = None
+    is_named: bool = False
 
     def without(self, image_ids_M: Ids) -> Self:
         """Leave out images that were taken down, their names too."""
@@ -120,6 +123,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         plans={s: plan_shards(s, part, shard_options) for s, part in labels.splits.items()},
         names=names,
         single_positive=_single_positive(official, collection, options),
+        is_named=options.name is not None,
     )
 
 
@@ -137,7 +141,7 @@ def _single_positive(
         for split, part in {**collection.parts, "train": single.parts["train"]}.items()
     }
     return _new_labels(
-        f"single-positive-{options.seed}", dataclasses.replace(single, parts=parts, sources={})
+        options.single_positive_name, dataclasses.replace(single, parts=parts, sources={})
     )
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sharding import log
 from sharding.commands.shard import shard_dump
 from sharding.commands.summary import Resharded, Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import NewLabels, arrange, tar_labels
-from sharding.dataset.members import members_in
+from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import remove_outdated
-from sharding.errors import InputError
+from sharding.errors import InputError, command
+from sharding.image_ids import Ids, format_image_ids
 from sharding.importers.prepare import ImportJob, table_counts
 from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
 from sharding.layout import MANIFEST_FILE, PLAN, SPLITS, diff_path
@@ -62,7 +64,7 @@ def import_collection(
     if (job.output / MANIFEST_FILE).is_file():
         manifest = Manifest.read(job.output)
         is_other = manifest.created_by.get(PLAN) != job.digest
-        if is_other and job.labels.name not in tar_labels(manifest).values():
+        if is_other and job.is_named and job.labels.name not in tar_labels(manifest).values():
             return relabel(job, workspace, started)
     summary = shard_dump(job, parallel, workspace)
     new = job.single_positive
@@ -90,9 +92,21 @@ def import_collection(
 def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
     """Add the labels of a mended collection over the images of a finished import.
 
+    Pixels, splits and the default labels stay as they are.
+
     Raises:
-        InputError: a class is not of the dataset, or it has other labels of this name.
+        InputError: as `labels_for`; single positives are asked for too; or the dataset has other
+            labels of this name.
     """
+    if job.single_positive is not None:
+        name = job.single_positive.name
+        arguments = ("--dataset", job.output, "--base", job.labels.name, "--labels", f"{name}-new")
+        raise InputError(
+            f"{name} is there already, drawn from the labels before",
+            file=job.output,
+            fix="leave out --single-positive, and then run "
+            + command("reshard", *arguments, "--single-positive"),
+        )
     with lock.acquire(job.output):
         dataset = Dataset.open(job.output)
         new = labels_for(dataset, job).without(dataset.manifest.removed_ids)
@@ -108,7 +122,8 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
         add_labels(dataset, new, None, workspace.workers(map))
         labelled = Dataset.open(job.output)
         diff = {} if compared is None else compared.report(labelled, new)
-        write_json(job.output / diff_path(new.name), diff)
+        if diff:
+            write_json(job.output / diff_path(new.name), diff)
     return Resharded(
         location=workspace.location,
         dataset=labelled,
@@ -123,10 +138,10 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
 def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     """Convert a job's labels to the classes of a dataset; its images stay in their splits.
 
-    A class that a CSV does not name any more is in every image what one is that a row leaves out.
+    A class that a CSV does not name any more is in every image what one is that its row leaves out.
 
     Raises:
-        InputError: the collection has a class that the dataset lacks.
+        InputError: the collection has a class that the dataset lacks, or no image of a split.
     """
     classes, splits = dataset.classes, job.labels.splits
     keys = zip(job.classes.mids, job.classes.names, strict=True)
@@ -140,11 +155,14 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     tables = [labels.table for labels in splits.values()]
     ids_N = np.concatenate([table.image_ids_N for table in tables])
     old_NK = np.concatenate([table.dense(np.arange(len(table)), len(columns)) for table in tables])
-    unnamed = NEGATIVE if job.labels.policy.get("unlisted") == "negative" else UNOBSERVED
-    labels_NK = np.full((len(ids_N), len(classes)), unnamed, np.int8)
+    labels_NK = np.full((len(ids_N), len(classes)), UNOBSERVED, np.int8)
+    if job.labels.policy.get("unlisted") == "negative":  # but where a row was set aside
+        labels_NK[(old_NK != UNOBSERVED).all(axis=1)] = NEGATIVE
     labels_NK[:, columns] = old_NK
-    split_N = np.repeat(list(splits), [len(table) for table in tables])
-    for part in members_in(dataset):
+    split_N = np.repeat(np.array([*splits], object), [len(table) for table in tables])
+    members = members_in(dataset)
+    _check_images(ids_N, members, job)
+    for part in members:
         split_N[np.isin(ids_N, part.image_ids_N)] = part.shard.split
     none = dataclasses.replace(next(iter(splits.values())), report={}, rejected_rows=())
     found = {}
@@ -156,6 +174,32 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
         counts = table_counts(table, len(classes))
         found[split] = dataclasses.replace(labels, table=table, report={**labels.report, **counts})
     return dataclasses.replace(job.labels, splits=found)
+
+
+def _check_images(ids_N: Ids, members: Sequence[Members], job: ImportJob) -> None:
+    """Refuse labels that name no image of a split; tell how many images they leave without."""
+    for split in dict.fromkeys(part.shard.split for part in members):
+        held_N = ids_of(split, members)
+        missing = int(np.count_nonzero(~np.isin(held_N, ids_N)))
+        if missing == len(held_N) and split not in job.options.allow_empty:
+            raise InputError(
+                f"none of the {missing:,} images of {split} has a row",
+                file=job.options.annotations,
+                fix=f"write paths as in the first table, or pass --allow-empty {split}",
+            )
+        if missing:
+            log.info(f"{split}: {missing:,} images have no row, and so no label", "WARNING")
+    extra_N = np.setdiff1d(ids_N, np.concatenate([part.image_ids_N for part in members]))
+    if len(extra_N):
+        wanted = set(format_image_ids(extra_N))
+        named = [
+            n for names in job.names.by_split.values() for i, n in names.items() if i in wanted
+        ]
+        log.info(
+            f"{count(len(named), 'image')} of the table without pixels here: "
+            f"{', '.join(sorted(named)[:5])}; new images need another --output",
+            "WARNING",
+        )
 
 
 def comparison(manifest: Manifest) -> str | None:
@@ -182,7 +226,7 @@ def _slashed(counts: tuple[int, ...]) -> str:
 def _is_current(dataset: Dataset, new: NewLabels) -> bool:
     """Test whether the dataset has these labels, intact, for all images it holds."""
     version = dataset.manifest.labels.get(new.name)
-    if version is None:
+    if version is None or version.splits.keys() != new.splits.keys():
         return False
     members = members_in(dataset)
     for split, labels in new.splits.items():

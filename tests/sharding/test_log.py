@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import sys
 import time
 from typing import Any
@@ -192,6 +193,7 @@ def test_a_bar_without_a_rate_names_no_time_left(monkeypatch: pytest.MonkeyPatch
     with Progress(94, "epoch 3/10", unit="step", initial=72) as progress:
         progress.advance(0, note="loss 0.25")
     assert "72/94 step, 0:00 so far" in screen.getvalue()
+    assert max(map(len, re.split("[\\r\\n]", screen.getvalue()))) <= 80
     assert "left" not in screen.getvalue()
 
 

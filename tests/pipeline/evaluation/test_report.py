@@ -147,7 +147,8 @@ def test_intervals_and_published_rows_stand_beside_the_means(pair: dict[str, Sum
     added = {name: Interval(low=0.01, high=0.03) for name in MEANS}
     both = Report(summaries=pair, intervals={"BoostLU on": known, DIFFERENCE: added})
     assert row(both.terminal().partition("difference")[2], "  95% interval") == ["±1.00"] * 7
-    assert both.as_json()["on_minus_off"]["intervals_95"]["all"] == [0.01, 0.03]
+    delta = pair["BoostLU on"].map_all - pair["BoostLU off"].map_all
+    assert both.as_json()["on_minus_off"]["all"] == {"delta": delta, "interval_95": [0.01, 0.03]}
     assert "BoostLU off 53.75, BoostLU on 58.87 ±1.50." in text
     assert row(text, "LL-R+BoostLU") == ["79.28", "80.81", "83.32", "85.63", "90.27", "83.86"]
     assert "Published: Bridging the Gap" in text

@@ -151,6 +151,63 @@ def test_mended_labels_come_over_the_same_images(tmp_path: Path) -> None:
     assert isinstance(import_collection(table_job(tmp_path, TABLE), map), Imported)
 
 
+def test_a_mended_table_is_given_a_name_of_its_own(tmp_path: Path) -> None:
+    for name, problem in (("my labels", "cannot name"), ("../x", "cannot name")):
+        with pytest.raises(InputError, match=problem):
+            table_job(tmp_path, TABLE, name)
+    with pytest.raises(InputError, match="is the name of the single positives"):
+        table_job(tmp_path, TABLE, "single-positive-7", single_positive=True, seed=7)
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    partial = ["image,labels,negatives,split", "a.jpg,cat,cow,train"]
+    partial += ["d.jpg,cat,,validation", "e.jpg,dog,,test"]
+    # Its default name is another, and still it must not come over the dataset unasked.
+    with pytest.raises(InputError, match="finished dataset of other labels"):
+        import_collection(table_job(tmp_path, partial), map)
+    job = table_job(tmp_path, [*TABLE[:-1], "e.jpg,cat,test"], "m", single_positive=True)
+    with pytest.raises(InputError, match=r"reshard .* --base m .*--single-positive"):
+        import_collection(job, map)
+
+
+def test_a_table_without_the_images_of_a_split_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    moved = [TABLE[0], *(f"img/{row}" for row in TABLE[1:])]
+    with pytest.raises(InputError, match="none of the 1 images of test has a row"):
+        import_collection(table_job(tmp_path, moved, "moved"), map)
+    assert list(Dataset.open(tmp_path / "dataset").manifest.labels) == ["complete"]
+    few = [*TABLE[:2], *TABLE[4:], "new.jpg,cat,train"]
+    import_collection(table_job(tmp_path, few, "few"), map)
+    said = capsys.readouterr().out
+    assert "train: 2 images have no row, and so no label" in said
+    assert "1 image of the table have no pixels here, and need another --output: new.jpg" in said
+
+
+def test_an_image_stays_in_a_split_that_the_table_lacks(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    lines = [*TABLE[:4], "d.jpg,dog,train", TABLE[5]]
+    job = table_job(tmp_path, lines, "m", validation_share=0, allow_empty=("validation",))
+    import_collection(job, map)
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert present(dataset, "validation", "m") == {"d.jpg": ["dog"]}
+    more = table_job(tmp_path, [*TABLE[:4], TABLE[5]], "m", allow_empty=("validation",))
+    with pytest.raises(InputError, match="labels 'm' are there already"):
+        import_collection(more, map)
+
+
+def test_a_row_that_was_set_aside_makes_no_class_absent(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    lines = [TABLE[0], "a.jpg,cat,train", "b.jpg,cat,train", "b.jpg,cow,trian", *TABLE[3:]]
+    import_collection(table_job(tmp_path, lines, "m"), map)
+    table = Dataset.open(tmp_path / "dataset").labels("train", "m")
+    labels_NK = table.dense(table.rows_of(parse_image_ids(list(map(image_id_of, NAMES[:2])))), 3)
+    assert labels_NK.tolist() == [[1, 0, 0], [1, UNOBSERVED, UNOBSERVED]]
+
+
 def test_what_a_partial_table_no_longer_names_is_unobserved(tmp_path: Path) -> None:
     partial = ["image,labels,negatives,split", "a.jpg,cat,cow,train", "b.jpg,cow,,train"]
     rest = ["d.jpg,cat,,validation", "e.jpg,cat,,test"]
