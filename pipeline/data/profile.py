@@ -12,6 +12,7 @@ from pipeline import storage
 from pipeline.config.train import TrainConfig
 from pipeline.tracking.runs import TableInput
 from sharding.layout import GROUPS_OF
+from sharding.log import count
 from sharding.manifest import Dataset
 
 
@@ -40,6 +41,15 @@ def profile(dataset: Dataset, split: str, labels: str | None = None) -> dict[str
         "classes": len(classes),
         "groups": f"{', '.join(map(str, sizes))} classes by {grouped_by(dataset)}",
     }
+
+
+def about_map(dataset: Dataset, split: str, labels: str | None) -> list[str]:
+    """Say, in lines for a terminal, what the mAP of a split is of."""
+    K = len(dataset.classes)
+    positives_K, _ = dataset.labels(split, labels).count_per_class(K)
+    missing = int((positives_K == 0).sum())
+    lines = [f"{split} has no positive of {missing:,} of {count(K, 'class')}"] if missing else []
+    return [*lines, f"mAP is in percent on {split}, with BoostLU and (off) without"]
 
 
 def facts(dataset: Dataset, labels: str | None = None) -> dict[str, Any]:

@@ -16,11 +16,13 @@ import numpy.typing as npt
 from pipeline.config.commands import Rule
 from pipeline.evaluation import ranking
 from pipeline.evaluation.metrics import MEANS, Summary, average_precision, summarize
-from pipeline.evaluation.scores import Scores
+from pipeline.evaluation.scores import BOOST_ON, Scores
 from sharding.errors import InputError
 from sharding.labels import POSITIVE
 
 _LEVEL = 0.95
+DIFFERENCE = "difference"
+"""Name of the intervals of what the second of two summaries has more than the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,18 +89,32 @@ def intervals(summary: Summary, means_RM: npt.NDArray[np.float64]) -> Mapping[st
     }
 
 
-def paired_intervals(
-    first: Summary,
-    second: Summary,
-    first_RM: npt.NDArray[np.float64],
-    second_RM: npt.NDArray[np.float64],
-) -> Mapping[str, Interval]:
-    """Take intervals of second minus first, both resampled on the same images; see `intervals`."""
-    before, after = first.means(), second.means()
-    return {
-        name: _centred_interval(after[name] - before[name], sample_R)
-        for name, sample_R in zip(before, (second_RM - first_RM).T, strict=True)
+def all_intervals(
+    summaries: Mapping[str, Summary],
+    scores: Scores,
+    groups_K: npt.NDArray[np.integer],
+    rule: Rule,
+    replicates: int,
+) -> Mapping[str, Mapping[str, Interval]]:
+    """Take intervals of every mean, by name of summary, and of the `DIFFERENCE` of two.
+
+    The difference is paired: both are resampled on the same images. None without replicates.
+    """
+    if not replicates:
+        return {}
+    samples = {
+        name: resample(scores, groups_K, boosted=name == BOOST_ON, rule=rule, replicates=replicates)
+        for name in summaries
     }
+    found = {name: intervals(summaries[name], samples[name]) for name in samples}
+    if len(samples) == 2:
+        (first, before_RM), (second, after_RM) = samples.items()
+        before, after = summaries[first].means(), summaries[second].means()
+        found[DIFFERENCE] = {
+            name: _centred_interval(after[name] - before[name], sample_R)
+            for name, sample_R in zip(before, (after_RM - before_RM).T, strict=True)
+        }
+    return found
 
 
 def compare(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.evaluation.bootstrap import Difference, Interval
+from pipeline.evaluation.bootstrap import DIFFERENCE, Difference, Interval
 from pipeline.evaluation.metrics import RULES, WEIGHTED, Summary
 from pipeline.evaluation.per_class import none_for_nan
 from pipeline.evaluation.references import Published
@@ -20,8 +20,6 @@ from sharding.log import count
 
 GROUPS = range(1, NUM_GROUPS + 1)
 HEADERS = ("", *MAP_COLUMNS.values())
-DIFFERENCE = "difference"
-"""Name of the intervals of two summaries' difference, which is also the row's."""
 
 
 @dataclass(frozen=True, kw_only=True)

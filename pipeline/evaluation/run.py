@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +18,11 @@ from pipeline.data.profile import grouped_by
 from pipeline.data.staging import open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
-from pipeline.evaluation.bootstrap import Interval
-from pipeline.evaluation.metrics import Summary
 from pipeline.evaluation.per_class import PerClass
 from pipeline.evaluation.pointing_game import Boxes
 from pipeline.evaluation.references import Baseline
-from pipeline.evaluation.report import DIFFERENCE, Comparison, Report
-from pipeline.evaluation.scores import BOOST_ON, Scores, score
+from pipeline.evaluation.report import Comparison, Report
+from pipeline.evaluation.scores import Scores, score
 from pipeline.inference import beam, locate
 from pipeline.inference.cams import Explained, explain
 from pipeline.inference.choose_points import Decisions, Entries, choose
@@ -279,7 +276,9 @@ def make_report(
     summaries = per_class.summaries()
     return Report(
         summaries=summaries,
-        intervals=_intervals(summaries, scores, subject) if config.replicates else {},
+        intervals=bootstrap.all_intervals(
+            summaries, scores, dataset.classes.groups_K, config.rule, config.replicates
+        ),
         published=references.published_beside(
             subject.meta.train_config.method,
             release=dataset.label_version(subject.labels)[1].release,
@@ -290,28 +289,6 @@ def make_report(
         pointing_game=maps.pointing_game(dataset.classes.groups_K) if maps else {},
         grouped_by=grouped_by(dataset),
     )
-
-
-def _intervals(
-    summaries: Mapping[str, Summary], scores: Scores, subject: Subject
-) -> Mapping[str, Mapping[str, Interval]]:
-    """95 % intervals of every mean, by name of summary, and of the difference of two."""
-    samples = {
-        name: bootstrap.resample(
-            scores,
-            subject.dataset.classes.groups_K,
-            boosted=name == BOOST_ON,
-            rule=subject.config.rule,
-            replicates=subject.config.replicates,
-        )
-        for name in summaries
-    }
-    found = {name: bootstrap.intervals(summaries[name], samples[name]) for name in samples}
-    if len(samples) == 2:
-        (first, before_RM), (second, after_RM) = samples.items()
-        pair = summaries[first], summaries[second]
-        found[DIFFERENCE] = bootstrap.paired_intervals(*pair, before_RM, after_RM)
-    return found
 
 
 def _comparison(scores: Scores, subject: Subject, baseline: Baseline) -> Comparison | None:

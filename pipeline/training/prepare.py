@@ -166,11 +166,7 @@ def describe(run: Prepared) -> str:
     if config.method != "full" and dataset.is_complete(config.labels):
         lines.append("every label is known: methods for missing labels find none (--method full)")
     if VALIDATION in version.splits:
-        K = len(dataset.classes)
-        positives_K, _ = dataset.labels(VALIDATION, config.labels).count_per_class(K)
-        if some := int((positives_K == 0).sum()):
-            lines.append(f"validation has no positive of {some:,} of {count(K, 'class')}")
-        lines.append("mAP is in percent on validation, with BoostLU and (off) without")
+        lines += profile.about_map(dataset, VALIDATION, config.labels)
     return "\n".join(lines)
 
 

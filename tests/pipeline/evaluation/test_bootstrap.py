@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.metrics import MEANS, Summary, average_precision, summarize
-from pipeline.evaluation.scores import Scores
+from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON, Scores
 from sharding.errors import InputError
 from tests.pipeline.evaluation.entries import make_scores, reordered
 
@@ -87,25 +87,22 @@ def test_interval_holds_the_estimate_and_shrinks_with_data() -> None:
 
 def test_what_is_added_on_the_same_images_has_its_own_interval() -> None:
     entries = tied_scores(2)
-    rng = np.random.default_rng(0)
-    noise_E = 0.2 * rng.normal(size=len(entries.raw_E)).astype(np.float32)
-    better = dataclasses.replace(
-        entries, boosted_E=entries.raw_E + 0.3 * entries.labels_E + noise_E
-    )
-    first, second = (
-        summary_of(entries),
-        summary_of(dataclasses.replace(better, raw_E=better.boosted_E)),
-    )
-    samples = [
-        bootstrap.resample(better, GROUPS, boosted=boosted, replicates=100)
-        for boosted in (False, True)
-    ]
-    found = bootstrap.paired_intervals(first, second, *samples)["all"]
-    assert found.low < second.map_all - first.map_all < found.high
-    alone = bootstrap.intervals(first, samples[0])["all"]
-    assert found.high - found.low < 0.6 * (alone.high - alone.low), "luck of the draw is shared"
-    none = bootstrap.paired_intervals(first, first, samples[0], samples[0])["all"]
+    noise_E = 0.2 * np.random.default_rng(0).normal(size=len(entries.raw_E)).astype(np.float32)
+    boosted_E = entries.raw_E + 0.3 * entries.labels_E + noise_E
+    scores = dataclasses.replace(entries, boosted_E=boosted_E)
+    pair = {
+        BOOST_OFF: summary_of(entries),
+        BOOST_ON: summary_of(dataclasses.replace(entries, raw_E=boosted_E)),
+    }
+    found = bootstrap.all_intervals(pair, scores, GROUPS, "boostlu", 100)
+    added, alone = found[bootstrap.DIFFERENCE]["all"], found[BOOST_OFF]["all"]
+    assert added.low < pair[BOOST_ON].map_all - pair[BOOST_OFF].map_all < added.high
+    assert added.high - added.low < 0.6 * (alone.high - alone.low), "luck of the draw is shared"
+    same = dataclasses.replace(entries, boosted_E=entries.raw_E)
+    pair[BOOST_ON] = pair[BOOST_OFF]
+    none = bootstrap.all_intervals(pair, same, GROUPS, "boostlu", 5)[bootstrap.DIFFERENCE]["all"]
     assert (none.low, none.high) == (0, 0)
+    assert bootstrap.all_intervals(pair, same, GROUPS, "boostlu", 0) == {}
 
 
 def test_a_class_without_drawn_positive_is_left_out_and_rules_hold() -> None:

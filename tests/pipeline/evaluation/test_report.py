@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.evaluation import references, report
-from pipeline.evaluation.bootstrap import Difference, Interval
+from pipeline.evaluation.bootstrap import DIFFERENCE, Difference, Interval
 from pipeline.evaluation.metrics import MEANS, Summary, summarize
 from pipeline.evaluation.per_class import PerClass
-from pipeline.evaluation.report import DIFFERENCE, Comparison, Report
+from pipeline.evaluation.report import Comparison, Report
 from sharding.classes import ClassTable
 
 

@@ -182,7 +182,7 @@ def test_a_table_without_the_images_of_a_split_is_refused(
     import_collection(table_job(tmp_path, few, "few"), map)
     said = capsys.readouterr().out
     assert "train: 2 images have no row, and so no label" in said
-    assert "1 image of the table have no pixels here, and need another --output: new.jpg" in said
+    assert "1 image of the table without pixels here: new.jpg; " in said
 
 
 def test_an_image_stays_in_a_split_that_the_table_lacks(tmp_path: Path) -> None:
