@@ -124,7 +124,7 @@ STUDIES: Mapping[StudyName, Study] = {
             # Phases as long as six epochs of a network without weights leave them.
             "role-li:expected_num_pos=4,linear_epochs=1,linear_rate=1@1/1",
             *("em@1/1", "em-apl:warmup_epochs=2@1/1", "cnn-rnn@1/1", "curriculum@1/1"),
-            *("imcl@1/1", "p-asl@1/1", "ll-ct@1/1", "ll-cp@1/1", "hill@1/1", "splc@1/1", "gr@1/1"),
+            *("imcl@1/1", "p-asl@1/1"),
         ),
         order=_FULL,
         train=_SMALLER,
