@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from matplotlib.figure import Figure
 
@@ -11,6 +12,7 @@ from pipeline.inference.cam_figures import FAINT, INK, new_figure, plain
 from pipeline.study.table import StudyTable
 
 _OFF = "#9AA3AB"
+_LONGEST = 36  # of a line of a row's name, in characters
 
 
 def intervals(table: StudyTable) -> Figure:
@@ -31,10 +33,21 @@ def intervals(table: StudyTable) -> Figure:
                 ends = [100 * mean.low, 100 * mean.high]
                 axes.plot(ends, [place + shift] * 2, color=colour, linewidth=2)
             axes.plot(100 * mean.mean, place + shift, "o", color=colour, markersize=7)
-    axes.set_yticks(range(len(table.own)), [plain(line.row.label) for line in table.own])
+    names = [_broken(plain(line.row.label)) for line in table.own]
+    axes.set_yticks(range(len(table.own)), names)
     axes.set_ylim(len(table.own) - 0.5, -0.5)
-    grey = "; grey: the same networks with BoostLU off at inference" if table.gains else ""
+    grey = ";\ngrey: the same networks with BoostLU off at inference" if table.gains else ""
     label = f"mAP (%): mean, 95 % interval, single runs{grey}"
     axes.set_xlabel(label, fontsize=12, color=INK)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     return figure
+
+
+def _broken(name: str) -> str:
+    """Break a row's name after a colon or commas, where it is too long for one line."""
+    lines = [""]
+    for part in re.split("(?<=[:,])", name):
+        if lines[-1] and len(lines[-1] + part) > _LONGEST:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)

@@ -29,9 +29,13 @@ def ablation() -> Plan:
 
 @pytest.fixture(scope="module")
 def records(ablation: Plan) -> dict[str, Record | None]:
+    return scored(ablation)
+
+
+def scored(planned: Plan) -> dict[str, Record | None]:
     """Scores of every run; without BoostLU 0.1 less."""
     rng, found = np.random.default_rng(0), dict[str, Record | None]()
-    for run in ablation.runs:
+    for run in planned.runs:
         scores = {}
         for slope in (1.0, *run.slopes):
             mean = 0.6 + 0.1 * (slope > 1) + 0.05 * (run.config.method == "ll-r")
@@ -168,6 +172,20 @@ def test_the_terminal_has_eighty_columns(ablation: Plan, records: dict[str, Reco
 def test_the_figure_has_every_row(ablation: Plan, records: dict[str, Record | None]) -> None:
     axes = intervals(tabulate(ablation, records)).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ablation.cells)
+
+
+def test_all_words_of_the_figure_are_on_it() -> None:
+    options = ("expected_num_pos=4", "linear_epochs=1", "linear_rate=1")
+    row = f"role-li:{','.join(options)}@5/5"
+    config = StudyConfig(dataset="/d", output="/o", rows=(row,), preset="demo")
+    planned = plan(config, ("first",), "first")
+    drawn = intervals(tabulate(planned, scored(planned)))
+    drawn.draw_without_rendering()
+    (name,) = drawn.axes[0].get_yticklabels()
+    assert name.get_text() == "role-li:expected_num_pos=4,\nlinear_epochs=1,linear_rate=1@5/5"
+    label = drawn.axes[0].xaxis.label.get_window_extent()
+    assert label.x0 >= 0
+    assert label.x1 <= drawn.bbox.x1
 
 
 def test_a_record_is_of_one_configuration_split_and_labels(
