@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from pipeline.study.plan import Plan
@@ -12,6 +13,7 @@ from pipeline.study.table import Line, StudyTable
 from pipeline.tables import MAP_COLUMNS, Table, csv_of, half_width, p_value, percent, signed
 
 _ALL = "all"
+_NOT_ALLOWED = re.compile(r"[^\w\-.:/]")  # in the name of a metric
 _RUN_COLUMNS = ("run", "row", "seed", "draw", "alpha_infer", "status", "reason", "seconds", "epoch")
 
 
@@ -32,6 +34,23 @@ def markdown(table: StudyTable, title: str, facts: Sequence[str]) -> str:
     for heading, each in _sections(table):
         parts += [f"## {heading}", each.markdown()]
     return "\n\n".join(parts) + "\n"
+
+
+def description(table: StudyTable, facts: Sequence[str]) -> str:
+    """Write every table, the means over all classes first: MLflow shows the begin of it."""
+    (_, first), *rest = _sections(table)
+    parts = [first.markdown(), "\n".join(f"- {fact}" for fact in facts)]
+    return "\n\n".join([*parts, *(f"## {heading}\n\n{each.markdown()}" for heading, each in rest)])
+
+
+def metrics(table: StudyTable) -> dict[str, float]:
+    """List the mean of every row over all classes, under names that MLflow allows."""
+    means = {line.row.label: line.means[_ALL].mean for line in table.own}
+    return {
+        f"mAP/{_NOT_ALLOWED.sub(' ', label)}": mean
+        for label, mean in means.items()
+        if not math.isnan(mean)
+    }
 
 
 def _sections(table: StudyTable) -> list[tuple[str, Table]]:

@@ -230,9 +230,8 @@ def _write(
 ) -> None:
     """Write the tables and the figure into the study's directory and to its MLflow run."""
     title = f"Study of {here(config.dataset)}"
-    page = render.markdown(
-        table, title, [f"command: `{command_of(config)}`", *_facts(planned, table, seconds)]
-    )
+    facts = [f"command: `{command_of(config)}`", *_facts(planned, table, seconds)]
+    page = render.markdown(table, title, facts)
     files = {
         _PAGE: page.encode(),
         _LATEX: render.latex(table).encode(),
@@ -243,7 +242,8 @@ def _write(
     for name, content in files.items():
         storage.write_bytes(storage.join(config.output, name), content)
         log.artifact(content, f"study/{name}")
-    log.tag("mlflow.note.content", spaced(page))
+    log.log([(name, mean, 0) for name, mean in render.metrics(table).items()])
+    log.tag("mlflow.note.content", spaced(render.description(table, facts)))
     if unsent := log.flush():
         info(f"MLflow has not taken {unsent} items of the study", "WARNING")
 

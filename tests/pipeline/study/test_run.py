@@ -135,6 +135,7 @@ def test_its_runs_are_children_of_one_run(studies: Studies) -> None:
     client = MlflowClient(f"sqlite:///{studies.home.directory / 'mlflow.db'}")
     kept = {file.path for file in client.list_artifacts(parent.info.run_id, "study")}
     assert kept == {f"study/study.{kind}" for kind in ("md", "tex", "csv", "png")}
+    assert set(parent.data.metrics) == {"mAP/an 1/1", "mAP/asl 1/5"}
 
 
 def test_other_rows_of_the_same_runs_are_another_table(studies: Studies) -> None:

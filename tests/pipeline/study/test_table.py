@@ -169,6 +169,20 @@ def test_the_terminal_has_eighty_columns(ablation: Plan, records: dict[str, Reco
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_description_begins_with_the_means(
+    ablation: Plan, records: dict[str, Record | None]
+) -> None:
+    table = tabulate(ablation, records)
+    text = render.description(table, ["a fact"])
+    first, fact = text.index("| an@1/1 "), text.index("- a fact")
+    assert first < 400 < fact < text.index("## mAP per class group")
+    found = render.metrics(table)
+    assert list(found)[:2] == ["mAP/an 1/1", "mAP/an 1/5"]
+    assert list(found.values()) == [line.means["all"].mean for line in table.own]
+    none = tabulate(ablation, dict.fromkeys(records))
+    assert render.metrics(none) == {}
+
+
 def test_the_figure_has_every_row(ablation: Plan, records: dict[str, Record | None]) -> None:
     axes = intervals(tabulate(ablation, records)).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(ablation.cells)
