@@ -32,6 +32,7 @@ from pipeline.config.train import TrainConfig
 from sharding.errors import command as shell_command
 from sharding.errors import here, python_command
 from sharding.log import count, error
+from sharding.progress import say
 
 if TYPE_CHECKING:
     from pipeline.training.train import TrainResult
@@ -124,6 +125,7 @@ def run_evaluate(arguments: Sequence[str], program: str | None) -> None:
 
     evaluation = run.evaluate(config)
     subject = evaluation.subject
+    say("writing the results to MLflow")
     try:
         run_id = record.record(evaluation)
     except record.NotRecorded as ended:
