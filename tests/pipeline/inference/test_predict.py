@@ -148,7 +148,7 @@ def test_from_bucket_to_bucket_resumed(
     assert not [
         path for path in bucket.server.asked if path.startswith("PUT") and "-000000" in path
     ]
-    with pytest.raises(InputError, match="another top_k"):
+    with pytest.raises(InputError, match="another --top-k"):
         predict(dataclasses.replace(config, top_k=3), lambda: None)
 
 
