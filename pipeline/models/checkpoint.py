@@ -103,7 +103,7 @@ class Meta:
                 f"dataset of class list {classes.sha256[:12]} ({len(classes)} classes)",
                 file=checkpoint,
                 fix=f"use the dataset it was trained on, {self.config.get('dataset', 'unknown')}, "
-                "or make this one with that class list (--classes)",
+                "or make this one with that class list",
             )
 
     def check_maps(self, checkpoint: str | Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sharding.commands.options import ReshardOptions
+from sharding.commands.options import ReshardOptions, refuse_version_name
 from sharding.dataset.label_versions import NewLabels, all_labels
 from sharding.errors import InputError
 from sharding.labels import LabelTable
-from sharding.layout import is_version_name
 from sharding.maintenance.derive import close, keep_known, keep_single_positive
 from sharding.manifest import Dataset
 from sharding.openimages.annotations import SplitLabels
@@ -31,11 +30,7 @@ def derive_labels(dataset: Dataset, options: ReshardOptions) -> NewLabels:
     base, version = dataset.label_version(options.base)
     rule, record, suffix = _rule(dataset, options)
     name = options.name or f"{base}-{suffix}"
-    if not is_version_name(name):
-        raise InputError(
-            f"{name!r} cannot name a label version",
-            fix="give --labels a name of letters, digits, '.', '_' and '-' only",
-        )
+    refuse_version_name(name)
     sources = dict(version.sources)
     if options.hierarchy is not None:
         sources[options.hierarchy.name] = sha256_of(options.hierarchy)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sharding.errors import InputError
+from sharding.layout import is_version_name
 from sharding.storage.retry import RetryPolicy
 
 
@@ -61,6 +62,19 @@ def refuse_below_one(name: str, value: int | None) -> None:
     """
     if value is not None and value < 1:
         raise InputError(f"--{name.replace('_', '-')} is {value}", fix="give a positive number")
+
+
+def refuse_version_name(name: str) -> None:
+    """Refuse a value of --labels that cannot name a label version.
+
+    Raises:
+        InputError: it has characters that a folder or a URL may not have.
+    """
+    if not is_version_name(name):
+        raise InputError(
+            f"{name!r} cannot name a label version",
+            fix="give --labels a name of letters, digits, '.', '_' and '-' only",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

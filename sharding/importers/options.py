@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sharding.commands.options import DatasetOptions, ShardOptions
+from sharding.commands.options import DatasetOptions, ShardOptions, refuse_version_name
 from sharding.errors import InputError
-from sharding.layout import is_version_name
 
 Format = Literal["voc", "coco", "nuswide", "cub", "csv"]
 
@@ -70,11 +69,8 @@ class ImportOptions(DatasetOptions):
             value = getattr(self, name)
             if not 0 <= value < below:
                 raise InputError(f"--{name.replace('_', '-')} is {value}", fix=fix)
-        if self.name is not None and not is_version_name(self.name):
-            raise InputError(
-                f"{self.name!r} cannot name a label version",
-                fix="give --labels a name of letters, digits, '.', '_' and '-' only",
-            )
+        if self.name is not None:
+            refuse_version_name(self.name)
         if self.single_positive and self.name == self.single_positive_name:
             raise InputError(
                 f"--labels {self.name} is the name of the single positives",
