@@ -157,7 +157,8 @@ def test_an_image_read_in_place_of_others_goes_bad_too(broken: Path) -> None:
     bad = spoil(broken, 2, 1, 20)
     assert sum(map(len, one.epoch(0))) == 44
     bad |= spoil(broken, 3, 1, 0)
-    assert sum(map(len, one.epoch(0))) == 44
+    for _ in range(2):  # the pipeline held from the pass before may have read ahead, and in time
+        assert sum(map(len, one.epoch(0))) == 44
     assert one.left_out.members(str(broken / "images/train-000001.tar")) == bad
 
 
