@@ -116,7 +116,7 @@ STUDIES: Mapping[StudyName, Study] = {
         title="The demo's collection: the paper's ablation, and every method of its tables",
         about="Drawn pictures of 60 classes with label statistics like those of Open Images; the "
         "demo's small ResNet from random weights at 64 px; `full` is trained on the complete "
-        "truth.",
+        "truth. Hill, SPLC and GR are from later papers.",
         collection="demo",
         preset="demo",
         rows=(
@@ -125,6 +125,8 @@ STUDIES: Mapping[StudyName, Study] = {
             "role-li:expected_num_pos=4,linear_epochs=1,linear_rate=1@1/1",
             *("em@1/1", "em-apl:warmup_epochs=2@1/1", "cnn-rnn@1/1", "curriculum@1/1"),
             *("imcl@1/1", "p-asl@1/1"),
+            *("ll-ct@1/1", "ll-ct@5/5", "ll-cp@1/1", "ll-cp@5/5"),
+            *("hill@1/1", "splc@1/1", "gr@1/1"),
         ),
         order=_FULL,
         train=_SMALLER,
