@@ -20,9 +20,9 @@ from tests.test_documented_commands import COMMANDS
 
 TRAININGS = sorted(
     {
-        re.sub(r".*train_openimages\.py (-- )?", "", command)
+        command[found.end() :]
         for _, command in COMMANDS
-        if "train_openimages.py" in command
+        if (found := re.search(r"(train_openimages\.py|openimages-boostlu train) (-- )?", command))
         # full wants complete labels, and what takes confidences is in test_self_training.py.
         and not re.search("--print-config|--method full|--confidences", command)
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.study.plan import Plan
 from pipeline.study.results import Record
+from pipeline.study.search import Curve
 from pipeline.study.statistics import Estimate
 from pipeline.study.table import Line, StudyTable
 from pipeline.tables import MAP_COLUMNS, Table, csv_of, half_width, p_value, percent, signed
@@ -22,23 +24,26 @@ def terminal(table: StudyTable) -> str:
     return "\n\n".join(each.terminal() for each in [_summary(table), *_lost(table)])
 
 
-def markdown(table: StudyTable, title: str, facts: Sequence[str]) -> str:
+def markdown(
+    table: StudyTable, title: str, facts: Sequence[str], trials: Table | None = None
+) -> str:
     """Write every table.
 
     Args:
         table: the study's numbers.
         title: of the page.
         facts: lines that say how the numbers came about.
+        trials: of the search, if there was one; see `searched`.
     """
     parts = [f"# {title}", "\n".join(f"- {fact}" for fact in facts)]
-    for heading, each in _sections(table):
+    for heading, each in _sections(table, trials):
         parts += [f"## {heading}", each.markdown()]
     return "\n\n".join(parts) + "\n"
 
 
-def description(table: StudyTable, facts: Sequence[str]) -> str:
+def description(table: StudyTable, facts: Sequence[str], trials: Table | None = None) -> str:
     """Write every table, the means over all classes first: MLflow shows the begin of it."""
-    (_, first), *rest = _sections(table)
+    (_, first), *rest = _sections(table, trials)
     parts = [first.markdown(), "\n".join(f"- {fact}" for fact in facts)]
     return "\n\n".join([*parts, *(f"## {heading}\n\n{each.markdown()}" for heading, each in rest)])
 
@@ -53,7 +58,32 @@ def metrics(table: StudyTable) -> dict[str, float]:
     }
 
 
-def _sections(table: StudyTable) -> list[tuple[str, Table]]:
+def searched(found: Mapping[str, Any]) -> Table:
+    """Tabulate every trial of a search, also those that were stopped, diverged or failed.
+
+    Args:
+        found: what `search.FILE` holds.
+    """
+    curves = {name: Curve.from_dict(raw) for name, raw in found["trials"].items()}
+    rows = []
+    for name, curve in sorted(curves.items(), key=lambda item: -item[1].best):
+        best = max(curve.scores, key=curve.scores.__getitem__, default=None)
+        rows.append(
+            [
+                name,
+                found["rows"][name],
+                f"{curve.status}: {curve.reason}" if curve.reason else curve.status,
+                "" if best is None else percent(curve.scores[best]),
+                "" if best is None else str(best),
+                str(len(curve.scores)),
+            ]
+        )
+    headers = ["trial", "row", "ended", "mAP", "of epoch", "epochs"]
+    note = f"mAP on validation of the best epoch, seed 0. Searched: {' '.join(found['space'])}."
+    return Table(headers=headers, sections=[rows], notes=[note], text_columns=3)
+
+
+def _sections(table: StudyTable, trials: Table | None) -> list[tuple[str, Table]]:
     sections = [
         ("All classes", _summary(table)),
         ("mAP per class group", _per_group(table.own)),
@@ -68,7 +98,8 @@ def _sections(table: StudyTable) -> list[tuple[str, Table]]:
             ),
             ("What BoostLU adds at inference", _gains(table)),
         ]
-    return sections + [("Runs without scores", each) for each in _lost(table)]
+    sections += [("Runs without scores", each) for each in _lost(table)]
+    return sections if trials is None else [*sections, ("Trials of the search", trials)]
 
 
 def _summary(table: StudyTable) -> Table:

@@ -231,7 +231,9 @@ def _write(
     """Write the tables and the figure into the study's directory and to its MLflow run."""
     title = f"Study of {here(config.dataset)}"
     facts = [f"command: `{command_of(config)}`", *_facts(planned, table, seconds)]
-    page = render.markdown(table, title, facts)
+    found = storage.read_json(storage.join(config.output, search.FILE)) if config.tune else None
+    tried = None if found is None else render.searched(found)
+    page = render.markdown(table, title, facts, tried)
     files = {
         _PAGE: page.encode(),
         _LATEX: render.latex(table).encode(),
@@ -243,7 +245,7 @@ def _write(
         storage.write_bytes(storage.join(config.output, name), content)
         log.artifact(content, f"study/{name}")
     log.log([(name, mean, 0) for name, mean in render.metrics(table).items()])
-    log.tag("mlflow.note.content", spaced(render.description(table, facts)))
+    log.tag("mlflow.note.content", spaced(render.description(table, facts, tried)))
     if unsent := log.flush():
         info(f"MLflow has not taken {unsent} items of the study", "WARNING")
 

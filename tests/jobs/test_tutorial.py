@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,11 @@ from tests.test_documented_commands import REPOSITORY, shell_commands
 from tests.test_hints import hint
 
 pytestmark = pytest.mark.ray
-COMMANDS = [c for c in shell_commands(REPOSITORY / "docs/tutorial.md") if c.startswith("python")]
+COMMANDS = [
+    shlex.split(command)[1:]
+    for command in shell_commands(REPOSITORY / "docs/tutorial.md")
+    if command.startswith("openimages-boostlu ")
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,36 +30,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 @pytest.fixture(scope="module")
 def outputs(home: Home) -> dict[str, str]:
     """What each job printed, by its name; the first that fails ends the story."""
-    outputs = {}
-    for command in COMMANDS:
-        _, script, *options = shlex.split(command)
-        outputs[Path(script).stem] = home.run(Path(script).name, *options)
-    return outputs
+    return {job: home.program(job, *options) for job, *options in COMMANDS}
 
 
 def test_every_step_leaves_what_the_page_says(home: Home, outputs: dict[str, str]) -> None:
     tour = home.directory / "tour"
     header = (tour / "dump/2017_11/train/annotations-human.csv").read_text().splitlines()[0]
     assert f"\n{header}\n" in (REPOSITORY / "docs/tutorial.md").read_text()
-    assert "is intact" in outputs["verify_dataset"]
-    assert "best checkpoint" in outputs["train_openimages"]
-    assert "95% interval" in outputs["evaluate_openimages"]
+    assert "is intact" in outputs["verify"]
+    assert "best checkpoint" in outputs["train"]
+    assert "95% interval" in outputs["evaluate"]
     assert (tour / "candidates/sheet.html").read_text().count("<article") == 20
-    assert "20 added" in outputs["reshard_openimages"]
+    assert "20 added" in outputs["reshard"]
     assert {"2017_11", "reviewed"} == set(Dataset.open(tour / "dataset").manifest.labels)
     predictions = pq.read_table(tour / "predictions", columns=["mid"])
     assert len(predictions) == 150
     assert all(len(row) == 3 for row in predictions["mid"].to_pylist())
     exported = json.loads((tour / "exported/model.json").read_text())
     assert len(exported["names"]) == 20
-    assert re.search(r"model\.onnx .* logits within", outputs["export_model"])
+    assert re.search(r"model\.onnx .* logits within", outputs["export"])
 
 
-@pytest.mark.parametrize("job", ["verify_dataset", "predict_openimages", "export_model"])
+@pytest.mark.parametrize("job", ["verify", "predict", "export"])
 def test_what_a_job_proposes_next_runs(home: Home, outputs: dict[str, str], job: str) -> None:
     shown = home.shell(hint(outputs[job]))
     expected = {"verify": "nothing was kept", "predict": "'mid': [", "export": "backbone."}
-    assert expected[job.partition("_")[0]] in shown
+    assert expected[job] in shown
 
 
 def test_the_notebook_goes_on_from_there(home: Home, outputs: dict[str, str]) -> None:

@@ -41,6 +41,10 @@ class Home:
         """Run one script to its end; return all it printed."""
         return self._run([sys.executable, str(self.directory / script), *arguments], status)
 
+    def program(self, *arguments: str) -> str:
+        """Run a job as `openimages-boostlu` does; return all it printed."""
+        return self._run([sys.executable, "-m", "pipeline", *arguments], 0)
+
     def shell(self, command: str) -> str:
         """Run a command that a job proposed; return all it printed."""
         return self._run(["sh", "-c", command], 0)

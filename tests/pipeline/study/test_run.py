@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -165,6 +166,10 @@ def test_a_search_takes_the_best_on_validation_and_keeps_all_trials(studies: Stu
     best = max(raw["trials"], key=lambda name: max(raw["trials"][name]["scores"].values()))
     assert [row["row"] for row in studies.numbers("tuned")] == ["ll-r@1/1", raw["rows"][best]]
     assert f"best of the search: {raw['rows'][best]}" in output
+    page = (studies.home.directory / "tuned/study.md").read_text()
+    _, _, tried = page.partition("## Trials of the search")
+    assert re.findall(r"^\| (trial-\d+)", tried, re.MULTILINE)[0] == best
+    assert tried.count("| trial-") == 3
     tests = [run for run in mlflow_runs(studies.home) if run.info.run_name.startswith("test ")]
     owners = {run.data.tags["mlflow.parentRunId"] for run in tests}
     names = {run.info.run_id: run.info.run_name for run in mlflow_runs(studies.home)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from pipeline import storage
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
-from pipeline.study import run, search
+from pipeline.study import render, run, search
 from pipeline.study.execute import Setting
 from pipeline.study.rows import parse_row
 from pipeline.study.search import Curve
@@ -202,3 +203,25 @@ def test_a_search_needs_a_validation_split(
     with pytest.raises(InputError, match="no validation split"):
         run.prepare(config)
     run.prepare(dataclasses.replace(config, tune=()))
+
+
+def test_every_trial_is_in_the_table_the_best_first() -> None:
+    curves = {
+        "trial-000": Curve(status="diverged", values={}, reason="the loss is nan"),
+        "trial-001": Curve(status="stopped", values={}, scores={1: 0.25}, reason="by ASHA"),
+        "trial-002": Curve(status="finished", values={}, scores={1: 0.5, 2: 0.75, 3: 0.625}),
+    }
+    found = {
+        "space": ["alpha=2:10"],
+        "rows": {name: f"ll-r@{number}/{number}" for number, name in enumerate(curves, 4)},
+        "trials": json.loads(json.dumps({k: dataclasses.asdict(v) for k, v in curves.items()})),
+    }
+    table = render.searched(found)
+    assert table.sections == [
+        [
+            ["trial-002", "ll-r@6/6", "finished", "75.00", "2", "3"],
+            ["trial-001", "ll-r@5/5", "stopped: by ASHA", "25.00", "1", "1"],
+            ["trial-000", "ll-r@4/4", "diverged: the loss is nan", "", "", "0"],
+        ]
+    ]
+    assert "alpha=2:10" in table.markdown()
