@@ -93,7 +93,7 @@ def test_the_order_is_that_of_paired_differences(tmp_path: Path, squares: Path) 
     assert (tmp_path / "docs/images/results-s.png").read_bytes().startswith(b"\x89PNG")
     assert "make results STUDIES=s" in text
     assert "[s.jsonl](results/s.jsonl)" in text
-    assert "BoostLU at inference lowers mAP of no row, in no group." in text
+    assert "adds at inference is below 0 for no row, in no group." in text
     assert text.startswith("## Squares\n\nColoured squares.\n\n- a fact\n- all of it: `make")
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Squares"]
     assert first in text

@@ -151,7 +151,8 @@ STUDIES: Mapping[StudyName, Study] = {
         about="Corel 5k: 4,932 photographs of 192 x 128 pixels, 81 keywords that 50 or more of "
         "them have, 2.8 per photograph. Training photographs (3,453) keep one keyword, drawn anew "
         "for every seed, and no negative; validation (493) and test (986) keep all. MobileNetV2 "
-        "from ImageNet weights at 112 px. The pictures may not be published, numbers may.",
+        "from ImageNet weights at 112 px. The pictures may not be published, numbers may: "
+        "`--shared` names the folder that has them (`corel5k/`) and the weights (`weights/`).",
         collection="photographs",
         rows=(
             *("full@1/1", "full@1/5", "an@1/1", "an@1/5", "ll-r@1/1", "ll-r@1/5", "ll-r@5/5"),
@@ -244,14 +245,15 @@ def order(config: StudyConfig, study: Study) -> str:
 
 
 def hurts(config: StudyConfig) -> str:
-    """Say where BoostLU at inference takes mAP from the same networks, by the 95 % interval."""
+    """Say where the 95 % interval of what BoostLU adds at inference is below 0."""
     worse = [
         f"{label} in {MAP_COLUMNS[name]} ({signed(gain.mean)} {half_width(gain.low, gain.high)})"
         for label, gains in table_of(config).gains.items()
         for name, gain in gains.items()
         if gain.high < 0
     ]
-    return f"BoostLU at inference lowers mAP of {', '.join(worse) or 'no row, in no group'}."
+    found = ", ".join(worse) or "no row, in no group"
+    return f"The 95 % interval of what BoostLU adds at inference is below 0 for {found}."
 
 
 def verdict(difference: Estimate) -> str:

@@ -94,8 +94,8 @@ class ModelConfig:
     backbone: str = "resnet50"
     """A torchvision network (resnet50, convnext_tiny, ...), or timm/<name>."""
     weights: str | None = None
-    """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", or a file; by default
-    none, random ones."""
+    """A torchvision weights name (IMAGENET1K_V1), timm's "pretrained", or a file, such as
+    model.pt of a checkpoint; by default none, random ones."""
     head: Head = "cam"
     """cam, or ml-decoder: attention with a query per group of classes, without maps or BoostLU."""
     alpha_train: float = 5.0

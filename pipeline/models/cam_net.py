@@ -5,13 +5,15 @@ Or, in place of all but the backbone, another head.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from pipeline.config.sections import ModelConfig
-from pipeline.models import backbones
+from pipeline.models import backbones, weights_file
 from pipeline.models.backbones import Backbone
 from pipeline.models.cam_head import CamHead
 from pipeline.models.label_graph import GraphHead
@@ -115,17 +117,24 @@ def normalised(images_BHWC: torch.Tensor, mean: torch.Tensor, std: torch.Tensor)
 def build(config: ModelConfig, num_classes: int, image_size: int = 224) -> CamNet:
     """Make the network of a configuration, with its initial weights.
 
+    Those of a network trained here may be of another class list: all but its head is taken.
+
     Args:
         config: of the network.
         num_classes: K.
         image_size: side in pixels that it has to take.
 
     Raises:
-        InputError: as of `backbones.build`.
+        InputError: as of `backbones.build` and `weights_file.load`.
     """
-    backbone = backbones.build(config.backbone, config.weights, image_size)
+    file = config.weights if config.weights and Path(config.weights).is_file() else None
+    ours = file if file and weights_file.is_ours(file) else None
+    backbone = backbones.build(config.backbone, None if ours else config.weights, image_size)
     head = _head(config, backbone.channels, num_classes)
-    return CamNet(backbone, head, config.dropout, compiled=config.compile)
+    model = CamNet(backbone, head, config.dropout, compiled=config.compile)
+    if ours:
+        weights_file.load(model, ours, ("head",))
+    return model
 
 
 def _head(config: ModelConfig, channels: int, num_classes: int) -> Head:

@@ -1,4 +1,4 @@
-"""Load the weights of a backbone from a file, however the training that wrote it wrapped them."""
+"""Load weights from a file, however the training that wrote it wrapped them."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def load(network: nn.Module, path: str, classifiers: Sequence[str]) -> None:
                 fix=_FIX,
             )
     network.load_state_dict(state, strict=False)
+
+
+def is_ours(path: str) -> bool:
+    """Return whether a file holds a whole `CamNet`: `model.pt` of a checkpoint, or of an export.
+
+    Raises:
+        InputError: it holds no weights.
+    """
+    names = _plain(_read(path), path).keys()
+    return {"mean", "std"} <= names and any(name.startswith("backbone.") for name in names)
 
 
 def _optional(expected: Mapping[str, Any]) -> set[str]:

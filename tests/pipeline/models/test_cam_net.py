@@ -72,6 +72,25 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(model.backbone[0].weight, trained.conv1.weight)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/test_resnet"])
+def test_weights_of_a_network_of_ours_with_another_class_list(
+    tmp_path: Path, backbone: str
+) -> None:
+    torch.manual_seed(1)
+    trained = cam_net.build(ModelConfig(backbone=backbone), 11)
+    trained.load_state_dict({**trained.state_dict(), "mean": trained.mean + 1})
+    torch.save(trained.state_dict(), tmp_path / "model.pt")
+    config = ModelConfig(backbone=backbone, weights=str(tmp_path / "model.pt"))
+    model = cam_net.build(config, 4)
+    theirs, ours = trained.state_dict(), model.state_dict()
+    taken = [key for key in ours if not key.startswith("head.")]
+    assert [key for key in taken if not torch.equal(ours[key], theirs[key])] == []
+    assert {"mean", "std"} < {*taken}
+    assert model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)).shape == (2, 4)
+    with pytest.raises(InputError, match="do not fit the backbone: backbone"):
+        cam_net.build(ModelConfig(backbone="resnet34", weights=config.weights), 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
