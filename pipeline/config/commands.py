@@ -81,8 +81,13 @@ class EvaluateConfig:
             )
         if self.precision is not None and not self.thresholds:
             raise InputError("--precision is for --thresholds", fix="pass both")
-        counts = dict.fromkeys(("intervals", "attribution", "beam"), "[0, inf)")
-        refuse_outside(self, {"batch_size": "[1, inf)", "wait_for_workers": "[0, inf)", **counts})
+        if self.register and (self.beam or self.alpha_infer is not None):
+            raise InputError(
+                "a registered model is served with its own slope and without a beam",
+                fix="leave out --alpha-infer and --beam, or --register",
+            )
+        least = dict.fromkeys(("intervals", "attribution", "beam", "wait_for_workers"), "[0, inf)")
+        refuse_outside(self, {"batch_size": "[1, inf)", "workers": "[1, inf)", **least})
 
     @property
     def replicates(self) -> int:
@@ -131,8 +136,9 @@ class PredictConfig:
         if sum(source is not None for source in (self.dataset, self.images, self.urls)) != 1:
             raise InputError("what should be predicted?", fix="pass --dataset, --images or --urls")
         counts = dict.fromkeys(("top_k", "cams", "wait_for_workers"), "[0, inf)")
-        sizes = {"images_per_part": "[1, inf)", "batch_size": "[1, inf)", "max_minutes": "(0, inf)"}
-        refuse_outside(self, {"threshold": "[0, 1)", **counts, **sizes})
+        sizes = dict.fromkeys(("images_per_part", "batch_size", "workers"), "[1, inf)")
+        others = {"threshold": "[0, 1)", "max_minutes": "(0, inf)"}
+        refuse_outside(self, {**counts, **sizes, **others})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,8 +48,8 @@ def _open(subject: Subject) -> str:
     config, meta, dataset = subject.config, subject.meta, subject.dataset
     return runs.open_run(
         experiment=config.experiment or meta.train_config.experiment,
-        name=f"{config.split} {subject.labels} epoch {meta.epoch}{_slope(subject)}",
-        key=f"{subject.checkpoint}:{config.split}:{subject.labels}:{config.rule}{_slope(subject)}",
+        name=f"{config.split} {subject.labels} epoch {meta.epoch}{_variant(subject)}",
+        key=f"{subject.checkpoint}:{config.split}:{subject.labels}:{config.rule}{_variant(subject)}",
         resume=False,
         params=dataclasses.asdict(config),
         tags={
@@ -65,10 +65,11 @@ def _open(subject: Subject) -> str:
     )
 
 
-def _slope(subject: Subject) -> str:
-    """Name the slope of BoostLU, where it is not the checkpoint's own."""
-    slope, own = subject.config.alpha_infer, subject.meta.train_config.model.alpha_infer
-    return "" if slope in (None, own) else f" alpha {slope:g}"
+def _variant(subject: Subject) -> str:
+    """Name the slope of BoostLU and the beam, where the checkpoint is not scored as it is."""
+    config, own = subject.config, subject.meta.train_config.model.alpha_infer
+    slope = "" if config.alpha_infer in (None, own) else f" alpha {config.alpha_infer:g}"
+    return slope + (f" beam {config.beam}" if config.beam else "")
 
 
 def _fill(run_id: str, evaluation: Evaluation) -> int:
@@ -83,7 +84,7 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
             raise evaluation.refusal
         if config.register:
             model_id = mlflow_model.log_model(owner, subject.checkpoint, copy=True)
-        elif not _slope(subject):  # the training may have left one
+        elif not _variant(subject):  # the training may have left one
             model_id = mlflow_model.find(owner, subject.checkpoint)
         if config.thresholds and model_id:
             mlflow_model.add_thresholds(model_id, subject.checkpoint)
@@ -168,7 +169,7 @@ def _send_maps(log: writer.RunWriter, evaluation: Evaluation) -> None:
 def _title(subject: Subject) -> str:
     """What every figure says that it is of."""
     run, epoch = subject.meta.train_config.run_name, subject.meta.epoch
-    return f"{run}, {subject.config.split}, epoch {epoch}{_slope(subject)}"
+    return f"{run}, {subject.config.split}, epoch {epoch}{_variant(subject)}"
 
 
 def _about(subject: Subject) -> dict[str, str]:

@@ -166,7 +166,7 @@ class PartialAsymmetricLoss(Method):
             (fp32 weights (B, K), bool mask (B, K)).
         """
         observed_BK, nothing_BK = labels_BK != UNOBSERVED, nothing_modified(labels_BK)
-        mode = "ignore" if self.epoch <= self.prior_epochs else self.mode
+        mode = self._mode
         if mode == "negative":
             return torch.ones_like(logits_BK), nothing_BK
         if mode == "ignore":
@@ -182,6 +182,11 @@ class PartialAsymmetricLoss(Method):
             ignored_BK |= ~observed_BK & (prior_K > self.prior_threshold).to(logits_BK.device)
         return (~ignored_BK).float(), ignored_BK
 
+    @property
+    def _mode(self) -> Mode:
+        """What becomes of unobserved entries in this epoch."""
+        return "ignore" if self.epoch <= self.prior_epochs else self.mode
+
     def prior(self) -> torch.Tensor | None:
         """Return the prior given or estimated by completed epochs, float64 (K,), or None."""
         if self.given_K is not None:
@@ -189,9 +194,9 @@ class PartialAsymmetricLoss(Method):
         return self._sum_K / self._images if self.prior_epochs and self._images else None
 
     def end_epoch(self) -> None:
-        """Add the sums of all ranks, as long as the prior is estimated."""
+        """Add the sums of all ranks in an epoch of mode ignore, as long as prior_epochs say."""
         sums = self.ranks.sum(self._pending)
-        if not self.prior_epochs or self.epoch <= self.prior_epochs:
+        if self._mode == "ignore" and self.epoch <= (self.prior_epochs or self.epoch):
             self._sum_K += sums[:-1].cpu()
             self._images += float(sums[-1])
         self._discard_pending()

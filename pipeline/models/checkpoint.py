@@ -242,8 +242,8 @@ def blank_model(meta: Meta) -> cam_net.CamNet:
     """Make the network of a checkpoint without its weights."""
     from pipeline.models import cam_net
 
-    # The initial ones will be replaced, and their file may be gone.
-    config = dataclasses.replace(meta.train_config.model, weights=None)
+    # Initial weights will be replaced, and their file may be gone; compiling needs a compiler.
+    config = dataclasses.replace(meta.train_config.model, weights=None, compile=False)
     return cam_net.build(config, len(meta.mids), meta.train_config.data.image_size)
 
 

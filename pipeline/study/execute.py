@@ -72,7 +72,7 @@ def execute(run: PlannedRun, setting: Setting) -> Record:
             known = _train_and_score(run, setting)
         except Exception as error:
             status, reason = ending_of(error)
-            known = _known(run, setting)
+            known = known_of(run, setting)
         setting.adopt(run.config)
     data = results.part_of(setting.hashes, run.config.labels, setting.split, setting.labels)
     record = Record(
@@ -89,7 +89,7 @@ def execute(run: PlannedRun, setting: Setting) -> Record:
     return record
 
 
-def _known(run: PlannedRun, setting: Setting) -> dict[str, Any]:
+def known_of(run: PlannedRun, setting: Setting) -> dict[str, Any]:
     """Take over what an earlier command found out about the same training."""
     before = results.read(setting.study, run.name)
     if before is None or (before.split, before.labels) != (setting.split, setting.labels):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from pipeline import storage
+from pipeline.config import precision
 from pipeline.config.train import TrainConfig, differences
 from pipeline.methods import registry
 from pipeline.study.plan import RESULTS, PlannedRun
@@ -169,12 +170,13 @@ def refuse_other_data(name: str, data: Mapping[str, str], hashes: Mapping[str, s
 def refuse_changes(name: str, before: TrainConfig, now: TrainConfig) -> None:
     """Refuse to take what a training gave for what another configuration would give.
 
-    More epochs are allowed where a prolonged run is what a longer one would have been.
+    More epochs are allowed where a prolonged run is what a longer one would have been. What was
+    stored before ``auto`` was settled for whole studies says nothing of its precision.
 
     Raises:
         InputError: naming what was changed.
     """
-    changed = differences(before, now)
+    changed = differences(precision.settled(before, now), now)
     changed.pop("dataset", None)  # which may have moved; its contents are compared
     if before.epochs != now.epochs:
         scheduled = [registry.options_for(each).get("total_epochs") for each in (before, now)]

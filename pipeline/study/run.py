@@ -12,18 +12,20 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.cluster import placement, session, trials
+from pipeline.config import precision
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.staging import open_dataset
 from pipeline.inference import cam_figures
 from pipeline.study import figure, plan, render, results, search
-from pipeline.study.execute import Setting, execute
+from pipeline.study.execute import Setting, execute, known_of
 from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.progress import RunLines, TrialLines
 from pipeline.study.results import Record
 from pipeline.study.table import StudyTable, tabulate
 from pipeline.tables import spaced
 from pipeline.tracking import client, runs, writer
+from pipeline.training import prepare as prepare_training
 from sharding.errors import InputError, command, here
 from sharding.log import count, info
 from sharding.progress import clock, say
@@ -41,7 +43,7 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
         config, dataset=storage.absolute(config.dataset), output=storage.absolute(config.output)
     )
     dataset = open_dataset(config.dataset, tars=False)
-    planned = plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels)
+    planned = _settled(plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels))
     to_draw = {plan.drawn_labels(planned.labels, draw) for draw in config.drawn}
     for name in {planned.labels, *(each.config.labels for each in planned.runs)} - to_draw:
         dataset.label_version(name)
@@ -58,6 +60,19 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
             fix="take label versions that have one",
         )
     return config, planned
+
+
+def _settled(planned: Plan) -> Plan:
+    """Make paths absolute, and choose what precision auto is once for all runs of a study."""
+    configs = _alike([each.config for each in planned.runs])
+    pairs = zip(planned.runs, configs, strict=True)
+    return replace(planned, runs=tuple(replace(each, config=config) for each, config in pairs))
+
+
+def _alike(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
+    located = [prepare_training.located(config) for config in configs]
+    begun = next((found for each in located if (found := prepare_training.stored(each))), None)
+    return [precision.settled(each, begun) for each in located]
 
 
 def run(config: StudyConfig, planned: Plan) -> StudyTable:
@@ -129,6 +144,8 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     if len(planned.rows) != 1:
         raise InputError("--tune searches the options of one row", fix="pass one --rows")
     drawn = search.draw(config, planned.rows[0], planned.labels)
+    alike = _alike([each.config for each in drawn])
+    drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
     setting = _setting(config, planned, parent, 1)
     best = search.best_of(setting, drawn)
     if best is None:
@@ -162,21 +179,25 @@ def _train(
     lines = RunLines(left, at_once, lambda name: results.read(config.output, name))
     trials.run(execute, left, setting, at_once=at_once, on_end=lines.ended)
     found = {each.name: results.read(config.output, each.name) for each in left}
-    for each in left:  # a process that died wrote none
-        if found[each.name] is None:
-            found[each.name] = _died(config, planned, each)
+    for each in left:
+        record = found[each.name]
+        if record is None or (
+            record.status != "failed" and not _is_done(config, planned, each, found)
+        ):  # a process that died wrote none: there may be that of an earlier command
+            found[each.name] = _died(each, setting)
     return found
 
 
-def _died(config: StudyConfig, planned: Plan, each: PlannedRun) -> Record:
+def _died(each: PlannedRun, setting: Setting) -> Record:
     record = Record(
         status="failed",
         config=each.config.to_dict(),
-        split=config.split,
-        labels=planned.labels,
+        split=setting.split,
+        labels=setting.labels,
         reason="its process died; repeat the command",
+        **known_of(each, setting),
     )
-    results.write(config.output, each, record)
+    results.write(setting.study, each, record)
     return record
 
 
@@ -244,7 +265,9 @@ def _write(
     for name, content in files.items():
         storage.write_bytes(storage.join(config.output, name), content)
         log.artifact(content, f"study/{name}")
-    log.log([(name, mean, 0) for name, mean in render.metrics(table).items()])
+    # A later command has a later step, so that its numbers replace those of the one before.
+    step = client.age_of(parent)
+    log.log([(name, mean, step) for name, mean in render.metrics(table).items()])
     log.tag("mlflow.note.content", spaced(render.description(table, facts, tried)))
     if unsent := log.flush():
         info(f"MLflow has not taken {unsent} items of the study", "WARNING")

@@ -157,14 +157,16 @@ def best_of(setting: Setting, drawn: Sequence[Trial]) -> Trial | None:
     """
     study = setting.study
     curves: dict[str, Curve] = {}
+    longer = False
     for trial in drawn:
         curve = read(study, trial.name)
         if curve is not None:
             _check(curve, trial, setting)
             curves[trial.name] = curve
+            longer |= _is_longer(trial, curve)
     over = storage.read_json(storage.join(study, FILE))
     names = {trial.name for trial in drawn}
-    if over is None or not set(over["trials"]) == curves.keys() == names:
+    if over is None or longer or not set(over["trials"]) == curves.keys() == names:
         return None
     best = max(drawn, key=lambda trial: curves[trial.name].best)
     if not curves[best.name].scores:
@@ -186,6 +188,13 @@ def _check(curve: Curve, trial: Trial, setting: Setting) -> None:
     if curve.config:
         results.refuse_changes(trial.name, TrainConfig.from_dict(curve.config), trial.config)
     results.refuse_other_data(trial.name, curve.data, setting.hashes)
+
+
+def _is_longer(trial: Trial, curve: Curve) -> bool:
+    """Whether a trial that came to its end has more epochs now."""
+    if curve.status != "finished" or not curve.config:
+        return False
+    return TrainConfig.from_dict(curve.config).epochs != trial.config.epochs
 
 
 def _begun(trial: Trial, setting: Setting) -> Curve:
@@ -260,8 +269,9 @@ def _try(trial: Trial, setting: Setting) -> None:
     curve = read(setting.study, trial.name) or _begun(trial, setting)
     for epoch, score in curve.scores.items():
         trials.report(epoch, score)
-    if curve.status in ("finished", "stopped", "diverged"):
+    if curve.status in ("finished", "stopped", "diverged") and not _is_longer(trial, curve):
         return
+    curve = dataclasses.replace(curve, config=trial.config.to_dict())
 
     unwritten: list[Exception] = []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,11 @@ def dataset_of_metric(key: str, datasets: Mapping[str, tuple[str, str]]) -> dict
         return {}
     name, digest = datasets[context]
     return {"dataset_name": name, "dataset_digest": digest}
+
+
+def age_of(run_id: str) -> int:
+    """Count the seconds since a run was created; 0 if the server does not answer."""
+    try:
+        return round(time.time() - mlflow_client().get_run(run_id).info.start_time / 1000)
+    except Exception:  # every store raises its own kinds
+        return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,17 +45,17 @@ def register(
 
     with mlflow_errors("MLflow does not take the model"):
         client = global_client()
-        value = metrics.get(compared_by)
+        value = metrics.get(compared_by, math.nan)
         known = client.get_logged_model(model_id).tags
         tags = {tag: known[tag] for tag in _TAGS if tag in known}
-        tags |= {} if value is None else {compared_by: f"{value:.6f}"}
+        tags |= {} if math.isnan(value) else {compared_by: f"{value:.6f}"}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=tags).version
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
         shown = description[:_LONGEST_DESCRIPTION]
         client.update_model_version(name, version, shown)
         best = _best(client, name)
-        score = best.tags.get(compared_by) if best else None
-        if score is None or (value is not None and value >= float(score)):
+        score = float(best.tags.get(compared_by, math.nan)) if best else math.nan
+        if math.isnan(score) or value >= score:
             client.set_registered_model_alias(name, BEST, version)
             generated = ("", best.description or "") if best else ("",)
             if (client.get_registered_model(name).description or "") in generated:

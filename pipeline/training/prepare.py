@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline import storage
 from pipeline.cluster import checkpoints, lease, preflight, session
@@ -18,9 +19,8 @@ from pipeline.data import profile
 from pipeline.data.staging import Cache, open_dataset
 from pipeline.models.checkpoint import Meta, read_meta
 from pipeline.tracking import runs
-from sharding.errors import InputError, command, here
-from sharding.layout import SPLITS
-from sharding.log import count, info
+from sharding.errors import InputError, command
+from sharding.log import info
 from sharding.manifest import Dataset
 
 _CONFIG = "config.json"  # in the run's directory
@@ -85,12 +85,7 @@ def check(config: TrainConfig) -> Checked:
     """
     if not config.dataset:
         raise InputError("no dataset", fix=f"pass --dataset DIR (made by {command('shard')})")
-    config = dataclasses.replace(
-        config,
-        dataset=storage.absolute(config.dataset),
-        storage=storage.absolute(config.storage),
-        method_options=storage.absolute_in(config.method_options),
-    )
+    config = located(config)
     dataset = open_cached(config, tars=False)
     directory = storage.join(config.storage, config.run_name)
     config = settled(config, dataset, directory)
@@ -123,6 +118,29 @@ def prepare(
     return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)
 
 
+def located(config: TrainConfig) -> TrainConfig:
+    """Make every path of a configuration absolute: workers run in directories of their own."""
+    model = config.model
+    if model.weights is not None and Path(model.weights).expanduser().is_file():
+        model = dataclasses.replace(model, weights=storage.absolute(model.weights))
+    return dataclasses.replace(
+        config,
+        dataset=storage.absolute(config.dataset),
+        storage=storage.absolute(config.storage),
+        method_options=storage.absolute_in(config.method_options),
+        model=model,
+    )
+
+
+def stored(config: TrainConfig) -> TrainConfig | None:
+    """Read with which configuration the run of this name began; None if it has not.
+
+    Raises:
+        InputError: the file is damaged or of another version.
+    """
+    return _stored(storage.join(config.storage, config.run_name, _CONFIG))
+
+
 def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
     """Open the dataset of a run; one in a bucket is copied to this node's cache."""
     cache, confidences = Cache.of(vars(config)), config.confidences
@@ -137,51 +155,6 @@ def settled(config: TrainConfig, dataset: Dataset, directory: str) -> TrainConfi
     stored = _stored(storage.join(directory, _CONFIG))
     labels, _ = dataset.label_version(config.labels or (stored.labels if stored else None))
     return precision.settled(dataclasses.replace(config, labels=labels), stored)
-
-
-def describe(run: Prepared) -> str:
-    """Say what a run trains, on what, and where it goes on, in a few lines."""
-    from pipeline.methods import complete_options
-
-    config, dataset = run.config, run.dataset
-    _, version = dataset.label_version(config.labels)
-    splits = [split for split in SPLITS if split in version.splits]
-    images = ", ".join(f"{version.splits[split].images:,} {split}" for split in splits)
-    options = complete_options(config)
-    chosen = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
-    model, device = config.model, "GPU" if run.use_gpu else "CPU"
-    rows = {
-        "run": f"{here(run.directory)}: {_position(run)}",
-        "dataset": f"{here(config.dataset)}, labels {config.labels}"
-        + (f", confidences {config.confidences}" if config.confidences else ""),
-        "images": f"{images}; {count(len(dataset.classes), 'class')}",
-        "network": f"{model.backbone} at {config.data.image_size} px, from "
-        f"{model.weights or 'random weights'}, {config.optimizer.precision}",
-        "head": model.head_in_words,
-        "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
-        "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
-        f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",
-    }
-    lines = [f"{name:8} {text}" for name, text in rows.items()]
-    if config.method != "full" and dataset.is_complete(config.labels):
-        lines.append("every label is known: methods for missing labels find none (--method full)")
-    if VALIDATION in version.splits:
-        lines += profile.about_map(dataset, VALIDATION, config.labels)
-    return "\n".join(lines)
-
-
-def _position(run: Prepared) -> str:
-    """Say where training begins."""
-    meta = run.latest
-    if meta is None:
-        return "begins"
-    if meta.step:
-        return f"resuming epoch {meta.epoch + 1}, step {meta.step}"
-    if meta.epoch > run.config.epochs:
-        return f"trained for {meta.epoch} epochs, more than the {run.config.epochs} asked for"
-    if meta.epoch == run.config.epochs:
-        return f"already finished, {count(meta.epoch, 'epoch')}"
-    return f"resuming after epoch {meta.epoch}"
 
 
 def _check(config: TrainConfig, dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Report a training on the way: points for MLflow, a progress bar on the driver."""
+"""Report a training: its plan, points for MLflow on the way, a progress bar on the driver."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from pipeline import storage
 from pipeline.cluster import tasks
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
+from pipeline.data import profile
 from pipeline.tables import percent
 from pipeline.tracking.run_log import ProgressState, TrainingLog
+from pipeline.training.prepare import VALIDATION, Prepared
+from sharding.errors import here
+from sharding.layout import SPLITS
+from sharding.log import count
 from sharding.progress import Progress, Waiting, clock, say
 
 if TYPE_CHECKING:  # the driver, which imports this, starts Ray before torch
@@ -215,3 +220,48 @@ class EpochLines:
         line = ", ".join([*parts, *times])
         numbers = {"seconds": seconds, "seconds_left": left, "best": self._best}
         say(f"epoch {number}/{self._epochs}: {line}", **{**values, **numbers})
+
+
+def describe(run: Prepared) -> str:
+    """Say what a run trains, on what, and where it goes on, in a few lines."""
+    from pipeline.methods import complete_options
+
+    config, dataset = run.config, run.dataset
+    _, version = dataset.label_version(config.labels)
+    splits = [split for split in SPLITS if split in version.splits]
+    images = ", ".join(f"{version.splits[split].images:,} {split}" for split in splits)
+    options = complete_options(config)
+    chosen = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+    model, device = config.model, "GPU" if run.use_gpu else "CPU"
+    rows = {
+        "run": f"{here(run.directory)}: {_position(run)}",
+        "dataset": f"{here(config.dataset)}, labels {config.labels}"
+        + (f", confidences {config.confidences}" if config.confidences else ""),
+        "images": f"{images}; {count(len(dataset.classes), 'class')}",
+        "network": f"{model.backbone} at {config.data.image_size} px, from "
+        f"{model.weights or 'random weights'}, {config.optimizer.precision}",
+        "head": model.head_in_words,
+        "method": f"{config.method}{f' ({chosen})' if chosen else ''}",
+        "workers": f"{config.workers} on {device}, threads each: {run.cpus}; "
+        f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",
+    }
+    lines = [f"{name:8} {text}" for name, text in rows.items()]
+    if config.method != "full" and dataset.is_complete(config.labels):
+        lines.append("every label is known: methods for missing labels find none (--method full)")
+    if VALIDATION in version.splits:
+        lines += profile.about_map(dataset, VALIDATION, config.labels)
+    return "\n".join(lines)
+
+
+def _position(run: Prepared) -> str:
+    """Say where training begins."""
+    meta = run.latest
+    if meta is None:
+        return "begins"
+    if meta.step:
+        return f"resuming epoch {meta.epoch + 1}, step {meta.step}"
+    if meta.epoch > run.config.epochs:
+        return f"trained for {meta.epoch} epochs, more than the {run.config.epochs} asked for"
+    if meta.epoch == run.config.epochs:
+        return f"already finished, {count(meta.epoch, 'epoch')}"
+    return f"resuming after epoch {meta.epoch}"

@@ -18,7 +18,7 @@ from pipeline.cluster.preemption import StopReason
 from pipeline.config.train import TrainConfig
 from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
-from pipeline.training import failures, prepare
+from pipeline.training import failures, prepare, progress
 from pipeline.training.failures import TrainingHeld, TrainingInterrupted
 from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, OnEpoch, shown
@@ -128,7 +128,7 @@ def _result(
 
 def _train(run: Prepared, held: lease.Lease, on_epoch: OnEpoch) -> TrainResult:
     with tracked_run(run, held) as (run_id, run_log):
-        info(prepare.describe(run))
+        info(progress.describe(run))
         say("starting the workers")
         trainer = _trainer(run, run_id, run_log, held)
         # Ray's own handler of Ctrl-C ends the process with status 1 and not a word.
@@ -166,7 +166,7 @@ def dry_run(config: TrainConfig) -> str:
     run = prepare.prepare(prepare.check(config))
     images, loss = _on_one_worker(_try_batch, run, "first batch")
     first = f"first batch of a worker: {count(images, 'image')}, loss {loss:.3g}; nothing was kept"
-    return f"{prepare.describe(run)}\n{first}"
+    return f"{progress.describe(run)}\n{first}"
 
 
 @_one_at_a_time()

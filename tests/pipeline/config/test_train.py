@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.commands import EvaluateConfig
+from pipeline.config.commands import EvaluateConfig, PredictConfig
 from pipeline.config.presets import preset
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig, differences, parse_options
@@ -116,11 +116,19 @@ def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]
         ({"rule": "coco"}, "no rule 'coco'.*boostlu, imcl, csl"),
         ({"batch_size": 0}, "batch_size is 0.*--batch-size 1 or more"),
         ({"intervals": -1}, "intervals is -1"),
+        ({"workers": 0}, "workers is 0"),
+        ({"register": "m", "alpha_infer": 1.0}, "served with its own slope"),
+        ({"register": "m", "beam": 2}, "without a beam"),
     ],
 )
 def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         EvaluateConfig(checkpoint="c", dataset="d", **options)  # type: ignore[arg-type]
+
+
+def test_a_prediction_has_workers() -> None:
+    with pytest.raises(InputError, match="workers is -1"):
+        PredictConfig(checkpoint="c", output="o", images="i", workers=-1)
 
 
 def test_a_registered_model_gets_intervals_unless_they_are_refused() -> None:

@@ -84,6 +84,18 @@ def test_the_first_epochs_estimate_the_prior() -> None:
     torch.testing.assert_close(restored.prior(), logits_BK[0].double().sigmoid())
 
 
+@pytest.mark.parametrize("mode", ["selective", "negative", "ignore_normalize_classes", "ignore"])
+def test_only_a_training_that_ignores_the_unobserved_estimates_a_prior(mode: str) -> None:
+    method: Any = methods.create("p-asl", 2, mode=mode)
+    method.begin_epoch(1)
+    method.loss(torch.zeros(3, 2), torch.full((3, 2), -1, dtype=torch.int8))
+    method.end_epoch()
+    state = method.state_dict()
+    images = 3.0 if mode == "ignore" else 0.0
+    assert state["prior_images"] == images
+    assert state["prior_sum"].tolist() == [images / 2] * 2
+
+
 def test_prior_files_are_keyed_by_mid(tmp_path: Path) -> None:
     class_prior.write(tmp_path / "p.parquet", ["/m/a", "/m/b"], torch.tensor([0.25, 0.5]))
     assert class_prior.read(tmp_path / "p.parquet", ["/m/b", "/m/a"]).tolist() == [0.5, 0.25]

@@ -15,8 +15,10 @@ from pipeline import methods
 from pipeline.config.sections import ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.models import cam_net, checkpoint
+from pipeline.models.checkpoint import Meta
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from tests.support.models import BACKBONE
 
 CONFIG = TrainConfig(dataset="d", model=ModelConfig(backbone="resnet18"))
 
@@ -68,6 +70,12 @@ def test_round_trip(saved: tuple[Path, cam_net.CamNet, torch.optim.Adam], square
     state = checkpoint.load_training(directory)["optimizer"]
     assert state["param_groups"][1]["lr"] == pytest.approx(1e-2)
     assert torch.equal(state["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+
+
+def test_a_network_is_loaded_without_compiling_it(squares: Path) -> None:
+    config = TrainConfig(dataset="d", model=ModelConfig(backbone=BACKBONE, compile=True))
+    meta = Meta.of(config, Dataset.open(squares), epoch=1, images_seen=9, world_size=1)
+    assert checkpoint.blank_model(meta).backbone._compiled_call_impl is None
 
 
 def test_another_class_list_is_refused_by_name(squares: Path) -> None:

@@ -99,6 +99,41 @@ def test_the_best_epoch_of_the_best_trial_counts(tmp_path: Path) -> None:
     assert search.best_of(setting(tmp_path), more) is None, "three are missing"
 
 
+def test_trials_that_ended_earlier_go_on_to_more_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trials(epochs: int) -> list[search.Trial]:
+        return drawn(tmp_path, train=("workers=1", f"epochs={epochs}"), trials=2)
+
+    before, now = trials(2), trials(3)
+    ended(before, tmp_path, {0: {1: 0.5, 2: 0.75}, 1: {1: 0.5, 2: 0.25}})
+    for trial in before:
+        curve = search.read(str(tmp_path), trial.name)
+        assert curve is not None
+        kept = dataclasses.replace(curve, config=trial.config.to_dict())
+        search.write(str(tmp_path), trial.name, kept)
+    best = search.best_of(setting(tmp_path), before)
+    assert best is not None
+    assert best.number == 0
+    assert search.best_of(setting(tmp_path), now) is None
+    trained = []
+
+    def train(config: TrainConfig, preset: str, on_epoch: Any) -> None:
+        trained.append(config.epochs)
+        on_epoch(3, {SCORE: 0.125})
+
+    monkeypatch.setattr(pipeline.training.train, "train", train)
+    monkeypatch.setattr(search.trials, "report", lambda epoch, score: None)
+    monkeypatch.setattr(Setting, "adopt", lambda *about: None)
+    search._try(now[0], setting(tmp_path))
+    curve = search.read(str(tmp_path), now[0].name)
+    assert curve is not None
+    assert trained == [3]
+    assert (curve.status, curve.scores) == ("finished", {1: 0.5, 2: 0.75, 3: 0.125})
+    search._try(now[0], setting(tmp_path))
+    assert trained == [3], "it has them now"
+
+
 def test_a_search_without_a_score_says_so(tmp_path: Path) -> None:
     trials = drawn(tmp_path)
     ended(trials, tmp_path, {})

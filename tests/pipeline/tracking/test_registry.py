@@ -126,6 +126,17 @@ def test_the_alias_stays_with_the_best_version(logged: tuple[str, str]) -> None:
     assert {entry["name"] for entry in json.loads(tags["mlflow.modelVersions"])} == {"birds"}
 
 
+def test_a_version_without_a_score_gives_way_to_any(logged: tuple[str, str]) -> None:
+    run_id, model_id = logged
+    found = []
+    for value in (float("nan"), 0.4, float("nan"), 0.3):
+        registry.register(model_id, "frogs", {METRIC: value}, METRIC, run_id)
+        best = mlflow_client().get_model_version_by_alias("frogs", registry.BEST)
+        found.append(int(best.version))
+    assert found == [1, 2, 2, 2]
+    assert METRIC not in mlflow_client().get_model_version("frogs", "3").tags
+
+
 def test_descriptions_are_those_given_and_a_text_of_somebody_stays(logged: tuple[str, str]) -> None:
     run_id, model_id = logged
     client = mlflow_client()

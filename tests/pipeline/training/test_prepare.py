@@ -24,7 +24,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.data import profile
 from pipeline.tracking import runs
 from pipeline.tracking.client import mlflow_client
-from pipeline.training import prepare, train
+from pipeline.training import prepare, progress, train
 from pipeline.training.failures import TrainingEnded
 from pipeline.training.prepare import Prepared
 from pipeline.training.train_loop import try_batch
@@ -96,6 +96,22 @@ def sharded_anew(squares: Path, tmp_path: Path) -> Dataset:
     labels = {**manifest.labels, "second": dataclasses.replace(first, splits=files)}
     dataclasses.replace(manifest, labels=labels, default_labels="second").write(copy)
     return Dataset.open(copy)
+
+
+def test_files_are_named_for_workers_that_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pth").touch()
+    options = ("mode=ignore", "prior=p.parquet")
+    model = ModelConfig(weights="w.pth")
+    found = prepare.located(TrainConfig(dataset="d", model=model, method_options=options))
+    assert found.model.weights == str(tmp_path / "w.pth")
+    assert found.dataset == str(tmp_path / "d")
+    assert found.method_options == ("mode=ignore", f"prior={tmp_path}/p.parquet")
+    for name in ("IMAGENET1K_V1", "pretrained", None):
+        config = TrainConfig(dataset="d", model=ModelConfig(weights=name))
+        assert prepare.located(config).model.weights == name
 
 
 def begun(run: str, dataset: Dataset, labels: str | None = None) -> tuple[bool, str | None]:
@@ -247,7 +263,7 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "runs/a"
-    plan = prepare.describe(prepared(run, squares, monkeypatch))
+    plan = progress.describe(prepared(run, squares, monkeypatch))
     rows = {line.partition(" ")[0]: line for line in plan.splitlines()}
     assert rows["run"] == f"run      {run}: begins"
     assert "labels first" in rows["dataset"]
@@ -263,14 +279,14 @@ def test_a_plan_says_how_many_classes_validation_cannot_score(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = prepared(tmp_path / "runs/a", squares, monkeypatch)
-    assert "no positive" not in prepare.describe(plan)
+    assert "no positive" not in progress.describe(plan)
     table = plan.dataset.labels("validation")
     few = table.select(table.image_ids_N[:1])
     monkeypatch.setattr(Dataset, "labels", lambda self, split, name: few)
     positives_K, _ = few.count_per_class(8)
     missing = int((positives_K == 0).sum())
     assert 0 < missing < 8
-    assert f"validation has no positive of {missing} of 8 classes\n" in prepare.describe(plan)
+    assert f"validation has no positive of {missing} of 8 classes\n" in progress.describe(plan)
 
 
 def test_a_plan_advises_the_method_for_complete_labels_once(
@@ -278,9 +294,9 @@ def test_a_plan_advises_the_method_for_complete_labels_once(
 ) -> None:
     plan = prepared(tmp_path / "runs/a", squares, monkeypatch)
     monkeypatch.setattr(Dataset, "is_complete", lambda self, name: name == "first")
-    assert "(--method full)" in prepare.describe(plan)
+    assert "(--method full)" in progress.describe(plan)
     full = dataclasses.replace(plan.config, method="full", method_options=())
-    assert "(--method full)" not in prepare.describe(dataclasses.replace(plan, config=full))
+    assert "(--method full)" not in progress.describe(dataclasses.replace(plan, config=full))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +324,7 @@ def test_a_plan_says_where_a_run_goes_on(
     listed = {"latest_checkpoint_result": {"checkpoint_dir_name": CHECKPOINT}}
     (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
     begun = prepared(run, squares, monkeypatch)
-    plan = prepare.describe(dataclasses.replace(begun, resumed=True))
+    plan = progress.describe(dataclasses.replace(begun, resumed=True))
     assert f"{run}: {place}\n" in plan
 
 

@@ -1,0 +1,134 @@
+"""A study's records are of this command's trainings, all in one precision; MLflow has the last."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import storage
+from pipeline.cluster import session, trials
+from pipeline.config import precision
+from pipeline.config.sections import Precision
+from pipeline.config.study import StudyConfig
+from pipeline.study import results, run
+from pipeline.study.plan import Plan, PlannedRun
+from pipeline.study.results import Record
+from pipeline.tracking import client
+from sharding.errors import InputError
+from tests.support.models import BACKBONE
+
+
+def planned_on(squares: Path, output: Path, *rows: str, **options: Any) -> tuple[StudyConfig, Plan]:
+    given = {"seeds": 1, "train": (f"backbone={BACKBONE}", "workers=1"), **options}
+    config = StudyConfig(dataset=str(squares), output=str(output), rows=rows, **given)
+    return run.prepare(config)
+
+
+def written(config: StudyConfig, each: PlannedRun, **others: Any) -> Record:
+    """Write the record of a run that has its scores."""
+    scores = {slope: {"all": 0.5} for slope in (1.0, *each.slopes)}
+    about = {"split": "test", "labels": "first", "scores": scores, **others}
+    record = Record(status="finished", config=each.config.to_dict(), **about)
+    results.write(config.output, each, record)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("before", "scores"),
+    [({"split": "validation"}, {}), ({}, {1.0: {"all": 0.5}})],
+    ids=["another-split", "a-slope-less"],
+)
+def test_a_run_whose_process_died_is_not_what_an_earlier_command_found(
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any],
+    scores: dict[float, dict[str, float]],
+) -> None:
+    config, planned = planned_on(squares, tmp_path / "study", "an@1/5", "ll-r@1/5")
+    died, done = planned.runs
+    written(config, dataclasses.replace(died, slopes=()), **before)
+
+    def train(work: Any, left: Any, *about: Any, **more: Any) -> None:
+        written(config, done)
+
+    monkeypatch.setattr(trials, "run", train)
+    monkeypatch.setattr(session, "connect", lambda **options: None)
+    monkeypatch.setattr(run, "_share", lambda *about: (1, 1))
+    found = run._train(config, planned, planned.runs, "parent")
+    other, lost = (found[each.name] for each in (done, died))
+    assert other is not None
+    assert lost is not None
+    assert other.status == "finished"
+    assert lost == results.read(config.output, died.name)
+    assert (lost.status, lost.scores) == ("failed", scores)
+    assert "its process died" in lost.reason
+
+
+def test_all_runs_of_a_study_are_in_the_precision_that_the_first_began_with(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def precisions() -> set[str]:
+        options = {"train": (f"backbone={BACKBONE}", "workers=1", "precision=auto"), "seeds": 2}
+        config, planned = planned_on(squares, tmp_path / "study", "an", "ll-r", **options)
+        place, first = config.output, planned.runs[0].config
+        storage.write_json(f"{place}/runs/{first.name}/config.json", first.to_dict())
+        return {each.config.optimizer.precision for each in planned.runs}
+
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda cpu_info: True)
+    assert precisions() == {"bf16"}
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda cpu_info: False)
+    assert precisions() == {"bf16"}
+    shutil.rmtree(tmp_path / "study")
+    assert precisions() == {"fp32"}
+
+
+def test_a_record_from_before_the_precision_was_settled_is_taken(
+    squares: Path, tmp_path: Path
+) -> None:
+    (each,) = planned_on(squares, tmp_path / "study", "an@1/1")[1].runs
+    assert each.config.optimizer.precision == "fp32"
+    named: dict[Precision, bool] = {"auto": True, "fp32": True, "bf16": False}
+    for name, fits in named.items():
+        optimizer = dataclasses.replace(each.config.optimizer, precision=name)
+        other = dataclasses.replace(each.config, optimizer=optimizer)
+        if fits:
+            results.refuse_changes(each.name, other, each.config)
+        else:
+            with pytest.raises(InputError, match="precision was bf16, is fp32"):
+                results.refuse_changes(each.name, other, each.config)
+
+
+def test_files_of_a_row_are_found_from_anywhere(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("w.pth").touch()
+    options = {"train": (f"backbone={BACKBONE}", "workers=1", "weights=w.pth")}
+    _, planned = planned_on(squares, tmp_path / "study", "p-asl:prior=p.parquet", **options)
+    (each,) = planned.runs
+    assert each.config.model.weights == str(tmp_path / "w.pth")
+    assert f"prior={tmp_path}/p.parquet" in each.config.method_options
+
+
+def test_a_repeated_study_replaces_its_means_in_mlflow(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    ages = iter([5, 9])
+    monkeypatch.setattr(client, "age_of", lambda run_id: next(ages))
+    found = []
+    for mean in (0.25, 0.75):
+        config, planned = planned_on(squares, tmp_path / "study", "an@1/1")
+        written(config, planned.runs[0], scores={1.0: {"all": mean}})
+        run.run(config, planned)
+        mlflow = client.mlflow_client()
+        experiment = mlflow.get_experiment_by_name("openimages-v3").experiment_id
+        (parent,) = mlflow.search_runs([experiment])
+        found.append(parent.data.metrics["mAP/an 1/1"])
+    assert found == [0.25, 0.75]
