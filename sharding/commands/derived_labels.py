@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sharding.commands.options import ReshardOptions, refuse_version_name
+from sharding.commands.option_checks import refuse_version_name
+from sharding.commands.options import ReshardOptions
 from sharding.dataset.label_versions import NewLabels, all_labels
 from sharding.errors import InputError
 from sharding.labels import LabelTable

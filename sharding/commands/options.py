@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sharding.commands.option_checks import refuse_below_one, refuse_ignored
 from sharding.errors import InputError
-from sharding.layout import is_version_name
 from sharding.storage.retry import RetryPolicy
 
 
@@ -54,27 +54,15 @@ class DatasetOptions:
             refuse_below_one(name, getattr(self, name))
 
 
-def refuse_below_one(name: str, value: int | None) -> None:
-    """Refuse an option that is given and not positive.
-
-    Raises:
-        InputError: it is below 1.
-    """
-    if value is not None and value < 1:
-        raise InputError(f"--{name.replace('_', '-')} is {value}", fix="give a positive number")
-
-
-def refuse_version_name(name: str) -> None:
-    """Refuse a value of --labels that cannot name a label version.
-
-    Raises:
-        InputError: it has characters that a folder or a URL may not have.
-    """
-    if not is_version_name(name):
-        raise InputError(
-            f"{name!r} cannot name a label version",
-            fix="give --labels a name of letters, digits, '.', '_' and '-' only",
-        )
+_OF_DUMPS = ("images", "release", "conflict", "machine", "allow_empty")
+_IGNORED_WITH = {
+    "annotations": ("draw", "splits", "confidences_name"),
+    "known": (*_OF_DUMPS, "strict", "confidences_name"),
+    "single_positive": (*_OF_DUMPS, "strict", "confidences_name"),
+    "hierarchy": (*_OF_DUMPS, "strict", "confidences_name", "draw"),
+    "confidences": (*_OF_DUMPS, "draw", "splits", "name", "make_default", "rewrite", "base"),
+}
+"""Options of re-sharding that mean nothing, by what the labels are made of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +109,8 @@ class ShardOptions(DatasetOptions):
             refuse_below_one(name, getattr(self, name))
         if not 0 <= self.seed < 1 << 63:
             raise InputError(f"--seed is {self.seed}", fix="give a number from 0 to 2^63 - 1")
+        if self.confidences is None:
+            refuse_ignored(self, ("confidences_name",), "without --confidences")
 
     @property
     def encode_quality(self) -> int:
@@ -187,6 +177,7 @@ class ReshardOptions:
     """Shards written at once; all CPUs of the cluster by default."""
 
     def __post_init__(self) -> None:
+        refuse_below_one("workers", self.workers)
         rules = (self.known, self.single_positive or None, self.hierarchy)
         given = (self.annotations, *rules, self.confidences)
         if sum(source is not None for source in given) != 1:
@@ -199,8 +190,9 @@ class ReshardOptions:
             raise InputError(f"--known is {self.known:g}", fix="give a share, such as 0.1 for 10 %")
         if not 0 <= self.draw < 1 << 63:
             raise InputError(f"--draw is {self.draw}", fix="give a number from 0 to 2^63 - 1")
-        if self.annotations is None and self.images is not None:
-            raise InputError("derived labels name no new images", fix="leave out --images")
+        for source, ignored in _IGNORED_WITH.items():
+            if getattr(self, source):
+                refuse_ignored(self, ignored, f"with --{source.replace('_', '-')}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +217,11 @@ class VerifyOptions:
     workers: int | None = None
     """Shards checked at once; all CPUs of the cluster by default."""
 
+    def __post_init__(self) -> None:
+        refuse_below_one("workers", self.workers)
+        if not self.repair:
+            refuse_ignored(self, ("images", "accept_changed"), "without --repair")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveOptions:
@@ -247,6 +244,7 @@ class RemoveOptions:
     """Shards written at once; all CPUs of the cluster by default."""
 
     def __post_init__(self) -> None:
+        refuse_below_one("workers", self.workers)
         if not self.ids and self.file is None:
             raise InputError("no image is named", fix="pass --ids ID or --file LIST")
 
@@ -281,3 +279,7 @@ class ViewOptions:
 
     def __post_init__(self) -> None:
         refuse_below_one("limit", self.limit)
+        if self.reason is not None:
+            refuse_ignored(self, ("shard", "class_name", "state", "name"), "with --reason")
+        elif self.class_name is None:
+            refuse_ignored(self, ("state",), "without --class")

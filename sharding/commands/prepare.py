@@ -24,10 +24,12 @@ from sharding.layout import (
     CLASSES_FILE,
     CLASSES_HASH,
     GROUPS_OF,
+    PLAN,
     ROTATIONS_FILE,
     ROTATIONS_HASH,
     SHARD_BYTES,
 )
+from sharding.manifest import Manifest
 from sharding.openimages.annotations import AnnotationPolicy, SplitLabels, read_splits
 from sharding.openimages.class_list import read_classes
 from sharding.openimages.dump import Dump
@@ -102,6 +104,10 @@ class Job:
     def digest(self) -> str:
         """Hash of the identity, for the manifest."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def made(self, manifest: Manifest) -> bool:
+        """Tell whether an earlier run of this command wrote a manifest."""
+        return manifest.created_by.get(PLAN) == self.digest
 
     def tasks(self) -> Iterator[ShardTask]:
         """Make the task of every shard."""

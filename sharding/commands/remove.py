@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from sharding import log
 from sharding.commands.options import RemoveOptions
-from sharding.commands.summary import Removed
+from sharding.commands.summary import aligned
 from sharding.commands.verify import SMALL
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
@@ -38,9 +40,11 @@ from sharding.layout import (
     NEXT_NUMBER,
     QUARANTINE_FILE,
     SET_ASIDE_FOLDER,
+    SPLITS,
     TAR,
     UNFINISHED_REMOVAL,
 )
+from sharding.log import count
 from sharding.maintenance.checks import check_shard, check_side_files
 from sharding.maintenance.extend import rewrite
 from sharding.maintenance.problems import Kind, Problem
@@ -53,6 +57,48 @@ from sharding.sources.shard import WITH_IMAGES
 from sharding.storage.files import changed, remove_temporaries
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Describe what a takedown did.
+
+    Attributes:
+        location: directory or URL of the dataset.
+        dataset: as it is now.
+        before: its manifest before.
+        ids: number of them that were asked for.
+        unknown: ids that the dataset never had.
+        tars: that held some of the images; None where all was done before.
+        seconds: it took.
+    """
+
+    location: str
+    dataset: Dataset
+    before: Manifest
+    ids: int
+    unknown: int
+    tars: int | None
+    seconds: float
+
+    def __str__(self) -> str:
+        if self.tars is None:
+            return f"{self.location}: these were removed before; nothing was done."
+        gone: Counter[str] = Counter()
+        for shard in self.before.shards:
+            gone[shard.split] += shard.images
+        for shard in self.dataset.manifest.shards:
+            gone[shard.split] -= shard.images
+        rows = [(s, f"{count(gone[s], 'image')} out of its tars") for s in SPLITS if gone[s]]
+        if self.unknown:
+            rows.append(("unknown", f"{count(self.unknown, 'id')} kept out of what is added later"))
+        rows.append(("labels", f"without them: {', '.join(self.dataset.manifest.labels)}"))
+        rows.append(("elsewhere", "copies, predictions, review sheets and runs keep theirs"))
+        first = (
+            f"{count(self.ids, 'id')} removed from {self.location} for good, in "
+            f"{self.seconds:.1f} s; {count(self.tars, 'tar')} replaced."
+        )
+        return aligned(first, rows)
 
 
 def remove(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sharding.commands.derived_labels import derive_labels, labels_of_table
@@ -25,7 +25,7 @@ from sharding.commands.summary import (
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import NewLabels, all_labels, tar_labels, with_tar_labels
-from sharding.dataset.members import members_in
+from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
@@ -68,11 +68,12 @@ def reshard(
         dataset = Dataset.open(directory)
         remove_temporaries(directory)
         remove_outdated(directory, dataset.manifest)  # of a job killed after it wrote the manifest
+        members = members_in(dataset)
         dump = None if options.annotations is None else open_dump(options)
         if dump is None:
             new = derive_labels(dataset, options)
         else:
-            new = read_labels(dataset, dump, options)
+            new = read_labels(dataset, dump, options, members)
         _refuse_other_content(dataset, new)
         comparison = Comparison.of(dataset, dump, new)
         source = (
@@ -80,7 +81,9 @@ def reshard(
             if options.images is None or dump is None
             else open_images(dataset, options.images, options.fetch, dump)
         )
-        added = add_labels(dataset, new, source, workers, make_default=options.make_default)
+        added = add_labels(
+            dataset, new, source, workers, make_default=options.make_default, members=members
+        )
         labelled = Dataset.open(directory)
         diff = {} if comparison is None else comparison.report(labelled, new)
         if diff:
@@ -97,22 +100,56 @@ def reshard(
         )
 
 
-def read_labels(dataset: Dataset, dump: Dump, options: ReshardOptions) -> NewLabels:
+def read_labels(
+    dataset: Dataset, dump: Dump, options: ReshardOptions, members: Sequence[Members]
+) -> NewLabels:
     """Read a dump's labels as indices into the dataset's class list.
+
+    An image keeps the split whose tar holds it: rows that put it into another one are set aside.
 
     Raises:
         InputError: anything about the dump that a user can mend.
     """
+    if options.base is not None and dump.release != "export":
+        raise InputError(
+            "--base would be ignored: a dump stands for itself, an export is laid over others",
+            file=options.annotations,
+            fix="leave out --base",
+        )
     policy = annotation_policy(options)
-    splits = read_splits(dump, dataset.classes.mids, policy)
+    held = {part.shard.split for part in members}
+    in_tars = {split: ids_of(split, members) for split in held}
+    splits = read_splits(dump, dataset.classes.mids, policy, in_tars)
     record = policy.record()
     if dump.release == "export":
         record["base"], _ = dataset.label_version(options.base)
+        _refuse_splits_without_base(dataset, dump, splits, record["base"])
         splits = _over_base(dataset, splits, record["base"])
     else:
         refuse_empty(splits, options)
     new = NewLabels(name=dump.name, release=dump.release, policy=record, splits=splits)
     return new.without(dataset.manifest.removed_ids)
+
+
+def _refuse_splits_without_base(
+    dataset: Dataset, dump: Dump, exports: Mapping[str, SplitLabels], base: str
+) -> None:
+    """Refuse rows of a split that the base version does not label.
+
+    Raises:
+        InputError: there is such a split.
+    """
+    versions = dataset.manifest.labels
+    for split, export in exports.items():
+        if split in versions[base].splits or not export.report["rows"]:
+            continue
+        having = [name for name, version in versions.items() if split in version.splits]
+        fix = f"name others with --base ({', '.join(having)})"
+        raise InputError(
+            f"labels {base} have no {split} labels to lay these over",
+            file=str(next(iter(dump.annotation_files(split)))),
+            fix=fix if having else "leave this file out: no labels of the dataset have the split",
+        )
 
 
 def _over_base(

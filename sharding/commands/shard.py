@@ -104,13 +104,28 @@ def _finished_manifest(job: Job) -> Manifest | None:
     if not (job.output / MANIFEST_FILE).is_file():
         return None
     manifest = Manifest.read(job.output)
-    if manifest.created_by.get(PLAN) != job.digest:
+    if not job.made(manifest):
         raise InputError(
             f"this is a finished dataset of other labels or options ({_described(manifest, job)})",
             file=job.output / MANIFEST_FILE,
             fix=f"choose another --output{job.relabel_fix}",
         )
+    refuse_other_name(job, manifest)
     return manifest
+
+
+def refuse_other_name(job: Job, manifest: Manifest) -> None:
+    """Refuse to call a finished dataset by another name than its own.
+
+    Raises:
+        InputError: the options name it so.
+    """
+    if job.options.dataset_name not in (None, manifest.name):
+        raise InputError(
+            f"this finished dataset is named {manifest.name!r}, not {job.options.dataset_name!r}",
+            file=job.output / MANIFEST_FILE,
+            fix="leave out --dataset-name, or choose another --output",
+        )
 
 
 def _described(manifest: Manifest, job: Job) -> str:

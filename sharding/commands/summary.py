@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import command
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
 from sharding.log import count
-from sharding.manifest import Dataset, Manifest
+from sharding.manifest import Dataset
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
 _NOT_LABELS = {
@@ -93,7 +93,7 @@ class Summary:
             lost = f"{self.forgotten:,} more that later commands set aside: repeat those"
             rows.append(("forgotten", lost))
         rows.append(("next", command("verify", "--dataset", self.location)))
-        return "\n".join(filter(None, (_aligned(first, rows), self.confidences)))
+        return "\n".join(filter(None, (aligned(first, rows), self.confidences)))
 
     def _splits(self) -> list[tuple[str, str]]:
         manifest = self.dataset.manifest
@@ -161,12 +161,16 @@ def _count_reasons(dataset: Dataset) -> dict[str, int]:
     reasons = Counter(entry.reason.partition(":")[0] for entry in entries)
     versions = dataset.manifest.labels.values()
     reports = [report for version in versions for report in version.report.values()]
-    for status in REJECTED:
-        reasons[status.key] = sum(report.get(status.key, 0) for report in reports)
+    reasons = Counter({**reasons, **_count_rejected(reports)})
     _, default = dataset.label_version()
     imported = (report.get("bad_rows", 0) for report in default.report.values())
     reasons["bad rows not listed"] = sum(max(0, number - MOST_LISTED) for number in imported)
     return dict((+reasons).most_common())
+
+
+def _count_rejected(reports: Collection[Mapping[str, int]]) -> Counter[str]:
+    """Count all rows that were rejected, by their status."""
+    return Counter({s.key: sum(report.get(s.key, 0) for report in reports) for s in REJECTED})
 
 
 def _group_ranges(classes: ClassTable) -> str:
@@ -237,6 +241,10 @@ class Resharded:
             rows.append(("labelled", f"{new:,} images that had no label, {gone:,} have none now"))
         if self.added:
             rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
+        reports = self.dataset.manifest.labels[self.name].report.values()
+        if rejected := +_count_rejected(reports):
+            text = ", ".join(f"{number:,} {key}" for key, number in rejected.most_common())
+            rows.append(("set aside", f"{text} (listed in {QUARANTINE_FILE})"))
         if missing := sum(self.wanted.values()):
             text = f"{missing:,} labelled images, listed in {wanted_path(self.name)}"
             if self.diff:
@@ -245,7 +253,7 @@ class Resharded:
             rows.append(("no pixels", text))
         rows.append(("training", f"repeat your command with --labels {self.name} and a new --run"))
         rows.append(("next", try_training(self.dataset, self.location, self.name)))
-        return _aligned(first, rows)
+        return aligned(first, rows)
 
     def _changes(self, split: str) -> str:
         totals = self.diff.get("splits", {}).get(split)
@@ -273,47 +281,6 @@ class Resharded:
         return sum(totals[f"images_{key}"] for totals in self.diff["splits"].values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Removed:
-    """Describe what a takedown did.
-
-    Attributes:
-        location: directory or URL of the dataset.
-        dataset: as it is now.
-        before: its manifest before.
-        ids: number of them that were asked for.
-        unknown: ids that the dataset never had.
-        tars: that held some of the images; None where all was done before.
-        seconds: it took.
-    """
-
-    location: str
-    dataset: Dataset
-    before: Manifest
-    ids: int
-    unknown: int
-    tars: int | None
-    seconds: float
-
-    def __str__(self) -> str:
-        if self.tars is None:
-            return f"{self.location}: these were removed before; nothing was done."
-        gone: Counter[str] = Counter()
-        for shard in self.before.shards:
-            gone[shard.split] += shard.images
-        for shard in self.dataset.manifest.shards:
-            gone[shard.split] -= shard.images
-        rows = [(s, f"{count(gone[s], 'image')} out of its tars") for s in SPLITS if gone[s]]
-        if self.unknown:
-            rows.append(("unknown", f"{count(self.unknown, 'id')} kept out of what is added later"))
-        rows.append(("labels", f"without them: {', '.join(self.dataset.manifest.labels)}"))
-        rows.append(("elsewhere", "copies, predictions, review sheets and runs keep theirs"))
-        first = (
-            f"{count(self.ids, 'id')} removed from {self.location} for good, in "
-            f"{self.seconds:.1f} s; {count(self.tars, 'tar')} replaced."
-        )
-        return _aligned(first, rows)
-
-
-def _aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:
+def aligned(first: str, rows: Sequence[tuple[str, str]]) -> str:
+    """Write a line, and below it rows of a name and a text."""
     return "\n".join([first, *(f"  {name:<12} {text}" for name, text in rows)])

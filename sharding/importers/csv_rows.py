@@ -23,7 +23,7 @@ from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.layout import SPLITS, is_below
 
-_SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
+SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
 _SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
@@ -189,7 +189,7 @@ def _names(cell: str, separator: str) -> list[str]:
     if items is not None:
         names = [_item(text) for text in items]
     else:
-        names = [name.strip() for name in cell.split(_SEPARATORS.get(separator, separator))]
+        names = [name.strip() for name in cell.split(SEPARATORS.get(separator, separator))]
     return list(dict.fromkeys(name for name in names if name))
 
 

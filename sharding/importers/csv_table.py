@@ -7,19 +7,22 @@ table), unless the table has a column of negatives: then it is unobserved, as in
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
 from sharding.errors import InputError
 from sharding.importers.collection import Collection, Part, class_key, first_existing
-from sharding.importers.csv_rows import ImageRow, read_rows
-from sharding.importers.options import ImportOptions
+from sharding.importers.csv_rows import SEPARATORS, ImageRow, read_rows
+from sharding.importers.options import COLUMNS, ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS
 from sharding.openimages.row_status import is_mid
 
+READ_AS = "read_as"
+"""Key of the policy: options of the columns and the separator, where they are not the defaults."""
 _MOST_ENTRIES = 4 << 30
 
 
@@ -50,9 +53,18 @@ def read_table(options: ImportOptions) -> Collection:
         images=source,
         parts={s: _part(s, part, names, state, path, log) for s, part in parts.items()},
         sources=log.sources,
-        policy={"unlisted": unlisted},
+        policy={"unlisted": unlisted, **_read_as(options)},
         unsplit=options.split_column not in header,
     )
+
+
+def _read_as(options: ImportOptions) -> dict[str, dict[str, str]]:
+    """Record the columns and the separator, where they are not the default ones."""
+    values = {name: getattr(options, name) for name in COLUMNS}
+    values["separator"] = SEPARATORS.get(options.separator, options.separator)
+    defaults = {field.name: field.default for field in fields(options)}
+    given = {name: value for name, value in values.items() if value != defaults[name]}
+    return {READ_AS: given} if given else {}
 
 
 def _read_class_list(path: Path, log: ReadLog) -> tuple[str, ...]:

@@ -8,10 +8,15 @@ from typing import Annotated, Literal
 
 import tyro
 
-from sharding.commands.options import DatasetOptions, ShardOptions, refuse_version_name
+from sharding.commands.option_checks import refuse_ignored, refuse_version_name
+from sharding.commands.options import DatasetOptions, ShardOptions
 from sharding.errors import InputError
 
 Format = Literal["voc", "coco", "nuswide", "cub", "csv"]
+
+COLUMNS = ("image_column", "labels_column", "negatives_column", "split_column")
+_OF_CSV = (*COLUMNS, "table", "separator", "classes", "unlisted")
+_WITH_YEARS = ("voc", "coco")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,12 @@ class ImportOptions(DatasetOptions):
             )
         if not self.separator:
             raise InputError("--separator is empty", fix="leave it out for |")
+        if self.format != "csv":
+            refuse_ignored(self, _OF_CSV, f"with --format {self.format}")
+        if self.format not in _WITH_YEARS:
+            refuse_ignored(self, ("year",), f"with --format {self.format}")
+        if not self.single_positive:
+            refuse_ignored(self, ("seed",), "without --single-positive")
 
     @property
     def single_positive_name(self) -> str:

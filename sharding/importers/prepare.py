@@ -17,7 +17,7 @@ from sharding.errors import InputError
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.importers.coco import read_coco
 from sharding.importers.collection import Collection, Part, Reader, doubtful
-from sharding.importers.csv_table import read_table
+from sharding.importers.csv_table import READ_AS, read_table
 from sharding.importers.cub import read_cub
 from sharding.importers.nuswide import read_nuswide
 from sharding.importers.options import Format, ImportOptions
@@ -31,6 +31,7 @@ from sharding.importers.splits import (
 from sharding.importers.voc import read_voc
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
 from sharding.layout import NAMES_FILE, NAMES_HASH
+from sharding.manifest import Manifest
 from sharding.openimages.annotations import SplitLabels
 from sharding.sources.named import NamedSource, Names, image_id_of
 
@@ -59,6 +60,25 @@ class ImportJob(Job):
     names: Names
     single_positive: NewLabels | None = None
     is_named: bool = False
+
+    def made(self, manifest: Manifest) -> bool:
+        """Tell whether an earlier run of this command wrote a manifest.
+
+        0.2.0 did not record the columns of a table: what it made of others than the default ones
+        is told by its counts.
+        """
+        if super().made(manifest):
+            return True
+        if READ_AS not in self.labels.policy:
+            return False
+        policy = {key: value for key, value in self.labels.policy.items() if key != READ_AS}
+        older = dataclasses.replace(self, labels=dataclasses.replace(self.labels, policy=policy))
+        reports = manifest.labels[self.labels.name].report if older.made(manifest) else {}
+        return bool(reports) and all(
+            reports.get(split, {}).get(key, number) == number
+            for split, part in self.labels.splits.items()
+            for key, number in part.report.items()
+        )
 
     def without(self, image_ids_M: Ids) -> Self:
         """Leave out images that were taken down, their names too."""

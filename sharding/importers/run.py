@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sharding.commands.shard import shard_dump
+from sharding.commands.shard import refuse_other_name, shard_dump
 from sharding.commands.summary import Resharded, Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.label_versions import tar_labels
 from sharding.importers.prepare import ImportJob
 from sharding.importers.relabel import is_current, relabel
-from sharding.layout import MANIFEST_FILE, PLAN, SPLITS
+from sharding.layout import MANIFEST_FILE, SPLITS
 from sharding.maintenance.extend import add_labels
 from sharding.manifest import Dataset, Manifest
 from sharding.sources.base import ParallelMap
@@ -53,8 +53,9 @@ def import_collection(
     workspace = workspace or Workspace(job.output)
     if (job.output / MANIFEST_FILE).is_file():
         manifest = Manifest.read(job.output)
-        is_other = manifest.created_by.get(PLAN) != job.digest
-        if is_other and job.is_named and job.labels.name not in tar_labels(manifest).values():
+        is_new = job.is_named and job.labels.name not in tar_labels(manifest).values()
+        if is_new and not job.made(manifest):
+            refuse_other_name(job, manifest)
             return relabel(job, workspace, started)
     summary = shard_dump(job, parallel, workspace)
     new = job.single_positive

@@ -15,13 +15,21 @@ import numpy as np
 
 from sharding import log
 from sharding.dataset.label_versions import NewLabels, tar_labels, with_tar_labels
-from sharding.dataset.members import Members, ids_of, members_in, members_of
+from sharding.dataset.members import Members, members_in, members_of
 from sharding.dataset.publish import publish
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import LabelTable
-from sharding.layout import INDEX, MANIFEST_FILE, QUARANTINE_FILE, RECORD, TAR, shard_path
+from sharding.layout import (
+    INDEX,
+    MANIFEST_FILE,
+    QUARANTINE_FILE,
+    RECORD,
+    SPLITS,
+    TAR,
+    shard_path,
+)
 from sharding.maintenance.repair import set_aside
 from sharding.manifest import Dataset
 from sharding.openimages.rotations import Rotations
@@ -90,11 +98,16 @@ def add_labels(
 
 
 def without_pixels(tables: Mapping[str, LabelTable], members: Sequence[Members]) -> dict[str, Ids]:
-    """Find the images that tables label and no tar holds, by split, ascending."""
-    return {
-        split: np.setdiff1d(table.image_ids_N, ids_of(split, members))
-        for split, table in tables.items()
-    }
+    """Find the images that tables label and no tar of any split holds, by split, ascending.
+
+    One that several tables label is of the last of their splits.
+    """
+    held_N = np.concatenate([np.empty(0, np.uint64), *(part.image_ids_N for part in members)])
+    wanted = {}
+    for split in sorted(tables, key=SPLITS.index, reverse=True):
+        wanted[split] = np.setdiff1d(tables[split].image_ids_N, held_N)
+        held_N = np.concatenate([held_N, wanted[split]])
+    return {split: wanted[split] for split in tables}
 
 
 def tasks_for_images(

@@ -105,19 +105,29 @@ class SplitLabels:
 
 
 def read_splits(
-    dump: Dump, mids: Sequence[str], policy: AnnotationPolicy | None = None
+    dump: Dump,
+    mids: Sequence[str],
+    policy: AnnotationPolicy | None = None,
+    in_tars: Mapping[str, Ids] | None = None,
 ) -> dict[str, SplitLabels]:
     """Read the labels of every split; an image of several counts in the last of them only.
+
+    Args:
+        dump: to read.
+        mids: MID of each class.
+        policy: how rows become labels.
+        in_tars: images that have pixels, by their split: rows of another split are set aside.
 
     Raises:
         InputError: as `read_split`.
     """
     labels: dict[str, SplitLabels] = {}
-    elsewhere = np.empty(0, np.uint64)
+    later = np.empty(0, np.uint64)
     for split in reversed(dump.splits):
         say(f"reading the {split} labels of {dump.name}")
-        labels[split] = read_split(dump, split, mids, policy, elsewhere)
-        elsewhere = np.union1d(elsewhere, labels[split].table.image_ids_N)
+        held = [ids_N for other, ids_N in (in_tars or {}).items() if other != split]
+        labels[split] = read_split(dump, split, mids, policy, np.concatenate([later, *held]))
+        later = np.union1d(later, labels[split].table.image_ids_N)
     return {split: labels[split] for split in dump.splits}
 
 

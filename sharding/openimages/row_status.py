@@ -59,7 +59,8 @@ class RowStatus(IntEnum):
     MACHINE_IGNORED = 3
     BLANK = 4
     IN_ANOTHER_SPLIT = 5
-    """About an image of a later split: what is for testing is not for training."""
+    """About an image of a later split, or of the one whose tar holds it: what is for testing is
+    not for training."""
     BAD_CONFIDENCE = 6
     BAD_MID = 7
     BAD_SOURCE = 8
@@ -85,7 +86,7 @@ _COLUMNS = {
 }
 
 _FIXES = {
-    RowStatus.IN_ANOTHER_SPLIT: "keep the image in one split",
+    RowStatus.IN_ANOTHER_SPLIT: "keep the image in one split: the one of its tar, if it has one",
     RowStatus.BAD_COLUMNS: "give the row four columns: ImageID,Source,LabelName,Confidence",
     RowStatus.BAD_SOURCE: f"use one of {', '.join(SOURCES)}",
     RowStatus.BAD_MID: "write a MID such as /m/01yrx, not a name or an index",

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharding.commands.options import RemoveOptions
-from sharding.commands.remove import remove
-from sharding.commands.summary import Removed
+from sharding.commands.remove import Removed, remove
 from sharding.dataset.label_versions import all_labels
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids

@@ -331,6 +331,90 @@ def test_a_review_turns_and_confirms_labels_and_says_so(dataset: Path, tmp_path:
     assert line in str(done)
 
 
+def write_review(path: Path, image_ids: list[str]) -> Path:
+    path.parent.mkdir(parents=True)
+    rows = [f"{image_id},reviewed,{MIDS[0]},1" for image_id in image_ids]
+    path.write_text("\n".join((HEADER, *rows, "")))
+    return path
+
+
+def test_a_review_of_a_split_that_its_base_lacks_is_refused(
+    dataset: Path, newer: Path, inputs, tmp_path: Path
+) -> None:
+    relabel(dataset, newer)  # of train and test alone
+    before = tree(dataset)
+    image_id = image_ids(inputs[1], "validation")[0]
+    review = write_review(tmp_path / "review/validation/corrections.csv", [image_id])
+    folder = review.parents[1]
+    problem = (
+        r"validation/corrections\.csv: labels 2018_04 have no validation labels .*--base \(2017"
+    )
+    with pytest.raises(InputError, match=problem):
+        relabel(dataset, folder, base="2018_04")
+    assert tree(dataset) == before
+    relabel(dataset, folder, base="2017_11")
+    assert states(Dataset.open(dataset).labels("validation", "review"))[int(image_id, 16), 0] == 1
+
+
+def test_a_file_without_rows_needs_no_base(dataset: Path, newer: Path, tmp_path: Path) -> None:
+    relabel(dataset, newer)
+    write_review(tmp_path / "review/validation/corrections.csv", [])
+    write_review(tmp_path / "review/train/corrections.csv", ids_at_hand(dataset)[:1])
+    relabel(dataset, tmp_path / "review", base="2018_04")
+    assert set(Dataset.open(dataset).manifest.labels["review"].splits) == {"train", "test"}
+
+
+def test_a_dump_takes_no_base(dataset: Path, newer: Path) -> None:
+    with pytest.raises(InputError, match="--base would be ignored: a dump stands for itself"):
+        relabel(dataset, newer, base="2017_11")
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+def test_an_image_keeps_the_split_whose_tar_holds_it(
+    dataset: Path, inputs, tmp_path: Path, with_images: bool
+) -> None:
+    moved = ids_at_hand(dataset)[0]
+    images = tmp_path / "images"
+    (images / "validation").mkdir(parents=True)
+    shutil.copy(inputs[1] / f"train/{moved}.jpg", images / "validation")
+    rows = {split: rows_of(inputs[0], split) for split in SPLITS}
+    rows["train"] = [row for row in rows["train"] if not row.startswith(moved)]
+    before = tree(dataset / "images")
+    rows["validation"] += [f"{moved},verification,{mid},1" for mid in MIDS[:2]]
+    dump = write_classes(write_labels(tmp_path / "v4", rows, "v4"), MIDS, "v4")
+    done = relabel(dataset, dump, **({"images": str(images)} if with_images else {}))
+    assert done.added == 0
+    assert tree(dataset / "images") == before
+    assert done.wanted["validation"] == 0
+    opened = Dataset.open(dataset)
+    assert opened.manifest.labels[done.name].report["validation"]["in_another_split"] == 2
+    assert int(moved, 16) not in opened.labels("validation", done.name).image_ids_N
+    assert "set aside    2 in_another_split (listed in quarantine.parquet)" in str(done)
+    aside = [e for e in Quarantine.read(dataset / "quarantine.parquet").entries if e.is_row]
+    assert {(e.split, e.image_id) for e in aside} == {("validation", moved)}
+    with pytest.raises(InputError, match=r"in_another_split: .* the one of its tar"):
+        relabel(dataset, dump, strict=True, name="strict")
+
+
+def test_an_image_that_got_pixels_in_another_split_gets_none_in_its_first(
+    dataset: Path, inputs, tmp_path: Path
+) -> None:
+    later = inputs[0].parent / "later"
+    moved = image_ids(later, "train")[0]
+    rows = {"validation": [*rows_of(inputs[0], "validation"), f"{moved},verification,{MIDS[0]},1"]}
+    dump = write_classes(write_labels(tmp_path / "v4", rows, "v4"), MIDS, "v4")
+    (tmp_path / "images/validation").mkdir(parents=True)
+    shutil.copy(later / f"train/{moved}.jpg", tmp_path / "images/validation")
+    assert relabel(dataset, dump, images=str(tmp_path / "images")).added == 1
+    shard(inputs, dataset, images=str(later), retry_failed=True)
+    assert is_well(dataset)
+    held = {
+        split: set(Dataset.open(dataset).labels(split).image_ids_N.tolist()) for split in SPLITS
+    }
+    assert int(moved, 16) in held["validation"]
+    assert len(held["train"]) == 24 - 1
+
+
 def test_mixed_exports_are_refused(dataset: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export-1/train"
     folder.mkdir(parents=True)

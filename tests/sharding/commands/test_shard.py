@@ -88,6 +88,15 @@ def test_a_finished_dataset_is_left_alone(undisturbed: Path, inputs, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
 
 
+def test_a_finished_dataset_keeps_its_name(undisturbed: Path, inputs) -> None:
+    before = tree(undisturbed)
+    problem = r"dataset\.json: this finished dataset is named 'tiny', not 'huge'.*--dataset-name"
+    with pytest.raises(InputError, match=problem):
+        shard(inputs, undisturbed, dataset_name="huge")
+    assert tree(undisturbed) == before
+    assert "already finished" in shard(inputs, undisturbed, dataset_name=None)
+
+
 def test_a_lost_shard_is_written_again(undisturbed: Path, inputs, tmp_path: Path) -> None:
     output = shutil.copytree(undisturbed, tmp_path / "dataset")
     lost = sorted((output / "images").glob("train-*.tar"))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.data.labels import LabelledSplit
 from sharding.commands.options import ReshardOptions
 from sharding.commands.reshard import reshard
 from sharding.commands.summary import Resharded
+from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.importers.options import ImportOptions
@@ -149,6 +151,60 @@ def test_mended_labels_come_over_the_same_images(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 class not of this dataset: horse"):
         import_collection(job, map)
     assert isinstance(import_collection(table_job(tmp_path, TABLE), map), Imported)
+
+
+TWO_WAYS = [
+    "image,a,b,split,fold",
+    *("a.jpg,cat,dog,train,test", "b.jpg,dog,cat,train,train", "c.jpg,cat,dog,train,train"),
+    *("d.jpg,dog,cat,validation,validation", "e.jpg,cat,dog,test,train"),
+]
+
+
+@pytest.mark.parametrize(
+    "other", [{"labels_column": "b"}, {"split_column": "fold"}, {"negatives_column": "b"}]
+)
+def test_a_table_read_by_other_columns_is_another_command(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
+    write_csv(tmp_path, TWO_WAYS, NAMES)
+    first = {"labels_column": "a", "unlisted": "negative"}
+    import_collection(table_job(tmp_path, TWO_WAYS, **first), map)
+    again = import_collection(table_job(tmp_path, TWO_WAYS, **first, separator="pipe"), map)
+    assert "already finished; nothing was done" in str(again)
+    with pytest.raises(InputError, match="finished dataset of other labels or options"):
+        import_collection(table_job(tmp_path, TWO_WAYS, **{**first, **other}), map)
+    recorded = Dataset.open(tmp_path / "dataset").manifest.labels["complete"].policy
+    assert recorded == {"unlisted": "negative", "read_as": {"labels_column": "a"}}
+
+
+def test_an_unfinished_import_by_other_columns_is_not_gone_on_with(tmp_path: Path) -> None:
+    write_csv(tmp_path, TWO_WAYS, NAMES)
+    job = table_job(tmp_path, TWO_WAYS, labels_column="a")
+    with lock.acquire(job.output):
+        lock.begin(job.output, job.identity)
+    with pytest.raises(InputError, match="unfinished run with other options is here: policy was"):
+        import_collection(table_job(tmp_path, TWO_WAYS, labels_column="b"), map)
+
+
+def test_the_command_of_an_import_that_0_2_0_finished_is_known(tmp_path: Path) -> None:
+    lines = [TWO_WAYS[0], *TWO_WAYS[1:], "f.jpg,cat,cat|dog,train,train"]
+    write_csv(tmp_path, lines, [*NAMES, "f.jpg"])
+    job = table_job(tmp_path, lines, labels_column="a")
+    labels = dataclasses.replace(job.labels, policy={"unlisted": "negative"})  # as it recorded
+    import_collection(dataclasses.replace(job, labels=labels), map)
+    again = import_collection(table_job(tmp_path, lines, labels_column="a"), map)
+    assert "already finished; nothing was done" in str(again)
+    with pytest.raises(InputError, match="finished dataset of other labels or options"):
+        import_collection(table_job(tmp_path, lines, labels_column="b"), map)
+
+
+def test_mended_labels_do_not_rename_a_dataset(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE, dataset_name="pets"), map)
+    job = table_job(tmp_path, [*TABLE[:-1], "e.jpg,cat,test"], "mended", dataset_name="cats")
+    with pytest.raises(InputError, match="finished dataset is named 'pets', not 'cats'"):
+        import_collection(job, map)
+    assert list(Dataset.open(tmp_path / "dataset").manifest.labels) == ["complete"]
 
 
 def test_a_mended_table_is_given_a_name_of_its_own(tmp_path: Path) -> None:
