@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -188,9 +189,28 @@ def _yaml(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text) or {}
+        return yaml.load(text, _plain_loader()) or {}
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+@functools.cache
+def _plain_loader() -> type[Any]:
+    """Make a loader that takes numbers and dates as they are written.
+
+    YAML 1.1 reads 2017_11 as 201711 and 1:4 as 64; an option parses its own text.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    kept = ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+    Loader.yaml_implicit_resolvers = {
+        letter: [(tag, regexp) for tag, regexp in resolvers if tag in kept]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,4 @@
-"""Check a cluster file before `ray up` starts machines that cost money and cannot work.
-
-Each check is a function of the file's content that yields findings.
-"""
+"""Check a cluster file before `ray up` starts machines that cost money and cannot work."""
 
 from __future__ import annotations
 
@@ -36,7 +33,9 @@ _OURS = {
         "provider": {"type": "object", "properties": {"worker_ips": {"items": _TEXT}}, **_AWS},
         "docker": {"properties": {"run_options": {"items": _TEXT}}},
         "file_mounts": {"additionalProperties": _TEXT},
-    }
+    },
+    "if": {"properties": {"provider": {"properties": {"type": {"const": "aws"}}}}},
+    "then": {"required": ["available_node_types", "head_node_type"]},
 }
 """What Ray's own schema leaves open, and the checks rely on."""
 Config = Mapping[str, Any]
@@ -194,8 +193,8 @@ def _ports(config: Config) -> Iterator[Finding]:
     for port, count in Counter(ports.values()).items():
         if count > 1:
             names = " and ".join(f"--{name}" for name, each in ports.items() if each == port)
-            fix = "give each a port of its own"
-            yield Finding("head_start_ray_commands", f"{names} are both {port}", fix)
+            problem = f"{names} are both {port}"
+            yield Finding("head_start_ray_commands", problem, "give each a port of its own")
     joined = re.search(r"--address=\S*?:(\d+)", worker)
     if not joined or int(joined[1]) != ports.get("port"):
         fix = f"write --address=$RAY_HEAD_IP:{ports.get('port', 6379)}, the head's --port"
@@ -310,9 +309,9 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 
 def _mounts(config: Config, directory: Path) -> Iterator[Finding]:
-    keys = {"auth.ssh_private_key": config.get("auth", {}).get("ssh_private_key")}
     mounts = {f"file_mounts {to}": each for to, each in config.get("file_mounts", {}).items()}
-    for place, source in (mounts | keys).items():
+    key = config.get("auth", {}).get("ssh_private_key")
+    for place, source in {**mounts, "auth.ssh_private_key": key}.items():
         if source and not (directory / Path(source).expanduser()).exists():
             fix = "ray get-auth-token --generate" if source == _TOKEN else "correct it, or make it"
             yield Finding(place, f"no {source} on this machine", fix)

@@ -44,9 +44,10 @@ def share(nodes: Sequence[Node], workers: int) -> int:
 
 
 def default_workers(nodes: Sequence[Node]) -> int:
-    """Count one worker per GPU, else one per two CPUs of a node, and at least one."""
-    gpus = sum(node.gpus for node in nodes)
-    return gpus or max(1, sum(max(1, node.cpus // 2) for node in nodes if node.cpus))
+    """Count one worker per GPU that has a CPU, else one per two CPUs, and at least one."""
+    if any(node.gpus for node in nodes):
+        return max(1, capacity(nodes, 1))
+    return max(1, sum(max(1, node.cpus // 2) for node in nodes if node.cpus))
 
 
 def shares(nodes: Sequence[Node], workers: int | None) -> tuple[int, float, int]:

@@ -19,9 +19,9 @@ from typing import Any
 from pipeline import storage
 from sharding.errors import InputError, command
 from sharding.layout import CLASSES_FILE, CLASSES_HASH, IMAGES_FOLDER, MANIFEST_FILE
-from sharding.manifest import Dataset, Manifest
+from sharding.manifest import Dataset, Manifest, ShardRecord
 from sharding.storage import locks
-from sharding.storage.files import refuse_changed, remove_temporaries, replacing
+from sharding.storage.files import changed, refuse_changed, remove_temporaries, replacing
 
 _SEEN = ".copied"
 _COPIES_AT_ONCE = 8
@@ -84,7 +84,7 @@ def open_dataset(
         _drop_removed(dataset)
         if confidences is not None:
             for table in dataset.confidence_version(confidences).splits.values():
-                _fetch(location, folder, table.path, table.sha256)
+                _fetch_table(location, folder, table.path, table.sha256)
         if tars:
             _fetch_tars(location, dataset, cache)
     return dataset
@@ -117,7 +117,7 @@ def _fetch_metadata(location: str, folder: Path) -> None:
     manifest = Manifest.read(fresh)
     tables = [file for version in manifest.labels.values() for file in version.splits.values()]
     for table in tables:
-        _fetch(location, folder, table.path, table.sha256)
+        _fetch_table(location, folder, table.path, table.sha256)
     classes = storage.read_bytes(storage.join(location, CLASSES_FILE))  # checked by Dataset.open
     for name, part in ((CLASSES_FILE, classes), (MANIFEST_FILE, content)):
         with replacing(folder / name) as temporary:
@@ -136,12 +136,13 @@ def _drop_removed(dataset: Dataset) -> None:
 
 
 def _fetch_tars(location: str, dataset: Dataset, cache: Cache) -> None:
-    """Copy every tar and index that is not there yet."""
-    folder = dataset.directory
-    shards = [s for s in dataset.manifest.shards if not _is_copied(folder, s.path, s.sha256)]
+    """Copy every tar and index that is not there, whole."""
+    folder, every = dataset.directory, dataset.manifest.shards
+    shards = [shard for shard in every if not _is_copied(folder, shard)]
     files = [(shard.path, shard.sha256) for shard in shards]
-    files += [(shard.index, shard.index_sha256) for shard in dataset.manifest.shards]
-    if all(_is_copied(folder, *file) for file in files):
+    indexes = [(shard.index, shard.index_sha256) for shard in every]
+    files += [(path, sha256) for path, sha256 in indexes if changed(folder / path, sha256)]
+    if not files:
         return
     # One dataset at a time is copied, since the bound counts what is there.
     with locks.exclusive(folder.with_name(".lock")):
@@ -152,14 +153,21 @@ def _fetch_tars(location: str, dataset: Dataset, cache: Cache) -> None:
                 pass
 
 
-def _is_copied(folder: Path, path: str, sha256: str) -> bool:
-    return (folder / path).exists() and (folder / _SEEN / sha256).exists()
+def _is_copied(folder: Path, shard: ShardRecord) -> bool:
+    """Whether a tar was copied, and is as long as then; hashing all of them takes minutes."""
+    tar = folder / shard.path
+    was_copied = (folder / _SEEN / shard.sha256).exists()
+    return was_copied and tar.is_file() and tar.stat().st_size == shard.bytes
+
+
+def _fetch_table(location: str, folder: Path, path: str, sha256: str) -> None:
+    """Copy a small file, unless it is there."""
+    if changed(folder / path, sha256):
+        _fetch(location, folder, path, sha256)
 
 
 def _fetch(location: str, folder: Path, path: str, sha256: str) -> None:
-    """Copy one file, unless what the hash names was copied before."""
-    if _is_copied(folder, path, sha256):
-        return
+    """Copy one file, and note that its hash was compared."""
     target, seen = folder / path, folder / _SEEN / sha256
     digest = hashlib.sha256()
     with replacing(target) as temporary, temporary.open("wb") as file:

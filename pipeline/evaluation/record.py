@@ -116,8 +116,16 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
             f"{config.split}/mAP/all",
             run_id,
             description=spaced(publish.card(evaluation.report, meta, config.split)),
+            judged_by=_judged_by(subject),
         )
     return unsent
+
+
+def _judged_by(subject: Subject) -> str:
+    """Name what the means are of: those of other labels, images or rules do not compare."""
+    split = subject.config.split
+    table = subject.dataset.label_version(subject.labels)[1].splits[split]
+    return f"{split} labels {subject.labels} ({table.sha256[:12]}), rule {subject.config.rule}"
 
 
 def _send_files(log: writer.RunWriter, evaluation: Evaluation) -> None:

@@ -33,7 +33,7 @@ _PACKAGES = (pipeline, sharding)
 """A served model brings its own copy of our code."""
 _REQUIREMENTS = (
     *("mlflow", "numpy", "pandas", "pillow", "pyarrow", "requests", "simplejpeg"),
-    *("torch", "torchvision"),
+    *("torch", "torchvision", "tyro"),
 )
 """Imports of a served model, by name on the package index."""
 _TAGS_OF_RUN = ("labels", "licence", "method", "preset")

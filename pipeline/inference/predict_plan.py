@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 
@@ -24,14 +25,16 @@ from pipeline.data import staging
 from pipeline.inference.pixels import UNREAD, ImageLike
 from sharding import log
 from sharding.decode import SUFFIXES
-from sharding.errors import InputError
+from sharding.errors import InputError, how_to_repair
+from sharding.log import first_line
+from sharding.storage.tar_reader import read_members
 
 PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _HIDDEN = re.compile(r"/(?:\.|__MACOSX/)")
 """What is no image of a folder: a Mac writes ._NAME beside each file, or both in an archive."""
 _QUOTED = re.compile(r"""^(["'])(.+)\1$""")  # as Windows and shells write paths with spaces
-_READS_AT_ONCE = 16
+_READS_AT_ONCE, _BUFFER = 16, 4 << 20
 _FREE = {"batch_size", "workers", "wait_for_workers", "max_minutes", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
 
@@ -43,12 +46,14 @@ class Part:
     Attributes:
         number: of the file.
         tar: whose members are predicted, or "".
+        images: that the tar has.
         locations: paths and URLs that are predicted where there is no tar.
         folders: where a relative path is looked for.
     """
 
     number: int
     tar: str = ""
+    images: int = 0
     locations: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
 
@@ -60,6 +65,12 @@ class Part:
         with contextlib.suppress(ValueError):  # of a name with a NUL
             return next(filter(os.path.exists, places), places[0])
         return location
+
+    @property
+    def looked_for_in(self) -> dict[str, tuple[str, ...]]:
+        """Say where relative paths are looked for, if there are any: they name files there."""
+        paths = [path for path in self.locations if "://" not in path]
+        return {} if all(map(os.path.isabs, paths)) else {"folders": self.folders}
 
     @property
     def file(self) -> str:
@@ -76,8 +87,10 @@ def parts(config: PredictConfig) -> list[Part]:
     if config.dataset is not None:
         location = storage.absolute(config.dataset)
         shards = staging.open_dataset(location, tars=False).shards(config.split)
-        tars = [storage.join(location, shard.path) for shard in shards]
-        return [Part(number=number, tar=tar) for number, tar in enumerate(tars)]
+        return [
+            Part(number=number, tar=storage.join(location, shard.path), images=shard.images)
+            for number, shard in enumerate(shards)
+        ]
     locations = _files(config.images) if config.images else _lines(config.urls)
     if not locations:
         raise InputError("no images", file=config.images or config.urls, fix="pass another source")
@@ -91,17 +104,31 @@ def parts(config: PredictConfig) -> list[Part]:
 
 
 def images_of(part: Part) -> Iterator[tuple[str, ImageLike]]:
-    """Give (name, image) of a part's images; an image of a shard is named by its id."""
+    """Give (name, image) of a part's images; an image of a shard is named by its id.
+
+    Raises:
+        InputError: the tar is damaged, or has not the images that the manifest says.
+    """
     if not part.tar:
         yield from ((location, part.located(location)) for location in part.locations)
         return
-    # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
-    with storage.open_file(part.tar) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-        for member in tar:
-            stem, _, suffix = member.name.rpartition(".")
-            content = tar.extractfile(member) if suffix == "jpg" else None
-            if content is not None:
-                yield stem, content.read()
+    found = 0
+    try:
+        # As a stream: a bucket's shard is read once, without a copy on this machine's disk.
+        with io.BufferedReader(cast(Any, storage.open_file(part.tar)), _BUFFER) as file:
+            for member, content in read_members(file):
+                stem, _, suffix = member.name.rpartition(".")
+                if suffix == "jpg" and content is not None:
+                    found += 1
+                    yield stem, content.read()
+    except (OSError, tarfile.ReadError) as error:
+        raise InputError(
+            f"cannot be read ({first_line(error)})", file=part.tar, fix=how_to_repair(part.tar)
+        ) from None
+    if found != part.images:
+        raise InputError(
+            f"{found} images, of {part.images}", file=part.tar, fix=how_to_repair(part.tar)
+        )
 
 
 def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]) -> list[Part]:
@@ -151,7 +178,10 @@ def _identity(
 ) -> dict[str, Any]:
     """Describe in JSON values what is predicted, and with which model and options."""
     options = {key: value for key, value in asdict(config).items() if key not in _FREE}
-    images = [{"number": p.number, "tar": p.tar, "locations": p.locations} for p in parts]
+    images = [
+        {"number": p.number, "tar": p.tar, "locations": p.locations, **p.looked_for_in}
+        for p in parts
+    ]
     listed = hashlib.sha256(json.dumps(images).encode()).hexdigest()
     return {
         **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},

@@ -8,10 +8,12 @@ from typing import Any
 
 from pipeline.tracking.client import global_client, mlflow_client
 from pipeline.tracking.errors import mlflow_errors
+from sharding.log import info
 
 BEST = "best"
 _TAGS = ("dataset_digest", "labels", "licence", "method", "preset")
 """Of a model, that its versions have too."""
+_JUDGED_BY = "judged_by"
 _LONGEST_DESCRIPTION = 5000
 """Characters that MLflow's tables have room for."""
 
@@ -23,11 +25,12 @@ def register(
     compared_by: str,
     run_id: str,
     description: str = "",
+    judged_by: str = "",
 ) -> str:
     """Make a LoggedModel the next version of a registered model; return the version.
 
-    The alias ``best`` moves to it unless the version that has it scored higher, and with it the
-    model's description, unless somebody wrote one.
+    The alias ``best`` moves to it unless the version that has it scored higher or was judged by
+    something else, and with it the model's description, unless somebody wrote one.
 
     Args:
         model_id: from `pipeline.inference.mlflow_model.log_model`.
@@ -36,6 +39,7 @@ def register(
         compared_by: the metric that decides; versions without it lose.
         run_id: the evaluation that judged the model.
         description: of the version, in Markdown.
+        judged_by: what the metrics are of, in words; "" if all versions have the same.
 
     Raises:
         InputError: MLflow does not take it.
@@ -49,13 +53,20 @@ def register(
         known = client.get_logged_model(model_id).tags
         tags = {tag: known[tag] for tag in _TAGS if tag in known}
         tags |= {} if math.isnan(value) else {compared_by: f"{value:.6f}"}
+        tags |= {_JUDGED_BY: judged_by} if judged_by else {}
         version = mlflow.register_model(f"models:/{model_id}", name, tags=tags).version
         client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
         shown = description[:_LONGEST_DESCRIPTION]
         client.update_model_version(name, version, shown)
         best = _best(client, name)
         score = float(best.tags.get(compared_by, math.nan)) if best else math.nan
-        if math.isnan(score) or value >= score:
+        held = best.tags.get(_JUDGED_BY, judged_by) if best else judged_by
+        if best and held != judged_by:
+            info(
+                f"alias {BEST} of {name} stays with version {best.version}: {held} does not "
+                f"compare with {judged_by}; set it by hand to go on from version {version}"
+            )
+        elif math.isnan(score) or value >= score:
             client.set_registered_model_alias(name, BEST, version)
             generated = ("", best.description or "") if best else ("",)
             if (client.get_registered_model(name).description or "") in generated:

@@ -14,7 +14,7 @@ from pipeline.config.commands import PredictConfig
 from pipeline.config.show import print_form
 from pipeline.config.train import TrainConfig
 from pipeline.methods.registry import complete_options
-from sharding.commands.options import ShardOptions, ViewOptions
+from sharding.commands.options import RemoveOptions, ShardOptions, ViewOptions
 from sharding.errors import InputError
 
 
@@ -64,6 +64,18 @@ def test_a_hand_written_file_says_no_more_than_needed(tmp_path: Path) -> None:
     assert (config.model.backbone, config.model.compile) == ("resnet18", True)
     assert (config.method_options, config.log_model) == (("delta_rel=0.3",), "off")
     assert config.model.weights == "IMAGENET1K_V1", "the preset's"
+
+
+def test_yaml_takes_numbers_as_they_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("dataset: d\nlabels: 2017_11\nworkers: 1:4\nbatch_size: 1_020\nepochs: 010\n")
+    config = trained("--config", str(file))
+    assert (config.labels, config.workers) == ("2017_11", "1:4")
+    assert config.optimizer.epochs == 10
+    file = tmp_path / "remove.yaml"
+    file.write_text("dataset: d\nids: [0000012345670123, 00000000000000e1]\n")
+    found = options.parse(RemoveOptions, ["--config", str(file)], None, job)
+    assert [*found.ids] == ["0000012345670123", "00000000000000e1"]
 
 
 def test_the_source_of_a_value_is_the_file_or_the_flag(tmp_path: Path) -> None:

@@ -62,6 +62,16 @@ def test_a_good_file_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture
     assert check(onprem, REPOSITORY) == []
 
 
+def test_a_file_without_node_types_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    provider = {"type": "aws", "region": "us-east-1"}
+    status, shown = run({"cluster_name": "a", "provider": provider}, tmp_path, capsys)
+    assert status == 2
+    assert "'available_node_types' is a required property" in shown
+    assert "'head_node_type' is a required property" in shown
+
+
 def test_the_shipped_file_names_what_a_user_has_to_set() -> None:
     found = check(yaml.safe_load((REPOSITORY / "ray_cluster.yaml").read_text()), REPOSITORY)
     assert [finding.place for finding in found] == ["metadata.profile.Name", "metadata.mount"]

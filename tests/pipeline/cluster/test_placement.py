@@ -43,6 +43,12 @@ def test_with_gpus_every_worker_has_one() -> None:
     assert default_workers(nodes) == 8
 
 
+@pytest.mark.parametrize(("head", "workers"), [(Node(0, 4), 8), (Node(1, 4), 9)])
+def test_gpus_without_a_cpu_get_no_worker_by_default(head: Node, workers: int) -> None:
+    assert shares([head, Node(32, 8)], None) == (workers, 1.0, 1 if head.cpus else 4)
+    assert shares([Node(4, 8)], None) == (4, 1.0, 1)
+
+
 def test_by_default_a_worker_per_two_cpus_and_none_is_too_large_for_its_node() -> None:
     assert default_workers([Node(1, 0), Node(1, 0)]) == 2
     assert default_workers([Node(0, 0), Node(8, 0)]) == 4

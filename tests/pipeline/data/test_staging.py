@@ -167,6 +167,19 @@ def test_half_copies_are_removed_and_missing_tars_copied(remote: Path, cache: Ca
     assert all(path.exists() for path in (first, *rest))
 
 
+@pytest.mark.parametrize("what", ["tar", "index", "labels"])
+def test_a_copy_that_was_damaged_is_copied_again(remote: Path, cache: Cache, what: str) -> None:
+    dataset = open_dataset(remote.as_uri(), cache)
+    shard = dataset.manifest.shards[0]
+    labels = dataset.manifest.labels["first"].splits["train"].path
+    path = {"tar": shard.path, "index": shard.index, "labels": labels}[what]
+    copy = dataset.directory / path
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-1] if what == "tar" else bytes(len(whole)))
+    open_dataset(remote.as_uri(), cache)
+    assert copy.read_bytes() == whole
+
+
 def test_a_url_without_a_dataset_is_one_error(tmp_path: Path, cache: Cache) -> None:
     with pytest.raises(InputError, match="manifest cannot be read"):
         open_dataset((tmp_path / "nothing").as_uri(), cache)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -100,6 +102,43 @@ def test_a_relative_path_is_of_here_or_of_the_lists_folder(
 def test_a_split_has_a_part_per_shard(squares: Path, tmp_path: Path) -> None:
     parts = predict_plan.parts(config(tmp_path, dataset=str(squares), split="train"))
     assert [Path(part.tar).name for part in parts] == [f"train-00000{n}.tar" for n in range(3)]
+
+
+@pytest.mark.parametrize("damage", ["header", "cut-between", "cut-within", "gone"])
+def test_a_damaged_tar_is_one_error_and_loses_no_image_in_silence(
+    squares: Path, tmp_path: Path, damage: str
+) -> None:
+    copy = shutil.copytree(squares, tmp_path / "copy")
+    part = predict_plan.parts(config(tmp_path, dataset=str(copy), split="train"))[1]
+    assert len(list(predict_plan.images_of(part))) == part.images > 3
+    with tarfile.open(part.tar) as tar:
+        third = tar.getmembers()[4]
+    content = bytearray(Path(part.tar).read_bytes())
+    if damage == "header":
+        content[third.offset : third.offset + 512] = bytes(range(256)) * 2
+    elif damage != "gone":
+        del content[third.offset if damage == "cut-between" else third.offset_data + 9 :]
+    Path(part.tar).write_bytes(content)
+    if damage == "gone":
+        Path(part.tar).unlink()
+    with pytest.raises(InputError, match=r"train-000001\.tar: .*Fix: run .*verify.*--repair"):
+        list(predict_plan.images_of(part))
+
+
+def test_a_list_of_the_same_words_elsewhere_is_of_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").touch()
+        (tmp_path / name / "urls").write_text("1.jpg")
+    monkeypatch.chdir(tmp_path / "a")
+    first = config(tmp_path, urls=Path("urls"))
+    predict_plan.unfinished(first, "m", predict_plan.parts(first))
+    predict_plan.unfinished(first, "m", predict_plan.parts(first))
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(InputError, match="another list of images"):
+        predict_plan.unfinished(first, "m", predict_plan.parts(first))
 
 
 def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:

@@ -137,6 +137,19 @@ def test_a_version_without_a_score_gives_way_to_any(logged: tuple[str, str]) -> 
     assert METRIC not in mlflow_client().get_model_version("frogs", "3").tags
 
 
+def test_scores_of_other_labels_move_no_alias(
+    logged: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id, model_id = logged
+    found = []
+    for value, judged_by in ((0.4, "a"), (0.9, "b"), (0.5, "a")):
+        registry.register(model_id, "newts", {METRIC: value}, METRIC, run_id, judged_by=judged_by)
+        best = mlflow_client().get_model_version_by_alias("newts", registry.BEST)
+        found.append(int(best.version))
+    assert found == [1, 1, 3]
+    assert "stays with version 1: a does not compare with b" in capsys.readouterr().out
+
+
 def test_descriptions_are_those_given_and_a_text_of_somebody_stays(logged: tuple[str, str]) -> None:
     run_id, model_id = logged
     client = mlflow_client()
