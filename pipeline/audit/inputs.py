@@ -67,7 +67,8 @@ class Inputs:
         run = storage.absolute(config.run)
         trained_on, cache = _dataset_of(run)
         location = config.dataset or trained_on
-        pictures = (config.sheet or bool(config.tools)) and not config.corrections
+        has_rows = not config.corrections and (config.plan is None or config.pool is not None)
+        pictures = has_rows and (config.sheet or bool(config.tools))
         dataset = open_dataset(location, cache, tars=pictures, confidences=config.confidences)
         checkpoint = config.checkpoint or run
         return cls(run=run, location=location, dataset=dataset, checkpoint=checkpoint)

@@ -25,7 +25,7 @@ from sharding.classes import NUM_GROUPS, ClassTable
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids
 from sharding.labels import POSITIVE, entry_keys
-from sharding.log import count
+from sharding.log import count, info
 from sharding.manifest import Dataset
 from sharding.storage.parquet import as_input_error
 
@@ -151,20 +151,29 @@ def _pool(folder: str, dataset: Dataset, scores: Scores) -> Pool:
     Raises:
         InputError: there are none, or they are of other classes, another split or network.
     """
+    from pipeline.inference.pixels import UNREAD
+
     folder = storage.absolute(folder)
     fix = "pass the output of `predict --dataset DIR --split SPLIT --threshold 0` by this network"
     names = [name for name in storage.names_in(folder) if name.endswith(".parquet")]
     if not names:
         raise InputError("no predictions are there", file=folder, fix=fix)
-    parts = []
+    parts, unread = [], 0
     for name in sorted(names):
         place = storage.join(folder, name)
         with as_input_error(place, kind="file of predictions", fix=fix):
             table = pq.read_table(io.BytesIO(storage.read_bytes(place)))
             of_classes = (table.schema.metadata or {}).get(b"classes_sha256", b"").decode()
             parts.append(_flat(table.select(["image", "class_index", "score"])))
+            unread += pc.sum(pc.starts_with(table["error"], UNREAD)).as_py() or 0
         if of_classes != dataset.classes.sha256:
             raise InputError("predictions of another class list", file=place, fix=fix)
+    if unread:
+        problem = f"{count(unread, 'image')} of the predictions could not be read"
+        repeat = "repeat the `predict` command, which tries these again"
+        if not sum(len(ids) for ids, _, _ in parts):
+            raise InputError(problem, file=folder, fix=repeat)
+        info(f"{folder}: {problem}, and none of their labels are planned: {repeat}", "WARNING")
     ids_M, classes_M, scores_M = (np.concatenate(column) for column in zip(*parts, strict=True))
     known_M = _verified_scores(ids_M, classes_M, scores)
     again_M = ~np.isnan(known_M)

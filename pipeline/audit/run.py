@@ -5,6 +5,7 @@ Free of torch until a sheet is drawn, so that the job shows its help at once.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pipeline.config.commands import AuditConfig
 from pipeline.data.labels import confidences_of, labels_of
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
+from sharding.labels import LabelTable
 from sharding.log import count
 from sharding.manifest import Dataset
 
@@ -37,23 +39,33 @@ def run(config: AuditConfig, readers: Readers) -> str:
     """
     if config.corrections:
         return _export_corrections(config)
-    opened = Inputs.open(config)
     if not config.scores:
-        return _export_candidates(config, opened, readers)
+        return _export_candidates(config, Inputs.open(config), readers)
     from pipeline.audit import scored
 
-    evaluations = scored.read(config.scores, opened.dataset)
+    of_candidates = {"log": config.log, "tools": config.tools}
+    evaluations = scored.read(config.scores)
+    split, labels = (scored.about(evaluations[0], key) for key in ("split", "labels"))
+    if split != SPLIT:
+        given = {**of_candidates, "held_out": config.held_out}
+        scored.refuse_ignored(given, evaluations[0], f"the scores are of split {split}")
+    opened = Inputs.open(config)
+    scored.check_entries(evaluations, opened.dataset)
     if config.plan is not None:
         from pipeline.audit import planned
 
         return planned.export_plan(config, opened, readers, evaluations[0])
-    beside = None
-    report, errors = scored.export_errors(config, opened, readers, evaluations)
-    if errors.split == SPLIT and candidates.read_names(opened.run):
+    has_candidates = split == SPLIT and bool(candidates.read_names(opened.run))
+    if has_candidates:
         newest = candidates.of_epoch(candidates.read_run(opened.run), config.epoch)
-        beside = errors if newest.labels == errors.labels else None
-    if beside is not None:
-        return f"{report}\n{_export_candidates(config, opened, readers, beside)}"
+        has_candidates = newest.labels == labels
+    if not has_candidates:
+        problem = f"the run has no candidates of labels {labels}"
+        scored.refuse_ignored(of_candidates, evaluations[0], problem)
+    readers = _truth_once(readers)
+    report, errors = scored.export_errors(config, opened, readers, evaluations)
+    if has_candidates:
+        return f"{report}\n{_export_candidates(config, opened, readers, errors)}"
     name = f"{opened.name}-labels"
     if config.sheet and len(errors):
         sheet = opened.output(config) / "sheet.html"
@@ -61,6 +73,18 @@ def run(config: AuditConfig, readers: Readers) -> str:
         then = inputs.write_sheet(sheet, errors, opened, readers, name=name, title=title)
         report += f"\n{inputs.to_review(sheet, then)}"
     return report
+
+
+def _truth_once(readers: Readers) -> Readers:
+    """Keep the truth once it is read: verified labels and candidates are both judged by it."""
+    known: dict[tuple[str, str], LabelTable] = {}
+
+    def truth(dataset: Dataset, source: str, split: str) -> LabelTable:
+        if (source, split) not in known:
+            known[source, split] = readers.truth(dataset, source, split)
+        return known[source, split]
+
+    return dataclasses.replace(readers, truth=truth)
 
 
 def _export_candidates(

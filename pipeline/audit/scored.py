@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,15 +30,14 @@ _NOTE = (
 )
 
 
-def read(names: Sequence[str], dataset: Dataset) -> list[Baseline]:
+def read(names: Sequence[str]) -> list[Baseline]:
     """Read evaluations, as MLflow run ids or score files, of one split and label version.
 
     Raises:
-        InputError: one is not there, or of other entries than the dataset's labels or the first.
+        InputError: one is not there, or of another split or label version than the first.
     """
     evaluations = [Baseline.read(name) for name in names]
     split, labels = (about(evaluations[0], key) for key in ("split", "labels"))
-    table = labels_of(dataset, split, labels)
     for evaluation in evaluations:
         if (about(evaluation, "split"), about(evaluation, "labels")) != (split, labels):
             raise InputError(
@@ -46,8 +45,40 @@ def read(names: Sequence[str], dataset: Dataset) -> list[Baseline]:
                 file=evaluation.name,
                 fix="pass evaluations of one split and label version",
             )
-        evaluation.check_entries(table)
     return evaluations
+
+
+def check_entries(evaluations: Sequence[Baseline], dataset: Dataset) -> None:
+    """Refuse evaluations of other entries than the dataset's labels have.
+
+    Raises:
+        InputError: naming the first such, or the dataset lacks the split or label version.
+    """
+    split, labels = (about(evaluations[0], key) for key in ("split", "labels"))
+    table = labels_of(dataset, split, labels)
+    for evaluation in evaluations:
+        evaluation.check_entries(table)
+
+
+def refuse_ignored(given: Mapping[str, object], evaluation: Baseline, problem: str) -> None:
+    """Refuse options that mean nothing beside the scores of an evaluation.
+
+    Args:
+        given: value by name; those without a value are not given.
+        evaluation: of `read`.
+        problem: why they would be ignored, to follow their names.
+
+    Raises:
+        InputError: naming those that are given.
+    """
+    options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if options:
+        listed = " and ".join(options)
+        raise InputError(
+            f"{listed} would be ignored: {problem}",
+            file=evaluation.name,
+            fix=f"leave out {listed}, or pass --scores of the labels that the run trained on",
+        )
 
 
 def about(evaluation: Baseline, key: str) -> str:

@@ -152,6 +152,10 @@ class ExportOptions:
     formats: tuple[ExportFormat, ...] = get_args(ExportFormat)
     """Which of them."""
 
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise InputError("no format", fix="name one or more of --formats, or leave it out")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig:
@@ -188,7 +192,7 @@ class AuditConfig:
     truth: str | None = None
     """Labels known in full: a label version, a dump, or a folder like the demo's ground_truth."""
     log: bool = False
-    """Add precision and recall by --truth to the run's curves in MLflow."""
+    """With --truth: add precision and recall to the run's curves in MLflow."""
 
     scores: tuple[str, ...] = ()
     """Evaluations of one split, as MLflow run ids or scores.parquet: adds the verified labels that
@@ -211,3 +215,16 @@ class AuditConfig:
             raise InputError("--plan is for one evaluation", fix="pass one --scores")
         if self.pool is not None and self.plan is None:
             raise InputError("--pool is for --plan", fix="pass both")
+        if self.plan is not None:
+            self._refuse_ignored("--plan", "held_out", "tools", "truth")
+        if self.corrections:
+            self._refuse_ignored("--corrections", "scores", "tools", "truth")
+        if self.log and self.truth is None:
+            raise InputError("--log is of what --truth judges", fix="pass both")
+
+    def _refuse_ignored(self, beside: str, *names: str) -> None:
+        """Refuse options that are given beside one that leaves nothing for them to do."""
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
+        if given:
+            listed = " and ".join(given)
+            raise InputError(f"{listed} would be ignored with {beside}", fix=f"leave out {listed}")

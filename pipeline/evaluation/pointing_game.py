@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,12 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as csv
 
+from pipeline import storage
 from sharding.classes import ClassTable
-from sharding.errors import InputError
-from sharding.image_ids import parse_image_ids
+from sharding.errors import REPEAT_COMMAND, InputError
+from sharding.image_ids import IdIndex, parse_image_ids
+from sharding.layout import ROTATIONS_FILE, ROTATIONS_HASH
+from sharding.manifest import Dataset
+from sharding.storage.parquet import as_input_error, read_table
 
 _EDGES = ("XMin", "XMax", "YMin", "YMax")
 _COLUMNS = ("ImageID", "LabelName", *_EDGES)
+_ROTATIONS = pa.schema([("image_id", pa.string()), ("degrees", pa.int16())])
 
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 
@@ -63,6 +70,45 @@ class Boxes:
         if not len(order):
             raise InputError("no box of the dataset's classes", file=file, fix="pass its own boxes")
         return cls(keys_N=ids_N[order], classes_N=classes_N[order], edges_N4=edges_N4[order])
+
+    @classmethod
+    def of_dataset(cls, file: Path, dataset: Dataset, location: str) -> Boxes:
+        """Read a table of boxes, turned as the dataset's pictures were (`shard --rotations`).
+
+        Args:
+            file: as of `read`.
+            dataset: opened; a copy of one in a bucket need not have the table of rotations.
+            location: directory or URL of the dataset.
+
+        Raises:
+            InputError: as of `read`; the dataset's table of rotations is missing or damaged.
+        """
+        boxes = cls.read(file, dataset.classes)
+        digest = dataset.manifest.created_by.get(ROTATIONS_HASH)
+        # Images that were taken unread, on trust, are as they came.
+        if digest is None or dataset.manifest.treatment.get("mode") == "trust":
+            return boxes
+        place = storage.join(location, ROTATIONS_FILE)
+        form = {"kind": "rotation table", "fix": REPEAT_COMMAND}
+        with as_input_error(place, **form):
+            content = storage.read_bytes(place)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise InputError("its hash is not the manifest's")
+        turns = read_table(place, _ROTATIONS, content=content, nulls=False, **form)
+        ids_M = parse_image_ids(turns["image_id"].combine_chunks())
+        rows_N = IdIndex(ids_M).rows_of(boxes.keys_N)
+        degrees_N = np.zeros(len(rows_N), np.int16)
+        degrees_N[rows_N >= 0] = turns["degrees"].to_numpy()[rows_N[rows_N >= 0]]
+        return boxes.turned(degrees_N)
+
+    def turned(self, degrees_N: npt.NDArray[np.int16]) -> Boxes:
+        """Turn each box with its image, counter-clockwise by 0, 90, 180 or 270 degrees."""
+        edges_N4 = self.edges_N4.copy()
+        for quarter in (90, 180, 270):
+            is_turned_N = degrees_N >= quarter
+            left, right, top, bottom = edges_N4[is_turned_N].T
+            edges_N4[is_turned_N] = np.stack([top, bottom, 1 - right, 1 - left], axis=1)
+        return dataclasses.replace(self, edges_N4=edges_N4)
 
     def of(self, key: int, class_index: int) -> npt.NDArray[np.float64]:
         """(M, 4) boxes of a class in an image; M is 0 where there is none."""

@@ -82,6 +82,8 @@ class Subject:
             _check_place(directory)
         elif not config.beam and config.alpha_infer in (None, meta.train_config.model.alpha_infer):
             points = operating_points.read(directory, meta.classes_sha256)
+        # Named once: the dataset's default may change before a worker opens it.
+        config = dataclasses.replace(config, labels=dataset.label_version(config.labels)[0])
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
@@ -91,8 +93,10 @@ class Subject:
             checkpoint=directory,
             meta=meta,
             dataset=dataset,
-            labels=dataset.label_version(config.labels)[0],
-            boxes=Boxes.read(Path(config.boxes), dataset.classes) if config.boxes else None,
+            labels=str(config.labels),
+            boxes=Boxes.of_dataset(Path(config.boxes), dataset, config.dataset)
+            if config.boxes
+            else None,
             baseline=baseline,
             points=points,
         )

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,8 +28,10 @@ from pipeline.cluster import session, tasks
 from pipeline.config.commands import PredictConfig
 from pipeline.inference import locate, pixels, predict_plan
 from pipeline.inference.predict_plan import Part
-from pipeline.inference.predictor import Label, Prediction, Predictor
+from pipeline.inference.predictor import Label, Predictor
 from pipeline.models import checkpoint, operating_points
+from pipeline.models.checkpoint import Meta
+from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
 from sharding.log import info
 
@@ -76,9 +77,7 @@ class PartPredictor:
         points = operating_points.read(checkpoint_directory, meta.classes_sha256)
         self.predictor = Predictor(model, meta, device=device, points=points)
         self._silent = Counter[str]()  # images in a row that a host has not answered for
-        self._metadata = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
-        if config.threshold is None and points is not None:
-            self._metadata["thresholds"] = str(points)
+        self._metadata = _about(config, meta, points)
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, int]:
         """Write the part's file; return how many images and errors it has.
@@ -125,10 +124,7 @@ class PartPredictor:
         return image
 
     def _rows(
-        self,
-        part: Part,
-        names: Sequence[str],
-        read: Sequence[npt.NDArray[np.uint8] | InputError],
+        self, part: Part, names: Sequence[str], read: Sequence[npt.NDArray[np.uint8] | InputError]
     ) -> Iterator[dict[str, Any]]:
         """Make the row of every image, in order; draw maps if asked to."""
         good = [image for image in read if isinstance(image, np.ndarray)]
@@ -137,7 +133,7 @@ class PartPredictor:
             if isinstance(image, InputError):
                 yield {"image": name, "error": image.problem}
                 continue
-            labels = _chosen(next(predictions), self.config)
+            labels = next(predictions).present(self.config.threshold, self.config.top_k or None)
             if labels and self.config.cams:
                 self._draw(part, name, image, labels[: self.config.cams])
             yield {
@@ -188,11 +184,13 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
         workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
         session.check_shared(config.output)
         arguments = {"config": config, "checkpoint_directory": directory, "threads": cpus}
+        meta = checkpoint.read_meta(directory)
+        about = _about(config, meta, operating_points.read(directory, meta.classes_sha256))
         counts = tasks.map_parts(
             PartPredictor,
             {**arguments, "deadline": deadline},
             missing,
-            set_aside=functools.partial(_set_aside, config),
+            set_aside=functools.partial(_set_aside, config, about),
             workers=workers,
             num_cpus=cpus,
             num_gpus=gpus,
@@ -249,11 +247,15 @@ def _kept_rows(location: str) -> dict[str, dict[str, Any]]:
     return {row["image"]: row for row in rows if not predict_plan.unread([row["error"]])}
 
 
+def _about(config: PredictConfig, meta: Meta, points: OperatingPoints | None) -> dict[str, str]:
+    """Name class list, epoch and thresholds of predictions, for the metadata of their files."""
+    about = {"classes_sha256": meta.classes_sha256, "epoch": str(meta.epoch)}
+    is_own = config.threshold is None and points is not None
+    return {**about, "thresholds": str(points)} if is_own else about
+
+
 def _write(
-    config: PredictConfig,
-    part: Part,
-    rows: Sequence[Mapping[str, Any]],
-    about: Mapping[str, str] = MappingProxyType({}),
+    config: PredictConfig, part: Part, rows: Sequence[Mapping[str, Any]], about: Mapping[str, str]
 ) -> None:
     """Write a part's file."""
     table = pa.Table.from_pylist(list(rows), SCHEMA.with_metadata(dict(about)))
@@ -288,12 +290,14 @@ def _lost(name: str, reason: str) -> dict[str, Any]:
     return {"image": name, "error": f"{pixels.UNREAD} ({reason})"}
 
 
-def _set_aside(config: PredictConfig, part: Part, reason: str) -> dict[str, int]:
+def _set_aside(
+    config: PredictConfig, about: Mapping[str, str], part: Part, reason: str
+) -> dict[str, int]:
     """Write the file of a part whose workers die, with the reason in the place of labels."""
     info(f"{part.file}: {reason}; set aside until the command is repeated", "WARNING")
     kept = _kept_rows(storage.join(config.output, part.file))
     rows = [kept.get(name) or _lost(name, reason) for name, _ in predict_plan.images_of(part)]
-    _write(config, part, rows)
+    _write(config, part, rows, about)
     return {"images": len(rows), "errors": len(rows) - len(kept)}
 
 
@@ -314,7 +318,3 @@ def _host(location: str) -> str:
         return urlsplit(location).netloc if "://" in location else ""
     except ValueError:  # an address that is none; reading it says so
         return ""
-
-
-def _chosen(prediction: Prediction, config: PredictConfig) -> list[Label]:
-    return prediction.present(config.threshold, config.top_k or None)

@@ -246,6 +246,12 @@ def describe(run: Prepared) -> str:
         f"{count(config.data.batch_size, 'image')} a step, {count(config.epochs, 'epoch')}",
     }
     lines = [f"{name:8} {text}" for name, text in rows.items()]
+    if (delta_rel := options.get("delta_rel")) is not None:
+        most = len(dataset.classes) * (config.epochs - 1) * delta_rel / 100
+        lines.append(
+            f"{config.method} takes up to {most:.2g} entries of an image for missing labels in the "
+            "last epoch"
+        )
     if config.method != "full" and dataset.is_complete(config.labels):
         lines.append("every label is known: methods for missing labels find none (--method full)")
     if VALIDATION in version.splits:

@@ -11,6 +11,8 @@ import pyarrow.csv as pc
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.labels import LabelTable
+from sharding.layout import CLASSES_FILE
+from sharding.log import count, info
 from sharding.manifest import Dataset
 from sharding.openimages.annotations import read_split
 from sharding.openimages.dump import Dump
@@ -31,7 +33,7 @@ def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> La
         split: part of it to read.
 
     Raises:
-        InputError: it is none of these, or does not have the split.
+        InputError: it is none of these, does not have the split, or lists no class of the dataset.
     """
     path = Path(source)
     if source in dataset.manifest.labels:
@@ -57,14 +59,28 @@ def _header(path: Path) -> tuple[str, ...]:
 
 
 def _read_presence(path: Path, dataset: Dataset) -> LabelTable:
-    """Read a list of classes per image: those listed are positive, all others negative."""
+    """Read a list of classes per image: those listed are positive, all others negative.
+
+    Rows of classes outside the dataset's list are left out and counted in one line of the log.
+    """
     types = dict.fromkeys(_PRESENCE, pa.string())
     with as_input_error(path, kind="list of what is present", fix="check its rows"):
         rows = pc.read_csv(path, convert_options=pc.ConvertOptions(column_types=types))
         ids_E = parse_image_ids(rows["ImageID"].combine_chunks())
     K = len(dataset.classes)
     image_ids_N, rows_E = np.unique(ids_E, return_inverse=True)
-    classes = [dataset.classes.index_of.get(mid, K) for mid in rows["LabelName"].to_pylist()]
+    words_E = rows["LabelName"].to_pylist()
+    classes = [dataset.classes.index_of.get(mid, K) for mid in words_E]
+    if unknown := classes.count(K):
+        first = classes.index(K)
+        word, row = words_E[first], first + 2
+        if unknown == len(classes):
+            mids = f"write MIDs, as {dataset.directory / CLASSES_FILE} has them"
+            if word in dataset.classes.names:
+                mids += f": {dataset.classes.mids[dataset.classes.names.index(word)]} for {word}"
+            raise InputError(f"{word!r} is no class of the dataset", file=path, row=row, fix=mids)
+        outside = f"{count(unknown, 'row')} of classes outside the dataset's list left out"
+        info(f"{path}: {outside}, the first {word!r} in row {row}", "WARNING")
     present_NK = np.zeros((len(image_ids_N), K + 1), np.bool_)  # the last: outside the list
     present_NK[rows_E, classes] = True
     return LabelTable.from_dense(image_ids_N, present_NK[:, :K].astype(np.int8))

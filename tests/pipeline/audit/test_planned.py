@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,9 @@ def scores(squares: Path, tmp_path: Path) -> str:
     return write_scores(tmp_path / "scores.parquet", squares, SPLIT)
 
 
-def write_predictions(folder: Path, dataset: Path, scores: str, shift: float = 0) -> Path:
+def write_predictions(
+    folder: Path, dataset: Path, scores: str, shift: float = 0, unread: slice = slice(0)
+) -> Path:
     """Predictions of every class of the split in two parts: the scores, and others around 0."""
     opened = Dataset.open(dataset)
     table = opened.labels(SPLIT)
@@ -35,11 +38,13 @@ def write_predictions(folder: Path, dataset: Path, scores: str, shift: float = 0
     rows_E = table.rows_of(parse_image_ids(known["image_id"].combine_chunks()))
     logits_NK[rows_E, known["class_index"].to_numpy()] = known["score"].to_numpy() + shift
     names = format_image_ids(table.image_ids_N)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": name, "class_index": list(range(K)), "score": logits.tolist()}
         for name, logits in zip(names, logits_NK, strict=True)
     ]
-    rows.append({"image": "0" * 16, "error": "cannot be read"})
+    for row in rows[unread]:
+        row.update(class_index=None, score=None, error="cannot be read (3 workers died of it)")
+    rows.append({"image": "0" * 16, "error": "damaged JPEG"})
     schema = SCHEMA.with_metadata({"classes_sha256": opened.classes.sha256})
     folder.mkdir()
     for part, some in enumerate((rows[:9], rows[9:])):
@@ -75,6 +80,27 @@ def test_entries_are_planned_that_nobody_has_verified(
         assert int(row["Positives"]) + int(row["Negatives"]) == of_class.sum()
         shrinks = float(row["HalfIntervalExpected"]) < float(row["HalfInterval"])
         assert shrinks == (row["ToVerify"] != "0" and float(row["HalfInterval"]) > 0)
+
+
+def test_images_that_were_not_read_are_told(
+    squares: Path, run: Path, scores: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(pool: Path) -> str:
+        more: dict[str, Any] = {"plan": 5, "pool": str(pool), "sheet": False}
+        return export(run, tmp_path / "out", scores=(scores,), **more)
+
+    some = write_predictions(tmp_path / "some", squares, scores, unread=slice(9))
+    assert "5 labels of" in planned(some)
+    said = capsys.readouterr().out
+    assert said.startswith(f"{some}: 9 images of the predictions could not be read")
+    lost = {f"{row['image']}" for row in pq.read_table(some / "part-000000.parquet").to_pylist()}
+    assert len(lost) == 9
+    assert not lost & {row["ImageID"] for row in rows_of(tmp_path / "out/entries.csv")}
+    every = write_predictions(tmp_path / "every", squares, scores, unread=slice(None))
+    with pytest.raises(InputError, match=r"every: 40 images of .* could not be read"):
+        planned(every)
+    planned(write_predictions(tmp_path / "whole", squares, scores))
+    assert capsys.readouterr().out == ""
 
 
 def test_without_a_pool_the_classes_are_planned(run: Path, scores: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.audit import run as audit_run
-from pipeline.audit.inputs import Readers
+from pipeline.audit.inputs import Inputs, Readers
 from pipeline.config.commands import AuditConfig
 from pipeline.evaluation.scores import Scores
 from sharding.dataset.ground_truth import read_ground_truth
@@ -140,3 +140,86 @@ def test_scores_that_do_not_fit_are_refused(squares: Path, run: Path, tmp_path: 
 def test_options_that_lack_others_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         AuditConfig(run="runs/first", **wrong)  # type: ignore[arg-type]
+
+
+PLAN = {"plan": 9, "scores": ("a",)}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"log": True}, "--log is of what --truth judges"),
+        ({"log": True, "scores": ("a",)}, "--log is of what --truth judges"),
+        ({"truth": "t", **PLAN}, "--truth would be ignored with --plan"),
+        ({"tools": ("fiftyone",), **PLAN}, "--tools would be ignored with --plan"),
+        ({"held_out": True, **PLAN}, "--held-out would be ignored with --plan"),
+        ({"truth": "t", "corrections": True}, "--truth would be ignored with --corrections"),
+        (
+            {"tools": ("fiftyone",), "scores": ("a",), "corrections": True},
+            "--scores and --tools would be ignored with --corrections",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AuditConfig(run="runs/first", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"),
+    [
+        ({"held_out": True}, "--held-out"),
+        ({"tools": ("fiftyone",)}, "--tools"),
+        ({"log": True, "truth": "first"}, "--log"),
+    ],
+)
+def test_options_of_candidates_are_refused_with_scores_of_another_split(
+    squares: Path, run: Path, tmp_path: Path, option: dict[str, object], flag: str
+) -> None:
+    scores = write_scores(tmp_path / "scores.parquet", squares, "validation")
+    message = rf"scores\.parquet: {flag} would be ignored: the scores are of split validation"
+    with pytest.raises(InputError, match=message):
+        export(run, tmp_path / "out", scores=(scores,), sheet=False, **option)
+    assert not (tmp_path / "out").exists()
+    truth = {"truth": "first"} if "truth" in option else {}
+    export(run, tmp_path / "out", scores=(scores,), sheet=False, **truth)
+
+
+def test_options_of_candidates_are_refused_where_the_labels_have_none(
+    squares: Path, run: Path, tmp_path: Path
+) -> None:
+    scores = write_scores(tmp_path / "scores.parquet", squares)
+    with pytest.raises(InputError, match="--tools would be ignored: the run has no candidates"):
+        export(run, tmp_path / "out", scores=(scores,), sheet=False, tools=("fiftyone",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_truth_is_read_once_for_labels_and_candidates(
+    squares: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = write_scores(tmp_path / "scores.parquet", squares)
+    (run / "candidates").mkdir()
+    content = found_in(squares).to_parquet(Dataset.open(squares).classes)
+    (run / "candidates/epoch-002.parquet").write_bytes(content)
+    truth = tmp_path / "truth.csv"
+    truth.write_text(f"ImageID,LabelName\n{2:016x},/m/0003\n{2:016x},Cat\n")
+    options: dict[str, object] = {"truth": str(truth), "tools": ("fiftyone",), "sheet": False}
+    report = export(run, tmp_path / "out", scores=(scores,), **options)
+    assert (tmp_path / "out/labels.json").exists()
+    assert report.count("judged ") == 2
+    assert capsys.readouterr().out.count("outside the dataset's list") == 1
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_images_are_copied_for_pictures_only(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
+) -> None:
+    def opened(*_: object, tars: bool, **__: object) -> None:
+        assert tars == drawn
+        raise InputError("opened")
+
+    monkeypatch.setattr("pipeline.audit.inputs.open_dataset", opened)
+    pool = str(tmp_path) if drawn else None
+    config = AuditConfig(run=str(run), scores=("a",), plan=5, pool=pool)
+    with pytest.raises(InputError, match="opened"):
+        Inputs.open(config)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config.commands import EvaluateConfig, PredictConfig
+from pipeline.config.commands import EvaluateConfig, ExportOptions, PredictConfig
 from pipeline.config.presets import preset
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig, differences, parse_options
@@ -129,6 +130,11 @@ def test_an_evaluation_that_cannot_be_is_refused(options: dict[str, object], mes
 def test_a_prediction_has_workers() -> None:
     with pytest.raises(InputError, match="workers is -1"):
         PredictConfig(checkpoint="c", output="o", images="i", workers=-1)
+
+
+def test_an_export_has_a_format() -> None:
+    with pytest.raises(InputError, match="no format"):
+        ExportOptions(checkpoint="c", output=Path("o"), formats=())
 
 
 def test_a_registered_model_gets_intervals_unless_they_are_refused() -> None:

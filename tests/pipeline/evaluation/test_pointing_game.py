@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +12,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline.config.commands import EvaluateConfig
+from pipeline.data.staging import Cache, open_dataset
 from pipeline.evaluation.pointing_game import Boxes, points_inside
+from pipeline.evaluation.run import Subject
+from sharding.commands.options import ShardOptions
+from sharding.commands.prepare import prepare
+from sharding.commands.shard import shard_dump
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.manifest import Dataset
+from tests.support.models import write_checkpoint
+from tests.support.photos import encode, image_ids, write_photo_dump
 
 V3 = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded\n"
 
@@ -96,3 +108,110 @@ def test_real_boxes_of_v3_are_read(shared: Path) -> None:
     key = int(parse_image_ids([first[0]])[0])
     edges = boxes.of(key, classes.mids.index(first[2])).tolist()
     assert [float(value) for value in first[4:8]] in edges
+
+
+TURNS = (0, 90, 180, 270)
+EDGES = (0.7, 0.95, 0.05, 0.2)
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> tuple[ShardOptions, list[str]]:
+    """Write a dump of four images with a white mark in the middle of `EDGES`, and their turns."""
+    dump, images = write_photo_dump(tmp_path / "in", {"train": 4})
+    ids = image_ids(images, "train")
+    rows = ["ImageID,Rotation"]
+    pixels_HWC = np.zeros((80, 160, 3), np.uint8)
+    pixels_HWC[6:14, 124:140] = 255
+    for name, degrees in zip(ids, TURNS, strict=True):
+        (images / f"train/{name}.jpg").write_bytes(encode(Image.fromarray(pixels_HWC), quality=95))
+        rows.append(f"{name},{degrees}.0")
+    listed = tmp_path / "train-images-with-rotation.csv"
+    listed.write_text("\n".join(rows) + "\n")
+    options = ShardOptions(
+        annotations=dump, images=str(images), output=tmp_path / "dataset", rotations=listed
+    )
+    return options, ids
+
+
+def write_boxes(path: Path, dataset: Dataset, ids: list[str]) -> Path:
+    edges = ",".join(map(str, EDGES))
+    path.write_text(
+        V3 + "".join(f"{name},x,{dataset.classes.mids[0]},1,{edges},0\n" for name in ids)
+    )
+    return path
+
+
+def map_of(dataset: Path, image_id: str) -> np.ndarray:
+    """A map that is highest at the mark of an image as its tar holds it."""
+    for tar in (dataset / "images").glob("*.tar"):
+        with tarfile.open(tar) as archive:
+            if f"{image_id}.jpg" in archive.getnames():
+                content = archive.extractfile(f"{image_id}.jpg")
+                assert content is not None
+                cam_HW = np.asarray(Image.open(io.BytesIO(content.read())).convert("L"), float)
+                middle = np.argwhere(cam_HW > 128).mean(axis=0).astype(int)
+                cam_HW[tuple(middle)] = 999
+                return cam_HW
+    raise AssertionError(f"{image_id} is in no tar")
+
+
+def hits(boxes: Boxes, dataset: Path, ids: list[str]) -> list[bool]:
+    keys = parse_image_ids(ids).tolist()
+    return [
+        points_inside(map_of(dataset, name), boxes.of(key, 0))
+        for name, key in zip(ids, keys, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("is_url", [False, True])
+def test_boxes_turn_with_the_images_of_the_dataset(
+    marked: tuple[ShardOptions, list[str]], tmp_path: Path, is_url: bool
+) -> None:
+    options, ids = marked
+    shard_dump(prepare(options), map)
+    location = options.output.as_uri() if is_url else str(options.output)
+    dataset = open_dataset(location, Cache(directory=tmp_path / "cache"), tars=False)
+    file = write_boxes(tmp_path / "boxes.csv", dataset, ids)
+    unturned = Boxes.read(file, dataset.classes)
+    assert hits(unturned, options.output, ids) == [True, False, False, False]
+    boxes = Boxes.of_dataset(file, dataset, location)
+    assert hits(boxes, options.output, ids) == [True] * 4
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", options.output)
+    config = EvaluateConfig(
+        checkpoint=str(checkpoint), dataset=str(options.output), split="train", boxes=str(file)
+    )
+    evaluated = Subject.open(config).boxes
+    assert evaluated is not None
+    assert np.array_equal(evaluated.edges_N4, boxes.edges_N4)
+    edges = [boxes.of(int(key), 0)[0].tolist() for key in parse_image_ids(ids)]
+    assert edges[0] == list(EDGES)
+    assert edges[1] == pytest.approx([0.05, 0.2, 0.05, 0.3])
+    assert edges[2] == pytest.approx([0.05, 0.3, 0.8, 0.95])
+    assert edges[3] == pytest.approx([0.8, 0.95, 0.7, 0.95])
+
+
+def test_boxes_of_images_taken_on_trust_stay_as_they_are(
+    marked: tuple[ShardOptions, list[str]], tmp_path: Path
+) -> None:
+    options, ids = marked
+    shard_dump(prepare(dataclasses.replace(options, trust_images=True, shorter_side=None)), map)
+    dataset = Dataset.open(options.output)
+    file = write_boxes(tmp_path / "boxes.csv", dataset, ids)
+    boxes = Boxes.of_dataset(file, dataset, str(options.output))
+    assert hits(boxes, options.output, ids) == [True] * 4
+
+
+def test_a_damaged_table_of_rotations_is_refused(
+    marked: tuple[ShardOptions, list[str]], tmp_path: Path
+) -> None:
+    options, ids = marked
+    shard_dump(prepare(options), map)
+    dataset = Dataset.open(options.output)
+    file = write_boxes(tmp_path / "boxes.csv", dataset, ids)
+    table = options.output / "rotations.parquet"
+    table.write_bytes(table.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"rotations\.parquet: .*hash is not the manifest's"):
+        Boxes.of_dataset(file, dataset, str(options.output))
+    table.unlink()
+    with pytest.raises(InputError, match=r"rotations\.parquet: rotation table is missing"):
+        Boxes.of_dataset(file, dataset, str(options.output))

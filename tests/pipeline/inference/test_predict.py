@@ -21,6 +21,7 @@ from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.manifest import Dataset
 from tests.pipeline.inference.test_predictor import jpegs
+from tests.pipeline.models.test_operating_points import give
 from tests.support.buckets import Bucket
 from tests.support.models import write_checkpoint
 from tests.support.servers import serving
@@ -291,7 +292,8 @@ def test_images_that_kill_their_worker_are_left_out_and_the_others_predicted(
     for attempt in (1, 2, 3):
         with pytest.raises(SystemExit):
             PartPredictor(config, str(saved), 1)({"item": part, "attempt": attempt})
-    assert _set_aside(config, part, "3 workers died of it") == {"images": 5, "errors": 5}
+    about = {"classes_sha256": "abc"}
+    assert _set_aside(config, about, part, "3 workers died of it") == {"images": 5, "errors": 5}
     errors = predict_plan.read_errors(f"{config.output}/{part.file}")
     assert errors == ["cannot be read (3 workers died of it)"] * 5
     with pytest.raises(SystemExit):  # repeated
@@ -302,6 +304,34 @@ def test_images_that_kill_their_worker_are_left_out_and_the_others_predicted(
     deadly = "cannot be read (it ended the process that read it)"
     assert errors == [None, deadly, None, deadly, None]
     assert [path.name for path in Path(config.output).iterdir()] == [part.file]
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_a_part_that_is_set_aside_says_of_which_network_it_is(
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threshold: float | None,
+) -> None:
+    def first_of(*call: Any, set_aside: Any, **_: Any) -> Iterator[dict[str, int]]:
+        kind, arguments, (first, second) = call
+        yield from in_process(kind, arguments, [first])
+        yield set_aside(second, "3 workers died of it")
+
+    monkeypatch.setattr(tasks, "map_parts", first_of)
+    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0.0, 1))
+    monkeypatch.setattr(session, "check_shared", lambda directory: None)
+    saved = write_checkpoint(tmp_path / "checkpoint", squares)
+    give(saved, squares, [0.0] * 8, 1.0)
+    output = tmp_path / "out"
+    config = PredictConfig(
+        checkpoint=str(saved), output=str(output), dataset=str(squares), threshold=threshold
+    )
+    assert predict(config, lambda: None) == {"images": 24, "errors": 8, "files": 2}
+    one, other = (pq.read_schema(path).metadata for path in sorted(output.glob("*.parquet")))
+    assert one[b"classes_sha256"].decode() == Dataset.open(squares).classes.sha256
+    assert (b"thresholds" in one) == (threshold is None)
+    assert other == one
 
 
 def test_a_host_that_answers_that_an_image_is_gone_is_not_silent(

@@ -269,6 +269,9 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     assert "labels first" in rows["dataset"]
     assert "96 train, 40 validation, 24 test; 8 classes" in rows["images"]
     assert rows["method"] == "method   ll-r (delta_rel 0.2)"
+    # 8 classes, one epoch after the first, 0.2 % of the entries.
+    says = "ll-r takes up to 0.016 entries of an image for missing labels in the last epoch"
+    assert rows["ll-r"] == says
     assert rows["network"].endswith(" px, from random weights, fp32")
     assert rows["head"] == "head     BoostLU 5 in training and 5 in inference"
     assert rows["workers"] == "workers  1 on CPU, threads each: 1; 16 images a step, 2 epochs"
