@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,7 +65,7 @@ def test_work_of_which_nothing_is_done_shows_its_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = itertools.count(0, 5)  # seconds between two readings
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     with Progress(4, "evaluate test", unit="task") as work:
         for _ in range(4):
             work.look()
@@ -155,7 +156,7 @@ def test_what_is_waited_for_shows_its_time(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     times = iter((100.0, 101.0, 114.9, 115.2, 116.0, 131.0))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(times)))
     with Waiting("the workers start") as waiting:
         for _ in range(5):
             waiting.look()

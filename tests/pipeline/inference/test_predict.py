@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -265,7 +266,8 @@ def test_a_deadline_leaves_the_rest_to_a_repeated_command(
     monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0.0, 1))
     monkeypatch.setattr(session, "check_shared", lambda directory: None)
     clock = iter([0.0] * 6)  # the job's begin, and five images
-    monkeypatch.setattr("pipeline.inference.predict.time.time", lambda: next(clock, 61.0))
+    its = SimpleNamespace(time=lambda: next(clock, 61.0))  # other threads have their own
+    monkeypatch.setattr("pipeline.inference.predict.time", its)
     config = PredictConfig(
         checkpoint=str(saved), output=str(tmp_path), dataset=str(squares), max_minutes=1
     )
