@@ -81,10 +81,9 @@ class EvaluateConfig:
             )
         if self.precision is not None and not self.thresholds:
             raise InputError("--precision is for --thresholds", fix="pass both")
-        if self.register and (self.beam or self.alpha_infer is not None):
+        if self.register and self.beam:
             raise InputError(
-                "a registered model is served with its own slope and without a beam",
-                fix="leave out --alpha-infer and --beam, or --register",
+                "a registered model is served without a beam", fix="leave out --beam or --register"
             )
         least = dict.fromkeys(("intervals", "attribution", "beam", "wait_for_workers"), "[0, inf)")
         refuse_outside(self, {"batch_size": "[1, inf)", "workers": "[1, inf)", **least})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+
+import numpy as np
 
 from pipeline.cluster import session
 from pipeline.data import profile
@@ -116,16 +119,20 @@ def _fill(run_id: str, evaluation: Evaluation) -> int:
             f"{config.split}/mAP/all",
             run_id,
             description=spaced(publish.card(evaluation.report, meta, config.split)),
-            judged_by=_judged_by(subject),
+            judged_by=_judged_by(evaluation),
         )
     return unsent
 
 
-def _judged_by(subject: Subject) -> str:
+def _judged_by(evaluation: Evaluation) -> str:
     """Name what the means are of: those of other labels, images or rules do not compare."""
-    split = subject.config.split
-    table = subject.dataset.label_version(subject.labels)[1].splits[split]
-    return f"{split} labels {subject.labels} ({table.sha256[:12]}), rule {subject.config.rule}"
+    subject, scores = evaluation.subject, evaluation.scores
+    order = np.lexsort((scores.classes_E, scores.image_ids_E))
+    digest = hashlib.sha256(subject.meta.classes_sha256.encode())
+    for column_E in (scores.image_ids_E, scores.classes_E.astype(np.int64), scores.labels_E):
+        digest.update(column_E[order].tobytes())
+    entries = f"{subject.config.split} labels {subject.labels} ({digest.hexdigest()[:12]})"
+    return f"{entries}, rule {subject.config.rule}"
 
 
 def _send_files(log: writer.RunWriter, evaluation: Evaluation) -> None:

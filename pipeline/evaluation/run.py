@@ -77,10 +77,16 @@ class Subject:
         beam.check(meta, directory, config.beam)
         if config.boxes or (config.alpha_infer or 1) > 1:
             meta.check_maps(directory)
+        own = meta.train_config.model.alpha_infer
+        if config.register and config.alpha_infer not in (None, own):
+            raise InputError(
+                f"a registered model is served with its own slope, {own:g}",
+                fix="leave out --alpha-infer or --register",
+            )
         points = None
         if config.thresholds:
             _check_place(directory)
-        elif not config.beam and config.alpha_infer in (None, meta.train_config.model.alpha_infer):
+        elif not config.beam and config.alpha_infer in (None, own):
             points = operating_points.read(directory, meta.classes_sha256)
         # Named once: the dataset's default may change before a worker opens it.
         config = dataclasses.replace(config, labels=dataset.label_version(config.labels)[0])

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from pipeline.data import staging
 from pipeline.inference.pixels import UNREAD, ImageLike
 from sharding import log
 from sharding.decode import SUFFIXES
-from sharding.errors import InputError, how_to_repair
+from sharding.errors import REPEAT_COMMAND, InputError, command
 from sharding.log import first_line
 from sharding.storage.tar_reader import read_members
 
@@ -46,13 +47,14 @@ class Part:
     Attributes:
         number: of the file.
         tar: whose members are predicted, or "".
-        images: that the tar has.
+        dataset, images: that the tar is of, and has.
         locations: paths and URLs that are predicted where there is no tar.
         folders: where a relative path is looked for.
     """
 
     number: int
     tar: str = ""
+    dataset: str = ""
     images: int = 0
     locations: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
@@ -67,10 +69,14 @@ class Part:
         return location
 
     @property
-    def looked_for_in(self) -> dict[str, tuple[str, ...]]:
-        """Say where relative paths are looked for, if there are any: they name files there."""
-        paths = [path for path in self.locations if "://" not in path]
-        return {} if all(map(os.path.isabs, paths)) else {"folders": self.folders}
+    def found_in(self) -> str:
+        """The folder in which the first relative path is that is there; "" if none is."""
+        paths = [path for path in self.locations if "://" not in path and not os.path.isabs(path)]
+        with contextlib.suppress(ValueError):  # of a name with a NUL
+            for path, folder in itertools.product(paths, self.folders):
+                if os.path.exists(os.path.join(folder, path)):
+                    return folder
+        return ""
 
     @property
     def file(self) -> str:
@@ -88,7 +94,12 @@ def parts(config: PredictConfig) -> list[Part]:
         location = storage.absolute(config.dataset)
         shards = staging.open_dataset(location, tars=False).shards(config.split)
         return [
-            Part(number=number, tar=storage.join(location, shard.path), images=shard.images)
+            Part(
+                number=number,
+                tar=storage.join(location, shard.path),
+                dataset=location,
+                images=shard.images,
+            )
             for number, shard in enumerate(shards)
         ]
     locations = _files(config.images) if config.images else _lines(config.urls)
@@ -121,14 +132,19 @@ def images_of(part: Part) -> Iterator[tuple[str, ImageLike]]:
                 if suffix == "jpg" and content is not None:
                     found += 1
                     yield stem, content.read()
-    except (OSError, tarfile.ReadError) as error:
-        raise InputError(
-            f"cannot be read ({first_line(error)})", file=part.tar, fix=how_to_repair(part.tar)
-        ) from None
+    except (FileNotFoundError, tarfile.ReadError) as error:
+        problem = f"damaged or missing ({first_line(error)})"
+        raise InputError(problem, file=part.tar, fix=_repair(part)) from None
+    except OSError as error:
+        problem = f"cannot be read ({first_line(error)})"
+        raise InputError(problem, file=part.tar, fix=REPEAT_COMMAND) from None
     if found != part.images:
-        raise InputError(
-            f"{found} images, of {part.images}", file=part.tar, fix=how_to_repair(part.tar)
-        )
+        raise InputError(f"{found} images, of {part.images}", file=part.tar, fix=_repair(part))
+
+
+def _repair(part: Part) -> str:
+    repair = command("verify", "--dataset", part.dataset, "--repair", "--images", "FOLDER")
+    return f"run {repair}"
 
 
 def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Part]) -> list[Part]:
@@ -143,7 +159,8 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
     path = storage.join(config.output, PLAN)
     before = storage.read_json(path)
     if before is not None:
-        changed = [key for key in plan if before.get(key) != plan[key]]
+        known = {"folder": plan["folder"], **before}  # 0.2.0 did not write it down
+        changed = [key for key in plan if known.get(key) != plan[key]]
         if changed:
             raise InputError(
                 f"holds predictions with another {' and '.join(map(_in_words, changed))}",
@@ -178,21 +195,24 @@ def _identity(
 ) -> dict[str, Any]:
     """Describe in JSON values what is predicted, and with which model and options."""
     options = {key: value for key, value in asdict(config).items() if key not in _FREE}
-    images = [
-        {"number": p.number, "tar": p.tar, "locations": p.locations, **p.looked_for_in}
-        for p in parts
-    ]
+    images = [{"number": p.number, "tar": p.tar, "locations": p.locations} for p in parts]
     listed = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+    places = [place for part in parts if (place := part.found_in)]
     return {
         **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
         "checkpoint_sha256": checkpoint_sha256,
         "images_sha256": listed,
+        "folder": next(iter(places), ""),
     }
 
 
 def _in_words(key: str) -> str:
     """Name an entry of the identity as the user does."""
-    words = {"checkpoint_sha256": "model", "images_sha256": "list of images"}
+    words = {
+        "checkpoint_sha256": "model",
+        "images_sha256": "list of images",
+        "folder": "folder of the listed paths",
+    }
     return words.get(key, f"--{key.replace('_', '-')}")
 
 

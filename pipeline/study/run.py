@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline import storage
 from pipeline.cluster import placement, session, trials
@@ -43,7 +45,8 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
         config, dataset=storage.absolute(config.dataset), output=storage.absolute(config.output)
     )
     dataset = open_dataset(config.dataset, tars=False)
-    planned = _settled(plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels))
+    planned = plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels)
+    planned = _settled(planned, config.output)
     to_draw = {plan.drawn_labels(planned.labels, draw) for draw in config.drawn}
     for name in {planned.labels, *(each.config.labels for each in planned.runs)} - to_draw:
         dataset.label_version(name)
@@ -62,17 +65,21 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
     return config, planned
 
 
-def _settled(planned: Plan) -> Plan:
+def _settled(planned: Plan, output: str) -> Plan:
     """Make paths absolute, and choose what precision auto is once for all runs of a study."""
-    configs = _alike([each.config for each in planned.runs])
+    records = (results.read(output, each.name) for each in planned.runs)
+    configs = _alike([each.config for each in planned.runs], (r.config for r in records if r))
     pairs = zip(planned.runs, configs, strict=True)
     return replace(planned, runs=tuple(replace(each, config=config) for each, config in pairs))
 
 
-def _alike(configs: Sequence[TrainConfig]) -> list[TrainConfig]:
+def _alike(configs: Sequence[TrainConfig], kept: Iterable[Mapping[str, Any]]) -> list[TrainConfig]:
+    """Settle configurations as those of runs that have begun, or of which results are kept."""
     located = [prepare_training.located(config) for config in configs]
-    begun = next((found for each in located if (found := prepare_training.stored(each))), None)
-    return [precision.settled(each, begun) for each in located]
+    begun = (found for each in located if (found := prepare_training.stored(each)))
+    known = itertools.chain(begun, map(TrainConfig.from_dict, kept))
+    first = next((each for each in known if each.optimizer.precision != "auto"), None)
+    return [precision.settled(each, first) for each in located]
 
 
 def run(config: StudyConfig, planned: Plan) -> StudyTable:
@@ -144,7 +151,8 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     if len(planned.rows) != 1:
         raise InputError("--tune searches the options of one row", fix="pass one --rows")
     drawn = search.draw(config, planned.rows[0], planned.labels)
-    alike = _alike([each.config for each in drawn])
+    curves = (search.read(config.output, each.name) for each in drawn)
+    alike = _alike([each.config for each in drawn], (c.config for c in curves if c and c.config))
     drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
     setting = _setting(config, planned, parent, 1)
     best = search.best_of(setting, drawn)
@@ -177,13 +185,17 @@ def _train(
     setting = _setting(config, planned, parent, at_once)
     say(f"{count(len(left), 'run')} to do, {at_once} at a time, in {here(config.output)}")
     lines = RunLines(left, at_once, lambda name: results.read(config.output, name))
-    trials.run(execute, left, setting, at_once=at_once, on_end=lines.ended)
+    lost = set[str]()
+
+    def on_end(name: str, died: bool) -> None:
+        lines.ended(name, died)
+        if died:
+            lost.add(name)
+
+    trials.run(execute, left, setting, at_once=at_once, on_end=on_end)
     found = {each.name: results.read(config.output, each.name) for each in left}
-    for each in left:
-        record = found[each.name]
-        if record is None or (
-            record.status != "failed" and not _is_done(config, planned, each, found)
-        ):  # a process that died wrote none: there may be that of an earlier command
+    for each in left:  # a process that died wrote no record: there may be an earlier command's
+        if each.name in lost and not _is_done(config, planned, each, found):
             found[each.name] = _died(each, setting)
     return found
 
@@ -195,6 +207,7 @@ def _died(each: PlannedRun, setting: Setting) -> Record:
         split=setting.split,
         labels=setting.labels,
         reason="its process died; repeat the command",
+        data=results.part_of(setting.hashes, each.config.labels, setting.split, setting.labels),
         **known_of(each, setting),
     )
     results.write(setting.study, each, record)

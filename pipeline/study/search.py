@@ -228,9 +228,10 @@ def search(
     def on_end(name: str, died: bool) -> None:
         trial = by_name[name]
         curve = read(setting.study, name) or _begun(trial, setting)
-        if curve.status == "running":  # its process was ended
+        if curve.status == "running" or _is_longer(trial, curve):  # its process was ended
             status, reason = ("failed", "its process died") if died else ("stopped", "by ASHA")
-            curve = dataclasses.replace(curve, status=status, reason=reason)
+            own = trial.config.to_dict()
+            curve = dataclasses.replace(curve, status=status, reason=reason, config=own)
             write(setting.study, name, curve)
             setting.adopt(trial.config, "KILLED")
         ended(name, curve)

@@ -61,7 +61,8 @@ def register(
         best = _best(client, name)
         score = float(best.tags.get(compared_by, math.nan)) if best else math.nan
         held = best.tags.get(_JUDGED_BY, judged_by) if best else judged_by
-        if best and held != judged_by:
+        kind = compared_by.partition("/")[2]
+        if best and held != judged_by and any(tag.endswith(kind) for tag in best.tags):
             info(
                 f"alias {BEST} of {name} stays with version {best.version}: {held} does not "
                 f"compare with {judged_by}; set it by hand to go on from version {version}"

@@ -247,9 +247,10 @@ def describe(run: Prepared) -> str:
     }
     lines = [f"{name:8} {text}" for name, text in rows.items()]
     if (delta_rel := options.get("delta_rel")) is not None:
-        most = len(dataset.classes) * (config.epochs - 1) * delta_rel / 100
+        most = len(dataset.classes) * min(1, (config.epochs - 1) * delta_rel / 100)
+        shown = f"{most:.2g}" if most < 10 else f"{most:,.0f}"
         lines.append(
-            f"{config.method} takes up to {most:.2g} entries of an image for missing labels in the "
+            f"{config.method} takes up to {shown} entries of an image for missing labels in the "
             "last epoch"
         )
     if config.method != "full" and dataset.is_complete(config.labels):

@@ -64,17 +64,14 @@ class ImportJob(Job):
     def made(self, manifest: Manifest) -> bool:
         """Tell whether an earlier run of this command wrote a manifest.
 
-        0.2.0 did not record the columns of a table: what it made of others than the default ones
-        is told by its counts.
+        0.2.0 did not record the columns of a table: what it made of which is told by its counts.
         """
-        if super().made(manifest):
-            return True
-        if READ_AS not in self.labels.policy:
-            return False
         policy = {key: value for key, value in self.labels.policy.items() if key != READ_AS}
         older = dataclasses.replace(self, labels=dataclasses.replace(self.labels, policy=policy))
-        reports = manifest.labels[self.labels.name].report if older.made(manifest) else {}
-        return bool(reports) and all(
+        if not super().made(manifest) and not super(ImportJob, older).made(manifest):
+            return False
+        reports = manifest.labels[self.labels.name].report
+        return bool(manifest.removed) or all(  # what was taken down is counted no more
             reports.get(split, {}).get(key, number) == number
             for split, part in self.labels.splits.items()
             for key, number in part.report.items()

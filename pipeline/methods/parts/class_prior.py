@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 
 from pipeline import storage
+from pipeline.config.train import parse_options
 from sharding.errors import InputError
 from sharding.log import count
 from sharding.storage.parquet import as_input_error, read_table, write_table
@@ -40,15 +41,18 @@ def find(location: str, mids: Sequence[str]) -> torch.Tensor:
         return read(location, mids)
     from pipeline.models import checkpoint  # brings the models
 
-    state = checkpoint.load_training(location)["method"]
-    if not float(state.get("prior_images", 0)):
+    state, meta = checkpoint.load_training(location)["method"], checkpoint.read_meta(location)
+    options = parse_options(meta.train_config.method_options)
+    # 0.2.0 added predictions up in every mode.
+    ignores = options.get("mode") == "ignore" or bool(options.get("prior_epochs"))
+    if not ignores or not float(state.get("prior_images", 0)):
         raise InputError(
-            "a checkpoint without predicted priors",
+            "a checkpoint without priors predicted in mode ignore",
             file=location,
             fix="pass one of a run of p-asl with --method-options mode=ignore",
         )
     prior_K = state["prior_sum"] / state["prior_images"]
-    by_mid = dict(zip(checkpoint.read_meta(location).mids, prior_K.tolist(), strict=True))
+    by_mid = dict(zip(meta.mids, prior_K.tolist(), strict=True))
     return _in_order(by_mid, mids, location)
 
 

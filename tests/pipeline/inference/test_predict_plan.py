@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import tarfile
@@ -121,7 +122,8 @@ def test_a_damaged_tar_is_one_error_and_loses_no_image_in_silence(
     Path(part.tar).write_bytes(content)
     if damage == "gone":
         Path(part.tar).unlink()
-    with pytest.raises(InputError, match=r"train-000001\.tar: .*Fix: run .*verify.*--repair"):
+    fix = rf"train-000001\.tar: .*verify --dataset {copy} --repair --images FOLDER"
+    with pytest.raises(InputError, match=fix):
         list(predict_plan.images_of(part))
 
 
@@ -137,8 +139,25 @@ def test_a_list_of_the_same_words_elsewhere_is_of_other_images(
     predict_plan.unfinished(first, "m", predict_plan.parts(first))
     predict_plan.unfinished(first, "m", predict_plan.parts(first))
     monkeypatch.chdir(tmp_path / "b")
-    with pytest.raises(InputError, match="another list of images"):
+    with pytest.raises(InputError, match="another folder of the listed paths"):
         predict_plan.unfinished(first, "m", predict_plan.parts(first))
+
+
+def test_a_list_beside_its_images_is_the_same_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.jpg").touch()
+    (tmp_path / "urls").write_text("0.jpg\n1.jpg")
+    first = config(tmp_path, urls=tmp_path / "urls")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        predict_plan.unfinished(first, "m", predict_plan.parts(first))
+    plan = tmp_path / "out" / predict_plan.PLAN
+    of_0_2_0 = json.loads(plan.read_text())
+    assert of_0_2_0.pop("folder") == str(tmp_path)
+    plan.write_text(json.dumps(of_0_2_0))
+    predict_plan.unfinished(first, "m", predict_plan.parts(first))
 
 
 def test_finished_parts_are_not_done_again(tmp_path: Path) -> None:

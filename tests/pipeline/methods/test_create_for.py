@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:
     logits_BK = torch.tensor([[0.0, 2.0, -2.0], [0.0, 4.0, -4.0]])
     first.loss(logits_BK, torch.full((2, 3), -1, dtype=torch.int8))
     first.end_epoch()
-    write_method_checkpoint(tmp_path / "run", first, ["/m/c", "/m/a", "/m/b"])
+    ignores = TrainConfig(dataset="d", method="p-asl", method_options=("mode=ignore",))
+    write_method_checkpoint(tmp_path / "run", first, ["/m/c", "/m/a", "/m/b"], ignores)
     run = f"file://{tmp_path / 'run'}"
     second = made("p-asl", f"prior={run}", "prior_threshold=0.6", "likelihood_topk=0")
     expected_K = logits_BK.sigmoid().double().mean(0)[[1, 2, 0]]
@@ -95,8 +97,12 @@ def test_a_prior_comes_from_an_earlier_run_by_mid(tmp_path: Path) -> None:
     assert mask_BK.tolist() == [[True, False, False]] * 2
 
     write_method_checkpoint(tmp_path / "other", methods.create("an", 3), MIDS)
-    with pytest.raises(InputError, match="without predicted priors"):
-        made("p-asl", f"prior={tmp_path / 'other'}")
+    # 0.2.0 added predictions up in every mode.
+    selects = dataclasses.replace(ignores, method_options=())
+    write_method_checkpoint(tmp_path / "selective", first, MIDS, selects)
+    for name in ("other", "selective"):
+        with pytest.raises(InputError, match="without priors predicted in mode ignore"):
+            made("p-asl", f"prior={tmp_path / name}")
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

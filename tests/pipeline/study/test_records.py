@@ -19,6 +19,7 @@ from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.results import Record
 from pipeline.tracking import client
 from sharding.errors import InputError
+from sharding.manifest import Dataset
 from tests.support.models import BACKBONE
 
 
@@ -31,16 +32,20 @@ def planned_on(squares: Path, output: Path, *rows: str, **options: Any) -> tuple
 def written(config: StudyConfig, each: PlannedRun, **others: Any) -> Record:
     """Write the record of a run that has its scores."""
     scores = {slope: {"all": 0.5} for slope in (1.0, *each.slopes)}
-    about = {"split": "test", "labels": "first", "scores": scores, **others}
-    record = Record(status="finished", config=each.config.to_dict(), **about)
+    about = {"status": "finished", "split": "test", "labels": "first", "scores": scores, **others}
+    record = Record(config=each.config.to_dict(), **about)
     results.write(config.output, each, record)
     return record
 
 
 @pytest.mark.parametrize(
     ("before", "scores"),
-    [({"split": "validation"}, {}), ({}, {1.0: {"all": 0.5}})],
-    ids=["another-split", "a-slope-less"],
+    [
+        ({"split": "validation"}, {}),
+        ({}, {1.0: {"all": 0.5}}),
+        ({"status": "failed", "reason": "disk full"}, {1.0: {"all": 0.5}}),
+    ],
+    ids=["another-split", "a-slope-less", "failed-otherwise"],
 )
 def test_a_run_whose_process_died_is_not_what_an_earlier_command_found(
     squares: Path,
@@ -53,8 +58,10 @@ def test_a_run_whose_process_died_is_not_what_an_earlier_command_found(
     died, done = planned.runs
     written(config, dataclasses.replace(died, slopes=()), **before)
 
-    def train(work: Any, left: Any, *about: Any, **more: Any) -> None:
+    def train(work: Any, left: Any, *about: Any, on_end: Any, **more: Any) -> None:
         written(config, done)
+        on_end(done.name, False)
+        on_end(died.name, True)
 
     monkeypatch.setattr(trials, "run", train)
     monkeypatch.setattr(session, "connect", lambda **options: None)
@@ -67,6 +74,8 @@ def test_a_run_whose_process_died_is_not_what_an_earlier_command_found(
     assert lost == results.read(config.output, died.name)
     assert (lost.status, lost.scores) == ("failed", scores)
     assert "its process died" in lost.reason
+    hashes = results.hashes_of(Dataset.open(squares))
+    assert lost.data == results.part_of(hashes, "first", "test", "first")
 
 
 def test_all_runs_of_a_study_are_in_the_precision_that_the_first_began_with(
@@ -85,6 +94,22 @@ def test_all_runs_of_a_study_are_in_the_precision_that_the_first_began_with(
     assert precisions() == {"bf16"}
     shutil.rmtree(tmp_path / "study")
     assert precisions() == {"fp32"}
+
+
+def test_kept_results_say_the_precision_where_the_runs_are_gone(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda cpu_info: False)
+    options = {"train": (f"backbone={BACKBONE}", "workers=1", "precision=auto")}
+    rows = ("an@1/1", "ll-r@1/1")
+    config, planned = planned_on(squares, tmp_path / "study", *rows, **options)
+    first = planned.runs[0]
+    optimizer = dataclasses.replace(first.config.optimizer, precision="bf16")
+    kept = dataclasses.replace(first.config, optimizer=optimizer)
+    written(config, dataclasses.replace(first, config=kept))
+    _, again = planned_on(squares, tmp_path / "study", *rows, **options)
+    assert [each.config.optimizer.precision for each in again.runs] == ["bf16"] * 2
+    run.read_records(config, again)
 
 
 def test_a_record_from_before_the_precision_was_settled_is_taken(

@@ -134,6 +134,32 @@ def test_trials_that_ended_earlier_go_on_to_more_epochs(
     assert trained == [3], "it has them now"
 
 
+@pytest.mark.parametrize(("died", "status"), [(False, "stopped"), (True, "failed")])
+def test_a_trial_that_ends_before_its_first_new_epoch_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: bool, status: str
+) -> None:
+    before = drawn(tmp_path, train=("workers=1", "epochs=2"), trials=2)
+    now = drawn(tmp_path, train=("workers=1", "epochs=3"), trials=2)
+    for trial in before:
+        scores = {1: 0.5, 2: 0.75 + trial.number / 8}
+        known = {"values": trial.values, "config": trial.config.to_dict(), "scores": scores}
+        search.write(str(tmp_path), trial.name, Curve(status="finished", **known))
+
+    def end(work: Any, trials: Any, *about: Any, on_end: Any, **more: Any) -> None:
+        for trial in trials:
+            on_end(trial.name, died)
+
+    monkeypatch.setattr(search.trials, "run", end)
+    monkeypatch.setattr(Setting, "adopt", lambda *about: None)
+    search.search(now, SPACE, setting(tmp_path), 2, lambda name, curve: None)
+    best = search.best_of(setting(tmp_path), now)
+    assert best is not None
+    assert best.number == 1
+    curve = search.read(str(tmp_path), best.name)
+    assert curve is not None
+    assert curve.status == status
+
+
 def test_a_search_without_a_score_says_so(tmp_path: Path) -> None:
     trials = drawn(tmp_path)
     ended(trials, tmp_path, {})

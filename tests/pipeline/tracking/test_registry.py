@@ -137,6 +137,15 @@ def test_a_version_without_a_score_gives_way_to_any(logged: tuple[str, str]) -> 
     assert METRIC not in mlflow_client().get_model_version("frogs", "3").tags
 
 
+def test_a_version_without_a_score_gives_way_to_one_of_other_labels(
+    logged: tuple[str, str],
+) -> None:
+    run_id, model_id = logged
+    for value, judged_by in ((float("nan"), "a"), (0.4, "b")):
+        registry.register(model_id, "toads", {METRIC: value}, METRIC, run_id, judged_by=judged_by)
+    assert int(mlflow_client().get_model_version_by_alias("toads", registry.BEST).version) == 2
+
+
 def test_scores_of_other_labels_move_no_alias(
     logged: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,6 +278,17 @@ def test_a_plan_says_what_is_trained_and_keeps_nothing(
     assert not run.exists()
 
 
+def test_no_more_entries_are_taken_for_missing_labels_than_there_are(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = prepared(tmp_path / "runs/a", squares, monkeypatch)
+    config = dataclasses.replace(
+        plan.config, method_options=("delta_rel=90",), optimizer=OptimizerConfig(epochs=3)
+    )
+    shown = progress.describe(dataclasses.replace(plan, config=config))
+    assert "ll-r takes up to 8 entries of an image" in shown
+
+
 def test_a_plan_says_how_many_classes_validation_cannot_score(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

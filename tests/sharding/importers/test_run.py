@@ -198,6 +198,16 @@ def test_the_command_of_an_import_that_0_2_0_finished_is_known(tmp_path: Path) -
         import_collection(table_job(tmp_path, lines, labels_column="b"), map)
 
 
+def test_the_default_columns_are_not_those_that_0_2_0_was_told(tmp_path: Path) -> None:
+    lines = ["image,labels,a,split,fold", *TWO_WAYS[1:], "f.jpg,cat,cat|dog,train,train"]
+    write_csv(tmp_path, lines, [*NAMES, "f.jpg"])
+    job = table_job(tmp_path, lines, labels_column="a")
+    labels = dataclasses.replace(job.labels, policy={"unlisted": "negative"})  # as it recorded
+    import_collection(dataclasses.replace(job, labels=labels), map)
+    with pytest.raises(InputError, match="finished dataset of other labels or options"):
+        import_collection(table_job(tmp_path, lines), map)
+
+
 def test_mended_labels_do_not_rename_a_dataset(tmp_path: Path) -> None:
     write_csv(tmp_path, TABLE, NAMES)
     import_collection(table_job(tmp_path, TABLE, dataset_name="pets"), map)
