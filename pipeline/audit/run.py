@@ -24,6 +24,7 @@ from sharding.log import count
 from sharding.manifest import Dataset
 
 SPLIT = "train"
+_OF_TRAINED = ", or pass --scores of the labels that the run trained on"
 _NOTE = (
     "Loss and probability in training are of the step that made the candidate: of an augmented "
     "picture, and by a network that had learned less; they often differ."
@@ -48,7 +49,8 @@ def run(config: AuditConfig, readers: Readers) -> str:
     split, labels = (scored.about(evaluations[0], key) for key in ("split", "labels"))
     if split != SPLIT:
         given = {**of_candidates, "held_out": config.held_out}
-        scored.refuse_ignored(given, evaluations[0], f"the scores are of split {split}")
+        problem = f"the scores are of split {split}"
+        scored.refuse_ignored(given, evaluations[0], problem, _OF_TRAINED)
     opened = Inputs.open(config)
     scored.check_entries(evaluations, opened.dataset)
     if config.plan is not None:
@@ -60,8 +62,10 @@ def run(config: AuditConfig, readers: Readers) -> str:
         newest = candidates.of_epoch(candidates.read_run(opened.run), config.epoch)
         has_candidates = newest.labels == labels
     if not has_candidates:
-        problem = f"the run has no candidates of labels {labels}"
-        scored.refuse_ignored(of_candidates, evaluations[0], problem)
+        any_there = bool(candidates.read_names(opened.run))
+        problem = f"the run has no candidates{f' of labels {labels}' if any_there else ''}"
+        otherwise = _OF_TRAINED if any_there else ""
+        scored.refuse_ignored(of_candidates, evaluations[0], problem, otherwise)
     readers = _truth_once(readers)
     report, errors = scored.export_errors(config, opened, readers, evaluations)
     if has_candidates:

@@ -60,13 +60,16 @@ def check_entries(evaluations: Sequence[Baseline], dataset: Dataset) -> None:
         evaluation.check_entries(table)
 
 
-def refuse_ignored(given: Mapping[str, object], evaluation: Baseline, problem: str) -> None:
+def refuse_ignored(
+    given: Mapping[str, object], evaluation: Baseline, problem: str, otherwise: str = ""
+) -> None:
     """Refuse options that mean nothing beside the scores of an evaluation.
 
     Args:
         given: value by name; those without a value are not given.
         evaluation: of `read`.
         problem: why they would be ignored, to follow their names.
+        otherwise: what else would mend it, to follow the advice to leave them out.
 
     Raises:
         InputError: naming those that are given.
@@ -77,7 +80,7 @@ def refuse_ignored(given: Mapping[str, object], evaluation: Baseline, problem: s
         raise InputError(
             f"{listed} would be ignored: {problem}",
             file=evaluation.name,
-            fix=f"leave out {listed}, or pass --scores of the labels that the run trained on",
+            fix=f"leave out {listed}{otherwise}",
         )
 
 

@@ -215,9 +215,9 @@ class AuditConfig:
         if self.pool is not None and self.plan is None:
             raise InputError("--pool is for --plan", fix="pass both")
         if self.plan is not None:
-            self._refuse_ignored("--plan", "held_out", "tools", "truth")
+            self._refuse_ignored("--plan", "held_out", "tools", "truth", "log")
         if self.corrections:
-            self._refuse_ignored("--corrections", "scores", "tools", "truth")
+            self._refuse_ignored("--corrections", "scores", "tools", "truth", "log")
         if self.log and self.truth is None:
             raise InputError("--log is of what --truth judges", fix="pass both")
 

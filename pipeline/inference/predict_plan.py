@@ -36,6 +36,8 @@ _HIDDEN = re.compile(r"/(?:\.|__MACOSX/)")
 """What is no image of a folder: a Mac writes ._NAME beside each file, or both in an archive."""
 _QUOTED = re.compile(r"""^(["'])(.+)\1$""")  # as Windows and shells write paths with spaces
 _READS_AT_ONCE, _BUFFER = 16, 4 << 20
+_FOLDER = "folder"
+"""Key of the plan: where the first relative path of a list was found."""
 _FREE = {"batch_size", "workers", "wait_for_workers", "max_minutes", "output", "checkpoint"}
 """Options that change how, but not what, is predicted: a repeated command may change them."""
 
@@ -159,8 +161,12 @@ def unfinished(config: PredictConfig, checkpoint_sha256: str, parts: Sequence[Pa
     path = storage.join(config.output, PLAN)
     before = storage.read_json(path)
     if before is not None:
-        known = {"folder": plan["folder"], **before}  # 0.2.0 did not write it down
-        changed = [key for key in plan if known.get(key) != plan[key]]
+        changed = [key for key in plan if key != _FOLDER and before.get(key) != plan[key]]
+        # Unknown where no listed file was there, and of 0.2.0.
+        folder = before.get(_FOLDER, "")
+        if folder and plan[_FOLDER] and folder not in {each for p in parts for each in p.folders}:
+            changed.append(_FOLDER)
+        plan[_FOLDER] = folder or plan[_FOLDER]
         if changed:
             raise InputError(
                 f"holds predictions with another {' and '.join(map(_in_words, changed))}",
@@ -202,7 +208,7 @@ def _identity(
         **{key: str(value) if isinstance(value, Path) else value for key, value in options.items()},
         "checkpoint_sha256": checkpoint_sha256,
         "images_sha256": listed,
-        "folder": next(iter(places), ""),
+        _FOLDER: next(iter(places), ""),
     }
 
 
@@ -211,7 +217,7 @@ def _in_words(key: str) -> str:
     words = {
         "checkpoint_sha256": "model",
         "images_sha256": "list of images",
-        "folder": "folder of the listed paths",
+        _FOLDER: "folder of the listed paths",
     }
     return words.get(key, f"--{key.replace('_', '-')}")
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import storage
 from pipeline.cluster import placement, session, trials
-from pipeline.config import precision
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.staging import open_dataset
 from pipeline.inference import cam_figures
-from pipeline.study import figure, plan, render, results, search
+from pipeline.study import figure, plan, render, results, search, settle
 from pipeline.study.execute import Setting, execute, known_of
 from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.progress import RunLines, TrialLines
@@ -27,7 +24,6 @@ from pipeline.study.results import Record
 from pipeline.study.table import StudyTable, tabulate
 from pipeline.tables import spaced
 from pipeline.tracking import client, runs, writer
-from pipeline.training import prepare as prepare_training
 from sharding.errors import InputError, command, here
 from sharding.log import count, info
 from sharding.progress import clock, say
@@ -46,7 +42,7 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
     )
     dataset = open_dataset(config.dataset, tars=False)
     planned = plan.plan(config, dataset.manifest.labels, dataset.manifest.default_labels)
-    planned = _settled(planned, config.output)
+    planned = settle.settled(planned, config.output)
     to_draw = {plan.drawn_labels(planned.labels, draw) for draw in config.drawn}
     for name in {planned.labels, *(each.config.labels for each in planned.runs)} - to_draw:
         dataset.label_version(name)
@@ -63,23 +59,6 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
             fix="take label versions that have one",
         )
     return config, planned
-
-
-def _settled(planned: Plan, output: str) -> Plan:
-    """Make paths absolute, and choose what precision auto is once for all runs of a study."""
-    records = (results.read(output, each.name) for each in planned.runs)
-    configs = _alike([each.config for each in planned.runs], (r.config for r in records if r))
-    pairs = zip(planned.runs, configs, strict=True)
-    return replace(planned, runs=tuple(replace(each, config=config) for each, config in pairs))
-
-
-def _alike(configs: Sequence[TrainConfig], kept: Iterable[Mapping[str, Any]]) -> list[TrainConfig]:
-    """Settle configurations as those of runs that have begun, or of which results are kept."""
-    located = [prepare_training.located(config) for config in configs]
-    begun = (found for each in located if (found := prepare_training.stored(each)))
-    known = itertools.chain(begun, map(TrainConfig.from_dict, kept))
-    first = next((each for each in known if each.optimizer.precision != "auto"), None)
-    return [precision.settled(each, first) for each in located]
 
 
 def run(config: StudyConfig, planned: Plan) -> StudyTable:
@@ -151,8 +130,8 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     if len(planned.rows) != 1:
         raise InputError("--tune searches the options of one row", fix="pass one --rows")
     drawn = search.draw(config, planned.rows[0], planned.labels)
-    curves = (search.read(config.output, each.name) for each in drawn)
-    alike = _alike([each.config for each in drawn], (c.config for c in curves if c and c.config))
+    kept = [search.read(config.output, each.name) for each in drawn]
+    alike = settle.alike([each.config for each in drawn], kept)
     drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
     setting = _setting(config, planned, parent, 1)
     best = search.best_of(setting, drawn)

@@ -71,7 +71,7 @@ class ImportJob(Job):
         if not super().made(manifest) and not super(ImportJob, older).made(manifest):
             return False
         reports = manifest.labels[self.labels.name].report
-        return bool(manifest.removed) or all(  # what was taken down is counted no more
+        return all(
             reports.get(split, {}).get(key, number) == number
             for split, part in self.labels.splits.items()
             for key, number in part.report.items()

@@ -153,6 +153,7 @@ PLAN = {"plan": 9, "scores": ("a",)}
         ({"truth": "t", **PLAN}, "--truth would be ignored with --plan"),
         ({"tools": ("fiftyone",), **PLAN}, "--tools would be ignored with --plan"),
         ({"held_out": True, **PLAN}, "--held-out would be ignored with --plan"),
+        ({"log": True, **PLAN}, "--log would be ignored with --plan"),
         ({"truth": "t", "corrections": True}, "--truth would be ignored with --corrections"),
         (
             {"tools": ("fiftyone",), "scores": ("a",), "corrections": True},

@@ -176,6 +176,7 @@ def test_another_evaluation_is_found_by_run_and_by_path(recorded: Recorded, tmp_
         ({"boxes": "/nowhere.csv"}, "no table of boxes"),
         ({"split": "nope"}, "no split 'nope'"),
         ({"labels": "nope"}, "no labels 'nope'"),
+        ({"register": "m", "alpha_infer": 3.0}, "served with its own slope, 5"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_scored(

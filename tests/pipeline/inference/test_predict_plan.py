@@ -143,6 +143,18 @@ def test_a_list_of_the_same_words_elsewhere_is_of_other_images(
         predict_plan.unfinished(first, "m", predict_plan.parts(first))
 
 
+def test_images_that_come_later_or_go_are_those_of_the_list(tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text("1.jpg")
+    first = config(tmp_path, urls=tmp_path / "urls")
+    for there in (False, True, False):  # a share that is mounted late, and unmounted
+        if there:
+            (tmp_path / "1.jpg").touch()
+        else:
+            (tmp_path / "1.jpg").unlink(missing_ok=True)
+        predict_plan.unfinished(first, "m", predict_plan.parts(first))
+    assert json.loads((tmp_path / "out" / predict_plan.PLAN).read_text())["folder"] == str(tmp_path)
+
+
 def test_a_list_beside_its_images_is_the_same_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,22 @@ def test_all_runs_of_a_study_are_in_the_precision_that_the_first_began_with(
     assert precisions() == {"fp32"}
 
 
+def test_a_precision_that_a_row_asks_for_is_its_own(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda cpu_info: False)
+    options = {"train": (f"backbone={BACKBONE}", "workers=1", "precision=auto")}
+    for _ in range(2):
+        config, planned = planned_on(
+            squares, tmp_path / "study", "an:precision=bf16@1/1", "an@1/1", **options
+        )
+        assert [each.config.optimizer.precision for each in planned.runs] == ["bf16", "fp32"]
+        for each in planned.runs:
+            written(config, each)
+            place = f"{config.output}/runs/{each.name}/config.json"
+            storage.write_json(place, each.config.to_dict())
+
+
 def test_kept_results_say_the_precision_where_the_runs_are_gone(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
