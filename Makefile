@@ -1,7 +1,9 @@
 # Every target makes the virtual environment first if it is missing or the lock changed.
-# The newest of these that starts (a name on the path may be pyenv's, of a Python not chosen).
+# The newest of these that starts (a name on the path may be pyenv's, of a Python not chosen) and that
+# the lock is for: Debian 12's 3.11.2 is too old for packages of the documentation.
+FITS   := import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 14))
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
-    $$python -c '' 2>/dev/null && echo $$python && break; done)
+    $$python -c '$(FITS)' 2>/dev/null && echo $$python && break; done)
 VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
@@ -63,7 +65,7 @@ clean-demo: ## remove demo/, not what MLflow has
 	rm -rf $(DEMO)
 
 $(VENV)/installed: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: there is no Python 3.11, 3.12 or 3.13. Fix: install one, or pass PYTHON=..." >&2; exit 1; }
+	@$(or $(PYTHON),false) -c '$(FITS)' || { echo "error: no Python 3.11.5 or later, 3.12 or 3.13 is on the path. Fix: install one, or pass PYTHON=..." >&2; exit 1; }
 	@echo "installing about 7 GB of exact versions into $(VENV): minutes, up to ten on a slow line or disk; pip's lines:"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check --requirement requirements.lock
