@@ -159,7 +159,7 @@ def hold(run: str) -> Iterator[Lease]:
         raise
     finally:
         ended.set()
-        beats.join(_BEAT_SECONDS)
+        beats.join(max(_BEAT_SECONDS, 10.0))  # a beat under way would write the lease again
         with contextlib.suppress(OSError):
             if not lease.is_lost:
                 storage.remove_file(storage.join(run, _FILE))

@@ -92,16 +92,16 @@ def test_a_head_that_is_taken_away_waits_for_its_driver(tmp_path: Path) -> None:
     script.write_text(
         "import signal, sys, time\n"
         "def save(*_):\n    time.sleep(0.5)\n    sys.exit(75)\n"
-        "signal.signal(signal.SIGTERM, save)\nprint('steps', flush=True)\ntime.sleep(60)\n"
+        "signal.signal(signal.SIGTERM, save)\nprint('steps', flush=True)\ntime.sleep(300)\n"
     )
     driver = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
-    other = subprocess.Popen(["sleep", "60"])
+    other = subprocess.Popen(["sleep", "300"])
     assert driver.stdout is not None
     assert driver.stdout.readline() == b"steps\n"
     command = [word.replace("/opt/openimages/jobs", str(tmp_path)) for word in hook(HEAD)]
     waiting = subprocess.Popen([sys.executable, *command[1:]])
-    assert driver.wait(timeout=20) == 75
-    assert waiting.wait(timeout=20) == 0
+    assert driver.wait(timeout=300) == 75
+    assert waiting.wait(timeout=300) == 0
     assert other.poll() is None
     other.kill()
     other.wait()

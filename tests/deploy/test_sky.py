@@ -44,7 +44,7 @@ def run(home: Path, rank: int, code: int) -> tuple[int, str]:
         "OPTIONS": TASK["envs"]["OPTIONS"],
     }
     done = subprocess.run(
-        ["bash", "-c", TASK["run"]], cwd=home, env=environment, timeout=30, stdout=subprocess.PIPE
+        ["bash", "-c", TASK["run"]], cwd=home, env=environment, timeout=300, stdout=subprocess.PIPE
     )
     return done.returncode, (home / "calls").read_text()
 

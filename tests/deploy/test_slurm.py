@@ -109,7 +109,7 @@ class Job:
         return self._calls.read_text().splitlines() if self._calls.exists() else []
 
     def wait_for(self, call: str) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 300
         while call not in self.calls:
             assert time.monotonic() < end, self.calls
             time.sleep(0.02)
@@ -120,7 +120,7 @@ class Job:
 
     def end(self) -> tuple[int, str]:
         """Wait for the script; its status and output, once nothing of it runs any more."""
-        output, _ = self._process.communicate(timeout=30)
+        output, _ = self._process.communicate(timeout=300)
         assert self._remaining() == []
         return self._process.returncode, output
 
@@ -222,10 +222,10 @@ def test_a_step_that_loses_the_signal_is_told_again(start: Start) -> None:
 
 
 def test_nodes_that_do_not_join_are_counted(start: Start) -> None:
-    job = start("0", MOST_JOIN="2", JOIN_SECONDS="2")
+    job = start("0", MOST_JOIN="2", JOIN_SECONDS="5")
     status, output = job.end()
     assert status == 75
-    assert "only 2 of 3 nodes joined Ray in 2 s" in output
+    assert "only 2 of 3 nodes joined Ray in 5 s" in output
 
 
 def test_a_ray_that_does_not_start_is_not_waited_for(start: Start) -> None:

@@ -137,7 +137,7 @@ def test_formats_that_run_programs_or_read_other_files_are_not_opened() -> None:
 
 
 def test_what_costs_too_much_is_refused_before_it_is_decoded() -> None:
-    begun = time.monotonic()
+    begun = time.thread_time()  # other processes may be busy
     many_scans = encode(Image.new("L", (8, 8)), progressive=True)
     frame, scan = many_scans.find(b"\xff\xc2"), many_scans.find(b"\xff\xda")
     large = many_scans[: frame + 5] + struct.pack(">HH", 8000, 8000) + many_scans[frame + 9 :]
@@ -152,7 +152,7 @@ def test_what_costs_too_much_is_refused_before_it_is_decoded() -> None:
             decode.read(data)
     with pytest.raises(BadImage, match="too many pixels"):
         decode.read(GOOD, max_pixels=100)
-    assert time.monotonic() - begun < 2
+    assert time.thread_time() - begun < 2
 
 
 def test_a_pillow_image_is_read_as_its_file() -> None:

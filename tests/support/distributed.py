@@ -16,7 +16,7 @@ from ray import cloudpickle
 
 from tests.support.killing import FORKS
 
-TIMEOUT = timedelta(seconds=120)
+TIMEOUT = timedelta(seconds=600)
 
 
 def run_ranks(fn: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:

@@ -20,14 +20,14 @@ import pytest
 from sharding.storage.retry import RetryPolicy
 
 Fault = int | str
-HANG = 1.0
+HANG = 3.0
 AWS = {
     "AWS_ACCESS_KEY_ID": "id",
     "AWS_SECRET_ACCESS_KEY": "secret",
     "AWS_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
-FAST = RetryPolicy(tries=3, timeout=0.4, at_once=4, first_pause=0.01)
+FAST = RetryPolicy(tries=3, timeout=1.0, at_once=4, first_pause=0.01)
 """Patience with these servers."""
 
 

@@ -49,7 +49,9 @@ def test_an_item_that_actors_die_of_is_set_aside_and_the_others_are_done(ray_loc
     rows = list(tasks.map_parts(Worker, arguments, [4, 0, 1], **HOW))
     assert sorted(row["sum"] for row in rows if "sum" in row) == [10, 11]
     (reason,) = (row["lost"] for row in rows if "lost" in row)
-    assert reason.startswith("4: 3 workers died of it: Worker unexpectedly exits"), reason
+    assert reason.startswith("4: 3 workers died of it: "), reason
+    # Ray waits a second to be told why; afterwards the actor is out of reach.
+    assert "Worker unexpectedly exits" in reason or "is unavailable" in reason, reason
 
 
 def test_actors_that_all_die_end_the_job(ray_local: None) -> None:

@@ -105,8 +105,11 @@ class Cluster:
 
     def node_types(self) -> list[str]:
         """The types of the nodes that were started, by what their raylets were told."""
-        raylets = [each for each in self._processes() if each.name() == "raylet"]
-        types = [each.environ().get("RAY_NODE_TYPE_NAME") for each in raylets]
+        types = []
+        for each in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended
+                if each.name() == "raylet":
+                    types.append(each.environ().get("RAY_NODE_TYPE_NAME"))
         return sorted(name for name in types if name is not None)
 
     def end(self) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import re
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -139,9 +138,12 @@ def test_a_validation_that_was_shown_is_not_shown_again_behind_its_epoch(
 SCORED = {SCORE: 0.7064, progress.MAP: 0.7064, progress.MAP_OFF: 0.68694, "epoch": 3.0}
 
 
-def test_an_epoch_is_a_line_that_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epoch_is_a_line_that_fits_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 5000.0))
     lines = EpochLines(10, best=0.71018)
-    lines._began = lines._last = time.monotonic() - 4350
+    lines._began = lines._last = 5000.0 - 4350
     lines.show({2: {"train/loss": 0.3}, 3: {**SCORED, "train/loss": 0.12345}})
     lines.show({3: {**SCORED, "train/loss": 0.12345}})
     (line,) = capsys.readouterr().err.splitlines()
@@ -152,7 +154,10 @@ def test_an_epoch_is_a_line_that_fits_a_terminal(capsys: pytest.CaptureFixture[s
     assert line == f"{begin}, {end}"
 
 
-def test_the_first_epochs_have_no_best_before(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_epochs_have_no_best_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: 5000.0))
     lines = EpochLines(2)
     lines.show({})
     lines.show({1: SCORED})

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from email.utils import format_datetime
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -92,11 +93,11 @@ def test_what_cannot_be_had_is_set_aside_and_retried_later(
 def test_a_server_that_drips_does_not_outlast_the_deadline(web, fault: str) -> None:
     path = f"train/{ID}.jpg"
     web.files, web.faults = {path: bytes(200)}, {path: [fault]}  # each byte is in time
-    source = RemoteSource.open(web.url, RetryPolicy(tries=1, timeout=0.2))
+    source = RemoteSource.open(web.url, RetryPolicy(tries=1, timeout=0.5))
     began = time.monotonic()
-    with pytest.raises(BadImage, match=r"slower than 0\.8 s"):
+    with pytest.raises(BadImage, match="slower than 2 s"):
         read(source, ID)
-    assert time.monotonic() - began < 5  # of the 10 that the whole body takes
+    assert time.monotonic() - began < 15  # of the 30 that the whole body takes
     assert read(source, ID) == [bytes(200)]
 
 
@@ -264,7 +265,7 @@ def _answer(retry_after: str) -> requests.Response:
 
 def test_pauses_double_up_to_a_minute_and_honour_the_server(monkeypatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr("sharding.storage.retry.time", SimpleNamespace(sleep=slept.append))
     failures = iter([TransientError("busy")] * 8 + [TransientError("busy", wait=5)])
 
     def fetch() -> str:
