@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.config.commands import EvaluateConfig, PredictConfig
 from pipeline.evaluation import run
 from pipeline.evaluation.scores import Scores
 from pipeline.inference import export, predict, pyfunc
+from pipeline.inference.predict_plan import Part
 from pipeline.models import operating_points
 from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
@@ -64,9 +66,15 @@ def test_a_class_is_present_at_its_own_threshold_and_its_probability_is_calibrat
     assert "thresholds" not in every
 
     config = PredictConfig(checkpoint=str(saved), output=str(tmp_path), images=str(tmp_path))
-    kept = predict._chosen(found, dataclasses.replace(config, top_k=1))
-    assert [label.index for label in kept] == [found.above()[0].index]
-    assert len(predict._chosen(found, dataclasses.replace(config, threshold=0.0, top_k=0))) == K
+    for options, indices in (
+        ({"top_k": 1}, [found.above()[0].index]),
+        ({"threshold": 0.0, "top_k": 0}, [label.index for label in found.top(K)]),
+    ):
+        predictor = SimpleNamespace(predict_pixels=lambda images: [found])
+        worker = SimpleNamespace(config=dataclasses.replace(config, **options), predictor=predictor)
+        image = np.zeros((8, 8, 3), np.uint8)
+        (row,) = predict.PartPredictor._rows(worker, Part(number=0), ["a"], [image])
+        assert row["class_index"] == indices
 
     export.export(str(saved), tmp_path / "exported", ("onnx",))
     import onnxruntime
