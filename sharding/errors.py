@@ -109,6 +109,26 @@ class InputError(Exception):
         return _rebuild, (self.problem, self.file, self.row, self.fix)
 
 
+def ignored(
+    options: Iterable[str],
+    why: str,
+    *,
+    otherwise: str = "",
+    file: str | os.PathLike[str] | None = None,
+) -> InputError:
+    """Make the error of options that would do nothing.
+
+    Args:
+        options: as they are written, ``--rank``.
+        why: what leaves nothing for them to do, to follow "would be ignored".
+        otherwise: what else would mend it, to follow the advice to leave them out.
+        file: that decides it.
+    """
+    listed = " and ".join(options)
+    fix = f"leave out {listed}{otherwise}"
+    return InputError(f"{listed} would be ignored{why}", file=file, fix=fix)
+
+
 def unknown(
     what: str,
     value: str,

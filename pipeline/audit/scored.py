@@ -17,7 +17,7 @@ from pipeline.models.checkpoint import read_meta
 from pipeline.tables import csv_of
 from pipeline.tables import percent as cell
 from sharding.classes import ClassTable
-from sharding.errors import InputError
+from sharding.errors import InputError, ignored
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable, entry_keys
 from sharding.log import count
@@ -76,12 +76,7 @@ def refuse_ignored(
     """
     options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if options:
-        listed = " and ".join(options)
-        raise InputError(
-            f"{listed} would be ignored: {problem}",
-            file=evaluation.name,
-            fix=f"leave out {listed}{otherwise}",
-        )
+        raise ignored(options, f": {problem}", otherwise=otherwise, file=evaluation.name)
 
 
 def about(evaluation: Baseline, key: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline.config.sections import refuse_outside, refuse_unknown
-from sharding.errors import InputError
+from sharding.errors import InputError, ignored
 from sharding.layout import Split
 
 Decision = Literal["kept", "rejected", "corrected"]
@@ -225,5 +225,4 @@ class AuditConfig:
         """Refuse options that are given beside one that leaves nothing for them to do."""
         given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
         if given:
-            listed = " and ".join(given)
-            raise InputError(f"{listed} would be ignored with {beside}", fix=f"leave out {listed}")
+            raise ignored(given, f" with {beside}")

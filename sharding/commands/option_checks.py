@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from sharding.errors import InputError
+from sharding.errors import InputError, ignored
 from sharding.layout import is_version_name
 
 _WORDS = {"name": "labels", "class_name": "class"}
@@ -53,8 +53,7 @@ def refuse_ignored(options: Any, names: Collection[str], why: str) -> None:
         if field.name in names and getattr(options, field.name) != field.default
     ]
     if given:
-        listed = " and ".join(given)
-        raise InputError(f"{listed} would be ignored {why}", fix=f"leave out {listed}")
+        raise ignored(given, f" {why}")
 
 
 def _option(name: str) -> str:
