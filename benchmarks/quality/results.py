@@ -126,6 +126,7 @@ STUDIES: Mapping[StudyName, Study] = {
             *("em@1/1", "em-apl:warmup_epochs=2@1/1", "cnn-rnn@1/1", "curriculum@1/1"),
             *("imcl@1/1", "p-asl@1/1"),
             *("ll-ct@1/1", "ll-ct@5/5", "ll-cp@1/1", "ll-cp@5/5"),
+            *("hill@1/1", "splc@1/1", "gr@1/1"),
         ),
         order=_FULL,
         train=_SMALLER,
