@@ -51,9 +51,17 @@ def ray_local() -> Iterator[None]:
 
     from pipeline.cluster.session import connect
 
-    connect("local", num_cpus=4, object_store_memory=200 * 1024**2)
+    connect("local", num_cpus=2, object_store_memory=200 * 1024**2)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_local: None) -> str:
+    """Name that instance to jobs that join it: a start of their own takes them seconds."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 @pytest.fixture(scope="session")

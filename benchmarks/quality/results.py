@@ -116,7 +116,7 @@ STUDIES: Mapping[StudyName, Study] = {
         title="The demo's collection: the paper's ablation, and every method of its tables",
         about="Drawn pictures of 60 classes with label statistics like those of Open Images; the "
         "demo's small ResNet from random weights at 64 px; `full` is trained on the complete "
-        "truth.",
+        "truth. `hill`, `splc` and `gr` are newer than the paper.",
         collection="demo",
         preset="demo",
         rows=(

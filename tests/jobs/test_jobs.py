@@ -21,8 +21,8 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return Home(tmp_path_factory.mktemp("home"))
+def home(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Home:
+    return Home(tmp_path_factory.mktemp("home"), ray_address)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

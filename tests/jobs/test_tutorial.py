@@ -23,8 +23,8 @@ COMMANDS = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return Home(tmp_path_factory.mktemp("tutorial"))
+def home(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Home:
+    return Home(tmp_path_factory.mktemp("tutorial"), ray_address)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,10 @@ class Home:
     @property
     def environment(self) -> dict[str, str]:
         """Environment of a job: nothing of the test's own, no other Ray cluster, no GPU."""
+        token = Path.home() / ".ray/auth_token"  # by which another Ray knows who may join
         return {
+            **({} if self._address == "local" else {"RAY_AUTH_TOKEN_PATH": str(token)}),
+            "RAY_AUTH_MODE": "token",
             "HOME": str(self.directory),
             "PATH": os.environ["PATH"],
             "RAY_ADDRESS": self._address,

@@ -19,6 +19,7 @@ FORKS.set_forkserver_preload(
     [
         *("sharding.commands.shard", "sharding.commands.prepare", "sharding.commands.reshard"),
         "tests.support.training",
+        *("ray.cloudpickle", "torch._dynamo", "torchvision", "timm", "nvidia.dali.fn"),
     ]
 )
 

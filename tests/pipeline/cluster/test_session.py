@@ -157,8 +157,8 @@ def two_nodes(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resources_are_counted_over_nodes(two_nodes: None) -> None:
-    assert [node.cpus for node in session.nodes()] == [4, 4]
-    assert session.place(2, 2, None) == (False, 4)
+    assert [node.cpus for node in session.nodes()] == [2, 2]
+    assert session.place(2, 2, None) == (False, 2)
 
 
 def test_nodes_like_the_driver_pass_without_a_word(
