@@ -3,7 +3,8 @@
 The driver renews its lease while it lives. Who finds the lease of a living one is refused; that of
 a dead one is taken over: at once if its process was on this machine, else when it is renewed no
 more. Before a checkpoint counts, and before any is removed, the lease is read again, so that a
-driver that slept through a takeover ends without touching what is now another's.
+driver that slept through a takeover ends without touching what is now another's. A lease that is
+given back stays there and says so, for who sleeps until the other has finished.
 
 A directory is locked while a lease is taken. Where it cannot be (a bucket, some network file
 systems), a driver writes its lease, waits, and has it if it is still there: the last one wins.
@@ -50,6 +51,7 @@ class Holder:
         machine: boot and process namespace in which ``pid`` counts.
         started: start of the process, as the system counts: ids come again.
         beat: when it was last known to live, in seconds since 1970.
+        released: whether it has given the lease back.
     """
 
     attempt: str
@@ -58,6 +60,7 @@ class Holder:
     machine: str
     started: str
     beat: float
+    released: bool = False
 
     @classmethod
     def of_this_process(cls) -> Holder:
@@ -78,8 +81,13 @@ class Holder:
         return self.machine == _machine()
 
     @property
-    def is_dead(self) -> bool:
-        """Whether it is known to be dead; one elsewhere that has just ended is not."""
+    def is_gone(self) -> bool:
+        """Whether it has given the lease back, or is known to be dead.
+
+        One elsewhere that has just been killed is not.
+        """
+        if self.released:
+            return True
         if self.is_here:
             if seen := _start_of(self.pid):
                 return seen != self.started
@@ -107,30 +115,34 @@ class Lease:
     run: str
     holder: Holder
 
-    @property
-    def taker(self) -> Holder | None:
-        """Who has taken the lease over, if anybody has; raises OSError as the storage does."""
+    def read_taker(self) -> Holder | None:
+        """Read who has taken the lease over, if anybody has; raises OSError as the storage does."""
         present = _read(self.run)
         is_ours = present is None or present.attempt == self.holder.attempt
         return None if is_ours else present
 
-    @property
     def is_lost(self) -> bool:
-        """Whether it is known that another driver has taken the lease over."""
+        """Read whether another driver has taken the lease over; False if that is not known."""
         with contextlib.suppress(OSError):
-            return self.taker is not None
+            return self.read_taker() is not None
         return False
 
     def check(self) -> None:
         """Raise Held if another driver has taken the run over; OSError if that cannot be read."""
-        if taker := self.taker:
-            raise Held(f"{self.run}: {taker} trains this run now; stopped, and nothing was removed")
+        if taker := self.read_taker():
+            what = "took this run over" if taker.released else "trains this run now"
+            raise Held(f"{self.run}: {taker} {what}; stopped, and nothing was removed")
 
     def beat(self) -> None:
         """Renew the lease unless it was taken over; raises as `check` does."""
         self.check()
         if storage.exists(self.run):  # else its storage is gone, and would begin anew
             _write(self.run, dataclasses.replace(self.holder, beat=time.time()))
+
+    def release(self) -> None:
+        """Give the lease back unless it was taken over; raises OSError as the storage does."""
+        if not self.is_lost() and storage.exists(self.run):
+            _write(self.run, dataclasses.replace(self.holder, released=True))
 
 
 @contextlib.contextmanager
@@ -160,9 +172,8 @@ def hold(run: str) -> Iterator[Lease]:
     finally:
         ended.set()
         beats.join(max(_BEAT_SECONDS, 10.0))  # a beat under way would write the lease again
-        with contextlib.suppress(OSError):
-            if not lease.is_lost:
-                storage.remove_file(storage.join(run, _FILE))
+        with contextlib.suppress(OSError, InputError):
+            lease.release()
 
 
 def _keep_beating(lease: Lease, ended: threading.Event) -> None:
@@ -221,7 +232,7 @@ def refuse_local(run: str) -> None:
     """Raise Held if a living process of this machine has the lease; nothing is waited for."""
     with refusals(run):
         present = _read(run)
-    if present is not None and present.is_here and not present.is_dead:
+    if present is not None and present.is_here and not present.is_gone:
         raise _held(run, present)
 
 
@@ -236,7 +247,7 @@ def _refuse_living(run: str) -> None:
     """Return when nobody alive has the lease; raises Held if somebody has."""
     present = seen = _read(run)
     waited_until = time.monotonic() + _DEAD_SECONDS
-    while present is not None and not present.is_dead:
+    while present is not None and not present.is_gone:
         if present.is_here or present != seen:
             raise _held(run, present)
         if time.monotonic() > waited_until:

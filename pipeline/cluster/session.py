@@ -107,11 +107,16 @@ def connect(address: str | None = None, **options: Any) -> None:
             logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
             **{"include_dashboard": False, **options},
         )
-    # One process more for every training, of no use where there is only this machine.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(len(nodes()) > 1)))
+    # One process more for every training, of no use where there will only be this machine.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(_may_grow(wanted))))
     _check_nodes()
     seconds = time.monotonic() - begun
     say(f"Ray runs ({seconds:.0f} s): {placement.describe(nodes())}", seconds=seconds)
+
+
+def _may_grow(address: str) -> bool:
+    """Return whether there are other nodes than this one, or may be later in the job."""
+    return len(nodes()) > 1 or bool(_growth().types) or address not in ("", "local")
 
 
 def _init(wanted: str, **options: Any) -> None:

@@ -218,7 +218,7 @@ def tracked_run(run: Prepared, held: lease.Lease) -> Iterator[tuple[str, Trainin
                 "repeated, its tables, images and files are not",
                 "WARNING",
             )
-        if not held.is_lost:
+        if not held.is_lost():
             runs.close_run(run_id, status)
 
 

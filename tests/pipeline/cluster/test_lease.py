@@ -49,7 +49,7 @@ def test_a_second_driver_is_refused_and_one_after_the_end_is_not(run: str) -> No
             with pytest.raises(Held, match=message):
                 refused()
         first.check()
-    assert not storage.exists(f"{run}/lease.json")
+    lease.refuse_local(run)
     with hold(run):
         lease_before = storage.read_json(f"{run}/lease.json")
         assert lease_before["attempt"] != first.holder.attempt
@@ -72,16 +72,16 @@ def test_a_process_that_was_just_killed_is_dead(run: str) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         left = leave(run, pid=process.pid, started=lease._start_of(process.pid))
-        assert not left.is_dead
+        assert not left.is_gone
         process.kill()
-        assert left.is_dead
+        assert left.is_gone
 
 
 @pytest.mark.parametrize(
-    ("error", "is_dead"), [(PermissionError, False), (ProcessLookupError, True)]
+    ("error", "is_gone"), [(PermissionError, False), (ProcessLookupError, True)]
 )
 def test_a_process_that_proc_hides_is_asked(
-    monkeypatch: pytest.MonkeyPatch, error: type[OSError], is_dead: bool
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError], is_gone: bool
 ) -> None:
     def kill(pid: int, number: int) -> None:
         raise error
@@ -89,7 +89,7 @@ def test_a_process_that_proc_hides_is_asked(
     monkeypatch.setattr(lease, "_start_of", lambda pid: "")
     monkeypatch.setattr(lease.os, "kill", kill)
     left = dataclasses.replace(Holder.of_this_process(), started="1")
-    assert left.is_dead == is_dead
+    assert left.is_gone == is_gone
 
 
 def test_a_machine_is_named_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,15 +139,27 @@ def test_a_fenced_off_driver_stops_and_leaves_all_to_the_other(run: str) -> None
         write()
     assert time.monotonic() - begun < 50
     assert storage.read_json(f"{run}/lease.json")["attempt"] == "taken"
-    assert seen[0].is_lost
+    assert seen[0].is_lost()
     with pytest.raises(Held):
         seen[0].check()
+
+
+def test_a_driver_that_slept_until_the_other_had_finished_is_fenced_off(run: str) -> None:
+    asleep = Lease(run, leave(run, pid=dead()))
+    with hold(run) as other:
+        assert asleep.is_lost()
+    assert asleep.is_lost()
+    for act in (asleep.check, asleep.beat):
+        with pytest.raises(Held, match=rf"{other.holder.pid} on \S+ took this run over; stopped"):
+            act()
+    asleep.release()
+    assert storage.read_json(f"{run}/lease.json")["attempt"] == other.holder.attempt
 
 
 def test_a_lease_that_cannot_be_read_is_none(run: str) -> None:
     storage.write_json(f"{run}/lease.json", {"attempt": 1})
     with hold(run) as held:
-        assert held.taker is None
+        assert held.read_taker() is None
 
 
 def test_the_place_of_a_run_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
