@@ -74,6 +74,17 @@ class Growth:
         return count
 
 
+def may_lose_nodes(nodes: int, growth: Growth, address: str) -> bool:
+    """Return whether the cluster has, or may have later, other nodes than the driver's own.
+
+    Args:
+        nodes: that are there now; beside a head there may be none yet.
+        growth: what may be started.
+        address: that was joined; "" or "local" where Ray may have been started for this job.
+    """
+    return nodes > 1 or bool(growth.types) or address not in ("", "local")
+
+
 class NotJoined(InputError):
     """Nodes that may come have not within the time limit; the same command may succeed later."""
 

@@ -108,15 +108,11 @@ def connect(address: str | None = None, **options: Any) -> None:
             **{"include_dashboard": False, **options},
         )
     # One process more for every training, of no use where there will only be this machine.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(_may_grow(wanted))))
+    watched = scaling.may_lose_nodes(len(nodes()), _growth(), wanted)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
     _check_nodes()
     seconds = time.monotonic() - begun
     say(f"Ray runs ({seconds:.0f} s): {placement.describe(nodes())}", seconds=seconds)
-
-
-def _may_grow(address: str) -> bool:
-    """Return whether there are other nodes than this one, or may be later in the job."""
-    return len(nodes()) > 1 or bool(_growth().types) or address not in ("", "local")
 
 
 def _init(wanted: str, **options: Any) -> None:

@@ -21,6 +21,16 @@ _HARDWARE_SIDE = 1024
 """Pixels a side that a hardware decoder allocates in advance: Open Images' copies have no more."""
 
 
+def version_on(device: str) -> str:
+    """Name DALI's version and the kind of device it decodes on.
+
+    A position within an epoch is of one such pipeline: another one has other operators.
+    """
+    from nvidia import dali
+
+    return f"DALI {dali.__version__} on {device}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """Choose the samples that a reader reads, and their order.

@@ -45,6 +45,7 @@ class Meta:
         dataset, dataset_digest, labels: what it was trained on.
         data: what `pipeline.data.profile.facts` says of that; empty in older checkpoints.
         shards_sha256: `Dataset.shards_digest` of the training split; "" in older checkpoints.
+        reader: what read it (`pipeline.data.dali.version_on`); "" in older checkpoints.
         mlflow_run_id: the run it belongs to, "" if none.
         metrics: validation metrics of this epoch.
     """
@@ -60,6 +61,7 @@ class Meta:
     dataset_digest: str
     labels: str
     shards_sha256: str = ""
+    reader: str = ""
     step: int = 0
     epoch_images: int = 0
     mlflow_run_id: str = ""
@@ -130,7 +132,7 @@ class Meta:
                 fix="train on those labels under another --run",
             )
 
-    def change(self, world_size: int, shards_sha256: str) -> str | None:
+    def change(self, world_size: int, shards_sha256: str, reader: str) -> str | None:
         """Describe what changed since a run stopped here; None if nothing did.
 
         Within an epoch such a change means that the epoch begins again.
@@ -138,6 +140,7 @@ class Meta:
         Args:
             world_size: workers that go on.
             shards_sha256: `Dataset.shards_digest` of the training split.
+            reader: what reads it from now on.
         """
         other_images = self.shards_sha256 not in ("", shards_sha256)
         stopped = f"epoch {self.epoch + 1} was left at step {self.step}"
@@ -147,6 +150,8 @@ class Meta:
             return f"{stopped} with other training images; it begins again"
         if world_size != self.world_size:
             return f"{stopped} by {self.world_size} workers; {world_size} begin it again"
+        if self.reader not in ("", reader):
+            return f"{stopped} with {self.reader}; it begins again with {reader}"
         return None
 
 

@@ -3,7 +3,7 @@
 =====================  ======================  =================================
 cause                  retried                 ends as (exit code of the job)
 =====================  ======================  =================================
-`Cause.INPUT`          no                      that `InputError` (2)
+`Cause.INPUT`          by Ray, three times     that `InputError` (2)
 `Cause.STORAGE`        when it takes bytes     `TrainingFailed` (75)
                        again, three times
 `Cause.DEATH`, `PEER`  by Ray, three times     `TrainingFailed` (75)

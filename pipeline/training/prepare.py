@@ -174,10 +174,13 @@ def _check(config: TrainConfig, dataset: Dataset) -> None:
         found, ignored = confidences_of(dataset, "train", config.confidences, table)
         said = f"{len(found.classes_E):,} confidences {config.confidences} of unlabelled entries"
         info(f"{said}; {ignored:,} of labelled ones are ignored")
+    read = ["train"]
     if VALIDATION in dataset.label_version(config.labels)[1].splits:
         labels_of(dataset, VALIDATION, config.labels)
+        read.append(VALIDATION)
     if "://" not in config.dataset:  # the workers copy the images of a URL themselves
-        Loader.of_split(dataset, "train", batch_size=1, image_size=1)
+        for split in read:
+            Loader.of_split(dataset, split, batch_size=1, image_size=1)
     mids, images = dataset.classes.mids, len(table)
     distributed.check(config.parallel, methods.create_for(config, mids=mids, num_images=images))
     cam_net.build(config.model, 1, config.data.image_size)

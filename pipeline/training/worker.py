@@ -12,7 +12,7 @@ from pipeline.audit import corrections
 from pipeline.audit.collector import Collector
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.config.train import TrainConfig
-from pipeline.data import profile
+from pipeline.data import dali, profile
 from pipeline.data.labels import LabelledSplit
 from pipeline.data.unreadable import LeftOut
 from pipeline.methods.large_loss import LargeLossCorrectPermanent
@@ -75,7 +75,7 @@ class Worker:
         """Train ``model`` (this worker's network, wrapped for DDP), from a checkpoint if any.
 
         The checkpoint may have been written by any number of workers, under DDP or FSDP. Within an
-        epoch, other workers or other training images begin that epoch again.
+        epoch, other workers, other training images or another kind of device begin it again.
 
         Raises:
             InputError: the checkpoint is damaged, or of other classes or labels.
@@ -100,7 +100,11 @@ class Worker:
         self.step.load_state_dict(state["step"])
         self.epoch, self.images_seen = meta.epoch, meta.images_seen
         self.unscored = not meta.step and meta.metrics.get(SCORE) == UNSCORED
-        change = meta.change(self.rank.world_size, self.dataset.shards_digest("train"))
+        change = meta.change(
+            self.rank.world_size,
+            self.dataset.shards_digest("train"),
+            dali.version_on(self.rank.device.type),
+        )
         if change and self.rank.is_first:
             _log.warning("%s", change)
         if meta.step and change:
@@ -149,6 +153,7 @@ class Worker:
             epoch_images=position.images if position else 0,
             world_size=self.rank.world_size,
             shards_sha256=self.dataset.shards_digest("train"),
+            reader=dali.version_on(self.rank.device.type),
             mlflow_run_id=self.run_id,
             metrics=metrics,
             data=profile.facts(self.dataset, self.labels),

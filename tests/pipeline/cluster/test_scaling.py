@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.cluster.placement import Node
-from pipeline.cluster.scaling import Growth, NodeType, NotJoined, Request, missing, wait
+from pipeline.cluster.scaling import (
+    Growth,
+    NodeType,
+    NotJoined,
+    Request,
+    may_lose_nodes,
+    missing,
+    wait,
+)
 from sharding.errors import one_line_errors
 
 HEAD = Node(0, 0)
@@ -29,6 +37,14 @@ FILE = {
 def test_the_head_s_cluster_file_says_what_may_come() -> None:
     assert Growth.of(FILE) == CLUSTER
     assert Growth.of({"provider": {"type": "local"}}) == Growth()
+
+
+def test_a_node_that_goes_is_looked_for_wherever_there_may_be_two() -> None:
+    assert may_lose_nodes(2, Growth(), "")
+    assert may_lose_nodes(1, CLUSTER, ""), "a head whose autoscaler has started none yet"
+    assert may_lose_nodes(1, Growth(), "10.0.0.1:6379"), "a head that others have not joined yet"
+    assert not may_lose_nodes(1, Growth(), "")
+    assert not may_lose_nodes(1, Growth(), "local")
 
 
 def test_workers_that_fit_ask_for_nothing() -> None:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cluster import preemption, preflight, scaling, session, tasks
+from pipeline.cluster import preemption, preflight, session, tasks
 from pipeline.tracking import writer
 from pipeline.training import progress
 from sharding.errors import InputError
@@ -159,17 +159,6 @@ def two_nodes(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resources_are_counted_over_nodes(two_nodes: None) -> None:
     assert [node.cpus for node in session.nodes()] == [2, 2]
     assert session.place(2, 2, None) == (False, 2)
-
-
-def test_a_node_that_is_taken_away_is_noticed_wherever_there_may_be_two(
-    ray_local: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not session._may_grow("local")
-    assert not session._may_grow("")
-    assert session._may_grow("10.0.0.1:6379"), "a head whose nodes have not joined yet"
-    head = {"available_node_types": {"gpu": {"resources": {"CPU": 16}, "max_workers": 4}}}
-    monkeypatch.setattr(session, "_growth", lambda: scaling.Growth.of(head))
-    assert session._may_grow(""), "a head whose autoscaler has started none yet"
 
 
 def test_nodes_like_the_driver_pass_without_a_word(

@@ -365,6 +365,18 @@ def test_bad_options_are_said_before_ray_starts(
         prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_tar_that_is_gone_is_said_before_ray_starts(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    monkeypatch.setattr(session, "connect", lambda: pytest.fail("Ray started"))
+    dataset = Path(shutil.copytree(squares, tmp_path / "dataset"))
+    (dataset / f"images/{split}-000000.tar").unlink()
+    config = TrainConfig(dataset=str(dataset), storage=str(tmp_path / "runs"), name="a")
+    with pytest.raises(InputError, match=rf"{split}-000000\.tar: "):
+        prepare.prepare(prepare.check(config))
+
+
 def test_a_storage_that_cannot_be_written_to_is_said_before_ray_starts(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

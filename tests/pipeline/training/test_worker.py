@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import methods
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
+from pipeline.data import dali
 from pipeline.evaluation import figures, publish
 from pipeline.models import checkpoint
 from pipeline.training.epoch import run_epoch
@@ -130,6 +131,24 @@ def test_another_number_of_workers_begins_the_epoch_again(
 
     second = begun(worker_for(squares, "ll-cp", checkpoint_every=2), tmp_path)
     assert "epoch 1 was left at step 2 by 3 workers; 1 begin it again" in caplog.text
+    assert (second.epoch, second.images_seen) == (0, 0)
+    run_epoch(second, 1)
+    assert second.images_seen == 96
+
+
+def test_another_kind_of_device_begins_the_epoch_again(
+    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """DALI cannot place a reader of one kind of device where one of another was."""
+    first = begun(worker_for(squares, "an", checkpoint_every=2))
+    run_epoch(first, 1, save=lambda: first.save(str(tmp_path), {SCORE: 0.0}))
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    assert meta["reader"] == dali.version_on("cpu")
+    meta["reader"] = dali.version_on("cuda")
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+
+    second = begun(worker_for(squares, "an"), tmp_path)
+    assert " on cuda; it begins again with DALI " in caplog.text
     assert (second.epoch, second.images_seen) == (0, 0)
     run_epoch(second, 1)
     assert second.images_seen == 96
