@@ -294,7 +294,6 @@ def _node_facts() -> dict[str, str]:
 
 
 def _check_nodes() -> None:
-    """Compare every node of a cluster of several with the driver; see `preflight.check`."""
     if answers := _ask_nodes(_node_facts):
         preflight.check(_node_facts(), answers)
 

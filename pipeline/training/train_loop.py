@@ -59,6 +59,7 @@ def train_loop(settings: dict[str, Any]) -> LoopEnd:
 def _begin(settings: dict[str, Any]) -> Worker:
     """Assemble this rank, from the run's latest checkpoint if it has one."""
     import ray.train
+    import ray.train.collective
     import ray.train.torch
 
     config = TrainConfig.from_dict(settings["config"])
@@ -67,9 +68,13 @@ def _begin(settings: dict[str, Any]) -> Worker:
     torch.set_num_threads(settings["threads"])
     context = ray.train.get_context()
     ranks.expect(context.get_world_size())
+    dataset = open_cached(config)
+    if "://" in config.dataset:
+        # Other nodes may copy it for hours yet, and torch's collectives end after half an hour.
+        ray.train.collective.barrier()
     worker = Worker(
         config=config,
-        dataset=open_cached(config),
+        dataset=dataset,
         rank=Rank(
             number=context.get_world_rank(),
             world_size=context.get_world_size(),
