@@ -96,6 +96,74 @@ def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "separator", "word"),
+    [
+        ("cat,dog", "|", "comma"),
+        ("dog ; cat", "|", "semicolon"),
+        ("cat/dog/cat", "|", "/"),
+        ("cat\tdog", "|", "tab"),
+        ("cat|dog", "comma", "pipe"),
+    ],
+)
+@pytest.mark.parametrize("column", ["labels", "negatives"])
+def test_a_list_with_another_separator_is_no_class(
+    cell: str, separator: str, word: str, column: str, tmp_path: Path
+) -> None:
+    row = f'b.jpg,"{cell}",' if column == "labels" else f'b.jpg,,"{cell}"'
+    lines = ["image,labels,negatives", "a.jpg,cat,", row, "c.jpg,dog,cat"]
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, lines, separator=separator)
+    own = {"|": "|", "comma": ","}[separator]
+    assert str(caught.value) == (
+        f"{tmp_path / 'labels.csv'}, row 3: {cell!r} is a list of other classes of this table. "
+        f"Fix: pass --separator {word}, write {own!r} between them, or name it in --classes FILE "
+        "if it is one class"
+    )
+    found = read(tmp_path, lines, separator=word)
+    assert found.class_names == ("cat", "dog")
+    stated = [POSITIVE, POSITIVE] if column == "labels" else [NEGATIVE, NEGATIVE]
+    assert found.parts["train"].labels_NK[1].tolist() == stated
+
+
+def test_a_name_that_only_looks_like_a_list_is_a_class(tmp_path: Path) -> None:
+    lines = ["image,labels", "a.jpg,living room|salt/pepper", 'b.jpg,"room, living|salt"']
+    lines += ["c.jpg,living|room|x/", "d.jpg,x", "e.jpg,\"['x,salt']\""]
+    names = ("living", "living room", "room", "salt", "salt/pepper", "x", "x,salt", "x/")
+    with pytest.raises(InputError, match="row 3: 'room, living' is a list"):
+        read(tmp_path, lines)
+    lines[2] = "b.jpg,salt"
+    assert read(tmp_path, lines).class_names == names
+
+
+def test_a_class_list_may_name_a_class_that_is_made_of_others(tmp_path: Path) -> None:
+    lines = ["image,labels", "a.jpg,salt/pepper", "b.jpg,salt|pepper"]
+    listed = write_text(tmp_path / "classes.txt", ["salt", "salt/pepper"])
+    found = read(tmp_path, lines, classes=listed)
+    assert found.parts["train"].labels_NK.tolist() == [[0, 1], [1, 0]]
+    listed = write_text(tmp_path / "classes.txt", ["salt", "pepper"])
+    with pytest.raises(InputError, match="row 2: 'salt/pepper' is a list"):
+        read(tmp_path, lines, classes=listed)
+
+
+def test_columns_in_another_case_are_those_columns(tmp_path: Path) -> None:
+    lines = ["Image,LABELS,Negatives,Split", "a.jpg,cat,dog,train", "b.jpg,dog,,Test"]
+    found = read(tmp_path, lines)
+    assert {split: part.names for split, part in found.parts.items()} == {
+        "train": ("a.jpg",),
+        "test": ("b.jpg",),
+    }
+    assert not found.unsplit
+    assert found.policy == {"unlisted": "unobserved"}
+    assert found.parts["test"].labels_NK.tolist() == [[UNOBSERVED, POSITIVE]]
+    lines = ["image,labels,Labels,split", "a.jpg,cat,dog,train"]
+    assert read(tmp_path, lines).class_names == ("cat",)
+    lines = ["image,Negatives,split", "a.jpg,cat,train"]
+    assert read(tmp_path, lines, labels_column="Negatives").policy["unlisted"] == "negative"
+    with pytest.raises(InputError, match="row 1: there are two columns 'split'"):
+        read(tmp_path, ["image,labels,Split,SPLIT", "a.jpg,cat,train,test"])
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ("../a.jpg,x,", "not a path below the source: '../a.jpg'"),
