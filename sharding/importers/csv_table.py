@@ -8,7 +8,7 @@ column of negatives: then it is unobserved, as in Open Images.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from sharding.importers.csv_rows import SEPARATORS, Row, read_rows
 from sharding.importers.options import COLUMNS, ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
-from sharding.layout import SPLITS
+from sharding.layout import SPLITS, is_below
 from sharding.openimages.row_status import is_mid
+from sharding.sources.spelling import Spellings
 
 READ_AS = "read_as"
 """Key of the policy: options of the columns and the separator, where they are not the defaults."""
@@ -68,7 +69,7 @@ def read_table(options: ImportOptions) -> Collection:
     path = first_existing([options.table or source / "labels.csv"], "the table", fix)
     log = ReadLog(source, strict=options.strict)
     table, header = read_rows(path, options, log)
-    rows, written = _unite(table, path, log)
+    rows, written = _unite(table, path, source, log)
     found = {name for row in rows for name in (*row.positives, *row.negatives)}
     listed = () if options.classes is None else _read_class_list(options.classes, log)
     _refuse_lists(written, found, listed, path, options)
@@ -113,10 +114,11 @@ def _read_class_list(path: Path, log: ReadLog) -> tuple[str, ...]:
 
 
 def _unite(
-    table: Iterable[Row], path: Path, account: ReadLog
+    table: Iterable[Row], path: Path, source: Path, account: ReadLog
 ) -> tuple[list[ImageRow], dict[str, int]]:
     """Unite the rows about each image, in the order of their first mention.
 
+    Names that differ in case or Unicode form alone are one image where they are of one file.
     Returns also the first line of each class that a good row names between separators.
 
     Raises:
@@ -124,8 +126,11 @@ def _unite(
     """
     images: dict[str, _Image] = {}
     broken: set[str] = set()
+    spellings = Spellings(source)
     written: dict[str, int] = {}
     for row in table:
+        if is_below(row.name):
+            row = replace(row, name=spellings.first(row.name))
         if row.problem:
             split = row.split or "train"
             account.reject(split, path, row.line, row.problem, fix=_FIX, image=row.name)

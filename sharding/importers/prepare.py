@@ -23,6 +23,7 @@ from sharding.importers.nuswide import read_nuswide
 from sharding.importers.options import Format, ImportOptions
 from sharding.importers.splits import (
     listed_once,
+    with_first_spellings,
     with_single_positives,
     with_test,
     with_united_labels,
@@ -124,7 +125,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
     Raises:
         InputError: anything about the input that a user can mend.
     """
-    official = with_test(read_collection(options), options)
+    official = with_test(with_first_spellings(read_collection(options)), options)
     whole = with_united_labels(with_validation(official, options))
     collection = listed_once(whole, strict=options.strict)
     names = Names.of({split: part.names for split, part in collection.parts.items()})

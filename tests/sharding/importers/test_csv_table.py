@@ -24,7 +24,7 @@ from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.maintenance.checks import check_dataset
 from sharding.manifest import Dataset
 from sharding.openimages.row_status import is_mid
-from tests.support.foreign import write_csv, write_text
+from tests.support.foreign import write_csv, write_images, write_text
 
 
 def read(folder: Path, lines: Sequence[str], **more: Any) -> Collection:
@@ -207,6 +207,34 @@ def test_rows_of_one_image_are_united(tmp_path: Path) -> None:
     assert part.names == ("a.jpg", "b.jpg")
     assert part.labels_NK.tolist() == [[1, 1], [0, 1]]
     assert (part.report["further_rows"], part.rejected_rows) == (2, ())
+
+
+def test_a_file_that_is_written_in_two_ways_is_one_image(tmp_path: Path) -> None:
+    write_images(tmp_path, ["p.jpg", "q.jpg", "Q.jpg", "r/caf\u00e9.jpg"])
+    lines = ["image,labels,negatives", "P.jpg,cat,cow", "p.jpg,dog,", "p.JPG,cow,cat"]
+    lines += ["q.jpg,cat,", "Q.jpg,dog,", "r/cafe\u0301.jpg,cat,", "R/Caf\u00e9.JPG,dog,dog"]
+    part = read(tmp_path, lines).parts["train"]
+    assert part.names == ("P.jpg", "q.jpg", "Q.jpg", "r/cafe\u0301.jpg")
+    disputed = [UNOBSERVED, UNOBSERVED, POSITIVE]
+    apart = [[1, UNOBSERVED, UNOBSERVED], [UNOBSERVED, UNOBSERVED, 1]]
+    assert part.labels_NK.tolist() == [disputed, *apart, [1, UNOBSERVED, UNOBSERVED]]
+    assert part.report["further_rows"] == 2
+    assert [(bad.row, bad.image_id) for bad in part.rejected_rows] == [
+        (4, "P.jpg"),
+        (4, "P.jpg"),
+        (8, "r/cafe\u0301.jpg"),
+    ]
+
+
+def test_a_file_that_is_written_in_two_ways_is_in_one_split(tmp_path: Path) -> None:
+    write_images(tmp_path, ["p.jpg", "q.jpg"])
+    lines = ["image,labels,split", "p.jpg,cat,train", "q.jpg,dog,train", "P.JPG,dog,test"]
+    found = read(tmp_path, lines)
+    assert {split: part.names for split, part in found.parts.items()} == {
+        "train": ("q.jpg",),
+        "test": ("p.jpg",),
+    }
+    assert found.parts["test"].labels_NK.tolist() == [[1, 1]]
 
 
 def test_what_a_rejected_row_may_have_named_is_not_absent(tmp_path: Path) -> None:

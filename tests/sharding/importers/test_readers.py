@@ -474,6 +474,20 @@ def test_a_file_of_coco_under_two_ids_has_the_labels_of_both(tmp_path: Path) -> 
     assert dataset.manifest.labels["complete"].report["train"]["listed_twice"] == 1
 
 
+def test_a_file_of_coco_that_is_written_in_two_ways_is_one_image(tmp_path: Path) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    path = settings.source / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    name = "COCO_train2014_000000000009.jpg"
+    content["images"].append({"id": 10, "file_name": name.lower()})
+    content["annotations"].append({"image_id": 10, "category_id": 90})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    dataset = bring_in(settings)
+    assert present(dataset, "train")[f"train2014/{name.lower()}"] == ["person", "toothbrush"]
+    assert f"train2014/{name}" not in present(dataset, "train")
+    assert dataset.manifest.labels["complete"].report["train"]["listed_twice"] == 1
+
+
 @pytest.mark.parametrize(
     "content",
     [

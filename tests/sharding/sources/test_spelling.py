@@ -1,0 +1,23 @@
+"""Names of one file are one, however they are written; those of two files are two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharding.sources.spelling import Spellings
+
+
+def test_spellings_of_one_file_are_its_first(tmp_path: Path) -> None:
+    for name in ("Photos/CAFE\u0301.JPG", "Photos/a.jpg", "Photos/A.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    spellings = Spellings(tmp_path)
+    given = ("photos/caf\u00e9.jpg", "Photos/CAFE\u0301.JPG", "Photos/caf\u00e9.jpg")
+    assert [spellings.first(name) for name in (*given, given[0])] == [given[0]] * 4
+    two = ("Photos/A.jpg", "Photos/a.jpg", "photos/A.jpg", "photos/a.jpg", "photos/A.JPG")
+    assert [spellings.first(name) for name in two] == [*two[:2], *two[:2], "photos/A.JPG"]
+
+
+def test_names_without_a_file_stay_as_they_are(tmp_path: Path) -> None:
+    spellings = Spellings(tmp_path)
+    assert [spellings.first(name) for name in ("b.jpg", "B.jpg")] == ["b.jpg", "B.jpg"]
