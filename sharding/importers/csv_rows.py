@@ -29,6 +29,9 @@ _SPLIT_OF = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_LONGEST_CELL = 16_000_000
+"""Most characters of a cell; csv's own limit is 131,072, which a few thousand classes exceed."""
+_LONG_FIX = "close a quote of this row, or name the classes of its image on several rows"
 _QUOTE_FIX = "close the quote of this row; write a quote within a quoted cell twice"
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -71,6 +74,7 @@ def read_rows(
     Raises:
         InputError: a column is missing or there twice; while rows are read, a quote is not closed.
     """
+    csv.field_size_limit(_LONGEST_CELL)  # of the process: a reader has none of its own
     text = account.text(path)
     delimiter, header = _header(text, path, options)
     return _rows(text, delimiter, header, path, options), header
@@ -79,11 +83,13 @@ def read_rows(
 def _rows(
     text: str, delimiter: str, header: Sequence[str], path: Path, options: ImportOptions
 ) -> Iterator[Row]:
+    source = options.source
+    folders = [folder.as_posix() for folder in (source.absolute(), source.resolve())]
     for line, cells, problem in _records(text, delimiter, path):
         if line == 1:
             continue
         values = dict(zip(header, cells, strict=False))
-        row = _parse(values, line, options, header)
+        row = _parse(values, line, options, header, folders)
         _refuse_lines(row, values, cells, path, options)
         problem = problem or _problem(row, cells, header) or _problem_within(row, values, options)
         yield replace(row, problem=problem)
@@ -142,10 +148,16 @@ def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            problem = f"not a CSV ({error})"
+            is_long = "field larger" in str(error)
+            problem = (
+                f"a cell of more than {_LONGEST_CELL:,} characters"
+                if is_long
+                else (f"not a CSV ({error})")
+            )
             cells = _cells(physical, delimiter) if rows.line_num == line else None
             if cells is None:
-                raise InputError(problem, file=path, row=line, fix=_QUOTE_FIX) from None
+                fix = _LONG_FIX if is_long else _QUOTE_FIX
+                raise InputError(problem, file=path, row=line, fix=fix) from None
         if cells is None:
             return
         if cells:
@@ -161,7 +173,11 @@ def _cells(line: str, delimiter: str) -> list[str] | None:
 
 
 def _parse(
-    cells: Mapping[str, str], line: int, options: ImportOptions, header: Sequence[str]
+    cells: Mapping[str, str],
+    line: int,
+    options: ImportOptions,
+    header: Sequence[str],
+    folders: Sequence[str],
 ) -> Row:
     name = cells.get(options.image_column, "").strip().replace("\\", "/")
     split: str | None = "train"
@@ -173,12 +189,18 @@ def _parse(
     pairs = zip(stated, (positives, negatives), strict=True)
     return Row(
         line=line,
-        name=PurePosixPath(name).as_posix() if name else "",
+        name=_relative(PurePosixPath(name), folders) if name else "",
         split=split,
         positives=positives,
         negatives=negatives,
         written=[name for cell, names in pairs if _items(cell) is None for name in names],
     )
+
+
+def _relative(path: PurePosixPath, folders: Sequence[str]) -> str:
+    """Write an absolute path below the source, of which both forms are given, relative to it."""
+    inside = (path.relative_to(each) for each in folders if path.is_relative_to(each))
+    return next(inside, path).as_posix()
 
 
 def _names(cell: str, separator: str) -> list[str]:

@@ -127,11 +127,13 @@ def _unite(
     images: dict[str, _Image] = {}
     broken: set[str] = set()
     spellings = Spellings(source)
+    first: Row | None = None
     written: dict[str, int] = {}
     for row in table:
         if is_below(row.name):
             row = replace(row, name=spellings.first(row.name))
         if row.problem:
+            first = first or row
             split = row.split or "train"
             account.reject(split, path, row.line, row.problem, fix=_FIX, image=row.name)
             broken.add(row.name)
@@ -140,7 +142,12 @@ def _unite(
             for name in row.written:
                 written.setdefault(name, row.line)
     if not images:
-        raise InputError("no row can be used", file=path, fix="check the table and its separator")
+        fix = "check the table and its separator"
+        if first is None:
+            raise InputError("no row can be used", file=path, fix=fix)
+        problem = f"no row can be used; the first: {first.problem}"
+        fix = "mend such rows, or name other columns (--image-column, --split-column, ...)"
+        raise InputError(problem, file=path, row=first.line, fix=fix)
     return [_united(name, image, name not in broken) for name, image in images.items()], written
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import hashlib
 import io
+import lzma
+import tarfile
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -369,9 +375,70 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"image,labels\n\xff\xfe\x00,x\n")
     with pytest.raises(InputError, match="not UTF-8"):
         read_collection(options(tmp_path))
-    (tmp_path / "labels.csv").write_text("image,labels\na.jpg," + "x" * 200_000)
-    with pytest.raises(InputError, match=r"row \d: not a CSV"):
-        read_collection(options(tmp_path))
+
+
+def test_a_long_cell_is_read(tmp_path: Path) -> None:
+    names = [f"class number {number:06d}" for number in range(8000)]
+    found = read(tmp_path, ["image,labels", f"a.jpg,{'|'.join(names)}", "b.jpg,"])
+    assert found.class_names == tuple(names)
+    assert found.parts["train"].labels_NK.tolist() == [[1] * 8000, [0] * 8000]
+    with pytest.raises(InputError, match=r"row 2: a cell of more than 16,000,000 characters"):
+        read(tmp_path, ["image,labels", "a.jpg," + "x" * 16_000_001])
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_compressed_table_is_read(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    table = tmp_path / "table.packed"
+    table.write_bytes(compress(b"\xef\xbb\xbfimage,labels\na.jpg,cat\n"))
+    found = read_collection(options(tmp_path, table=table))
+    assert found.parts["train"].names == ("a.jpg",)
+    assert found.sources == {table.name: hashlib.sha256(table.read_bytes()).hexdigest()}
+    table.write_bytes(table.read_bytes()[:-6])
+    with pytest.raises(InputError, match=r"table\.packed: the archive is cut off or damaged"):
+        read_collection(options(tmp_path, table=table))
+
+
+def test_an_archive_in_the_place_of_a_table_is_named(tmp_path: Path) -> None:
+    inner = write_text(tmp_path / "inner.csv", ["image,labels", "a.jpg,cat"])
+    with tarfile.open(tmp_path / "table.tar.gz", "w:gz") as tar:
+        tar.add(inner, "labels.csv")
+    with zipfile.ZipFile(tmp_path / "table.xlsx", "w") as pack:
+        pack.write(inner, "xl/sheet1.xml")
+    (tmp_path / "table.zst").write_bytes(b"\x28\xb5\x2f\xfd....")
+    for table, what in (
+        ("table.tar.gz", "a tar file is not read"),
+        ("table.xlsx", "a zip, as a spreadsheet is one, is not read"),
+        ("table.zst", "a zstd file is not read"),
+    ):
+        with pytest.raises(InputError, match=f"{table}: {what}. Fix: unpack it, or save it as te"):
+            read_collection(options(tmp_path, table=tmp_path / table))
+
+
+@pytest.mark.parametrize(
+    ("lines", "row", "reason"),
+    [
+        (["image,labels", "/away/a.jpg,cat", "b.jpg"], 2, "not a path below the source: '/away/"),
+        (["image,labels,split", "a.jpg,cat,0", "b.jpg,cat,1"], 2, "unknown split: '0'"),
+        (["image,labels,note", "", "a.jpg,cat"], 3, "another number of cells than the header has"),
+    ],
+)
+def test_a_table_without_a_good_row_says_what_is_wrong_with_the_first(
+    lines: list[str], row: int, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"row {row}: no row can be used; the first: {reason}"):
+        read(tmp_path, lines)
+
+
+def test_absolute_paths_below_the_source_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    write_images(folder, ["cats/a.jpg"])
+    (tmp_path / "link").symlink_to(folder)
+    lines = ["image,labels", f"{folder}/cats/a.jpg,cat", f"{tmp_path}/link//b.jpg,dog"]
+    lines += ["cats/a.jpg,dog", f"{folder}/../c.jpg,cat", f"{folder}s/d.jpg,cat"]
+    part = read(tmp_path / "link", lines).parts["train"]
+    assert part.names == ("cats/a.jpg", "b.jpg")
+    assert part.labels_NK.tolist() == [[1, 1], [0, 1]]
+    assert [bad.row for bad in part.rejected_rows] == [5, 6]
 
 
 def test_mutated_tables_label_nothing_that_they_do_not_say() -> None:
