@@ -562,6 +562,27 @@ def test_the_first_year_is_read_and_others_on_request(
     assert present(dataset, "test") == EXPECTED["voc"]["test"]
 
 
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_another_year_than_is_there_is_refused(name: str, tmp_path: Path) -> None:
+    there, asked = {"voc": (2012, 2007), "coco": (2014, 2017)}[name]
+    settings = options(name, tmp_path, year=asked)
+    with pytest.raises(InputError, match=rf"{asked}\S*: is missing; {there} is here. Fix: "):
+        prepare_import(settings)
+    prepare_import(dataclasses.replace(settings, year=there))
+
+
+def test_the_folder_of_a_year_is_of_no_other(tmp_path: Path) -> None:
+    settings = options("voc", tmp_path, year=2007)
+    folder = settings.source / "VOCdevkit/VOC2012"
+    settings = dataclasses.replace(settings, source=folder)
+    with pytest.raises(InputError, match=r"this is VOC2012, not VOC2007\. Fix: leave out --year"):
+        prepare_import(settings)
+    assert prepare_import(dataclasses.replace(settings, year=2012)).labels.release == "voc2012"
+    renamed = folder.rename(folder.with_name("voc"))  # whose name says nothing
+    job = prepare_import(dataclasses.replace(settings, source=renamed))
+    assert job.labels.release == "voc2007"
+
+
 def test_a_split_that_ends_empty_is_an_error_and_its_account_stays(tmp_path: Path) -> None:
     settings = options("coco", tmp_path, validation_share=0.0)
     path = settings.source / "annotations/instances_val2014.json"
