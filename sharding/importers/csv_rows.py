@@ -21,6 +21,7 @@ from sharding.importers.collection import is_text
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.layout import is_below
+from sharding.sources.spelling import normal
 
 SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
 """Characters between classes, by their words on the command line."""
@@ -179,7 +180,7 @@ def _parse(
     header: Sequence[str],
     folders: Sequence[str],
 ) -> Row:
-    name = cells.get(options.image_column, "").strip().replace("\\", "/")
+    name = normal(cells.get(options.image_column, ""))
     split: str | None = "train"
     if options.split_column in header:
         word = cells.get(options.split_column, "").strip().lower()

@@ -1,4 +1,4 @@
-"""Find files whose names are written in another case or Unicode form than on the disk.
+"""Find files and images whose names are written in another way: case, Unicode form, slashes.
 
 Windows and macOS do not tell such names apart, and change them when files are copied.
 """
@@ -8,7 +8,15 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+
+def normal(written: str) -> str:
+    """Write a path as importers do: with forward slashes, and none that means nothing."""
+    name = written.strip().replace("\\", "/")
+    return PurePosixPath(name).as_posix() if name else ""
 
 
 def look(name: str) -> str:
@@ -66,6 +74,43 @@ class Spellings:
 
     def _file(self, name: str) -> str | None:
         return self._listed.alike(self._directory, name)
+
+
+class NameIndex:
+    """Find the images of a collection by names that people write.
+
+    Args:
+        names: of the images, as the collection has them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._by_file: defaultdict[str, list[str]] = defaultdict(list)
+
+    def named(self, written: str) -> list[str]:
+        """List the names that may be meant: the one written, else all that end alike.
+
+        Case and Unicode form apart, either of two may be an end of the other: an absolute path has
+        folders before the name. One that is alike in full is not preferred: once it is taken down,
+        the same word would be of another image.
+        """
+        if exact := [each for each in (written, normal(written)) if each in self._names]:
+            return exact[:1]
+        if not self._by_file:
+            for each in sorted(self._names):
+                self._by_file[look(each.rpartition("/")[2])].append(each)
+        parts = _parts(normal(written))
+        same_file = self._by_file.get(parts[-1], ())
+        return [each for each in same_file if _end_alike(parts, _parts(each))]
+
+
+def _parts(name: str) -> list[str]:
+    return look(name).strip("/").split("/")
+
+
+def _end_alike(first: list[str], second: list[str]) -> bool:
+    shared = min(len(first), len(second))
+    return first[-shared:] == second[-shared:]
 
 
 def _by_look(folder: str) -> dict[str, list[str]]:

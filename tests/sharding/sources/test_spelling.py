@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sharding.sources.spelling import Spellings
+from sharding.sources.spelling import NameIndex, Spellings
 
 
 def test_spellings_of_one_file_are_its_first(tmp_path: Path) -> None:
@@ -21,3 +21,17 @@ def test_spellings_of_one_file_are_its_first(tmp_path: Path) -> None:
 def test_names_without_a_file_stay_as_they_are(tmp_path: Path) -> None:
     spellings = Spellings(tmp_path)
     assert [spellings.first(name) for name in ("b.jpg", "B.jpg")] == ["b.jpg", "B.jpg"]
+
+
+def test_a_name_means_all_that_end_alike_unless_it_is_one_of_them() -> None:
+    index = NameIndex(["p.jpg", "P.jpg", "a/p.jpg", "a/q.jpg", "b\\\\r.jpg"])
+    for written, names in {
+        "p.jpg": ["p.jpg"],
+        "a\\p.jpg": ["a/p.jpg"],
+        "A/p.jpg": ["P.jpg", "a/p.jpg", "p.jpg"],
+        "/x/a/q.jpg": ["a/q.jpg"],
+        "x/q.jpg": [],
+        "b\\\\r.jpg": ["b\\\\r.jpg"],
+        "": [],
+    }.items():
+        assert index.named(written) == names, written
