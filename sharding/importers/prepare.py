@@ -53,12 +53,14 @@ class ImportJob(Job):
 
     Attributes:
         names: of all images.
+        asked: the options of the import, as given.
         single_positive: a second label version of one positive per training image, if wanted.
         is_named: whether the label version was given a name, and so may come over a finished
             import.
     """
 
     names: Names
+    asked: ImportOptions
     single_positive: NewLabels | None = None
     is_named: bool = False
 
@@ -140,6 +142,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         source=NamedSource.of(collection.images, names),
         plans={s: plan_shards(s, part, shard_options) for s, part in labels.splits.items()},
         names=names,
+        asked=options,
         single_positive=_single_positive(official, collection, options),
         is_named=options.name is not None,
     )
