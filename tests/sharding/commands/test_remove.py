@@ -344,3 +344,21 @@ def test_what_is_repeated_finds_no_other_image(imported: Path) -> None:
     take_down(imported, "cats/p2.jpg")
     assert "nothing was done" in str(take_down(imported, "cats\\p2.jpg"))
     assert Manifest.read(imported).removed_ids.size == 2
+
+
+def test_a_takedown_by_name_that_is_killed_anywhere_is_repeated(
+    imported: Path, tmp_path: Path
+) -> None:
+    gone = ("cats\\p1.jpg", "/data/in/dogs/p2.jpg")
+    undisturbed = shutil.copytree(imported, tmp_path / "undisturbed")
+    take_down(undisturbed, *gone)
+    expected = tree(undisturbed)
+    event, died = 0, True
+    while died:
+        dataset = shutil.copytree(imported, tmp_path / f"killed-{event}")
+        died = run_until(event, partial(take_down, dataset, *gone))
+        take_down(dataset, *gone)
+        assert tree(dataset) == expected, f"killed at event {event}"
+        shutil.rmtree(dataset)
+        event += 5
+    assert event > 40
