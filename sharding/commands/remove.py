@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,21 +24,17 @@ from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
 from sharding.dataset.confidence_versions import tables_of
 from sharding.dataset.label_versions import (
-    all_labels,
     labels_to_repair_with,
     tar_labels,
     with_tar_labels,
 )
 from sharding.dataset.members import Members, members_in
 from sharding.dataset.publish import publish_removal, remove_outdated, write_manifest
-from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.layout import (
     INDEX,
-    NAMES_HASH,
     NEXT_NUMBER,
-    QUARANTINE_FILE,
     SET_ASIDE_FOLDER,
     SPLITS,
     TAR,
@@ -48,11 +44,11 @@ from sharding.log import count
 from sharding.maintenance.checks import check_shard, check_side_files
 from sharding.maintenance.extend import rewrite
 from sharding.maintenance.problems import Kind, Problem
+from sharding.maintenance.takedown import read_asked, unknown_ids
 from sharding.manifest import Dataset, Manifest
 from sharding.manifest_parts import ShardRecord
 from sharding.shards.dispatch import Workers
 from sharding.sources.base import ParallelMap
-from sharding.sources.named import image_id_of
 from sharding.sources.shard import WITH_IMAGES
 from sharding.storage.files import changed, remove_temporaries
 from sharding.storage.object_store import ObjectStore
@@ -68,7 +64,7 @@ class Removed:
         dataset: as it is now.
         before: its manifest before.
         ids: number of them that were asked for.
-        unknown: ids that the dataset never had.
+        unknown: those of them that the dataset never had, as they were written.
         tars: that held some of the images; None where all was done before.
         seconds: it took.
     """
@@ -77,7 +73,7 @@ class Removed:
     dataset: Dataset
     before: Manifest
     ids: int
-    unknown: int
+    unknown: Sequence[str]
     tars: int | None
     seconds: float
 
@@ -91,12 +87,13 @@ class Removed:
             gone[shard.split] -= shard.images
         rows = [(s, f"{count(gone[s], 'image')} out of its tars") for s in SPLITS if gone[s]]
         if self.unknown:
-            rows.append(("unknown", f"{count(self.unknown, 'id')} kept out of what is added later"))
+            named = f"{count(len(self.unknown), 'id')} not of this dataset: {_listed(self.unknown)}"
+            rows.append(("unknown", f"{named}; kept out of what is added later"))
         rows.append(("labels", f"without them: {', '.join(self.dataset.manifest.labels)}"))
         rows.append(("elsewhere", "copies, predictions, review sheets and runs keep theirs"))
         first = (
-            f"{count(self.ids, 'id')} removed from {self.location} for good, in "
-            f"{self.seconds:.1f} s; {count(self.tars, 'tar')} replaced."
+            f"{count(self.ids - len(self.unknown), 'id')} removed from {self.location} for good, "
+            f"in {self.seconds:.1f} s; {count(self.tars, 'tar')} replaced."
         )
         return aligned(first, rows)
 
@@ -123,16 +120,13 @@ def remove(
         dataset = Dataset.open(directory)
         remove_temporaries(directory)
         remove_outdated(directory, dataset.manifest)  # of a job killed after it wrote the manifest
-        asked_M = np.unique(parse_image_ids(list(_named(options, dataset))))
+        asked = read_asked(options.ids, options.file, dataset)
+        asked_M = np.unique(parse_image_ids(list(asked)))
         members = members_in(dataset)
-        unknown = _unknown(dataset, asked_M, members)
+        absent = {*unknown_ids(dataset, asked_M, members)}
+        unknown = tuple(written for image_id, written in asked.items() if image_id in absent)
         if unknown and not options.allow_unknown:
-            raise InputError(
-                f"the dataset has no image {unknown[0]}"
-                + (f", nor {len(unknown) - 1:,} others of these" if len(unknown) > 1 else ""),
-                file=workspace.location,
-                fix="check the ids, or pass --allow-unknown to keep them out of later dumps",
-            )
+            raise _refused(unknown, dataset.manifest, workspace.location)
         tars = _take_down(dataset, asked_M, members, parallel, workspace)
         _warn_of_set_aside(workspace)
         return Removed(
@@ -140,52 +134,24 @@ def remove(
             dataset=Dataset.open(directory),
             before=dataset.manifest,
             ids=len(asked_M),
-            unknown=len(unknown),
+            unknown=unknown,
             tars=tars,
             seconds=time.monotonic() - started,
         )
 
 
-def _named(options: RemoveOptions, dataset: Dataset) -> Iterator[str]:
-    """List the ids that are asked for; file names of an imported collection become ids.
-
-    Raises:
-        InputError: one is malformed, or the file cannot be read.
-    """
-    lines: Sequence[str] = ()
-    if options.file is not None:
-        try:
-            lines = options.file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"no list of ids ({error})", file=options.file) from None
-    is_imported = NAMES_HASH in dataset.manifest.created_by
-    for row, text in enumerate((*lines, *options.ids), start=1):
-        name = text.strip()
-        try:
-            parse_image_ids([name])
-        except InputError as error:
-            if not name:
-                continue
-            if not is_imported:
-                place = (options.file, row) if row <= len(lines) else (None, None)
-                raise InputError(
-                    error.problem, file=place[0], row=place[1], fix="give ids of the dataset"
-                ) from None
-            name = image_id_of(name)
-        yield name
+def _refused(unknown: Sequence[str], manifest: Manifest, location: str) -> InputError:
+    fix = "check the ids, or pass --allow-unknown to keep them out of later dumps"
+    if UNFINISHED_REMOVAL in manifest.created_by and manifest.removed:
+        # The table of names may have forgotten by now what a killed command had found in it.
+        fix = f"repeat the removal that was killed: --ids {manifest.removed[0]}, then {fix}"
+    others = f", nor {len(unknown) - 1:,} others of these" if len(unknown) > 1 else ""
+    return InputError(f"the dataset has no image {unknown[0]}{others}", file=location, fix=fix)
 
 
-def _unknown(dataset: Dataset, asked_M: Ids, members: Iterable[Members]) -> list[str]:
-    """Find the ids that neither tars, tables, the quarantine nor the removed images have."""
-    aside = Quarantine.read(dataset.directory / QUARANTINE_FILE).images().entries
-    known = [dataset.manifest.removed_ids, parse_image_ids([entry.image_id for entry in aside])]
-    known += [part.image_ids_N for part in members]
-    known += [
-        all_labels(dataset, split, name).image_ids_N
-        for name, version in dataset.manifest.labels.items()
-        for split in version.splits
-    ]
-    return format_image_ids(asked_M[~np.isin(asked_M, np.concatenate(known))])
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5:,} others" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def _take_down(

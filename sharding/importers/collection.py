@@ -119,11 +119,15 @@ def choose_year(files: Mapping[int, Path], year: int | None) -> int:
     """Choose the year of a collection: the one asked for, else the first whose file exists.
 
     Raises:
-        InputError: none exists.
+        InputError: none exists, or another one than is asked for.
     """
-    if year is not None:
-        return year
     found = [year for year, path in files.items() if path.exists()]
+    if year is not None:
+        if found and year in files and year not in found:
+            there = " and ".join(map(str, found))
+            fix = f"unpack {year} there, or leave out --year for {found[0]}"
+            raise InputError(f"is missing; {there} is here", file=files[year], fix=fix)
+        return year
     if not found:
         problem = f"is missing, as are all of {' and '.join(map(str, files))}"
         first, fix = next(iter(files.values())), "check --source, or give --year"

@@ -1,7 +1,6 @@
-"""Read the rows of a CSV of images and labels, and unite the rows about the same image.
+"""Read the rows of a CSV of images and labels.
 
-A table may have one row per image, or one per image and label. Its delimiter is a comma, semicolon
-or tab, whichever makes the two columns that it must have.
+Its delimiter is a comma, semicolon or tab, whichever makes the two columns that it must have.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from sharding import log
@@ -21,15 +20,19 @@ from sharding.errors import InputError
 from sharding.importers.collection import is_text
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
-from sharding.layout import SPLITS, is_below
+from sharding.layout import is_below
+from sharding.sources.spelling import normal
 
 SEPARATORS = {"pipe": "|", "semicolon": ";", "comma": ",", "space": " ", "tab": "\t"}
+"""Characters between classes, by their words on the command line."""
 _SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_FIX = "mend the row, or leave out --strict to set such rows aside"
+_LONGEST_CELL = 16_000_000
+"""Most characters of a cell; csv's own limit is 131,072, which a few thousand classes exceed."""
+_LONG_FIX = "close a quote of this row, or name the classes of its image on several rows"
 _QUOTE_FIX = "close the quote of this row; write a quote within a quoted cell twice"
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -42,17 +45,17 @@ _ARRAY = re.compile(r"(\w+\()?[\[{][^\r\n]*(?:\r?\n[ \t][^\r\n]*)*(?(1)\)|[\]}])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRow:
-    """Hold what the rows about an image say.
+class Row:
+    """Hold what a row says about an image.
 
     Attributes:
-        line: the first of them in the file that names the split.
+        line: where it begins in the file; the header is line 1.
         name: path of the image.
         split: of the image; None where unknown.
         positives: classes named as present.
         negatives: classes named as absent.
-        disputed: classes that one row names as present and another one as absent.
-        whole: no row about the image was rejected, so that what is not named may be absent.
+        written: those of them that cells name between separators, not in a printed list.
+        problem: why it cannot be used; empty where it can.
     """
 
     line: int
@@ -60,65 +63,54 @@ class ImageRow:
     split: str | None
     positives: Sequence[str]
     negatives: Sequence[str]
-    disputed: Sequence[str] = ()
-    whole: bool = True
-
-
-@dataclass(kw_only=True)
-class _Image:
-    """Collect the rows about an image."""
-
-    line: int
-    split: str
-    positives: dict[str, None] = field(default_factory=dict)
-    negatives: dict[str, None] = field(default_factory=dict)
+    written: Sequence[str]
+    problem: str = ""
 
 
 def read_rows(
     path: Path, options: ImportOptions, account: ReadLog
-) -> tuple[list[ImageRow], Sequence[str]]:
-    """Read the table: a row per image in the order of their first mention, and the header.
+) -> tuple[Iterator[Row], Sequence[str]]:
+    """Read a table: its rows in their order, and the header, which has columns as options do.
 
     Raises:
-        InputError: a column is missing or there twice, a quote is not closed, no row can be used;
-            under ``--strict`` a bad row.
+        InputError: a column is missing or there twice; while rows are read, a quote is not closed.
     """
+    csv.field_size_limit(_LONGEST_CELL)  # of the process: a reader has none of its own
     text = account.text(path)
     delimiter, header = _header(text, path, options)
-    images: dict[str, _Image] = {}
-    broken: set[str] = set()
+    return _rows(text, delimiter, header, path, options), header
+
+
+def _rows(
+    text: str, delimiter: str, header: Sequence[str], path: Path, options: ImportOptions
+) -> Iterator[Row]:
+    source = options.source
+    folders = [folder.as_posix() for folder in (source.absolute(), source.resolve())]
     for line, cells, problem in _records(text, delimiter, path):
         if line == 1:
             continue
         values = dict(zip(header, cells, strict=False))
-        row = _parse(values, line, options, header)
+        row = _parse(values, line, options, header, folders)
         _refuse_lines(row, values, cells, path, options)
         problem = problem or _problem(row, cells, header) or _problem_within(row, values, options)
-        if problem:
-            account.reject(row.split or "train", path, line, problem, fix=_FIX, image=row.name)
-            broken.add(row.name)
-        else:
-            _add(images, row, path, account)
-    if not images:
-        raise InputError("no row can be used", file=path, fix="check the table and its separator")
-    return [_united(name, image, name not in broken) for name, image in images.items()], header
+        yield replace(row, problem=problem)
 
 
 def _header(text: str, path: Path, options: ImportOptions) -> tuple[str, list[str]]:
     """Find the delimiter and the names of the columns, without empty ones at the end."""
     needed = (options.image_column, options.labels_column)
+    read = (*needed, options.negatives_column, options.split_column)
     found: dict[str, list[str]] = {}
     for delimiter in ",;\t":
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         try:
-            found[delimiter] = [cell.strip() for cell in next(rows, [])]
+            found[delimiter] = _in_case_of(read, [cell.strip() for cell in next(rows, [])])
         except csv.Error:
             found[delimiter] = []
     delimiter = next((d for d, names in found.items() if set(needed) <= set(names)), ",")
     header = found[delimiter]
     while header and not header[-1]:
         header.pop()
-    read = (*needed, options.negatives_column, options.split_column)
     for column in read:
         if column in needed and column not in header:
             if header and header[0].startswith(("[", "{")):
@@ -130,11 +122,21 @@ def _header(text: str, path: Path, options: ImportOptions) -> tuple[str, list[st
             problem = f"there are two columns {column!r}"
         else:
             continue
-        fix = "name it with --image-column or --labels-column"
+        is_needed = column in needed
+        fix = "name it with --image-column or --labels-column" if is_needed else "rename one"
         raise InputError(problem, file=path, row=1, fix=fix)
     if others := [name for name in header if name and name not in read]:
         log.info(f"note: columns that are not read: {', '.join(others)[:200]!r}")
     return delimiter, header
+
+
+def _in_case_of(columns: Sequence[str], header: Sequence[str]) -> list[str]:
+    """Write the names of a header as the columns that are read, where they differ in case alone.
+
+    A column that is there as it is written is that one, and no other.
+    """
+    lacking = {column.casefold(): column for column in columns if column not in header}
+    return [n if n in columns else lacking.get(n.casefold(), n) for n in header]
 
 
 def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str], str]]:
@@ -147,10 +149,16 @@ def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[
         try:
             cells = next(rows, None)
         except csv.Error as error:
-            problem = f"not a CSV ({error})"
+            is_long = "field larger" in str(error)
+            problem = (
+                f"a cell of more than {_LONGEST_CELL:,} characters"
+                if is_long
+                else (f"not a CSV ({error})")
+            )
             cells = _cells(physical, delimiter) if rows.line_num == line else None
             if cells is None:
-                raise InputError(problem, file=path, row=line, fix=_QUOTE_FIX) from None
+                fix = _LONG_FIX if is_long else _QUOTE_FIX
+                raise InputError(problem, file=path, row=line, fix=fix) from None
         if cells is None:
             return
         if cells:
@@ -166,25 +174,38 @@ def _cells(line: str, delimiter: str) -> list[str] | None:
 
 
 def _parse(
-    cells: Mapping[str, str], line: int, options: ImportOptions, header: Sequence[str]
-) -> ImageRow:
-    name = cells.get(options.image_column, "").strip().replace("\\", "/")
+    cells: Mapping[str, str],
+    line: int,
+    options: ImportOptions,
+    header: Sequence[str],
+    folders: Sequence[str],
+) -> Row:
+    name = normal(cells.get(options.image_column, ""))
     split: str | None = "train"
     if options.split_column in header:
         word = cells.get(options.split_column, "").strip().lower()
         split = _SPLIT_OF.get(re.sub(r"[-_]?\d{4}$", "", word))
-    return ImageRow(
+    stated = [cells.get(c, "").strip() for c in (options.labels_column, options.negatives_column)]
+    positives, negatives = (_names(cell, options.separator) for cell in stated)
+    pairs = zip(stated, (positives, negatives), strict=True)
+    return Row(
         line=line,
-        name=PurePosixPath(name).as_posix() if name else "",
+        name=_relative(PurePosixPath(name), folders) if name else "",
         split=split,
-        positives=_names(cells.get(options.labels_column, ""), options.separator),
-        negatives=_names(cells.get(options.negatives_column, ""), options.separator),
+        positives=positives,
+        negatives=negatives,
+        written=[name for cell, names in pairs if _items(cell) is None for name in names],
     )
+
+
+def _relative(path: PurePosixPath, folders: Sequence[str]) -> str:
+    """Write an absolute path below the source, of which both forms are given, relative to it."""
+    inside = (path.relative_to(each) for each in folders if path.is_relative_to(each))
+    return next(inside, path).as_posix()
 
 
 def _names(cell: str, separator: str) -> list[str]:
     """List the distinct class names of a cell: a printed list, or names between separators."""
-    cell = cell.strip()
     items = _items(cell)
     if items is not None:
         names = [_item(text) for text in items]
@@ -223,7 +244,7 @@ def _item(text: str) -> str:
 
 
 def _refuse_lines(
-    row: ImageRow,
+    row: Row,
     values: Mapping[str, str],
     cells: Sequence[str],
     path: Path,
@@ -250,7 +271,7 @@ def _count_lines(cell: str) -> int:
     return len(re.findall(r"\r\n|\r|\n", cell))
 
 
-def _problem(row: ImageRow, cells: Sequence[str], header: Sequence[str]) -> str:
+def _problem(row: Row, cells: Sequence[str], header: Sequence[str]) -> str:
     """Describe what is wrong with a row; empty where nothing is."""
     if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
         return "another number of cells than the header has"
@@ -259,7 +280,7 @@ def _problem(row: ImageRow, cells: Sequence[str], header: Sequence[str]) -> str:
     return ""
 
 
-def _problem_within(row: ImageRow, values: Mapping[str, str], options: ImportOptions) -> str:
+def _problem_within(row: Row, values: Mapping[str, str], options: ImportOptions) -> str:
     """Describe what is wrong with the content of a row; empty where nothing is."""
     if row.split is None:
         return f"unknown split: {values[options.split_column]!r:.80}"
@@ -272,36 +293,3 @@ def _problem_within(row: ImageRow, values: Mapping[str, str], options: ImportOpt
         if _is_unreadable(cell):
             return f"like a list, but none of quoted names: {cell[:80]!r}"
     return ""
-
-
-def _add(images: dict[str, _Image], row: ImageRow, path: Path, account: ReadLog) -> None:
-    """Add a good row to those of its image; what is for testing is in no other split."""
-    assert row.split is not None
-    image = images.setdefault(row.name, _Image(line=row.line, split=row.split))
-    if image.line != row.line:
-        account.count(row.split, "further_rows")
-    if image.split != row.split:
-        kept, left = sorted((image.split, row.split), key=SPLITS.index, reverse=True)
-        reason = (
-            f"in two splits: {row.split} here, {image.split} on row {image.line}; {kept} counts"
-        )
-        account.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
-        if kept == row.split:
-            image.split, image.line = kept, row.line
-    image.positives.update(dict.fromkeys(row.positives))
-    image.negatives.update(dict.fromkeys(row.negatives))
-    for name in {*row.positives, *row.negatives} & image.positives.keys() & image.negatives.keys():
-        reason = f"present on one row and absent on another: {name!r:.80}"
-        account.reject(image.split, path, row.line, reason, fix=_FIX, image=row.name)
-
-
-def _united(name: str, image: _Image, whole: bool) -> ImageRow:
-    return ImageRow(
-        line=image.line,
-        name=name,
-        split=image.split,
-        positives=tuple(image.positives),
-        negatives=tuple(image.negatives),
-        disputed=tuple(image.positives.keys() & image.negatives.keys()),
-        whole=whole,
-    )

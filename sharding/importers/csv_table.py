@@ -1,29 +1,65 @@
 """Read any folder of images with a CSV of `image,labels`, and perhaps `negatives` and `split`.
 
-Rows about the same image are united. A class that no row of an image names is absent (a complete
-table), unless the table has a column of negatives: then it is unobserved, as in Open Images.
+A table may have one row per image, or one per image and label: rows about the same image are
+united. A class that no row of an image names is absent (a complete table), unless the table has a
+column of negatives: then it is unobserved, as in Open Images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from sharding.errors import InputError
 from sharding.importers.collection import Collection, Part, class_key, first_existing
-from sharding.importers.csv_rows import SEPARATORS, ImageRow, read_rows
+from sharding.importers.csv_rows import SEPARATORS, Row, read_rows
 from sharding.importers.options import COLUMNS, ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
-from sharding.layout import SPLITS
+from sharding.layout import SPLITS, is_below
 from sharding.openimages.row_status import is_mid
+from sharding.sources.spelling import Spellings
 
 READ_AS = "read_as"
 """Key of the policy: options of the columns and the separator, where they are not the defaults."""
 _MOST_ENTRIES = 4 << 30
+_FIX = "mend the row, or leave out --strict to set such rows aside"
+_OTHER_SEPARATORS = {**SEPARATORS, "/": "/"}
+del _OTHER_SEPARATORS["space"]  # names have spaces
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRow:
+    """Hold what the rows about an image say.
+
+    Attributes:
+        name: path of the image.
+        split: of the image.
+        positives: classes named as present.
+        negatives: classes named as absent.
+        disputed: classes that one row names as present and another one as absent.
+        whole: no row about the image was rejected, so that what is not named may be absent.
+    """
+
+    name: str
+    split: str
+    positives: Sequence[str]
+    negatives: Sequence[str]
+    disputed: Sequence[str]
+    whole: bool
+
+
+@dataclass(kw_only=True)
+class _Image:
+    """Collect the rows about an image; `line` is the first that names the split."""
+
+    line: int
+    split: str
+    positives: dict[str, None] = field(default_factory=dict)
+    negatives: dict[str, None] = field(default_factory=dict)
 
 
 def read_table(options: ImportOptions) -> Collection:
@@ -32,11 +68,12 @@ def read_table(options: ImportOptions) -> Collection:
     fix = "name the file with --table"
     path = first_existing([options.table or source / "labels.csv"], "the table", fix)
     log = ReadLog(source, strict=options.strict)
-    rows, header = read_rows(path, options, log)
-    if options.classes is None:
-        names = tuple(sorted({name for row in rows for name in (*row.positives, *row.negatives)}))
-    else:
-        names = _read_class_list(options.classes, log)
+    table, header = read_rows(path, options, log)
+    rows, written = _unite(table, path, source, log)
+    found = {name for row in rows for name in (*row.positives, *row.negatives)}
+    listed = () if options.classes is None else _read_class_list(options.classes, log)
+    _refuse_lists(written, found, listed, path, options)
+    names = listed or tuple(sorted(found))
     if not names:
         raise InputError("no row names a class", file=path, fix="check --labels-column")
     unlisted = options.unlisted or (
@@ -74,6 +111,102 @@ def _read_class_list(path: Path, log: ReadLog) -> tuple[str, ...]:
         problem = "the class list is empty" if not names else f"{repeated!r} is there twice"
         raise InputError(problem, file=path, fix="give one class a line, each once")
     return names
+
+
+def _unite(
+    table: Iterable[Row], path: Path, source: Path, account: ReadLog
+) -> tuple[list[ImageRow], dict[str, int]]:
+    """Unite the rows about each image, in the order of their first mention.
+
+    Names that differ in case or Unicode form alone are one image where they are of one file.
+    Returns also the first line of each class that a good row names between separators.
+
+    Raises:
+        InputError: no row can be used; under ``--strict`` a row is bad.
+    """
+    images: dict[str, _Image] = {}
+    broken: set[str] = set()
+    spellings = Spellings(source)
+    first: Row | None = None
+    written: dict[str, int] = {}
+    for row in table:
+        if is_below(row.name):
+            row = replace(row, name=spellings.first(row.name))
+        if row.problem:
+            first = first or row
+            split = row.split or "train"
+            account.reject(split, path, row.line, row.problem, fix=_FIX, image=row.name)
+            broken.add(row.name)
+        else:
+            _add(images, row, path, account)
+            for name in row.written:
+                written.setdefault(name, row.line)
+    if not images:
+        fix = "check the table and its separator"
+        if first is None:
+            raise InputError("no row can be used", file=path, fix=fix)
+        problem = f"no row can be used; the first: {first.problem}"
+        fix = "mend such rows, or name other columns (--image-column, --split-column, ...)"
+        raise InputError(problem, file=path, row=first.line, fix=fix)
+    return [_united(name, image, name not in broken) for name, image in images.items()], written
+
+
+def _add(images: dict[str, _Image], row: Row, path: Path, account: ReadLog) -> None:
+    """Add a good row to those of its image; what is for testing is in no other split."""
+    assert row.split is not None
+    image = images.setdefault(row.name, _Image(line=row.line, split=row.split))
+    if image.line != row.line:
+        account.count(row.split, "further_rows")
+    if image.split != row.split:
+        kept, left = sorted((image.split, row.split), key=SPLITS.index, reverse=True)
+        reason = (
+            f"in two splits: {row.split} here, {image.split} on row {image.line}; {kept} counts"
+        )
+        account.reject(left, path, row.line, reason, fix=_FIX, image=row.name)
+        if kept == row.split:
+            image.split, image.line = kept, row.line
+    image.positives.update(dict.fromkeys(row.positives))
+    image.negatives.update(dict.fromkeys(row.negatives))
+    for name in {*row.positives, *row.negatives} & image.positives.keys() & image.negatives.keys():
+        reason = f"present on one row and absent on another: {name!r:.80}"
+        account.reject(image.split, path, row.line, reason, fix=_FIX, image=row.name)
+
+
+def _united(name: str, image: _Image, whole: bool) -> ImageRow:
+    return ImageRow(
+        name=name,
+        split=image.split,
+        positives=tuple(image.positives),
+        negatives=tuple(image.negatives),
+        disputed=tuple(image.positives.keys() & image.negatives.keys()),
+        whole=whole,
+    )
+
+
+def _refuse_lists(
+    written: Mapping[str, int],
+    found: set[str],
+    listed: Sequence[str],
+    path: Path,
+    options: ImportOptions,
+) -> None:
+    """Refuse a name that another separator splits into other classes.
+
+    A class with such a character in its name, "salt/pepper", stays: its parts are no classes.
+    """
+    known = found.union(listed)
+    for name, line in written.items():
+        for word, separator in _OTHER_SEPARATORS.items():
+            parts = [part.strip() for part in name.split(separator) if part.strip()]
+            if len(parts) > 1 and known.issuperset(parts) and name not in listed:
+                own = SEPARATORS.get(options.separator, options.separator)
+                raise InputError(
+                    f"{name!r:.80} is a list of other classes of this table",
+                    file=path,
+                    row=line,
+                    fix=f"pass --separator {word}, write {own!r} between them, or name it in "
+                    "--classes FILE if it is one class",
+                )
 
 
 def _part(

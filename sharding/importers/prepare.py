@@ -23,6 +23,7 @@ from sharding.importers.nuswide import read_nuswide
 from sharding.importers.options import Format, ImportOptions
 from sharding.importers.splits import (
     listed_once,
+    with_first_spellings,
     with_single_positives,
     with_test,
     with_united_labels,
@@ -52,12 +53,14 @@ class ImportJob(Job):
 
     Attributes:
         names: of all images.
+        asked: the options of the import, as given.
         single_positive: a second label version of one positive per training image, if wanted.
         is_named: whether the label version was given a name, and so may come over a finished
             import.
     """
 
     names: Names
+    asked: ImportOptions
     single_positive: NewLabels | None = None
     is_named: bool = False
 
@@ -124,7 +127,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
     Raises:
         InputError: anything about the input that a user can mend.
     """
-    official = with_test(read_collection(options), options)
+    official = with_test(with_first_spellings(read_collection(options)), options)
     whole = with_united_labels(with_validation(official, options))
     collection = listed_once(whole, strict=options.strict)
     names = Names.of({split: part.names for split, part in collection.parts.items()})
@@ -139,6 +142,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         source=NamedSource.of(collection.images, names),
         plans={s: plan_shards(s, part, shard_options) for s, part in labels.splits.items()},
         names=names,
+        asked=options,
         single_positive=_single_positive(official, collection, options),
         is_named=options.name is not None,
     )

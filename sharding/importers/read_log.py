@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy.typing as npt
 from sharding.errors import InputError
 from sharding.importers.collection import Part, is_text, unpack_first
 from sharding.layout import is_below
-from sharding.openimages.dump_files import decode_utf8
+from sharding.openimages.dump_files import DumpFile, decode_utf8
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
+from sharding.storage.compression import HEAD, decompressed, is_zip, unread
 
 _LONGEST_NAME = 1024
+_TAR_MAGIC = slice(257, 262)
 
 
 class ReadLog:
@@ -54,12 +57,18 @@ class ReadLog:
         return content
 
     def text(self, path: Path) -> str:
-        """Read a UTF-8 file.
+        """Read a UTF-8 file, which may be compressed.
 
         Raises:
             InputError: it is missing, cannot be read, or is not UTF-8.
         """
-        return decode_utf8(self.read(path), path)
+        content = self.read(path)
+        file = DumpFile(path=path, location=path.name)
+        with file.damage_as_input_error(), io.BytesIO(content) as stream:
+            unpacked = decompressed(stream, content[:HEAD]).read()
+        if (name := _archive(unpacked)) is not None:
+            raise file.error(f"{name} is not read", fix="unpack it, or save it as text in UTF-8")
+        return decode_utf8(unpacked, path)
 
     def lines(self, path: Path) -> list[str]:
         """Read the lines of a UTF-8 file, without white space at their ends."""
@@ -121,3 +130,11 @@ class ReadLog:
     def _name_of(self, path: Path) -> str:
         inside = path.is_relative_to(self._root)
         return path.relative_to(self._root).as_posix() if inside else path.name
+
+
+def _archive(content: bytes) -> str | None:
+    """Name what holds files instead of text, or is compressed in a way that is not read."""
+    if is_zip(content):
+        return "a zip, as a spreadsheet is one,"
+    name = "tar" if content[_TAR_MAGIC] == b"ustar" else unread(content)
+    return None if name is None else f"a {name} file"

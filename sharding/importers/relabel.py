@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from sharding import log
+from sharding.commands.option_checks import refuse_ignored
 from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.label_versions import NewLabels, arrange
+from sharding.dataset.duplicates import Duplicates, refuse_across
+from sharding.dataset.label_versions import NewLabels, arrange, tar_labels
 from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import remove_outdated
 from sharding.errors import InputError, command
 from sharding.image_ids import Ids, format_image_ids
+from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import ImportJob, table_counts
 from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
-from sharding.layout import MANIFEST_FILE, diff_path
+from sharding.layout import DUPLICATES, MANIFEST_FILE, SPLITS, diff_path
 from sharding.log import count
 from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels
-from sharding.manifest import Dataset
+from sharding.manifest import Dataset, Manifest
 from sharding.storage.files import changed, remove_temporaries, write_json
 
 
@@ -33,8 +37,8 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
     Pixels, splits and the default labels stay as they are.
 
     Raises:
-        InputError: as `labels_for`; single positives are asked for too; or the dataset has other
-            labels of this name.
+        InputError: as `labels_for`; single positives are asked for too; an option says otherwise
+            than the images are; or the dataset has other labels of this name.
     """
     if job.single_positive is not None:
         name = job.single_positive.name
@@ -47,6 +51,11 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
         )
     with lock.acquire(job.output):
         dataset = Dataset.open(job.output)
+        drawn = _drawn(dataset.manifest, job.labels.release)
+        why = f"with --labels {job.labels.name} over images that are there already"
+        refuse_ignored(job.asked, _unlike(job.asked, dataset, drawn), why)
+        if job.asked.refuse_cross_split_duplicates:
+            refuse_across(Duplicates.of_record(dataset.manifest.created_by.get(DUPLICATES)))
         new = labels_for(dataset, job).without(dataset.manifest.removed_ids)
         remove_temporaries(job.output)
         remove_outdated(job.output, dataset.manifest)
@@ -73,8 +82,38 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
     )
 
 
+def _drawn(manifest: Manifest, release: str) -> dict[str, Any]:
+    """Look up how splits of the finished import were drawn: what its first labels record."""
+    names = [*tar_labels(manifest).values(), *manifest.labels]
+    versions = (manifest.labels[name] for name in names if name in manifest.labels)
+    policy = next((version.policy for version in versions if version.release == release), {})
+    return {split: policy[split] for split in SPLITS if split in policy}
+
+
+def _unlike(asked: ImportOptions, dataset: Dataset, drawn: Mapping[str, Any]) -> list[str]:
+    """List the options about images and splits of which the dataset was made with others."""
+    manifest, treatment = dataset.manifest, dataset.manifest.treatment
+    seeds = [draw["seed"] for draw in drawn.values()]
+    made = {
+        "shorter_side": treatment.get("shorter_side"),
+        "quality": treatment.get("quality"),
+        "trust_images": treatment.get("mode") == "trust",
+        "images_per_shard": manifest.images_per_shard,
+        "placement_seed": manifest.seed,
+        "group_by": dataset.classes.group_by,
+        "retry_failed": False,
+        "split_seed": asked.split_seed if asked.split_seed in seeds else None,
+        "test_share": drawn.get("test", {}).get("share", 0),
+        "validation_share": drawn.get("validation", {}).get("share", 0),
+    }
+    return [name for name, value in made.items() if getattr(asked, name) != value]
+
+
 def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     """Convert a job's labels to the classes of a dataset; its images stay in their splits.
+
+    How these were drawn is recorded as the dataset has it: the draws of the new table count for
+    nothing.
 
     A class that a CSV does not name any more is in every image what one is that its row leaves out.
 
@@ -111,7 +150,9 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
         table = LabelTable.from_dense(ids_N[rows], labels_NK[rows])
         counts = table_counts(table, len(classes))
         found[split] = dataclasses.replace(labels, table=table, report={**labels.report, **counts})
-    return dataclasses.replace(job.labels, splits=found)
+    policy = {key: value for key, value in job.labels.policy.items() if key not in SPLITS}
+    policy |= _drawn(dataset.manifest, job.labels.release)
+    return dataclasses.replace(job.labels, splits=found, policy=policy)
 
 
 def _check_images(ids_N: Ids, members: Sequence[Members], job: ImportJob) -> None:

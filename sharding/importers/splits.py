@@ -22,6 +22,7 @@ from sharding.importers.options import ImportOptions
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
+from sharding.sources.spelling import Spellings
 
 SEED = 1200
 VALIDATION_SHARE = 0.2
@@ -29,6 +30,16 @@ VALIDATION_SHARE = 0.2
 _ONCE = "list it for one split, once"
 
 Rows = npt.NDArray[np.int64]
+
+
+def with_first_spellings(collection: Collection) -> Collection:
+    """Name each file as its first mention does; others may differ in case or Unicode form."""
+    spellings = Spellings(collection.images)
+    parts = {
+        split: replace(part, names=tuple(map(spellings.first, part.names)))
+        for split, part in collection.parts.items()
+    }
+    return replace(collection, parts=parts)
 
 
 def with_test(collection: Collection, options: ImportOptions) -> Collection:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sharding.errors import InputError
 from sharding.importers.collection import Collection, Part, choose_year, first_existing
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
@@ -51,6 +52,9 @@ def _find(options: ImportOptions) -> tuple[Path, int]:
     source = options.source
     if (source / "ImageSets").is_dir():  # the folder of a year itself
         named = [year for year in _YEARS if str(year) in source.resolve().name]
+        if named and options.year not in (None, *named):
+            fix = f"leave out --year, or give the folder of {options.year}"
+            raise InputError(f"this is VOC{named[0]}, not VOC{options.year}", file=source, fix=fix)
         return source, options.year or (named or [*_YEARS])[0]
     folders = [source / "VOCdevkit", source]
     root = next((folder for folder in folders if any(folder.glob("VOC2*"))), folders[0])

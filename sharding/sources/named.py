@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from sharding.manifest import Dataset
 from sharding.openimages.dump import Dump
 from sharding.sources.base import ReadBuffer, ReadImage, Source
 from sharding.sources.open import open_source
+from sharding.sources.spelling import Listed
 from sharding.storage import parquet
 from sharding.storage.files import refuse_changed
 from sharding.storage.retry import Buffer, RetryPolicy
@@ -129,7 +129,7 @@ class NamedSource(Source):
     @contextlib.contextmanager
     def reader(self, split: str, image_ids: Sequence[str]) -> Iterator[ReadImage]:
         """Open the directory; a name finds a file in another case or Unicode form, too."""
-        buffer, listed = ReadBuffer(), _Listed()
+        buffer, listed = ReadBuffer(), Listed()
 
         def paths(name: str) -> Iterator[str]:
             yield os.path.join(self.directory, name)
@@ -144,38 +144,6 @@ class NamedSource(Source):
     def name(self, split: str, image_id: str) -> str:
         """Path below the directory."""
         return self.names.get(image_id, image_id)
-
-
-class _Listed:
-    """Names in folders, each listed once, to be found however they are written."""
-
-    def __init__(self) -> None:
-        self._by_look: dict[str, dict[str, list[str]]] = {}
-
-    def alike(self, directory: str, name: str) -> str | None:
-        """Find the one path that differs in case and Unicode form alone; None if it is not one."""
-        place = directory
-        for part in name.split("/"):
-            if place not in self._by_look:
-                self._by_look[place] = _by_look(place)
-            same = self._by_look[place].get(_look(part), [])
-            if len(same) != 1 and part not in same:
-                return None
-            place = os.path.join(place, part if part in same else same[0])
-        return place
-
-
-def _by_look(folder: str) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            names.setdefault(_look(name), []).append(name)
-    return names
-
-
-def _look(name: str) -> str:
-    """Fold what Windows and macOS do not tell apart, and change when files are copied."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def open_images(

@@ -215,7 +215,8 @@ def test_ids_come_from_a_file_and_unknown_ones_are_refused(dataset: Path, inputs
         take_down(dataset, file=tmp_path / "absent.txt")
     listed.write_text(f"\ufeff{known}\r\n{'e' * 16}\n")
     done = take_down(dataset, file=listed, allow_unknown=True)
-    assert (done.ids, done.unknown, done.tars) == (2, 1, 1)
+    assert (done.ids, done.unknown, done.tars) == (2, ("e" * 16,), 1)
+    assert f"1 id not of this dataset: {'e' * 16}; kept out of what is added later" in str(done)
     settled = tree(dataset)
     assert "nothing was done" in str(take_down(dataset, known))
     assert tree(dataset) == settled
@@ -268,3 +269,96 @@ def test_an_imported_image_is_taken_down_by_its_name(tmp_path: Path) -> None:
     import_collection(prepare_import(dataclasses.replace(options, seed=5)), map)
     assert mentions(options.output, gone) == set()
     assert is_intact(options.output)
+
+
+NAMED = ("cats/p1.jpg", "cats/p2.jpg", "cats/caf\u00e9.jpg", "dogs/p2.jpg", "dogs/P4.jpg", "x.jpg")
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Path:
+    """A dataset of `NAMED`, whose table writes paths as Windows does."""
+    rows = [f"{name},cat,train".replace("/", "\\") for name in NAMED]
+    write_csv(tmp_path / "in", ["image,labels,split", *rows], NAMED)
+    dataset = tmp_path / "dataset"
+    source = tmp_path / "in"
+    options = ImportOptions(format="csv", source=source, output=dataset, validation_share=0.0)
+    import_collection(prepare_import(options), map)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("cats\\p1.jpg", NAMED[0]),
+        ("./cats//p1.jpg", NAMED[0]),
+        ("Cats/P1.JPG", NAMED[0]),
+        ("/data/in/cats/p1.jpg", NAMED[0]),
+        ("C:\\data\\Cats\\p2.jpg", NAMED[1]),
+        ("Cats/Cafe\u0301.jpg", NAMED[2]),
+        ("p4.jpg", NAMED[4]),
+    ],
+)
+def test_a_name_finds_its_image_however_it_is_written(
+    written: str, name: str, imported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "1 id removed" in str(take_down(imported, written))
+    assert Manifest.read(imported).removed == (image_id_of(name),)
+    assert mentions(imported, [image_id_of(name), name]) == set()
+    assert is_intact(imported)
+    is_told = (
+        f"1 name found in another spelling: {written!r} is {name!r}" in capsys.readouterr().out
+    )
+    assert is_told == (written not in ("cats\\p1.jpg", "./cats//p1.jpg"))
+
+
+def test_a_name_of_several_images_is_refused(imported: Path, tmp_path: Path) -> None:
+    before = tree(imported)
+    listed = tmp_path / "names.txt"
+    listed.write_text("x.jpg\nP2.jpg\n")
+    with pytest.raises(
+        InputError, match=r"names\.txt, row 2: 'P2\.jpg' may be 'cats/p2\.jpg' or 'd"
+    ):
+        take_down(imported, file=listed)
+    assert tree(imported) == before
+
+
+def test_names_that_are_not_there_are_told_as_they_are_written(imported: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"has no image 'cats\\\\p9\.jpg', nor 1 others of these\. Fix"
+    ):
+        take_down(imported, "cats\\p9.jpg", "p2", "x.jpg")
+    said = str(take_down(imported, "cats\\p9.jpg", "cats\\p1.jpg", allow_unknown=True))
+    assert said.startswith("1 id removed")
+    assert "1 id not of this dataset: 'cats\\\\p9.jpg'; kept out of what is added later" in said
+    gone = {image_id_of("cats/p9.jpg"), image_id_of("cats/p1.jpg")}
+    assert {*(Manifest.read(imported).removed or ())} == gone
+
+
+def test_what_is_repeated_finds_no_other_image(imported: Path) -> None:
+    for written in ("cats\\p1.jpg", "/data/in/cats/p1.jpg"):
+        take_down(imported, "cats/p1.jpg")
+        assert "nothing was done" in str(take_down(imported, written))
+    with pytest.raises(InputError, match="has no image 'CATS/p1"):
+        take_down(imported, "CATS/p1.jpg")
+    # A file of the same name in another folder is not what was taken down.
+    take_down(imported, "cats/p2.jpg")
+    assert "nothing was done" in str(take_down(imported, "cats\\p2.jpg"))
+    assert Manifest.read(imported).removed_ids.size == 2
+
+
+def test_a_takedown_by_name_that_is_killed_anywhere_is_repeated(
+    imported: Path, tmp_path: Path
+) -> None:
+    gone = ("cats\\p1.jpg", "/data/in/dogs/p2.jpg")
+    undisturbed = shutil.copytree(imported, tmp_path / "undisturbed")
+    take_down(undisturbed, *gone)
+    expected = tree(undisturbed)
+    event, died = 0, True
+    while died:
+        dataset = shutil.copytree(imported, tmp_path / f"killed-{event}")
+        died = run_until(event, partial(take_down, dataset, *gone))
+        take_down(dataset, *gone)
+        assert tree(dataset) == expected, f"killed at event {event}"
+        shutil.rmtree(dataset)
+        event += 5
+    assert event > 40

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import hashlib
 import io
+import lzma
+import tarfile
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +30,7 @@ from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.maintenance.checks import check_dataset
 from sharding.manifest import Dataset
 from sharding.openimages.row_status import is_mid
-from tests.support.foreign import write_csv, write_text
+from tests.support.foreign import write_csv, write_images, write_text
 
 
 def read(folder: Path, lines: Sequence[str], **more: Any) -> Collection:
@@ -96,6 +102,74 @@ def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cell", "separator", "word"),
+    [
+        ("cat,dog", "|", "comma"),
+        ("dog ; cat", "|", "semicolon"),
+        ("cat/dog/cat", "|", "/"),
+        ("cat\tdog", "|", "tab"),
+        ("cat|dog", "comma", "pipe"),
+    ],
+)
+@pytest.mark.parametrize("column", ["labels", "negatives"])
+def test_a_list_with_another_separator_is_no_class(
+    cell: str, separator: str, word: str, column: str, tmp_path: Path
+) -> None:
+    row = f'b.jpg,"{cell}",' if column == "labels" else f'b.jpg,,"{cell}"'
+    lines = ["image,labels,negatives", "a.jpg,cat,", row, "c.jpg,dog,cat"]
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, lines, separator=separator)
+    own = {"|": "|", "comma": ","}[separator]
+    assert str(caught.value) == (
+        f"{tmp_path / 'labels.csv'}, row 3: {cell!r} is a list of other classes of this table. "
+        f"Fix: pass --separator {word}, write {own!r} between them, or name it in --classes FILE "
+        "if it is one class"
+    )
+    found = read(tmp_path, lines, separator=word)
+    assert found.class_names == ("cat", "dog")
+    stated = [POSITIVE, POSITIVE] if column == "labels" else [NEGATIVE, NEGATIVE]
+    assert found.parts["train"].labels_NK[1].tolist() == stated
+
+
+def test_a_name_that_only_looks_like_a_list_is_a_class(tmp_path: Path) -> None:
+    lines = ["image,labels", "a.jpg,living room|salt/pepper", 'b.jpg,"room, living|salt"']
+    lines += ["c.jpg,living|room|x/", "d.jpg,x", "e.jpg,\"['x,salt']\""]
+    names = ("living", "living room", "room", "salt", "salt/pepper", "x", "x,salt", "x/")
+    with pytest.raises(InputError, match="row 3: 'room, living' is a list"):
+        read(tmp_path, lines)
+    lines[2] = "b.jpg,salt"
+    assert read(tmp_path, lines).class_names == names
+
+
+def test_a_class_list_may_name_a_class_that_is_made_of_others(tmp_path: Path) -> None:
+    lines = ["image,labels", "a.jpg,salt/pepper", "b.jpg,salt|pepper"]
+    listed = write_text(tmp_path / "classes.txt", ["salt", "salt/pepper"])
+    found = read(tmp_path, lines, classes=listed)
+    assert found.parts["train"].labels_NK.tolist() == [[0, 1], [1, 0]]
+    listed = write_text(tmp_path / "classes.txt", ["salt", "pepper"])
+    with pytest.raises(InputError, match="row 2: 'salt/pepper' is a list"):
+        read(tmp_path, lines, classes=listed)
+
+
+def test_columns_in_another_case_are_those_columns(tmp_path: Path) -> None:
+    lines = ["Image,LABELS,Negatives,Split", "a.jpg,cat,dog,train", "b.jpg,dog,,Test"]
+    found = read(tmp_path, lines)
+    assert {split: part.names for split, part in found.parts.items()} == {
+        "train": ("a.jpg",),
+        "test": ("b.jpg",),
+    }
+    assert not found.unsplit
+    assert found.policy == {"unlisted": "unobserved"}
+    assert found.parts["test"].labels_NK.tolist() == [[UNOBSERVED, POSITIVE]]
+    lines = ["image,labels,Labels,split", "a.jpg,cat,dog,train"]
+    assert read(tmp_path, lines).class_names == ("cat",)
+    lines = ["image,Negatives,split", "a.jpg,cat,train"]
+    assert read(tmp_path, lines, labels_column="Negatives").policy["unlisted"] == "negative"
+    with pytest.raises(InputError, match="row 1: there are two columns 'split'"):
+        read(tmp_path, ["image,labels,Split,SPLIT", "a.jpg,cat,train,test"])
+
+
+@pytest.mark.parametrize(
     ("row", "reason"),
     [
         ("../a.jpg,x,", "not a path below the source: '../a.jpg'"),
@@ -139,6 +213,34 @@ def test_rows_of_one_image_are_united(tmp_path: Path) -> None:
     assert part.names == ("a.jpg", "b.jpg")
     assert part.labels_NK.tolist() == [[1, 1], [0, 1]]
     assert (part.report["further_rows"], part.rejected_rows) == (2, ())
+
+
+def test_a_file_that_is_written_in_two_ways_is_one_image(tmp_path: Path) -> None:
+    write_images(tmp_path, ["p.jpg", "q.jpg", "Q.jpg", "r/caf\u00e9.jpg"])
+    lines = ["image,labels,negatives", "P.jpg,cat,cow", "p.jpg,dog,", "p.JPG,cow,cat"]
+    lines += ["q.jpg,cat,", "Q.jpg,dog,", "r/cafe\u0301.jpg,cat,", "R/Caf\u00e9.JPG,dog,dog"]
+    part = read(tmp_path, lines).parts["train"]
+    assert part.names == ("P.jpg", "q.jpg", "Q.jpg", "r/cafe\u0301.jpg")
+    disputed = [UNOBSERVED, UNOBSERVED, POSITIVE]
+    apart = [[1, UNOBSERVED, UNOBSERVED], [UNOBSERVED, UNOBSERVED, 1]]
+    assert part.labels_NK.tolist() == [disputed, *apart, [1, UNOBSERVED, UNOBSERVED]]
+    assert part.report["further_rows"] == 2
+    assert [(bad.row, bad.image_id) for bad in part.rejected_rows] == [
+        (4, "P.jpg"),
+        (4, "P.jpg"),
+        (8, "r/cafe\u0301.jpg"),
+    ]
+
+
+def test_a_file_that_is_written_in_two_ways_is_in_one_split(tmp_path: Path) -> None:
+    write_images(tmp_path, ["p.jpg", "q.jpg"])
+    lines = ["image,labels,split", "p.jpg,cat,train", "q.jpg,dog,train", "P.JPG,dog,test"]
+    found = read(tmp_path, lines)
+    assert {split: part.names for split, part in found.parts.items()} == {
+        "train": ("q.jpg",),
+        "test": ("p.jpg",),
+    }
+    assert found.parts["test"].labels_NK.tolist() == [[1, 1]]
 
 
 def test_what_a_rejected_row_may_have_named_is_not_absent(tmp_path: Path) -> None:
@@ -273,9 +375,70 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"image,labels\n\xff\xfe\x00,x\n")
     with pytest.raises(InputError, match="not UTF-8"):
         read_collection(options(tmp_path))
-    (tmp_path / "labels.csv").write_text("image,labels\na.jpg," + "x" * 200_000)
-    with pytest.raises(InputError, match=r"row \d: not a CSV"):
-        read_collection(options(tmp_path))
+
+
+def test_a_long_cell_is_read(tmp_path: Path) -> None:
+    names = [f"class number {number:06d}" for number in range(8000)]
+    found = read(tmp_path, ["image,labels", f"a.jpg,{'|'.join(names)}", "b.jpg,"])
+    assert found.class_names == tuple(names)
+    assert found.parts["train"].labels_NK.tolist() == [[1] * 8000, [0] * 8000]
+    with pytest.raises(InputError, match=r"row 2: a cell of more than 16,000,000 characters"):
+        read(tmp_path, ["image,labels", "a.jpg," + "x" * 16_000_001])
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress])
+def test_a_compressed_table_is_read(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    table = tmp_path / "table.packed"
+    table.write_bytes(compress(b"\xef\xbb\xbfimage,labels\na.jpg,cat\n"))
+    found = read_collection(options(tmp_path, table=table))
+    assert found.parts["train"].names == ("a.jpg",)
+    assert found.sources == {table.name: hashlib.sha256(table.read_bytes()).hexdigest()}
+    table.write_bytes(table.read_bytes()[:-6])
+    with pytest.raises(InputError, match=r"table\.packed: the archive is cut off or damaged"):
+        read_collection(options(tmp_path, table=table))
+
+
+def test_an_archive_in_the_place_of_a_table_is_named(tmp_path: Path) -> None:
+    inner = write_text(tmp_path / "inner.csv", ["image,labels", "a.jpg,cat"])
+    with tarfile.open(tmp_path / "table.tar.gz", "w:gz") as tar:
+        tar.add(inner, "labels.csv")
+    with zipfile.ZipFile(tmp_path / "table.xlsx", "w") as pack:
+        pack.write(inner, "xl/sheet1.xml")
+    (tmp_path / "table.zst").write_bytes(b"\x28\xb5\x2f\xfd....")
+    for table, what in (
+        ("table.tar.gz", "a tar file is not read"),
+        ("table.xlsx", "a zip, as a spreadsheet is one, is not read"),
+        ("table.zst", "a zstd file is not read"),
+    ):
+        with pytest.raises(InputError, match=f"{table}: {what}. Fix: unpack it, or save it as te"):
+            read_collection(options(tmp_path, table=tmp_path / table))
+
+
+@pytest.mark.parametrize(
+    ("lines", "row", "reason"),
+    [
+        (["image,labels", "/away/a.jpg,cat", "b.jpg"], 2, "not a path below the source: '/away/"),
+        (["image,labels,split", "a.jpg,cat,0", "b.jpg,cat,1"], 2, "unknown split: '0'"),
+        (["image,labels,note", "", "a.jpg,cat"], 3, "another number of cells than the header has"),
+    ],
+)
+def test_a_table_without_a_good_row_says_what_is_wrong_with_the_first(
+    lines: list[str], row: int, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"row {row}: no row can be used; the first: {reason}"):
+        read(tmp_path, lines)
+
+
+def test_absolute_paths_below_the_source_are_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "pets"
+    write_images(folder, ["cats/a.jpg"])
+    (tmp_path / "link").symlink_to(folder)
+    lines = ["image,labels", f"{folder}/cats/a.jpg,cat", f"{tmp_path}/link//b.jpg,dog"]
+    lines += ["cats/a.jpg,dog", f"{folder}/../c.jpg,cat", f"{folder}s/d.jpg,cat"]
+    part = read(tmp_path / "link", lines).parts["train"]
+    assert part.names == ("cats/a.jpg", "b.jpg")
+    assert part.labels_NK.tolist() == [[1, 1], [0, 1]]
+    assert [bad.row for bad in part.rejected_rows] == [5, 6]
 
 
 def test_mutated_tables_label_nothing_that_they_do_not_say() -> None:

@@ -474,6 +474,20 @@ def test_a_file_of_coco_under_two_ids_has_the_labels_of_both(tmp_path: Path) -> 
     assert dataset.manifest.labels["complete"].report["train"]["listed_twice"] == 1
 
 
+def test_a_file_of_coco_that_is_written_in_two_ways_is_one_image(tmp_path: Path) -> None:
+    settings = options("coco", tmp_path, validation_share=0.0)
+    path = settings.source / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    name = "COCO_train2014_000000000009.jpg"
+    content["images"].append({"id": 10, "file_name": name.lower()})
+    content["annotations"].append({"image_id": 10, "category_id": 90})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    dataset = bring_in(settings)
+    assert present(dataset, "train")[f"train2014/{name.lower()}"] == ["person", "toothbrush"]
+    assert f"train2014/{name}" not in present(dataset, "train")
+    assert dataset.manifest.labels["complete"].report["train"]["listed_twice"] == 1
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -546,6 +560,27 @@ def test_the_first_year_is_read_and_others_on_request(
     dataset = bring_in(settings)
     assert dataset.manifest.labels["complete"].release == "voc2007"
     assert present(dataset, "test") == EXPECTED["voc"]["test"]
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_another_year_than_is_there_is_refused(name: str, tmp_path: Path) -> None:
+    there, asked = {"voc": (2012, 2007), "coco": (2014, 2017)}[name]
+    settings = options(name, tmp_path, year=asked)
+    with pytest.raises(InputError, match=rf"{asked}\S*: is missing; {there} is here. Fix: "):
+        prepare_import(settings)
+    prepare_import(dataclasses.replace(settings, year=there))
+
+
+def test_the_folder_of_a_year_is_of_no_other(tmp_path: Path) -> None:
+    settings = options("voc", tmp_path, year=2007)
+    folder = settings.source / "VOCdevkit/VOC2012"
+    settings = dataclasses.replace(settings, source=folder)
+    with pytest.raises(InputError, match=r"this is VOC2012, not VOC2007\. Fix: leave out --year"):
+        prepare_import(settings)
+    assert prepare_import(dataclasses.replace(settings, year=2012)).labels.release == "voc2012"
+    renamed = folder.rename(folder.with_name("voc"))  # whose name says nothing
+    job = prepare_import(dataclasses.replace(settings, source=renamed))
+    assert job.labels.release == "voc2007"
 
 
 def test_a_split_that_ends_empty_is_an_error_and_its_account_stays(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,55 @@ def test_what_a_partial_table_no_longer_names_is_unobserved(tmp_path: Path) -> N
     table = Dataset.open(tmp_path / "dataset").labels("train", "mended")
     labels_NK = table.dense(table.rows_of(parse_image_ids(list(map(image_id_of, NAMES[:2])))), 2)
     assert labels_NK.tolist() == [[POSITIVE, UNOBSERVED], [NEGATIVE, UNOBSERVED]]
+
+
+UNSPLIT = ["image,labels", *(f"{n}.jpg,{'cat' if n % 2 else 'dog'}" for n in range(10))]
+MADE = {"shorter_side": 16, "quality": 80, "images_per_shard": 6, "placement_seed": 3}
+DRAWN = {"split_seed": 5, "test_share": 0.3, "validation_share": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"shorter_side": 20, "quality": 50}, "--shorter-side and --quality"),
+        ({"images_per_shard": 2, "placement_seed": 7}, "--images-per-shard and --placement-seed"),
+        ({"trust_images": True, "shorter_side": None}, "--trust-images"),
+        ({"retry_failed": True}, "--retry-failed"),
+        ({"split_seed": 7, "test_share": 0.5}, "--split-seed and --test-share"),
+        ({"validation_share": 0.5}, "--validation-share"),
+    ],
+)
+def test_mended_labels_refuse_options_of_other_images(
+    other: dict[str, object], told: str, tmp_path: Path
+) -> None:
+    write_csv(tmp_path, UNSPLIT, [f"{n}.jpg" for n in range(10)])
+    import_collection(table_job(tmp_path, UNSPLIT, **MADE, **DRAWN), map)
+    mended = [*UNSPLIT[:-1], "9.jpg,cat|dog"]
+    said = rf"{told} would be ignored with --labels m over images .*\. Fix: leave out {told}"
+    with pytest.raises(InputError, match=f"^{said}"):
+        import_collection(table_job(tmp_path, mended, "m", **{**MADE, **DRAWN, **other}), map)
+    assert list(Dataset.open(tmp_path / "dataset").manifest.labels) == ["complete"]
+
+
+def test_mended_labels_record_how_the_splits_were_drawn(tmp_path: Path) -> None:
+    write_csv(tmp_path, UNSPLIT, [f"{n}.jpg" for n in range(10)])
+    import_collection(table_job(tmp_path, UNSPLIT, **MADE, **DRAWN), map)
+    mended = [*UNSPLIT[:-1], "9.jpg,cat|dog"]
+    import_collection(table_job(tmp_path, mended, "as-before", **MADE, **DRAWN), map)
+    import_collection(table_job(tmp_path, mended, "plain"), map)
+    split_column = [f"{UNSPLIT[0]},split", *(f"{row},train" for row in mended[1:])]
+    import_collection(table_job(tmp_path, split_column, "split"), map)
+    versions = Dataset.open(tmp_path / "dataset").manifest.labels
+    assert versions.keys() == {"complete", "as-before", "plain", "split"}
+    for name, version in versions.items():
+        drawn = {"test": {"share": 0.3, "seed": 5}}
+        assert version.policy == {"unlisted": "negative", **drawn}, name
+
+
+def test_mended_labels_refuse_pictures_of_two_splits_as_the_import_does(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    shutil.copy(tmp_path / "a.jpg", tmp_path / "e.jpg")
+    import_collection(table_job(tmp_path, TABLE), map)
+    job = table_job(tmp_path, TABLE, "m", refuse_cross_split_duplicates=True)
+    with pytest.raises(InputError, match="1 image in two splits"):
+        import_collection(job, map)

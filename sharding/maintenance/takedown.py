@@ -1,0 +1,127 @@
+"""Find the images that a takedown names, by ids or by the file names of an imported collection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sharding import log
+from sharding.dataset.label_versions import all_labels
+from sharding.dataset.members import Members
+from sharding.dataset.quarantine import Quarantine
+from sharding.errors import InputError
+from sharding.image_ids import Ids, format_image_ids, parse_image_ids
+from sharding.layout import NAMES_FILE, NAMES_HASH, QUARANTINE_FILE, UNFINISHED_REMOVAL
+from sharding.log import count
+from sharding.manifest import Dataset
+from sharding.sources.named import Names, image_id_of
+from sharding.sources.spelling import NameIndex, normal
+from sharding.storage.files import refuse_changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """Hold what one line or option names, and where it stands."""
+
+    text: str
+    file: Path | None = None
+    row: int | None = None
+
+    def error(self, problem: str, fix: str) -> InputError:
+        return InputError(problem, file=self.file, row=self.row, fix=fix)
+
+
+def read_asked(ids: Sequence[str], file: Path | None, dataset: Dataset) -> dict[str, str]:
+    """Read which images are asked for: as they were written, by id.
+
+    Raises:
+        InputError: an id is malformed, a name may be of several images, the file cannot be read,
+            or the table of names is damaged.
+    """
+    asked: dict[str, str] = {}
+    names: list[_Line] = []
+    for line in _lines(ids, file):
+        try:
+            parse_image_ids([line.text])
+        except InputError as error:
+            if NAMES_HASH not in dataset.manifest.created_by:
+                raise line.error(error.problem, "give ids of the dataset") from None
+            names.append(line)
+        else:
+            asked.setdefault(line.text, line.text)
+    for image_id, line in _ids_of_names(names, dataset):
+        asked.setdefault(image_id, f"{line.text!r:.200}")
+    return asked
+
+
+def unknown_ids(dataset: Dataset, asked_M: Ids, members: Iterable[Members]) -> list[str]:
+    """Find the ids that neither tars, tables, the quarantine nor the removed images have."""
+    aside = Quarantine.read(dataset.directory / QUARANTINE_FILE).images().entries
+    known = [dataset.manifest.removed_ids, parse_image_ids([entry.image_id for entry in aside])]
+    known += [part.image_ids_N for part in members]
+    known += [
+        all_labels(dataset, split, name).image_ids_N
+        for name, version in dataset.manifest.labels.items()
+        for split in version.splits
+    ]
+    return format_image_ids(asked_M[~np.isin(asked_M, np.concatenate(known))])
+
+
+def _lines(ids: Sequence[str], file: Path | None) -> list[_Line]:
+    lines: list[str] = []
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"no list of ids ({error})", file=file) from None
+    listed = [_Line(text=text.strip(), file=file, row=n) for n, text in enumerate(lines, start=1)]
+    return [line for line in (*listed, *(_Line(text=text.strip()) for text in ids)) if line.text]
+
+
+def _ids_of_names(lines: Sequence[_Line], dataset: Dataset) -> list[tuple[str, _Line]]:
+    """Find the id of each name; one that the collection lacks has that of its own spelling."""
+    if not lines:
+        return []
+    path, manifest = dataset.directory / NAMES_FILE, dataset.manifest
+    if UNFINISHED_REMOVAL not in manifest.created_by:  # which may have replaced the table already
+        refuse_changed(path, manifest.created_by[NAMES_HASH])
+    id_of = {n: key for part in Names.read(path).by_split.values() for key, n in part.items()}
+    index, removed = NameIndex(id_of), frozenset(manifest.removed or ())
+    found, respelled = [], []
+    for line in lines:
+        image_id, name = _find(line, id_of, index, removed)
+        found.append((image_id, line))
+        if name not in (None, line.text, normal(line.text)):
+            respelled.append(f"{line.text!r:.200} is {name!r}")
+    if respelled:
+        what = f"{count(len(respelled), 'name')} found in another spelling"
+        log.info(f"{what}: {', '.join(respelled[:5])}")
+    return found
+
+
+def _find(
+    line: _Line, id_of: Mapping[str, str], index: NameIndex, removed: Collection[str]
+) -> tuple[str, str | None]:
+    """Find id and name of the image that a line names; the name is None where there is none now.
+
+    The table of names forgets what is removed: a command that is repeated must find no other image.
+    """
+    own, *ends = _ids_of_ends(normal(line.text))
+    if own in removed:
+        return own, None
+    names = index.named(line.text)
+    if len(names) > 1:
+        several = " or ".join(map(repr, names[:3]))
+        raise line.error(f"{line.text!r:.200} may be {several}", "write the one that is meant")
+    if names:
+        return id_of[names[0]], names[0]
+    return next((image_id for image_id in ends if image_id in removed), own), None
+
+
+def _ids_of_ends(name: str) -> list[str]:
+    """Hash a path, and what is left of it without its first folders."""
+    parts = name.split("/")
+    return [image_id_of("/".join(parts[first:])) for first in range(len(parts))]

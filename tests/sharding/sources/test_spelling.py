@@ -1,0 +1,37 @@
+"""Names of one file are one, however they are written; those of two files are two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sharding.sources.spelling import NameIndex, Spellings
+
+
+def test_spellings_of_one_file_are_its_first(tmp_path: Path) -> None:
+    for name in ("Photos/CAFE\u0301.JPG", "Photos/a.jpg", "Photos/A.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    spellings = Spellings(tmp_path)
+    given = ("photos/caf\u00e9.jpg", "Photos/CAFE\u0301.JPG", "Photos/caf\u00e9.jpg")
+    assert [spellings.first(name) for name in (*given, given[0])] == [given[0]] * 4
+    two = ("Photos/A.jpg", "Photos/a.jpg", "photos/A.jpg", "photos/a.jpg", "photos/A.JPG")
+    assert [spellings.first(name) for name in two] == [*two[:2], *two[:2], "photos/A.JPG"]
+
+
+def test_names_without_a_file_stay_as_they_are(tmp_path: Path) -> None:
+    spellings = Spellings(tmp_path)
+    assert [spellings.first(name) for name in ("b.jpg", "B.jpg")] == ["b.jpg", "B.jpg"]
+
+
+def test_a_name_means_all_that_end_alike_unless_it_is_one_of_them() -> None:
+    index = NameIndex(["p.jpg", "P.jpg", "a/p.jpg", "a/q.jpg", "b\\\\r.jpg"])
+    for written, names in {
+        "p.jpg": ["p.jpg"],
+        "a\\p.jpg": ["a/p.jpg"],
+        "A/p.jpg": ["P.jpg", "a/p.jpg", "p.jpg"],
+        "/x/a/q.jpg": ["a/q.jpg"],
+        "x/q.jpg": [],
+        "b\\\\r.jpg": ["b\\\\r.jpg"],
+        "": [],
+    }.items():
+        assert index.named(written) == names, written
