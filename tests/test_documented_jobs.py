@@ -7,29 +7,22 @@ program's parser in `tests/test_documented_commands.py`.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.cluster import session, tasks
-from pipeline.cluster.checkpoints import SCORE
-from pipeline.evaluation import run as evaluation
-from pipeline.inference import cam_figures, cams
 from pipeline.tracking import client
 from pipeline.training.epoch import run_epoch
 from sharding.manifest import Dataset
 from tests.support.buckets import Bucket
 from tests.support.foreign import write_coco, write_csv
+from tests.support.jobs import in_process, run
 from tests.support.models import write_checkpoint
-from tests.support.training import begun, worker_for
+from tests.support.training import begun, save_run, worker_for
 from tests.test_documented_commands import COMMANDS, JOBS, REPOSITORY
 
 NOT_RUN = {
@@ -118,12 +111,7 @@ def train(root: Path, name: str, method: str, *options: str) -> None:
     worker = begun(worker_for(root / "data/dataset", method, *options, batch=16, **place))
     run_epoch(worker, 1)
     run_epoch(worker, 2)
-    directory = root / "runs" / name
-    directory.mkdir(parents=True, exist_ok=True)
-    worker.save(str(directory), {SCORE: 0.0})
-    (directory / "config.json").write_text(json.dumps(worker.config.to_dict()))
-    meta = json.loads((directory / "meta.json").read_text())
-    (directory / "meta.json").write_text(json.dumps({**meta, "mlflow_run_id": ""}))
+    save_run(worker, root / "runs" / name)
 
 
 def label(root: Path, of_class: str) -> str:
@@ -131,38 +119,6 @@ def label(root: Path, of_class: str) -> str:
     mid = Dataset.open(root / "data/dataset").classes.mids[0]
     image = min((root / "dump/images/train").iterdir()).stem
     return f"ImageID,Source,LabelName,Confidence\n{image},{of_class.format(mid)}\n"
-
-
-def in_process(patch: pytest.MonkeyPatch) -> None:
-    """Put this process in the place of a cluster."""
-
-    def run_tasks(function: Any, items: Sequence[Any], **_: Any) -> Iterator[Any]:
-        return map(function, items)
-
-    def map_parts(
-        kind: type, arguments: Mapping[str, Any], items: Sequence[Any], **_: Any
-    ) -> Iterator[Any]:
-        worker = kind(**arguments)
-        return (worker({"item": item, "attempt": 1}) for item in items)
-
-    patch.setattr(tasks, "run_tasks", run_tasks)
-    patch.setattr(tasks, "map_parts", map_parts)
-    patch.setattr(session, "connect", lambda *_, **__: None)
-    patch.setattr(session, "shares", lambda *_: (1, 0, 1))
-    patch.setattr(session, "check_shared", lambda directory: None)
-    # More than half an evaluation's time are pictures: one image in place of four, fewer pixels.
-    patch.setattr(evaluation, "explain", functools.partial(cams.explain, images=1))
-    patch.setattr(cam_figures, "_DPI", 20)
-    patch.setenv("RAY_ADDRESS", "nowhere")
-
-
-def run(command: str) -> int:
-    """Run a job by its name and options; return its exit status."""
-    try:
-        main.main(shlex.split(command))
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def job_of(command: str) -> str:

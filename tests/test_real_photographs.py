@@ -8,18 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster.checkpoints import SCORE
+from pipeline.config import precision, presets
+from pipeline.training.epoch import run_epoch
 from sharding.manifest import Dataset
 from tests.support.dumpmaking import write_classes, write_labels
-from tests.support.home import Home
+from tests.support.jobs import in_process, run
+from tests.support.training import begun, save_run, worker_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.shared]
+pytestmark = pytest.mark.shared
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, shared: Path) -> Home:
-    home = Home(tmp_path_factory.mktemp("home"))
-    write_dump(shared / "data/coco256", home.directory / "coco")
-    return home
+@pytest.fixture
+def home(tmp_path: Path, shared: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    in_process(monkeypatch)
+    write_dump(shared / "data/coco256", tmp_path / "coco")
+    return tmp_path
 
 
 def write_dump(coco: Path, output: Path) -> None:
@@ -46,23 +52,25 @@ def write_dump(coco: Path, output: Path) -> None:
     write_labels(output, lines)
 
 
-def test_shard_train_and_evaluate(home: Home) -> None:
-    home.run(
-        "shard_openimages.py",
-        *("--annotations", "coco", "--images", "coco/images", "--output", "dataset"),
-        *("--images-per-shard", "32", "--shorter-side", "160"),
+def test_shard_train_and_evaluate(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not run(
+        "shard --annotations coco --images coco/images --output dataset --images-per-shard 32 "
+        "--shorter-side 160"
     )
-    dataset = Dataset.open(home.directory / "dataset")
+    dataset = Dataset.open(home / "dataset")
     version = dataset.label_version()[1]
     images = {split: file.images for split, file in version.splits.items()}
     assert images == {"train": 128, "validation": 64, "test": 64}
     K = len(dataset.classes)
     assert version.splits["train"].positives + version.splits["train"].negatives == 128 * K
-    home.run(
-        "train_openimages.py",
-        *("--preset", "demo", "--dataset", "dataset", "--name", "coco"),
-        *("--epochs", "1", "--max-steps", "2", "--image-size", "96", "--workers", "1"),
-    )
-    output = home.run("evaluate_openimages.py", "--checkpoint", "runs/coco", "--dataset", "dataset")
+    options = "--preset demo --workers 1 --epochs 1 --max-steps 2 --image-size 96 --dataset"
+    config = presets.parse([*options.split(), str(dataset.directory)], "").config
+    worker = begun(worker_of(precision.settled(config, None)))
+    run_epoch(worker, 1)
+    assert 0 < worker.validate()[SCORE] < 100
+    save_run(worker, home / "runs/coco")
+    capsys.readouterr()
+    assert not run("evaluate --checkpoint runs/coco --dataset dataset")
+    output = capsys.readouterr().out
     assert "BoostLU off" in output
     assert "BoostLU on" in output

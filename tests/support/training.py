@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
 from pipeline.training.state import Rank
@@ -72,6 +74,15 @@ def worker_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> Worker
         run_log=Recorder(),
         run_id="run",
     )
+
+
+def save_run(worker: Worker, directory: Path) -> None:
+    """Write a run whose directory is its checkpoint, too, and which MLflow does not know."""
+    directory.mkdir(parents=True, exist_ok=True)
+    worker.save(str(directory), {SCORE: 0.0})
+    (directory / "config.json").write_text(json.dumps(worker.config.to_dict()))
+    meta = json.loads((directory / "meta.json").read_text())
+    (directory / "meta.json").write_text(json.dumps({**meta, "mlflow_run_id": ""}))
 
 
 def begun(worker: Worker, latest: Path | None = None) -> Worker:
