@@ -36,8 +36,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(home: Home) -> dict[str, str]:
-    output = home.run("shard_openimages.py", *ARGUMENTS, "--output", "a/dataset", *SHRINK)
+def joined(home: Home, ray_address: str) -> Home:
+    """The same, whose jobs join a Ray that nobody kills."""
+    return Home(home.directory, ray_address)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(home: Home, joined: Home) -> dict[str, str]:
+    output = joined.run("shard_openimages.py", *ARGUMENTS, "--output", "a/dataset", *SHRINK)
     assert "240 images in" in output
     assert "set aside    nothing" in output
     return tree(home.directory / "a/dataset")
@@ -107,45 +113,45 @@ def test_killed_while_writing_it_ends_in_the_same_bytes(
 
 
 def test_new_labels_and_a_checkup_are_one_command_each(
-    home: Home, undisturbed: dict[str, str]
+    joined: Home, undisturbed: dict[str, str]
 ) -> None:
-    shutil.copytree(home.directory / "a/dataset", home.directory / "b/dataset")
+    shutil.copytree(joined.directory / "a/dataset", joined.directory / "b/dataset")
     dataset = ("--dataset", "b/dataset")
     reshard = ("reshard_openimages.py", *dataset, "--annotations", "in/dump", "--name", "second")
-    output = home.run(*reshard, "--rewrite")
+    output = joined.run(*reshard, "--rewrite")
     assert "240 images" in output
     assert "tars rewritten" in output
     assert "--labels second" in output
-    output = home.run("verify_dataset.py", *dataset)
+    output = joined.run("verify_dataset.py", *dataset)
     assert "is intact" in output
-    (damaged, *_) = sorted((home.directory / "b/dataset/images").glob("*.idx"))
+    (damaged, *_) = sorted((joined.directory / "b/dataset/images").glob("*.idx"))
     damaged.write_text("v1.2 0\n")
-    output = home.run("verify_dataset.py", *dataset, status=1)
+    output = joined.run("verify_dataset.py", *dataset, status=1)
     assert f"problem: images/{damaged.name}: its content has changed" in output
-    output = home.run("verify_dataset.py", *dataset, "--repair")
+    output = joined.run("verify_dataset.py", *dataset, "--repair")
     assert f"mended: images/{damaged.name}" in output
 
 
-def test_bad_input_is_one_line_and_a_list(home: Home) -> None:
-    images = shutil.copytree(home.directory / "in/jpegs", home.directory / "bad")
+def test_bad_input_is_one_line_and_a_list(joined: Home) -> None:
+    images = shutil.copytree(joined.directory / "in/jpegs", joined.directory / "bad")
     first, second = image_ids(images, "test")[:2]
     (images / f"test/{first}.jpg").write_bytes(broken_images()["half"])
     (images / f"test/{second}.jpg").unlink()
-    dump = shutil.copytree(home.directory / "in/dump", home.directory / "baddump")
+    dump = shutil.copytree(joined.directory / "in/dump", joined.directory / "baddump")
     labels = dump / "2017_11/test/annotations-human.csv"
     labels.write_text(labels.read_text() + f"xyz,verification,{MIDS[0]},1\n")
     arguments = ("--annotations", "baddump", "--images", "bad", "--output", "listed")
-    output = home.run("shard_openimages.py", *arguments)
+    output = joined.run("shard_openimages.py", *arguments)
     assert "1 missing" in output
     assert "1 damaged JPEG" in output
     assert "1 bad_id" in output
     strict = ("--strict", "--output", "strict")
-    output = home.run("shard_openimages.py", *arguments[:-2], *strict, status=2)
+    output = joined.run("shard_openimages.py", *arguments[:-2], *strict, status=2)
     assert output.count("error:") == 1
     assert "row 42" in output
     assert "Traceback" not in output
-    assert not (home.directory / "strict").exists()
-    output = home.run(
+    assert not (joined.directory / "strict").exists()
+    output = joined.run(
         "shard_openimages.py", "--annotations", "in/dump", "--images", "bad", *strict, status=2
     )
     assert "image cannot be used" in output

@@ -34,8 +34,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    home = Home(tmp_path_factory.mktemp("home"))
+def home(tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> Home:
+    home = Home(tmp_path_factory.mktemp("home"), ray_address)
     many_voc(home.directory / "in")
     return home
 
