@@ -88,6 +88,20 @@ def _in_directory(directory: str) -> list[str]:
     return [os.path.join(directory, name) for name in archives]
 
 
+def _on_disk(path: str) -> list[str]:
+    """List the archive at a path, or those that a glob finds.
+
+    What exists is meant as it is written: browsers name a second download "train (1).tar" or
+    "train [1].tar", and the latter is a glob of another file, too.
+    """
+    if os.path.exists(path):
+        return [path]
+    folder, pattern = os.path.split(path)
+    if os.path.isdir(folder):
+        folder = glob.escape(folder)
+    return sorted(glob.glob(os.path.join(folder, pattern)))
+
+
 def _refuse_folders_beside(archives: list[str], directory: str) -> None:
     folders = image_folders(Path(directory))
     if archives and folders:
@@ -119,7 +133,7 @@ class ArchiveSource(Source):
             archives = _in_directory(os.path.abspath(images))
             _refuse_folders_beside(archives, images)
         else:
-            archives = sorted(glob.glob(os.path.abspath(images)))
+            archives = _on_disk(os.path.abspath(images))
         if not archives:
             raise InputError("no archive is there", file=images, fix="check --images")
         return cls(archives=tuple(archives), policy=policy)
