@@ -10,11 +10,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from sharding import log
-from sharding.layout import MANIFEST_FILE
+from sharding.layout import MANIFEST_FILE, PREDICTIONS_DONE, PREDICTIONS_PLAN
 
 PROGRAM = "openimages-boostlu"
 """Console command that runs every job."""
@@ -157,6 +157,21 @@ def unknown(
     else:
         fix = listed or f"choose one of {words}"
     return InputError(f"no {what} {value!r}", file=file, fix=fix)
+
+
+def refuse_unfinished_predictions(folder: str | os.PathLike[str], names: Container[str]) -> None:
+    """Refuse the output of a `predict` that was stopped, whose parts look like all of it.
+
+    Args:
+        folder: the output, or its URL.
+        names: of the files there.
+
+    Raises:
+        InputError: `predict` began to write there and has not ended.
+    """
+    if PREDICTIONS_PLAN in names and PREDICTIONS_DONE not in names:
+        fix = "repeat the `predict` command that writes them; it keeps what is finished"
+        raise InputError("the predictions are unfinished", file=folder, fix=fix)
 
 
 def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -> InputError:

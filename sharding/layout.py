@@ -73,6 +73,9 @@ UNFINISHED_REMOVAL = "unfinished_removal"
 SHARD_BYTES = "shard_bytes"
 """Key in ``created_by``: the bytes asked for, and the images per shard that they came to."""
 
+PREDICTIONS_PLAN, PREDICTIONS_DONE = "_plan.json", "_SUCCESS"
+"""What `predict` writes first and last into its output."""
+
 TAR, INDEX, RECORD = ".tar", ".idx", ".json"
 """Suffixes of a shard's files: the images, where DALI finds them, and what became of the shard."""
 _SHARD_FILE = re.compile(

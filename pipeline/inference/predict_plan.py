@@ -27,10 +27,11 @@ from pipeline.inference.pixels import UNREAD, ImageLike
 from sharding import log
 from sharding.decode import SUFFIXES
 from sharding.errors import REPEAT_COMMAND, InputError, command
+from sharding.layout import PREDICTIONS_DONE, PREDICTIONS_PLAN
 from sharding.log import first_line
 from sharding.storage.tar_reader import read_members
 
-PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
+PLAN, DONE, CAMS, CHECKPOINT = PREDICTIONS_PLAN, PREDICTIONS_DONE, "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _HIDDEN = re.compile(r"/(?:\.|__MACOSX/)")
 """What is no image of a folder: a Mac writes ._NAME beside each file, or both in an archive."""
