@@ -81,7 +81,9 @@ TAR, INDEX, RECORD = ".tar", ".idx", ".json"
 _SHARD_FILE = re.compile(
     rf"(?:{IMAGES_FOLDER}/)?({'|'.join(SPLITS)})-(\d{{6,}})({TAR}|{INDEX}|{RECORD})?", re.ASCII
 )
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+VERSION_NAMES = f"letters, digits, '.', '_' and '-', at most 255, and not {CARD_FILE}"
+"""What a version may be called: its folder is beside `LABELS_CARD_FILE`."""
 _LEFT_OVER = re.compile(
     rf".*{TEMPORARY_COPY.replace('.', '[.]')}|{UNFINISHED_FILE}"
     rf"|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}"
@@ -138,7 +140,8 @@ def is_energon_index(path: str) -> bool:
 
 def is_version_name(name: str) -> bool:
     """Tell whether a label version may have this name, which names a folder of the dataset."""
-    return _VERSION.fullmatch(name) is not None
+    # Some file systems do not tell readme.md from README.md.
+    return _VERSION.fullmatch(name) is not None and name.casefold() != CARD_FILE.casefold()
 
 
 def is_below(path: str) -> bool:

@@ -228,8 +228,9 @@ def test_what_is_no_table_of_these_images_is_refused(dataset: Path, rows, tmp_pa
     with pytest.raises(InputError, match="are there already, of another table"):
         add(dataset, other)
     assert len(read(dataset, "machine")) == 48
-    with pytest.raises(InputError, match="cannot name a version"):
-        add(dataset, other, confidences_name="../x")
+    for name in ("../x", "a" * 256, "readme.md"):
+        with pytest.raises(InputError, match="cannot name a version"):
+            add(dataset, other, confidences_name=name)
 
 
 def test_row_groups_and_order_do_not_matter(dataset: Path, rows, tmp_path, monkeypatch) -> None:

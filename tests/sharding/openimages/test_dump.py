@@ -359,6 +359,8 @@ def test_nothing_found_says_what_was_looked_for(tmp_path):
         (lambda folder: Dump.open(folder, release="v9"), "no release 'v9'"),
         (lambda folder: Dump.open(folder, release="v7"), "looked for v7: oidv7-train"),
         (lambda folder: Dump.open(folder, name="a/b"), "cannot name a label version"),
+        (lambda folder: Dump.open(folder, name="a" * 256), r"version. Fix: give --labels .* 255"),
+        (lambda folder: Dump.open(folder, name="README.md"), r"cannot .* and not README\.md"),
         (lambda folder: Dump.open(folder).annotation_files("val"), "no 'val' labels"),
         (lambda folder: Dump.open(folder).machine_file("train"), "train/annotations-machine.csv"),
     ],
