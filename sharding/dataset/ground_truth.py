@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +92,13 @@ def _read_table(path: Path, dataset: Dataset) -> LabelTable:
 
 
 def _header(path: Path) -> tuple[str, ...]:
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        return tuple(lines.readline().rstrip("\r\n").split(","))
+    """Read the names of a CSV's columns; spreadsheets write a byte order mark and quotes."""
+    with (
+        contextlib.suppress(csv.Error),
+        open(path, encoding="utf-8-sig", errors="replace", newline="") as lines,
+    ):
+        return tuple(next(csv.reader(lines), ()))
+    return ()
 
 
 def _read_presence(path: Path, dataset: Dataset) -> LabelTable:

@@ -40,6 +40,7 @@ from sharding.storage.compression import (
     ARCHIVES,
     DAMAGE,
     HEAD,
+    UNREAD_ARCHIVES,
     decompressed,
     is_plain,
     is_zip,
@@ -59,7 +60,7 @@ def names_archives(images: str) -> bool:
 
     A file of another name is judged by its content.
     """
-    if images.partition("?")[0].endswith(ARCHIVES):
+    if images.partition("?")[0].endswith((*ARCHIVES, *UNREAD_ARCHIVES)):
         return True
     if "://" in images:
         return False
@@ -78,13 +79,17 @@ def _in_directory(directory: str) -> list[str]:
     """List the archives of a directory that holds no image itself.
 
     Zips count only where there is no folder of images either: they come with tables and masks, too.
+    Those that are not read count, to be named, where there is nothing else.
     """
     names = sorted(os.listdir(directory))
     if any(map(parse_image_file, names)):
         return []
-    archives = [name for name in names if name.endswith(ARCHIVES) and not name.startswith(".")]
-    if any(name.endswith(".zip") for name in archives) and image_folders(Path(directory)):
-        archives = [name for name in archives if not name.endswith(".zip")]
+    shown = [name for name in names if not name.startswith(".")]
+    archives = [name for name in shown if name.endswith(ARCHIVES)]
+    archives = archives or [name for name in shown if name.endswith(UNREAD_ARCHIVES)]
+    doubtful = (".zip", *UNREAD_ARCHIVES)
+    if any(name.endswith(doubtful) for name in archives) and image_folders(Path(directory)):
+        archives = [name for name in archives if not name.endswith(doubtful)]
     return [os.path.join(directory, name) for name in archives]
 
 

@@ -38,6 +38,22 @@ def test_a_list_of_other_names_is_refused(
         read_ground_truth(Dataset.open(squares), source)
 
 
+def test_a_list_may_be_written_by_a_spreadsheet(squares: Path, tmp_path: Path) -> None:
+    dataset = Dataset.open(squares)
+    path = tmp_path / "truth.csv"
+    write_present(path, "/m/0003")
+    plain = path.read_text()
+    quoted = "".join(
+        ",".join(f'"{cell}"' for cell in line.split(",")) + "\r\n" for line in plain.split()
+    )
+    for text in (plain, "\ufeff" + plain, quoted, "\ufeff" + quoted):
+        path.write_text(text, encoding="utf-8")
+        truth = read_ground_truth(dataset, str(path))
+        assert truth.dense(np.arange(1), 8).tolist() == [[0, 0, 0, 1, 0, 0, 0, 0]]
+        assert read_ground_truth(dataset, str(path.rename(tmp_path / "train.csv").parent))
+        path = (tmp_path / "train.csv").rename(path)
+
+
 def write_labels(folder: Path, mids: list[str]) -> str:
     """Write a dataset's class list, and a table whose one image has the first and no second."""
     zeros_K = np.zeros(len(mids), np.int64)

@@ -356,6 +356,11 @@ def test_archives_that_are_not_read_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
     with pytest.raises(InputError, match=r"zst: a zstd archive is not read\. Fix: unpack it"):
         staged(path, tmp_path, 1)
+    assert names_archives(str(tmp_path))
+    assert names_archives(f"{tmp_path}/*.tar.zst")
+    assert ArchiveSource.open(str(tmp_path), FAST).archives == (str(path),)
+    (tmp_path / "images.tar").touch()  # as unpacking it leaves both
+    assert ArchiveSource.open(str(tmp_path), FAST).archives == (str(tmp_path / "images.tar"),)
 
 
 def test_files_of_a_macs_disk_are_passed_over(inputs, from_directory, tmp_path) -> None:
