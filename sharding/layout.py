@@ -93,6 +93,7 @@ _ENERGON_INDEX = (
     rf"{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{TAR}{INDEX}"
     rf"|{re.escape(ENERGON_FOLDER)}/index[.](?:sqlite|uuid)"
 )
+_HUB = re.compile(r"[.]gitattributes|[.]cache/huggingface/.+(?<![.]incomplete)")
 
 
 def shard_name(split: str, number: int) -> str:
@@ -136,6 +137,14 @@ def is_left_over(path: str, versions: Container[str]) -> bool:
 def is_energon_index(path: str) -> bool:
     """Tell what `energon prepare` adds to a dataset from other files."""
     return re.fullmatch(_ENERGON_INDEX, path) is not None
+
+
+def is_hub_file(path: str) -> bool:
+    """Tell what Hugging Face's hub and its downloads add to a dataset from other files.
+
+    Not a download that was cut off, which may hold images.
+    """
+    return _HUB.fullmatch(path) is not None
 
 
 def is_version_name(name: str) -> bool:
