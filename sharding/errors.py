@@ -10,17 +10,27 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from sharding import log
-from sharding.layout import MANIFEST_FILE
+from sharding.layout import MANIFEST_FILE, PREDICTIONS_DONE, PREDICTIONS_PLAN
 
 PROGRAM = "openimages-boostlu"
 """Console command that runs every job."""
 
-_REFUSALS = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""What a file system answers that will not take a file, whoever writes it."""
+_REFUSALS = {
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        "choose a place that this user can read, and write to where it is an output",
+    ),
+    errno.EISDIR: "name a file, not a directory",
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EEXIST), "choose another place: a file is where a directory has to be"
+    ),
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What a file system answers to a place that cannot be, whoever writes there, and what to do."""
 
 REPEAT_COMMAND = "repeat the command that made the dataset, or restore the file from a copy"
 """Fix for a file of a dataset that follows from its annotations and options."""
@@ -159,6 +169,21 @@ def unknown(
     return InputError(f"no {what} {value!r}", file=file, fix=fix)
 
 
+def refuse_unfinished_predictions(folder: str | os.PathLike[str], names: Container[str]) -> None:
+    """Refuse the output of a `predict` that was stopped, whose parts look like all of it.
+
+    Args:
+        folder: the output, or its URL.
+        names: of the files there.
+
+    Raises:
+        InputError: `predict` began to write there and has not ended.
+    """
+    if PREDICTIONS_PLAN in names and PREDICTIONS_DONE not in names:
+        fix = "repeat the `predict` command that writes them; it keeps what is finished"
+        raise InputError("the predictions are unfinished", file=folder, fix=fix)
+
+
 def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -> InputError:
     return InputError(problem, file=file, row=row, fix=fix)
 
@@ -167,7 +192,8 @@ def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -
 def one_line_errors() -> Iterator[None]:
     """Turn an `InputError` into one line on stderr and its exit status (every job's outer scope).
 
-    So is an `OSError` of a place that this user cannot write to or read (a read-only file system).
+    So is an `OSError` of a place that this user cannot write to or read (a read-only file system),
+    or that cannot be: a directory where a file is meant, or the other way round, a name too long.
     Ctrl-C is a line and status 130, SIGTERM a line and `os.EX_TEMPFAIL`, which asks a scheduler to
     repeat the command; a second one ends the process at once. Ray wraps a task's exception in one
     that is an instance of both; the cause is unwrapped. A reader that closes the pipe early
@@ -194,12 +220,13 @@ def one_line_errors() -> Iterator[None]:
         log.error(str(cause), **cause.fields)
         raise SystemExit(cause.exit_code) from None
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        fix = _REFUSALS.get(error.errno or 0)
+        if fix is None:
             raise
         refused = InputError(
             error.strerror or log.first_line(error),
-            file=error.filename,
-            fix="choose a place that this user can read, and write to where it is an output",
+            file=error.filename2 or error.filename,  # of a renamed file the one it would be
+            fix=fix,
         )
         log.error(str(refused), **refused.fields)
         raise SystemExit(2) from None

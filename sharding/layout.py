@@ -73,12 +73,17 @@ UNFINISHED_REMOVAL = "unfinished_removal"
 SHARD_BYTES = "shard_bytes"
 """Key in ``created_by``: the bytes asked for, and the images per shard that they came to."""
 
+PREDICTIONS_PLAN, PREDICTIONS_DONE = "_plan.json", "_SUCCESS"
+"""What `predict` writes first and last into its output."""
+
 TAR, INDEX, RECORD = ".tar", ".idx", ".json"
 """Suffixes of a shard's files: the images, where DALI finds them, and what became of the shard."""
 _SHARD_FILE = re.compile(
     rf"(?:{IMAGES_FOLDER}/)?({'|'.join(SPLITS)})-(\d{{6,}})({TAR}|{INDEX}|{RECORD})?", re.ASCII
 )
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+VERSION_NAMES = f"letters, digits, '.', '_' and '-', at most 255, and not {CARD_FILE}"
+"""What a version may be called: its folder is beside `LABELS_CARD_FILE`."""
 _LEFT_OVER = re.compile(
     rf".*{TEMPORARY_COPY.replace('.', '[.]')}|{UNFINISHED_FILE}"
     rf"|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}"
@@ -88,6 +93,7 @@ _ENERGON_INDEX = (
     rf"{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{TAR}{INDEX}"
     rf"|{re.escape(ENERGON_FOLDER)}/index[.](?:sqlite|uuid)"
 )
+_HUB = re.compile(r"[.]gitattributes|[.]cache/huggingface/.+(?<![.]incomplete)")
 
 
 def shard_name(split: str, number: int) -> str:
@@ -133,9 +139,18 @@ def is_energon_index(path: str) -> bool:
     return re.fullmatch(_ENERGON_INDEX, path) is not None
 
 
+def is_hub_file(path: str) -> bool:
+    """Tell what Hugging Face's hub and its downloads add to a dataset from other files.
+
+    Not a download that was cut off, which may hold images.
+    """
+    return _HUB.fullmatch(path) is not None
+
+
 def is_version_name(name: str) -> bool:
     """Tell whether a label version may have this name, which names a folder of the dataset."""
-    return _VERSION.fullmatch(name) is not None
+    # Some file systems do not tell readme.md from README.md.
+    return _VERSION.fullmatch(name) is not None and name.casefold() != CARD_FILE.casefold()
 
 
 def is_below(path: str) -> bool:

@@ -22,7 +22,7 @@ from pipeline.evaluation.references import Baseline
 from pipeline.evaluation.scores import Scores
 from pipeline.tables import Table, csv_of, percent
 from sharding.classes import NUM_GROUPS, ClassTable
-from sharding.errors import InputError
+from sharding.errors import InputError, refuse_unfinished_predictions
 from sharding.image_ids import format_image_ids, parse_image_ids
 from sharding.labels import POSITIVE, entry_keys
 from sharding.log import count, info
@@ -149,13 +149,16 @@ def _pool(folder: str, dataset: Dataset, scores: Scores) -> Pool:
     """Read predictions; keep the entries that are not verified.
 
     Raises:
-        InputError: there are none, or they are of other classes, another split or network.
+        InputError: there are none or not all yet, or they are of other classes, another split or
+            network.
     """
     from pipeline.inference.pixels import UNREAD
 
     folder = storage.absolute(folder)
     fix = "pass the output of `predict --dataset DIR --split SPLIT --threshold 0` by this network"
-    names = [name for name in storage.names_in(folder) if name.endswith(".parquet")]
+    written = storage.names_in(folder)
+    refuse_unfinished_predictions(folder, written)
+    names = [name for name in written if name.endswith(".parquet")]
     if not names:
         raise InputError("no predictions are there", file=folder, fix=fix)
     parts, unread = [], 0

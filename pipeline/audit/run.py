@@ -15,7 +15,7 @@ from pipeline.audit import candidates, inputs, judge, label_tools
 from pipeline.audit.candidates import Candidates
 from pipeline.audit.inputs import Inputs, Readers
 from pipeline.audit.review_page import Questions, percent
-from pipeline.config.commands import AuditConfig
+from pipeline.config.commands import OF_CANDIDATES, AuditConfig
 from pipeline.data.labels import confidences_of, labels_of
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
@@ -44,11 +44,11 @@ def run(config: AuditConfig, readers: Readers) -> str:
         return _export_candidates(config, Inputs.open(config), readers)
     from pipeline.audit import scored
 
-    of_candidates = {"log": config.log, "tools": config.tools}
+    of_candidates = config.given(*OF_CANDIDATES)
     evaluations = scored.read(config.scores)
     split, labels = (scored.about(evaluations[0], key) for key in ("split", "labels"))
     if split != SPLIT:
-        given = {**of_candidates, "held_out": config.held_out}
+        given = [*of_candidates, *config.given("held_out")]
         problem = f"the scores are of split {split}"
         scored.refuse_ignored(given, evaluations[0], problem, _OF_TRAINED)
     opened = Inputs.open(config)

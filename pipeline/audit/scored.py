@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -61,12 +61,12 @@ def check_entries(evaluations: Sequence[Baseline], dataset: Dataset) -> None:
 
 
 def refuse_ignored(
-    given: Mapping[str, object], evaluation: Baseline, problem: str, otherwise: str = ""
+    given: Sequence[str], evaluation: Baseline, problem: str, otherwise: str = ""
 ) -> None:
     """Refuse options that mean nothing beside the scores of an evaluation.
 
     Args:
-        given: value by name; those without a value are not given.
+        given: of them, as they are written.
         evaluation: of `read`.
         problem: why they would be ignored, to follow their names.
         otherwise: what else would mend it, to follow the advice to leave them out.
@@ -74,9 +74,8 @@ def refuse_ignored(
     Raises:
         InputError: naming those that are given.
     """
-    options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
-    if options:
-        raise ignored(options, f": {problem}", otherwise=otherwise, file=evaluation.name)
+    if given:
+        raise ignored(given, f": {problem}", otherwise=otherwise, file=evaluation.name)
 
 
 def about(evaluation: Baseline, key: str) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -22,6 +22,11 @@ _CONFIG_HELP = """\n
 --config FILE.json|FILE.yaml
   options by name; flags override them"""
 Options = TypeVar("Options")
+_PLACES = {
+    *("dataset", "images", "output", "run", "checkpoint"),
+    *("against", "boxes", "pool", "scores", "truth"),
+}
+"""Options of text that take a path or a URL."""
 
 
 def parse(
@@ -42,17 +47,20 @@ def parse(
 
     Raises:
         InputError: the configuration file is not there or has an option that the job lacks, or
-            ``kind`` refuses a value.
+            ``kind`` refuses a value, or a place is none; see `refuse_misplaced`.
         SystemExit: the help was asked for, or an option is unknown or of another type.
     """
     obey_no_color()
+    known = groups.options_of(kind)
+    words = expand(arguments, known, old_names)
     options = groups.parse(
         kind,
         prog=program,
         description=description(job) + _CONFIG_HELP,
-        args=expand(arguments, groups.options_of(kind), old_names),
+        args=words,
         more_flags=("--config",),
     )
+    refuse_misplaced(words, known)
     begin(job)
     return options
 
@@ -78,6 +86,46 @@ def require(*locations: str | None) -> None:
             path = Path(location).expanduser().absolute()
             if not path.exists():
                 raise InputError("no such directory", file=path, fix="check the path")
+
+
+def refuse_misplaced(words: Sequence[str], known: Mapping[str, Option]) -> None:
+    """Refuse places that a job would take for others: empty, or URLs where it needs a path.
+
+    Judged by the words of a command line, because a `Path` lacks them: it makes the working
+    directory of "", and a folder "s3:" of a URL.
+
+    Args:
+        words: of the command line, of which the last counts where an option is given twice.
+        known: the options of the job.
+
+    Raises:
+        InputError: such a place, or a ``file://`` with a host, which would be left out.
+    """
+    given: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word[2:].partition("=")
+            name = _named(flag, known)
+            given[name] = [value] if equals else []
+        else:
+            given.setdefault(name, []).append(word)
+    for name in given.keys() & known.keys():
+        flag, kind = f"--{known[name].flags[0]}", known[name].kind
+        is_path = Path in (kind, *get_args(kind))
+        if is_path or name in _PLACES:
+            for value in given[name]:
+                _refuse_place(flag, value, is_path)
+
+
+def _refuse_place(flag: str, value: str, is_path: bool) -> None:
+    if not value:
+        raise InputError(f"{flag} is empty", fix="give it a value; . is the working directory")
+    if is_path and "://" in value:
+        raise InputError(f"{flag} {value} is a URL", fix="give a path: this option takes no URL")
+    if value.startswith("file://") and not value.startswith("file:///"):
+        fix = "write file:///PATH, with three slashes, or the path alone"
+        raise InputError(f"{flag} {value} names a host, and no path of this machine", fix=fix)
 
 
 def obey_no_color() -> None:

@@ -5,7 +5,7 @@ Free of torch, so that a job shows its help at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,6 +22,13 @@ ExportFormat = Literal["safetensors", "pt2", "onnx"]
 LabelTool = Literal["label-studio", "fiftyone"]
 Ranking = Literal["loss", "disagreement"]
 _REPLICATES = 200  # for a registered model
+OF_CANDIDATES = (
+    *("log", "tools", "epoch", "rank", "confidences"),
+    *("min_probability", "min_loss", "decisions"),
+)
+"""Options of the audit that mean nothing where no candidates are exported."""
+_OF_EXPORTS = ("truth", *OF_CANDIDATES, "top")
+"""Options of the audit that mean nothing where neither candidates nor label errors are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +213,8 @@ class AuditConfig:
     """With --plan: predictions of the split (`predict --dataset`), to draw the entries from."""
 
     def __post_init__(self) -> None:
-        refuse_outside(self, {"top": "[1, inf)", "plan": "[1, inf)"})
+        least = {"min_probability": "[0, 1]", "min_loss": "[0, inf)"}
+        refuse_outside(self, {"top": "[1, inf)", "plan": "[1, inf)", **least})
         if (self.plan is not None or self.held_out) and not self.scores:
             option = "--held-out" if self.plan is None else "--plan"
             raise InputError(f"{option} is of an evaluation", fix="pass --scores, an MLflow run id")
@@ -215,14 +223,19 @@ class AuditConfig:
         if self.pool is not None and self.plan is None:
             raise InputError("--pool is for --plan", fix="pass both")
         if self.plan is not None:
-            self._refuse_ignored("--plan", "held_out", "tools", "truth", "log")
+            self._refuse_ignored("--plan", "held_out", *_OF_EXPORTS)
         if self.corrections:
-            self._refuse_ignored("--corrections", "scores", "tools", "truth", "log")
+            self._refuse_ignored("--corrections", "scores", *_OF_EXPORTS)
         if self.log and self.truth is None:
             raise InputError("--log is of what --truth judges", fix="pass both")
 
+    def given(self, *names: str) -> list[str]:
+        """List, as they are written, those of these options that have not their default value."""
+        defaults = {field.name: field.default for field in fields(self)}
+        given = [name for name in names if getattr(self, name) != defaults[name]]
+        return [f"--{name.replace('_', '-')}" for name in given]
+
     def _refuse_ignored(self, beside: str, *names: str) -> None:
         """Refuse options that are given beside one that leaves nothing for them to do."""
-        given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name)]
-        if given:
+        if given := self.given(*names):
             raise ignored(given, f" with {beside}")

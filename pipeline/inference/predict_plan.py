@@ -27,10 +27,11 @@ from pipeline.inference.pixels import UNREAD, ImageLike
 from sharding import log
 from sharding.decode import SUFFIXES
 from sharding.errors import REPEAT_COMMAND, InputError, command
+from sharding.layout import PREDICTIONS_DONE, PREDICTIONS_PLAN
 from sharding.log import first_line
 from sharding.storage.tar_reader import read_members
 
-PLAN, DONE, CAMS, CHECKPOINT = "_plan.json", "_SUCCESS", "_cams", "_checkpoint"
+PLAN, DONE, CAMS, CHECKPOINT = PREDICTIONS_PLAN, PREDICTIONS_DONE, "_cams", "_checkpoint"
 """Names in the output; readers of a directory of Parquet files skip those that begin with _."""
 _HIDDEN = re.compile(r"/(?:\.|__MACOSX/)")
 """What is no image of a folder: a Mac writes ._NAME beside each file, or both in an archive."""
@@ -104,7 +105,7 @@ def parts(config: PredictConfig) -> list[Part]:
             )
             for number, shard in enumerate(shards)
         ]
-    locations = _files(config.images) if config.images else _lines(config.urls)
+    locations = _files(config.images, config.output) if config.images else _lines(config.urls)
     if not locations:
         raise InputError("no images", file=config.images or config.urls, fix="pass another source")
     size = config.images_per_part
@@ -222,14 +223,18 @@ def _in_words(key: str) -> str:
     return words.get(key, f"--{key.replace('_', '-')}")
 
 
-def _files(folder: str) -> list[str]:
+def _files(folder: str, output: str) -> list[str]:
+    """List the images of a folder, but for what predictions wrote below it: maps are pictures."""
     files = storage.files_below(folder)
     if not files and not storage.exists(folder):
         raise InputError("no such folder", file=folder, fix="pass a folder of images")
     if not files and Path(folder).is_file():
         raise InputError("a file, not a folder", file=folder, fix="list files in one for --urls")
     begin = len(storage.absolute(folder).rstrip("/"))
-    shown = [path for path in files if not _HIDDEN.search(path, begin)]
+    outputs = {path.removesuffix(PLAN) for path in files if path.endswith(f"/{PLAN}")}
+    outputs.add(storage.join(storage.absolute(output), ""))
+    written = re.compile("|".join(f"{re.escape(place)}_" for place in sorted(outputs)))
+    shown = [p for p in files if not (_HIDDEN.search(p, begin) or written.match(p))]
     endings = [PurePosixPath(path).suffix.lower() for path in shown]
     if others := Counter(ending for ending in endings if ending not in SUFFIXES):
         counts = ", ".join(f"{number} {ending or 'without'}" for ending, number in others.items())

@@ -21,7 +21,7 @@ from sharding.dataset.confidence_versions import ConfidenceWriter
 from sharding.dataset.members import Members, members_in
 from sharding.dataset.publish import remove_outdated, write_manifest
 from sharding.errors import InputError, command
-from sharding.layout import MANIFEST_FILE, NAMES_HASH, is_version_name
+from sharding.layout import MANIFEST_FILE, NAMES_HASH, VERSION_NAMES, is_version_name
 from sharding.log import count
 from sharding.manifest import Dataset
 from sharding.manifest_parts import ConfidenceVersion
@@ -114,7 +114,7 @@ def add_confidences(
     assert options.confidences is not None
     name = options.confidences_name or _name_of(options.confidences)
     if not is_version_name(name):
-        fix = "give --confidences-name letters, digits, '.', '_' and '-' only"
+        fix = f"give --confidences-name {VERSION_NAMES}"
         raise InputError(f"{name!r} cannot name a version", fix=fix)
     imported = NAMES_HASH in dataset.manifest.created_by
     reader = ConfidenceReader(

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sharding.errors import InputError, ignored
-from sharding.layout import is_version_name
+from sharding.layout import VERSION_NAMES, is_version_name
 
 _WORDS = {"name": "labels", "class_name": "class"}
 """Options whose word on the command line is not the name of their field."""
@@ -27,12 +27,12 @@ def refuse_version_name(name: str) -> None:
     """Refuse a value of --labels that cannot name a label version.
 
     Raises:
-        InputError: it has characters that a folder or a URL may not have.
+        InputError: a folder or a URL may not have this name, or a file of the dataset has it.
     """
     if not is_version_name(name):
         raise InputError(
             f"{name!r} cannot name a label version",
-            fix="give --labels a name of letters, digits, '.', '_' and '-' only",
+            fix=f"give --labels a name of {VERSION_NAMES}",
         )
 
 

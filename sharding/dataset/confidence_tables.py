@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sharding.errors import InputError
+from sharding.errors import InputError, refuse_unfinished_predictions
 from sharding.image_ids import Ids, parse_id_column, parse_image_file
 from sharding.openimages.confidence_rows import HUMAN_SOURCES, Block, RowCounter, each
 from sharding.openimages.csv_reader import HEADER, LabelCsv
@@ -58,7 +58,7 @@ class ConfidenceReader:
         sources: sha256 by file name, once `blocks` is exhausted.
 
     Raises:
-        InputError: nothing there is a table of confidences.
+        InputError: nothing there is a table of confidences, or `predict` has not finished it.
     """
 
     def __init__(
@@ -204,8 +204,13 @@ def _is_id(image: str) -> bool:
 
 
 def _parquet_files(path: Path) -> list[Path]:
-    """List the Parquet files of a folder, or the one named; hidden ones are bookkeeping."""
+    """List the Parquet files of a folder, or the one named; hidden ones are bookkeeping.
+
+    Raises:
+        InputError: `predict` has not written all of them yet.
+    """
     if path.is_dir():
+        refuse_unfinished_predictions(path, [p.name for p in path.iterdir()])
         return sorted(p for p in path.glob("*.parquet") if p.name[0] not in "._")
     return [path] if path.suffix == ".parquet" else []
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
+from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.labels import LabelTable
@@ -19,6 +22,8 @@ from sharding.openimages.dump import Dump
 from sharding.storage.parquet import as_input_error
 
 _PRESENCE = ("ImageID", "LabelName")
+_ABOVE = 3
+"""Folders above a label table that may hold its class list: VERSION, labels and the dataset."""
 
 
 def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> LabelTable:
@@ -26,10 +31,10 @@ def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> La
 
     Args:
         dataset: with the class list.
-        source: a label version of the dataset; a Parquet file of one; a dump, or an export of
-            ours; or a CSV file ImageID,LabelName (or a folder with one per split) that lists
-            everything present in its images, so that all else is absent from them, as the demo's
-            ``ground_truth`` does.
+        source: a label version of the dataset; a Parquet file of one, of this dataset or of
+            another, whose classes are found by MID; a dump, or an export of ours; or a CSV file
+            ImageID,LabelName (or a folder with one per split) that lists everything present in its
+            images, so that all else is absent from them, as the demo's ``ground_truth`` does.
         split: part of it to read.
 
     Raises:
@@ -46,16 +51,54 @@ def read_ground_truth(dataset: Dataset, source: str, split: str = "train") -> La
             fix="pass labels to judge by, such as the demo's dump/ground_truth",
         )
     if path.suffix == ".parquet":
-        return LabelTable.read(path)
+        return _read_table(path, dataset)
     listed = path / f"{split}.csv" if path.is_dir() else path
     if listed.is_file() and _header(listed) == _PRESENCE:
         return _read_presence(listed, dataset)
     return read_split(Dump.open(path), split, dataset.classes.mids).table
 
 
+def _read_table(path: Path, dataset: Dataset) -> LabelTable:
+    """Read a label table; its class indices are those of the class list above it.
+
+    Where there is no list, they are the dataset's own. Labels of classes outside the dataset's list
+    are left out and counted in one line of the log.
+    """
+    table = LabelTable.read(path)
+    lists = (folder / CLASSES_FILE for folder in path.absolute().parents[:_ABOVE])
+    own = next((ClassTable.read(file) for file in lists if file.is_file()), dataset.classes)
+    if (fault := table.fault(len(own))) is not None:
+        fix = f"keep it in labels/VERSION/ of its dataset, whose {CLASSES_FILE} says its classes"
+        raise InputError(fault, file=path, fix=fix)
+    if own.sha256 == dataset.classes.sha256:
+        return table
+    entries = table.entries()
+    indices_K = np.array([dataset.classes.index_of.get(mid, -1) for mid in own.mids], np.int64)
+    classes_E = indices_K[entries.classes_E]
+    is_known_E = classes_E >= 0
+    if outside := int(np.count_nonzero(~is_known_E)):
+        if outside == len(classes_E):
+            fix = f"give labels of classes that {dataset.directory / CLASSES_FILE} has"
+            raise InputError("none of its labels is of a class of the dataset", file=path, fix=fix)
+        left_out = f"{count(outside, 'label')} of classes outside the dataset's list left out"
+        info(f"{path}: {left_out}", "WARNING")
+    return LabelTable.from_entries(
+        table.image_ids_N,
+        entries.rows_E[is_known_E],
+        classes_E[is_known_E],
+        entries.states_E[is_known_E],
+        table.shards,
+    )
+
+
 def _header(path: Path) -> tuple[str, ...]:
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        return tuple(lines.readline().rstrip("\r\n").split(","))
+    """Read the names of a CSV's columns; spreadsheets write a byte order mark and quotes."""
+    with (
+        contextlib.suppress(csv.Error),
+        open(path, encoding="utf-8-sig", errors="replace", newline="") as lines,
+    ):
+        return tuple(next(csv.reader(lines), ()))
+    return ()
 
 
 def _read_presence(path: Path, dataset: Dataset) -> LabelTable:

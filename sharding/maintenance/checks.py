@@ -45,6 +45,7 @@ from sharding.layout import (
     UNFINISHED_REMOVAL,
     diff_path,
     is_energon_index,
+    is_hub_file,
     is_left_over,
     parse_shard_name,
     wanted_path,
@@ -307,7 +308,7 @@ def check_orphans(dataset: Dataset) -> Iterator[Problem]:
         relative = path.relative_to(dataset.directory).as_posix()
         if path.is_dir() or relative in named or relative.startswith(f"{SET_ASIDE_FOLDER}/"):
             continue
-        if is_energon_index(relative):
+        if is_energon_index(relative) or is_hub_file(relative):
             continue
         kind = Kind.ORPHAN if is_left_over(relative, dataset.manifest.labels) else Kind.STRANGER
         if relative.startswith(f"{IMAGES_FOLDER}/") and parse_shard_name(relative) is not None:

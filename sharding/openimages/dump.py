@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from sharding.errors import InputError
-from sharding.layout import SPLITS, is_version_name
+from sharding.layout import SPLITS, VERSION_NAMES, is_version_name
 from sharding.openimages.dump_files import RARELY_READ, DumpFile, list_files
 from sharding.openimages.layouts import (
     IN_SPLIT,
@@ -77,7 +77,7 @@ class Dump:
             raise InputError(
                 f"{name!r} cannot name a label version",
                 file=root,
-                fix="give --labels a name of letters, digits, '.', '_' and '-' only",
+                fix=f"give --labels a name of {VERSION_NAMES}",
             )
         return cls(root=root, name=name, release=layout.release, human=human, files=files)
 

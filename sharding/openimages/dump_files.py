@@ -24,6 +24,7 @@ from sharding.storage.compression import (
     ARCHIVES,
     DAMAGE,
     HEAD,
+    UNREAD_ARCHIVES,
     decompressed,
     is_zip,
     open_member,
@@ -31,7 +32,8 @@ from sharding.storage.compression import (
 )
 from sharding.storage.tar_reader import MemberContent, read_members
 
-COMPRESSED = (".gz", ".xz", ".bz2")
+COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
+"""Endings of compressed tables; of zst it is said that it is not read."""
 TABLES = (".csv", ".txt")
 DEPTH = 4
 
@@ -68,8 +70,10 @@ class DumpFile:
 
     @property
     def packing(self) -> int:
-        """0 for plain, 1 for compressed, 2 for a member of an archive: cheapest first."""
-        return 2 if self.member is not None else int(self.path.suffix in COMPRESSED)
+        """0 for plain, 1 for compressed, 2 for a member of an archive, 3 for what is not read."""
+        if self.member is not None:
+            return 2
+        return 3 if self.path.suffix == ".zst" else int(self.path.suffix in COMPRESSED)
 
     def __str__(self) -> str:
         return f"{self.path}:{self.member}" if self.member else str(self.path)
@@ -84,9 +88,7 @@ class DumpFile:
         """
         with self.damage_as_input_error(), open(self.path, "rb") as raw:
             head = raw.peek(HEAD)
-            if name := unread(head):
-                fix = "unpack it beside the annotations"
-                raise self.error(f"a {name} file is not read", fix=fix)
+            self.refuse_unread(head)
             if self.member is None:
                 yield decompressed(raw, head)
             elif is_zip(head):
@@ -103,6 +105,12 @@ class DumpFile:
         """
         with self.open() as stream:
             return decode_utf8(stream.read(), str(self))
+
+    def refuse_unread(self, head: bytes) -> None:
+        """Refuse a file of these first bytes that is packed as none is read here."""
+        if name := unread(head):
+            fix = "unpack it beside the annotations"
+            raise self.error(f"a {name} file is not read", fix=fix)
 
     def error(self, problem: str, *, fix: str, row: int | None = None) -> InputError:
         """Make the error of bad content in this table."""
@@ -139,8 +147,8 @@ def decode_utf8(content: bytes, file: str | os.PathLike[str]) -> str:
 def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile, ...]:
     """List the tables under a dump's directory, to a depth of four, and inside its archives.
 
-    Archives that hold a picture before any table are skipped, hidden files, and zips that cannot
-    be read, with a warning: people keep those of masks here.
+    Archives that hold a picture before any table are skipped, and hidden files; with a warning also
+    zips that cannot be read and archives of kinds that are not: people keep those of masks here.
 
     Args:
         root: the directory, or a single archive or table.
@@ -159,11 +167,11 @@ def list_files(root: Path, *, rarely_read: str | None = None) -> tuple[DumpFile,
     tables: list[DumpFile] = []
     for path in _walk(root) if root.is_dir() else [root]:
         file = DumpFile(path=path, location=f"{base.name}/{path.relative_to(base).as_posix()}")
-        if path.name.endswith(ARCHIVES):
+        if path.name.endswith((*ARCHIVES, *UNREAD_ARCHIVES)):
             try:
                 tables.extend(_members(file, rarely_read))
             except InputError as error:
-                if path == root or path.suffix != ".zip":
+                if path == root or not path.name.endswith((".zip", *UNREAD_ARCHIVES)):
                     raise
                 log.info(f"skipped: {error}", "WARNING")
         else:
@@ -180,7 +188,8 @@ def _walk(root: Path) -> Iterator[Path]:
             folders.clear()
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         for name in filterfalse(_is_hidden, names):
-            if name.endswith(ARCHIVES) or _is_table(_without_compression(name)):
+            is_archive = name.endswith((*ARCHIVES, *UNREAD_ARCHIVES))
+            if is_archive or _is_table(_without_compression(name)):
                 yield folder / name
 
 
@@ -190,6 +199,7 @@ def _members(file: DumpFile, rarely_read: str | None) -> list[DumpFile]:
     if (rare and rare[1]) != rarely_read:
         return []
     with file.damage_as_input_error(), open(file.path, "rb") as raw:
+        file.refuse_unread(raw.peek(HEAD))
         return [
             DumpFile(path=file.path, member=name, location=f"{folder}/{name}")
             for name in _tables(raw)

@@ -22,6 +22,8 @@ from sharding.openimages.dump_files import DumpFile
 _SPELLINGS = {"train": "train", "validation": "(?:validation|val)", "test": "test"}
 
 _ANY_PREFIX = "(?:[^/]*[-_.])?"
+_SECOND = re.compile(r"(?: ?\(\d+\)| copy(?: \d+)?)(?=\.[^/]*$)")
+"""What browsers and desktops put before the ending of a file whose name is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,7 @@ def recognise(root: Path, files: Sequence[DumpFile], release: str | None) -> Fit
     if len(best) == 1:
         return best[0]
     if not best:
+        _refuse_second_download(root, files, asked)
         wanted = [f"{layout.release}: {readable(layout.human[0], 'train')}" for layout in asked]
         raise InputError(
             f"no annotation dump found; looked for {'; '.join(wanted)} (plain, .gz or in .tar.gz)",
@@ -183,6 +186,18 @@ def recognise(root: Path, files: Sequence[DumpFile], release: str | None) -> Fit
         file=root,
         fix="name one with --release, or give the folder of that release",
     )
+
+
+def _refuse_second_download(root: Path, files: Sequence[DumpFile], asked: Sequence[Layout]) -> None:
+    """Name a file that only the number of a second download keeps from being found."""
+    for file in files:
+        meant = replace(file, location=_SECOND.sub("", file.location))
+        if file.member is None and any(_label_files(root, [meant], layout) for layout in asked):
+            raise InputError(
+                f"no annotation dump found, only {file.path.name}, named as a second download",
+                file=root,
+                fix=f"rename it to {_SECOND.sub('', file.path.name)}, in a folder of its own",
+            )
 
 
 def _label_files(root: Path, files: Sequence[DumpFile], layout: Layout) -> dict[str, DumpFile]:

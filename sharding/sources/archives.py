@@ -40,6 +40,7 @@ from sharding.storage.compression import (
     ARCHIVES,
     DAMAGE,
     HEAD,
+    UNREAD_ARCHIVES,
     decompressed,
     is_plain,
     is_zip,
@@ -59,7 +60,7 @@ def names_archives(images: str) -> bool:
 
     A file of another name is judged by its content.
     """
-    if images.partition("?")[0].endswith(ARCHIVES):
+    if images.partition("?")[0].endswith((*ARCHIVES, *UNREAD_ARCHIVES)):
         return True
     if "://" in images:
         return False
@@ -78,14 +79,32 @@ def _in_directory(directory: str) -> list[str]:
     """List the archives of a directory that holds no image itself.
 
     Zips count only where there is no folder of images either: they come with tables and masks, too.
+    Those that are not read count, to be named, where there is nothing else.
     """
     names = sorted(os.listdir(directory))
     if any(map(parse_image_file, names)):
         return []
-    archives = [name for name in names if name.endswith(ARCHIVES) and not name.startswith(".")]
-    if any(name.endswith(".zip") for name in archives) and image_folders(Path(directory)):
-        archives = [name for name in archives if not name.endswith(".zip")]
+    shown = [name for name in names if not name.startswith(".")]
+    archives = [name for name in shown if name.endswith(ARCHIVES)]
+    archives = archives or [name for name in shown if name.endswith(UNREAD_ARCHIVES)]
+    doubtful = (".zip", *UNREAD_ARCHIVES)
+    if any(name.endswith(doubtful) for name in archives) and image_folders(Path(directory)):
+        archives = [name for name in archives if not name.endswith(doubtful)]
     return [os.path.join(directory, name) for name in archives]
+
+
+def _on_disk(path: str) -> list[str]:
+    """List the archive at a path, or those that a glob finds.
+
+    What exists is meant as it is written: browsers name a second download "train (1).tar" or
+    "train [1].tar", and the latter is a glob of another file, too.
+    """
+    if os.path.exists(path):
+        return [path]
+    folder, pattern = os.path.split(path)
+    if os.path.isdir(folder):
+        folder = glob.escape(folder)
+    return sorted(glob.glob(os.path.join(folder, pattern)))
 
 
 def _refuse_folders_beside(archives: list[str], directory: str) -> None:
@@ -119,7 +138,7 @@ class ArchiveSource(Source):
             archives = _in_directory(os.path.abspath(images))
             _refuse_folders_beside(archives, images)
         else:
-            archives = sorted(glob.glob(os.path.abspath(images)))
+            archives = _on_disk(os.path.abspath(images))
         if not archives:
             raise InputError("no archive is there", file=images, fix="check --images")
         return cls(archives=tuple(archives), policy=policy)

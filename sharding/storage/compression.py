@@ -12,6 +12,8 @@ from typing import IO, BinaryIO, cast
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 """Endings of archives; how one is packed is told by its content."""
+UNREAD_ARCHIVES = (".tar.zst", ".tzst", ".7z", ".rar")
+"""Endings of archives that are named in an error, as they are not read."""
 _DECOMPRESS: dict[bytes, Callable[[BinaryIO], object]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"\xfd7zXZ\0": lzma.LZMAFile,

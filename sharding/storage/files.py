@@ -50,7 +50,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         else:
             _rename(temporary, final)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the place may be what is wrong
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise InputError(
                 f"cannot be written ({os.strerror(error.errno)})",
@@ -76,7 +77,8 @@ def transaction() -> Iterator[None]:
     finally:
         _TRANSACTION.reset(token)
         for temporary, _ in waiting:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from sharding import errors
 from sharding.errors import InputError, one_line_errors, unknown
 from sharding.layout import MANIFEST_FILE
+from sharding.storage.files import write_json
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,35 @@ def test_a_read_only_file_system_is_one_line(capsys):
     assert caught.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: /mnt/set/labels/v4/wanted.txt: Read-only file system. Fix: ")
+
+
+def test_a_place_that_cannot_be_is_one_line_and_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+
+    def refused(write: Callable[[Path], object], place: str) -> str:
+        with pytest.raises(SystemExit) as caught, one_line_errors():
+            write(tmp_path / place)
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.replace(f"{tmp_path}/", "")
+
+    def write(path: Path) -> None:
+        write_json(path, {})
+
+    fix = "Fix: choose another place: a file is where a directory has to be"
+    assert refused(write, "folder") == (
+        "error: folder: Is a directory. Fix: name a file, not a directory"
+    )
+    assert refused(write, "file/x.json") == f"error: file: File exists. {fix}"
+    assert refused(write, "file/x/y.json") == f"error: file/x: Not a directory. {fix}"
+    line = refused(write, "x" * 250)
+    assert line.startswith("error: " + "x" * 250)
+    assert line.endswith(": File name too long. Fix: choose a shorter name")
+    assert refused(Path.read_text, "folder") == (
+        "error: folder: Is a directory. Fix: name a file, not a directory"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_ctrl_c_is_one_line_and_status_130(monkeypatch, capsys):

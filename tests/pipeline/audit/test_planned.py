@@ -121,6 +121,10 @@ def test_predictions_of_something_else_are_refused(
         planned(other)
     with pytest.raises(InputError, match="no predictions are there"):
         planned(tmp_path / "nowhere")
+    (other / "_plan.json").write_text("{}")
+    with pytest.raises(InputError, match=r"other: .* unfinished. Fix: repeat the `predict`"):
+        planned(other)
+    (other / "_plan.json").unlink()
     for part in other.iterdir():
         pq.write_table(pq.read_table(part).replace_schema_metadata({}), part)
     with pytest.raises(InputError, match="predictions of another class list"):

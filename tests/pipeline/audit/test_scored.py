@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -142,6 +143,25 @@ def test_options_that_lack_others_are_refused(wrong: dict[str, object]) -> None:
         AuditConfig(run="runs/first", **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"min_probability": 95.0}, "min_probability is 95. Fix: pass --min-probability"),
+        ({"min_probability": -0.1}, "min_probability is -0.1"),
+        ({"min_probability": math.nan}, "min_probability is nan"),
+        ({"min_loss": math.nan}, "min_loss is nan. Fix: pass --min-loss"),
+        ({"min_loss": -1.0}, "min_loss is -1"),
+    ],
+)
+def test_bounds_of_candidates_outside_their_range_are_refused(
+    wrong: dict[str, float], message: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        AuditConfig(run="runs/first", **wrong)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    AuditConfig(run="runs/first", min_probability=1.0, min_loss=40.0)
+
+
 PLAN = {"plan": 9, "scores": ("a",)}
 
 
@@ -154,6 +174,13 @@ PLAN = {"plan": 9, "scores": ("a",)}
         ({"tools": ("fiftyone",), **PLAN}, "--tools would be ignored with --plan"),
         ({"held_out": True, **PLAN}, "--held-out would be ignored with --plan"),
         ({"log": True, **PLAN}, "--log would be ignored with --plan"),
+        (
+            {"rank": "disagreement", "min_loss": 0.5, "min_probability": 0.5, **PLAN},
+            "--rank and --min-probability and --min-loss would be ignored with --plan",
+        ),
+        ({"top": 10, "confidences": "m", **PLAN}, "--confidences and --top would be ignored"),
+        ({"decisions": ("kept",), "epoch": 0, **PLAN}, "--epoch and --decisions would be ignored"),
+        ({"min_loss": 0.5, "corrections": True}, "--min-loss would be ignored with --corrections"),
         ({"truth": "t", "corrections": True}, "--truth would be ignored with --corrections"),
         (
             {"tools": ("fiftyone",), "scores": ("a",), "corrections": True},
@@ -172,6 +199,8 @@ def test_options_that_would_be_ignored_are_refused(wrong: dict[str, object], mes
         ({"held_out": True}, "--held-out"),
         ({"tools": ("fiftyone",)}, "--tools"),
         ({"log": True, "truth": "first"}, "--log"),
+        ({"rank": "disagreement"}, "--rank"),
+        ({"min_probability": 0.5}, "--min-probability"),
     ],
 )
 def test_options_of_candidates_are_refused_with_scores_of_another_split(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli import options
+from pipeline.cli.dataset_jobs import _DemoOptions
 from pipeline.cli.model_jobs import _OLD_NAMES, TRAIN_OPTIONS
 from pipeline.config import presets, show
-from pipeline.config.commands import PredictConfig
+from pipeline.config.commands import AuditConfig, ExportOptions, PredictConfig
 from pipeline.config.show import print_form
 from pipeline.config.train import TrainConfig
 from pipeline.methods.registry import complete_options
 from sharding.commands.options import RemoveOptions, ShardOptions, ViewOptions
 from sharding.errors import InputError
+from sharding.importers.options import ImportOptions
 
 
 def trained(*arguments: str) -> TrainConfig:
@@ -147,6 +150,49 @@ def test_a_run_is_a_name_or_a_path() -> None:
     assert (config.storage, config.name) == ("s3://bucket/runs", "x")
     with pytest.raises(InputError, match="not in --storage other"):
         trained("--dataset", "d", "--run", "runs/x", "--storage", "other")
+
+
+_IMPORT = (ImportOptions, "--format csv --source s --output o")
+_VIEW = (ViewOptions, "--dataset d")
+_PREDICT = (PredictConfig, "--checkpoint c --output o --images i")
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "problem"),
+    [
+        (_VIEW, "--output=s3://bucket/view.html", r"--output s3://bucket/view.html is a URL"),
+        (_VIEW, "--output=file:///tmp/view.html", r"--output file:///tmp/view.html is a URL"),
+        (_VIEW, "--output=", "--output is empty. Fix: give it a value"),
+        (_VIEW, "--dataset=", "--dataset is empty"),
+        ((ExportOptions, "--checkpoint c --output o"), "--output=gs://b/x", "gs://b/x is a URL"),
+        ((AuditConfig, "--run r"), "--output=s3://b/x", "--output s3://b/x is a URL"),
+        ((AuditConfig, "--run r"), "--truth=", "--truth is empty"),
+        ((_DemoOptions, "--output o"), "--output=s3://b/x", "--output s3://b/x is a URL"),
+        (_IMPORT, "--source=s3://b/x", "--source s3://b/x is a URL"),
+        (_IMPORT, "--output=", "--output is empty"),
+        (_IMPORT, "--output=file://dataset", r"--output file://dataset names a host.*file:///PATH"),
+        (_PREDICT, "--images=", "--images is empty"),
+    ],
+)
+def test_a_place_that_would_be_another_is_refused(
+    command: tuple[Any, str], word: str, problem: str
+) -> None:
+    kind, others = command
+    for words in ([word], word.split("=")):
+        with pytest.raises(InputError, match=problem):
+            options.parse(kind, [*others.split(), *words], None, job)
+
+
+def test_places_that_are_meant_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "view.yaml"
+    file.write_text("dataset: ''\noutput: s3://bucket/view.html\n")
+    words = ["--config", str(file), "--dataset", "s3://b/d", "--output", ".", "--reason", ""]
+    found = options.parse(ViewOptions, words, None, job)
+    assert (found.dataset, found.output, found.reason) == ("s3://b/d", Path("."), "")
+    words = ["--run", "file:///runs/x", "--scores", "a", "file:///b"]
+    assert options.parse(AuditConfig, words, None, job).run == "file:///runs/x"
+    with pytest.raises(InputError, match=r"--output s3://bucket/view\.html is a URL"):
+        options.parse(ViewOptions, ["--config", str(file), "--dataset", "d"], None, job)
 
 
 def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

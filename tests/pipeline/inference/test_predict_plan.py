@@ -59,6 +59,26 @@ def test_files_that_are_no_images_by_their_ending_are_told(
     assert "by their ending: 1 without, 2 .heic\n" in capsys.readouterr().out
 
 
+def test_what_predictions_wrote_below_the_images_is_none_of_them(tmp_path: Path) -> None:
+    def listed(output: str) -> list[str]:
+        options = config(tmp_path, images=str(tmp_path), cams=1)
+        into = dataclasses.replace(options, output=str(tmp_path / output))
+        found = predict_plan.parts(into)
+        predict_plan.unfinished(into, "sha", found)  # refuses another list of images than before
+        return [Path(path).name for part in found for path in part.locations]
+
+    (tmp_path / "_mine").mkdir()
+    for name in ("a.jpg", "_mine/b.jpg"):
+        (tmp_path / name).touch()
+    assert listed("a+b/out") == ["b.jpg", "a.jpg"]
+    maps = tmp_path / "a+b/out/_cams/part-000000"
+    maps.mkdir(parents=True)
+    (maps / "a-12345678.png").touch()
+    assert listed("a+b/out") == listed("a+b/out/") == listed("other") == ["b.jpg", "a.jpg"]
+    (tmp_path / "a+b/out/_plan.json").unlink()
+    assert listed("a+b/out") == ["b.jpg", "a.jpg"]
+
+
 def test_a_finished_prediction_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").touch()

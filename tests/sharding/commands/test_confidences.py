@@ -129,6 +129,19 @@ def test_every_form_of_table_gives_the_same(dataset: Path, rows, tmp_path) -> No
     assert check(dataset).intact
 
 
+def test_unfinished_predictions_become_no_version(dataset: Path, rows, tmp_path) -> None:
+    folder = tmp_path / "predictions"
+    write_predictions(folder, {rows[0][0]: {rows[0][1]: 0.5}})
+    (folder / "_plan.json").write_text("{}")
+    (folder / "_SUCCESS").unlink()
+    before = tree(dataset)
+    with pytest.raises(InputError, match=r"predictions: .* unfinished. Fix: repeat the `predict`"):
+        add(dataset, folder)
+    assert tree(dataset) == before
+    (folder / "_SUCCESS").write_text("{}")
+    assert add(dataset, folder).version.report == {"rows": 1}
+
+
 def test_rows_that_are_none_are_counted_and_the_first_is_named(
     dataset: Path, rows, tmp_path, capsys
 ) -> None:
@@ -215,8 +228,9 @@ def test_what_is_no_table_of_these_images_is_refused(dataset: Path, rows, tmp_pa
     with pytest.raises(InputError, match="are there already, of another table"):
         add(dataset, other)
     assert len(read(dataset, "machine")) == 48
-    with pytest.raises(InputError, match="cannot name a version"):
-        add(dataset, other, confidences_name="../x")
+    for name in ("../x", "a" * 256, "readme.md"):
+        with pytest.raises(InputError, match="cannot name a version"):
+            add(dataset, other, confidences_name=name)
 
 
 def test_row_groups_and_order_do_not_matter(dataset: Path, rows, tmp_path, monkeypatch) -> None:

@@ -77,6 +77,21 @@ def test_damage_is_named_and_mended_to_the_same_bytes(
     assert tree(dataset) == before
 
 
+def test_what_a_hub_adds_is_nobodys_concern(dataset: Path) -> None:
+    downloads = dataset / ".cache/huggingface/download"
+    (downloads / "images").mkdir(parents=True)
+    for name in (".gitignore", "download/images/train-000000.tar.metadata", "download/x.lock"):
+        (dataset / ".cache/huggingface" / name).touch()
+    (dataset / ".gitattributes").write_text("*.tar filter=lfs\n")
+    assert check(dataset).intact
+    (downloads / "images/0a1b.incomplete").touch()
+    (dataset / "images/.gitattributes").touch()
+    assert [problem.path for problem in check(dataset).remaining] == [
+        ".cache/huggingface/download/images/0a1b.incomplete",
+        "images/.gitattributes",
+    ]
+
+
 def test_an_image_in_two_splits_is_named(dataset: Path) -> None:
     manifest = Manifest.read(dataset)
     (record,) = (shard for shard in manifest.shards if shard.path == TAR)

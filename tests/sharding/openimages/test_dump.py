@@ -238,6 +238,39 @@ def test_a_format_that_is_not_read_is_named(tmp_path):
         file.read_text()
 
 
+def test_what_is_packed_as_none_is_read_is_named(tmp_path, capsys):
+    folder = write(tmp_path, "v3")
+    (file,) = Dump.open(tmp_path).annotation_files("train")
+    packed = folder / f"{LABELS['v3']['train']}.zst"
+    packed.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    assert Dump.open(tmp_path).annotation_files("train") == (file,)
+    file.path.unlink()
+    (file,) = Dump.open(tmp_path).annotation_files("train")
+    with pytest.raises(InputError, match=r"human\.csv\.zst: a zstd file is not read\. Fix: unpack"):
+        file.read_text()
+    archive = packed.rename(tmp_path / "annotations_human_2017_11.tar.zst")
+    assert Dump.open(tmp_path).splits == ("validation", "test")
+    printed = capsys.readouterr()
+    assert "skipped: " in printed.out + printed.err
+    assert "2017_11.tar.zst: a zstd file is not read" in printed.out + printed.err
+    with pytest.raises(InputError, match="a zstd file is not read"):
+        Dump.open(archive)
+
+
+@pytest.mark.parametrize("mark", [" (1)", "(2)", " copy", " copy 3"])
+def test_a_second_download_is_named_with_its_new_name(tmp_path, mark):
+    path = tmp_path / f"reviewed-first-epoch-020-train{mark}.csv"
+    path.write_text("ImageID,Source,LabelName,Confidence\n")
+    for place in (path, tmp_path):
+        with pytest.raises(InputError) as caught:
+            Dump.open(place)
+        assert path.name in caught.value.problem
+        fix = "rename it to reviewed-first-epoch-020-train.csv, in a folder of its own"
+        assert caught.value.fix == fix
+    path.rename(tmp_path / "reviewed-first-epoch-020-train.csv")
+    assert Dump.open(tmp_path).splits == ("train",)
+
+
 def test_a_folder_of_any_name_names_the_labels(tmp_path):
     write(tmp_path, "v3")
     (tmp_path / "2017_11").rename(tmp_path / "Open Images (V3)")
@@ -359,6 +392,8 @@ def test_nothing_found_says_what_was_looked_for(tmp_path):
         (lambda folder: Dump.open(folder, release="v9"), "no release 'v9'"),
         (lambda folder: Dump.open(folder, release="v7"), "looked for v7: oidv7-train"),
         (lambda folder: Dump.open(folder, name="a/b"), "cannot name a label version"),
+        (lambda folder: Dump.open(folder, name="a" * 256), r"version. Fix: give --labels .* 255"),
+        (lambda folder: Dump.open(folder, name="README.md"), r"cannot .* and not README\.md"),
         (lambda folder: Dump.open(folder).annotation_files("val"), "no 'val' labels"),
         (lambda folder: Dump.open(folder).machine_file("train"), "train/annotations-machine.csv"),
     ],

@@ -17,7 +17,7 @@ from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import parse_image_ids
 from sharding.layout import STAGING_FOLDER
-from sharding.sources.archives import StagingTask, names_archives, stage
+from sharding.sources.archives import ArchiveSource, StagingTask, names_archives, stage
 from sharding.sources.open import open_source
 from sharding.sources.packed import PackedImages
 from sharding.storage.object_store import ObjectStore
@@ -57,6 +57,21 @@ def test_archives_give_the_same_bytes_as_their_files(
     assert tree(tmp_path / "out") == from_directory
     shard((inputs[0], f"{folder}/*{suffix}"), tmp_path / "globbed")
     assert tree(tmp_path / "globbed") == from_directory
+
+
+def test_an_archive_that_exists_is_read_though_its_name_is_a_glob_of_another(tmp_path) -> None:
+    folder = tmp_path / "mine [2]"
+    folder.mkdir()
+    for name in ("pics[ab].tar", "picsa.tar", "pics [1].tar"):
+        (folder / name).write_bytes(b"")
+
+    def found(name: str) -> list[str]:
+        return [Path(path).name for path in ArchiveSource.open(f"{folder}/{name}", FAST).archives]
+
+    assert found("pics[ab].tar") == ["pics[ab].tar"]
+    assert found("pics [1].tar") == ["pics [1].tar"]
+    assert found("pics[ac].tar") == ["picsa.tar"]
+    assert found("pics*.tar") == ["pics [1].tar", "pics[ab].tar", "picsa.tar"]
 
 
 def test_archives_of_a_web_server_are_streamed_over_failures(
@@ -341,6 +356,11 @@ def test_archives_that_are_not_read_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
     with pytest.raises(InputError, match=r"zst: a zstd archive is not read\. Fix: unpack it"):
         staged(path, tmp_path, 1)
+    assert names_archives(str(tmp_path))
+    assert names_archives(f"{tmp_path}/*.tar.zst")
+    assert ArchiveSource.open(str(tmp_path), FAST).archives == (str(path),)
+    (tmp_path / "images.tar").touch()  # as unpacking it leaves both
+    assert ArchiveSource.open(str(tmp_path), FAST).archives == (str(tmp_path / "images.tar"),)
 
 
 def test_files_of_a_macs_disk_are_passed_over(inputs, from_directory, tmp_path) -> None:

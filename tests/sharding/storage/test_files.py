@@ -31,6 +31,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("place", ["file/x/y", "x" * 250])
+def test_the_first_error_is_the_one_that_is_raised(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"Not a directory|name too long") as caught:
+        write_json(tmp_path / place, {})
+    assert caught.value.__context__ is None
+
+
 def test_json_is_stable_and_ends_with_a_newline(tmp_path):
     for name, value in (("a", {"x": 1, "b": [1, "é"]}), ("b", {"b": [1, "é"], "x": 1})):
         write_json(tmp_path / name, value)
