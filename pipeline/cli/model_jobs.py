@@ -15,6 +15,7 @@ from pipeline.cli.options import (
     obey_no_color,
     of_file,
     parse,
+    refuse_misplaced,
     require,
     write,
 )
@@ -62,6 +63,7 @@ def run_train(arguments: Sequence[str], program: str | None) -> None:
     obey_no_color()
     given = expand(arguments, TRAIN_OPTIONS, _OLD_NAMES)
     command = presets.parse(given, description(run_train), program)
+    refuse_misplaced(given, TRAIN_OPTIONS)
     if command.list or command.print_config:
         print(_shown(command, of_file(arguments, TRAIN_OPTIONS, _OLD_NAMES)))
         return

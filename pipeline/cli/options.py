@@ -24,7 +24,7 @@ _CONFIG_HELP = """\n
 Options = TypeVar("Options")
 _PLACES = {
     *("dataset", "images", "output", "run", "checkpoint"),
-    *("against", "boxes", "pool", "scores", "truth"),
+    *("against", "boxes", "pool", "scores", "truth", "storage", "cache"),
 }
 """Options of text that take a path or a URL."""
 

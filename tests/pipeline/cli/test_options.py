@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import options
+from pipeline.cli import main, options
 from pipeline.cli.dataset_jobs import _DemoOptions
 from pipeline.cli.model_jobs import _OLD_NAMES, TRAIN_OPTIONS
 from pipeline.config import presets, show
@@ -181,6 +181,17 @@ def test_a_place_that_would_be_another_is_refused(
     for words in ([word], word.split("=")):
         with pytest.raises(InputError, match=problem):
             options.parse(kind, [*others.split(), *words], None, job)
+
+
+@pytest.mark.parametrize("option", ["dataset", "storage", "cache"])
+def test_a_training_refuses_such_a_place_too(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"dataset": "d", option: "file://host/x"}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    with pytest.raises(SystemExit):
+        main.main(["train", *words])
+    assert f"error: --{option} file://host/x names a host" in capsys.readouterr().err
 
 
 def test_places_that_are_meant_are_taken(tmp_path: Path) -> None:
