@@ -15,7 +15,7 @@ from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
 from pipeline.data.labels import FirstBatches, LabelledSplit, labels_of
 from pipeline.data.profile import grouped_by
-from pipeline.data.staging import open_dataset
+from pipeline.data.staging import Cache, open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
 from pipeline.evaluation.per_class import PerClass
@@ -72,7 +72,7 @@ class Subject:
         config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
         directory = locate.checkpoint_directory(config.checkpoint)
         meta = read_meta(directory)
-        dataset = open_dataset(config.dataset, tars=False)
+        dataset = open_dataset(config.dataset, Cache.of(vars(config)), tars=False)
         meta.check_classes(dataset.classes, directory)
         beam.check(meta, directory, config.beam)
         if config.boxes or (config.alpha_infer or 1) > 1:
@@ -254,7 +254,7 @@ def evaluate_part(
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    dataset = open_dataset(config.dataset)
+    dataset = open_dataset(config.dataset, Cache.of(vars(config)), tars=[config.split])
     model, meta = load_model(directory)
     model = model.to(device)
     model.head.alpha_infer = config.alpha_infer or model.head.alpha_infer

@@ -31,6 +31,7 @@ from pipeline.tables import percent, spaced
 from pipeline.tracking import runs, writer
 from pipeline.tracking.client import mlflow_client
 from sharding.errors import InputError
+from sharding.manifest import Dataset
 from tests.pipeline.evaluation.entries import reordered
 from tests.support.models import write_checkpoint
 
@@ -93,6 +94,18 @@ def test_a_dataset_at_a_url_is_evaluated_and_named_by_it(recorded: Recorded, squ
     (read,) = run.inputs.dataset_inputs
     assert read.dataset.name == f"{squares.name}/first/test"
     assert f"{recorded.config.dataset}/labels/first/test.parquet" in read.dataset.source
+
+
+def test_a_node_copies_the_images_of_the_split_to_the_cache_that_is_named(
+    recorded: Recorded, squares: Path, tmp_path: Path
+) -> None:
+    config = recorded.changed(cache=str(tmp_path / "cache"), cache_gb=1.0, attribution=0)
+    evaluate(config)
+    (images,) = (tmp_path / "cache").glob("*/images")
+    names = {Path(shard.path).name for shard in Dataset.open(squares).shards("test")}
+    assert {path.name for path in images.glob("*.tar")} == names
+    with pytest.raises(InputError, match=r"which holds .* of 0\.0.*raise --cache-gb"):
+        evaluate(dataclasses.replace(config, cache=str(tmp_path / "small"), cache_gb=1e-6))
 
 
 def test_run_and_files_say_what_they_are_of(recorded: Recorded, tmp_path: Path) -> None:
