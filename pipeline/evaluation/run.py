@@ -124,11 +124,13 @@ class Part:
     """The results of one part of the split.
 
     Attributes:
+        number: of the part, from 0.
         scores: of the part's annotated entries.
         maps: statistics of the part's maps, where they were asked for.
         explained: pictures of the split's first images; the first part has them.
     """
 
+    number: int
     scores: Scores
     maps: MapStudy | None = None
     explained: tuple[Explained, ...] = ()
@@ -185,16 +187,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     samples = sum(shard.images for shard in subject.dataset.shards(config.split))
     count = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
     work = partial(evaluate_part, subject.config, subject.checkpoint, subject.boxes, count, cpus)
-    parts = list(
-        tasks.run_tasks(
-            work,
-            range(count),
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_in_flight=workers,
-            label=f"evaluate {config.split}",
-        )
+    finished = tasks.run_tasks(
+        work,
+        range(count),
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_in_flight=workers,
+        label=f"evaluate {config.split}",
     )
+    # As they lie in the split: the last bits of a sum depend on the order of the entries.
+    parts = sorted(finished, key=lambda part: part.number)
     scores = Scores.concatenate([part.scores for part in parts])
     studies = [part.maps for part in parts if part.maps is not None]
     maps = sum(studies[1:], start=studies[0]) if studies else None
@@ -275,7 +277,7 @@ def evaluate_part(
     # Last: the maps are those of the network's own head.
     model = beam.attach(model, meta, directory, config.beam).to(device)
     scores = score(model, images(config.batch_size).part(part, parts))
-    return Part(scores=scores, maps=maps, explained=explained)
+    return Part(number=part, scores=scores, maps=maps, explained=explained)
 
 
 def make_report(

@@ -9,7 +9,7 @@ import os
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,26 @@ def test_a_node_copies_the_images_of_the_split_to_the_cache_that_is_named(
     assert {path.name for path in images.glob("*.tar")} == names
     with pytest.raises(InputError, match=r"which holds .* of 0\.0.*raise --cache-gb"):
         evaluate(dataclasses.replace(config, cache=str(tmp_path / "small"), cache_gb=1e-6))
+
+
+def test_any_number_of_workers_in_any_order_gives_the_same_bits(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = str(shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint"))
+    own = {"checkpoint": checkpoint, "split": "validation", "thresholds": True, "attribution": 0}
+
+    def bits(workers: int, order: Callable[[Sequence[int]], Iterable[int]]) -> list[bytes | str]:
+        monkeypatch.setattr(tasks, "run_tasks", lambda work, items, **_: map(work, order(items)))
+        found = evaluate(recorded.changed(**own, batch_size=2, workers=workers))
+        assert found.decisions is not None
+        columns = vars(found.scores).values()
+        return [*(column.tobytes() for column in columns), found.decisions.points.to_json()]
+
+    in_order = bits(1, iter)
+    assert bits(1, reversed) == in_order
+    for seed in range(2):
+        draw = np.random.default_rng(seed)
+        assert bits(4, lambda items, draw=draw: draw.permutation(items).tolist()) == in_order
 
 
 def test_run_and_files_say_what_they_are_of(recorded: Recorded, tmp_path: Path) -> None:
