@@ -138,6 +138,11 @@ class LabelledSplit:
         """Cut out one of ``parts`` shares; see `Loader.part`."""
         return dataclasses.replace(self, loader=self.loader.part(number, parts, images))
 
+    def in_batches(self, size: int) -> LabelledSplit:
+        """Read the same images in batches of another size; nothing is opened or checked again."""
+        loader = dataclasses.replace(self.loader, batch_size=size, pipelines=Pipelines())
+        return dataclasses.replace(self, loader=loader)
+
     def in_order(self) -> LabelledSplit:
         """Read the same images whole and in the order of the dataset, as an evaluation does."""
         loader = dataclasses.replace(self.loader, train=False, pipelines=Pipelines())

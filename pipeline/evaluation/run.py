@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -260,23 +259,28 @@ def evaluate_part(
     model, meta = load_model(directory)
     model = model.to(device)
     model.head.alpha_infer = config.alpha_infer or model.head.alpha_infer
-
-    def images(batch_size: int) -> LabelledSplit:
-        size = meta.train_config.data.image_size
-        options: dict[str, Any] = {"image_size": size, "threads": threads, "batch_size": batch_size}
-        return LabelledSplit.open(dataset, config.split, config.labels, device, **options)
-
+    images = LabelledSplit.open(
+        dataset,
+        config.split,
+        config.labels,
+        device,
+        image_size=meta.train_config.data.image_size,
+        threads=threads,
+        batch_size=config.batch_size,
+    )
     maps = None
     if boxes is not None or (config.attribution and model.has_maps):
         batches = -(-config.attribution // attribution.BATCH)
         first = None if boxes is not None else batches * attribution.BATCH
-        share = images(attribution.BATCH).part(part, parts, first)
+        share = images.in_batches(attribution.BATCH).part(part, parts, first)
         maps = attribution.study(model, share, config.attribution, boxes)
-    first_images = FirstBatches(images(_PICTURED_BATCH))
-    explained = () if part else tuple(explain(model, first_images, dataset.classes))
+    explained: tuple[Explained, ...] = ()
+    if part == 0:
+        first_images = FirstBatches(images.in_batches(_PICTURED_BATCH))
+        explained = tuple(explain(model, first_images, dataset.classes))
     # Last: the maps are those of the network's own head.
     model = beam.attach(model, meta, directory, config.beam).to(device)
-    scores = score(model, images(config.batch_size).part(part, parts))
+    scores = score(model, images.part(part, parts))
     return Part(number=part, scores=scores, maps=maps, explained=explained)
 
 

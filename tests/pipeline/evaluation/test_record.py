@@ -21,10 +21,12 @@ import pytest
 from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
+from pipeline.data import dali_index
 from pipeline.evaluation import figures, publish, record, run
 from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
-from pipeline.evaluation.run import Evaluation, evaluate, make_report
+from pipeline.evaluation.run import Evaluation, evaluate, evaluate_part, make_report
+from pipeline.evaluation.scores import Scores
 from pipeline.inference import locate, mlflow_model
 from pipeline.models import operating_points
 from pipeline.tables import percent, spaced
@@ -106,6 +108,26 @@ def test_a_node_copies_the_images_of_the_split_to_the_cache_that_is_named(
     assert {path.name for path in images.glob("*.tar")} == names
     with pytest.raises(InputError, match=r"which holds .* of 0\.0.*raise --cache-gb"):
         evaluate(dataclasses.replace(config, cache=str(tmp_path / "small"), cache_gb=1e-6))
+
+
+def test_a_part_opens_its_split_once_and_the_first_one_has_the_pictures(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    check = dali_index.refuse_other_tar
+
+    def watched(tar: Path, index: Path, size: int) -> None:
+        opened.append(tar.name)
+        check(tar, index, size)
+
+    monkeypatch.setattr(dali_index, "refuse_other_tar", watched)
+    config = recorded.changed(labels="first")
+    parts = [evaluate_part(config, config.checkpoint, None, 2, 1, part) for part in range(2)]
+    assert opened == 2 * ["test-000000.tar", "test-000001.tar"]
+    assert [len(part.explained) for part in parts] == [4, 0]
+    assert all(part.maps is not None and part.maps.attributions.counts_H.any() for part in parts)
+    joined = Scores.concatenate([part.scores for part in parts])
+    assert joined.to_parquet() == recorded.evaluation.scores.to_parquet()
 
 
 def test_any_number_of_workers_in_any_order_gives_the_same_bits(
