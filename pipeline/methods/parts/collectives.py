@@ -11,7 +11,6 @@ import torch.distributed as dist
 
 from pipeline.ranks import has_group
 
-Group = dist.ProcessGroup | None
 # (shift, values) of the three digits of a 32-bit code, the most significant first.
 _DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
 _SIGN = 0x80000000
@@ -24,13 +23,10 @@ class Collectives:
     mean over ranks is the loss of one process.
     """
 
-    def __init__(self, group: Group = None) -> None:
-        self._group = group
-
     @property
     def world_size(self) -> int:
-        """Return the number of ranks; methods may be made before the group is."""
-        return dist.get_world_size(self._group) if has_group() else 1
+        """Return the number of ranks; methods may be made before the process group is."""
+        return dist.get_world_size() if has_group() else 1
 
     def batch_size(self, logits_BK: torch.Tensor) -> int:
         """Count the global batch's rows, at least 1: an empty one has loss 0, not NaN."""
@@ -45,14 +41,14 @@ class Collectives:
         if self.world_size == 1:
             return 0
         counts = self.concatenate(torch.tensor([local]))
-        return int(counts[: dist.get_rank(self._group)].sum())
+        return int(counts[: dist.get_rank()].sum())
 
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, without gradient."""
         total = local.detach().clone()
         if self.world_size > 1:
             total = total.to(self._device())
-            dist.all_reduce(total, group=self._group)
+            dist.all_reduce(total)
         return total.to(local.device)
 
     def total(self, local: torch.Tensor) -> torch.Tensor:
@@ -101,20 +97,20 @@ class Collectives:
             return local
         device = self._device()
         lengths = torch.zeros(self.world_size, dtype=torch.int64, device=device)
-        lengths[dist.get_rank(self._group)] = len(local)
-        dist.all_reduce(lengths, group=self._group)
+        lengths[dist.get_rank()] = len(local)
+        dist.all_reduce(lengths)
         counts = lengths.tolist()
         padded = torch.zeros((max(counts), *local.shape[1:]), dtype=local.dtype, device=device)
         padded[: len(local)] = local.to(device)
         parts = [torch.empty_like(padded) for _ in counts]
         if max(counts):
-            dist.all_gather(parts, padded, group=self._group)
+            dist.all_gather(parts, padded)
         joined = [part[:count] for part, count in zip(parts, counts, strict=True)]
         return torch.cat(joined).to(local.device)
 
     def _device(self) -> torch.device:
         # NCCL moves tensors of the current CUDA device only; gloo those of the host.
-        cuda = "nccl" in dist.get_backend(self._group)
+        cuda = "nccl" in dist.get_backend()
         return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
