@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from pipeline.methods.parts.float_order import floats_of, ordered_integers
 from pipeline.ranks import has_group
 
 # (shift, values) of the three digits of a 32-bit code, the most significant first.
 _DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
-_SIGN = 0x80000000
+_LOWEST = 1 << 31
 
 
 class Collectives:
@@ -77,7 +78,7 @@ class Collectives:
         top = torch.topk(values, min(k, len(values)), sorted=False).values
         if self.world_size == 1:
             return top.min() if len(top) == k else values.new_tensor(-torch.inf)
-        codes, code, missing = _ordered_codes(top), 0, k
+        codes, code, missing = _codes_of(top), 0, k
         for shift, digits in _DIGITS:
             digits_M = (codes >> shift) & (digits - 1)
             counts = self.sum(torch.bincount(digits_M, minlength=digits)).cpu()
@@ -89,7 +90,8 @@ class Collectives:
             digit = digits - 1 - place
             codes = codes[digits_M == digit]
             code |= digit << shift
-        return _from_code(code).to(values.device)
+        integer = torch.tensor(code - _LOWEST, dtype=torch.int32)
+        return floats_of(integer).to(values.device)
 
     def concatenate(self, local: torch.Tensor) -> torch.Tensor:
         """Concatenate the ranks' tensors along the first dimension, in rank order."""
@@ -114,13 +116,6 @@ class Collectives:
         return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def _ordered_codes(values: torch.Tensor) -> torch.Tensor:
-    """Encode fp32 as integers in [0, 2**32) that compare as the floats do, int64."""
-    bits = values.detach().float().view(torch.int32).long()
-    return torch.where(bits < 0, ~bits, bits + _SIGN)
-
-
-def _from_code(code: int) -> torch.Tensor:
-    """Decode an `_ordered_codes` integer (0-dim fp32)."""
-    bits = code - _SIGN if code >= _SIGN else ~code
-    return torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)
+def _codes_of(values: torch.Tensor) -> torch.Tensor:
+    """Encode fp32 as int64 in [0, 2**32), whose digits can be counted."""
+    return ordered_integers(values.detach().float()).long() + _LOWEST
