@@ -49,6 +49,8 @@ class Subject:
         labels: name of the label version judged by.
         boxes: for the pointing game, where that was asked for.
         baseline: the evaluation to compare with, where that was asked for.
+        points: the checkpoint's thresholds, to be judged; None where it has none, where new ones
+            are chosen, and with a beam or another slope, which they are not of.
     """
 
     config: EvaluateConfig

@@ -21,12 +21,12 @@ class Phase:
     Attributes:
         backbone_frozen: the head alone learns; the backbone stays in evaluation mode.
         rate: what all learning rates are multiplied with.
-        begins: the optimizer forgets its state first.
+        resets_optimizer: the optimizer forgets its state first.
     """
 
     backbone_frozen: bool = False
     rate: float = 1.0
-    begins: bool = False
+    resets_optimizer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,7 @@ class RoleLinearInit(Role):
         """Train the head alone at first; then everything, with a fresh optimizer."""
         if self.epoch <= self.linear_epochs:
             return Phase(backbone_frozen=True, rate=self.linear_rate)
-        return Phase(begins=self._hands_over)
+        return Phase(resets_optimizer=self._hands_over)
 
     def begin_epoch(self, epoch: int) -> None:
         """Hand the estimator over when the second phase begins.
