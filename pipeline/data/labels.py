@@ -148,9 +148,9 @@ class LabelledSplit:
         loader = dataclasses.replace(self.loader, train=False, pipelines=Pipelines())
         return dataclasses.replace(self, loader=loader)
 
-    def begin(self, number: int) -> None:
-        """Build the pipeline of an epoch in another thread; see `Loader.begin`."""
-        self.loader.begin(number)
+    def build_ahead(self, number: int) -> None:
+        """Build the pipeline of an epoch in another thread; see `Loader.build_ahead`."""
+        self.loader.build_ahead(number)
 
     def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> LabelledEpoch:
         """Iterate over an epoch; arguments as of `Loader.epoch`."""
