@@ -62,7 +62,7 @@ def read(options: Options) -> Iterator[tuple[float, ...]]:
         border = _now() - begun
         for done, _ in enumerate(itertools.islice(epoch, options.steps - 1), start=2):
             if done == options.steps - options.steps // 10:
-                training.begin(number + 1)
+                training.build_ahead(number + 1)
         begun = _now()
         batches = validation.epoch(0)
         next(batches)
@@ -82,8 +82,8 @@ def _now() -> float:
 def built_anew() -> Iterator[None]:
     """Let no pipeline be held within the block."""
     nothing = mock.Mock()
-    begin = mock.patch.object(Pipelines, "begin", nothing)
-    with begin, mock.patch.object(Pipelines, "keep", nothing):
+    ahead = mock.patch.object(Pipelines, "build_ahead", nothing)
+    with ahead, mock.patch.object(Pipelines, "keep", nothing):
         yield
 
 

@@ -20,6 +20,7 @@ import torch
 from pipeline.audit.candidates import CORRECTED, KEPT, REJECTED, Candidates
 from pipeline.data.labels import to_device
 from pipeline.methods.parts.collectives import Collectives
+from pipeline.methods.parts.float_order import floats_of, ordered_integers
 from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.protocol import StepResult
 from sharding.labels import UNOBSERVED
@@ -144,16 +145,8 @@ def _keys(logits_F: torch.Tensor, ids_F: torch.Tensor, classes_F: torch.Tensor) 
     """Make int64 keys that sort as the fp32 logits do; ties by a hash of image and class."""
     tie_F = (ids_F ^ (classes_F * 0x632BE59BD9B4E019)) * 0x5851F42D4C957F2D
     tie_F = (tie_F ^ (tie_F >> 32)) & 0xFFFFFFFF
-    return (_folded(logits_F.view(torch.int32)).long() << 32) | tie_F
+    return (ordered_integers(logits_F).long() << 32) | tie_F
 
 
 def _logits_of(keys: torch.Tensor) -> torch.Tensor:
-    return _folded((keys >> 32).to(torch.int32)).view(torch.float32)
-
-
-def _folded(bits: torch.Tensor) -> torch.Tensor:
-    """Map a float's bits to an integer of the same order, and back.
-
-    Negative floats would sort in reverse.
-    """
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return floats_of((keys >> 32).to(torch.int32))

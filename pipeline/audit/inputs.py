@@ -58,18 +58,19 @@ class Inputs:
     checkpoint: str
 
     @classmethod
-    def open(cls, config: AuditConfig) -> Inputs:
-        """Open the run and its dataset.
+    def open(cls, config: AuditConfig, split: str = "train") -> Inputs:
+        """Open the run and its dataset, with the images of one split where they are shown.
 
         Raises:
             InputError: there is no such run or dataset.
         """
         run = storage.absolute(config.run)
-        trained_on, cache = _dataset_of(run)
+        trained_on, cache = _dataset_of(run, config)
         location = config.dataset or trained_on
         has_rows = not config.corrections and (config.plan is None or config.pool is not None)
         pictures = has_rows and (config.sheet or bool(config.tools))
-        dataset = open_dataset(location, cache, tars=pictures, confidences=config.confidences)
+        tars = [split] if pictures else []
+        dataset = open_dataset(location, cache, tars=tars, confidences=config.confidences)
         checkpoint = config.checkpoint or run
         return cls(run=run, location=location, dataset=dataset, checkpoint=checkpoint)
 
@@ -84,14 +85,19 @@ class Inputs:
         return config.output or Path(f"export-{self.name}-{kind}")
 
 
-def _dataset_of(run: str) -> tuple[str, Cache]:
-    """Read from a run's configuration which dataset it trains on, and by way of which cache."""
+def _dataset_of(run: str, config: AuditConfig) -> tuple[str, Cache]:
+    """Read from a run's configuration which dataset it trains on, and by way of which cache.
+
+    The audit's own options of the cache come first.
+    """
     trained = storage.read_json(storage.join(run, "config.json"))
     if trained is None:
         is_there = storage.exists(run)
         problem = "not a run: config.json is missing" if is_there else "no such directory"
         raise InputError(problem, file=run, fix=f"pass {_runs_near(run) or 'runs/NAME'}")
-    return str(trained["dataset"]), Cache.of(trained)
+    own = {"cache": config.cache, "cache_gb": config.cache_gb}
+    given = {name: value for name, value in own.items() if value is not None}
+    return str(trained["dataset"]), Cache.of({**trained, **given})
 
 
 def _runs_near(run: str) -> str:

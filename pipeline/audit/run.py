@@ -51,7 +51,7 @@ def run(config: AuditConfig, readers: Readers) -> str:
         given = [*of_candidates, *config.given("held_out")]
         problem = f"the scores are of split {split}"
         scored.refuse_ignored(given, evaluations[0], problem, _OF_TRAINED)
-    opened = Inputs.open(config)
+    opened = Inputs.open(config, split)
     scored.check_entries(evaluations, opened.dataset)
     if config.plan is not None:
         from pipeline.audit import planned

@@ -53,6 +53,10 @@ class EvaluateConfig:
     """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
     experiment: str | None = None
     """MLflow experiment; default: the training run's."""
+    cache: str = "~/.cache/openimages-boostlu"
+    """Where the split's images of a dataset in a bucket are copied to, on each node's own disk."""
+    cache_gb: float = 500.0
+    """Bound of that directory; beyond it a dataset is refused."""
     intervals: int | None = None
     """Bootstrap replicates for 95 % intervals (200 is usual); default: 200 with --register, else
     none."""
@@ -75,7 +79,9 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown("rule", self.rule, Rule)
-        refuse_outside(self, {"precision": "(0, 1]", "alpha_infer": "[1, inf)"})
+        refuse_outside(
+            self, {"precision": "(0, 1]", "alpha_infer": "[1, inf)", "cache_gb": "[0, inf)"}
+        )
         if self.thresholds and (self.split != "validation" or self.beam):
             raise InputError(
                 f"thresholds are chosen on the validation split, not on {self.split}"
@@ -173,6 +179,10 @@ class AuditConfig:
     """Directory for train.csv and sheet.html; default: export-RUN-epoch-NNN."""
     dataset: str | None = None
     """Dataset that has the images; default: the one that was trained on."""
+    cache: str | None = None
+    """Where a dataset from a bucket is copied to; default: the run's."""
+    cache_gb: float | None = None
+    """Bound of that directory; default: the run's."""
     epoch: int | None = None
     """Whose candidates; default: the last one's."""
     rank: Ranking = "loss"
@@ -213,7 +223,7 @@ class AuditConfig:
     """With --plan: predictions of the split (`predict --dataset`), to draw the entries from."""
 
     def __post_init__(self) -> None:
-        least = {"min_probability": "[0, 1]", "min_loss": "[0, inf)"}
+        least = {"min_probability": "[0, 1]", "min_loss": "[0, inf)", "cache_gb": "[0, inf)"}
         refuse_outside(self, {"top": "[1, inf)", "plan": "[1, inf)", **least})
         if (self.plan is not None or self.held_out) and not self.scores:
             option = "--held-out" if self.plan is None else "--plan"

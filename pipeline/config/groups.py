@@ -53,7 +53,10 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "EvaluateConfig": {
         "report": ("rule", "intervals", "against", "attribution", "alpha_infer", "beam", "boxes"),
-        "job": ("batch_size", "workers", "wait_for_workers", "experiment", "register"),
+        "job": (
+            *("batch_size", "workers", "wait_for_workers", "cache", "cache_gb"),
+            *("experiment", "register"),
+        ),
         "operation": ("thresholds", "precision"),
     },
     "PredictConfig": {

@@ -138,14 +138,19 @@ class LabelledSplit:
         """Cut out one of ``parts`` shares; see `Loader.part`."""
         return dataclasses.replace(self, loader=self.loader.part(number, parts, images))
 
+    def in_batches(self, size: int) -> LabelledSplit:
+        """Read the same images in batches of another size; nothing is opened or checked again."""
+        loader = dataclasses.replace(self.loader, batch_size=size, pipelines=Pipelines())
+        return dataclasses.replace(self, loader=loader)
+
     def in_order(self) -> LabelledSplit:
         """Read the same images whole and in the order of the dataset, as an evaluation does."""
         loader = dataclasses.replace(self.loader, train=False, pipelines=Pipelines())
         return dataclasses.replace(self, loader=loader)
 
-    def begin(self, number: int) -> None:
-        """Build the pipeline of an epoch in another thread; see `Loader.begin`."""
-        self.loader.begin(number)
+    def build_ahead(self, number: int) -> None:
+        """Build the pipeline of an epoch in another thread; see `Loader.build_ahead`."""
+        self.loader.build_ahead(number)
 
     def epoch(self, number: int, *, done: int = 0, position: bytes | None = None) -> LabelledEpoch:
         """Iterate over an epoch; arguments as of `Loader.epoch`."""

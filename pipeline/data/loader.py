@@ -192,8 +192,8 @@ class Loader:
         """Iterate over epoch ``number``: `EpochPlan.steps` batches, each sample exactly once.
 
         A pipeline takes milliseconds per thousand samples to build, on a GPU two seconds more:
-        see `begin`. What it reads is the same whether it was held or is built now, so that a run
-        resumed between epochs needs no state of the one before.
+        see `build_ahead`. What it reads is the same whether it was held or is built now, so that a
+        run resumed between epochs needs no state of the one before.
 
         Args:
             number: counted from 1.
@@ -202,10 +202,10 @@ class Loader:
         """
         return Epoch(self, number, done, position)
 
-    def begin(self, number: int) -> None:
+    def build_ahead(self, number: int) -> None:
         """Build the pipeline of an epoch in another thread, for `epoch` to take over."""
         if self.plan.steps:
-            self.pipelines.begin(self.graph(number))
+            self.pipelines.build_ahead(self.graph(number))
 
     def graph(self, epoch: int) -> Graph:
         """Describe the pipeline that reads this rank's samples of an epoch."""

@@ -61,12 +61,12 @@ class Pipelines:
             return graph.open(position)
         return held[1].result()
 
-    def begin(self, graph: Graph) -> None:
+    def build_ahead(self, graph: Graph) -> None:
         """Build a pipeline in another thread, its first batch too; `open` raises its error."""
         if self._held is not None and self._held[0] == graph:
             return
         pool = ThreadPoolExecutor(1, thread_name_prefix=NEXT_EPOCH)
-        self._held = graph, pool.submit(_begun, graph)
+        self._held = graph, pool.submit(_built, graph)
         pool.shutdown(wait=False)
 
     def keep(self, graph: Graph, pipeline: Any) -> None:
@@ -76,7 +76,7 @@ class Pipelines:
         self._held[1].set_result(pipeline)
 
 
-def _begun(graph: Graph) -> Any:
+def _built(graph: Graph) -> Any:
     """Build a pipeline with its first batch ready, but for images that cannot be decoded.
 
     These are an error where the batch is taken, as in a pipeline that was not built ahead.

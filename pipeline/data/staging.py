@@ -1,8 +1,8 @@
 """Copy a dataset in a bucket to a node's own disk before its workers read it.
 
-DALI reads local files. The first worker of a node copies what the manifest names, checks every
-hash, and writes the manifest last; the others wait for it. Re-sharded labels cost only their own
-bytes. The cache is bounded; making room in it is left to its owner, who knows what is still needed.
+DALI reads local files. The first worker of a node copies the labels and the images of the splits
+that its job reads, and checks every hash; the others wait for it. Re-sharded labels cost only their
+own bytes. The cache is bounded; making room in it is left to its owner, who knows what is needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,7 @@ def open_dataset(
     location: str | Path,
     cache: Cache | None = None,
     *,
-    tars: bool = True,
+    tars: bool | Collection[str] = True,
     confidences: str | None = None,
 ) -> Dataset:
     """Open a dataset directory, or a dataset URL by way of the cache.
@@ -61,7 +61,8 @@ def open_dataset(
     Args:
         location: directory, or any URL that pyarrow has a file system for (s3, gs, file, ...).
         cache: for URLs.
-        tars: whether the images are needed too; the driver needs labels and classes only.
+        tars: whether the images are needed too, or those of which splits; the driver needs labels
+            and classes only.
         confidences: the version that is needed too.
 
     Raises:
@@ -85,8 +86,11 @@ def open_dataset(
         if confidences is not None:
             for table in dataset.confidence_version(confidences).splits.values():
                 _fetch_table(location, folder, table.path, table.sha256)
+        shards = dataset.manifest.shards
+        if not isinstance(tars, bool):
+            shards = tuple(shard for shard in shards if shard.split in tars)
         if tars:
-            _fetch_tars(location, dataset, cache)
+            _fetch_tars(location, folder, shards, cache)
     return dataset
 
 
@@ -135,9 +139,8 @@ def _drop_removed(dataset: Dataset) -> None:
                 path.unlink()
 
 
-def _fetch_tars(location: str, dataset: Dataset, cache: Cache) -> None:
+def _fetch_tars(location: str, folder: Path, every: Sequence[ShardRecord], cache: Cache) -> None:
     """Copy every tar and index that is not there, whole."""
-    folder, every = dataset.directory, dataset.manifest.shards
     shards = [shard for shard in every if not _is_copied(folder, shard)]
     files = [(shard.path, shard.sha256) for shard in shards]
     indexes = [(shard.index, shard.index_sha256) for shard in every]

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
 from pipeline.data.labels import FirstBatches, LabelledSplit, labels_of
 from pipeline.data.profile import grouped_by
-from pipeline.data.staging import open_dataset
+from pipeline.data.staging import Cache, open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
 from pipeline.evaluation.per_class import PerClass
@@ -50,6 +49,8 @@ class Subject:
         labels: name of the label version judged by.
         boxes: for the pointing game, where that was asked for.
         baseline: the evaluation to compare with, where that was asked for.
+        points: the checkpoint's thresholds, to be judged; None where it has none, where new ones
+            are chosen, and with a beam or another slope, which they are not of.
     """
 
     config: EvaluateConfig
@@ -72,7 +73,7 @@ class Subject:
         config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
         directory = locate.checkpoint_directory(config.checkpoint)
         meta = read_meta(directory)
-        dataset = open_dataset(config.dataset, tars=False)
+        dataset = open_dataset(config.dataset, Cache.of(vars(config)), tars=False)
         meta.check_classes(dataset.classes, directory)
         beam.check(meta, directory, config.beam)
         if config.boxes or (config.alpha_infer or 1) > 1:
@@ -124,11 +125,13 @@ class Part:
     """The results of one part of the split.
 
     Attributes:
+        number: of the part, from 0.
         scores: of the part's annotated entries.
         maps: statistics of the part's maps, where they were asked for.
         explained: pictures of the split's first images; the first part has them.
     """
 
+    number: int
     scores: Scores
     maps: MapStudy | None = None
     explained: tuple[Explained, ...] = ()
@@ -185,16 +188,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     samples = sum(shard.images for shard in subject.dataset.shards(config.split))
     count = min(workers * _PARTS_PER_WORKER, -(-samples // config.batch_size))
     work = partial(evaluate_part, subject.config, subject.checkpoint, subject.boxes, count, cpus)
-    parts = list(
-        tasks.run_tasks(
-            work,
-            range(count),
-            num_cpus=cpus,
-            num_gpus=gpus,
-            max_in_flight=workers,
-            label=f"evaluate {config.split}",
-        )
+    finished = tasks.run_tasks(
+        work,
+        range(count),
+        num_cpus=cpus,
+        num_gpus=gpus,
+        max_in_flight=workers,
+        label=f"evaluate {config.split}",
     )
+    # As they lie in the split: the last bits of a sum depend on the order of the entries.
+    parts = sorted(finished, key=lambda part: part.number)
     scores = Scores.concatenate([part.scores for part in parts])
     studies = [part.maps for part in parts if part.maps is not None]
     maps = sum(studies[1:], start=studies[0]) if studies else None
@@ -254,28 +257,33 @@ def evaluate_part(
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    dataset = open_dataset(config.dataset)
+    dataset = open_dataset(config.dataset, Cache.of(vars(config)), tars=[config.split])
     model, meta = load_model(directory)
     model = model.to(device)
     model.head.alpha_infer = config.alpha_infer or model.head.alpha_infer
-
-    def images(batch_size: int) -> LabelledSplit:
-        size = meta.train_config.data.image_size
-        options: dict[str, Any] = {"image_size": size, "threads": threads, "batch_size": batch_size}
-        return LabelledSplit.open(dataset, config.split, config.labels, device, **options)
-
+    images = LabelledSplit.open(
+        dataset,
+        config.split,
+        config.labels,
+        device,
+        image_size=meta.train_config.data.image_size,
+        threads=threads,
+        batch_size=config.batch_size,
+    )
     maps = None
     if boxes is not None or (config.attribution and model.has_maps):
         batches = -(-config.attribution // attribution.BATCH)
         first = None if boxes is not None else batches * attribution.BATCH
-        share = images(attribution.BATCH).part(part, parts, first)
+        share = images.in_batches(attribution.BATCH).part(part, parts, first)
         maps = attribution.study(model, share, config.attribution, boxes)
-    first_images = FirstBatches(images(_PICTURED_BATCH))
-    explained = () if part else tuple(explain(model, first_images, dataset.classes))
+    explained: tuple[Explained, ...] = ()
+    if part == 0:
+        first_images = FirstBatches(images.in_batches(_PICTURED_BATCH))
+        explained = tuple(explain(model, first_images, dataset.classes))
     # Last: the maps are those of the network's own head.
     model = beam.attach(model, meta, directory, config.beam).to(device)
-    scores = score(model, images(config.batch_size).part(part, parts))
-    return Part(scores=scores, maps=maps, explained=explained)
+    scores = score(model, images.part(part, parts))
+    return Part(number=part, scores=scores, maps=maps, explained=explained)
 
 
 def make_report(

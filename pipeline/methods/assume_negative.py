@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 
 from pipeline.methods.parts.bce import modified_bce_sum, negative_log
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.protocol import Method, nothing_modified
 from sharding.errors import InputError
 from sharding.labels import POSITIVE, UNOBSERVED
@@ -27,8 +26,8 @@ class AssumeNegative(Method):
             ``-log(p + 1e-5)`` (code of Cole et al.).
     """
 
-    def __init__(self, num_classes: int, *, epsilon: float = 0.0, group: Group = None) -> None:
-        super().__init__(num_classes, group=group)
+    def __init__(self, num_classes: int, *, epsilon: float = 0.0) -> None:
+        super().__init__(num_classes)
         if epsilon < 0:
             raise InputError(f"epsilon {epsilon:g}", fix="pass 0 or a small positive number")
         self.epsilon = epsilon
@@ -77,9 +76,8 @@ class IgnoreUnobserved(Method):
         num_classes: int,
         *,
         normalise: Literal["entries", "observed"] = "entries",
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         self.normalise = normalise
 
     def compute(
@@ -102,8 +100,8 @@ class LabelSmoothing(Method):
         ls_coef: e, 0.1 in the code of Cole et al.
     """
 
-    def __init__(self, num_classes: int, *, ls_coef: float = 0.1, group: Group = None) -> None:
-        super().__init__(num_classes, group=group)
+    def __init__(self, num_classes: int, *, ls_coef: float = 0.1) -> None:
+        super().__init__(num_classes)
         if not 0 <= ls_coef <= 1:
             raise InputError(f"ls_coef {ls_coef:g}", fix="pass a number from 0 to 1")
         self.ls_coef = ls_coef
@@ -142,8 +140,8 @@ class ExpectedPositive(Method):
             CUB 31.4).
     """
 
-    def __init__(self, num_classes: int, *, expected_num_pos: float, group: Group = None) -> None:
-        super().__init__(num_classes, group=group)
+    def __init__(self, num_classes: int, *, expected_num_pos: float) -> None:
+        super().__init__(num_classes)
         if not (expected_num_pos >= 0 and math.isfinite(expected_num_pos)):
             raise InputError(f"expected_num_pos {expected_num_pos}", fix="pass a number >= 0")
         self.expected_num_pos = expected_num_pos

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.selection import unobserved_top
 from pipeline.methods.protocol import Method, nothing_modified
 from sharding.errors import InputError
@@ -52,9 +51,8 @@ class AsymmetricLoss(Method):
         gamma_pos: float = 1.0,
         clip: float = 0.05,
         detach: bool = True,
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         _refuse_exponents(gamma_neg=gamma_neg, gamma_pos=gamma_pos, clip=clip)
         self.gamma_neg, self.gamma_pos = gamma_neg, gamma_pos
         self.clip, self.detach = clip, detach
@@ -116,9 +114,8 @@ class PartialAsymmetricLoss(Method):
         prior_threshold: float = 0.05,
         prior: Sequence[float] | torch.Tensor | None = None,
         prior_epochs: int = 0,
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         if likelihood_topk < 0 or prior_epochs < 0:
             raise InputError("likelihood_topk or prior_epochs below 0", fix="pass 0 or more")
         if prior is not None and len(prior) != num_classes:

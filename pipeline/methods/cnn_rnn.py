@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.owned_parameters import OwnedParameters
 from pipeline.methods.protocol import Method, nothing_modified
 from pipeline.models.beam_head import Recurrence
@@ -50,9 +49,8 @@ class CnnRnn(Method):
         learning_rate: float = 1e-3,
         max_labels: int = 10,
         seed: int = 0,
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         if min(embedding, hidden, max_labels) < 1 or learning_rate <= 0:
             raise InputError(
                 f"embedding {embedding}, hidden {hidden}, max_labels {max_labels}, learning_rate "

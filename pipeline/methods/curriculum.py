@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.parts.prediction_buffer import (
     PredictionBuffer,
@@ -77,9 +76,8 @@ class Curriculum(Method):
         passes: int = 20,
         variance: float = 0.01,
         num_images: int = 0,
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         if relabel_every < 0 or passes < 2 or not 0 <= top <= 1 or not 0 <= known_rate <= 1:
             raise InputError(
                 f"relabel_every {relabel_every}, passes {passes}, top {top:g}, known_rate "

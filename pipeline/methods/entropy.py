@@ -14,7 +14,6 @@ import torch
 
 from pipeline.data.labels import to_device
 from pipeline.methods.parts.bce import negative_log
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.parts.prediction_buffer import PredictionBuffer, refuse_predictions
 from pipeline.methods.protocol import Method, nothing_modified, require_ids
@@ -44,9 +43,8 @@ class EntropyMaximization(Method):
         *,
         alpha: float = 0.1,
         observed_negatives: ObservedNegatives = "unobserved",
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         if alpha < 0:
             raise InputError(f"alpha {alpha:g}", fix="pass a number >= 0")
         self.alpha = alpha
@@ -95,11 +93,8 @@ class MachinePseudoLabels(EntropyMaximization):
         threshold: float = 0.8,
         warmup_epochs: int = 5,
         observed_negatives: ObservedNegatives = "cross-entropy",
-        group: Group = None,
     ) -> None:
-        super().__init__(
-            num_classes, alpha=alpha, observed_negatives=observed_negatives, group=group
-        )
+        super().__init__(num_classes, alpha=alpha, observed_negatives=observed_negatives)
         if not (0 < threshold <= 1 and beta >= 0 and warmup_epochs >= 0):
             raise InputError(
                 f"threshold {threshold:g}, beta {beta:g}, warmup_epochs {warmup_epochs}",
@@ -149,11 +144,8 @@ class PseudoLabeling(EntropyMaximization):
         theta: float = 0.9,
         num_images: int = 0,
         observed_negatives: ObservedNegatives = "unobserved",
-        group: Group = None,
     ) -> None:
-        super().__init__(
-            num_classes, alpha=alpha, observed_negatives=observed_negatives, group=group
-        )
+        super().__init__(num_classes, alpha=alpha, observed_negatives=observed_negatives)
         if not 0 < warmup_epochs < total_epochs or not 0 <= theta <= 1 or beta < 0:
             raise InputError(
                 f"warmup_epochs {warmup_epochs} of {total_epochs}, theta {theta:g}, beta {beta:g}",

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.methods.parts import matching_pursuit
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.imcl_dictionary import Dictionary, DictionaryBuilder
 from pipeline.methods.parts.owned_parameters import OwnedParameters
 from pipeline.methods.protocol import Method, nothing_modified
@@ -50,9 +49,8 @@ class Imcl(Method):
         num_atoms: int = 3,
         atoms_per_class: int = 1,
         graph_lr: float = 5e-4,
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, group=group)
+        super().__init__(num_classes)
         if alpha_colab < 0 or alpha_feature < 0 or num_atoms < 1 or atoms_per_class < 1:
             raise InputError(
                 "alpha_colab or alpha_feature below 0, or num_atoms or atoms_per_class below 1",

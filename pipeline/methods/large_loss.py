@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from pipeline.methods.parts.bce import modified_bce_sum
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.label_overlay import LabelOverlay
 from pipeline.methods.parts.selection import select_largest
 from pipeline.methods.protocol import Method, nothing_modified, require_ids
@@ -47,8 +46,8 @@ class _LargeLoss(Method):
     rejects = False
     """Whether selected entries are left out; otherwise their target becomes 1."""
 
-    def __init__(self, num_classes: int, *, delta_rel: float = 0.2, group: Group = None) -> None:
-        super().__init__(num_classes, group=group)
+    def __init__(self, num_classes: int, *, delta_rel: float = 0.2) -> None:
+        super().__init__(num_classes)
         if not 0 < delta_rel <= 100:
             raise InputError(
                 f"delta_rel {delta_rel:g}", fix="pass percent per epoch, above 0 and at most 100"
@@ -91,8 +90,8 @@ class LargeLossCorrectPermanent(_LargeLoss):
     themselves are never touched. State is the overlay after the last completed epoch.
     """
 
-    def __init__(self, num_classes: int, *, delta_rel: float = 0.1, group: Group = None) -> None:
-        super().__init__(num_classes, delta_rel=delta_rel, group=group)
+    def __init__(self, num_classes: int, *, delta_rel: float = 0.1) -> None:
+        super().__init__(num_classes, delta_rel=delta_rel)
         self.overlay = LabelOverlay()
 
     def k(self, entries: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from pipeline.data.loader import Batch
-from pipeline.methods.parts.collectives import Collectives, Group
+from pipeline.methods.parts.collectives import Collectives
 from pipeline.models.cam_head import CamHead
 from sharding.errors import InputError
 from sharding.labels import UNOBSERVED
@@ -21,12 +21,12 @@ class Phase:
     Attributes:
         backbone_frozen: the head alone learns; the backbone stays in evaluation mode.
         rate: what all learning rates are multiplied with.
-        begins: the optimizer forgets its state first.
+        resets_optimizer: the optimizer forgets its state first.
     """
 
     backbone_frozen: bool = False
     rate: float = 1.0
-    begins: bool = False
+    resets_optimizer: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,6 @@ class Method:
 
     Args:
         num_classes: K.
-        group: process group of the global batch.
 
     Attributes:
         ranks: collectives over the global batch.
@@ -68,11 +67,11 @@ class Method:
 
     uses_confidences = False
 
-    def __init__(self, num_classes: int, *, group: Group = None) -> None:
+    def __init__(self, num_classes: int) -> None:
         if num_classes < 1:
             raise InputError(f"{num_classes} classes", fix="pass at least one class")
         self.num_classes = num_classes
-        self.ranks = Collectives(group)
+        self.ranks = Collectives()
         self.epoch = 1
 
     def begin_epoch(self, epoch: int) -> None:

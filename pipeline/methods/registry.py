@@ -103,7 +103,7 @@ def create(name: str, num_classes: int, **options: Any) -> Method:
     Args:
         name: one of `names`.
         num_classes: K.
-        options: named as in the papers; ``group`` is the process group of the global batch.
+        options: named as in the papers.
 
     Raises:
         InputError: unknown method or option (the message lists the valid ones), or a value out
@@ -134,7 +134,7 @@ def complete_options(config: TrainConfig) -> dict[str, Any]:
     """
     given, known = options_for(config), options_of(config.method)
     check_options(config.method, given)
-    return {name: given.get(name, default) for name, default in known.items() if name != "group"}
+    return {name: given.get(name, default) for name, default in known.items()}
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         InputError: naming the method's options.
     """
     valid = options_of(name)
-    fix = f"its options: {', '.join(option for option in valid if option != 'group') or 'none'}"
+    fix = f"its options: {', '.join(valid) or 'none'}"
     unknown = sorted(set(options) - set(valid))
     if unknown:
         raise InputError(f"method {name!r} has no option {', '.join(unknown)}", fix=fix)

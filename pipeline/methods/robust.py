@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.methods.parts.bce import negative_log
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.protocol import Method, Phase, nothing_modified
 from sharding.errors import InputError
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
@@ -30,10 +29,8 @@ _GR_EPSILON = 1e-7
 class _Robust(Method):
     """A loss whose reference knows positives only: verified negatives are an option."""
 
-    def __init__(
-        self, num_classes: int, *, observed_negatives: ObservedNegatives, group: Group
-    ) -> None:
-        super().__init__(num_classes, group=group)
+    def __init__(self, num_classes: int, *, observed_negatives: ObservedNegatives) -> None:
+        super().__init__(num_classes)
         self.uses_negatives = observed_negatives == "negative"
 
     def verified(self, labels_BK: torch.Tensor) -> torch.Tensor:
@@ -81,9 +78,8 @@ class Hill(_Robust):
         margin: float = 1.0,
         gamma: float = 2.0,
         observed_negatives: ObservedNegatives = "negative",
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, observed_negatives=observed_negatives, group=group)
+        super().__init__(num_classes, observed_negatives=observed_negatives)
         _refuse_negative(lamb=lamb, margin=margin, gamma=gamma)
         self.lamb, self.margin, self.gamma = lamb, margin, gamma
 
@@ -121,9 +117,8 @@ class SelfPacedCorrection(_Robust):
         margin: float = 1.0,
         gamma: float = 2.0,
         observed_negatives: ObservedNegatives = "negative",
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, observed_negatives=observed_negatives, group=group)
+        super().__init__(num_classes, observed_negatives=observed_negatives)
         _refuse_negative(margin=margin, gamma=gamma)
         if not 0 <= tau <= 1:
             raise InputError(f"tau {tau:g}", fix="pass a probability from 0 to 1")
@@ -176,9 +171,8 @@ class GeneralizedRobust(_Robust):
         q: Sequence[float] = (0.01, 1.0),
         confidence_weight: float = 0.0,
         observed_negatives: ObservedNegatives = "negative",
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, observed_negatives=observed_negatives, group=group)
+        super().__init__(num_classes, observed_negatives=observed_negatives)
         if not 0 <= linear_epochs < total_epochs:
             raise InputError(
                 f"linear_epochs {linear_epochs} of {total_epochs}",

@@ -13,7 +13,6 @@ import torch
 
 from pipeline.methods.assume_negative import ExpectedPositive
 from pipeline.methods.parts.bce import negative_log
-from pipeline.methods.parts.collectives import Group
 from pipeline.methods.parts.label_estimator import LabelEstimator
 from pipeline.methods.parts.prediction_buffer import refuse_dense
 from pipeline.methods.protocol import Phase, nothing_modified, require_ids
@@ -43,9 +42,8 @@ class Role(ExpectedPositive):
         estimator_lr: float = 1e-4,
         num_images: int = 0,
         seed: int = 0,
-        group: Group = None,
     ) -> None:
-        super().__init__(num_classes, expected_num_pos=expected_num_pos, group=group)
+        super().__init__(num_classes, expected_num_pos=expected_num_pos)
         if estimator_lr <= 0:
             raise InputError(f"estimator_lr {estimator_lr:g}", fix="pass a positive number")
         refuse_dense(num_images, num_classes, LabelEstimator.BYTES, "the label estimator of ROLE")
@@ -112,7 +110,6 @@ class RoleLinearInit(Role):
         linear_rate: float = 1.0,
         num_images: int = 0,
         seed: int = 0,
-        group: Group = None,
     ) -> None:
         super().__init__(
             num_classes,
@@ -120,7 +117,6 @@ class RoleLinearInit(Role):
             estimator_lr=estimator_lr,
             num_images=num_images,
             seed=seed,
-            group=group,
         )
         if linear_epochs < 1 or linear_rate <= 0:
             raise InputError(
@@ -135,7 +131,7 @@ class RoleLinearInit(Role):
         """Train the head alone at first; then everything, with a fresh optimizer."""
         if self.epoch <= self.linear_epochs:
             return Phase(backbone_frozen=True, rate=self.linear_rate)
-        return Phase(begins=self._hands_over)
+        return Phase(resets_optimizer=self._hands_over)
 
     def begin_epoch(self, epoch: int) -> None:
         """Hand the estimator over when the second phase begins.

@@ -127,6 +127,8 @@ def _score(
                 split=setting.split,
                 labels=setting.labels,
                 workers=setting.workers,
+                cache=run.config.cache,
+                cache_gb=run.config.cache_gb,
                 attribution=0,
                 alpha_infer=slope,
             )

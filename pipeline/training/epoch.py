@@ -105,7 +105,7 @@ class _RunningEpoch:
         steps, epochs = self.plan.steps, self.worker.config.epochs
         # At the end once more: a damaged image may have cost the first one.
         if done in (steps - steps // 10, steps) and self.epoch < epochs:
-            self.worker.images.begin(self.epoch + 1)
+            self.worker.images.build_ahead(self.epoch + 1)
         return done < steps
 
     def on_stats(self, stats: StepStats) -> None:

@@ -102,8 +102,8 @@ class EpochHooks:
         on_stats: receives averages over all ranks, every `StepPlan.stats_every` steps and after the
             last.
         on_pause: receives where the epoch is at a pause, with weights that are finite.
-        should_stop: asked after every step, with the steps done; True on all ranks pauses and stops
-            the epoch.
+        should_stop: called after every step, with the steps done; True on all ranks pauses and
+            stops the epoch. That of `run_epoch` asks for a stop after every step but the last.
     """
 
     on_step: Callable[[StepResult], None] = lambda result: None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,8 +141,15 @@ def stored(config: TrainConfig) -> TrainConfig | None:
     return _stored(storage.join(config.storage, config.run_name, _CONFIG))
 
 
-def open_cached(config: TrainConfig, *, tars: bool = True) -> Dataset:
-    """Open the dataset of a run; one in a bucket is copied to this node's cache."""
+def open_cached(
+    config: TrainConfig, *, tars: bool | Collection[str] = ("train", VALIDATION)
+) -> Dataset:
+    """Open the dataset of a run; one in a bucket is copied to this node's cache.
+
+    Args:
+        config: of the run.
+        tars: as of `open_dataset`; training reads no test image.
+    """
     cache, confidences = Cache.of(vars(config)), config.confidences
     return open_dataset(config.dataset, cache, tars=tars, confidences=confidences)
 

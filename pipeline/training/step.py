@@ -72,7 +72,7 @@ class TrainStep:
         inner = _unwrapped(self.model)
         if isinstance(inner, CamNet):
             inner.freeze_backbone(phase.backbone_frozen)
-        if phase.begins and not resumed:
+        if phase.resets_optimizer and not resumed:
             self.optimizer.state.clear()
 
     def __call__(self, batch: LabelledBatch, progress: float = 0.0) -> StepResult:

@@ -23,7 +23,7 @@ from pipeline.tracking.run_log import TrainingLog
 from pipeline.training.epoch import enter, run_epoch
 from pipeline.training.failures import LoopEnd
 from pipeline.training.loop import NonFiniteLoss, StopRequested
-from pipeline.training.prepare import open_cached
+from pipeline.training.prepare import VALIDATION, open_cached
 from pipeline.training.state import Rank
 from pipeline.training.timing import headspace
 from pipeline.training.validation import Validator
@@ -183,7 +183,7 @@ def validate_checkpoint(
         model, meta = checkpoint.load_model(directory)
     validator = Validator(
         config=config,
-        dataset=open_cached(config),
+        dataset=open_cached(config, tars=[VALIDATION]),
         rank=Rank(device=device, threads=threads),
         run_log=run_log,
         left_out=LeftOut(run_log.artifact),

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from pipeline.methods.parts.float_order import floats_of, ordered_integers
 from pipeline.ranks import has_group
 
-Group = dist.ProcessGroup | None
 # (shift, values) of the three digits of a 32-bit code, the most significant first.
 _DIGITS = ((21, 1 << 11), (10, 1 << 11), (0, 1 << 10))
-_SIGN = 0x80000000
+_LOWEST = 1 << 31
 
 
 class Collectives:
@@ -24,13 +24,10 @@ class Collectives:
     mean over ranks is the loss of one process.
     """
 
-    def __init__(self, group: Group = None) -> None:
-        self._group = group
-
     @property
     def world_size(self) -> int:
-        """Return the number of ranks; methods may be made before the group is."""
-        return dist.get_world_size(self._group) if has_group() else 1
+        """Return the number of ranks; methods may be made before the process group is."""
+        return dist.get_world_size() if has_group() else 1
 
     def batch_size(self, logits_BK: torch.Tensor) -> int:
         """Count the global batch's rows, at least 1: an empty one has loss 0, not NaN."""
@@ -45,14 +42,14 @@ class Collectives:
         if self.world_size == 1:
             return 0
         counts = self.concatenate(torch.tensor([local]))
-        return int(counts[: dist.get_rank(self._group)].sum())
+        return int(counts[: dist.get_rank()].sum())
 
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Sum over ranks, without gradient."""
         total = local.detach().clone()
         if self.world_size > 1:
             total = total.to(self._device())
-            dist.all_reduce(total, group=self._group)
+            dist.all_reduce(total)
         return total.to(local.device)
 
     def total(self, local: torch.Tensor) -> torch.Tensor:
@@ -81,7 +78,7 @@ class Collectives:
         top = torch.topk(values, min(k, len(values)), sorted=False).values
         if self.world_size == 1:
             return top.min() if len(top) == k else values.new_tensor(-torch.inf)
-        codes, code, missing = _ordered_codes(top), 0, k
+        codes, code, missing = _codes_of(top), 0, k
         for shift, digits in _DIGITS:
             digits_M = (codes >> shift) & (digits - 1)
             counts = self.sum(torch.bincount(digits_M, minlength=digits)).cpu()
@@ -93,7 +90,8 @@ class Collectives:
             digit = digits - 1 - place
             codes = codes[digits_M == digit]
             code |= digit << shift
-        return _from_code(code).to(values.device)
+        integer = torch.tensor(code - _LOWEST, dtype=torch.int32)
+        return floats_of(integer).to(values.device)
 
     def concatenate(self, local: torch.Tensor) -> torch.Tensor:
         """Concatenate the ranks' tensors along the first dimension, in rank order."""
@@ -101,30 +99,23 @@ class Collectives:
             return local
         device = self._device()
         lengths = torch.zeros(self.world_size, dtype=torch.int64, device=device)
-        lengths[dist.get_rank(self._group)] = len(local)
-        dist.all_reduce(lengths, group=self._group)
+        lengths[dist.get_rank()] = len(local)
+        dist.all_reduce(lengths)
         counts = lengths.tolist()
         padded = torch.zeros((max(counts), *local.shape[1:]), dtype=local.dtype, device=device)
         padded[: len(local)] = local.to(device)
         parts = [torch.empty_like(padded) for _ in counts]
         if max(counts):
-            dist.all_gather(parts, padded, group=self._group)
+            dist.all_gather(parts, padded)
         joined = [part[:count] for part, count in zip(parts, counts, strict=True)]
         return torch.cat(joined).to(local.device)
 
     def _device(self) -> torch.device:
         # NCCL moves tensors of the current CUDA device only; gloo those of the host.
-        cuda = "nccl" in dist.get_backend(self._group)
+        cuda = "nccl" in dist.get_backend()
         return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
-def _ordered_codes(values: torch.Tensor) -> torch.Tensor:
-    """Encode fp32 as integers in [0, 2**32) that compare as the floats do, int64."""
-    bits = values.detach().float().view(torch.int32).long()
-    return torch.where(bits < 0, ~bits, bits + _SIGN)
-
-
-def _from_code(code: int) -> torch.Tensor:
-    """Decode an `_ordered_codes` integer (0-dim fp32)."""
-    bits = code - _SIGN if code >= _SIGN else ~code
-    return torch.tensor(bits, dtype=torch.int64).to(torch.int32).view(torch.float32)
+def _codes_of(values: torch.Tensor) -> torch.Tensor:
+    """Encode fp32 as int64 in [0, 2**32), whose digits can be counted."""
+    return ordered_integers(values.detach().float()).long() + _LOWEST

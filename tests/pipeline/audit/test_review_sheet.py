@@ -208,9 +208,13 @@ def test_a_dataset_in_a_bucket_is_read_from_the_cache(
     cached, url = Path(shutil.copytree(run, tmp_path / "run")), dataset.as_uri()
     (cached / "config.json").write_text(json.dumps({**config, "cache": str(tmp_path / "cache")}))
     output = export(cached, tmp_path / "out", checkpoint=str(checkpoint), dataset=url)
-    assert list((tmp_path / "cache").glob("*/images/*.tar"))
+    copied = {path.name for path in (tmp_path / "cache").glob("*/images/*.tar")}
+    assert copied == {Path(shard.path).name for shard in Dataset.open(dataset).shards("train")}
     assert f"--dataset {url} " in output
     assert Sheet(tmp_path / "out/sheet.html").rows == entries(found_in(dataset), dataset)
+    own = {"cache": str(tmp_path / "own"), "cache_gb": 1e-6}
+    with pytest.raises(InputError, match=r"GB of images to copy to .*own, .*raise --cache-gb"):
+        export(cached, tmp_path / "out", checkpoint=str(checkpoint), dataset=url, **own)
 
 
 def test_only_what_is_asked_for_is_exported(dataset: Path, run: Path, tmp_path: Path) -> None:

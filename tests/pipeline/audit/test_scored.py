@@ -244,12 +244,12 @@ def test_the_truth_is_read_once_for_labels_and_candidates(
 def test_images_are_copied_for_pictures_only(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
 ) -> None:
-    def opened(*_: object, tars: bool, **__: object) -> None:
-        assert tars == drawn
+    def opened(*_: object, tars: list[str], **__: object) -> None:
+        assert tars == (["test"] if drawn else [])
         raise InputError("opened")
 
     monkeypatch.setattr("pipeline.audit.inputs.open_dataset", opened)
     pool = str(tmp_path) if drawn else None
     config = AuditConfig(run=str(run), scores=("a",), plan=5, pool=pool)
     with pytest.raises(InputError, match="opened"):
-        Inputs.open(config)
+        Inputs.open(config, "test")

@@ -118,6 +118,7 @@ def test_epochs_are_part_of_a_course_of_the_learning_rate(course: dict[str, Any]
         ({"batch_size": 0}, "batch_size is 0.*--batch-size 1 or more"),
         ({"intervals": -1}, "intervals is -1"),
         ({"workers": 0}, "workers is 0"),
+        ({"cache_gb": -1.0}, "cache_gb is -1"),
         ({"register": "m", "beam": 2}, "without a beam"),
     ],
 )

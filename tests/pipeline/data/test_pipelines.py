@@ -55,7 +55,7 @@ def assert_equal(ours: Iterable[Batch], theirs: Iterable[Batch]) -> None:
     ids=["crop", "rand-augment"],
 )
 @pytest.mark.parametrize("rank", [0, 1])
-def test_epochs_that_were_begun_ahead_are_those_of_new_pipelines(
+def test_epochs_that_were_built_ahead_are_those_of_new_pipelines(
     squares: Path, builders: list[str], augmentation: Augmentation, rank: int
 ) -> None:
     options = {"rank": rank, "world_size": 2, "augmentation": augmentation}
@@ -64,22 +64,22 @@ def test_epochs_that_were_begun_ahead_are_those_of_new_pipelines(
         batches = []
         for batch in ours.epoch(number):
             batches.append(batch)
-            ours.begin(number + 1)  # again and again, as at the end of an epoch
+            ours.build_ahead(number + 1)  # again and again, as at the end of an epoch
         assert_equal(batches, loader(squares, **options).epoch(number))
     assert builders.count(MAIN) == 4, "the first epoch, and the three to compare with"
     assert len(builders) == 4 + 3
 
 
-def test_an_epoch_that_was_begun_ahead_is_left_and_continued(
+def test_an_epoch_that_was_built_ahead_is_left_and_continued(
     squares: Path, builders: list[str]
 ) -> None:
     expected = list(loader(squares).epoch(2))
     for left_after in (1, 3):
         ours = loader(squares)
-        ours.begin(2)
+        ours.build_ahead(2)
         epoch = ours.epoch(2)
         first = list(itertools.islice(epoch, left_after))
-        ours.begin(3)
+        ours.build_ahead(3)
         rest = ours.epoch(2, done=left_after, position=epoch.position())
         assert_equal([*first, *rest], expected)
         assert_equal(ours.epoch(3), loader(squares).epoch(3))
@@ -87,7 +87,7 @@ def test_an_epoch_that_was_begun_ahead_is_left_and_continued(
 
 
 @pytest.mark.parametrize("epoch_of_damage", [1, 2])
-def test_a_damaged_image_does_not_reach_the_epoch_begun_ahead(
+def test_a_damaged_image_does_not_reach_the_epoch_built_ahead(
     squares: Path, tmp_path: Path, epoch_of_damage: int
 ) -> None:
     broken = shutil.copytree(squares, tmp_path / "broken")
@@ -95,10 +95,10 @@ def test_a_damaged_image_does_not_reach_the_epoch_begun_ahead(
     epoch = ours.epoch(1)
     next(epoch)
     if epoch_of_damage == 1:
-        ours.begin(2)
+        ours.build_ahead(2)
     bad = spoil(broken, 16, number=0, first=0)  # of every batch some
     if epoch_of_damage == 2:
-        ours.begin(2)  # which decodes a damaged batch in its thread
+        ours.build_ahead(2)  # which decodes a damaged batch in its thread
     list(epoch)
     kept = [
         [name for name in format_image_ids(batch.image_ids_B) if f"{name}.jpg" not in bad]
@@ -116,7 +116,7 @@ def test_what_fails_ahead_is_an_error_where_the_epoch_begins(
     ours = loader(squares)
     epoch = ours.epoch(1)
     monkeypatch.setattr(dali, "batches", fails)
-    ours.begin(2)
+    ours.build_ahead(2)
     assert len(list(epoch)) == ours.plan.steps
     with pytest.raises(RuntimeError, match="no memory"):
         ours.epoch(2)

@@ -18,8 +18,8 @@ from sharding.commands.remove import remove
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
-from sharding.layout import CLASSES_HASH
-from sharding.manifest import Dataset, Manifest
+from sharding.layout import CLASSES_HASH, SPLITS
+from sharding.manifest import Dataset, Manifest, ShardRecord
 from tests.support.machine import write_csv
 
 
@@ -63,6 +63,25 @@ def test_the_driver_copies_no_images(remote: Path, cache: Cache) -> None:
     dataset = open_dataset(remote.as_uri(), cache, tars=False)
     assert len(dataset.labels("train").image_ids_N) == 96
     assert not any(path.exists() for path in tars(dataset))
+
+
+def test_images_are_copied_of_the_splits_that_are_read(remote: Path, tmp_path: Path) -> None:
+    def of(*splits: str) -> list[ShardRecord]:
+        return [shard for shard in Dataset.open(remote).manifest.shards if shard.split in splits]
+
+    def copied(dataset: Dataset) -> list[ShardRecord]:
+        places = ((s, dataset.directory / s.path, dataset.directory / s.index) for s in of(*SPLITS))
+        return [shard for shard, tar, index in places if tar.exists() and index.exists()]
+
+    room = sum(shard.bytes for shard in of("test", "validation"))
+    cache = Cache(directory=tmp_path / "cache", most_bytes=room)
+    assert copied(open_dataset(remote.as_uri(), cache, tars=["test"])) == of("test") != []
+    with pytest.raises(InputError, match="--cache-gb"):
+        open_dataset(remote.as_uri(), cache)
+    cache = dataclasses.replace(cache, most_bytes=10**9)
+    both = ["train", "test"]
+    assert copied(open_dataset(remote.as_uri(), cache, tars=both)) == of(*both)
+    assert copied(open_dataset(remote.as_uri(), cache)) == of(*SPLITS)
 
 
 def test_workers_of_a_node_share_one_copy(

@@ -9,7 +9,7 @@ import os
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,19 @@ import pytest
 from pipeline import storage
 from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
+from pipeline.data import dali_index
 from pipeline.evaluation import figures, publish, record, run
 from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
-from pipeline.evaluation.run import Evaluation, evaluate, make_report
+from pipeline.evaluation.run import Evaluation, evaluate, evaluate_part, make_report
+from pipeline.evaluation.scores import Scores
 from pipeline.inference import locate, mlflow_model
 from pipeline.models import operating_points
 from pipeline.tables import percent, spaced
 from pipeline.tracking import runs, writer
 from pipeline.tracking.client import mlflow_client
 from sharding.errors import InputError
+from sharding.manifest import Dataset
 from tests.pipeline.evaluation.entries import reordered
 from tests.support.models import write_checkpoint
 
@@ -93,6 +96,58 @@ def test_a_dataset_at_a_url_is_evaluated_and_named_by_it(recorded: Recorded, squ
     (read,) = run.inputs.dataset_inputs
     assert read.dataset.name == f"{squares.name}/first/test"
     assert f"{recorded.config.dataset}/labels/first/test.parquet" in read.dataset.source
+
+
+def test_a_node_copies_the_images_of_the_split_to_the_cache_that_is_named(
+    recorded: Recorded, squares: Path, tmp_path: Path
+) -> None:
+    config = recorded.changed(cache=str(tmp_path / "cache"), cache_gb=1.0, attribution=0)
+    evaluate(config)
+    (images,) = (tmp_path / "cache").glob("*/images")
+    names = {Path(shard.path).name for shard in Dataset.open(squares).shards("test")}
+    assert {path.name for path in images.glob("*.tar")} == names
+    with pytest.raises(InputError, match=r"which holds .* of 0\.0.*raise --cache-gb"):
+        evaluate(dataclasses.replace(config, cache=str(tmp_path / "small"), cache_gb=1e-6))
+
+
+def test_a_part_opens_its_split_once_and_the_first_one_has_the_pictures(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    check = dali_index.refuse_other_tar
+
+    def watched(tar: Path, index: Path, size: int) -> None:
+        opened.append(tar.name)
+        check(tar, index, size)
+
+    monkeypatch.setattr(dali_index, "refuse_other_tar", watched)
+    config = recorded.changed(labels="first")
+    parts = [evaluate_part(config, config.checkpoint, None, 2, 1, part) for part in range(2)]
+    assert opened == 2 * ["test-000000.tar", "test-000001.tar"]
+    assert [len(part.explained) for part in parts] == [4, 0]
+    assert all(part.maps is not None and part.maps.attributions.counts_H.any() for part in parts)
+    joined = Scores.concatenate([part.scores for part in parts])
+    assert joined.to_parquet() == recorded.evaluation.scores.to_parquet()
+
+
+def test_any_number_of_workers_in_any_order_gives_the_same_bits(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = str(shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint"))
+    own = {"checkpoint": checkpoint, "split": "validation", "thresholds": True, "attribution": 0}
+
+    def bits(workers: int, order: Callable[[Sequence[int]], Iterable[int]]) -> list[bytes | str]:
+        monkeypatch.setattr(tasks, "run_tasks", lambda work, items, **_: map(work, order(items)))
+        found = evaluate(recorded.changed(**own, batch_size=2, workers=workers))
+        assert found.decisions is not None
+        columns = vars(found.scores).values()
+        return [*(column.tobytes() for column in columns), found.decisions.points.to_json()]
+
+    in_order = bits(1, iter)
+    assert bits(1, reversed) == in_order
+    for seed in range(2):
+        draw = np.random.default_rng(seed)
+        assert bits(4, lambda items, draw=draw: draw.permutation(items).tolist()) == in_order
 
 
 def test_run_and_files_say_what_they_are_of(recorded: Recorded, tmp_path: Path) -> None:

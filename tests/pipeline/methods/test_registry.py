@@ -31,6 +31,8 @@ def test_unknown_option_lists_the_known() -> None:
         methods.create("ll-r", 5, delta=0.5)
     with pytest.raises(InputError, match=r"no option alpha.*its options: none"):
         methods.create("wan", 5, alpha=1)
+    with pytest.raises(InputError, match=r"no option group.*its options: delta_rel$"):
+        methods.create("ll-r", 5, group=None)
 
 
 def test_missing_option_is_named() -> None:

@@ -122,18 +122,18 @@ def test_an_epoch_that_begins_again_hands_over_once() -> None:
     for epoch in (1, 2):
         first.begin_epoch(epoch)
         first.loss(torch.randn(2, 3, requires_grad=True), labels_BK, ids_B)
-        assert first.phase().begins == (epoch == 2)
+        assert first.phase().resets_optimizer == (epoch == 2)
     state = first.state_dict()
     assert state["steps"] == 1
 
     resumed: Any = methods.create("role-li", 3, **options)
     resumed.load_state_dict(state)
     resumed.begin_epoch(2)
-    assert not resumed.phase().begins, "the network's Adam is not cleared again"
+    assert not resumed.phase().resets_optimizer, "the network's Adam is not cleared again"
     for key in ("matrices", "steps"):
         torch.testing.assert_close(resumed.state_dict()[key], state[key], rtol=0, atol=0)
     # Of a checkpoint between the two phases it has yet to be done.
     resumed.load_state_dict({**state, "handed_over": torch.tensor(False)})
     resumed.begin_epoch(2)
-    assert resumed.phase().begins
+    assert resumed.phase().resets_optimizer
     assert resumed.state_dict()["steps"] == 0

@@ -79,11 +79,14 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_every_slope_is_scored_once(tmp_path: Path, scored: list[Any]) -> None:
     run = run_of(tmp_path, "ll-r@5/1", "ll-r@5/3", "ll-r@5/5")
+    config = dataclasses.replace(run.config, cache="/node", cache_gb=7.0)
+    run = dataclasses.replace(run, config=config)
     record = execute(run, setting_of(tmp_path))
     assert [(each.alpha_infer, each.split, each.labels) for each in scored] == [
         (3, "test", "first"),
         (5, "test", "first"),
     ]
+    assert {(each.cache, each.cache_gb) for each in scored} == {("/node", 7.0)}
     assert record.scores == {1: {"all": 0.5}, 3: {"all": 0.3}, 5: {"all": 0.5}}
     assert (record.status, record.epoch, record.mlflow_run_id) == ("finished", 2, "m")
     assert results.read(str(tmp_path), run.name) == record

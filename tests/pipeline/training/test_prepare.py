@@ -42,6 +42,13 @@ def test_the_same_configuration_goes_on(tmp_path: Path) -> None:
     assert prepare.claim(str(tmp_path / "a"), CONFIG, "digest")
 
 
+def test_training_copies_the_images_that_it_reads(squares: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    config = TrainConfig(dataset=squares.as_uri(), cache=cache)
+    images = prepare.open_cached(config).directory / "images"
+    assert {path.name.split("-")[0] for path in images.glob("*.tar")} == {"train", "validation"}
+
+
 @pytest.mark.parametrize("place", ["file/runs", "/proc/runs"])
 def test_a_storage_that_takes_nothing_is_one_line(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
