@@ -95,13 +95,13 @@ class Watch:
         peak = self.peaks.setdefault(process.pid, Peak())
         if process.pid == self._root.pid:
             peak.role = "driver"
-        elif not peak.role:
+        elif peak.role in ("", "other"):  # a process that has just begun may be called otherwise
             command = " ".join(process.cmdline())
             peak.role = next((role for word, role in _ROLES if word in command), "other")
         peak.resident = max(peak.resident, memory.get("VmHWM", 0))
         peak.anonymous = max(peak.anonymous, memory.get("RssAnon", 0))
         peak.shared = max(peak.shared, memory.get("RssShmem", 0))
-        return peak.role, memory.get("VmRSS", 0)
+        return peak.role or "idle", memory.get("VmRSS", 0)
 
 
 def status(pid: int) -> dict[str, int]:

@@ -94,8 +94,13 @@ def _ids_of_names(lines: Sequence[_Line], dataset: Dataset) -> list[tuple[str, _
     for line in lines:
         image_id, name = _find(line, id_of, index, removed)
         found.append((image_id, line))
-        if name not in (None, line.text, normal(line.text)):
+        if name is None:
+            continue
+        if name not in (line.text, normal(line.text)):
             respelled.append(f"{line.text!r:.200} is {name!r}")
+        if twins := [each for each in index.alike(name) if each != name]:
+            more = f"{twins[0]!r} differs in its spelling alone, and stays"
+            log.info(f"{name!r}: {more}; name it too if it is the same picture", "WARNING")
     if respelled:
         what = f"{count(len(respelled), 'name')} found in another spelling"
         log.info(f"{what}: {', '.join(respelled[:5])}")
@@ -107,10 +112,10 @@ def _find(
 ) -> tuple[str, str | None]:
     """Find id and name of the image that a line names; the name is None where there is none now.
 
-    The table of names forgets what is removed: a command that is repeated must find no other image.
+    What is taken down is gone for good, so that a path with more folders, or fewer, is an error.
     """
-    own, *ends = _ids_of_ends(normal(line.text))
-    if own in removed:
+    own = image_id_of(normal(line.text))
+    if own in removed:  # the table of names has forgotten it
         return own, None
     names = index.named(line.text)
     if len(names) > 1:
@@ -118,10 +123,7 @@ def _find(
         raise line.error(f"{line.text!r:.200} may be {several}", "write the one that is meant")
     if names:
         return id_of[names[0]], names[0]
-    return next((image_id for image_id in ends if image_id in removed), own), None
-
-
-def _ids_of_ends(name: str) -> list[str]:
-    """Hash a path, and what is left of it without its first folders."""
-    parts = name.split("/")
-    return [image_id_of("/".join(parts[first:])) for first in range(len(parts))]
+    if near := index.ending_alike(line.text):
+        problem = f"no image is called {line.text!r:.200}, but {near[0]!r} ends alike"
+        raise line.error(problem, "write that if it is meant, else leave this out")
+    return own, None

@@ -9,7 +9,7 @@ import contextlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 
@@ -86,22 +86,25 @@ class NameIndex:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
         self._by_file: defaultdict[str, list[str]] = defaultdict(list)
+        for name in sorted(self._names):
+            self._by_file[_parts(name)[-1]].append(name)
 
     def named(self, written: str) -> list[str]:
-        """List the names that may be meant: the one written, else all that end alike.
+        """List the names that are meant: the one written, else all that are `alike`."""
+        exact = [each for each in (written, normal(written)) if each in self._names]
+        return exact[:1] or self.alike(written)
 
-        Case and Unicode form apart, either of two may be an end of the other: an absolute path has
-        folders before the name. One that is alike in full is not preferred: once it is taken down,
-        the same word would be of another image.
-        """
-        if exact := [each for each in (written, normal(written)) if each in self._names]:
-            return exact[:1]
-        if not self._by_file:
-            for each in sorted(self._names):
-                self._by_file[look(each.rpartition("/")[2])].append(each)
+    def alike(self, written: str) -> list[str]:
+        """List the names that differ from it in case, Unicode form and slashes alone."""
+        return [n for n in self._same_file(written) if _parts(n) == _parts(normal(written))]
+
+    def ending_alike(self, written: str) -> list[str]:
+        """List the names that it ends with, or that end with it: they may be of other images."""
         parts = _parts(normal(written))
-        same_file = self._by_file.get(parts[-1], ())
-        return [each for each in same_file if _end_alike(parts, _parts(each))]
+        return [n for n in self._same_file(written) if _end_alike(parts, _parts(n))]
+
+    def _same_file(self, written: str) -> Sequence[str]:
+        return self._by_file.get(_parts(normal(written))[-1], ())
 
 
 def _parts(name: str) -> list[str]:

@@ -23,15 +23,18 @@ def test_names_without_a_file_stay_as_they_are(tmp_path: Path) -> None:
     assert [spellings.first(name) for name in ("b.jpg", "B.jpg")] == ["b.jpg", "B.jpg"]
 
 
-def test_a_name_means_all_that_end_alike_unless_it_is_one_of_them() -> None:
+def test_a_name_means_what_is_written_so_else_all_that_are_alike() -> None:
     index = NameIndex(["p.jpg", "P.jpg", "a/p.jpg", "a/q.jpg", "b\\\\r.jpg"])
-    for written, names in {
-        "p.jpg": ["p.jpg"],
-        "a\\p.jpg": ["a/p.jpg"],
-        "A/p.jpg": ["P.jpg", "a/p.jpg", "p.jpg"],
-        "/x/a/q.jpg": ["a/q.jpg"],
-        "x/q.jpg": [],
-        "b\\\\r.jpg": ["b\\\\r.jpg"],
-        "": [],
-    }.items():
+    for written, names, ends in (
+        ("p.jpg", ["p.jpg"], ["P.jpg", "a/p.jpg", "p.jpg"]),
+        ("./p.JPG", ["P.jpg", "p.jpg"], ["P.jpg", "a/p.jpg", "p.jpg"]),
+        ("a\\p.jpg", ["a/p.jpg"], ["P.jpg", "a/p.jpg", "p.jpg"]),
+        ("A/q.jpg", ["a/q.jpg"], ["a/q.jpg"]),
+        ("/x/a/q.jpg", [], ["a/q.jpg"]),
+        ("q.jpg", [], ["a/q.jpg"]),
+        ("x/q.jpg", [], []),
+        ("b\\\\r.jpg", ["b\\\\r.jpg"], []),
+        ("", [], []),
+    ):
         assert index.named(written) == names, written
+        assert index.ending_alike(written) == ends, written
