@@ -221,7 +221,9 @@ def one_line_errors() -> Iterator[None]:
         raise SystemExit(cause.exit_code) from None
     except OSError as error:
         fix = _REFUSALS.get(error.errno or 0)
-        if fix is None:
+        # A directory that is there when it is made is a fault of the program.
+        is_ours = error.errno == errno.EEXIST and not os.path.isfile(str(error.filename))
+        if fix is None or is_ours:
             raise
         refused = InputError(
             error.strerror or log.first_line(error),

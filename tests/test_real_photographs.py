@@ -1,4 +1,4 @@
-"""Shard, train and evaluate real photographs with real labels, as a V3-style dump."""
+"""Shard, train on and score real photographs with real labels, as a V3-style dump, without Ray."""
 
 from __future__ import annotations
 

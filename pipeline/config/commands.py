@@ -53,10 +53,11 @@ class EvaluateConfig:
     """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
     experiment: str | None = None
     """MLflow experiment; default: the training run's."""
-    cache: str = "~/.cache/openimages-boostlu"
-    """Where the split's images of a dataset in a bucket are copied to, on each node's own disk."""
-    cache_gb: float = 500.0
-    """Bound of that directory; beyond it a dataset is refused."""
+    cache: str | None = None
+    """Where the split's images of a dataset in a bucket are copied to, on each node's own disk;
+    default: the training run's."""
+    cache_gb: float | None = None
+    """Bound of that directory, beyond which a dataset is refused; default: the training run's."""
     intervals: int | None = None
     """Bootstrap replicates for 95 % intervals (200 is usual); default: 200 with --register, else
     none."""

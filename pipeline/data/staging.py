@@ -139,18 +139,18 @@ def _drop_removed(dataset: Dataset) -> None:
                 path.unlink()
 
 
-def _fetch_tars(location: str, folder: Path, every: Sequence[ShardRecord], cache: Cache) -> None:
-    """Copy every tar and index that is not there, whole."""
-    shards = [shard for shard in every if not _is_copied(folder, shard)]
-    files = [(shard.path, shard.sha256) for shard in shards]
-    indexes = [(shard.index, shard.index_sha256) for shard in every]
+def _fetch_tars(location: str, folder: Path, shards: Sequence[ShardRecord], cache: Cache) -> None:
+    """Copy each of these tars and indexes that is not there, whole."""
+    missing = [shard for shard in shards if not _is_copied(folder, shard)]
+    files = [(shard.path, shard.sha256) for shard in missing]
+    indexes = [(shard.index, shard.index_sha256) for shard in shards]
     files += [(path, sha256) for path, sha256 in indexes if changed(folder / path, sha256)]
     if not files:
         return
     # One dataset at a time is copied, since the bound counts what is there.
     with locks.exclusive(folder.with_name(".lock")):
         remove_temporaries(folder)
-        _check_room(sum(shard.bytes for shard in shards), cache, location)
+        _check_room(sum(shard.bytes for shard in missing), cache, location)
         with ThreadPoolExecutor(_COPIES_AT_ONCE) as pool:
             for _ in pool.map(lambda file: _fetch(location, folder, *file), files):
                 pass

@@ -42,7 +42,7 @@ class Subject:
     """What an evaluation is of and what it is compared with, opened and checked.
 
     Attributes:
-        config: with an absolute dataset.
+        config: with an absolute dataset, and the cache that is used.
         checkpoint: the checkpoint directory that the configuration names, or its URL.
         meta: of the checkpoint.
         dataset: its metadata; the images are opened where they are scored.
@@ -70,15 +70,21 @@ class Subject:
             InputError: checkpoint, dataset, split, boxes or baseline are missing or do not fit
                 each other, or the checkpoint's thresholds are damaged.
         """
-        config = dataclasses.replace(config, dataset=storage.absolute(config.dataset))
         directory = locate.checkpoint_directory(config.checkpoint)
         meta = read_meta(directory)
+        trained = meta.train_config
+        config = dataclasses.replace(
+            config,
+            dataset=storage.absolute(config.dataset),
+            cache=config.cache or trained.cache,
+            cache_gb=trained.cache_gb if config.cache_gb is None else config.cache_gb,
+        )
         dataset = open_dataset(config.dataset, Cache.of(vars(config)), tars=False)
         meta.check_classes(dataset.classes, directory)
         beam.check(meta, directory, config.beam)
         if config.boxes or (config.alpha_infer or 1) > 1:
             meta.check_maps(directory)
-        own = meta.train_config.model.alpha_infer
+        own = trained.model.alpha_infer
         if config.register and config.alpha_infer not in (None, own):
             raise InputError(
                 f"a registered model is served with its own slope, {own:g}",
@@ -86,7 +92,7 @@ class Subject:
             )
         points = None
         if config.thresholds:
-            _check_place(directory)
+            locate.check_thresholds_place(directory)
         elif not config.beam and config.alpha_infer in (None, own):
             points = operating_points.read(directory, meta.classes_sha256)
         # Named once: the dataset's default may change before a worker opens it.
@@ -107,17 +113,6 @@ class Subject:
             baseline=baseline,
             points=points,
         )
-
-
-def _check_place(directory: str) -> None:
-    """Refuse a checkpoint whose thresholds could not be kept with its weights."""
-    if locate.is_copy(directory):
-        raise InputError(
-            "thresholds are kept in the checkpoint, and this is a downloaded copy of one",
-            file=directory,
-            fix="pass the run or checkpoint directory",
-        )
-    storage.check_writable(directory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +243,7 @@ def evaluate_part(
     """Evaluate one part of the split; runs in a Ray task.
 
     Args:
-        config: with an absolute dataset.
+        config: with an absolute dataset, and the cache that is used.
         directory: the checkpoint, or its URL.
         boxes: for the pointing game.
         parts: into how many the split is cut, between batches.

@@ -55,6 +55,17 @@ def is_copy(directory: str) -> bool:
     return directory.endswith(IN_MODEL)
 
 
+def check_thresholds_place(directory: str) -> None:
+    """Refuse a checkpoint whose thresholds could not be kept with its weights."""
+    if is_copy(directory):
+        raise InputError(
+            "thresholds are kept in the checkpoint, and this is a downloaded copy of one",
+            file=directory,
+            fix="pass the run or checkpoint directory",
+        )
+    storage.check_writable(directory)
+
+
 def in_model(directory: str) -> str:
     """Resolve the checkpoint of an MLflow model: the weights in it, else those it links to.
 

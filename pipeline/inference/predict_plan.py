@@ -233,7 +233,8 @@ def _files(folder: str, output: str) -> list[str]:
     begin = len(storage.absolute(folder).rstrip("/"))
     outputs = {path.removesuffix(PLAN) for path in files if path.endswith(f"/{PLAN}")}
     outputs.add(storage.join(storage.absolute(output), ""))
-    written = re.compile("|".join(f"{re.escape(place)}_" for place in sorted(outputs)))
+    places = "|".join(re.escape(place) for place in sorted(outputs))
+    written = re.compile(f"(?:{places})(?:(?:{CAMS}|{CHECKPOINT})/|(?:{PLAN}|{DONE})$)")
     shown = [p for p in files if not (_HIDDEN.search(p, begin) or written.match(p))]
     endings = [PurePosixPath(path).suffix.lower() for path in shown]
     if others := Counter(ending for ending in endings if ending not in SUFFIXES):

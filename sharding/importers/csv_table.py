@@ -204,8 +204,8 @@ def _refuse_lists(
                     f"{name!r:.80} is a list of other classes of this table",
                     file=path,
                     row=line,
-                    fix=f"pass --separator {word}, write {own!r} between them, or name it in "
-                    "--classes FILE if it is one class",
+                    fix="if it is one class, name it in --classes FILE; if not, pass "
+                    f"--separator {word}, or write {own!r} between them",
                 )
 
 

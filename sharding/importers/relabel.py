@@ -20,7 +20,6 @@ from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import remove_outdated
 from sharding.errors import InputError, command
 from sharding.image_ids import Ids, format_image_ids
-from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import ImportJob, table_counts
 from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
 from sharding.layout import DUPLICATES, MANIFEST_FILE, SPLITS, diff_path
@@ -53,7 +52,7 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
         dataset = Dataset.open(job.output)
         drawn = _drawn(dataset.manifest, job.labels.release)
         why = f"with --labels {job.labels.name} over images that are there already"
-        refuse_ignored(job.asked, _unlike(job.asked, dataset, drawn), why)
+        refuse_ignored(job.asked, _unlike(job, dataset, drawn), why)
         if job.asked.refuse_cross_split_duplicates:
             refuse_across(Duplicates.of_record(dataset.manifest.created_by.get(DUPLICATES)))
         new = labels_for(dataset, job).without(dataset.manifest.removed_ids)
@@ -90,11 +89,14 @@ def _drawn(manifest: Manifest, release: str) -> dict[str, Any]:
     return {split: policy[split] for split in SPLITS if split in policy}
 
 
-def _unlike(asked: ImportOptions, dataset: Dataset, drawn: Mapping[str, Any]) -> list[str]:
-    """List the options about images and splits of which the dataset was made with others."""
+def _unlike(job: ImportJob, dataset: Dataset, drawn: Mapping[str, Any]) -> list[str]:
+    """List the options about images and splits of which the dataset was made with others.
+
+    Those of the draws count where they would draw otherwise: a table may name the splits itself.
+    """
+    asked, policy = job.asked, job.labels.policy
     manifest, treatment = dataset.manifest, dataset.manifest.treatment
-    seeds = [draw["seed"] for draw in drawn.values()]
-    made = {
+    made: dict[str, Any] = {
         "shorter_side": treatment.get("shorter_side"),
         "quality": treatment.get("quality"),
         "trust_images": treatment.get("mode") == "trust",
@@ -102,10 +104,14 @@ def _unlike(asked: ImportOptions, dataset: Dataset, drawn: Mapping[str, Any]) ->
         "placement_seed": manifest.seed,
         "group_by": dataset.classes.group_by,
         "retry_failed": False,
-        "split_seed": asked.split_seed if asked.split_seed in seeds else None,
-        "test_share": drawn.get("test", {}).get("share", 0),
-        "validation_share": drawn.get("validation", {}).get("share", 0),
     }
+    if any(policy.get(split) != drawn.get(split) for split in SPLITS):
+        seeds = [draw["seed"] for draw in drawn.values()]
+        made |= {
+            "split_seed": asked.split_seed if asked.split_seed in seeds else None,
+            "test_share": drawn.get("test", {}).get("share", 0),
+            "validation_share": drawn.get("validation", {}).get("share", 0),
+        }
     return [name for name, value in made.items() if getattr(asked, name) != value]
 
 

@@ -28,7 +28,7 @@ class Home:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment of a job: nothing of the test's own, no other Ray cluster, no GPU."""
+        """Environment of a job: nothing of the test's own, no GPU, no Ray but the address's."""
         token = Path.home() / ".ray/auth_token"  # by which another Ray knows who may join
         return {
             **({} if self._address == "local" else {"RAY_AUTH_TOKEN_PATH": str(token)}),

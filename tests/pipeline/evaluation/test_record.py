@@ -25,7 +25,7 @@ from pipeline.data import dali_index
 from pipeline.evaluation import figures, publish, record, run
 from pipeline.evaluation.metrics import MEANS
 from pipeline.evaluation.references import Baseline, published_beside
-from pipeline.evaluation.run import Evaluation, evaluate, evaluate_part, make_report
+from pipeline.evaluation.run import Evaluation, Subject, evaluate, evaluate_part, make_report
 from pipeline.evaluation.scores import Scores
 from pipeline.inference import locate, mlflow_model
 from pipeline.models import operating_points
@@ -108,6 +108,20 @@ def test_a_node_copies_the_images_of_the_split_to_the_cache_that_is_named(
     assert {path.name for path in images.glob("*.tar")} == names
     with pytest.raises(InputError, match=r"which holds .* of 0\.0.*raise --cache-gb"):
         evaluate(dataclasses.replace(config, cache=str(tmp_path / "small"), cache_gb=1e-6))
+
+
+def test_the_cache_is_the_trainings_unless_another_is_named(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    trained = shutil.copytree(recorded.config.checkpoint, tmp_path / "checkpoint")
+    meta = json.loads((trained / "meta.json").read_text())
+    meta["config"] |= {"cache": str(tmp_path / "trained"), "cache_gb": 7.0}
+    (trained / "meta.json").write_text(json.dumps(meta))
+    opened = Subject.open(recorded.changed(checkpoint=str(trained)))
+    assert (opened.config.cache, opened.config.cache_gb) == (str(tmp_path / "trained"), 7.0)
+    own = recorded.changed(checkpoint=str(trained), cache=str(tmp_path / "own"), cache_gb=1.0)
+    opened = Subject.open(own)
+    assert (opened.config.cache, opened.config.cache_gb) == (str(tmp_path / "own"), 1.0)
 
 
 def test_a_part_opens_its_split_once_and_the_first_one_has_the_pictures(

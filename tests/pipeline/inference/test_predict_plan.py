@@ -79,6 +79,16 @@ def test_what_predictions_wrote_below_the_images_is_none_of_them(tmp_path: Path)
     assert listed("a+b/out") == ["b.jpg", "a.jpg"]
 
 
+def test_images_whose_names_begin_as_predictions_do_are_images(tmp_path: Path) -> None:
+    """Cameras name pictures _DSC1234.JPG."""
+    (tmp_path / "_x").mkdir()
+    for name in ("_DSC1.jpg", "_x/b.jpg", "_plan.json", "_SUCCESS"):
+        (tmp_path / name).touch()
+    here = dataclasses.replace(config(tmp_path, images=str(tmp_path)), output=str(tmp_path))
+    found = [Path(path).name for part in predict_plan.parts(here) for path in part.locations]
+    assert found == ["_DSC1.jpg", "b.jpg"]
+
+
 def test_a_finished_prediction_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").touch()

@@ -180,10 +180,11 @@ def test_driver_killed_within_an_epoch(runs: Runs) -> None:
     assert f"resuming epoch 1, step {step}" in log.read_text(errors="replace")
 
 
-def test_driver_killed_while_ray_wrote_its_list_and_a_checkpoint(runs: Runs) -> None:
-    """As the kill of the test before may have left them."""
+def test_a_list_and_a_checkpoint_that_a_kill_left_half_written(runs: Runs) -> None:
+    """The end of the run of which the test before killed the driver."""
     directory = runs.home.directory / "runs/interrupted"
     there = [path for path in directory.glob("checkpoint_2*") if checkpoints.is_whole(str(path))]
+    assert there, "the driver was killed behind its first checkpoint"
     last = max((checkpoint.read_meta(path) for path in there), key=lambda meta: meta.images_seen)
     (directory / "checkpoint_manager_snapshot.json").write_bytes(b"")
     half = directory / "checkpoint_2026-01-01_00-00-00.000000"

@@ -122,8 +122,8 @@ def test_a_list_with_another_separator_is_no_class(
     own = {"|": "|", "comma": ","}[separator]
     assert str(caught.value) == (
         f"{tmp_path / 'labels.csv'}, row 3: {cell!r} is a list of other classes of this table. "
-        f"Fix: pass --separator {word}, write {own!r} between them, or name it in --classes FILE "
-        "if it is one class"
+        f"Fix: if it is one class, name it in --classes FILE; if not, pass --separator {word}, "
+        f"or write {own!r} between them"
     )
     found = read(tmp_path, lines, separator=word)
     assert found.class_names == ("cat", "dog")

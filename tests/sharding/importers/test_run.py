@@ -334,6 +334,15 @@ def test_mended_labels_record_how_the_splits_were_drawn(tmp_path: Path) -> None:
         assert version.policy == {"unlisted": "negative", **drawn}, name
 
 
+def test_a_command_whose_table_names_the_splits_is_repeated_with_labels(tmp_path: Path) -> None:
+    """Its options of draws draw nothing, the first time neither."""
+    write_csv(tmp_path, TABLE, NAMES)
+    options = {"split_seed": 3, "test_share": 0.1, "validation_share": 0.1}
+    import_collection(table_job(tmp_path, TABLE, **options), map)
+    import_collection(table_job(tmp_path, TABLE, "m", **options), map)
+    assert {*Dataset.open(tmp_path / "dataset").manifest.labels} == {"complete", "m"}
+
+
 def test_mended_labels_refuse_pictures_of_two_splits_as_the_import_does(tmp_path: Path) -> None:
     write_csv(tmp_path, TABLE, NAMES)
     shutil.copy(tmp_path / "a.jpg", tmp_path / "e.jpg")
