@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_ends_in_code_3(runs: Runs) -> None:
     assert [run.info.status for run in tracked(runs, "diverged")[1]] == ["FAILED"]
 
 
-def test_a_storage_that_is_gone_for_a_while_is_waited_for_and_a_dead_worker_replaced(
+def test_a_storage_that_was_gone_and_a_dead_worker_change_nothing(
     runs: Runs,
 ) -> None:
     process, log = runs.start("storage-gone", *OFTEN)
