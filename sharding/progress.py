@@ -46,10 +46,16 @@ def clock(seconds: float) -> str:
 class _Bar(tqdm):  # type: ignore[type-arg]
     @staticmethod
     def format_meter(n: float, total: float, elapsed: float, **options: Any) -> str:
-        """Show the time so far where there is no rate yet that says how much is left."""
-        if n == options["initial"]:
-            shown = options["bar_format"].replace("{remaining} left", f"{clock(elapsed)} so far")
-            options["bar_format"] = shown
+        """Write times as lines do; the time so far where no rate says yet how much is left."""
+        done = n - options["initial"]
+        left = ""
+        if done and elapsed:
+            rate = options["rate"] or done / elapsed
+            left = f", {clock((total - n) / rate)} left"
+        elif not n:  # else it began before this bar
+            left = f", {clock(elapsed)} so far"
+        shown = options["bar_format"].replace(", {remaining} left", left)
+        options["bar_format"] = shown.replace("{elapsed}", clock(elapsed))
         return tqdm.format_meter(n, total, elapsed, **options)
 
 

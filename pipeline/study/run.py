@@ -162,7 +162,8 @@ def _train(
     at_once, cpus = _share(config, left[0].config, len(left))
     left = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in left]
     setting = _setting(config, planned, parent, at_once)
-    say(f"{count(len(left), 'run')} to do, {at_once} at a time, in {here(config.output)}")
+    to_do = f"{count(len(left), 'run')} to do, {at_once} at a time, in {here(config.output)}"
+    say(f"{to_do}; what they print is in its logs/")
     lines = RunLines(left, at_once, lambda name: results.read(config.output, name))
     lost = set[str]()
 

@@ -185,7 +185,7 @@ def test_a_terminal_has_one_line_of_what_is_waited_for(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stderr", screen)
     with Waiting("the workers start") as waiting:
         waiting.look()
-    assert "the workers start: 00:00" in screen.getvalue()
+    assert "the workers start: 0:00" in screen.getvalue()
     assert "\n" not in screen.getvalue().strip("\r\n ")
 
 
@@ -195,9 +195,21 @@ def test_a_bar_without_a_rate_names_no_time_left(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stderr", screen)
     with Progress(94, "epoch 3/10", unit="step", initial=72) as progress:
         progress.advance(0, note="loss 0.25")
-    assert "72/94 step, 0:00 so far" in screen.getvalue()
+    assert "72/94 step, loss 0.25" in screen.getvalue(), "it began before its bar"
     assert max(map(len, re.split("[\\r\\n]", screen.getvalue()))) <= 80
     assert "left" not in screen.getvalue()
+    with Progress(4, "evaluate test", unit="task") as progress:
+        progress.look()
+    assert "0/4 task, 0:00 so far" in screen.getvalue()
+
+
+def test_a_bar_writes_times_as_lines_do() -> None:
+    bar = {"prefix": "x", "unit": "it", "postfix": "", "ncols": 80, "bar_format": progress._BAR}
+    line = progress._Bar.format_meter(20, 94, 10.0, initial=10, rate=None, **bar)
+    assert line.endswith("20/94 it, 1:14 left")
+    assert progress._Bar.format_meter(20, 94, 10.0, initial=10, rate=2.0, **bar).endswith(
+        "0:37 left"
+    )
 
 
 @pytest.mark.parametrize(
