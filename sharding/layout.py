@@ -82,7 +82,10 @@ _SHARD_FILE = re.compile(
     rf"(?:{IMAGES_FOLDER}/)?({'|'.join(SPLITS)})-(\d{{6,}})({TAR}|{INDEX}|{RECORD})?", re.ASCII
 )
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
-VERSION_NAMES = f"letters, digits, '.', '_' and '-', at most 255, and not {CARD_FILE}"
+VERSION_NAMES = (
+    "letters, digits, '.', '_' and '-', the first a letter or digit, at most 255, "
+    f"and not {CARD_FILE}"
+)
 """What a version may be called: its folder is beside `LABELS_CARD_FILE`."""
 _LEFT_OVER = re.compile(
     rf".*{TEMPORARY_COPY.replace('.', '[.]')}|{UNFINISHED_FILE}"

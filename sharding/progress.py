@@ -46,7 +46,10 @@ def clock(seconds: float) -> str:
 class _Bar(tqdm):  # type: ignore[type-arg]
     @staticmethod
     def format_meter(n: float, total: float, elapsed: float, **options: Any) -> str:
-        """Write times as lines do; the time so far where no rate says yet how much is left."""
+        """Write times as lines do; the time so far where no rate says yet how much is left.
+
+        None of that where the work began before its bar.
+        """
         done = n - options["initial"]
         left = ""
         if done and elapsed:

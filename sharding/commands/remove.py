@@ -44,7 +44,7 @@ from sharding.log import count
 from sharding.maintenance.checks import check_shard, check_side_files
 from sharding.maintenance.extend import rewrite
 from sharding.maintenance.problems import Kind, Problem
-from sharding.maintenance.takedown import read_asked, unknown_ids
+from sharding.maintenance.takedown import how_to_finish, read_asked, unknown_ids
 from sharding.manifest import Dataset, Manifest
 from sharding.manifest_parts import ShardRecord
 from sharding.shards.dispatch import Workers
@@ -142,9 +142,8 @@ def remove(
 
 def _refused(unknown: Sequence[str], manifest: Manifest, location: str) -> InputError:
     fix = "check the ids, or pass --allow-unknown to keep them out of later dumps"
-    if UNFINISHED_REMOVAL in manifest.created_by and manifest.removed:
-        # The table of names may have forgotten by now what a killed command had found in it.
-        fix = f"repeat the removal that was killed: --ids {manifest.removed[0]}, then {fix}"
+    if first := how_to_finish(manifest):
+        fix = f"{first}, then {fix}"
     others = f", nor {len(unknown) - 1:,} others of these" if len(unknown) > 1 else ""
     return InputError(f"the dataset has no image {unknown[0]}{others}", file=location, fix=fix)
 

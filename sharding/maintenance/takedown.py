@@ -16,7 +16,7 @@ from sharding.errors import InputError
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.layout import NAMES_FILE, NAMES_HASH, QUARANTINE_FILE, UNFINISHED_REMOVAL
 from sharding.log import count
-from sharding.manifest import Dataset
+from sharding.manifest import Dataset, Manifest
 from sharding.sources.named import Names, image_id_of
 from sharding.sources.spelling import NameIndex, normal
 from sharding.storage.files import refuse_changed
@@ -57,6 +57,16 @@ def read_asked(ids: Sequence[str], file: Path | None, dataset: Dataset) -> dict[
     return asked
 
 
+def how_to_finish(manifest: Manifest) -> str | None:
+    """Say how a removal that was killed is ended; None where there is none.
+
+    The table of names may have forgotten by now what the killed command had found in it.
+    """
+    if UNFINISHED_REMOVAL not in manifest.created_by or not manifest.removed:
+        return None
+    return f"repeat the removal that was killed: --ids {manifest.removed[0]}"
+
+
 def unknown_ids(dataset: Dataset, asked_M: Ids, members: Iterable[Members]) -> list[str]:
     """Find the ids that neither tars, tables, the quarantine nor the removed images have."""
     aside = Quarantine.read(dataset.directory / QUARANTINE_FILE).images().entries
@@ -90,29 +100,44 @@ def _ids_of_names(lines: Sequence[_Line], dataset: Dataset) -> list[tuple[str, _
         refuse_changed(path, manifest.created_by[NAMES_HASH])
     id_of = {n: key for part in Names.read(path).by_split.values() for key, n in part.items()}
     index, removed = NameIndex(id_of), frozenset(manifest.removed or ())
-    found, respelled = [], []
-    for line in lines:
-        image_id, name = _find(line, id_of, index, removed)
-        found.append((image_id, line))
-        if name is None:
-            continue
-        if name not in (line.text, normal(line.text)):
-            respelled.append(f"{line.text!r:.200} is {name!r}")
-        if twins := [each for each in index.alike(name) if each != name]:
-            more = f"{twins[0]!r} differs in its spelling alone, and stays"
-            log.info(f"{name!r}: {more}; name it too if it is the same picture", "WARNING")
+    fix = how_to_finish(manifest)
+    found = [(line, *_find(line, id_of, index, removed, fix)) for line in lines]
+    _tell_spellings(found, id_of, index)
+    return [(image_id, line) for line, image_id, _ in found]
+
+
+def _tell_spellings(
+    found: Sequence[tuple[_Line, str, str | None]], id_of: Mapping[str, str], index: NameIndex
+) -> None:
+    """Log which images were found in another spelling, and which stay that differ in it alone."""
+    named = [(line, name) for line, _, name in found if name is not None]
+    respelled = [
+        f"{line.text!r:.200} is {name!r}"
+        for line, name in named
+        if name not in (line.text, normal(line.text))
+    ]
     if respelled:
         what = f"{count(len(respelled), 'name')} found in another spelling"
         log.info(f"{what}: {', '.join(respelled[:5])}")
-    return found
+    gone = {image_id for _, image_id, _ in found}
+    twins = [each for _, name in named for each in index.alike(name) if id_of[each] not in gone]
+    if twins:
+        what = f"{count(len(twins), 'image')} whose names differ in spelling alone stay"
+        said = f"{what}: {', '.join(map(repr, twins[:5]))}; name them too if they are the same"
+        log.info(said, "WARNING")
 
 
 def _find(
-    line: _Line, id_of: Mapping[str, str], index: NameIndex, removed: Collection[str]
+    line: _Line,
+    id_of: Mapping[str, str],
+    index: NameIndex,
+    removed: Collection[str],
+    first: str | None,
 ) -> tuple[str, str | None]:
     """Find id and name of the image that a line names; the name is None where there is none now.
 
-    What is taken down is gone for good, so that a path with more folders, or fewer, is an error.
+    What is taken down is gone for good, so that a path with more folders, or fewer, is an error;
+    its fix is ``first``, where something has to be done first.
     """
     own = image_id_of(normal(line.text))
     if own in removed:  # the table of names has forgotten it
@@ -125,5 +150,5 @@ def _find(
         return id_of[names[0]], names[0]
     if near := index.ending_alike(line.text):
         problem = f"no image is called {line.text!r:.200}, but {near[0]!r} ends alike"
-        raise line.error(problem, "write that if it is meant, else leave this out")
+        raise line.error(problem, first or "write that if it is meant, else leave this out")
     return own, None

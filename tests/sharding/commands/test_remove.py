@@ -338,10 +338,24 @@ def test_a_path_of_more_folders_or_fewer_is_no_image(
 
 
 def test_a_twin_that_stays_is_named(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = shutil.copytree(imported, imported.with_name("both"))
     take_down(imported, "dogs/twin.jpg")
-    assert "'dogs/twin.jpg': 'dogs/Twin.jpg' differs in its spelling" in capsys.readouterr().out
+    said = "1 image whose names differ in spelling alone stay: 'dogs/Twin.jpg'"
+    assert said in capsys.readouterr().out
     take_down(imported, "dogs/Twin.jpg")
-    assert "differs" not in capsys.readouterr().out
+    take_down(both, "dogs/twin.jpg", "dogs/Twin.jpg")
+    assert "alone stay" not in capsys.readouterr().out
+
+
+def test_a_removal_that_was_killed_is_ended_before_names_are_looked_for(imported: Path) -> None:
+    """The table of names has forgotten cats/p1.jpg, and p1.jpg is another image."""
+    take_down(imported, "cats/p1.jpg")
+    manifest = Manifest.read(imported)
+    created_by = {**manifest.created_by, "unfinished_removal": "1"}
+    dataclasses.replace(manifest, created_by=created_by).write(imported)
+    ended = f"repeat the removal that was killed: --ids {image_id_of('cats/p1.jpg')}"
+    with pytest.raises(InputError, match=f"'p1.jpg' ends alike. Fix: {ended}$"):
+        take_down(imported, "CATS/p1.jpg")
 
 
 def test_names_that_are_not_there_are_told_as_they_are_written(imported: Path) -> None:
