@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.audit.review_page import Questions
 from pipeline.config.commands import AuditConfig
 from pipeline.data.labels import labels_of
-from pipeline.data.staging import Cache, open_dataset
+from pipeline.data.staging import Cache, cache_options, open_dataset
 from sharding.errors import InputError, command, here
 from sharding.image_ids import format_image_ids
 from sharding.labels import LabelTable
@@ -86,18 +86,13 @@ class Inputs:
 
 
 def _dataset_of(run: str, config: AuditConfig) -> tuple[str, Cache]:
-    """Read from a run's configuration which dataset it trains on, and by way of which cache.
-
-    The audit's own options of the cache come first.
-    """
+    """Read from a run's configuration which dataset it trains on; choose the cache it comes by."""
     trained = storage.read_json(storage.join(run, "config.json"))
     if trained is None:
         is_there = storage.exists(run)
         problem = "not a run: config.json is missing" if is_there else "no such directory"
         raise InputError(problem, file=run, fix=f"pass {_runs_near(run) or 'runs/NAME'}")
-    own = {"cache": config.cache, "cache_gb": config.cache_gb}
-    given = {name: value for name, value in own.items() if value is not None}
-    return str(trained["dataset"]), Cache.of({**trained, **given})
+    return str(trained["dataset"]), Cache.of(cache_options(vars(config), trained))
 
 
 def _runs_near(run: str) -> str:

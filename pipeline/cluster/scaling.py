@@ -77,6 +77,8 @@ class Growth:
 def may_lose_nodes(nodes: int, growth: Growth, address: str) -> bool:
     """Return whether the cluster has, or may have later, other nodes than the driver's own.
 
+    Else Ray Train's watcher of nodes that are taken away is a process more for nothing.
+
     Args:
         nodes: that are there now; beside a head there may be none yet.
         growth: what may be started.

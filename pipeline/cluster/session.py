@@ -107,7 +107,6 @@ def connect(address: str | None = None, **options: Any) -> None:
             logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
             **{"include_dashboard": False, **options},
         )
-    # One process more for every training, of no use where there will only be this machine.
     watched = scaling.may_lose_nodes(len(nodes()), _growth(), wanted)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
     _check_nodes()
@@ -294,6 +293,7 @@ def _node_facts() -> dict[str, str]:
 
 
 def _check_nodes() -> None:
+    """Compare every node of a cluster of several with the driver; see `preflight.check`."""
     if answers := _ask_nodes(_node_facts):
         preflight.check(_node_facts(), answers)
 

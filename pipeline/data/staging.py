@@ -49,6 +49,12 @@ class Cache:
         )
 
 
+def cache_options(own: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose the options of a cache: a job's own, else those of the training that it is about."""
+    names = ("cache", "cache_gb")
+    return {name: trained.get(name) if own[name] is None else own[name] for name in names}
+
+
 def open_dataset(
     location: str | Path,
     cache: Cache | None = None,

@@ -14,7 +14,7 @@ from pipeline.cluster import session, tasks
 from pipeline.config.commands import EvaluateConfig
 from pipeline.data.labels import FirstBatches, LabelledSplit, labels_of
 from pipeline.data.profile import grouped_by
-from pipeline.data.staging import Cache, open_dataset
+from pipeline.data.staging import Cache, cache_options, open_dataset
 from pipeline.evaluation import attribution, bootstrap, references
 from pipeline.evaluation.attribution import MapStudy
 from pipeline.evaluation.per_class import PerClass
@@ -76,8 +76,7 @@ class Subject:
         config = dataclasses.replace(
             config,
             dataset=storage.absolute(config.dataset),
-            cache=config.cache or trained.cache,
-            cache_gb=trained.cache_gb if config.cache_gb is None else config.cache_gb,
+            **cache_options(vars(config), vars(trained)),
         )
         dataset = open_dataset(config.dataset, Cache.of(vars(config)), tars=False)
         meta.check_classes(dataset.classes, directory)

@@ -150,11 +150,8 @@ def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[
             cells = next(rows, None)
         except csv.Error as error:
             is_long = "field larger" in str(error)
-            problem = (
-                f"a cell of more than {_LONGEST_CELL:,} characters"
-                if is_long
-                else (f"not a CSV ({error})")
-            )
+            long = f"a cell of more than {_LONGEST_CELL:,} characters"
+            problem = long if is_long else f"not a CSV ({error})"
             cells = _cells(physical, delimiter) if rows.line_num == line else None
             if cells is None:
                 fix = _LONG_FIX if is_long else _QUOTE_FIX

@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -121,34 +122,30 @@ def test_pauses_and_stops_leave_the_curve_as_it_is(
     assert all(0 <= rate <= 1 for rate in rates)
 
 
-def test_another_number_of_workers_begins_the_epoch_again(
-    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ({"world_size": 3}, "epoch 1 was left at step 2 by 3 workers; 1 begin it again"),
+        # DALI cannot place a reader of one kind of device where one of another was.
+        ({"reader": dali.version_on("cuda")}, " on cuda; it begins again with DALI "),
+    ],
+    ids=["workers", "device"],
+)
+def test_others_than_left_it_begin_the_epoch_again(
+    written: dict[str, Any],
+    told: str,
+    squares: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first = begun(worker_for(squares, "ll-cp", checkpoint_every=2))
     run_epoch(first, 1, save=lambda: first.save(str(tmp_path), {SCORE: 0.0}))
     meta = json.loads((tmp_path / "meta.json").read_text())
-    (tmp_path / "meta.json").write_text(json.dumps({**meta, "world_size": 3}))
+    assert (meta["world_size"], meta["reader"]) == (1, dali.version_on("cpu"))
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, **written}))
 
     second = begun(worker_for(squares, "ll-cp", checkpoint_every=2), tmp_path)
-    assert "epoch 1 was left at step 2 by 3 workers; 1 begin it again" in caplog.text
-    assert (second.epoch, second.images_seen) == (0, 0)
-    run_epoch(second, 1)
-    assert second.images_seen == 96
-
-
-def test_another_kind_of_device_begins_the_epoch_again(
-    squares: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """DALI cannot place a reader of one kind of device where one of another was."""
-    first = begun(worker_for(squares, "an", checkpoint_every=2))
-    run_epoch(first, 1, save=lambda: first.save(str(tmp_path), {SCORE: 0.0}))
-    meta = json.loads((tmp_path / "meta.json").read_text())
-    assert meta["reader"] == dali.version_on("cpu")
-    meta["reader"] = dali.version_on("cuda")
-    (tmp_path / "meta.json").write_text(json.dumps(meta))
-
-    second = begun(worker_for(squares, "an"), tmp_path)
-    assert " on cuda; it begins again with DALI " in caplog.text
+    assert told in caplog.text
     assert (second.epoch, second.images_seen) == (0, 0)
     run_epoch(second, 1)
     assert second.images_seen == 96
