@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from pipeline.cluster.checkpoints import SCORE
 from pipeline.config.train import TrainConfig
@@ -30,7 +29,7 @@ from sharding.log import optional
 from sharding.manifest import Dataset
 
 # Images that are scored together, whatever the number of ranks: it shows in a score's last bits.
-_BATCH = 32
+_BATCH, _PICTURED_BATCH = 32, 8
 
 
 class Validator:
@@ -56,19 +55,23 @@ class Validator:
     ) -> None:
         self._config, self._dataset, self._rank, self._run_log = config, dataset, rank, run_log
         self._shows_progress = shows_progress and rank.is_first
-        self._options: dict[str, Any] = {
-            "image_size": config.data.image_size,
-            "threads": rank.threads,
-            "left_out": left_out,
-        }
         _, version = dataset.label_version(config.labels)
         self._splits = version.splits
         self._share: LabelledSplit | None = None
-        self._pictured: FirstBatches | None = None
         self._artist = ThreadPoolExecutor(1, thread_name_prefix="maps")
         self._drawn: Future[None] | None = None
         if VALIDATION in self._splits:
-            whole = self._open(VALIDATION, batch_size=min(config.data.batch_size, _BATCH))
+            whole = LabelledSplit.open(
+                dataset,
+                VALIDATION,
+                config.labels,
+                rank.device,
+                batch_size=min(config.data.batch_size, _BATCH),
+                image_size=config.data.image_size,
+                threads=rank.threads,
+                left_out=left_out,
+            )
+            self._pictured = FirstBatches(whole.in_batches(_PICTURED_BATCH))
             self._common_steps = whole.loader.plan.steps // rank.world_size
             self._share = whole.part(rank.number, rank.world_size)
 
@@ -152,8 +155,6 @@ class Validator:
         """
         from pipeline.evaluation import publish
 
-        if self._pictured is None:
-            self._pictured = FirstBatches(self._open(VALIDATION, batch_size=8))
         explained = list(explain(model, self._pictured, self._dataset.classes))
         about = self._about(epoch)
 
@@ -165,9 +166,3 @@ class Validator:
 
     def _about(self, epoch: int) -> str:
         return f"{self._config.run_name}, {VALIDATION}, epoch {epoch}"
-
-    def _open(self, split: str, **options: Any) -> LabelledSplit:
-        device = self._rank.device
-        return LabelledSplit.open(
-            self._dataset, split, self._config.labels, device, **self._options, **options
-        )
