@@ -105,7 +105,8 @@ def connect(address: str | None = None, **options: Any) -> None:
             },
             logging_level="ERROR",
             logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
-            **{"include_dashboard": False, **options},
+            # Else Ray Train asks port 8265 whether the job lives, where another's dashboard answers.
+            **{"include_dashboard": False, "dashboard_port": 0, **options},
         )
     watched = scaling.may_lose_nodes(len(nodes()), _growth(), wanted)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
@@ -133,10 +134,9 @@ def _init(wanted: str, **options: Any) -> None:
             raise _not_joined(wanted, reason)
         if not is_last:
             log.info(f"Ray did not start ({reason}); trying once more", "WARNING")
-    logs = "Ray's own logs are in /tmp/ray/session_latest/logs"
     raise InputError(
         f"Ray did not start on this machine: {reason}",
-        fix=f"repeat the command when the machine is less busy; {logs}",
+        fix="repeat the command when the machine is less busy; logs: /tmp/ray/session_latest/logs",
     )
 
 
@@ -182,14 +182,14 @@ def _require_answer(address: str) -> None:
 def prepare_worker() -> None:
     """Set `RAY_ADDRESS` in this worker process, which inherited the driver's ("local", or none).
 
-    Ray Train's `PlacementGroupCleaner` otherwise looks for its instance among the machine's
-    processes: if a second one runs it prints a traceback into the run and stops watching. What
-    Ray Train's helpers warn of on a busy machine, with a traceback and "safe to ignore", is not
-    shown.
+    Ray Train's `PlacementGroupCleaner` asks there whether the job lives; another instance, or the
+    cluster of `RAY_API_SERVER_ADDRESS`, knows no such job. What Ray Train's helpers warn of on a
+    busy machine, with a traceback and "safe to ignore", is not shown.
     """
     import ray
 
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    os.environ.pop("RAY_API_SERVER_ADDRESS", None)  # by which a user submits to a cluster
     for name in _HELPERS:  # a filter, since Ray Train sets their levels anew
         logging.getLogger(name).addFilter(_nothing)
     # Of a first figure it says, above the bar, that it listed the fonts.

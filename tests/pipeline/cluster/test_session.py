@@ -127,10 +127,10 @@ def test_workers_do_not_say_that_fonts_were_listed_or_what_rays_helpers_warn_of(
 
 @contextlib.contextmanager
 def second_instance(tmp_path: Path) -> Iterator[str]:
-    """Another process's own Ray instance; its address."""
+    """Another process's own Ray instance, with a dashboard at Ray's usual port; its address."""
     program = (
         "import ray, sys; ray.init('local', num_cpus=1, object_store_memory=100 * 1024**2,"
-        " include_dashboard=False, log_to_driver=False);"
+        " include_dashboard=True, log_to_driver=False);"
         " print(ray.get_runtime_context().gcs_address, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -213,13 +213,17 @@ def test_a_driver_knows_its_job(ray_local: None) -> None:
 def test_a_worker_asks_its_own_instance_where_there_are_two(
     ray_local: None, tmp_path: Path
 ) -> None:
-    """What Ray Train's cleaner asks; without a dashboard nobody answers, but nobody is confused."""
+    """What Ray Train's cleaner asks; without a dashboard nobody answers, the other's least of all."""
     import ray
     from ray.train.v2._internal.state.util import is_actor_alive
     from ray.util.state.exception import RayStateApiException
 
     def ask() -> str:
-        with contextlib.suppress(RayStateApiException):
+        with pytest.raises(RayStateApiException):
+            is_actor_alive("0" * 32, timeout=5)
+        os.environ["RAY_API_SERVER_ADDRESS"] = "http://localhost:8265"  # as README's commands do
+        session.prepare_worker()
+        with pytest.raises(RayStateApiException):
             is_actor_alive("0" * 32, timeout=5)
         return os.environ["RAY_ADDRESS"]
 

@@ -20,6 +20,7 @@ NUM_CLASSES = 20
 
 def write_evaluation(folder: Path) -> float:
     """Class table, score file and per-class table of a small run; returns group 1's mAP."""
+    folder.mkdir()
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 50, NUM_CLASSES)
     mids = [f"/m/{i:02d}" for i in range(NUM_CLASSES)]
@@ -45,7 +46,7 @@ def write_evaluation(folder: Path) -> float:
 def test_every_code_block_runs_and_both_recipes_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = write_evaluation(tmp_path)
+    expected = write_evaluation(tmp_path / "eval")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 3
