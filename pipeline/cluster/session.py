@@ -105,7 +105,7 @@ def connect(address: str | None = None, **options: Any) -> None:
             },
             logging_level="ERROR",
             logging_config=ray.LoggingConfig(encoding="JSON") if log.is_json() else None,
-            # Else Ray Train asks port 8265 whether the job lives, where another's dashboard answers.
+            # Else Ray Train asks port 8265 whether the job lives; another's may answer there.
             **{"include_dashboard": False, "dashboard_port": 0, **options},
         )
     watched = scaling.may_lose_nodes(len(nodes()), _growth(), wanted)

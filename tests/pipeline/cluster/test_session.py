@@ -213,7 +213,7 @@ def test_a_driver_knows_its_job(ray_local: None) -> None:
 def test_a_worker_asks_its_own_instance_where_there_are_two(
     ray_local: None, tmp_path: Path
 ) -> None:
-    """What Ray Train's cleaner asks; without a dashboard nobody answers, the other's least of all."""
+    """What Ray Train's cleaner asks; without a dashboard nobody answers, not even another's."""
     import ray
     from ray.train.v2._internal.state.util import is_actor_alive
     from ray.util.state.exception import RayStateApiException
