@@ -11,12 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sharding.errors import InputError
 from sharding.openimages.annotations import ROW_OUTCOMES, AnnotationPolicy, read_split
 from sharding.openimages.dump import Dump
+from sharding.storage.compression import is_plain
 from tests.sharding.test_labels import states
 from tests.support.dumpmaking import HEADER, IDS, LABELS, MIDS
 
@@ -99,6 +100,7 @@ def read(content: bytes, policy: AnnotationPolicy):
 
 @settings(max_examples=400, deadline=None)
 @given(MUTATIONS)
+@example([(0, 0, b"BZh")])
 def test_a_damaged_file_never_labels_wrongly(mutations):
     content = mutate(mutations)
     header, _, body = content.partition(b"\n")
@@ -106,7 +108,8 @@ def test_a_damaged_file_never_labels_wrongly(mutations):
         if header.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r").strip(b",") == HEADER.encode():
             read(content, AnnotationPolicy())  # a column without a name: another table
             return
-        with pytest.raises(InputError, match="header"):
+        # One that begins as an archive does is a damaged archive.
+        with pytest.raises(InputError, match="header" if is_plain(content) else None):
             read(content, AnnotationPolicy())
         return
     result = read(content, AnnotationPolicy())
