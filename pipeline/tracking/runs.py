@@ -184,12 +184,16 @@ def download(run_id: str, path: str, directory: str) -> str:
 
 
 def code_tags() -> dict[str, str]:
-    """Read the commit of a checkout and whether it was changed since; empty without git."""
+    """Read the commit of a checkout and whether it was changed since; empty without git.
+
+    Empty, too, where the code is installed below somebody's own repository, as in its `.venv`.
+    """
     git = ["git", "-C", str(Path(__file__).parents[2])]
+    is_ours = ["ls-files", "--error-unmatch", __file__]
     try:
-        commit, changed = (
+        _, commit, changed = (
             subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True)
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+            for command in (is_ours, ["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
         )
     except (OSError, subprocess.SubprocessError):
         return {}

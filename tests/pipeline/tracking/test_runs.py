@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,22 @@ def test_run_names_the_commit_it_ran_from(monkeypatch: pytest.MonkeyPatch) -> No
     # A head node that got the packages by rsync has no repository, and may have no git.
     monkeypatch.setenv("PATH", "")
     assert code_tags() == {}
+
+
+def test_a_repository_around_the_installed_package_is_not_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / ".venv/lib/pipeline/tracking/runs.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    author = ["-c", "user.name=ada", "-c", "user.email=ada@example.com"]
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(runs, "__file__", str(installed))
+    assert code_tags() == {}
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", str(installed)], check=True)
+    assert code_tags()["git_dirty"] == "true"  # a copy of the code that they keep with theirs
 
 
 def test_parameters_that_say_nothing_are_left_out() -> None:
