@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.tracking.client import global_client, mlflow_client
-from pipeline.tracking.errors import mlflow_errors
+from pipeline.tracking.errors import is_absent, mlflow_errors
 from sharding.log import info
 
 BEST = "best"
@@ -111,5 +111,7 @@ def _best(client: Any, name: str) -> Any | None:
 
     try:
         return client.get_model_version_by_alias(name, BEST)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_absent(error):  # else the alias would leave a better version
+            raise
         return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.tracking.client import attempt, mlflow_client, tracking_uri
-from pipeline.tracking.errors import mlflow_errors
+from pipeline.tracking.errors import is_absent, mlflow_errors
 from pipeline.tracking.source import code_tags
 from sharding.errors import InputError
 from sharding.labels import SCHEMA
@@ -24,8 +24,6 @@ _KEY_HASH = "run_key_sha256"
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"
 # Of MLflow itself, and of the databases beneath it.
 _ROW_EXISTS = re.compile("already exists|UNIQUE constraint|duplicate key|Duplicate entry", re.I)
-
-_NO_SUCH_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 Result = TypeVar("Result")
 
@@ -154,9 +152,9 @@ def key_of(run_id: str) -> str | None:
         try:
             run = mlflow_client().get_run(run_id)
         except Exception as error:  # every store raises its own kinds
-            if getattr(error, "error_code", "") in _NO_SUCH_RUN:
-                return None
-            raise
+            if not is_absent(error):
+                raise
+            return None
     is_deleted = run.info.lifecycle_stage != "active"
     return None if is_deleted else str(run.data.tags.get("run_key", ""))
 
