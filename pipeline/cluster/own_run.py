@@ -60,7 +60,13 @@ def find(directory: str) -> Found:
 
 
 def keep(directory: str, run_id: str, found: Found) -> None:
-    """Write down the run that was opened for a directory, after what was `find`'s answer."""
+    """Write down which run was opened for a directory.
+
+    Args:
+        directory: path or URL.
+        run_id: of the run.
+        found: what `find` knew; nothing for a training that begins.
+    """
     kept = [*(each for each in found.kept if each != run_id), run_id]
     try:
         storage.write_json(storage.join(directory, _FILE), kept)

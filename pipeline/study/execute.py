@@ -54,7 +54,7 @@ class Setting:
 
     def adopt(self, config: TrainConfig, status: str | None = None) -> None:
         """Make a training's MLflow run, if one was opened, a child of the study's."""
-        with contextlib.suppress(InputError):  # a checkpoint that is damaged
+        with contextlib.suppress(InputError, OSError):  # a checkpoint that cannot be read
             if run_id := own_run.latest(storage.join(config.storage, config.name)):
                 runs.adopt(run_id, self.parent, status)
 
