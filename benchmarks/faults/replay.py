@@ -78,7 +78,7 @@ def catch_up(points: int) -> tuple[float, bool]:
         def wait() -> None:
             opened.wait()
 
-        writer._queue.put(wait)
+        writer._points.put(wait)
         for step in steps:
             writer.log(step)
         began = time.monotonic()

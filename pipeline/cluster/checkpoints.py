@@ -98,15 +98,17 @@ def metrics_of(run: str) -> dict[str, Mapping[str, float]]:
         return {}
 
 
-def is_copy(run: str, origin: str) -> bool:
+def is_copy(run: str, origin: str, file: str | None = None) -> bool:
     """Tell whether a run was copied from ``origin``, where a run still is; else it was moved.
 
     Args:
         run: directory, path or URL.
         origin: the same of the run that its checkpoints began in; "" if that is not known.
+        file: by which a run is known; None for Ray's snapshot.
     """
     with contextlib.suppress(OSError, InputError):
-        is_there = origin not in ("", run) and storage.exists(storage.join(origin, _SNAPSHOT))
+        sign = storage.join(origin, file or _SNAPSHOT)
+        is_there = origin not in ("", run) and storage.exists(sign)
         return is_there and ("://" in run + origin or not os.path.samefile(run, origin))
     return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -41,12 +42,9 @@ _QUIET = {
 # torch's tensors on the CPU in huge pages: a fresh batch costs page faults otherwise, five times
 # what its normalisation does.
 _MEMORY = {"THP_MEM_ALLOC_ENABLE": "1"}
-_HELPERS = tuple(
-    f"ray.train.v2._internal.execution.{name}"
-    for name in (
-        "scaling_policy.autoscaling_coordinator_client",
-        "controller.placement_group_cleaner",
-    )
+_HELPERS = (
+    "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client",
+    "ray.train.v2._internal.execution.controller.placement_group_cleaner",
 )
 _ANSWER_SECONDS = 20.0  # within which a cluster has to answer
 # Where `ray up` leaves the cluster file, with what it looked up, for the head's autoscaler.
@@ -58,6 +56,7 @@ def package_directories() -> list[Path]:
     return [Path(package.__file__ or "").parent for package in (pipeline, sharding)]
 
 
+@functools.cache  # `connect` ships the files as they are now; they may be edited while a job waits
 def code_hash() -> str:
     """Hash both packages' Python files, to name the code of a run in MLflow."""
     digest = hashlib.sha256()
@@ -95,6 +94,7 @@ def connect(address: str | None = None, **options: Any) -> None:
 
     with ticking("Ray starts"):
         _require_answer(wanted)
+        code_hash()
         _init(
             wanted,
             address=address,

@@ -34,8 +34,9 @@ def checkpoint_directory(uri: str) -> str:
     Raises:
         InputError: there is none.
     """
+    run_id = ""
     if uri.startswith("runs:/"):
-        uri = registry.run_directory(uri)
+        run_id, uri = registry.run_directory(uri)
     elif uri.startswith("models:/"):
         uri = registry.download(uri)
     location = storage.absolute(uri)
@@ -47,7 +48,7 @@ def checkpoint_directory(uri: str) -> str:
         return named if _same(named, held) else in_model(held)
     if storage.exists(storage.join(location, "meta.json")):
         return location
-    return _best_of_run(location)
+    return _best_of_run(location, run_id)
 
 
 def is_copy(directory: str) -> bool:
@@ -121,9 +122,11 @@ def _same(named: str, held: str) -> bool:
     return metas[0] == metas[1]
 
 
-def _best_of_run(location: str) -> str:
-    from pipeline.cluster import checkpoints  # brings Ray, which takes seconds
+def _best_of_run(location: str, run_id: str) -> str:
+    from pipeline.cluster import checkpoints, own_run  # brings Ray, which takes seconds
 
+    if run_id:
+        own_run.check(location, run_id)
     # Ray says at length that it found the run that we asked for.
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     return checkpoints.best_of_run(location)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.cluster import own_run
 from pipeline.config.commands import EvaluateConfig
 from pipeline.config.train import TrainConfig
 from pipeline.study import results
@@ -52,9 +53,10 @@ class Setting:
         os.environ.update(self.environment)
 
     def adopt(self, config: TrainConfig, status: str | None = None) -> None:
-        """Make a training's MLflow run a child of the study's; see `runs.adopt`."""
-        key = storage.join(config.storage, config.name)
-        runs.adopt(config.experiment, key, self.parent, status)
+        """Make a training's MLflow run, if one was opened, a child of the study's."""
+        with contextlib.suppress(InputError, OSError):  # a checkpoint that cannot be read
+            if run_id := own_run.latest(storage.join(config.storage, config.name)):
+                runs.adopt(run_id, self.parent, status)
 
 
 def execute(run: PlannedRun, setting: Setting) -> Record:

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.cluster import placement, session, trials
+from pipeline.cluster import own_run, placement, session, trials
 from pipeline.config.study import StudyConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.staging import open_dataset
@@ -217,11 +217,14 @@ def _share(config: StudyConfig, first: TrainConfig, runs_left: int) -> tuple[int
 @contextlib.contextmanager
 def _parent(config: StudyConfig, planned: Plan) -> Iterator[str]:
     """Open the study's MLflow run, of which its trainings are children, and close it."""
+    found = own_run.find(config.output)
+    has_begun = bool(storage.names_in(config.output) or storage.directories_in(config.output))
     run_id = runs.open_run(
         experiment=planned.runs[0].config.experiment,
         name=storage.join(config.output).rstrip("/").rpartition("/")[2],
         key=config.output,
-        resume=True,
+        resume=found.by_path and has_begun,
+        own=found.run_id,
         params={key: value for key, value in asdict(config).items() if value not in (None, ())},
         tags={
             "code_hash": session.code_hash(),
@@ -230,6 +233,7 @@ def _parent(config: StudyConfig, planned: Plan) -> Iterator[str]:
         },
         config=asdict(config),
     )
+    own_run.keep(config.output, run_id, found)
     with runs.closing(run_id):
         yield run_id
 

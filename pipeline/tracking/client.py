@@ -88,6 +88,8 @@ def load() -> Any:
     """Import MLflow, which takes seconds, with our defaults of its settings; return its client."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # MLflow would answer before it has sent anything, and nobody would see that it failed.
+    os.environ["MLFLOW_ENABLE_ASYNC_LOGGING"] = "false"
     from mlflow.tracking import MlflowClient
 
     return MlflowClient

@@ -20,7 +20,10 @@ _LOG_IN = (
     "in this shell"
 )
 _STORE = "set the bucket's credentials (AWS_..., MLFLOW_S3_ENDPOINT_URL) in this shell"
+_TOO_LARGE = "error code 413|413 Client Error"
 _SORTS = (
+    (_TOO_LARGE, "a proxy before the server takes nothing so large",
+     "raise its limit (nginx: client_max_body_size)"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate does not hold",
      "name the authority's file in MLFLOW_TRACKING_SERVER_CERT_PATH"),
     ("SSLError", "the server does not answer by TLS", "write http:// in MLFLOW_TRACKING_URI"),
@@ -79,8 +82,11 @@ def sort_error(error: Exception) -> tuple[str, str] | None:
 def is_lasting(error: Exception) -> bool:
     """Tell an error that comes again with every attempt; a deleted run may be restored.
 
-    A 404 is none: a proxy gives it while the server behind it is started.
+    A 404 is none: a proxy gives it while the server behind it is started. A 413 is one: a proxy
+    before the server takes no body of this size.
     """
+    if re.search(_TOO_LARGE, str(error)):
+        return True
     lasting = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
     return getattr(error, "error_code", "") in lasting and "'active' state" not in str(error)
 
@@ -88,6 +94,12 @@ def is_lasting(error: Exception) -> bool:
 def is_missing_endpoint(error: Exception) -> bool:
     """Tell the error of a server that does not know what it was asked for, or of its proxy."""
     return getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
+
+
+def is_absent(error: Exception) -> bool:
+    """Tell the error of a server that does not have what it was asked for."""
+    absent = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+    return getattr(error, "error_code", "") in absent
 
 
 def _other_schema(version: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.tracking.client import global_client, mlflow_client
-from pipeline.tracking.errors import mlflow_errors
+from pipeline.tracking.errors import is_absent, mlflow_errors
 from sharding.log import info
 
 BEST = "best"
@@ -89,8 +89,11 @@ def download(uri: str) -> str:
         return str(artifacts.download_artifacts(artifact_uri=uri))
 
 
-def run_directory(uri: str) -> str:
+def run_directory(uri: str) -> tuple[str, str]:
     """Look up where the model of ``runs:/<run id>`` is: a training's or an evaluated checkpoint.
+
+    Returns:
+        The run's id, and the directory.
 
     Raises:
         InputError: there is no such run, or it is not one of ours.
@@ -99,7 +102,7 @@ def run_directory(uri: str) -> str:
     fix = "name a training's or an evaluation's run id, or set MLFLOW_TRACKING_URI"
     with mlflow_errors(f"no run {run_id!r} of ours", fix):
         tags = mlflow_client().get_run(run_id).data.tags
-        return str(tags["checkpoint"] if "checkpoint" in tags else tags["run_key"])
+        return run_id, str(tags["checkpoint"] if "checkpoint" in tags else tags["run_key"])
 
 
 def _best(client: Any, name: str) -> Any | None:
@@ -108,5 +111,7 @@ def _best(client: Any, name: str) -> Any | None:
 
     try:
         return client.get_model_version_by_alias(name, BEST)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_absent(error):  # else the alias would leave a better version
+            raise
         return None

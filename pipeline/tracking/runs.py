@@ -7,14 +7,14 @@ import getpass
 import hashlib
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.tracking.client import attempt, mlflow_client, tracking_uri
-from pipeline.tracking.errors import mlflow_errors
+from pipeline.tracking.errors import is_absent, mlflow_errors
+from pipeline.tracking.source import code_tags
 from sharding.errors import InputError
 from sharding.labels import SCHEMA
 from sharding.log import redact
@@ -51,7 +51,7 @@ def open_run(
     name: str,
     key: str,
     resume: bool,
-    moved: str = "",
+    own: str = "",
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     config: Mapping[str, Any],
@@ -65,7 +65,7 @@ def open_run(
         name: run name.
         key: what identifies the training (its directory); looked up when ``resume``.
         resume: continue the newest run with this key, so that a resumed training is one curve.
-        moved: id of the run to continue if none has the key, because the training was moved.
+        own: id of the run to continue, if it is known; then none is looked up.
         params: flat parameters.
         tags: flat tags; a run that is continued gets them again.
         config: logged as `config.json`.
@@ -84,11 +84,11 @@ def open_run(
         client = mlflow_client()
         from mlflow.entities import RunTag  # after the client's settings
 
-        experiment_id = _despite_races(lambda: _experiment_id(client, experiment))
         keys = {"run_key": key, _KEY_HASH: _hash_of(key)}
-        run_id = _find(client, experiment_id, key) if resume else None
-        if run_id is None and moved and knows(moved):
-            run_id = moved
+        run_id: str | None = own or None
+        if run_id is None:
+            experiment_id = _despite_races(lambda: _experiment_id(client, experiment))
+            run_id = _find(client, experiment_id, key) if resume else None
         if run_id is not None:
             client.update_run(run_id, status="RUNNING")
             renewed = {**tags, **keys}
@@ -124,25 +124,17 @@ def closing(run_id: str) -> Iterator[None]:
         close_run(run_id, status)
 
 
-def adopt(experiment: str, key: str, parent: str, status: str | None = None) -> None:
-    """Make the run of a training a child of another run; never raises.
+def adopt(run_id: str, parent: str, status: str | None = None) -> None:
+    """Make a run a child of another one; never raises.
 
     Args:
-        experiment, key: as of `open_run`.
+        run_id: of a training.
         parent: id of the other run.
         status: FINISHED, FAILED or KILLED, for a training whose process is gone.
     """
-
-    def tag() -> None:
-        client = mlflow_client()
-        found = client.get_experiment_by_name(experiment)
-        run_id = found and _find(client, str(found.experiment_id), redact(key))
-        if run_id:
-            client.set_tag(run_id, "mlflow.parentRunId", parent)
-        if run_id and status:
-            client.set_terminated(run_id, status)
-
-    attempt(tag)
+    attempt(lambda: mlflow_client().set_tag(run_id, "mlflow.parentRunId", parent))
+    if status:
+        close_run(run_id, status)
 
 
 def knows(run_id: str) -> bool:
@@ -150,12 +142,21 @@ def knows(run_id: str) -> bool:
     return _status(run_id) is not None
 
 
-def key_of(run_id: str) -> str:
-    """Look up what a run was opened for (`open_run`); "" if the server does not know."""
-    try:
-        return str(mlflow_client().get_run(run_id).data.tags.get("run_key", "")) if run_id else ""
-    except Exception:  # every store raises its own kinds
-        return ""
+def key_of(run_id: str) -> str | None:
+    """Look up what a run was opened for (`open_run`); None if the server has no such run.
+
+    Raises:
+        InputError: the tracking server does not answer or refuses.
+    """
+    with mlflow_errors(f"run {run_id} cannot be read in MLflow"):
+        try:
+            run = mlflow_client().get_run(run_id)
+        except Exception as error:  # every store raises its own kinds
+            if not is_absent(error):
+                raise
+            return None
+    is_deleted = run.info.lifecycle_stage != "active"
+    return None if is_deleted else str(run.data.tags.get("run_key", ""))
 
 
 def is_finished(run_id: str) -> bool:
@@ -181,22 +182,6 @@ def download(run_id: str, path: str, directory: str) -> str:
     fix = "name an evaluation's run id, or a scores.parquet"
     with mlflow_errors(f"run {run_id!r} has no {path}", fix):
         return str(mlflow_client().download_artifacts(run_id, path, directory))
-
-
-def code_tags() -> dict[str, str]:
-    """Read the commit of a checkout and whether it was changed since; empty without git."""
-    git = ["git", "-C", str(Path(__file__).parents[2])]
-    try:
-        commit, changed = (
-            subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True)
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {
-        "mlflow.source.git.commit": commit.stdout.strip(),
-        "git_dirty": str(bool(changed.stdout.strip())).lower(),
-    }
 
 
 def _user() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Write a run to MLflow from a queue, so that the tracking server can neither stop nor slow it.
+"""Write a run to MLflow from queues, so that the tracking server can neither stop nor slow it.
 
 A `RunWriter` actor on the driver's machine is the only writer, so the default sqlite file needs no
 server even when the workers are on other hosts. Workers hand it points and artifacts without
@@ -33,6 +33,9 @@ _BATCH = 1000  # MLflow's limit of metrics per call
 _TABLES, _LONGEST_TAG = "mlflow.loggedArtifacts", 8000
 
 
+_Queue = queue.Queue[Callable[[], None]]
+
+
 class _NotMade(Exception):
     """An artifact could not be made of the one before it."""
 
@@ -58,7 +61,8 @@ class RunWriter:
     ) -> None:
         os.environ.update({**(environment or {}), "MLFLOW_TRACKING_URI": uri})
         self._run_id, self._spool = run_id, Path(spool)
-        self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
+        # Two, since a store may refuse files while the server takes points.
+        self._points, self._files = _Queue(), _Queue()
         self._steps: dict[str, set[int]] = {}
         self._before: dict[tuple[str, str], int] = {}
         self._state: ProgressState | None = None
@@ -67,7 +71,8 @@ class RunWriter:
         self._stop_requested = False
         self._spooling, self._unsent, self._line_is_open = threading.Lock(), 0, False
         self._given_up = 0
-        threading.Thread(target=self._drain, daemon=True, name="mlflow").start()
+        for each in (self._points, self._files):
+            threading.Thread(target=self._drain, args=(each,), daemon=True, name="mlflow").start()
         self._model_id = model_id
         self._replay()
 
@@ -86,12 +91,12 @@ class RunWriter:
         with self._spooling:
             self._unsent += 1
             self._keep(points)
-        self._queue.put(lambda: self._send(points, sender))
+        self._points.put(lambda: self._send(points, sender))
 
     def system_metrics(self, node: str, values: Mapping[str, float]) -> None:
         """Queue numbers of one machine, which MLflow shows under "System metrics"."""
         now = time.time()
-        self._queue.put(lambda: self._send_system_metrics(node, values, now))
+        self._points.put(lambda: self._send_system_metrics(node, values, now))
 
     def table(self, columns: Mapping[str, Sequence[Any]], path: str) -> None:
         """Queue a table artifact, shown by MLflow's table view: numbers to four decimals.
@@ -104,19 +109,19 @@ class RunWriter:
 
         frame = pd.DataFrame(dict(columns))
         content = frame.to_json(orient="split", index=False, double_precision=4).encode()
-        self._queue.put(lambda: self._log_table(content, path))
+        self._files.put(lambda: self._log_table(content, path))
 
     def artifact(self, content: bytes, path: str) -> None:
         """Queue a file artifact."""
-        self._queue.put(lambda: self._log_bytes(content, path))
+        self._files.put(lambda: self._log_bytes(content, path))
 
     def tag(self, key: str, value: str) -> None:
         """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown."""
-        self._queue.put(lambda: self._client.set_tag(self._run_id, key, value))
+        self._points.put(lambda: self._client.set_tag(self._run_id, key, value))
 
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         """Queue a file artifact made of the one before it; ``change`` may be called again."""
-        self._queue.put(lambda: self._update(path, change))
+        self._files.put(lambda: self._update(path, change))
 
     def progress(self, state: ProgressState) -> None:
         """Store where training is; the driver polls `state`."""
@@ -145,17 +150,20 @@ class RunWriter:
     def flush(self, timeout: float = 60.0) -> int:
         """Wait until everything queued was sent; return how many items were not or never will."""
         deadline = time.monotonic() + timeout
-        while self._queue.unfinished_tasks and time.monotonic() < deadline:
+        while (left := self._waiting()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return self._queue.unfinished_tasks + self._given_up
+        return left + self._given_up
 
-    def _drain(self) -> None:
+    def _waiting(self) -> int:
+        return self._points.unfinished_tasks + self._files.unfinished_tasks
+
+    def _drain(self, waiting: _Queue) -> None:
         while True:
-            send = self._queue.get()
+            send = waiting.get()
             while not self._sent(send):
-                # Order is kept: later points wait behind the one that failed.
+                # Order is kept: what came later waits behind the one that failed.
                 time.sleep(_RETRY_SECONDS)
-            self._queue.task_done()
+            waiting.task_done()
 
     def _sent(self, send: Callable[[], None]) -> bool:
         """Send one item, or give it up; False if it has to be tried again."""
@@ -165,7 +173,8 @@ class RunWriter:
             lasting = is_lasting(error) or isinstance(error, _NotMade)
             then = "given up" if lasting else "will retry"
             info(f"MLflow: {first_line(error)}; {then}", "WARNING")
-            self._given_up += lasting
+            with self._spooling:
+                self._given_up += lasting
             return lasting
         return True
 
@@ -192,15 +201,9 @@ class RunWriter:
         """Send as many points as MLflow takes at once; what it has taken is not sent again."""
         from mlflow.entities import Metric
 
+        metric = functools.partial(Metric, model_id=self._model_id)
         metrics = [
-            Metric(
-                key,
-                value,
-                now,
-                step,
-                model_id=self._model_id,
-                **client.dataset_of_metric(key, datasets),
-            )
+            metric(key, value, now, step, **client.dataset_of_metric(key, datasets))
             for key, value, step in points
         ]
         try:
@@ -254,7 +257,7 @@ class RunWriter:
         points = list(dict.fromkeys(point for line in text.splitlines() for point in _parse(line)))
         with self._spooling:
             self._unsent += 1
-        self._queue.put(lambda: self._send(points, ""))
+        self._points.put(lambda: self._send(points, ""))
 
     def _log_table(self, content: bytes, path: str) -> None:
         # MLflow's `log_table` appends to an existing table: a retry would double the rows.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.cluster import checkpoints, lease, preflight, session
+from pipeline.cluster import checkpoints, lease, own_run, preflight, session
 from pipeline.config import precision
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data import profile
@@ -272,19 +272,15 @@ def open_run(run: Prepared) -> str:
         with contextlib.suppress(OSError):  # `train` waits for the storage
             checkpoints.repair(run.directory)
     checkpoint = checkpoints.latest(run.directory) if run.resumed else None
-    before = read_meta(storage.join(run.directory, checkpoint)).mlflow_run_id if checkpoint else ""
-    origin = runs.key_of(before)
-    is_copy = checkpoints.is_copy(run.directory, origin)
-    if is_copy:
-        info(f"{run.directory} is a copy of {origin}: MLflow gets a run of its own for it")
+    found = own_run.find(run.directory) if run.resumed else own_run.Found()
     options = {f"method_options.{n}": value for n, value in complete_options(config).items()}
     facts = {"preset": run.preset or None, "num_classes": len(dataset.classes)}
-    return runs.open_run(
+    run_id = runs.open_run(
         experiment=config.experiment,
         name=config.run_name,
         key=run.directory,
-        resume=run.resumed,
-        moved="" if is_copy else before,
+        resume=found.by_path,
+        own=found.run_id,
         params={**config.flat(), **options, **facts},
         tags={
             "code_hash": session.code_hash(),
@@ -293,7 +289,7 @@ def open_run(run: Prepared) -> str:
             "world_size": config.workers,
             **({"preset": run.preset} if run.preset else {}),
             **({"resumed_from": checkpoint} if checkpoint else {}),
-            **({"copied_from": before} if is_copy else {}),
+            **({"copied_from": found.copied_from} if found.copied_from else {}),
             **profile.tags(dataset, config.labels, config),
             "mlflow.source.name": "jobs/train_openimages.py",
             "mlflow.source.type": "JOB",
@@ -301,3 +297,5 @@ def open_run(run: Prepared) -> str:
         config=config.to_dict(),
         inputs=profile.inputs(dataset, config.dataset, config.labels, read),
     )
+    own_run.keep(run.directory, run_id, found)
+    return run_id

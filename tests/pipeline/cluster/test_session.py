@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -91,6 +92,31 @@ def test_a_busy_machine_gets_a_second_try_and_one_line(
         shown
         == "Ray did not start (The current node timed out during startup.); trying once more\n"
     )
+
+
+def test_code_that_is_edited_while_a_job_waits_is_not_the_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    (file := tmp_path / "pipeline/step.py").parent.mkdir()
+    file.write_text("shipped")
+
+    def init(**_: object) -> None:
+        file.write_text("edited")
+        raise Exception("no Ray")
+
+    code_hash = functools.cache(session.code_hash.__wrapped__)
+    monkeypatch.setattr(session, "code_hash", code_hash)
+    monkeypatch.setattr(session, "package_directories", lambda: [file.parent])
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(InputError, match="no Ray"):
+        session.connect("local")
+    hashed = session.code_hash()
+    file.write_text("shipped")
+    assert hashed == code_hash.__wrapped__()
 
 
 def test_the_loggers_that_are_silenced_are_rays() -> None:

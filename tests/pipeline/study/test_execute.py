@@ -13,6 +13,8 @@ import pytest
 import pipeline.evaluation.record
 import pipeline.evaluation.run
 import pipeline.training.train
+from pipeline import storage
+from pipeline.cluster import own_run
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.record import NotRecorded
 from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
@@ -57,6 +59,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def train(config: Any, preset: str) -> Any:
         assert preset == "demo"
         print("epoch 1/1")
+        own_run.keep(storage.join(config.storage, config.name), "m", own_run.Found())
         return SimpleNamespace(best="/best", best_metrics={"epoch": 2.0}, mlflow_run_id="m")
 
     def evaluate(config: Any) -> Any:
@@ -91,8 +94,7 @@ def test_every_slope_is_scored_once(tmp_path: Path, scored: list[Any]) -> None:
     assert (record.status, record.epoch, record.mlflow_run_id) == ("finished", 2, "m")
     assert results.read(str(tmp_path), run.name) == record
     assert results.is_done(record, run, "test", "first")
-    key = f"{tmp_path}/runs/{run.name}"
-    assert adopted == [("demo", key, "p", None)]
+    assert adopted == [("m", "p", None)]
     assert "epoch 1/1" in (tmp_path / "logs" / f"{run.name}.txt").read_text()
 
 

@@ -14,7 +14,7 @@ from pipeline.cluster import session, trials
 from pipeline.config import precision
 from pipeline.config.sections import Precision
 from pipeline.config.study import StudyConfig
-from pipeline.study import results, run
+from pipeline.study import plan, results, run
 from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.results import Record
 from pipeline.tracking import client
@@ -173,3 +173,26 @@ def test_a_repeated_study_replaces_its_means_in_mlflow(
         (parent,) = mlflow.search_runs([experiment])
         found.append(parent.data.metrics["mAP/an 1/1"])
     assert found == [0.25, 0.75]
+
+
+def test_a_study_of_another_cluster_in_the_same_place_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    output, ours = tmp_path / "studies/demo", tmp_path / "ours"
+    config = StudyConfig(dataset="/d", output=str(output), rows=("an",), preset="demo", seeds=1)
+    planned = plan.plan(config, ("first",), "first")
+
+    def parent() -> str:
+        output.mkdir(parents=True, exist_ok=True)
+        with run._parent(config, planned) as run_id:
+            return run_id
+
+    first = parent()
+    output.rename(ours)
+    second = parent()
+    assert second != first
+    assert parent() == second
+    output.rename(tmp_path / "theirs")
+    ours.rename(output)
+    assert parent() == first

@@ -17,6 +17,7 @@ from pipeline.tracking import writer as tracking_writer
 from pipeline.tracking.errors import mlflow_errors
 from pipeline.tracking.writer import RunWriter
 from sharding.errors import InputError
+from tests.support.waiting import wait_until
 
 
 def open_run(key: str = "/runs/a", *, resume: bool = False, experiment: str = "tests") -> str:
@@ -53,6 +54,7 @@ def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (MlflowException("not in a valid JSON format"), "no MLflow server", "check MLFLOW_TRACK"),
         (MlflowException("SSLError: CERTIFICATE_VERIFY_FAILED"), "certificate", "SERVER_CERT_PATH"),
         (MlflowException("got unsupported URI 'h:5000'"), "no place for runs", "http://HOST:PORT"),
+        (OSError("413 Client Error: Request Entity Too Large"), "so large", "client_max_body_size"),
         (ValueError("Unable to locate credentials"), "artifact store", "AWS_"),
         (ModuleNotFoundError("No module named 'psycopg'"), "a package is missing", "install it"),
         (MlflowException("Invalid model name 'a/b'. Names cannot contain '/'"), "name", "another"),
@@ -159,6 +161,30 @@ def test_what_mlflow_will_never_take_does_not_stop_the_rest(tmp_path: Path) -> N
     writer.log([("loss", 1.0, 1)])
     assert writer.flush() == 2, "given up, but not counted as sent"
     assert client.mlflow_client().get_run(run_id).data.metrics == {"loss": 1.0}
+
+
+def test_a_file_that_no_store_takes_holds_no_point_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_writer, "_RETRY_SECONDS", 0.01)
+    run_id = open_run()
+    writer = RunWriter(client.tracking_uri(), run_id, str(tmp_path / "spool.jsonl"))
+    refusals = ["413 Client Error: Request Entity Too Large for url", "the token has expired"]
+    log_artifact = writer._client.log_artifact
+
+    def refuse(*arguments: object) -> None:
+        if refusals:
+            raise OSError(refusals.pop(0) if len(refusals) > 1 else refusals[0])
+        log_artifact(*arguments)
+
+    monkeypatch.setattr(writer._client, "log_artifact", refuse)
+    for path in ("maps/large.html", "maps/small.html"):
+        writer.artifact(b"1", path)
+    writer.log([("loss", 1.0, 1)])
+    wait_until(lambda: client.mlflow_client().get_run(run_id).data.metrics == {"loss": 1.0})
+    assert writer.flush(0.1) == 2
+    refusals.clear()
+    assert writer.flush() == 1, "the large one was given up"
 
 
 def test_a_proxys_404_of_a_moment_costs_nothing(

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 import pipeline
 from pipeline.inference import mlflow_model
@@ -124,6 +126,23 @@ def test_the_alias_stays_with_the_best_version(logged: tuple[str, str]) -> None:
     # The model's own page leads to its versions.
     tags = mlflow_client().get_logged_model(model_id).tags
     assert {entry["name"] for entry in json.loads(tags["mlflow.modelVersions"])} == {"birds"}
+
+
+def test_a_server_that_does_not_answer_for_a_moment_moves_no_alias(
+    logged: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, model_id = logged
+    registry.register(model_id, "geese", {METRIC: 0.6}, METRIC, run_id)
+
+    def fail(*_: object) -> None:
+        raise MlflowException("API request to http://h/api failed with exception: timed out")
+
+    with monkeypatch.context() as dead:
+        dead.setattr(MlflowClient, "get_model_version_by_alias", fail)
+        with pytest.raises(InputError, match="does not answer"):
+            registry.register(model_id, "geese", {METRIC: 0.5}, METRIC, run_id)
+    best = mlflow_client().get_model_version_by_alias("geese", registry.BEST)
+    assert int(best.version) == 1
 
 
 def test_a_version_without_a_score_gives_way_to_any(logged: tuple[str, str]) -> None:

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.types import Schema
 
 from pipeline.cluster import tasks
-from pipeline.tracking import runs
+from pipeline.tracking import runs, source
 from pipeline.tracking import writer as tracking_writer
 from pipeline.tracking.client import global_client, mlflow_client, tracking_uri
-from pipeline.tracking.runs import code_tags
+from pipeline.tracking.source import code_tags
 from pipeline.tracking.writer import RunWriter
 from sharding.errors import InputError
 from sharding.labels import SCHEMA
@@ -88,9 +89,27 @@ def test_a_resumed_training_finds_its_run() -> None:
 
 def test_a_moved_training_takes_its_run_along() -> None:
     first = open_run()
-    assert open_run(key="/mnt/a", resume=True, moved=first) == first
+    assert open_run(key="/mnt/a", own=first) == first
     assert open_run(key="/mnt/a", resume=True) == first
-    assert open_run(key="/mnt/b", resume=True, moved="0" * 32) != first
+    assert open_run(key="/mnt/b", resume=True) != first
+
+
+def test_a_key_is_known_of_runs_that_are_there() -> None:
+    first = open_run()
+    assert runs.key_of(first) == "/runs/a"
+    assert runs.key_of("0" * 32) is None
+    mlflow_client().delete_run(first)
+    assert runs.key_of(first) is None
+
+
+def test_a_server_that_is_down_is_not_taken_to_have_no_such_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = open_run()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError, match="does not answer"):
+        runs.key_of(first)
 
 
 def test_run_carries_parameters_config_and_dataset() -> None:
@@ -161,6 +180,22 @@ def test_run_names_the_commit_it_ran_from(monkeypatch: pytest.MonkeyPatch) -> No
     # A head node that got the packages by rsync has no repository, and may have no git.
     monkeypatch.setenv("PATH", "")
     assert code_tags() == {}
+
+
+def test_a_repository_around_the_installed_package_is_not_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / ".venv/lib/pipeline/tracking/runs.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    author = ["-c", "user.name=ada", "-c", "user.email=ada@example.com"]
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    monkeypatch.setattr(source, "__file__", str(installed))
+    assert code_tags() == {}
+    subprocess.run(["git", "-C", str(tmp_path), "add", "-f", str(installed)], check=True)
+    assert code_tags()["git_dirty"] == "true"  # a copy of the code that they keep with theirs
 
 
 def test_parameters_that_say_nothing_are_left_out() -> None:

@@ -55,6 +55,22 @@ def test_a_long_replay_goes_on_where_it_failed(
     assert client.calls == (6 if served else 7)
 
 
+def test_a_shell_that_asks_for_asynchronous_logging_loses_no_point(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ASYNC_LOGGING", "false")  # as it is again afterwards
+    mlflow_client().delete_run(run_id)
+    environment = {"MLFLOW_ENABLE_ASYNC_LOGGING": "true"}
+    spool = tmp_path / "spool.jsonl"
+    writer = RunWriter(tracking_uri(), run_id, str(spool), environment=environment)
+    writer.log([(KEY, 0.5, 1)])
+    assert writer.flush(0.5) == 1
+    assert spool.exists()
+    mlflow_client().restore_run(run_id)
+    assert writer.flush(60) == 0
+    assert [point.step for point in mlflow_client().get_metric_history(run_id, KEY)] == [1]
+
+
 def test_of_two_values_at_a_step_the_first_is_kept(run_id: str, tmp_path: Path) -> None:
     writer = RunWriter(tracking_uri(), run_id, str(tmp_path / "spool.jsonl"))
     writer.log([(KEY, 0.5, 1), (KEY, 0.25, 1), (KEY, 0.125, 2)])

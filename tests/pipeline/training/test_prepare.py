@@ -229,6 +229,38 @@ def test_a_moved_run_keeps_its_run_in_mlflow_and_a_copy_gets_its_own(
     )
 
 
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_a_run_of_another_cluster_in_the_same_place_is_left_alone(
+    has_checkpoint: bool, squares: Path, empty_store: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, tmp_path)}")
+    monkeypatch.setattr(session, "job_id", lambda: "01000000")
+    volume, ours, theirs = tmp_path / "data", tmp_path / "ours", tmp_path / "theirs"
+    run = volume / "runs/a"
+
+    def open_run(resumed: bool) -> str:
+        run.mkdir(parents=True, exist_ok=True)
+        config = TrainConfig(dataset=str(squares), labels="first")
+        where = {"dataset": Dataset.open(squares), "directory": str(run), "resumed": resumed}
+        return prepare.open_run(Prepared(config=config, use_gpu=False, cpus=1, **where))
+
+    first = open_run(False)
+    if has_checkpoint:  # of 0.2.0, which kept the id in checkpoints alone
+        (run / "mlflow.json").unlink(missing_ok=True)
+        write_checkpoint(run / CHECKPOINT, squares, run_id=first)
+        listed = {"latest_checkpoint_result": {"checkpoint_dir_name": CHECKPOINT}}
+        (run / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
+    volume.rename(ours)
+    other = open_run(False)
+    assert other != first
+    volume.rename(theirs)
+    ours.rename(volume)
+    assert open_run(True) == first
+    volume.rename(ours)
+    theirs.rename(volume)
+    assert open_run(True) == other
+
+
 def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Prepared:
     """A run of two epochs, checked as on a cluster of one CPU."""
     monkeypatch.setattr(session, "connect", lambda: None)
