@@ -14,7 +14,7 @@ import torch
 
 from pipeline import ranks, storage
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
-from pipeline.cluster.preemption import Poll, StopVote
+from pipeline.cluster.preemption import Poll, StopReason, StopVote
 from pipeline.config.train import TrainConfig
 from pipeline.data.unreadable import LeftOut
 from pipeline.models import checkpoint
@@ -35,6 +35,8 @@ def train_loop(settings: dict[str, Any]) -> LoopEnd:
     """Train all epochs on one rank; ``settings`` as made by `pipeline.training.train`."""
     import ray.train
 
+    from pipeline.cluster import elastic
+
     context = ray.train.get_context()
     worker = _begin(settings)
     vote = StopVote(
@@ -46,14 +48,13 @@ def train_loop(settings: dict[str, Any]) -> LoopEnd:
     send = worker.run_log.system_metrics
     with system_metrics.watched(send, context.get_node_rank(), context.get_local_rank()):
         try:
-            _run(worker, vote)
+            return LoopEnd(reason=_run(worker, vote, elastic.more_workers_fit))
         except StopRequested:
             return LoopEnd(reason=vote.reason)
         except NonFiniteLoss as error:
             return LoopEnd(not_finite=f"epoch {worker.epoch + 1}: {error}")
         finally:
             worker.validator.finish()
-    return LoopEnd()
 
 
 def _begin(settings: dict[str, Any]) -> Worker:
@@ -101,8 +102,10 @@ def _begin(settings: dict[str, Any]) -> Worker:
     return worker
 
 
-def _run(worker: Worker, should_stop: Callable[[], bool]) -> None:
-    """Train and validate the remaining epochs."""
+def _run(
+    worker: Worker, should_stop: Callable[[], bool], more_workers_fit: Callable[[], bool]
+) -> StopReason | None:
+    """Train and validate the remaining epochs; return why before the last one, if it is."""
     config = worker.config
     if worker.unscored and not config.async_validation:
         _validate(worker, should_stop)
@@ -112,6 +115,10 @@ def _run(worker: Worker, should_stop: Callable[[], bool]) -> None:
             _report(worker, _unscored(worker), validate=True)
         else:
             _validate(worker, should_stop)
+        # Here alone nothing is lost: within an epoch, other workers begin it again.
+        if epoch < config.epochs and more_workers_fit():
+            return StopReason.MORE_WORKERS
+    return None
 
 
 def _validate(worker: Worker, should_stop: Callable[[], bool]) -> None:

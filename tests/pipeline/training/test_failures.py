@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from pipeline.cluster.lease import Held, Holder, Lease
+from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed, storage_errors
 from pipeline.training import train, train_loop
 from pipeline.training.failures import (
@@ -204,8 +206,9 @@ class Trainer:
         return end
 
 
-def run_on(storage: Storage) -> Any:
-    return SimpleNamespace(directory="/runs/a", write_again=storage.write)
+def run_on(storage: Storage, directory: str = "/runs/a") -> Any:
+    config = SimpleNamespace(async_validation=True)
+    return SimpleNamespace(directory=directory, write_again=storage.write, config=config)
 
 
 HELD = Lease("nowhere", Holder.of_this_process())
@@ -220,6 +223,16 @@ def test_another_drivers_run_is_not_retried() -> None:
 
 class Done:
     return_value, checkpoint = LoopEnd(), None
+
+
+@pytest.mark.parametrize("reason", [StopReason.NODE_DRAINED, StopReason.MORE_WORKERS])
+def test_training_goes_on_at_once_after_nodes_went_or_came(
+    tmp_path: Path, reason: StopReason
+) -> None:
+    moved = SimpleNamespace(return_value=LoopEnd(reason=reason), checkpoint=None)
+    trainer = Trainer(moved, Done)
+    assert train._fit(trainer, run_on(Storage(0), str(tmp_path)), HELD) is Done
+    assert not trainer.ends
 
 
 def test_a_storage_that_goes_while_the_snapshot_is_repaired_is_waited_for(
