@@ -37,6 +37,9 @@ from pipeline.storage import StorageFailed
 from sharding.errors import InputError
 from sharding.log import info
 
+PASSING = (OSError, MemoryError, RuntimeError)
+"""What may pass: a storage that does not answer, memory that others have, CUDA's errors."""
+
 # Of gloo's errors, and of a group that ended between a look at it and its use.
 _PEER_GONE = re.compile(r"gloo/transport|process group has not been initialized")
 

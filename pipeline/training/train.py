@@ -19,7 +19,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare, progress
-from pipeline.training.failures import TrainingInterrupted, one_at_a_time
+from pipeline.training.failures import PASSING, TrainingInterrupted, one_at_a_time
 from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, OnEpoch, shown
 from sharding.errors import InputError
@@ -84,7 +84,7 @@ def _finished(run: Checked) -> TrainResult | None:
     """
     name = checkpoints.latest(run.directory) if run.resumed else None
     scores = checkpoints.metrics_of(run.directory)
-    if name is None or SCORE not in scores.get(name, {}):
+    if name is None or SCORE not in scores.get(name, {}) or checkpoints.unscored_epochs(scores):
         return None
     try:
         meta, is_whole = run.latest, checkpoints.is_whole(storage.join(run.directory, name))
@@ -132,6 +132,9 @@ def _train(run: Prepared, held: lease.Lease, on_epoch: OnEpoch) -> TrainResult:
         with contextlib.suppress(OSError, InputError):  # the run is done all the same
             held.check()
             checkpoints.repair(run.directory)
+    if missing := checkpoints.unscored_epochs(checkpoints.metrics_of(run.directory)):
+        failed = f"validation failed, as said above, after epoch {', '.join(map(str, missing))}"
+        info(f"{failed}: repeat the command to make it again", "WARNING")
     from pipeline.inference import mlflow_model
 
     best = checkpoints.best_of_result(result, run.directory)
@@ -218,6 +221,7 @@ def _fit(trainer: Any, run: Prepared, held: lease.Lease) -> Any:
         try:
             held.check()
             checkpoints.repair(run.directory)
+            checkpoints.queue_validations(run.directory, latest=run.config.async_validation)
             result = trainer.fit()
         except (TrainingFailedError, OSError) as error:
             outages += 1
@@ -230,6 +234,8 @@ def _fit(trainer: Any, run: Prepared, held: lease.Lease) -> Any:
         elif end.reason is StopReason.MORE_WORKERS:
             info("more workers fit now: saved, going on with them")
         else:
+            if end.reason is None and checkpoints.awaits_validation(run.directory):
+                end = dataclasses.replace(end, reason=StopReason.SIGTERM)  # while Ray waited
             end.raise_if_early(run.directory, checkpoints.last_good(result, run.directory))
             return result
 
@@ -262,12 +268,18 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
             elastic_resize_monitor_interval_s=KEEP_SIZE,
         ),
         validation_config=ray.train.ValidationConfig(
-            validate, ray_remote_kwargs={"num_cpus": cpus, "num_gpus": int(use_gpu)}
+            validate,
+            ray_remote_kwargs={
+                "num_cpus": cpus,
+                "num_gpus": int(use_gpu),
+                "max_retries": 3,
+                "retry_exceptions": list(PASSING),
+            },
         ),
         run_config=ray.train.RunConfig(
             name=config.run_name,
             storage_path=config.storage,
-            callbacks=[Fence(held)],
+            callbacks=[Fence(held, run_log)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             # Each minute without a lost host's replacement is a failure of the controller.
             failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=30),

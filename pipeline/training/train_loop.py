@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from pipeline.models import checkpoint
 from pipeline.tracking import system_metrics
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training.epoch import enter, run_epoch
-from pipeline.training.failures import LoopEnd
+from pipeline.training.failures import PASSING, LoopEnd
 from pipeline.training.loop import NonFiniteLoss, StopRequested
 from pipeline.training.prepare import VALIDATION, open_cached
 from pipeline.training.state import Rank
@@ -29,6 +30,9 @@ from pipeline.training.timing import headspace
 from pipeline.training.validation import Validator
 from pipeline.training.worker import Worker
 from sharding.storage import locks
+
+# Between attempts of a validation task, which Ray would repeat at once.
+_PAUSE_SECONDS = 20.0
 
 
 def train_loop(settings: dict[str, Any]) -> LoopEnd:
@@ -183,21 +187,28 @@ def validate_checkpoint(
     threads: int,
     use_gpu: bool,
 ) -> dict[str, float]:
-    """Compute the metrics of a checkpoint in one task, while training goes on."""
+    """Compute the metrics of a checkpoint in one task, while training goes on.
+
+    Ray repeats it after what may pass.
+    """
     torch.set_num_threads(threads)
     device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
-    with saved.as_directory() as directory:
-        model, meta = checkpoint.load_model(directory)
-    validator = Validator(
-        config=config,
-        dataset=open_cached(config, tars=[VALIDATION]),
-        rank=Rank(device=device, threads=threads),
-        run_log=run_log,
-        left_out=LeftOut(run_log.artifact),
-        shows_progress=False,
-    )
-    metrics = validator(model.to(device), meta.epoch, meta.images_seen)
-    validator.finish()
+    try:
+        with saved.as_directory() as directory:
+            model, meta = checkpoint.load_model(directory)
+        validator = Validator(
+            config=config,
+            dataset=open_cached(config, tars=[VALIDATION]),
+            rank=Rank(device=device, threads=threads),
+            run_log=run_log,
+            left_out=LeftOut(run_log.artifact),
+            shows_progress=False,
+        )
+        metrics = validator(model.to(device), meta.epoch, meta.images_seen)
+        validator.finish()
+    except PASSING:
+        time.sleep(_PAUSE_SECONDS)
+        raise
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from pipeline.training.failures import (
     TrainingEnded,
     TrainingFailed,
     TrainingHeld,
+    TrainingInterrupted,
     causes,
     ending,
     storage_recovers,
@@ -233,6 +235,35 @@ def test_training_goes_on_at_once_after_nodes_went_or_came(
     trainer = Trainer(moved, Done)
     assert train._fit(trainer, run_on(Storage(0), str(tmp_path)), HELD) is Done
     assert not trainer.ends
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_before_ray_reads_its_snapshot_what_has_no_score_is_queued(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asynchronous: bool
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(train.checkpoints, "repair", done.append)
+    monkeypatch.setattr(
+        train.checkpoints, "queue_validations", lambda run, latest: done.append((run, latest))
+    )
+    run = run_on(Storage(0), str(tmp_path))
+    run.config.async_validation = asynchronous
+    train._fit(Trainer(Done), run, HELD)
+    assert done == [str(tmp_path), (str(tmp_path), asynchronous)]
+
+
+def test_a_sigterm_while_validations_are_waited_for_ends_the_run_as_any(tmp_path: Path) -> None:
+    def leave(pending: list[Any]) -> Any:
+        state = {"checkpoint_results": [], "latest_checkpoint_result": None}
+        state |= {f"{how}_validation_checkpoint_dir_names": [] for how in ("failed", "timed_out")}
+        state |= {"pending_training_results": pending, "pending_validation_specs": pending}
+        (tmp_path / "checkpoint_manager_snapshot.json").write_text(json.dumps(state))
+        return Done
+
+    run = run_on(Storage(0), str(tmp_path))
+    with pytest.raises(TrainingInterrupted, match="SIGTERM; repeat the command"):
+        train._fit(SimpleNamespace(fit=lambda: leave([{}])), run, HELD)
+    assert train._fit(SimpleNamespace(fit=lambda: leave([])), run, HELD) is Done
 
 
 def test_a_storage_that_goes_while_the_snapshot_is_repaired_is_waited_for(
