@@ -83,11 +83,11 @@ HEAVY = {
     },
     "ray": {
         *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "trials", "fence")),
-        "pipeline/cluster/checkpoints.py",
+        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "elastic")),
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "ray.train": {
-        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "fence")),
+        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "elastic", "fence")),
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "nvidia.dali": {"pipeline/data/dali.py"},

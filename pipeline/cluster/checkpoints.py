@@ -84,8 +84,7 @@ def last_good(result: Any, directory: str) -> str:
 def latest(run: str) -> str | None:
     """Read the name of the checkpoint that a run continues from; None if that cannot be read."""
     try:
-        state = json.loads(storage.read_bytes(storage.join(run, _SNAPSHOT)))
-        return str(state["latest_checkpoint_result"]["checkpoint_dir_name"])
+        return str(_state(run)["latest_checkpoint_result"]["checkpoint_dir_name"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -96,6 +95,32 @@ def metrics_of(run: str) -> dict[str, Mapping[str, float]]:
         return _read(storage.join(run, _SNAPSHOT)) or {}
     except OSError:
         return {}
+
+
+def unscored_epochs(metrics: Mapping[str, Mapping[str, float]]) -> dict[int, str]:
+    """Choose the latest checkpoint of every finished epoch none of which has a score.
+
+    Its validation failed, or was broken off, or is still to come.
+
+    Args:
+        metrics: by checkpoint (`metrics_of`), of equal scores the latest last. Those of a
+            checkpoint within an epoch name no epoch.
+
+    Returns:
+        Names by epoch, in that order.
+    """
+    epochs = {name: int(values.get("epoch", 0)) for name, values in metrics.items()}
+    scores = {name: values.get(SCORE, UNSCORED) for name, values in metrics.items()}
+    scored = {epoch for name, epoch in epochs.items() if scores[name] != UNSCORED}
+    names = {epoch: name for name, epoch in epochs.items() if epoch and epoch not in scored}
+    return dict(sorted(names.items()))
+
+
+def awaits_validation(run: str) -> bool:
+    """Read whether validation tasks were broken off; False if that cannot be read."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return bool(_state(run)["pending_training_results"])
+    return False
 
 
 def is_copy(run: str, origin: str, file: str | None = None) -> bool:
@@ -117,7 +142,7 @@ def repair(run: str) -> None:
     """Make Ray's snapshot list the checkpoints that are whole, and remove all others.
 
     Nobody may be training in that directory. A rebuilt snapshot has no validations that were still
-    to come: such a checkpoint has no score.
+    to come (`queue_validations`).
 
     Args:
         run: directory, path or URL, of a run that may not have begun yet.
@@ -146,6 +171,43 @@ def repair(run: str) -> None:
         if name not in whole:
             with contextlib.suppress(OSError):  # it takes space, no more
                 storage.remove(storage.join(run, name))
+
+
+def queue_validations(run: str, *, latest: bool) -> None:
+    """Make Ray's snapshot list what has no score as still to be validated, as Ray will then do.
+
+    Nobody may be training in that directory, and its snapshot is repaired.
+
+    Args:
+        run: directory, path or URL, of a run that may not have begun yet.
+        latest: whether the checkpoint that training goes on from, too; else its workers do so.
+
+    Raises:
+        OSError: the storage cannot be read or written.
+    """
+    location = storage.join(run, _SNAPSHOT)
+    if not storage.exists(location):
+        return
+    state = _state(run)
+    results = {result["checkpoint_dir_name"]: result for result in state["checkpoint_results"]}
+    metrics = {name: result["metrics"] for name, result in results.items()}
+    names = list(unscored_epochs(metrics).values())
+    if not latest and names and results[names[-1]] == state["latest_checkpoint_result"]:
+        names.pop()
+    queued = {
+        "pending_training_results": [results[name] for name in names],
+        "pending_validation_specs": [True] * len(names),
+    }
+    for how in ("failed", "timed_out"):
+        field = f"{how}_validation_checkpoint_dir_names"
+        queued[field] = [name for name in state[field] if name not in names]
+    if any(state[field] != value for field, value in queued.items()):
+        storage.write_json(location, state | queued)
+
+
+def _state(run: str) -> dict[str, Any]:
+    """Read Ray's whole snapshot."""
+    return dict(json.loads(storage.read_bytes(storage.join(run, _SNAPSHOT))))
 
 
 def _read(location: str) -> dict[str, Mapping[str, float]] | None:

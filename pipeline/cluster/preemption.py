@@ -28,10 +28,11 @@ _ON_SIGTERM = b"SIGTERM: saving a checkpoint at the next step; a second one ends
 
 
 class StopReason(enum.Enum):
-    """Why ranks stop early: the driver is to end, or a node is to be taken away."""
+    """Why ranks stop early: the driver is to end, a node is to be taken away, more of them fit."""
 
     SIGTERM = enum.auto()
     NODE_DRAINED = enum.auto()
+    MORE_WORKERS = enum.auto()
 
 
 class StopVote:

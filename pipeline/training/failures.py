@@ -12,6 +12,7 @@ another driver's       no                      `TrainingHeld` (75)
 not finite             no                      `TrainingStopped` (3)
 SIGTERM                no                      `TrainingInterrupted` (75)
 node to be drained     at once, on the others
+more workers fit       at once, with them
 =====================  ======================  =================================
 
 A scheduler repeats a command that ended with `os.EX_TEMPFAIL` (75): a machine's failure is worth
@@ -22,6 +23,7 @@ what is stored is whole, and training continues from it as soon as the storage t
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import re
@@ -34,6 +36,9 @@ from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed
 from sharding.errors import InputError
 from sharding.log import info
+
+PASSING = (OSError, MemoryError, RuntimeError)
+"""What may pass: a storage that does not answer, memory that others have, CUDA's errors."""
 
 # Of gloo's errors, and of a group that ended between a look at it and its use.
 _PEER_GONE = re.compile(r"gloo/transport|process group has not been initialized")
@@ -75,6 +80,15 @@ class TrainingInterrupted(TrainingEnded):
     """SIGTERM ended training after a checkpoint of its last step."""
 
     exit_code = os.EX_TEMPFAIL
+
+
+@contextlib.contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Raise what ends a job where another process trains the run."""
+    try:
+        yield
+    except Held as error:
+        raise TrainingHeld(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

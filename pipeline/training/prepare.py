@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import storage
-from pipeline.cluster import checkpoints, lease, own_run, preflight, session
+from pipeline.cluster import checkpoints, lease, own_run, preflight, session, tasks
 from pipeline.config import precision
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data import profile
@@ -62,6 +64,13 @@ class Prepared(Checked):
     use_gpu: bool
     cpus: int
     preset: str = ""
+
+    def on_one_worker(self, work: Callable[..., Any], label: str) -> Any:
+        """Call ``work`` for the first rank with a worker's resources; nothing is kept."""
+        call = functools.partial(work, self.config, self.cpus, self.use_gpu)
+        resources = {"num_cpus": self.cpus, "num_gpus": int(self.use_gpu)}
+        (result,) = tasks.run_tasks(call, [0], label=label, **resources)
+        return result
 
     def write_again(self) -> None:
         """Rewrite the run's configuration in place, to test whether the storage takes bytes.

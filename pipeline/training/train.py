@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.tracking import client, runs, writer
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training import failures, prepare, progress
-from pipeline.training.failures import TrainingHeld, TrainingInterrupted
+from pipeline.training.failures import PASSING, TrainingInterrupted, one_at_a_time
 from pipeline.training.prepare import Checked, Prepared
 from pipeline.training.progress import MAP, EpochLines, OnEpoch, shown
 from sharding.errors import InputError
@@ -52,16 +52,7 @@ class TrainResult:
     split: str
 
 
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Raise what ends a job where another process trains the run."""
-    try:
-        yield
-    except lease.Held as error:
-        raise TrainingHeld(str(error)) from None
-
-
-@_one_at_a_time()
+@one_at_a_time()
 def train(
     config: TrainConfig, preset: str = "", on_epoch: OnEpoch = lambda *_: None
 ) -> TrainResult:
@@ -93,7 +84,7 @@ def _finished(run: Checked) -> TrainResult | None:
     """
     name = checkpoints.latest(run.directory) if run.resumed else None
     scores = checkpoints.metrics_of(run.directory)
-    if name is None or SCORE not in scores.get(name, {}):
+    if name is None or SCORE not in scores.get(name, {}) or checkpoints.unscored_epochs(scores):
         return None
     try:
         meta, is_whole = run.latest, checkpoints.is_whole(storage.join(run.directory, name))
@@ -141,6 +132,9 @@ def _train(run: Prepared, held: lease.Lease, on_epoch: OnEpoch) -> TrainResult:
         with contextlib.suppress(OSError, InputError):  # the run is done all the same
             held.check()
             checkpoints.repair(run.directory)
+    if missing := checkpoints.unscored_epochs(checkpoints.metrics_of(run.directory)):
+        failed = f"validation failed, as said above, after epoch {', '.join(map(str, missing))}"
+        info(f"{failed}: repeat the command to make it again", "WARNING")
     from pipeline.inference import mlflow_model
 
     best = checkpoints.best_of_result(result, run.directory)
@@ -156,7 +150,7 @@ def _logged(run: Prepared, best: str) -> list[str]:
     return kept or ([] if how == "off" else [best])
 
 
-@_one_at_a_time()
+@one_at_a_time()
 def dry_run(config: TrainConfig) -> str:
     """Check all that `train` checks, and one worker's first batch; return what would be trained.
 
@@ -164,12 +158,12 @@ def dry_run(config: TrainConfig) -> str:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
     """
     run = prepare.prepare(prepare.check(config))
-    images, loss = _on_one_worker(_try_batch, run, "first batch")
+    images, loss = run.on_one_worker(_try_batch, "first batch")
     first = f"first batch of a worker: {count(images, 'image')}, loss {loss:.3g}; nothing was kept"
     return f"{progress.describe(run)}\n{first}"
 
 
-@_one_at_a_time()
+@one_at_a_time()
 def headspace(config: TrainConfig) -> str:
     """Measure on one worker what limits a training; see `pipeline.training.timing.headspace`.
 
@@ -177,15 +171,7 @@ def headspace(config: TrainConfig) -> str:
         InputError: the dataset, the configuration or the cluster cannot carry the run.
     """
     run = prepare.prepare(prepare.check(config))
-    return str(_on_one_worker(_measure, run, "headspace"))
-
-
-def _on_one_worker(work: Callable[..., Any], run: Prepared, label: str) -> Any:
-    """Call ``work`` for the first rank with a worker's resources; nothing is kept."""
-    call = functools.partial(work, run.config, run.cpus, run.use_gpu)
-    resources = {"num_cpus": run.cpus, "num_gpus": int(run.use_gpu)}
-    (result,) = tasks.run_tasks(call, [0], label=label, **resources)
-    return result
+    return str(run.on_one_worker(_measure, "headspace"))
 
 
 @contextlib.contextmanager
@@ -223,7 +209,7 @@ def tracked_run(run: Prepared, held: lease.Lease) -> Iterator[tuple[str, Trainin
 
 
 def _fit(trainer: Any, run: Prepared, held: lease.Lease) -> Any:
-    """Return Ray's result; fit again after a node was taken away or the storage was gone.
+    """Return Ray's result; fit again after nodes went or came, or the storage was gone.
 
     Raises:
         InputError, TrainingEnded: see the table in `pipeline.training.failures`.
@@ -235,6 +221,7 @@ def _fit(trainer: Any, run: Prepared, held: lease.Lease) -> Any:
         try:
             held.check()
             checkpoints.repair(run.directory)
+            checkpoints.queue_validations(run.directory, latest=run.config.async_validation)
             result = trainer.fit()
         except (TrainingFailedError, OSError) as error:
             outages += 1
@@ -242,10 +229,15 @@ def _fit(trainer: Any, run: Prepared, held: lease.Lease) -> Any:
                 raise failures.ending(error, run.directory) from error
             continue
         end = result.return_value
-        if end.reason is not StopReason.NODE_DRAINED:
+        if end.reason is StopReason.NODE_DRAINED:
+            info("a node is to be taken away: saved, going on without it", "WARNING")
+        elif end.reason is StopReason.MORE_WORKERS:
+            info("more workers fit now: saved, going on with them")
+        else:
+            if end.reason is None and checkpoints.awaits_validation(run.directory):
+                end = dataclasses.replace(end, reason=StopReason.SIGTERM)  # while Ray waited
             end.raise_if_early(run.directory, checkpoints.last_good(result, run.directory))
             return result
-        info("a node is to be taken away: saved, going on without it", "WARNING")
 
 
 def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease) -> Any:
@@ -253,6 +245,7 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
     import ray.train
     import ray.train.torch
 
+    from pipeline.cluster.elastic import KEEP_SIZE
     from pipeline.cluster.fence import Fence
 
     config, use_gpu, cpus = run.config, run.use_gpu, run.cpus
@@ -272,14 +265,21 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
             num_workers=high if low == high else (low, high),
             use_gpu=use_gpu,
             resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
+            elastic_resize_monitor_interval_s=KEEP_SIZE,
         ),
         validation_config=ray.train.ValidationConfig(
-            validate, ray_remote_kwargs={"num_cpus": cpus, "num_gpus": int(use_gpu)}
+            validate,
+            ray_remote_kwargs={
+                "num_cpus": cpus,
+                "num_gpus": int(use_gpu),
+                "max_retries": 3,
+                "retry_exceptions": list(PASSING),
+            },
         ),
         run_config=ray.train.RunConfig(
             name=config.run_name,
             storage_path=config.storage,
-            callbacks=[Fence(held)],
+            callbacks=[Fence(held, run_log)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             # Each minute without a lost host's replacement is a failure of the controller.
             failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=30),

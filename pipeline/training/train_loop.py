@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,14 +15,14 @@ import torch
 
 from pipeline import ranks, storage
 from pipeline.cluster.checkpoints import SCORE, UNSCORED
-from pipeline.cluster.preemption import Poll, StopVote
+from pipeline.cluster.preemption import Poll, StopReason, StopVote
 from pipeline.config.train import TrainConfig
 from pipeline.data.unreadable import LeftOut
 from pipeline.models import checkpoint
 from pipeline.tracking import system_metrics
 from pipeline.tracking.run_log import TrainingLog
 from pipeline.training.epoch import enter, run_epoch
-from pipeline.training.failures import LoopEnd
+from pipeline.training.failures import PASSING, LoopEnd
 from pipeline.training.loop import NonFiniteLoss, StopRequested
 from pipeline.training.prepare import VALIDATION, open_cached
 from pipeline.training.state import Rank
@@ -30,10 +31,15 @@ from pipeline.training.validation import Validator
 from pipeline.training.worker import Worker
 from sharding.storage import locks
 
+# Between attempts of a validation task, which Ray would repeat at once.
+_PAUSE_SECONDS = 20.0
+
 
 def train_loop(settings: dict[str, Any]) -> LoopEnd:
     """Train all epochs on one rank; ``settings`` as made by `pipeline.training.train`."""
     import ray.train
+
+    from pipeline.cluster import elastic
 
     context = ray.train.get_context()
     worker = _begin(settings)
@@ -46,14 +52,13 @@ def train_loop(settings: dict[str, Any]) -> LoopEnd:
     send = worker.run_log.system_metrics
     with system_metrics.watched(send, context.get_node_rank(), context.get_local_rank()):
         try:
-            _run(worker, vote)
+            return LoopEnd(reason=_run(worker, vote, elastic.more_workers_fit))
         except StopRequested:
             return LoopEnd(reason=vote.reason)
         except NonFiniteLoss as error:
             return LoopEnd(not_finite=f"epoch {worker.epoch + 1}: {error}")
         finally:
             worker.validator.finish()
-    return LoopEnd()
 
 
 def _begin(settings: dict[str, Any]) -> Worker:
@@ -101,8 +106,10 @@ def _begin(settings: dict[str, Any]) -> Worker:
     return worker
 
 
-def _run(worker: Worker, should_stop: Callable[[], bool]) -> None:
-    """Train and validate the remaining epochs."""
+def _run(
+    worker: Worker, should_stop: Callable[[], bool], more_workers_fit: Callable[[], bool]
+) -> StopReason | None:
+    """Train and validate the remaining epochs; return why before the last one, if it is."""
     config = worker.config
     if worker.unscored and not config.async_validation:
         _validate(worker, should_stop)
@@ -112,6 +119,10 @@ def _run(worker: Worker, should_stop: Callable[[], bool]) -> None:
             _report(worker, _unscored(worker), validate=True)
         else:
             _validate(worker, should_stop)
+        # Here alone nothing is lost: within an epoch, other workers begin it again.
+        if epoch < config.epochs and more_workers_fit():
+            return StopReason.MORE_WORKERS
+    return None
 
 
 def _validate(worker: Worker, should_stop: Callable[[], bool]) -> None:
@@ -176,21 +187,28 @@ def validate_checkpoint(
     threads: int,
     use_gpu: bool,
 ) -> dict[str, float]:
-    """Compute the metrics of a checkpoint in one task, while training goes on."""
+    """Compute the metrics of a checkpoint in one task, while training goes on.
+
+    Ray repeats it after what may pass.
+    """
     torch.set_num_threads(threads)
     device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
-    with saved.as_directory() as directory:
-        model, meta = checkpoint.load_model(directory)
-    validator = Validator(
-        config=config,
-        dataset=open_cached(config, tars=[VALIDATION]),
-        rank=Rank(device=device, threads=threads),
-        run_log=run_log,
-        left_out=LeftOut(run_log.artifact),
-        shows_progress=False,
-    )
-    metrics = validator(model.to(device), meta.epoch, meta.images_seen)
-    validator.finish()
+    try:
+        with saved.as_directory() as directory:
+            model, meta = checkpoint.load_model(directory)
+        validator = Validator(
+            config=config,
+            dataset=open_cached(config, tars=[VALIDATION]),
+            rank=Rank(device=device, threads=threads),
+            run_log=run_log,
+            left_out=LeftOut(run_log.artifact),
+            shows_progress=False,
+        )
+        metrics = validator(model.to(device), meta.epoch, meta.images_seen)
+        validator.finish()
+    except PASSING:
+        time.sleep(_PAUSE_SECONDS)
+        raise
     return metrics
 
 

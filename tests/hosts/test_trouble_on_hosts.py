@@ -39,7 +39,8 @@ def test_an_elastic_run_goes_on_without_a_machine_and_again_with_it(cluster: Clu
     with cluster.machines["worker2"].unplugged():
         cluster.wait_for_world("elastic", 1, training)
     cluster.wait_for_world("elastic", 2, training)
-    cluster.end_training(training)
+    output = cluster.end_training(training)
+    assert "more workers fit now: saved, going on with them" in output
     runs, steps = cluster.curve("elastic", status="KILLED")
     assert (runs, steps) == cluster.expected_curve(len(steps))
 

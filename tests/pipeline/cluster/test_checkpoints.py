@@ -214,3 +214,79 @@ def test_the_last_good_checkpoint_is_named_with_the_runs_scheme() -> None:
 def test_a_run_without_a_checkpoint_says_so() -> None:
     output = checkpoints.last_good(SimpleNamespace(checkpoint=None), "runs/one")
     assert output == "there is no checkpoint yet in runs/one"
+
+
+class Listed:
+    """A run of whose checkpoints the snapshot alone is there, as Ray's own manager writes it."""
+
+    def __init__(self, directory: Path, *metrics: dict[str, float]) -> None:
+        self.directory, self.path = str(directory), directory / LIST
+        names = [f"checkpoint_{number}" for number in range(len(metrics))]
+        results = [
+            {"version": 0, "checkpoint_dir_name": name, "metrics": values}
+            for name, values in zip(names, metrics, strict=True)
+        ]
+        ranked = sorted(range(len(names)), key=lambda number: metrics[number]["score"])
+        self.state = {
+            "ray_version": "as it was",
+            "checkpoint_results": [results[number] for number in ranked],
+            "checkpoint_report_indices": ranked,
+            "latest_checkpoint_result": results[-1],
+            "pending_training_results": [],
+            "pending_validation_specs": [],
+            "current_report_index": len(names),
+            "validated_checkpoint_dir_names": [],
+            "timed_out_validation_checkpoint_dir_names": [],
+            "failed_validation_checkpoint_dir_names": names[:1],
+        }
+        self.path.write_text(json.dumps(self.state))
+
+    def queued(self, *, latest: bool) -> list[str]:
+        """What is still to be validated after the driver has looked at it."""
+        checkpoints.queue_validations(self.directory, latest=latest)
+        state = json.loads(self.path.read_text())
+        assert {**state, **dict.fromkeys(QUEUE)} == {**self.state, **dict.fromkeys(QUEUE)}
+        assert state["pending_validation_specs"] == [True] * len(state["pending_training_results"])
+        return [result["checkpoint_dir_name"] for result in state["pending_training_results"]]
+
+
+QUEUE = (
+    *("pending_training_results", "pending_validation_specs"),
+    "failed_validation_checkpoint_dir_names",
+)
+
+
+def finished(epoch: int, score: float = -2.0) -> dict[str, float]:
+    return {"epoch": float(epoch), "score": score}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "latest_too", "without"),
+    [
+        ([finished(1), finished(2, 0.5), finished(3)], [0, 2], [0]),
+        ([finished(1), finished(2), {"score": -2.0}], [0, 1], [0, 1]),
+        ([finished(2), finished(1), finished(2)], [1, 2], [1]),
+        ([finished(1), finished(1, 0.5)], [], []),
+        ([finished(1, -1.0), finished(2, 0.5)], [], []),
+        ([{"score": 0.5}, {"score": -2.0}], [], []),
+    ],
+    ids=["failed", "within an epoch", "in their order", "scored since", "scored", "old"],
+)
+def test_epochs_without_a_score_are_validated_by_the_next_start(
+    tmp_path: Path, metrics: list[dict[str, float]], latest_too: list[int], without: list[int]
+) -> None:
+    run = Listed(tmp_path, *metrics)
+    before = run.path.read_bytes()
+    assert run.queued(latest=True) == [f"checkpoint_{number}" for number in latest_too]
+    assert checkpoints.awaits_validation(run.directory) == bool(latest_too)
+    assert (run.path.read_bytes() == before) == (not latest_too), "written if it says another thing"
+    failed = json.loads(run.path.read_text())["failed_validation_checkpoint_dir_names"]
+    assert failed == ([] if 0 in latest_too else ["checkpoint_0"])
+    # Where the workers validate together, they do so first with what they go on from.
+    assert run.queued(latest=False) == [f"checkpoint_{number}" for number in without]
+
+
+def test_a_run_that_has_not_begun_has_nothing_to_validate(tmp_path: Path) -> None:
+    checkpoints.queue_validations(str(tmp_path / "run"), latest=True)
+    assert not checkpoints.awaits_validation(str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,7 @@ from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from pipeline.cluster.lease import Held, Holder, Lease
+from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed, storage_errors
 from pipeline.training import train, train_loop
 from pipeline.training.failures import (
@@ -20,6 +23,7 @@ from pipeline.training.failures import (
     TrainingEnded,
     TrainingFailed,
     TrainingHeld,
+    TrainingInterrupted,
     causes,
     ending,
     storage_recovers,
@@ -204,8 +208,9 @@ class Trainer:
         return end
 
 
-def run_on(storage: Storage) -> Any:
-    return SimpleNamespace(directory="/runs/a", write_again=storage.write)
+def run_on(storage: Storage, directory: str = "/runs/a") -> Any:
+    config = SimpleNamespace(async_validation=True)
+    return SimpleNamespace(directory=directory, write_again=storage.write, config=config)
 
 
 HELD = Lease("nowhere", Holder.of_this_process())
@@ -220,6 +225,45 @@ def test_another_drivers_run_is_not_retried() -> None:
 
 class Done:
     return_value, checkpoint = LoopEnd(), None
+
+
+@pytest.mark.parametrize("reason", [StopReason.NODE_DRAINED, StopReason.MORE_WORKERS])
+def test_training_goes_on_at_once_after_nodes_went_or_came(
+    tmp_path: Path, reason: StopReason
+) -> None:
+    moved = SimpleNamespace(return_value=LoopEnd(reason=reason), checkpoint=None)
+    trainer = Trainer(moved, Done)
+    assert train._fit(trainer, run_on(Storage(0), str(tmp_path)), HELD) is Done
+    assert not trainer.ends
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_before_ray_reads_its_snapshot_what_has_no_score_is_queued(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asynchronous: bool
+) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(train.checkpoints, "repair", done.append)
+    monkeypatch.setattr(
+        train.checkpoints, "queue_validations", lambda run, latest: done.append((run, latest))
+    )
+    run = run_on(Storage(0), str(tmp_path))
+    run.config.async_validation = asynchronous
+    train._fit(Trainer(Done), run, HELD)
+    assert done == [str(tmp_path), (str(tmp_path), asynchronous)]
+
+
+def test_a_sigterm_while_validations_are_waited_for_ends_the_run_as_any(tmp_path: Path) -> None:
+    def leave(pending: list[Any]) -> Any:
+        state = {"checkpoint_results": [], "latest_checkpoint_result": None}
+        state |= {f"{how}_validation_checkpoint_dir_names": [] for how in ("failed", "timed_out")}
+        state |= {"pending_training_results": pending, "pending_validation_specs": pending}
+        (tmp_path / "checkpoint_manager_snapshot.json").write_text(json.dumps(state))
+        return Done
+
+    run = run_on(Storage(0), str(tmp_path))
+    with pytest.raises(TrainingInterrupted, match="SIGTERM; repeat the command"):
+        train._fit(SimpleNamespace(fit=lambda: leave([{}])), run, HELD)
+    assert train._fit(SimpleNamespace(fit=lambda: leave([])), run, HELD) is Done
 
 
 def test_a_storage_that_goes_while_the_snapshot_is_repaired_is_waited_for(
