@@ -203,8 +203,7 @@ def nodes() -> list[placement.Node]:
     """List what each living node of the cluster offers."""
     import ray
 
-    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [placement.Node(int(offer.get("CPU", 0)), int(offer.get("GPU", 0))) for offer in offers]
+    return [placement.Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def shares(workers: int | None, minutes: float | None = None) -> tuple[int, float, int]:
@@ -238,15 +237,8 @@ def wait_for_nodes(workers: int | None, cpus_per_worker: int | None, minutes: fl
     request = scaling.missing(nodes(), growth, workers, cpus_per_worker) if minutes else None
     if request is None:
         return
-    import ray.util
-
-    # A group that waits for its resources is what an autoscaler obeys; it ends with this process.
-    bundle = {"CPU": request.cpus, **({"GPU": request.gpus} if request.gpus else {})}
-    group = ray.util.placement_group([bundle] * request.workers, strategy="PACK")
-    try:
+    with scaling.reserving(request):
         scaling.wait(request, growth, nodes, minutes)
-    finally:
-        ray.util.remove_placement_group(group)
     _check_nodes()
 
 

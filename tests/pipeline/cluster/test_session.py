@@ -17,10 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cluster import preemption, preflight, session, tasks
+from pipeline.cluster import placement, preemption, preflight, scaling, session, tasks
 from pipeline.tracking import writer
 from pipeline.training import progress
 from sharding.errors import InputError
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -248,6 +249,29 @@ def test_workers_that_no_node_can_bring_are_refused_at_once(
     )
     with pytest.raises(InputError, match=r"never fit .*small \(2 CPUs, 0 GPUs\) holds none"):
         session.place(9, 9, 4)
+
+
+def test_workers_wait_for_what_others_hold(
+    ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = scaling.reserving(scaling.Request(1, 2, 0))
+    is_held = other.__enter__()
+    wait_until(is_held)
+    wait_until(lambda: scaling.free() == [placement.Node(0, 0)])
+    assert session.nodes() == [placement.Node(2, 0)]
+    waiting: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waiting.append(seconds)
+        if len(waiting) == 7:
+            other.__exit__(None, None, None)
+        time.sleep(0.02)
+
+    room = scaling.Room(scaling.Request(2, 1, 0), 2, 1000, pause=pause)
+    assert room.find(None) == 2
+    assert len(waiting) >= 7
+    assert "0 of 2 workers of 1 CPUs and 0 GPUs fit on what is free" in capsys.readouterr().out
+    wait_until(lambda: scaling.free() == [placement.Node(2, 0)])
 
 
 def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:
