@@ -83,7 +83,7 @@ HEAVY = {
     },
     "ray": {
         *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "trials", "fence")),
-        "pipeline/cluster/checkpoints.py",
+        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "scaling")),
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "ray.train": {

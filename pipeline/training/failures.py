@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 RETRIES = {"max_failures": 3, "controller_failure_limit": scaling.RAYS_MINUTES - 1}
 """Of Ray: of workers that failed; and of such as could not be started, which take a minute each."""
 
+# Ray's, of workers for which there was no room within a minute, or that died while they started.
+_NOT_STARTED = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
 # Of gloo's errors, and of a group that ended between a look at it and its use.
 _PEER_GONE = re.compile(r"gloo/transport|process group has not been initialized")
 
@@ -164,14 +166,12 @@ class PatientTrainer:
             NotFree: there was no room within the time that the run may wait.
             TrainingInterrupted: SIGTERM came meanwhile.
         """
-        from ray.train import TrainingFailedError
-
         while True:
             reached = checkpoints.latest(self._directory)
             self._room.offer(self._trainer, self._room.find(reached, self._check))
             try:
                 return self._trainer.fit()
-            except TrainingFailedError as error:
+            except Exception as error:
                 if not (_is_not_started(error) and self._room.missed()):
                     raise
             info("Ray could not start the workers: looking for room again", "WARNING")
@@ -183,10 +183,7 @@ class PatientTrainer:
 
 def _is_not_started(error: BaseException) -> bool:
     """Tell whether Ray gave up on workers that it could not start."""
-    from ray.train.v2._internal import exceptions
-
-    kinds = exceptions.WorkerGroupStartupTimeoutError, exceptions.WorkerGroupStartupFailedError
-    return any(isinstance(each, kinds) for each in causes(error))
+    return any(type(each).__name__ in _NOT_STARTED for each in causes(error))
 
 
 def ending(error: BaseException, directory: str) -> TrainingEnded | InputError:
