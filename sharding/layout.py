@@ -37,6 +37,8 @@ UNFINISHED_FILE = "unfinished.json"
 """Identity of the command whose result the directory will be, until the manifest is written."""
 STAGING_FOLDER = "staging"
 """Folder of a job's temporary files, which a continued job uses again."""
+LOCK_FILE = ".lock"
+"""What a job locks while it works on the dataset; a killed one leaves it."""
 TEMPORARY = ".tmp."
 """Between a file's name and the eight hexadecimal digits of the copy that will replace it."""
 TEMPORARY_COPY = TEMPORARY + "[0-9a-f]" * 8

@@ -83,7 +83,7 @@ HEAVY = {
     },
     "ray": {
         *(f"pipeline/cluster/{name}.py" for name in ("session", "tasks", "trials", "fence")),
-        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "elastic")),
+        *(f"pipeline/cluster/{name}.py" for name in ("checkpoints", "elastic", "scaling")),
         *(f"pipeline/training/{name}.py" for name in ("train", "train_loop")),
     },
     "ray.train": {

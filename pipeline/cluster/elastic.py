@@ -8,46 +8,51 @@ how many it would start now.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Sequence
 
-import ray
 import ray.train
 import ray.train.collective
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
+from pipeline.cluster import scaling
+from pipeline.cluster.placement import Node, room
+
 KEEP_SIZE = math.inf
 """Seconds between Ray's looks at a healthy group; a failed one it starts with what is there."""
 
 
-def more_workers_fit() -> bool:
-    """Ask, on all ranks together, whether Ray would start the run with more workers now."""
+def more_workers_fit(most: int) -> bool:
+    """Ask, on all ranks together, whether Ray would start the run with more workers now.
+
+    Args:
+        most: workers of the run; Ray was told fewer where others used the nodes.
+    """
     run = get_train_context().train_run_context
     size = ray.train.get_context().get_world_size()
-    if size >= run.scaling_config.max_workers:
+    if size >= most:
         return False
     fit = False
     if ray.train.get_context().get_world_rank() == 0:
-        policy = ElasticScalingPolicy(run.scaling_config)
+        bounds = run.scaling_config.min_workers, most
+        config = dataclasses.replace(run.scaling_config, num_workers=bounds)
+        policy = ElasticScalingPolicy(config)
         policy.after_controller_start(run)  # repeats the run's request for its most workers
-        fit = fitting(policy, _lasting_nodes()) > size
+        fit = fitting(policy, size, scaling.free()) > size
     return ray.train.collective.broadcast_from_rank_zero(fit)
 
 
-def fitting(policy: ElasticScalingPolicy, nodes: Collection[str]) -> int:
-    """Count the workers that Ray would start on what it has reserved for a run; 0 if unknown.
+def fitting(policy: ElasticScalingPolicy, size: int, free: Sequence[Node]) -> int:
+    """Count the workers that Ray would start and that have room; 0 if unknown.
 
     Args:
-        policy: Ray's, of the run.
-        nodes: ids of those that count: what is reserved may be 20 seconds old.
+        policy: Ray's, of the run; what it has reserved may be 20 seconds old, and used by others.
+        size: workers that run now.
+        free: of each node.
     """
+    resources = policy.scaling_config._resources_per_worker_not_none
+    cpus, gpus = int(resources["CPU"]), int(resources.get("GPU", 0))
     reserved = policy._get_reserved_resources() or {}
-    there = {node: resources for node, resources in reserved.items() if node in nodes}
-    return policy._count_possible_workers(there)
-
-
-def _lasting_nodes() -> set[str]:
-    """List the ids of nodes that live and are not to be taken away."""
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return alive - ray._private.state.state.get_draining_nodes().keys()
+    return min(policy._count_possible_workers(reserved), size + room(free, cpus, gpus))

@@ -6,7 +6,7 @@ more. Before a checkpoint counts, and before any is removed, the lease is read a
 driver that slept through a takeover ends without touching what is now another's. A lease that is
 given back stays there and says so, for who sleeps until the other has finished.
 
-A directory is locked while a lease is taken. Where it cannot be (a bucket, some network file
+A file beside it is locked while a lease is taken. Where it cannot be (a bucket, some network file
 systems), a driver writes its lease, waits, and has it if it is still there: the last one wins.
 """
 
@@ -29,7 +29,7 @@ from sharding.errors import InputError
 from sharding.log import info
 from sharding.storage import locks
 
-_FILE = "lease.json"
+_FILE, _LOCK = "lease.json", "lease.lock"
 _BEAT_SECONDS = 10.0
 # Without a beat, as seen by one clock; and by the clocks of two hosts, which may disagree.
 _DEAD_SECONDS, _LONG_DEAD_SECONDS = 60.0, 900.0
@@ -211,21 +211,18 @@ def _take(lease: Lease) -> None:
 
 @contextlib.contextmanager
 def _locked(run: str) -> Iterator[bool]:
-    """Lock a directory as far as its file system can; yields whether it could."""
+    """Lock a file of a run as far as its file system can; yields whether it could."""
     if "://" in run:
         yield False
         return
     Path(run).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run, os.O_RDONLY)
-    try:
+    with Path(run, _LOCK).open("a+") as file:
         try:
-            locks.lock(descriptor)
+            locks.lock(file)
         except OSError:
             yield False
         else:
             yield True
-    finally:
-        os.close(descriptor)
 
 
 def refuse_local(run: str) -> None:

@@ -6,7 +6,7 @@ Ray would wait for ever for one that is large enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sharding.errors import InputError
@@ -14,10 +14,15 @@ from sharding.log import count
 
 
 class Node(NamedTuple):
-    """What one node offers."""
+    """What one node offers, or has free."""
 
     cpus: int
     gpus: int
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float]) -> Node:
+        """Count Ray's resources of a node; a part of a CPU or a GPU is none."""
+        return cls(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
 
 
 def describe(nodes: Sequence[Node]) -> str:
@@ -29,10 +34,26 @@ def describe(nodes: Sequence[Node]) -> str:
 
 def capacity(nodes: Sequence[Node], cpus: int) -> int:
     """Count the workers that fit with so many CPUs each, and one GPU each if there are any."""
-    with_gpus = any(node.gpus for node in nodes)
+    return room(nodes, cpus, int(any(node.gpus for node in nodes)))
+
+
+def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
+    """Count the workers that fit with so many CPUs and GPUs (or none) each."""
     return sum(
-        min(node.cpus // cpus, node.gpus) if with_gpus else node.cpus // cpus for node in nodes
+        min(node.cpus // cpus, node.gpus // gpus) if gpus else node.cpus // cpus for node in nodes
     )
+
+
+def fitting(free: Sequence[Node], fewest: int, most: int, cpus: int, gpus: int) -> int:
+    """Choose how many workers to start on what is free: all that fit, 0 if ``fewest`` do not.
+
+    Args:
+        free: of each node. Where others have taken all GPUs, no worker fits.
+        fewest, most: workers of the job.
+        cpus, gpus: of each.
+    """
+    count = min(most, room(free, cpus, gpus))
+    return count if count >= fewest else 0
 
 
 def share(nodes: Sequence[Node], workers: int) -> int:

@@ -1,9 +1,13 @@
-"""Check that every node of a cluster can run a job: its Python, packages, code, and storage."""
+"""Check that there is a cluster, and that its every node can run a job.
+
+A node's Python, packages, code, and storage are compared with the driver's.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+import socket
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -25,6 +29,42 @@ PACKAGES = (
 )
 ABSENT = "absent"
 _CODE, _PYTHON = "code", "Python"
+_ANSWER_SECONDS = 20.0  # within which a cluster has to answer
+_HERE = "set it to local to start Ray on this machine"
+
+
+class Place(NamedTuple):
+    """Where a job finds Ray.
+
+    Attributes:
+        address: of the cluster that it joins; "" or "local" where it starts Ray, "auto" where Ray
+            has found no cluster of this machine.
+        file: in which Ray found the address; "" where the user has named it.
+    """
+
+    address: str
+    file: str = ""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether there is a cluster to join, or should be."""
+        return self.address not in ("", "local") or bool(self.file)
+
+    @property
+    def fix(self) -> str:
+        """Say what to do where no cluster can be joined."""
+        if self.file:
+            return (
+                "set RAY_ADDRESS to local to start Ray on this machine, or to the address of a "
+                "cluster; `ray start` writes the file, `ray stop` removes it"
+            )
+        return f"correct RAY_ADDRESS, or {_HERE}"
+
+    def __str__(self) -> str:
+        if not self.is_elsewhere or self.address == "auto":
+            return "starting Ray"
+        told = f", which {self.file} names; RAY_ADDRESS=local starts Ray here" if self.file else ""
+        return f"joining Ray at {self.address}{told}"
 
 
 class Difference(NamedTuple):
@@ -32,6 +72,38 @@ class Difference(NamedTuple):
 
     text: str
     fatal: bool
+
+
+def require_answer(place: Place) -> None:
+    """Raise InputError where Ray would silently retry for a quarter of an hour."""
+    host, _, port = place.address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in host:  # "local", "auto", Ray Client's
+        if place.file:
+            raise _no_answer(place, "not an address")
+        return
+    begun = time.monotonic()
+    while True:  # it may be about to start
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            return
+        except (OSError, UnicodeError) as error:  # the latter of a host that cannot be one
+            if time.monotonic() - begun > _ANSWER_SECONDS:
+                raise _no_answer(place, str(error)) from None
+        time.sleep(1)
+
+
+def _no_answer(place: Place, reason: str) -> InputError:
+    problem = f"no Ray cluster answers at {place.address or repr('')}: {reason}"
+    return InputError(problem, file=place.file or None, fix=place.fix)
+
+
+def not_joined(place: Place, reason: str) -> InputError:
+    """Make the error of a cluster that `ray.init` could not join, and why."""
+    if place.address == "auto":
+        problem = "RAY_ADDRESS is auto, and this machine belongs to no Ray cluster"
+        return InputError(problem, fix=f"run the command on a node of one, or {_HERE}")
+    problem = f"the Ray cluster at {place.address} cannot be joined: {reason}"
+    return InputError(problem, file=place.file or None, fix=place.fix)
 
 
 def facts(code: str) -> dict[str, str]:

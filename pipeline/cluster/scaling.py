@@ -1,19 +1,29 @@
-"""Plan which nodes an autoscaler has to start for a job's workers, and wait for them."""
+"""Plan which nodes an autoscaler has to start for a job's workers, and wait for them.
+
+Workers that fit on the nodes may have to wait all the same, until others who use the cluster have
+ended. Ray Train would ask a minute at a time for as many as the nodes hold, and say nothing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pipeline.cluster.placement import Node, capacity, describe, share
+from pipeline.cluster.placement import Node, capacity, describe, fitting, room, share
 from sharding.errors import InputError
 from sharding.log import info
 
 DEFAULT_MINUTES = 30.0
-"""How long a job waits where the cluster may start the nodes that it needs."""
+"""How long a job waits where the cluster may start the nodes that it needs, and for what others
+use."""
+RAYS_MINUTES = 3
+"""How often Ray Train tries to start workers, a minute each, before `Room` is asked again."""
+_LOOKS = 5  # a second each, at what is free: what has just ended is freed in a moment
 
 
 class Request(NamedTuple):
@@ -28,8 +38,7 @@ class Request(NamedTuple):
 
     def held_by(self, node: Node) -> int:
         """Count the workers that fit on one node."""
-        cpus = node.cpus // self.cpus
-        return min(cpus, node.gpus // self.gpus) if self.gpus else cpus
+        return room([node], self.cpus, self.gpus)
 
 
 class NodeType(NamedTuple):
@@ -93,6 +102,12 @@ class NotJoined(InputError):
     exit_code = os.EX_TEMPFAIL
 
 
+class NotFree(InputError):
+    """Others have used the nodes until the time limit; the same command may succeed later."""
+
+    exit_code = os.EX_TEMPFAIL
+
+
 def missing(
     nodes: Sequence[Node], growth: Growth, workers: int | None, cpus_per_worker: int | None
 ) -> Request | None:
@@ -151,6 +166,133 @@ def wait(
             info(f"waiting for nodes: {state}; {seconds // 60} of {minutes:g} minutes")
         pause(5)
         seconds += 5
+
+
+@contextlib.contextmanager
+def reserving(request: Request) -> Iterator[Callable[[], bool]]:
+    """Ask Ray for the resources of workers within the block, which an autoscaler obeys.
+
+    Yields:
+        Tells whether they are held; they are given back with the block, or this process.
+    """
+    import ray.util
+
+    bundle = {"CPU": request.cpus, **({"GPU": request.gpus} if request.gpus else {})}
+    group = ray.util.placement_group([bundle] * request.workers, strategy="PACK")
+    try:
+        yield lambda: bool(group.wait(0))
+    finally:
+        ray.util.remove_placement_group(group)
+
+
+def offers() -> list[Node]:
+    """List what each living node of the cluster offers, whoever uses it."""
+    import ray
+
+    return [Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def free() -> list[Node]:
+    """List what is free on each living node; nothing on one that is to be taken away."""
+    import ray
+    from ray._private import state
+
+    available = state.available_resources_per_node()
+    for node in state.state.get_draining_nodes():
+        available[node] = {}
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    return [Node.of(available.get(node, {})) for node in alive]
+
+
+class Room:
+    """Waits for what others use of a cluster, each time that a run's workers are to start.
+
+    Args:
+        request: for the fewest workers of the run.
+        most: workers of the run.
+        minutes: most to wait while the run does not get on; None for `DEFAULT_MINUTES`.
+        offers, free, reserving, pause: see the functions of this module, and `time.sleep`.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        most: int,
+        minutes: float | None,
+        *,
+        offers: Callable[[], Sequence[Node]] = offers,
+        free: Callable[[], Sequence[Node]] = free,
+        reserving: Callable[[Request], Any] = reserving,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._request, self._most = request, most
+        self._minutes = DEFAULT_MINUTES if minutes is None else minutes
+        self._offers, self._free = offers, free
+        self._reserving, self._pause = reserving, pause
+        self._seconds, self._reached = 0.0, ""
+
+    def find(self, reached: str | None, check: Callable[[], object] = lambda: None) -> int:
+        """Wait until the workers fit on what is free; log a line a minute.
+
+        Args:
+            reached: names how far the run is; where that is new, all of the time begins anew.
+            check: called every second; raises what ends the wait.
+
+        Returns:
+            The number of workers to start.
+
+        Raises:
+            NotFree: not even the fewest fit within the time.
+        """
+        if (reached or "") != self._reached:
+            self._seconds, self._reached = 0.0, reached or ""
+        fewest, cpus, gpus = self._request
+        for _ in range(_LOOKS):
+            count = fitting(self._free(), fewest, self._most, cpus, gpus)
+            if count == self._most:
+                return count
+            check()
+            self._pause(1)
+        return count or self._wait(check)
+
+    def _wait(self, check: Callable[[], object]) -> int:
+        fewest, cpus, gpus = self._request
+        with self._reserving(self._request) as is_held:
+            while not is_held():
+                free = self._free()
+                fit = f"{room(free, cpus, gpus)} of {self._request} fit on what is free"
+                state = f"{fit} ({describe(free)})"
+                if self._seconds >= 60 * self._minutes:
+                    raise NotFree(
+                        f"after {self._minutes:g} minutes {state}",
+                        fix="repeat the command when others have ended (`ray status` says what is "
+                        "used), or with fewer --workers or --cpus-per-worker",
+                    )
+                if self._seconds % 60 == 0:
+                    minutes = f"{self._seconds // 60:.0f} of {self._minutes:g} minutes"
+                    info(f"waiting until others have ended: {state}; {minutes}")
+                check()
+                self._pause(1)
+                self._seconds += 1
+            return min(self._most, fewest + room(self._free(), cpus, gpus))
+
+    def missed(self) -> bool:
+        """Note that Ray has tried in vain to start the workers; return whether to wait again."""
+        self._seconds += 60 * RAYS_MINUTES
+        return self._seconds < 60 * self._minutes
+
+    def offer(self, trainer: Any, workers: int) -> None:
+        """Let Ray's trainer start no more workers than were found room for, where others use nodes.
+
+        Else it asks an autoscaler for all that the run may have.
+        """
+        fewest, cpus, gpus = self._request
+        most = self._most
+        if fewest <= workers < min(most, room(self._offers(), cpus, gpus)):
+            most = workers
+        if fewest < self._most:
+            bounds = fewest, most
+            trainer.scaling_config = dataclasses.replace(trainer.scaling_config, num_workers=bounds)
 
 
 def _usual_cpus(growth: Growth, gpus: int) -> int:

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -46,7 +45,6 @@ _HELPERS = (
     "ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client",
     "ray.train.v2._internal.execution.controller.placement_group_cleaner",
 )
-_ANSWER_SECONDS = 20.0  # within which a cluster has to answer
 # Where `ray up` leaves the cluster file, with what it looked up, for the head's autoscaler.
 _CLUSTER_FILE = "~/ray_bootstrap_config.yaml"
 
@@ -72,7 +70,8 @@ def connect(address: str | None = None, **options: Any) -> None:
 
     Args:
         address: a Ray address, "local" for a fresh instance on this machine, or None for
-            `RAY_ADDRESS`, else the cluster this machine belongs to, else a fresh local one.
+            `RAY_ADDRESS`, else the cluster this machine belongs to (Ray's file of the last
+            `ray start` names it), else a fresh local one.
         options: passed to `ray.init` (for example ``num_cpus`` in tests).
 
     A shipped copy wins over an installed one, so every worker runs exactly the driver's code even
@@ -89,14 +88,15 @@ def connect(address: str | None = None, **options: Any) -> None:
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         return
     wanted, begun = address or os.environ.get("RAY_ADDRESS", ""), time.monotonic()
-    say(f"joining Ray at {wanted}" if ":" in wanted else "starting Ray")
     import ray
 
+    place = _find(wanted)
+    say(str(place))
     with ticking("Ray starts"):
-        _require_answer(wanted)
+        preflight.require_answer(place)
         code_hash()
         _init(
-            wanted,
+            place,
             address=address,
             runtime_env={
                 "py_modules": [str(path) for path in package_directories()],
@@ -108,14 +108,34 @@ def connect(address: str | None = None, **options: Any) -> None:
             # Else Ray Train asks port 8265 whether the job lives; another's may answer there.
             **{"include_dashboard": False, "dashboard_port": 0, **options},
         )
-    watched = scaling.may_lose_nodes(len(nodes()), _growth(), wanted)
+    watched = scaling.may_lose_nodes(len(nodes()), _growth(), place.address)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", str(int(watched)))
     _check_nodes()
     seconds = time.monotonic() - begun
     say(f"Ray runs ({seconds:.0f} s): {placement.describe(nodes())}", seconds=seconds)
 
 
-def _init(wanted: str, **options: Any) -> None:
+def _find(wanted: str) -> preflight.Place:
+    """Find the cluster that `ray.init` will join, as it does; none where it will start one.
+
+    Args:
+        wanted: address; "" or "auto" for the cluster of this machine.
+    """
+    from ray._common.utils import get_ray_address_file
+    from ray._private import services
+
+    if wanted not in ("", "auto"):
+        return preflight.Place(wanted)
+    running = services.find_gcs_addresses() if wanted else frozenset()
+    if len(running) == 1:
+        return preflight.Place(*running)
+    address = services.find_bootstrap_address(None)
+    if address is None:
+        return preflight.Place(wanted)
+    return preflight.Place(address, get_ray_address_file(None))
+
+
+def _init(place: preflight.Place, **options: Any) -> None:
     """Call `ray.init`, twice where a busy machine does not start its own Ray within Ray's time.
 
     Raises:
@@ -130,23 +150,14 @@ def _init(wanted: str, **options: Any) -> None:
         except Exception as error:
             reason = log.first_line(error)
             ray.shutdown()
-        if wanted not in ("", "local"):
-            raise _not_joined(wanted, reason)
+        if place.is_elsewhere:
+            raise preflight.not_joined(place, reason)
         if not is_last:
             log.info(f"Ray did not start ({reason}); trying once more", "WARNING")
     raise InputError(
         f"Ray did not start on this machine: {reason}",
         fix="repeat the command when the machine is less busy; logs: /tmp/ray/session_latest/logs",
     )
-
-
-def _not_joined(address: str, reason: str) -> InputError:
-    here = "set it to local to start Ray on this machine"
-    if address == "auto":
-        problem = "RAY_ADDRESS is auto, and this machine belongs to no Ray cluster"
-        return InputError(problem, fix=f"run the command on a node of one, or {here}")
-    problem = f"the Ray cluster at {address} cannot be joined: {reason}"
-    return InputError(problem, fix=f"correct RAY_ADDRESS, or {here}")
 
 
 def connect_while(work: Callable[[], object]) -> None:
@@ -158,25 +169,6 @@ def connect_while(work: Callable[[], object]) -> None:
             connect()
         finally:
             working.result()
-
-
-def _require_answer(address: str) -> None:
-    """Raise InputError where Ray would silently retry for a quarter of an hour."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "://" in host:  # "local", "auto", Ray Client's
-        return
-    begun = time.monotonic()
-    while True:  # it may be about to start
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-            return
-        except (OSError, UnicodeError) as error:  # the latter of a host that cannot be one
-            if time.monotonic() - begun > _ANSWER_SECONDS:
-                raise InputError(
-                    f"no Ray cluster answers at {address}: {error}",
-                    fix="correct RAY_ADDRESS, or set it to local to start Ray on this machine",
-                ) from None
-        time.sleep(1)
 
 
 def prepare_worker() -> None:
@@ -209,10 +201,7 @@ def job_id() -> str:
 
 def nodes() -> list[placement.Node]:
     """List what each living node of the cluster offers."""
-    import ray
-
-    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [placement.Node(int(offer.get("CPU", 0)), int(offer.get("GPU", 0))) for offer in offers]
+    return scaling.offers()
 
 
 def shares(workers: int | None, minutes: float | None = None) -> tuple[int, float, int]:
@@ -246,15 +235,8 @@ def wait_for_nodes(workers: int | None, cpus_per_worker: int | None, minutes: fl
     request = scaling.missing(nodes(), growth, workers, cpus_per_worker) if minutes else None
     if request is None:
         return
-    import ray.util
-
-    # A group that waits for its resources is what an autoscaler obeys; it ends with this process.
-    bundle = {"CPU": request.cpus, **({"GPU": request.gpus} if request.gpus else {})}
-    group = ray.util.placement_group([bundle] * request.workers, strategy="PACK")
-    try:
+    with scaling.reserving(request):
         scaling.wait(request, growth, nodes, minutes)
-    finally:
-        ray.util.remove_placement_group(group)
     _check_nodes()
 
 

@@ -89,7 +89,8 @@ class TrainConfig:
     cpus_per_worker: int | None = None
     """Threads of a worker (decoding, and the model without a GPU); default: an even share."""
     wait_for_workers: float | None = None
-    """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
+    """Minutes to wait for nodes that the workers need (default: 30 if an autoscaler starts them),
+    and for others to end who use them (default: 30)."""
     seed: int = 0
     """Of initialisation, order and augmentation."""
     max_steps: int | None = None

@@ -13,6 +13,8 @@ not finite             no                      `TrainingStopped` (3)
 SIGTERM                no                      `TrainingInterrupted` (75)
 node to be drained     at once, on the others
 more workers fit       at once, with them
+no room for workers    by Ray for 3 minutes,   `NotFree` or
+                       then when there is      `TrainingFailed` (75)
 =====================  ======================  =================================
 
 A scheduler repeats a command that ended with `os.EX_TEMPFAIL` (75): a machine's failure is worth
@@ -30,16 +32,27 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from pipeline.cluster import checkpoints, scaling, tasks
 from pipeline.cluster.lease import Held
 from pipeline.cluster.preemption import StopReason
 from pipeline.storage import StorageFailed
+from pipeline.tracking.run_log import TrainingLog
 from sharding.errors import InputError
 from sharding.log import info
 
 PASSING = (OSError, MemoryError, RuntimeError)
 """What may pass: a storage that does not answer, memory that others have, CUDA's errors."""
 
+if TYPE_CHECKING:
+    from pipeline.training.prepare import Prepared
+
+RETRIES = {"max_failures": 3, "controller_failure_limit": scaling.RAYS_MINUTES - 1}
+"""Of Ray: of workers that failed; and of such as could not be started, which take a minute each."""
+
+# Ray's, of workers for which there was no room within a minute, or that died while they started.
+_NOT_STARTED = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
 # Of gloo's errors, and of a group that ended between a look at it and its use.
 _PEER_GONE = re.compile(r"gloo/transport|process group has not been initialized")
 
@@ -138,6 +151,53 @@ class Cause(enum.Enum):
         if isinstance(error, torch.distributed.DistError) or _PEER_GONE.search(str(error)):
             return cls.PEER
         return cls.CODE
+
+
+class PatientTrainer:
+    """Ray's trainer of a run on a cluster that others use, too: waits for room for its workers.
+
+    Args:
+        trainer: Ray's.
+        run: what it trains.
+        run_log: knows whether this process is to end.
+        room: the run's by default.
+    """
+
+    def __init__(
+        self, trainer: Any, run: Prepared, run_log: TrainingLog, room: scaling.Room | None = None
+    ) -> None:
+        self._trainer, self._directory, self._run_log = trainer, run.directory, run_log
+        self._room = room or scaling.Room(
+            scaling.Request(run.config.worker_range[0], run.cpus, int(run.use_gpu)),
+            run.config.worker_range[1],
+            run.config.wait_for_workers,
+        )
+
+    def fit(self) -> Any:
+        """Return Ray's result; fit again where Ray could not start the workers.
+
+        Raises:
+            NotFree: there was no room within the time that the run may wait.
+            TrainingInterrupted: SIGTERM came meanwhile.
+        """
+        while True:
+            reached = checkpoints.latest(self._directory)
+            self._room.offer(self._trainer, self._room.find(reached, self._check))
+            try:
+                return self._trainer.fit()
+            except Exception as error:
+                if not (_is_not_started(error) and self._room.missed()):
+                    raise
+            info("Ray could not start the workers: looking for room again", "WARNING")
+
+    def _check(self) -> None:
+        if tasks.answer(self._run_log.stop_requested(), otherwise=False):
+            LoopEnd(reason=StopReason.SIGTERM).raise_if_early(self._directory, "")
+
+
+def _is_not_started(error: BaseException) -> bool:
+    """Tell whether Ray gave up on workers that it could not start."""
+    return any(type(each).__name__ in _NOT_STARTED for each in causes(error))
 
 
 def ending(error: BaseException, directory: str) -> TrainingEnded | InputError:

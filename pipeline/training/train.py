@@ -128,7 +128,7 @@ def _train(run: Prepared, held: lease.Lease, on_epoch: OnEpoch) -> TrainResult:
         before = max((each[MAP] for each in scores.values() if MAP in each), default=math.nan)
         lines = EpochLines(run.config.epochs, before, on_epoch)
         with shown(run_log, lines), preemption.on_sigterm(run_log.request_stop):
-            result = _fit(trainer, run, held)
+            result = _fit(failures.PatientTrainer(trainer, run, run_log), run, held)
         with contextlib.suppress(OSError, InputError):  # the run is done all the same
             held.check()
             checkpoints.repair(run.directory)
@@ -281,8 +281,7 @@ def _trainer(run: Prepared, run_id: str, run_log: TrainingLog, held: lease.Lease
             storage_path=config.storage,
             callbacks=[Fence(held, run_log)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
-            # Each minute without a lost host's replacement is a failure of the controller.
-            failure_config=ray.train.FailureConfig(max_failures=3, controller_failure_limit=30),
+            failure_config=ray.train.FailureConfig(**failures.RETRIES),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=config.keep_checkpoints,
                 checkpoint_score_attribute=checkpoints.SCORE,

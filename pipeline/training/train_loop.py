@@ -49,10 +49,11 @@ def train_loop(settings: dict[str, Any]) -> LoopEnd:
         stop_requested=Poll(worker.run_log.stop_requested),
         node_drained=lambda: ray.train.get_preemption_info() is not None,
     )
+    more_workers_fit = functools.partial(elastic.more_workers_fit, worker.config.worker_range[1])
     send = worker.run_log.system_metrics
     with system_metrics.watched(send, context.get_node_rank(), context.get_local_rank()):
         try:
-            return LoopEnd(reason=_run(worker, vote, elastic.more_workers_fit))
+            return LoopEnd(reason=_run(worker, vote, more_workers_fit))
         except StopRequested:
             return LoopEnd(reason=vote.reason)
         except NonFiniteLoss as error:

@@ -32,6 +32,7 @@ from sharding.layout import (
     DESCRIPTIONS,
     INDEX,
     LABELS_FOLDER,
+    LOCK_FILE,
     MANIFEST_FILE,
     RECORD,
     STAGING_FOLDER,
@@ -264,7 +265,7 @@ class _BucketWorkspace(Workspace):
             for name in names:
                 path = Path(folder) / name
                 relative = path.relative_to(self.directory).as_posix()
-                if not relative.startswith(f"{STAGING_FOLDER}/"):
+                if relative != LOCK_FILE and not relative.startswith(f"{STAGING_FOLDER}/"):
                     stamps[relative] = _stamp(path)
         return stamps
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import InputError
-from sharding.layout import STAGING_FOLDER, UNFINISHED_FILE
+from sharding.layout import LOCK_FILE, STAGING_FOLDER, UNFINISHED_FILE
 from sharding.storage.files import remove_temporaries, remove_temporaries_beside, write_json
-from sharding.storage.locks import try_lock
+from sharding.storage.locks import only, try_lock
 
 
 @contextlib.contextmanager
@@ -42,12 +42,11 @@ def acquire(directory: Path) -> Iterator[None]:
         raise InputError(
             f"cannot be used as output ({error.strerror})", file=directory, fix="choose another"
         ) from None
-    try:
-        _lock(descriptor, directory)
+    with contextlib.ExitStack() as held:
+        held.callback(os.close, descriptor)
+        _lock(descriptor, directory, held)
         yield
         shutil.rmtree(directory / STAGING_FOLDER, ignore_errors=True)
-    finally:
-        os.close(descriptor)
 
 
 def begin(directory: Path, identity: Mapping[str, Any]) -> None:
@@ -64,7 +63,7 @@ def begin(directory: Path, identity: Mapping[str, Any]) -> None:
         remove_temporaries(directory)
         return
     remove_temporaries_beside(path)  # of a job killed before it could write the file
-    strangers = sorted(entry.name for entry in directory.iterdir())
+    strangers = sorted(entry.name for entry in directory.iterdir() if entry.name != LOCK_FILE)
     if strangers:
         raise InputError(
             f"the directory is not empty (it holds {strangers[0]!r}) and is no dataset of ours",
@@ -106,11 +105,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _lock(descriptor: int, directory: Path) -> None:
-    with contextlib.suppress(OSError):  # a file system without locks
-        if not try_lock(descriptor):
-            raise InputError(
-                "another job is writing to this directory",
-                file=directory,
-                fix="wait until it ends",
-            )
+def _lock(descriptor: int, directory: Path, held: contextlib.ExitStack) -> None:
+    """Lock the directory, and a file in it, which NFS shares between hosts."""
+    is_free = True
+    with contextlib.suppress(OSError):  # a file system without locks, or only to be read
+        is_free = try_lock(descriptor) and held.enter_context(only(directory / LOCK_FILE))
+    if not is_free:
+        raise InputError(
+            "another job is writing to this directory", file=directory, fix="wait until it ends"
+        )

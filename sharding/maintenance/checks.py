@@ -35,6 +35,7 @@ from sharding.layout import (
     INDEX,
     INFO_FILE,
     LABELS_CARD_FILE,
+    LOCK_FILE,
     MANIFEST_FILE,
     QUARANTINE_FILE,
     QUARANTINE_HASH,
@@ -296,7 +297,7 @@ def check_orphans(dataset: Dataset) -> Iterator[Problem]:
     Tars get their names when they are whole: one that is not named may be of a killed job, or of a
     newer manifest than this one.
     """
-    named = {MANIFEST_FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE}
+    named = {MANIFEST_FILE, CLASSES_FILE, QUARANTINE_FILE, INFO_FILE, LOCK_FILE}
     named |= {CARD_FILE, LABELS_CARD_FILE, *DESCRIPTIONS}
     named |= {name for key, name in SIDE_FILES.items() if key in dataset.manifest.created_by}
     for shard in dataset.manifest.shards:

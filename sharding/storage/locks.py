@@ -1,6 +1,8 @@
-"""Lock files between the processes of a node, and give each process a scratch directory.
+"""Lock files between processes, and give each process a scratch directory.
 
-The system releases a lock when its process dies.
+The system releases a lock when its process dies. What is locked is a regular file that is open for
+reading and writing: NFS shares such a lock between hosts, that of a directory only within one; and
+it refuses a shared lock of a file that cannot be read, an exclusive one of what cannot be written.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from typing import TextIO
 
 from sharding.errors import InputError
 
+_LOCK = ".lock"
+_SCRATCH = "scratch-"
+"""Begins the names of scratch directories with a lock file; older ones, without, are left alone."""
+
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[TextIO]:
@@ -35,6 +41,27 @@ def shared(path: Path) -> Iterator[TextIO]:
     with _open(path) as file:
         share(file)
         yield file
+
+
+@contextmanager
+def only(path: Path) -> Iterator[bool]:
+    """Hold a lock whose file is removed in the end; yields False at once if another holds it."""
+    while True:
+        file = _open(path)
+        if not try_lock(file):
+            file.close()
+            yield False
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.close()  # the one before has just removed it
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        file.close()
 
 
 def lock(file: TextIO | int) -> None:
@@ -85,27 +112,33 @@ def private_directory(name: str = "") -> Path:
 def scratch_directory() -> Path:
     """Make this process's own directory on the node's disk; later calls return the same.
 
-    It is removed with the process; that of a killed one when the next process makes its own.
+    It is removed with the process; that of a killed one when the next process makes its own, on
+    whichever host where they share the disk.
     """
     parent = private_directory()
-    with exclusive(parent / ".lock"):
-        for other in parent.iterdir():
-            if other.is_dir():
-                _remove_unless_alive(other)
-        directory = Path(tempfile.mkdtemp(dir=parent))
-        try_lock(os.open(directory, os.O_RDONLY))  # never closed
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    with exclusive(parent / _LOCK):
+        for other in parent.glob(f"{_SCRATCH}*"):
+            _remove_unless_alive(other)
+        directory = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+        file = _open(directory / _LOCK)
+        try_lock(file)
+        try_lock(os.open(directory, os.O_RDONLY))  # never closed; older versions look at this one
+    atexit.register(_remove, directory, file)  # which keeps the file open until then
     return directory
 
 
 def _open(path: Path) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a")
+    return path.open("a+")
 
 
 def _remove_unless_alive(directory: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):  # its process has just ended
-        descriptor = os.open(directory, os.O_RDONLY)
-        if try_lock(descriptor):
-            shutil.rmtree(directory, ignore_errors=True)
-        os.close(descriptor)
+    with _open(directory / _LOCK) as file:  # made anew where its process is just removing it
+        if not try_lock(file):
+            return
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove(directory: Path, lock_file: TextIO) -> None:
+    lock_file.close()  # NFS keeps a file that is open, and its directory
+    shutil.rmtree(directory, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ import pytest
 from pipeline import storage
 from pipeline.cluster import lease
 from pipeline.cluster.lease import Held, Holder, Lease, hold
+from sharding.storage import locks
+from tests.support import nfs
 
 
 @pytest.fixture(params=["directory", "bucket"])
@@ -166,6 +169,17 @@ def test_the_place_of_a_run_that_is_gone_is_not_made_again(tmp_path: Path) -> No
     run = Lease(str(tmp_path / "gone"), Holder.of_this_process())
     run.beat()
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_run_is_locked_between_hosts_on_nfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", nfs.flock_of())
+    run = tmp_path / "runs/a"
+    with lease._locked(str(run)) as is_locked:
+        assert is_locked
+        with (run / "lease.lock").open("a") as file:
+            assert not locks.try_lock(file)
 
 
 RACER = """

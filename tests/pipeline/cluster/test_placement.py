@@ -11,6 +11,7 @@ from pipeline.cluster.placement import (
     capacity,
     default_workers,
     describe,
+    fitting,
     place,
     share,
     shares,
@@ -81,6 +82,20 @@ def test_share_is_the_largest_that_fits(nodes: list[Node], workers: int) -> None
 @given(nodes=NODES)
 def test_the_usual_number_fits_wherever_there_is_a_cpu(nodes: list[Node]) -> None:
     assert share(nodes, default_workers(nodes)) > 0 or not any(node.cpus for node in nodes)
+
+
+def test_what_is_free_decides_how_many_workers_start() -> None:
+    assert fitting([Node(4, 0), Node(1, 0)], 1, 4, 2, 0) == 2
+    assert fitting([Node(4, 0), Node(1, 0)], 3, 4, 2, 0) == 0, "not even the fewest"
+    assert fitting([Node(48, 4)], 2, 2, 4, 1) == 2
+    assert fitting([Node(48, 0)], 1, 4, 4, 1) == 0, "others have every GPU"
+    assert fitting([Node(0, 4)], 1, 4, 4, 1) == 0, "others have every CPU"
+    assert fitting([], 1, 4, 1, 0) == 0
+
+
+def test_a_part_of_a_cpu_is_none() -> None:
+    assert Node.of({"CPU": 3.9999, "GPU": 0.5, "memory": 1e9}) == Node(3, 0)
+    assert Node.of({}) == Node(0, 0)
 
 
 def test_a_cluster_in_words() -> None:

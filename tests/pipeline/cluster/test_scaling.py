@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,8 +11,10 @@ from pipeline.cluster.placement import Node
 from pipeline.cluster.scaling import (
     Growth,
     NodeType,
+    NotFree,
     NotJoined,
     Request,
+    Room,
     may_lose_nodes,
     missing,
     wait,
@@ -110,3 +113,92 @@ def test_nodes_that_do_not_come_end_the_job_so_that_it_is_repeated(
         wait(Request(8, 12, 1), CLUSTER, lambda: [HEAD, GPU], 2, lambda seconds: None)
     assert ended.value.code == NotJoined.exit_code == 75
     assert "error: after 2 minutes 4 of 8 workers" in capsys.readouterr().err
+
+
+class Cluster:
+    """One whose others leave it, node after node, a second for each look."""
+
+    def __init__(self, *free: list[Node], held_after: int | None = None) -> None:
+        self.free, self.held_after = list(free), held_after
+        self.reserved: list[Request] = []
+        self.seconds = 0.0
+
+    def look(self) -> list[Node]:
+        return self.free.pop(0) if len(self.free) > 1 else self.free[0]
+
+    @contextlib.contextmanager
+    def reserving(self, request: Request) -> Iterator[Callable[[], bool]]:
+        self.reserved.append(request)
+        yield lambda: self.held_after is not None and self.seconds >= self.held_after
+        self.reserved.pop()
+
+    def pause(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def room(self, request: Request, most: int, minutes: float | None = None) -> Room:
+        place = {"free": self.look, "reserving": self.reserving, "pause": self.pause}
+        return Room(request, most, minutes, **place)
+
+
+TWO = Request(2, 2, 0)
+
+
+def test_workers_that_fit_on_what_is_free_start_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster = Cluster([Node(4, 0), Node(4, 0)])
+    assert cluster.room(TWO, 4).find(None) == 4
+    assert cluster.seconds == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_an_elastic_run_starts_with_what_is_free_now_or_in_a_moment() -> None:
+    busy, half = [Node(0, 0), Node(0, 0)], [Node(4, 0), Node(1, 0)]
+    cluster = Cluster(busy, half)
+    assert cluster.room(Request(1, 2, 0), 4).find(None) == 2
+    assert 0 < cluster.seconds < 10
+    assert Cluster(busy, half, [Node(4, 0), Node(4, 0)]).room(TWO, 4).find(None) == 4
+
+
+def test_a_run_waits_a_line_a_minute_until_others_have_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cluster = Cluster([Node(3, 0)], held_after=100)
+    assert cluster.room(TWO, 2, 600).find(None) == 2
+    state = "1 of 2 workers of 2 CPUs and 0 GPUs fit on what is free (1 node, 3 CPUs, no GPU)"
+    assert capsys.readouterr().out.splitlines() == [
+        f"waiting until others have ended: {state}; {minutes} of 600 minutes" for minutes in (0, 1)
+    ]
+    assert not cluster.reserved, "given back"
+
+
+@pytest.mark.parametrize(("minutes", "waited"), [(None, 1800), (7, 420), (0, 0)])
+def test_a_run_that_others_leave_no_room_is_to_be_repeated(
+    minutes: float | None, waited: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster([Node(1, 0)])
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        cluster.room(TWO, 2, minutes).find(None)
+    assert ended.value.code == NotFree.exit_code == 75
+    assert waited <= cluster.seconds < waited + 10
+    error = capsys.readouterr().err
+    assert f"after {waited // 60} minutes 0 of 2 workers of 2 CPUs and 0 GPUs fit on" in error
+    assert "(1 node, 1 CPU, no GPU)" in error
+
+
+def test_starts_in_vain_use_up_the_time_and_a_run_that_gets_on_has_all_of_it_again() -> None:
+    room = Cluster([Node(4, 0)]).room(TWO, 2, 10)
+    assert [room.missed() for _ in range(4)] == [True, True, True, False]
+    room.find("checkpoint 1")
+    assert room.missed()
+    room.find("checkpoint 1")
+    assert [room.missed() for _ in range(3)] == [True, True, False]
+
+
+def test_a_wait_ends_when_it_is_asked_to() -> None:
+    def check() -> None:
+        raise InterruptedError
+
+    cluster = Cluster([Node(1, 0)])
+    with pytest.raises(InterruptedError):
+        cluster.room(TWO, 2).find(None, check)

@@ -18,10 +18,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.cluster import preemption, preflight, session, tasks
+from pipeline.cluster import placement, preemption, preflight, scaling, session, tasks
 from pipeline.tracking import writer
 from pipeline.training import progress
 from sharding.errors import InputError
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -32,7 +33,7 @@ def test_an_address_where_nothing_answers_is_told_at_once(
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(preflight, "_ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         address = f"127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}"):
@@ -43,6 +44,55 @@ def test_an_address_where_nothing_answers_is_told_at_once(
         session.connect()
     with pytest.raises(InputError, match=r"answers at head\.\.x:1"):
         session.connect("head..x:1")
+
+
+@pytest.fixture
+def last_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that `ray start` writes, of a machine of its own."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    return tmp_path / "ray/ray_current_cluster"
+
+
+def test_a_cluster_that_is_gone_is_named_with_the_file_that_names_it(
+    last_start: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(preflight, "_ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    last_start.write_text(address)
+    with pytest.raises(InputError, match=rf"answers at {address}: .*RAY_ADDRESS to local") as gone:
+        session.connect()
+    assert gone.value.file == str(last_start)
+    assert f"joining Ray at {address}, which {last_start} names;" in capsys.readouterr().err
+    last_start.write_text("")  # a disk was full
+    with pytest.raises(InputError, match=r"answers at '': not an address\. Fix: set RAY_ADDRESS"):
+        session.connect()
+
+
+def test_the_cluster_of_a_machine_is_found_as_ray_finds_it(
+    last_start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    running = set[str]()
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: frozenset(running))
+    assert str(session._find("")) == str(session._find("local")) == "starting Ray"
+    assert session._find("auto") == preflight.Place("auto")
+    running.add("10.0.0.9:6379")
+    assert session._find("auto") == preflight.Place("10.0.0.9:6379")
+    assert not session._find("").is_elsewhere, "an instance that no `ray start` made"
+    last_start.write_text("10.0.0.8:6379\n")
+    named = preflight.Place("10.0.0.8:6379", str(last_start))
+    assert session._find("") == named
+    running.add("10.0.0.8:6379")
+    assert session._find("auto") == named
+    assert session._find("local") == preflight.Place("local"), "whatever the file says"
+    assert session._find("head:6379") == preflight.Place("head:6379")
 
 
 @pytest.mark.parametrize(
@@ -65,7 +115,7 @@ def test_a_cluster_that_cannot_be_joined_is_one_line(
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with pytest.raises(InputError, match=message):
-        session._init(address, address=None)
+        session._init(preflight.Place(address), address=None)
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -83,10 +133,10 @@ def test_a_busy_machine_gets_a_second_try_and_one_line(
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     if times == 1:
-        session._init("", address=None)
+        session._init(preflight.Place(""), address=None)
     else:
         with pytest.raises(InputError, match=r"did not start .* startup\.\. Fix: repeat the comm"):
-            session._init("", address=None)
+            session._init(preflight.Place(""), address=None)
     shown = capsys.readouterr().out
     assert (
         shown
@@ -225,6 +275,29 @@ def test_workers_that_no_node_can_bring_are_refused_at_once(
     )
     with pytest.raises(InputError, match=r"never fit .*small \(2 CPUs, 0 GPUs\) holds none"):
         session.place(9, 9, 4)
+
+
+def test_workers_wait_for_what_others_hold(
+    ray_local: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = scaling.reserving(scaling.Request(1, 2, 0))
+    is_held = other.__enter__()
+    wait_until(is_held)
+    wait_until(lambda: scaling.free() == [placement.Node(0, 0)])
+    assert session.nodes() == [placement.Node(2, 0)]
+    waiting: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waiting.append(seconds)
+        if len(waiting) == 7:
+            other.__exit__(None, None, None)
+        time.sleep(0.02)
+
+    room = scaling.Room(scaling.Request(2, 1, 0), 2, 1000, pause=pause)
+    assert room.find(None) == 2
+    assert len(waiting) >= 7
+    assert "0 of 2 workers of 1 CPUs and 0 GPUs fit on what is free" in capsys.readouterr().out
+    wait_until(lambda: scaling.free() == [placement.Node(2, 0)])
 
 
 def test_one_node_is_not_asked(ray_local: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,30 @@ from typing import Any
 import pytest
 import torch
 from ray.exceptions import ActorDiedError
-from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 
+from pipeline.cluster import tasks
 from pipeline.cluster.lease import Held, Holder, Lease
+from pipeline.cluster.placement import Node
 from pipeline.cluster.preemption import StopReason
+from pipeline.cluster.scaling import Request, Room
 from pipeline.storage import StorageFailed, storage_errors
 from pipeline.training import train, train_loop
 from pipeline.training.failures import (
+    RETRIES,
     LoopEnd,
+    PatientTrainer,
     TrainingEnded,
     TrainingFailed,
     TrainingHeld,
@@ -292,6 +307,87 @@ def test_a_storage_that_stays_away_is_not_waited_for_for_ever(
     with pytest.raises(TrainingFailed, match="gone"):
         train._fit(Trainer(), run_on(storage), HELD)
     assert storage.asked == 3
+
+
+NOT_STARTED = [
+    ControllerError(WorkerGroupStartupTimeoutError(4)),
+    ControllerError(WorkerGroupStartupFailedError("a host died")),
+]
+
+
+class ElasticTrainer(Trainer):
+    """Remembers with how many workers each call was to start."""
+
+    def __init__(self, *ends: Any) -> None:
+        super().__init__(*ends)
+        self.scaling_config = ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 2})
+        self.asked: list[Any] = []
+
+    def fit(self) -> Any:
+        self.asked.append(self.scaling_config.num_workers)
+        return super().fit()
+
+
+def patient(trainer: Trainer, *free: int, cpus: int = 8, minutes: float = 10) -> Any:
+    """Wait for room on a node of so many CPUs, of which ever others are free."""
+    left = [[Node(each, 0)] for each in free]
+    look: dict[str, Any] = {
+        "offers": lambda: [Node(cpus, 0)],
+        "free": lambda: left.pop(0) if len(left) > 1 else left[0],
+        "pause": lambda _: None,
+    }
+    room = Room(Request(1, 2, 0), 4, minutes, **look)
+    run_log: Any = SimpleNamespace(stop_requested=lambda: None)
+    return PatientTrainer(trainer, run_on(Storage(0)), run_log, room)
+
+
+@pytest.fixture
+def asked_to_stop(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    answers = [False]
+    monkeypatch.setattr(tasks, "answer", lambda _, otherwise: answers[0])
+    return answers
+
+
+def test_workers_that_ray_could_not_start_are_asked_for_again_as_many_as_fit_then(
+    asked_to_stop: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = ElasticTrainer(*NOT_STARTED, Done)
+    assert patient(trainer, 8, *[4] * 5, 8).fit() is Done
+    assert trainer.asked == [(1, 4), (1, 2), (1, 4)]
+    assert trainer.scaling_config.resources_per_worker == {"CPU": 2}
+    assert capsys.readouterr().out.count("could not start the workers: looking for room") == 2
+
+
+def test_where_nobody_else_uses_nodes_an_autoscaler_is_asked_for_all(
+    asked_to_stop: list[bool],
+) -> None:
+    trainer = ElasticTrainer(Done)
+    assert patient(trainer, 4, cpus=5).fit() is Done
+    assert trainer.asked == [(1, 4)]
+
+
+def test_ray_is_not_asked_for_ever_and_not_again_for_other_reasons(
+    asked_to_stop: list[bool],
+) -> None:
+    with pytest.raises(ControllerError) as failed:
+        patient(ElasticTrainer(*NOT_STARTED * 4), 8, minutes=10).fit()
+    assert isinstance(ending(failed.value, "/runs/a"), TrainingFailed)
+    for error in (of_workers(BUG), of_workers(DEATH), TrainingFailedOfStorage()):
+        trainer = ElasticTrainer(error, Done)
+        with pytest.raises(type(error)):
+            patient(trainer, 8).fit()
+        assert len(trainer.asked) == 1
+
+
+def test_sigterm_ends_a_wait_for_room(asked_to_stop: list[bool]) -> None:
+    asked_to_stop[0] = True
+    with pytest.raises(TrainingInterrupted):
+        patient(ElasticTrainer(Done), 1).fit()
+
+
+def test_ray_hands_a_failure_over_before_it_is_the_third_minute_without_a_word() -> None:
+    config = FailureConfig(**RETRIES)
+    assert (config.max_failures, config.controller_failure_limit) == (3, 2)
 
 
 def test_the_handler_of_ctrl_c_that_is_replaced_is_still_rays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import shutil
@@ -16,9 +17,10 @@ from sharding.commands.prepare import prepare
 from sharding.commands.shard import shard_dump
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
-from sharding.layout import UNFINISHED_FILE
+from sharding.layout import LOCK_FILE, UNFINISHED_FILE
 from sharding.manifest import Dataset
 from sharding.shards.task import ShardTask
+from tests.support import nfs
 from tests.support.commands import shard, shard_options
 from tests.support.dumpmaking import MIDS
 from tests.support.killing import run_until
@@ -276,6 +278,7 @@ def test_other_options_never_mix_into_a_dataset(
     else:
         run_until(60, shard, inputs, output)
         assert (output / UNFINISHED_FILE).is_file()
+        (output / LOCK_FILE).unlink()
     before = tree(output)
     with pytest.raises(InputError, match=message):
         shard(inputs, output, **change)
@@ -295,13 +298,25 @@ def test_a_url_without_a_desk_makes_no_directory(inputs) -> None:
     assert not Path("s3:").exists()
 
 
-def test_two_jobs_do_not_write_at_once(inputs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flock", [fcntl.flock, nfs.flock_of()], ids=["disk", "nfs"])
+def test_two_jobs_do_not_write_at_once(
+    inputs, tmp_path: Path, flock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", flock)
+
     def busy(function: Any, items: Sequence[ShardTask]) -> Iterator[Any]:
         with pytest.raises(InputError, match="another job is writing"):
             shard(inputs, tmp_path / "out")
         return map(function, items)
 
     shard_dump(prepare(shard_options(inputs, tmp_path / "out")), busy)
+
+
+def test_a_lock_that_a_killed_job_left_is_no_stranger(inputs, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK_FILE).touch()
+    assert "24 images" in shard(inputs, tmp_path / "out")
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
 def test_images_of_another_dump_are_one_line(inputs, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_what_a_hub_adds_is_nobodys_concern(dataset: Path) -> None:
     for name in (".gitignore", "download/images/train-000000.tar.metadata", "download/x.lock"):
         (dataset / ".cache/huggingface" / name).touch()
     (dataset / ".gitattributes").write_text("*.tar filter=lfs\n")
+    (dataset / ".lock").touch()  # of a job of ours that was killed
     assert check(dataset).intact
     (downloads / "images/0a1b.incomplete").touch()
     (dataset / "images/.gitattributes").touch()

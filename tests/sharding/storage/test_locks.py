@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sharding.errors import InputError
 from sharding.storage import locks
+from tests.support import nfs
 
 CODE = """
-import sys
+import fcntl, sys
 from sharding.storage import locks
+from tests.support import nfs
+if sys.argv[1] == "nfs":
+    fcntl.flock = nfs.flock_of()
 print(locks.scratch_directory(), flush=True)
 (locks.scratch_directory() / "checkpoint").mkdir()
 sys.stdin.read()
 """
 
 
-def started(tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
+def started(tmp_path: Path, disk: str = "local") -> tuple[subprocess.Popen[str], Path]:
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", CODE, disk],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -38,13 +44,14 @@ def ended(process: subprocess.Popen[str]) -> None:
     process.communicate("")
 
 
-def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
-    living, its = started(tmp_path)
-    killed, left = started(tmp_path)
+@pytest.mark.parametrize("disk", ["local", "nfs"])
+def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path, disk: str) -> None:
+    living, its = started(tmp_path, disk)
+    killed, left = started(tmp_path, disk)
     killed.kill()
     ended(killed)
     assert left.is_dir()
-    third, own = started(tmp_path)
+    third, own = started(tmp_path, disk)
     assert its.is_dir()
     assert not left.exists()
     assert own.is_dir()
@@ -52,6 +59,55 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path: Path) -> None:
         ended(process)
     assert not own.exists()
     assert not its.exists()
+
+
+def test_older_versions_directories_are_left_alone_and_they_leave_ours(tmp_path: Path) -> None:
+    old = tmp_path / f"openimages-{os.getuid()}" / "tmpabcdefgh"
+    (old / "checkpoint").mkdir(parents=True)
+    process, own = started(tmp_path)
+    assert (old / "checkpoint").is_dir()
+    descriptor = os.open(own, os.O_RDONLY)
+    assert not locks.try_lock(descriptor), "what they look at"
+    os.close(descriptor)
+    ended(process)
+
+
+def test_locks_count_between_hosts_on_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", nfs.flock_of())
+    path = tmp_path / "lock"
+    with locks.shared(path), locks.shared(path), path.open("a") as file:
+        assert not locks.try_lock(file)
+    with locks.exclusive(path), path.open("a") as file:
+        assert not locks.try_lock(file)
+
+
+def test_the_file_of_a_lock_that_one_alone_may_hold_goes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()  # of a process that was killed
+    with locks.only(path) as is_held:
+        assert is_held
+        with locks.only(path) as is_held_twice:
+            assert not is_held_twice
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_lock_of_a_file_that_was_removed_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    try_lock = locks.try_lock
+
+    def too_late(file: Any) -> bool:
+        monkeypatch.setattr(locks, "try_lock", try_lock)
+        path.unlink()  # by the holder before, between opening and locking
+        return try_lock(file)
+
+    monkeypatch.setattr(locks, "try_lock", too_late)
+    with locks.only(path) as is_held:
+        assert is_held
+        with path.open("a") as file:
+            assert not locks.try_lock(file)
 
 
 def test_temporary_files_go_where_only_their_user_reaches(
