@@ -104,7 +104,7 @@ def _begin(settings: dict[str, Any]) -> Worker:
 def _run(worker: Worker, should_stop: Callable[[], bool]) -> None:
     """Train and validate the remaining epochs."""
     config = worker.config
-    if worker.unscored and not config.async_validation:
+    if worker.unscored:
         _validate(worker, should_stop)
     for epoch in range(worker.epoch + 1, config.epochs + 1):
         run_epoch(worker, epoch, lambda: _report(worker, {SCORE: UNSCORED}), should_stop)

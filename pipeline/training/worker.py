@@ -35,7 +35,7 @@ class Worker:
         epoch: epochs finished.
         images_seen: by all ranks since the run began.
         position: within the epoch after it; None between epochs.
-        unscored: whether it continues from the end of an epoch that was not validated.
+        unscored: whether it continues from the end of an epoch whose validation is for it to make.
         fence: raises if what is saved must not count any more (`pipeline.cluster.lease`).
     """
 
@@ -99,7 +99,10 @@ class Worker:
         self.method.load_state_dict(state["method"])
         self.step.load_state_dict(state["step"])
         self.epoch, self.images_seen = meta.epoch, meta.images_seen
-        self.unscored = not meta.step and meta.metrics.get(SCORE) == UNSCORED
+        # What a task of its own was to validate Ray remembers, and repeats.
+        is_rays = self.config.async_validation and meta.config.get("async_validation", False)
+        was_scored = meta.metrics.get(SCORE) != UNSCORED
+        self.unscored = not (meta.step or was_scored or is_rays)
         change = meta.change(
             self.rank.world_size,
             self.dataset.shards_digest("train"),

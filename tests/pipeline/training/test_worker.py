@@ -19,6 +19,7 @@ from pipeline.cluster.checkpoints import SCORE, UNSCORED
 from pipeline.data import dali
 from pipeline.evaluation import figures, publish
 from pipeline.models import checkpoint
+from pipeline.training import train_loop
 from pipeline.training.epoch import run_epoch
 from pipeline.training.loop import StopRequested
 from pipeline.training.worker import Worker
@@ -314,6 +315,28 @@ def test_an_epoch_left_within_its_validation_is_scored_by_who_goes_on(
     assert resumed.validate() == expected
     resumed.save(str(tmp_path), expected)
     assert not begun(worker_for(squares, "an", batch=4), tmp_path).unscored
+
+
+@pytest.mark.parametrize(
+    ("was_async", "is_async", "unscored"),
+    [(False, False, True), (False, True, True), (True, False, True), (True, True, False)],
+)
+def test_what_validates_an_epoch_may_change_before_it_is_scored(
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    was_async: bool,
+    is_async: bool,
+    unscored: bool,
+) -> None:
+    left = begun(worker_for(squares, "an", async_validation=was_async))
+    left.epoch = EPOCHS
+    left.save(str(tmp_path), {SCORE: UNSCORED})
+    resumed = begun(worker_for(squares, "an", async_validation=is_async), tmp_path)
+    validated: list[Worker] = []
+    monkeypatch.setattr(train_loop, "_validate", lambda worker, stop: validated.append(worker))
+    train_loop._run(resumed, lambda: False)
+    assert validated == [resumed] * unscored
 
 
 def test_a_checkpoint_is_enough_to_score(squares: Path, tmp_path: Path) -> None:
