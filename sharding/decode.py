@@ -17,7 +17,7 @@ from sharding.jpeg import Pixels, limit_pixels, orientation_in
 from sharding.log import first_line
 from sharding.storage.retry import BadImage, Buffer, limit_bytes
 
-MAX_PIXELS = 80_000_000
+MAX_PIXELS = jpeg.MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),

@@ -27,6 +27,8 @@ from sharding.storage.retry import BadImage, Buffer
 Pixels = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 
+MAX_PIXELS = 80_000_000
+"""Of an image, if no other limit is given."""
 _MAX_PIXELS_SCANNED = 2_000_000_000
 """Pixels times scans of a progressive JPEG; photographs have about ten scans."""
 _MOST_SEGMENTS, _LONGEST_FILL = 10_000, 1 << 16
@@ -132,14 +134,14 @@ def decode(data: Buffer, colours: str, min_height: int = 0, min_width: int = 0) 
         raise BadImage(f"damaged JPEG: {first_line(error, 120)}") from None
 
 
-def refuse_to_blame(error: Exception, most_pixels: int = 80_000_000) -> None:
+def refuse_to_blame(error: Exception) -> None:
     """Raise `MachineError` where it was memory that a decoder lacked, not the image that is bad.
 
-    A damaged file may ask for any amount: it is to blame if there is memory for ``most_pixels``.
+    A damaged file may ask for any amount: it is to blame if there is memory for `MAX_PIXELS`.
     """
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         try:
-            np.empty(most_pixels * _BYTES_PER_PIXEL, np.uint8)
+            np.empty(MAX_PIXELS * _BYTES_PER_PIXEL, np.uint8)
         except MemoryError:
             raise _too_short(error) from None
 
@@ -157,7 +159,7 @@ def no_memory(problem: str) -> MachineError:
     )
 
 
-def blank_like(data: Buffer, most_pixels: int) -> bytes:
+def blank_like(data: Buffer, most_pixels: int = MAX_PIXELS) -> bytes:
     """Write a grey JPEG of the size and kind of another, whose header may be damaged.
 
     Decoding it takes as much memory as decoding the other one.

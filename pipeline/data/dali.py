@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from pipeline.config.sections import HARDWARE_SHARE, WHOLE_IMAGE, Augmentation
 from sharding import jpeg
-from sharding.decode import MAX_PIXELS
 from sharding.log import first_line
 
 READER = "shards"
@@ -142,7 +141,7 @@ def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
     if (failure := _failure(data, device_id)) is None:
         return True
     try:
-        blank = np.frombuffer(jpeg.blank_like(data.tobytes(), MAX_PIXELS), np.uint8)
+        blank = np.frombuffer(jpeg.blank_like(data.tobytes()), np.uint8)
         other = _failure(blank, device_id)
     except MemoryError as error:
         other = error

@@ -93,6 +93,7 @@ def _begin(settings: dict[str, Any]) -> Worker:
     latest = ray.train.get_checkpoint()
     with (
         storage.storage_errors(),
+        locks.scratch_space(),  # where Ray copies it to from a bucket
         latest.as_directory() if latest else contextlib.nullcontext() as directory,
     ):
         if directory and not storage.exists(storage.join(directory, "meta.json")):
@@ -137,9 +138,10 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
     import ray.train
 
     directory = None
-    if worker.saves_part:  # Ray removes the directory after the upload
-        directory = tempfile.mkdtemp(prefix="checkpoint-", dir=locks.scratch_directory())
-    worker.save(directory, metrics)
+    with locks.scratch_space():
+        if worker.saves_part:  # Ray removes the directory after the upload
+            directory = tempfile.mkdtemp(prefix="checkpoint-", dir=locks.scratch_directory())
+        worker.save(directory, metrics)
     saved = ray.train.Checkpoint.from_directory(directory) if directory else None
     ray.train.report(
         metrics,
@@ -179,7 +181,7 @@ def validate_checkpoint(
     """Compute the metrics of a checkpoint in one task, while training goes on."""
     torch.set_num_threads(threads)
     device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
-    with saved.as_directory() as directory:
+    with locks.scratch_space(), saved.as_directory() as directory:
         model, meta = checkpoint.load_model(directory)
     validator = Validator(
         config=config,
