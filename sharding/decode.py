@@ -17,7 +17,7 @@ from sharding.jpeg import Pixels, limit_pixels, orientation_in
 from sharding.log import first_line
 from sharding.storage.retry import BadImage, Buffer, limit_bytes
 
-MAX_PIXELS = 80_000_000
+MAX_PIXELS = jpeg.MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "AVIF")
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
@@ -37,6 +37,7 @@ def read(data: Buffer, max_pixels: int = MAX_PIXELS) -> Pixels:
 
     Raises:
         BadImage: it is none of `FORMATS`, cannot be decoded in full, or is beyond a limit.
+        MachineError: memory is short.
     """
     limit_bytes(len(data))
     return jpeg.with_mending(data, lambda whole: _read(whole, max_pixels))
@@ -56,7 +57,7 @@ def decode_other(data: Buffer, max_pixels: int) -> tuple[Pixels, int, str]:
     """Decode with Pillow what is no ordinary JPEG; return pixels, EXIF orientation and format.
 
     Raises:
-        BadImage: as of `read`.
+        BadImage, MachineError: as of `read`.
     """
     try:
         with warnings.catch_warnings():
@@ -75,6 +76,7 @@ def decode_other(data: Buffer, max_pixels: int) -> tuple[Pixels, int, str]:
     except Image.UnidentifiedImageError:
         raise BadImage(f"not an image: begins with {bytes(data[:8])!r}") from None
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
+        jpeg.refuse_to_blame(error)
         raise BadImage(f"damaged image: {first_line(error, 120)}") from None
 
 
@@ -83,10 +85,12 @@ def read_pillow(image: Image.Image) -> Pixels:
 
     Raises:
         BadImage: it is lazily read, and cannot be decoded in full.
+        MachineError: memory is short.
     """
     try:
         return turn(to_rgb(image), orientation_in(image.getexif))
     except Exception as error:  # Pillow's decoders raise almost anything on damaged input
+        jpeg.refuse_to_blame(error)
         raise BadImage(f"damaged image: {first_line(error, 120)}") from None
 
 

@@ -119,6 +119,16 @@ class InputError(Exception):
         return _rebuild, (self.problem, self.file, self.row, self.fix)
 
 
+class MachineError(InputError):
+    """Report what a machine lacks for the moment: elsewhere, or later, the same job succeeds."""
+
+    exit_code = os.EX_TEMPFAIL
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # The exit code is the class's, which has to outlive the way back from a task.
+        return _rebuild, (self.problem, self.file, self.row, self.fix, type(self))
+
+
 def ignored(
     options: Iterable[str],
     why: str,
@@ -184,8 +194,14 @@ def refuse_unfinished_predictions(folder: str | os.PathLike[str], names: Contain
         raise InputError("the predictions are unfinished", file=folder, fix=fix)
 
 
-def _rebuild(problem: str, file: str | None, row: int | None, fix: str | None) -> InputError:
-    return InputError(problem, file=file, row=row, fix=fix)
+def _rebuild(
+    problem: str,
+    file: str | None,
+    row: int | None,
+    fix: str | None,
+    kind: type[InputError] = InputError,
+) -> InputError:
+    return kind(problem, file=file, row=row, fix=fix)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """Read JPEGs with libjpeg-turbo in strict mode; tell what warns in vain from what lost pixels.
 
 What DALI would refuse is refused, and what decodes in full is accepted: `mended` takes out of a
-JPEG what draws a warning, or DALI's refusal, and holds no pixel.
+JPEG what draws a warning, or DALI's refusal, and holds no pixel. An image is not to blame where
+memory is short.
 """
 
 from __future__ import annotations
 
 import functools
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,12 +20,15 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from sharding.errors import MachineError
 from sharding.log import first_line
 from sharding.storage.retry import BadImage, Buffer
 
 Pixels = npt.NDArray[np.uint8]
 Result = TypeVar("Result")
 
+MAX_PIXELS = 80_000_000
+"""Of an image, if no other limit is given."""
 _MAX_PIXELS_SCANNED = 2_000_000_000
 """Pixels times scans of a progressive JPEG; photographs have about ten scans."""
 _MOST_SEGMENTS, _LONGEST_FILL = 10_000, 1 << 16
@@ -32,6 +37,11 @@ _ORIENTATION_TAG = 0x112
 _EXIF, _ICC = b"Exif\0\0", b"ICC_PROFILE\0"
 _FILL, _APP1, _APP2, _START_OF_SCAN, _PROGRESSIVE = 0xFF, 0xE1, 0xE2, 0xDA, 0xC2
 _SEQUENTIAL = (0xC0, 0xC1)
+_NO_MEMORY = re.compile(r"(?i)\b(insufficient|out of) memory|memory allocation")
+_BYTES_PER_PIXEL = 8
+"""That decoding takes at most: a progressive JPEG's coefficients, its pixels."""
+_USUAL_SIDE = 1024
+"""Of a picture whose header is damaged."""
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
 _SCAN = re.compile(rb"\xff\xda")
 
@@ -111,13 +121,68 @@ def decode(data: Buffer, colours: str, min_height: int = 0, min_width: int = 0) 
 
     Raises:
         BadImage: libjpeg warns, so that pixels may be lost.
+        MachineError: memory is short.
     """
     try:
         return simplejpeg.decode_jpeg(
             data, colours, min_height=min_height, min_width=min_width, strict=True
         )
+    except MemoryError as error:  # for pixels, whose number is limited
+        raise _too_short(error) from None
     except ValueError as error:
+        refuse_to_blame(error)
         raise BadImage(f"damaged JPEG: {first_line(error, 120)}") from None
+
+
+def refuse_to_blame(error: Exception) -> None:
+    """Raise `MachineError` where it was memory that a decoder lacked, not the image that is bad.
+
+    A damaged file may ask for any amount: it is to blame if there is memory for `MAX_PIXELS`.
+    """
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        try:
+            np.empty(MAX_PIXELS * _BYTES_PER_PIXEL, np.uint8)
+        except MemoryError:
+            raise _too_short(error) from None
+
+
+def _too_short(error: Exception) -> MachineError:
+    return no_memory(f"memory is too short to decode images ({first_line(error, 120)})")
+
+
+def no_memory(problem: str) -> MachineError:
+    """Make the error of a machine on which no image can be decoded for the moment."""
+    return MachineError(
+        problem,
+        fix="free memory on that machine, or give the job fewer workers; then repeat the command: "
+        "what is finished is kept",
+    )
+
+
+def blank_like(data: Buffer, most_pixels: int = MAX_PIXELS) -> bytes:
+    """Write a grey JPEG of the size and kind of another, whose header may be damaged.
+
+    Decoding it takes as much memory as decoding the other one.
+
+    Args:
+        data: the other one.
+        most_pixels: that it has at most; a damaged header may say anything.
+    """
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        height = width = _USUAL_SIDE
+    if height * width > most_pixels:
+        height = width = int(most_pixels**0.5)
+    progressive = any(marker == _PROGRESSIVE for marker, _, _ in _segments(data))
+    return _blank(height, width, progressive)
+
+
+@functools.lru_cache(maxsize=4)
+def _blank(height: int, width: int, progressive: bool) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "JPEG", progressive=progressive)
+    return buffer.getvalue()
 
 
 def mended(data: Buffer) -> bytes | None:

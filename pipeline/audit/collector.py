@@ -90,9 +90,9 @@ class Collector:
         return {"counts": self._counts.cpu(), "columns": [c.cpu() for c in self._columns]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; an empty one begins the epoch."""
+        """Restore `state_dict`, of a collector for more or fewer; an empty one begins the epoch."""
         self.begin()
-        if state:
+        if state and self.most:
             self._counts = state["counts"].to(self._device)
             self._keep_largest(tuple(c.to(self._device) for c in state["columns"]))
 

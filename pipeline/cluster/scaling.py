@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pipeline.cluster.placement import Node, capacity, describe, fitting, room, share
-from sharding.errors import InputError
+from sharding.errors import InputError, MachineError
 from sharding.log import info
 
 DEFAULT_MINUTES = 30.0
@@ -96,16 +95,12 @@ def may_lose_nodes(nodes: int, growth: Growth, address: str) -> bool:
     return nodes > 1 or bool(growth.types) or address not in ("", "local")
 
 
-class NotJoined(InputError):
+class NotJoined(MachineError):
     """Nodes that may come have not within the time limit; the same command may succeed later."""
 
-    exit_code = os.EX_TEMPFAIL
 
-
-class NotFree(InputError):
+class NotFree(MachineError):
     """Others have used the nodes until the time limit; the same command may succeed later."""
-
-    exit_code = os.EX_TEMPFAIL
 
 
 def missing(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.cluster import session
-from sharding.errors import InputError
+from sharding.errors import InputError, MachineError
 from sharding.log import first_line
 from sharding.progress import Progress
 
@@ -25,10 +24,8 @@ _MOST_LOST = 3
 """Items, of which the first ones may be lost before all are taken to be."""
 
 
-class RayDied(InputError):
+class RayDied(MachineError):
     """Processes of Ray died more often than it starts them again, or Ray itself did."""
-
-    exit_code = os.EX_TEMPFAIL
 
 
 def task_map(

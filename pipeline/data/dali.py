@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.sections import HARDWARE_SHARE, WHOLE_IMAGE, Augmentation
+from sharding import jpeg
+from sharding.log import first_line
 
 READER = "shards"
 _HARDWARE_SIDE = 1024
@@ -131,7 +133,33 @@ def encoded(reading: Reading) -> Iterator[tuple[list[Sample], list[npt.NDArray[n
 
 
 def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
-    """Return whether the decoder of `batches` decodes these JPEG bytes."""
+    """Return whether the decoder of `batches` decodes these JPEG bytes.
+
+    Raises:
+        MachineError: it decodes no other image either, for want of memory as a rule.
+    """
+    if (failure := _failure(data, device_id)) is None:
+        return True
+    try:
+        blank = np.frombuffer(jpeg.blank_like(data.tobytes()), np.uint8)
+        other = _failure(blank, device_id)
+    except MemoryError as error:
+        other = error
+    if other is not None:
+        raise jpeg.no_memory(
+            f"no image at all can be decoded, for want of memory as a rule ({_reason(other)})"
+        ) from failure
+    return _failure(data, device_id) is None  # memory may have been short the first time
+
+
+def _reason(error: Exception) -> str:
+    """Shorten an error of DALI, which names operator and line of source before what it met."""
+    met = str(error).partition("encountered:")[2].strip()
+    return first_line(RuntimeError(met) if met else error)
+
+
+def _failure(data: npt.NDArray[np.uint8], device_id: int | None) -> Exception | None:
+    """Decode JPEG bytes in a pipeline of their own; return the error, None where they are whole."""
     from nvidia.dali import fn, pipeline_def, types
 
     decoder = {"device": "cpu"} if device_id is None else _mixed(HARDWARE_SHARE)
@@ -145,9 +173,9 @@ def decodes(data: npt.NDArray[np.uint8], device_id: int | None) -> bool:
     try:
         pipe.build()
         pipe.run()
-    except RuntimeError:
-        return False
-    return True
+    except (RuntimeError, MemoryError) as error:
+        return error
+    return None
 
 
 def samples_of(source_BL: npt.NDArray[np.uint8]) -> list[Sample]:

@@ -96,6 +96,7 @@ def _copy(index: Path, entries: Sequence[Sequence[str]]) -> Path:
     version = index.read_text().split(" ", 1)[0]
     text = "\n".join([f"{version} {len(entries)}", *(" ".join(entry) for entry in entries), ""])
     digest = hashlib.sha256(f"{index}\n{text}".encode()).hexdigest()[:16]
-    copy = locks.scratch_directory() / f"{index.stem}-{digest}.idx"
-    copy.write_text(text)
+    with locks.scratch_space():
+        copy = locks.scratch_directory() / f"{index.stem}-{digest}.idx"
+        copy.write_text(text)
     return copy

@@ -74,6 +74,7 @@ def open_dataset(
     Raises:
         InputError: no dataset or no such confidences there, classes or a copy that are not what
             the manifest says, or a dataset that the cache has no room for.
+        ScratchFull: the disk of the cache is full.
     """
     location = str(location)
     if "://" not in location:
@@ -84,7 +85,10 @@ def open_dataset(
     name = hashlib.sha256(location.rstrip("/").encode()).hexdigest()[:16]
     cache = cache or Cache()
     folder = cache.directory.expanduser() / name
-    with locks.exclusive(folder.with_name(f"{name}.lock")):
+    with (
+        locks.scratch_space(folder.parent, "name a larger place with --cache"),
+        locks.exclusive(folder.with_name(f"{name}.lock")),
+    ):
         folder.mkdir(exist_ok=True)
         _fetch_metadata(location, folder)
         dataset = _with_its_classes(Dataset.open(folder))

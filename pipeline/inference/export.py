@@ -27,7 +27,7 @@ from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
 from sharding.log import first_line
 from sharding.progress import say
-from sharding.storage.files import replacing
+from sharding.storage.files import full_disk_told, replacing
 
 Scorer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 TOLERANCE = 1e-4
@@ -79,7 +79,7 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
 
     Raises:
         InputError: a package is missing, the network cannot be exported so, or the written file
-            does not score as the checkpoint does (then it is not kept).
+            does not score as the checkpoint does (then it is not kept), or the disk is full.
     """
     model, meta = checkpoint.load_model(checkpoint_directory)
     points = operating_points.read(checkpoint_directory, meta.classes_sha256)
@@ -91,7 +91,10 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
     output.mkdir(parents=True, exist_ok=True)
     differences = {}
     # Not a temporary name: exporters and readers go by the suffix.
-    with tempfile.TemporaryDirectory(dir=output, prefix=".export-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=output, prefix=".export-") as scratch,
+        full_disk_told(output),
+    ):
         for name in formats:
             say(f"writing and checking {output / f'model.{name}'}")
             path = Path(scratch) / f"model.{name}"

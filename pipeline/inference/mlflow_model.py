@@ -28,6 +28,7 @@ from pipeline.tracking.client import dataset_of_metric, datasets_of, mlflow_clie
 from pipeline.tracking.errors import mlflow_errors
 from sharding.errors import InputError
 from sharding.log import first_line, info
+from sharding.storage import locks
 
 _PACKAGES = (pipeline, sharding)
 """A served model brings its own copy of our code."""
@@ -159,7 +160,7 @@ def _upload(client: Any, model_id: str, checkpoint_directory: str) -> None:
             path = Path(checkpoint_directory, file)
             if "://" in checkpoint_directory:
                 path = Path(scratch, file)
-                with open(path, "wb") as copy:
+                with locks.scratch_space(), open(path, "wb") as copy:
                     copy.writelines(storage.stream(storage.join(checkpoint_directory, file)))
             client.log_model_artifact(model_id, str(path), locate.IN_MODEL)
 

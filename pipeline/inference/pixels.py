@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.data.resize import squash
 from sharding import decode
-from sharding.errors import InputError
+from sharding.errors import InputError, MachineError
 from sharding.log import first_line
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.retry import BadImage, Buffer, RetriesExhausted, RetryPolicy, limit_bytes
@@ -40,11 +40,26 @@ def square(source: ImageLike, size: int) -> npt.NDArray[np.uint8]:
     return squash(upright(source), size)
 
 
+def attempt(source: ImageLike, size: int) -> npt.NDArray[np.uint8] | InputError:
+    """Decode an image as `square` does, or return what is wrong with it.
+
+    Raises:
+        MachineError: memory is short, and no image is to blame.
+    """
+    try:
+        return square(source, size)
+    except MachineError:
+        raise
+    except InputError as error:
+        return error
+
+
 def upright(source: ImageLike) -> npt.NDArray[np.uint8]:
     """Decode an image as upright uint8 RGB (H, W, 3).
 
     Raises:
         InputError: it cannot be read or decoded; names it.
+        MachineError: memory is short.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2:

@@ -112,15 +112,8 @@ class PartPredictor:
         host = _host(source) if isinstance(source, str) else ""
         if self._silent[host] >= SILENT:
             return InputError(f"{pixels.UNREAD} ({host} has not answered {SILENT} times)")
-        image: npt.NDArray[np.uint8] | InputError
-        try:
-            image = pixels.square(source, self.predictor.image_size)
-        except pixels.Unanswered as error:
-            self._silent[host] += 1
-            return error
-        except InputError as error:
-            image = error
-        self._silent[host] = 0
+        image = pixels.attempt(source, self.predictor.image_size)
+        self._silent[host] = self._silent[host] + 1 if isinstance(image, pixels.Unanswered) else 0
         return image
 
     def _rows(

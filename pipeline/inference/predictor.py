@@ -201,10 +201,7 @@ class Predictor:
                 return image
             if time.monotonic() > deadline:
                 return InputError("not reached in the time of a request", fix="send fewer images")
-            try:
-                return pixels.square(image, self.image_size)
-            except InputError as error:
-                return error
+            return pixels.attempt(image, self.image_size)
 
         found: list[Prediction | InputError] = []
         with ThreadPoolExecutor(self.threads) as pool:

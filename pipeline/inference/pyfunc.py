@@ -20,7 +20,7 @@ import pandas as pd
 from pipeline.inference import locate
 from pipeline.inference.predictor import OWN_THRESHOLDS, TOP_K, Prediction, Predictor
 from pipeline.models import checkpoint, operating_points
-from sharding.errors import InputError
+from sharding.errors import InputError, MachineError
 
 REQUEST_SECONDS = 60.0
 """Within which a request is answered; pictures not reached by then are errors."""
@@ -54,6 +54,8 @@ class CamPyfuncModel(mlflow.pyfunc.PythonModel):
             found = self.predictor.predict_each(images, deadline)
             if found and all(isinstance(answer, InputError) for answer in found):
                 raise InputError(f"row 1: {found[0]}")
+        except MachineError:  # a fault of the server, indeed
+            raise
         except InputError as error:
             # Any other kind would be answered as a fault of the server.
             raise mlflow.MlflowException.invalid_parameter_value(str(error)) from None

@@ -25,14 +25,12 @@ from pipeline.tracking import client
 from pipeline.tracking.errors import is_lasting, is_missing_endpoint
 from pipeline.tracking.run_log import Point, ProgressState
 from sharding.log import first_line, info
-from sharding.storage.locks import private_directory
+from sharding.storage.locks import private_directory, scratch_space
 
 _RETRY_SECONDS = 15.0
 _BATCH = 1000  # MLflow's limit of metrics per call
 # Which artifacts MLflow shows as tables; a longer tag it cuts, and what is cut is no JSON.
 _TABLES, _LONGEST_TAG = "mlflow.loggedArtifacts", 8000
-
-
 _Queue = queue.Queue[Callable[[], None]]
 
 
@@ -272,7 +270,8 @@ class RunWriter:
     def _log_bytes(self, content: bytes, path: str) -> None:
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / Path(path).name
-            file.write_bytes(content)
+            with scratch_space():
+                file.write_bytes(content)
             self._client.log_artifact(self._run_id, str(file), str(Path(path).parent))
 
     def _update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:

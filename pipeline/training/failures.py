@@ -3,7 +3,8 @@
 =====================  ======================  =================================
 cause                  retried                 ends as (exit code of the job)
 =====================  ======================  =================================
-`Cause.INPUT`          by Ray, three times     that `InputError` (2)
+`Cause.INPUT`          by Ray, three times     that `InputError` (2; a `MachineError`,
+                                               such as a full disk of a node, 75)
 `Cause.STORAGE`        when it takes bytes     `TrainingFailed` (75)
                        again, three times
 `Cause.DEATH`, `PEER`  by Ray, three times     `TrainingFailed` (75)

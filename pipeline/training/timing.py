@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch import nn
 
 from pipeline.data import dali
 from pipeline.data.labels import LabelledSplit, to_device
+from sharding.storage import locks
 
 # Steps left out because they start things, steps for the profiler itself, steps traced.
 SKIPPED, WARMING, TRACED = 1, 2, 3
@@ -80,8 +79,8 @@ def profiled(keep: Callable[[bytes], None] | None) -> Iterator[Callable[[], None
         return
 
     def ready(profiler: torch.profiler.profile) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trace.json.gz"
+        with locks.temporary_directory() as folder:
+            path = folder / "trace.json.gz"
             profiler.export_chrome_trace(str(path))
             keep(path.read_bytes())
 

@@ -99,6 +99,7 @@ def _begin(settings: dict[str, Any]) -> Worker:
     latest = ray.train.get_checkpoint()
     with (
         storage.storage_errors(),
+        locks.scratch_space(),  # where Ray copies it to from a bucket
         latest.as_directory() if latest else contextlib.nullcontext() as directory,
     ):
         if directory and not storage.exists(storage.join(directory, "meta.json")):
@@ -149,9 +150,10 @@ def _report(worker: Worker, metrics: dict[str, float], *, validate: bool = False
     import ray.train
 
     directory = None
-    if worker.saves_part:  # Ray removes the directory after the upload
-        directory = tempfile.mkdtemp(prefix="checkpoint-", dir=locks.scratch_directory())
-    worker.save(directory, metrics)
+    with locks.scratch_space():
+        if worker.saves_part:  # Ray removes the directory after the upload
+            directory = tempfile.mkdtemp(prefix="checkpoint-", dir=locks.scratch_directory())
+        worker.save(directory, metrics)
     saved = ray.train.Checkpoint.from_directory(directory) if directory else None
     ray.train.report(
         metrics,
@@ -195,7 +197,7 @@ def validate_checkpoint(
     torch.set_num_threads(threads)
     device = torch.device("cuda", 0) if use_gpu else torch.device("cpu")
     try:
-        with saved.as_directory() as directory:
+        with locks.scratch_space(), saved.as_directory() as directory:
             model, meta = checkpoint.load_model(directory)
         validator = Validator(
             config=config,

@@ -90,6 +90,7 @@ def transcode(data: Buffer, policy: ImagePolicy, degrees: int = 0) -> Transcoded
 
     Raises:
         BadImage: it cannot be decoded in full, or has too many pixels.
+        MachineError: memory is short.
     """
     if not policy.check:
         return Transcoded(data=data, how="kept")

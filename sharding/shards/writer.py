@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from sharding.manifest_parts import ShardRecord
 from sharding.shards.task import Failure, ShardOutcome, ShardTask, picture_hash
 from sharding.shards.transcode import transcode
 from sharding.storage.files import replacing, write_json
-from sharding.storage.locks import scratch_directory
+from sharding.storage.locks import temporary_directory
 from sharding.storage.retry import BadImage
 from sharding.storage.tar_reader import read_members
 from sharding.storage.tar_writer import IndexedTar
@@ -39,11 +38,12 @@ def write_shard(task: ShardTask) -> ShardOutcome:
     Raises:
         InputError: the output cannot be written; an image cannot be used and the task is strict;
             the tar is not the one that it should replace.
+        ScratchFull: this machine's disk has no room for a bucket's tar.
     """
     if task.bucket is None:
         return _write_in_place(task)
-    with tempfile.TemporaryDirectory(prefix="shard-", dir=scratch_directory()) as folder:
-        local = dataclasses.replace(task, output=folder, bucket=None)
+    with temporary_directory("shard-") as folder:
+        local = dataclasses.replace(task, output=str(folder), bucket=None)
         outcome = _write_in_place(local)
         tar = [] if outcome.shard is None else [local.tar, local.index]
         for file in (*tar, local.record):

@@ -14,7 +14,7 @@ from sharding.layout import INDEX, TAR
 from sharding.manifest_parts import ShardRecord
 from sharding.sources.base import ReadImage, Source
 from sharding.sources.packed import PackedImages
-from sharding.storage.locks import scratch_directory
+from sharding.storage.locks import scratch_directory, scratch_space
 from sharding.storage.object_store import ObjectStore
 from sharding.storage.tar_index import read_index
 
@@ -49,9 +49,10 @@ class ShardSource(Source):
             tar = Path(self.tar)
             if self.bucket is not None:
                 tar = Path(folder, tar.name)
-                for suffix in (TAR, INDEX):
-                    name = str(Path(self.tar).with_suffix(suffix))
-                    self.bucket.download(name, tar.with_suffix(suffix))
+                with scratch_space():
+                    for suffix in (TAR, INDEX):
+                        name = str(Path(self.tar).with_suffix(suffix))
+                        self.bucket.download(name, tar.with_suffix(suffix))
             entries = read_index(tar.with_suffix(INDEX))
             if not tar.is_file():
                 fix = how_to_repair(tar, *WITH_IMAGES)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,15 @@ from sharding.errors import REPEAT_COMMAND, InputError
 from sharding.layout import TEMPORARY, TEMPORARY_COPY
 
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_PROBE_MEGABYTES = 4
 _HASH_BLOCK = 1 << 22
 _TRANSACTION: contextvars.ContextVar[list[tuple[Path, Path]] | None] = contextvars.ContextVar(
     "written files that wait to be renamed together", default=None
 )
+
+
+class DiskFull(InputError):
+    """Report a disk that has no room for a file."""
 
 
 @contextlib.contextmanager
@@ -36,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     untouched. Missing parent directories are created.
 
     Raises:
-        InputError: the disk is full.
+        DiskFull: there is no room.
     """
     final = Path(path)
     temporary = final.with_name(f"{final.name}{TEMPORARY}{secrets.token_hex(4)}")
@@ -53,12 +59,53 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the place may be what is wrong
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise InputError(
-                f"cannot be written ({os.strerror(error.errno)})",
-                file=final,
-                fix="free some space, then repeat the command: what is finished is kept",
-            ) from None
+            raise _full(final, os.strerror(error.errno)) from None
         raise
+
+
+@contextlib.contextmanager
+def full_disk_told(directory: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise `DiskFull` where a library fails to write into a directory because its disk is full.
+
+    torch and others raise errors of their own then: whether there is room is tried out.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise _full(directory, os.strerror(error.errno)) from error
+    except Exception as error:
+        if (wrong := _lack_of_room(directory)) is None:
+            raise
+        raise _full(directory, wrong) from error
+
+
+def _lack_of_room(directory: str | os.PathLike[str]) -> str | None:
+    """Write some megabytes to a directory's disk; return what the system says if it is full."""
+    part = os.urandom(1 << 20)  # which no file system stores in less
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            for _ in range(_PROBE_MEGABYTES):
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno in _NO_ROOM else None
+    return None
+
+
+def _full(place: str | os.PathLike[str], reason: str) -> DiskFull:
+    return DiskFull(
+        f"cannot be written ({reason})",
+        file=place,
+        fix="free some space, then repeat the command: what is finished is kept",
+    )
 
 
 @contextlib.contextmanager

@@ -16,11 +16,17 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from sharding.errors import InputError
+from sharding.errors import InputError, MachineError
+from sharding.storage.files import DiskFull, full_disk_told
+
+
+class ScratchFull(MachineError):
+    """Report a full disk of a node, which keeps nothing: another node, or a later job, has room."""
+
 
 _LOCK = ".lock"
 _SCRATCH = "scratch-"
@@ -125,6 +131,46 @@ def scratch_directory() -> Path:
         try_lock(os.open(directory, os.O_RDONLY))  # never closed; older versions look at this one
     atexit.register(_remove, directory, file)  # which keeps the file open until then
     return directory
+
+
+@contextmanager
+def scratch_space(
+    directory: Path | None = None, otherwise: str = "set TMPDIR to another place"
+) -> Iterator[None]:
+    """Name the directory of a node's own disk where that is full.
+
+    Args:
+        directory: that the block writes to; by default the one for temporary files.
+        otherwise: what helps beside room in it.
+
+    Raises:
+        ScratchFull: there is no room.
+    """
+    directory = Path(tempfile.gettempdir()) if directory is None else directory
+    try:
+        with full_disk_told(directory):
+            yield
+    except DiskFull as error:
+        raise ScratchFull(
+            f"the disk of this machine is full: {error.problem}",
+            file=directory,
+            fix=f"free some space there, or {otherwise}; then repeat the command",
+        ) from error
+
+
+@contextmanager
+def temporary_directory(prefix: str = "") -> Iterator[Path]:
+    """Make a directory on the node's disk for a block; remove it with what is in it.
+
+    Raises:
+        ScratchFull: there is no room for what the block writes.
+    """
+    with ExitStack() as stack:
+        with scratch_space():
+            made = tempfile.TemporaryDirectory(prefix=prefix, dir=scratch_directory())
+            folder = Path(stack.enter_context(made))
+        with scratch_space():  # inside: the disk is tried out while it is full
+            yield folder
 
 
 def _open(path: Path) -> TextIO:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import io
+import resource
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
+from pipeline.inference import pixels
 from sharding import decode, jpeg
+from sharding.errors import MachineError
 from sharding.shards.transcode import ImagePolicy, transcode
 from sharding.storage.retry import BadImage
 from tests.sharding.shards.test_transcode import dali_shape
@@ -174,3 +181,61 @@ def test_metadata_that_others_fail_on_costs_no_picture(mode: str, content: bytes
     plain = encode(photo(64, 48).convert(mode), quality=90)
     odd = plain[:2] + segment(0xE1, content) + plain[2:]
     assert np.array_equal(decode.read(odd), decode.read(plain))
+
+
+@contextmanager
+def little_memory(spare: int = 20_000_000) -> Iterator[None]:
+    """Let this process take no more than so many bytes beyond what it has."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    present = pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (present + spare, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def fail(error: Exception) -> Callable:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG"])
+@pytest.mark.parametrize(
+    "read",
+    [decode.read, lambda data: transcode(data, ImagePolicy()), lambda d: pixels.attempt(d, 32)],
+    ids=["read", "shard", "predict"],
+)
+def test_no_image_is_to_blame_where_memory_is_short(
+    kind: str, read: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4000, 3000)).save(buffer, kind.rpartition(" ")[2])
+    read(buffer.getvalue())
+    if kind == "JPEG":  # of these it depends on what the process has freed before
+        monkeypatch.setattr(simplejpeg, "decode_jpeg", fail(MemoryError("Unable to allocate")))
+    elif kind == "progressive JPEG":
+        refusal = ValueError("Insufficient memory (case 4)")  # as libjpeg words it
+        monkeypatch.setattr(simplejpeg, "decode_jpeg", fail(refusal))
+    with pytest.raises(MachineError, match=r"memory is too short.*repeat"), little_memory():
+        read(buffer.getvalue())
+
+
+def test_a_file_that_asks_for_any_amount_of_memory_is_bad() -> None:
+    jpeg.refuse_to_blame(MemoryError())
+    with little_memory(), pytest.raises(MachineError):
+        jpeg.refuse_to_blame(MemoryError())
+
+
+def test_a_blank_picture_is_of_the_size_and_kind_of_the_other() -> None:
+    for kind, size in ((True, (40, 30)), (False, (30, 40))):
+        buffer = io.BytesIO()
+        Image.new("RGB", size).save(buffer, "JPEG", progressive=kind)
+        for most, expected in ((10**6, size), (400, (20, 20))):
+            with Image.open(io.BytesIO(jpeg.blank_like(buffer.getvalue(), most))) as blank:
+                assert (blank.size, "progressive" in blank.info) == (expected, kind)
+    with Image.open(io.BytesIO(jpeg.blank_like(bytes(100), 10**7))) as blank:
+        assert blank.size == (1024, 1024)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sharding import errors
-from sharding.errors import InputError, one_line_errors, unknown
+from sharding.errors import InputError, MachineError, one_line_errors, unknown
 from sharding.layout import MANIFEST_FILE
 from sharding.storage.files import write_json
 
@@ -34,6 +34,14 @@ def test_an_error_is_one_line_that_names_file_row_and_fix(error, line):
 def test_an_error_keeps_its_fields_across_processes():
     error = pickle.loads(pickle.dumps(InputError("bad", file="a.csv", row=7, fix="mend it")))
     assert (error.problem, error.file, error.row, error.fix) == ("bad", "a.csv", 7, "mend it")
+
+
+def test_what_a_machine_lacks_asks_a_scheduler_to_repeat_the_command(capsys):
+    error = pickle.loads(pickle.dumps(MachineError("no room", file="/tmp", fix="make some")))
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise error
+    assert caught.value.code == 75
+    assert capsys.readouterr().err == "error: /tmp: no room. Fix: make some\n"
 
 
 def test_a_job_ends_with_one_line_and_status_2(capsys):

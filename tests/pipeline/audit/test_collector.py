@@ -136,6 +136,18 @@ def test_they_survive_a_pause() -> None:
     assert (found.unobserved, found.modified) == (expected.unobserved, expected.modified)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [(1000, 0, 0), (0, 10, 10), (5, 1, 1), (1, 5, 5), (0, 0, 0)],
+)
+def test_more_or_fewer_are_kept_after_a_pause(before: int, after: int, kept: int) -> None:
+    first, second = (Collector(most, torch.device("cpu")) for most in (before, after))
+    first.add(step_of(1, range(8)))
+    second.load_state_dict(first.state_dict())
+    second.add(step_of(1, range(8, 24)))
+    assert len(second.finish(**ABOUT)) == kept
+
+
 def test_a_new_epoch_begins_empty() -> None:
     collector = Collector(10, torch.device("cpu"))
     collector.add(step_of(1, range(8)))

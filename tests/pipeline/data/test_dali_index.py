@@ -13,6 +13,8 @@ from pipeline.data import dali, dali_index
 from pipeline.data.loader import Loader
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from sharding.storage.locks import ScratchFull
+from tests.support.rooms import little_room
 
 
 def loader(dataset: Path) -> Loader:
@@ -79,3 +81,9 @@ def test_a_tar_cut_while_it_is_read_is_named(
     os.truncate(broken / TARS[1], 20480)
     with pytest.raises(InputError, match=r"train-000001.tar: 20,480 bytes, not.*verify"):
         next(epoch)
+
+
+def test_a_full_disk_of_the_node_is_told_as_such(squares: Path) -> None:
+    index = (squares / TARS[0]).with_suffix(".idx")
+    with pytest.raises(ScratchFull, match=r"the disk of this machine is full"), little_room(10):
+        dali_index.cut(index, 1, 3)

@@ -20,7 +20,9 @@ from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.layout import CLASSES_HASH, SPLITS
 from sharding.manifest import Dataset, Manifest, ShardRecord
+from sharding.storage.locks import ScratchFull
 from tests.support.machine import write_csv
+from tests.support.rooms import little_room
 
 
 @pytest.fixture
@@ -234,3 +236,10 @@ def test_confidences_are_copied_where_they_are_asked_for(
     for location in (remote.as_uri(), str(remote)):
         with pytest.raises(InputError, match="no confidences 'clip'"):
             open_dataset(location, cache, tars=False, confidences="clip")
+
+
+def test_a_full_disk_of_the_cache_is_told_as_such(remote: Path, cache: Cache) -> None:
+    wanted = rf"^{cache.directory}: the disk of this machine is full.*--cache"
+    with pytest.raises(ScratchFull, match=wanted), little_room(2048):
+        open_dataset(remote.as_uri(), cache)
+    assert len(open_dataset(remote.as_uri(), cache).labels("train")) == 96

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.data import dali, unreadable
 from pipeline.data.unreadable import LeftOut
 from pipeline.training.epoch import run_epoch
-from sharding.errors import InputError
+from sharding.errors import InputError, MachineError
 from sharding.image_ids import format_image_ids
 from tests.pipeline.data.test_loader import loader, spoil
 from tests.support.training import Recorder, begun, worker_for
@@ -174,3 +175,49 @@ def test_a_failure_without_another_bad_image_is_not_tried_again(
     monkeypatch.setattr(unreadable, "find", lambda *a: [sample])
     with pytest.raises(RuntimeError, match="of the reader"):
         epoch._leave_out_unreadable(RuntimeError("of the reader"))
+
+
+FAILURE = RuntimeError("Critical error in pipeline:\nof an operator\nencountered:\n\nno room\nmore")
+
+
+def test_no_image_is_left_out_while_the_decoder_decodes_none(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(broken, 1)
+    one = loader(broken)
+    monkeypatch.setattr(dali, "_failure", lambda data, device_id: FAILURE)
+    with pytest.raises(MachineError, match=r"no image at all .*memory.*\(no room\).*repeat"):
+        list(one.epoch(1))
+    assert not one.left_out
+
+
+def test_an_image_is_tried_again_once_another_was_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([FAILURE, None, None])
+    monkeypatch.setattr(dali, "_failure", lambda data, device_id: next(answers))
+    assert dali.decodes(np.zeros(100, np.uint8), None)
+    assert next(answers, "asked for all") == "asked for all"
+
+
+def test_a_good_image_is_not_blamed_for_a_lack_of_memory() -> None:
+    code = """if True:
+        import io, resource, sys
+        import numpy as np
+        from PIL import Image
+        from pipeline.data import dali
+        from sharding.errors import MachineError
+        def image(side):
+            file = io.BytesIO()
+            Image.new("RGB", (side, side)).save(file, "JPEG", progressive=True)
+            return np.frombuffer(file.getvalue(), np.uint8)
+        small, large = image(64), image(5000)
+        assert dali.decodes(small, None)
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 60_000_000,) * 2)  # of 75, or 225
+        try:
+            print(dali.decodes(large, None))
+        except MachineError:
+            print("none")
+    """
+    command = [sys.executable, "-c", code]  # not this process: others of its threads allocate, too
+    ended = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert ended.stdout.split() == ["none"], ended.stderr[-2000:]

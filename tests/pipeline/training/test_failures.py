@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -43,7 +45,10 @@ from pipeline.training.failures import (
     ending,
     storage_recovers,
 )
+from pipeline.training.worker import Worker
 from sharding.errors import InputError
+from sharding.storage.locks import ScratchFull
+from tests.support.rooms import little_room
 
 BUG = KeyError("prior")
 DEATH = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
@@ -81,6 +86,19 @@ def test_what_ray_gave_up_on(error: Exception, code: int, message: str) -> None:
     assert message in str(ended)
     assert "/runs/a" in str(ended)
     assert "\n" not in str(ended)
+
+
+def test_a_full_disk_of_a_node_is_worth_a_repetition() -> None:
+    def save(directory: str, metrics: dict[str, float]) -> None:
+        torch.save(torch.zeros(1_000_000), Path(directory) / "model.pt")  # raises a RuntimeError
+
+    worker = cast(Worker, SimpleNamespace(saves_part=True, save=save))
+    with pytest.raises(ScratchFull) as failed, little_room():
+        train_loop._report(worker, {})
+    ended = ending(of_workers(pickle.loads(pickle.dumps(failed.value))), "/runs/a")
+    assert ended.exit_code == 75
+    directory = re.escape(tempfile.gettempdir())
+    assert re.match(rf"{directory}: the disk of this machine is full.*TMPDIR", str(ended))
 
 
 @pytest.mark.parametrize("error", [of_workers(BUG, InputError("bad")), InputError("bad")])

@@ -21,7 +21,10 @@ from sharding.shards.task import ShardTask, describe_repeated, finished
 from sharding.shards.transcode import ImagePolicy
 from sharding.shards.writer import write_shard
 from sharding.sources.directory import DirectorySource
+from sharding.storage.locks import ScratchFull
+from sharding.storage.object_store import ObjectStore
 from tests.support.photos import broken_images, encode, photo, tree
+from tests.support.rooms import little_room
 
 IDS = [f"{number:016x}" for number in range(6)]
 
@@ -214,3 +217,10 @@ def test_only_pictures_readable_in_both_tars_count_as_changed(task: ShardTask) -
     task.tar.write_bytes(b"damaged" + whole[7:])
     with pytest.raises(InputError, match="not known: the old one cannot be read to its end"):
         write_shard(again)
+
+
+def test_a_full_disk_of_the_worker_is_not_the_buckets(task: ShardTask, tmp_path: Path) -> None:
+    task = dataclasses.replace(task, bucket=ObjectStore.local(tmp_path / "bucket"))
+    told = pytest.raises(ScratchFull, match=r"the disk of this machine is full.*TMPDIR")
+    with told, little_room(2048):
+        write_shard(task)

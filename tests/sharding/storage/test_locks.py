@@ -1,4 +1,4 @@
-"""What a killed process left on the node is removed by the next, and nothing of a live one."""
+"""What a killed process left on the node is removed by the next; a full disk is named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 
 from sharding.errors import InputError
 from sharding.storage import locks
+from sharding.storage.files import replacing
 from tests.support import nfs
+from tests.support.rooms import little_room
 
 CODE = """
 import fcntl, sys
@@ -132,3 +135,44 @@ def test_temporary_files_go_where_only_their_user_reaches(
     monkeypatch.setattr(os, "getuid", lambda: other)
     with pytest.raises(InputError, match="not a directory of this user"):
         locks.private_directory()
+
+
+def write(path: Path) -> None:
+    path.write_bytes(bytes(1 << 21))
+
+
+def write_whole(path: Path) -> None:
+    with replacing(path) as temporary:
+        write(temporary)
+
+
+def write_as_torch(path: Path) -> None:
+    try:
+        write(path)
+    except OSError:
+        raise RuntimeError("unexpected pos 576 vs 534") from None
+
+
+@pytest.mark.parametrize("job", [write, write_whole, write_as_torch])
+def test_a_full_disk_is_told_whatever_a_library_makes_of_it(
+    job: Callable[[Path], None], tmp_path: Path
+) -> None:
+    wanted = rf"^{tmp_path}: the disk of this machine is full.*free some space there, or move it"
+    told = pytest.raises(locks.ScratchFull, match=wanted)
+    with told as full, little_room(), locks.scratch_space(tmp_path, "move it"):
+        job(tmp_path / "file")
+    assert full.value.exit_code == 75
+    told = pytest.raises(locks.ScratchFull, match="TMPDIR")
+    with told, little_room(), locks.temporary_directory() as folder:
+        job(folder / "file")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("of the code"), FileNotFoundError(2, "gone"), InputError("bad")]
+)
+def test_other_errors_are_not_the_disks(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as raised, locks.scratch_space(tmp_path):
+        raise error
+    assert raised.value is error
+    assert list(tmp_path.iterdir()) == []
