@@ -19,8 +19,10 @@ import numpy as np
 from pipeline.evaluation.attribution import Attributions
 from pipeline.evaluation.scores import Scores, read_about
 from pipeline.tracking import runs
+from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.labels import LabelTable, entry_keys
+from sharding.log import count
 from sharding.storage.parquet import as_input_error
 
 PAPER = "Bridging the Gap between Model Explanations, CVPR 2023, arXiv 2304.01804"
@@ -116,7 +118,7 @@ class Baseline:
         name: the MLflow run id or the path it was asked for by.
         scores: of its annotated entries.
         attributions: of its maps, by the name of its run; empty if it counted none.
-        about: what its scores are of: split, labels, checkpoint, epoch.
+        about: what its scores are of: split, labels, checkpoint, epoch, class list.
     """
 
     name: str
@@ -149,12 +151,22 @@ class Baseline:
             name=name, scores=scores, attributions=_attributions(counts), about=read_about(path)
         )
 
-    def check_entries(self, table: LabelTable) -> None:
-        """Refuse scores of entries that the label table does not have.
+    def check_entries(self, table: LabelTable, classes: ClassTable) -> None:
+        """Refuse scores of another class list, or of entries that the label table does not have.
+
+        Older files do not say their class list.
 
         Raises:
-            InputError: they are of another split or label version.
+            InputError: naming both lists; or they are of another split or label version.
         """
+        scored_by = self.about.get("classes_sha256", classes.sha256)
+        if scored_by != classes.sha256:
+            raise InputError(
+                f"scores of class list {scored_by[:12]}, dataset of class list "
+                f"{classes.sha256[:12]} ({count(len(classes), 'class')})",
+                file=self.name,
+                fix="pass the dataset that was evaluated, or evaluate on this one",
+            )
         entries, scores = table.entries(), self.scores
         rows_E = table.rows_of(scores.image_ids_E)
         known = (entry_keys(entries.rows_E, entries.classes_E) << 1) + entries.states_E

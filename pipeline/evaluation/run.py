@@ -99,7 +99,7 @@ class Subject:
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
-            baseline.check_entries(table)
+            baseline.check_entries(table, dataset.classes)
         return cls(
             config=config,
             checkpoint=directory,
