@@ -83,16 +83,26 @@ LARGE_LOSS_OPEN_IMAGES_V3: Mapping[str, Published] = _rows(
 )
 
 
-def published(method: str) -> tuple[Published, ...]:
-    """Find the published rows of a method: without and with BoostLU; AN from the earlier paper.
+_BY_METHOD: Mapping[str, tuple[Published, ...]] = {
+    "an": (LARGE_LOSS_OPEN_IMAGES_V3["Naive AN"],),
+    "ls": (LARGE_LOSS_OPEN_IMAGES_V3["LSAN"],),
+    "wan": (LARGE_LOSS_OPEN_IMAGES_V3["WAN"],),
+    "iu": (LARGE_LOSS_OPEN_IMAGES_V3["Naive IU"],),
+    **{
+        method: tuple(OPEN_IMAGES_V3[row] for row in (name, f"{name}+BoostLU"))
+        for method, name in {"ll-r": "LL-R", "ll-ct": "LL-Ct", "ll-cp": "LL-Cp"}.items()
+    },
+    "p-asl": (OPEN_IMAGES_V3["P-ASL"],),
+    "curriculum": (OPEN_IMAGES_V3["Curriculum Labeling"],),
+    "imcl": (OPEN_IMAGES_V3["IMCL"],),
+    "cnn-rnn": (OPEN_IMAGES_V3["CNN-RNN"],),
+}
+"""Rows of our methods, by name; of the earlier paper those that the later one has not."""
 
-    Empty if the papers have none.
-    """
-    wanted = method.replace("_", "-").lower()
-    if wanted == "an":
-        return (LARGE_LOSS_OPEN_IMAGES_V3["Naive AN"],)
-    names = (wanted, f"{wanted}+boostlu")
-    return tuple(row for name, row in OPEN_IMAGES_V3.items() if name.lower() in names)
+
+def published(method: str) -> tuple[Published, ...]:
+    """Find the published rows of a method, without and with BoostLU; empty without any."""
+    return _BY_METHOD.get(method.replace("_", "-").lower(), ())
 
 
 def published_beside(
