@@ -96,14 +96,14 @@ def estimate(
     """
     K = len(groups_K)
     own_K = variances(scores_E, is_positive_E, classes_E, K)
+    own_K[own_K < _NOTHING] = 0
     labels_K = np.bincount(classes_E, minlength=K)
     positives_K = np.bincount(classes_E[is_positive_E], minlength=K)
     rarer_K = np.minimum(positives_K, labels_K - positives_K)
     shared_K = np.full(K, _weighted_mean(own_K, rarer_K))
     for group in np.unique(groups_K):
         of = groups_K == group
-        shared = _weighted_mean(own_K[of], rarer_K[of])
-        if shared > _NOTHING:
+        if shared := _weighted_mean(own_K[of], rarer_K[of]):
             shared_K[of] = shared
     shrunk_K = (rarer_K * own_K + _PRIOR * shared_K) / (rarer_K + _PRIOR)
     return Precision(groups_K=groups_K, labels_K=labels_K, variances_K=shrunk_K)

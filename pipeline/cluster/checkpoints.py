@@ -114,7 +114,7 @@ def validated_meta(directory: str) -> checkpoint.Meta:
     if meta.metrics.get(SCORE, UNSCORED) != UNSCORED:
         return meta
     run, _, name = directory.rstrip("/").rpartition("/")
-    found = metrics_of(run).get(name, {}) if run else {}
+    found = metrics_of(run).get(name) or {}
     return dataclasses.replace(meta, metrics={**meta.metrics, **found})
 
 
