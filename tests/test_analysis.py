@@ -78,7 +78,7 @@ def test_candidates_of_every_epoch_are_judged_by_the_truth(monkeypatch: pytest.M
     absent = [[] if i < POSITIVE_IMAGES else [1] for i in range(IMAGES)]
     truth = LabelTable.from_lists(names, present, absent, shards)
     tables = {"partial": seen, "complete": truth}
-    monkeypatch.setattr(analysis, "open_dataset", lambda *_, **__: None)
+    monkeypatch.setattr(analysis, "open_dataset", lambda *_, **__: SimpleNamespace(classes=None))
     monkeypatch.setattr(analysis, "labels_of", lambda dataset, split, labels: tables[labels])
 
     def found(first: int, epoch: int) -> Candidates:
@@ -102,7 +102,7 @@ def test_candidates_of_every_epoch_are_judged_by_the_truth(monkeypatch: pytest.M
     monkeypatch.setattr(
         analysis.candidates,
         "read_run",
-        lambda folder: [
+        lambda folder, classes: [
             found(first, epoch) for epoch, first in enumerate(begins[folder.split("/")[-1]], 1)
         ],
     )

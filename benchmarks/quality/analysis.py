@@ -182,7 +182,7 @@ def precisions_of(config: StudyConfig, run: PlannedRun) -> tuple[list[float | No
     if not candidates.read_names(_directory(config, run)):
         return [], None
     dataset = open_dataset(config.dataset, tars=False)
-    epochs = candidates.read_run(_directory(config, run))
+    epochs = candidates.read_run(_directory(config, run), dataset.classes)
     known = labels_of(dataset, "train", epochs[-1].labels)
     missing = judge.Truth(known, labels_of(dataset, "train", COMPLETE))
     verdicts = [judge.judge(each, missing, [DEPTH]) for each in epochs]

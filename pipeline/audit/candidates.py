@@ -25,6 +25,7 @@ from sharding.classes import ClassTable
 from sharding.confidences import ConfidenceTable
 from sharding.errors import InputError
 from sharding.image_ids import IdIndex, format_image_ids, parse_image_ids
+from sharding.log import count
 from sharding.storage.parquet import as_input_error
 
 FOLDER = "candidates"
@@ -147,11 +148,17 @@ class Candidates:
         return buffer.getvalue()
 
     @classmethod
-    def from_parquet(cls, content: bytes, location: str) -> Candidates:
+    def from_parquet(cls, content: bytes, location: str, classes: ClassTable) -> Candidates:
         """Decode what `to_parquet` wrote.
 
+        Args:
+            content: of the file.
+            location: of the file.
+            classes: whose indices those of the file have to be.
+
         Raises:
-            InputError: the content is something else; names ``location``.
+            InputError: the content is something else, or of another class list; names
+                ``location``.
         """
         kind, fix = "table of an epoch's candidates", "pass a run directory, which has candidates/"
         with as_input_error(location, kind=kind, fix=fix):
@@ -159,7 +166,7 @@ class Candidates:
             about = json.loads(table.schema.metadata[_METADATA])
             has_confidences = _CONFIDENCE.name in table.schema.names
             table = table.cast(SCHEMA.append(_CONFIDENCE) if has_confidences else SCHEMA)
-            return cls(
+            found = cls(
                 **{name: about[name] for name in _ABOUT},
                 image_ids_N=parse_image_ids(table["image_id"].combine_chunks()),
                 classes_N=table["class"].to_numpy(),
@@ -167,6 +174,28 @@ class Candidates:
                 probabilities_N=table["probability"].to_numpy(),
                 decisions_N=np.array(table["decision"].to_pylist(), np.str_),
                 confidences_N=table[_CONFIDENCE.name].to_numpy() if has_confidences else None,
+            )
+            mids = table["mid"].to_pylist()
+        _check_classes(found.classes_N, mids, classes, location)
+        return found
+
+
+def _check_classes(
+    classes_N: npt.NDArray[np.uint16], mids: Sequence[str], classes: ClassTable, location: str
+) -> None:
+    """Refuse indices that name other classes in the dataset than where they were written.
+
+    Raises:
+        InputError: naming the class of the first such row in both lists.
+    """
+    for k, mid in zip(classes_N.tolist(), mids, strict=True):
+        known = classes.mids[k] if k < len(classes) else "none"
+        if known != mid:
+            raise InputError(
+                f"class {k} is {mid} in the class list that the run trained on, {known} in the "
+                f"dataset's list {classes.sha256[:12]} ({count(len(classes), 'class')})",
+                file=location,
+                fix="pass --dataset DIR, the dataset with the class list that it trained on",
             )
 
 
@@ -232,11 +261,11 @@ def read_names(run: str) -> list[str]:
     return sorted(name for name in storage.names_in(folder) if name.endswith(".parquet"))
 
 
-def read_run(run: str) -> list[Candidates]:
+def read_run(run: str, classes: ClassTable) -> list[Candidates]:
     """Read the candidates of every epoch of a run (a directory or URL), in order.
 
     Raises:
-        InputError: it has none.
+        InputError: it has none, or some of another class list than ``classes``.
     """
     folder = storage.join(storage.absolute(run), FOLDER)
     names = read_names(run)
@@ -247,4 +276,6 @@ def read_run(run: str) -> list[Candidates]:
             fix="train with --candidates-per-epoch above 0, and pass runs/NAME",
         )
     locations = [storage.join(folder, name) for name in names]
-    return [Candidates.from_parquet(storage.read_bytes(place), place) for place in locations]
+    return [
+        Candidates.from_parquet(storage.read_bytes(place), place, classes) for place in locations
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -131,9 +132,9 @@ def _plan_table(precision: Precision, more_K: npt.NDArray[np.int64]) -> str:
         [
             f"{group}",
             f"{int(precision.labels_K[precision.groups_K == group].sum()):,}",
-            f"± {percent(before[group])}",
+            f"± {percent(before[group] or math.nan)}",
             f"{int(more_K[precision.groups_K == group].sum()):,}",
-            f"± {percent(after[group])}",
+            f"± {percent(after[group] or math.nan)}",
         ]
         for group in range(1, NUM_GROUPS + 1)
     ]
@@ -141,6 +142,8 @@ def _plan_table(precision: Precision, more_K: npt.NDArray[np.int64]) -> str:
         "Half the 95 % interval of a group's mAP, in points, as the labels are and as it is "
         "expected with the planned ones."
     ]
+    if not any(precision.variances_K):
+        notes.append("–: every class is ranked perfectly, which says nothing of other labels.")
     headers = ["group", "labels", "mAP known to", "to verify", "expected"]
     return Table(headers=headers, sections=[rows], notes=notes, text_columns=0).terminal()
 

@@ -35,6 +35,8 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 _PRIOR = 10
 """Entries of its rarer state with which a class's own variance counts as much as its group's."""
+_NOTHING = 1e-12
+"""Largest variance of AP that rounding explains."""
 HALF_INTERVAL = 1.959964
 """Half a 95 % interval in standard errors."""
 
@@ -46,7 +48,7 @@ class Precision:
     Attributes:
         groups_K: 1 to 5.
         labels_K: verified entries, int64; a class without any has no AP and is not planned for.
-        variances_K: of AP per label, shrunk to the group's (`estimate`).
+        variances_K: of AP per label, shrunk to the group's (`estimate`); 0 where no class varies.
     """
 
     groups_K: npt.NDArray[np.integer]
@@ -88,19 +90,21 @@ def estimate(
     """Estimate the variance per label of each class's AP from verified entries.
 
     A class's own estimate weighs r / (r + 10), r being the labels of its rarer state; the rest is
-    that of its group (else of all), the mean over classes weighted by r (inferred: AP of few
-    positives varies more than they show).
+    that of its group, the mean over classes weighted by r (inferred: AP of few positives varies
+    more than they show). A group that shows no variation takes that of all classes: where its
+    classes are ranked perfectly, no label has an influence.
     """
     K = len(groups_K)
     own_K = variances(scores_E, is_positive_E, classes_E, K)
+    own_K[own_K < _NOTHING] = 0
     labels_K = np.bincount(classes_E, minlength=K)
     positives_K = np.bincount(classes_E[is_positive_E], minlength=K)
     rarer_K = np.minimum(positives_K, labels_K - positives_K)
     shared_K = np.full(K, _weighted_mean(own_K, rarer_K))
     for group in np.unique(groups_K):
         of = groups_K == group
-        if rarer_K[of].any():
-            shared_K[of] = _weighted_mean(own_K[of], rarer_K[of])
+        if shared := _weighted_mean(own_K[of], rarer_K[of]):
+            shared_K[of] = shared
     shrunk_K = (rarer_K * own_K + _PRIOR * shared_K) / (rarer_K + _PRIOR)
     return Precision(groups_K=groups_K, labels_K=labels_K, variances_K=shrunk_K)
 

@@ -59,7 +59,8 @@ def run(config: AuditConfig, readers: Readers) -> str:
         return planned.export_plan(config, opened, readers, evaluations[0])
     has_candidates = split == SPLIT and bool(candidates.read_names(opened.run))
     if has_candidates:
-        newest = candidates.of_epoch(candidates.read_run(opened.run), config.epoch)
+        epochs = candidates.read_run(opened.run, opened.dataset.classes)
+        newest = candidates.of_epoch(epochs, config.epoch)
         has_candidates = newest.labels == labels
     if not has_candidates:
         any_there = bool(candidates.read_names(opened.run))
@@ -95,7 +96,7 @@ def _export_candidates(
     config: AuditConfig, opened: Inputs, readers: Readers, errors: Questions | None = None
 ) -> str:
     """Export candidates; label errors, if any, stand below them on the same sheet."""
-    epochs = candidates.read_run(opened.run)
+    epochs = candidates.read_run(opened.run, opened.dataset.classes)
     report = []
     missing = None
     if config.truth is not None:

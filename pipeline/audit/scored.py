@@ -49,7 +49,7 @@ def read(names: Sequence[str]) -> list[Baseline]:
 
 
 def check_entries(evaluations: Sequence[Baseline], dataset: Dataset) -> None:
-    """Refuse evaluations of other entries than the dataset's labels have.
+    """Refuse evaluations of another class list, or of other entries than the dataset's labels have.
 
     Raises:
         InputError: naming the first such, or the dataset lacks the split or label version.
@@ -57,7 +57,7 @@ def check_entries(evaluations: Sequence[Baseline], dataset: Dataset) -> None:
     split, labels = (about(evaluations[0], key) for key in ("split", "labels"))
     table = labels_of(dataset, split, labels)
     for evaluation in evaluations:
-        evaluation.check_entries(table)
+        evaluation.check_entries(table, dataset.classes)
 
 
 def refuse_ignored(

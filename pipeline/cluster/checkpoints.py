@@ -11,6 +11,7 @@ The snapshot's format is private to Ray, which is therefore capped below its nex
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -121,6 +122,25 @@ def awaits_validation(run: str) -> bool:
     with contextlib.suppress(OSError, ValueError, KeyError):
         return bool(_state(run)["pending_training_results"])
     return False
+
+
+def validated_meta(directory: str) -> checkpoint.Meta:
+    """Read a checkpoint's meta data, with the metrics of a validation that ran beside training.
+
+    Those are in Ray's snapshot alone: the checkpoint was written before (`--async-validation`).
+
+    Args:
+        directory: of the checkpoint, or its URL.
+
+    Raises:
+        InputError: it is not a checkpoint.
+    """
+    meta = checkpoint.read_meta(directory)
+    if meta.metrics.get(SCORE, UNSCORED) != UNSCORED:
+        return meta
+    run, _, name = directory.rstrip("/").rpartition("/")
+    found = metrics_of(run).get(name) or {}
+    return dataclasses.replace(meta, metrics={**meta.metrics, **found})
 
 
 def is_copy(run: str, origin: str, file: str | None = None) -> bool:

@@ -195,4 +195,5 @@ def _about(subject: Subject) -> dict[str, str]:
         "split": subject.config.split,
         "checkpoint": subject.checkpoint,
         "epoch": str(subject.meta.epoch),
+        "classes_sha256": subject.meta.classes_sha256,
     }

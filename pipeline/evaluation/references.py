@@ -19,8 +19,10 @@ import numpy as np
 from pipeline.evaluation.attribution import Attributions
 from pipeline.evaluation.scores import Scores, read_about
 from pipeline.tracking import runs
+from sharding.classes import ClassTable
 from sharding.errors import InputError
 from sharding.labels import LabelTable, entry_keys
+from sharding.log import count
 from sharding.storage.parquet import as_input_error
 
 PAPER = "Bridging the Gap between Model Explanations, CVPR 2023, arXiv 2304.01804"
@@ -81,16 +83,26 @@ LARGE_LOSS_OPEN_IMAGES_V3: Mapping[str, Published] = _rows(
 )
 
 
-def published(method: str) -> tuple[Published, ...]:
-    """Find the published rows of a method: without and with BoostLU; AN from the earlier paper.
+_BY_METHOD: Mapping[str, tuple[Published, ...]] = {
+    "an": (LARGE_LOSS_OPEN_IMAGES_V3["Naive AN"],),
+    "ls": (LARGE_LOSS_OPEN_IMAGES_V3["LSAN"],),
+    "wan": (LARGE_LOSS_OPEN_IMAGES_V3["WAN"],),
+    "iu": (LARGE_LOSS_OPEN_IMAGES_V3["Naive IU"],),
+    **{
+        method: tuple(OPEN_IMAGES_V3[row] for row in (name, f"{name}+BoostLU"))
+        for method, name in {"ll-r": "LL-R", "ll-ct": "LL-Ct", "ll-cp": "LL-Cp"}.items()
+    },
+    "p-asl": (OPEN_IMAGES_V3["P-ASL"],),
+    "curriculum": (OPEN_IMAGES_V3["Curriculum Labeling"],),
+    "imcl": (OPEN_IMAGES_V3["IMCL"],),
+    "cnn-rnn": (OPEN_IMAGES_V3["CNN-RNN"],),
+}
+"""Rows of our methods, by name; of the earlier paper those that the later one has not."""
 
-    Empty if the papers have none.
-    """
-    wanted = method.replace("_", "-").lower()
-    if wanted == "an":
-        return (LARGE_LOSS_OPEN_IMAGES_V3["Naive AN"],)
-    names = (wanted, f"{wanted}+boostlu")
-    return tuple(row for name, row in OPEN_IMAGES_V3.items() if name.lower() in names)
+
+def published(method: str) -> tuple[Published, ...]:
+    """Find the published rows of a method, without and with BoostLU; empty without any."""
+    return _BY_METHOD.get(method.replace("_", "-").lower(), ())
 
 
 def published_beside(
@@ -116,7 +128,7 @@ class Baseline:
         name: the MLflow run id or the path it was asked for by.
         scores: of its annotated entries.
         attributions: of its maps, by the name of its run; empty if it counted none.
-        about: what its scores are of: split, labels, checkpoint, epoch.
+        about: what its scores are of: split, labels, checkpoint, epoch, class list.
     """
 
     name: str
@@ -149,12 +161,22 @@ class Baseline:
             name=name, scores=scores, attributions=_attributions(counts), about=read_about(path)
         )
 
-    def check_entries(self, table: LabelTable) -> None:
-        """Refuse scores of entries that the label table does not have.
+    def check_entries(self, table: LabelTable, classes: ClassTable) -> None:
+        """Refuse scores of another class list, or of entries that the label table does not have.
+
+        Older files do not say their class list.
 
         Raises:
-            InputError: they are of another split or label version.
+            InputError: naming both lists; or they are of another split or label version.
         """
+        scored_by = self.about.get("classes_sha256", classes.sha256)
+        if scored_by != classes.sha256:
+            raise InputError(
+                f"scores of class list {scored_by[:12]}, dataset of class list "
+                f"{classes.sha256[:12]} ({count(len(classes), 'class')})",
+                file=self.name,
+                fix="pass the dataset that was evaluated, or evaluate on this one",
+            )
         entries, scores = table.entries(), self.scores
         rows_E = table.rows_of(scores.image_ids_E)
         known = (entry_keys(entries.rows_E, entries.classes_E) << 1) + entries.states_E

@@ -5,6 +5,7 @@ One `Report` holds all of it; every form says the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from sharding.log import count
 
 GROUPS = range(1, NUM_GROUPS + 1)
 HEADERS = ("", *MAP_COLUMNS.values())
+_NO_INTERVAL = "Interval –: every draw of the images has the same mean; it says nothing of others."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +158,15 @@ class Report:
         widths = (half_width(known[column].low, known[column].high) for column in MAP_COLUMNS)
         return [["  95% interval", *widths]]
 
+    def _lacks_interval(self, name: str) -> bool:
+        """Whether a mean of this name, or a difference, that is shown has no interval."""
+        shown = self.summaries.values() if name == DIFFERENCE else [self.summaries[name]]
+        return any(
+            math.isnan(self.intervals[name][column].low)
+            and not any(math.isnan(summary.means()[column]) for summary in shown)
+            for column in MAP_COLUMNS
+        )
+
     def _supports(self) -> list[list[str]]:
         """The entries behind the means; all summaries are of the same."""
         summary = next(iter(self.summaries.values()))
@@ -182,6 +193,8 @@ class Report:
             *(f"Rule {rule}: {RULES[rule]}." for rule in rules),
             *(f"Published: {source}." for source in sources),
         ]
+        if any(map(self._lacks_interval, self.intervals)):
+            notes.append(_NO_INTERVAL)
         if self.pointing_game:
             hits = percent(self.pointing_game["all"])
             notes.append(
@@ -209,6 +222,8 @@ def _difference_table(comparison: Comparison) -> Table:
         low, high = signed(weighted.interval.low), signed(weighted.interval.high)
         p = p_value(weighted.p_value)
         notes.append(f"Weighted by positives: {signed(weighted.delta)} ({low} to {high}), p {p}.")
+    if any(math.isnan(d.interval.low) and not math.isnan(d.delta) for d in differences):
+        notes.append(_NO_INTERVAL)
     return Table(headers=HEADERS, sections=[rows], notes=notes)
 
 

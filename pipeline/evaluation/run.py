@@ -99,7 +99,7 @@ class Subject:
         table = labels_of(dataset, config.split, config.labels)
         baseline = Baseline.read(config.against) if config.against else None
         if baseline is not None:
-            baseline.check_entries(table)
+            baseline.check_entries(table, dataset.classes)
         return cls(
             config=config,
             checkpoint=directory,
@@ -217,7 +217,8 @@ def _decisions(subject: Subject, scores: Scores) -> Decisions | None:
         source = f"verified {config.split} entries of labels {subject.labels}"
         classes = subject.dataset.classes
         points = choose(entries, classes, precision=config.precision, source=source)
-    return None if points is None else Decisions(points=points, entries=entries)
+    target = config.precision if config.thresholds else None
+    return None if points is None else Decisions(points=points, entries=entries, precision=target)
 
 
 def _keep(points: OperatingPoints, subject: Subject) -> InputError | None:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from pipeline.cluster import checkpoints
 from pipeline.models import cam_net, checkpoint, model_card, operating_points
 from pipeline.models.operating_points import OperatingPoints
 from sharding.errors import InputError
@@ -105,8 +106,9 @@ def export(checkpoint_directory: str, output: Path, formats: tuple[str, ...]) ->
             os.replace(path, output / path.name)
     with replacing(output / "model.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    card = model_card.card(checkpoints.validated_meta(checkpoint_directory))
     with replacing(output / "README.md") as temporary:
-        temporary.write_text(model_card.card(meta), "utf-8")
+        temporary.write_text(card, "utf-8")
     return differences
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pipeline
 import sharding
 from pipeline import storage
+from pipeline.cluster import checkpoints
 from pipeline.inference import locate
 from pipeline.inference.predictor import OWN_THRESHOLDS, TOP_K
 from pipeline.models import checkpoint, model_card, operating_points
@@ -83,7 +84,7 @@ def log_model(run_id: str, checkpoint_directory: str, *, copy: bool) -> str:
         InputError: the checkpoint is none, or MLflow does not take the model.
     """
     with locate.still_there(checkpoint_directory):
-        meta = checkpoint.read_meta(checkpoint_directory)
+        meta = checkpoints.validated_meta(checkpoint_directory)
         with mlflow_errors("MLflow does not take the model"):
             client = mlflow_client()
             model = _find(client, run_id, checkpoint_directory)

@@ -27,6 +27,10 @@ def training(squares: Path, storage: Path, method: str = "ll-ct", **changes: obj
     return worker_for(squares, method, **changes)
 
 
+def read(squares: Path, storage: Path) -> list[Candidates]:
+    return candidates.read_run(str(storage / "run"), Dataset.open(squares).classes)
+
+
 def files(storage: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((storage / "run/candidates").iterdir())}
 
@@ -36,7 +40,7 @@ def test_every_epoch_leaves_a_file(squares: Path, tmp_path: Path) -> None:
     worker = begun(training(squares, tmp_path, network={"backbone": "resnet18"}))
     run_epoch(worker, 1)
     run_epoch(worker, 2)
-    first, second = candidates.read_run(str(tmp_path / "run"))
+    first, second = read(squares, tmp_path)
     assert (first.epoch, second.epoch) == (1, 2)
     assert (second.method, second.labels, second.images_seen) == ("ll-ct", "first", 192)
     assert len(first) == len(second) == 50
@@ -61,7 +65,7 @@ def test_the_file_is_readable_without_us(squares: Path, tmp_path: Path) -> None:
     run_epoch(begun(training(squares, tmp_path)), 1)
     table = pq.read_table(tmp_path / "run/candidates/epoch-001.parquet")
     assert table.schema.names == candidates.SCHEMA.names
-    (found,) = candidates.read_run(str(tmp_path / "run"))
+    (found,) = read(squares, tmp_path)
     row = table.slice(7, 1).to_pylist()[0]
     assert row["image_id"] == format_image_ids(found.image_ids_N)[7]
     assert row["mid"] == Dataset.open(squares).classes.mids[row["class"]]
@@ -86,7 +90,7 @@ def test_a_repeated_epoch_replaces_its_file(squares: Path, tmp_path: Path) -> No
     run_epoch(begun(training(squares, tmp_path)), 1)
     assert files(tmp_path) == before
     run_epoch(begun(training(squares, tmp_path, candidates_per_epoch=20)), 1)
-    (found,) = candidates.read_run(str(tmp_path / "run"))
+    (found,) = read(squares, tmp_path)
     assert len(found) == 20
 
 
@@ -94,14 +98,14 @@ def test_zero_leaves_none(squares: Path, tmp_path: Path) -> None:
     run_epoch(begun(training(squares, tmp_path, candidates_per_epoch=0)), 1)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="no candidates"):
-        candidates.read_run(str(tmp_path))
+        candidates.read_run(str(tmp_path), Dataset.open(squares).classes)
 
 
 def test_corrections_for_good_stay_corrected(squares: Path, tmp_path: Path) -> None:
     worker = begun(training(squares, tmp_path, "ll-cp", candidates_per_epoch=480))
     for epoch in (1, 2, 3):
         run_epoch(worker, epoch)
-    *_, second, third = candidates.read_run(str(tmp_path / "run"))
+    *_, second, third = read(squares, tmp_path)
     entries = [
         {*zip(c.image_ids_N[at].tolist(), c.classes_N[at].tolist(), strict=True)}
         for c in (second, third)
@@ -115,10 +119,10 @@ def test_complete_labels_leave_none(squares: Path) -> None:
     none = Collector(5, torch.device("cpu")).finish(
         epoch=1, method="full", labels="first", images_seen=96
     )
-    content = none.to_parquet(Dataset.open(squares).classes)
-    found = Candidates.from_parquet(content, "epoch-001.parquet")
+    classes = Dataset.open(squares).classes
+    found = Candidates.from_parquet(none.to_parquet(classes), "epoch-001.parquet", classes)
     assert (len(found), found.unobserved, found.method) == (0, 0, "full")
-    assert found.select(top=3).to_csv(Dataset.open(squares).classes).count("\n") == 1
+    assert found.select(top=3).to_csv(classes).count("\n") == 1
 
 
 def test_negative_numbers_are_refused() -> None:
@@ -128,6 +132,6 @@ def test_negative_numbers_are_refused() -> None:
         TrainConfig(dataset="x", candidates_per_epoch=-1)
 
 
-def test_another_file_is_refused() -> None:
+def test_another_file_is_refused(squares: Path) -> None:
     with pytest.raises(InputError, match=r"x\.parquet: not a table of an epoch's candidates"):
-        Candidates.from_parquet(b"nothing", "x.parquet")
+        Candidates.from_parquet(b"nothing", "x.parquet", Dataset.open(squares).classes)

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.audit import planned
+from pipeline.audit.review_plan import Precision
 from pipeline.inference.predict import SCHEMA
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids
@@ -129,3 +131,13 @@ def test_predictions_of_something_else_are_refused(
         pq.write_table(pq.read_table(part).replace_schema_metadata({}), part)
     with pytest.raises(InputError, match="predictions of another class list"):
         planned(other)
+
+
+def test_where_everything_is_ranked_perfectly_no_width_is_claimed() -> None:
+    groups_K, labels_K = np.arange(1, 6), np.full(5, 20)
+    for variance, widths in ((0.0, "± –"), (0.05, "± 9.80")):
+        variances_K = np.full(5, variance)
+        known = Precision(groups_K=groups_K, labels_K=labels_K, variances_K=variances_K)
+        text = planned._plan_table(known, np.zeros(5, int))
+        assert text.count(widths) == 10
+        assert ("–: every class is ranked perfectly" in text) == (variance == 0)

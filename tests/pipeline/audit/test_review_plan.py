@@ -77,6 +77,21 @@ def test_few_positives_take_their_groups_variance() -> None:
     assert found.variances_K[3] == pytest.approx(group)
 
 
+def test_a_group_that_is_ranked_perfectly_takes_the_variance_of_all() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1, 3], [200, 60, 20])
+    labels = rng.random(280) < 0.5
+    scores = np.where(classes == 3, 10.0 * labels, rng.normal(size=280) + labels)
+    found = review_plan.estimate(scores, labels, classes, GROUPS_K)
+    own_K = review_plan.variances(scores, labels, classes, 4)
+    assert own_K[3] == pytest.approx(0, abs=1e-12)
+    rarer_K = [min(labels[classes == k].sum(), (~labels[classes == k]).sum()) for k in (0, 1, 3)]
+    of_all = np.average(own_K[[0, 1, 3]], weights=rarer_K)
+    assert found.variances_K[3] == pytest.approx(10 * of_all / (rarer_K[2] + 10))
+    assert found.half_widths(np.zeros(4, int))[2] > 0.05
+    assert np.bincount(review_plan.allocate(found, 20), minlength=4)[3] > 0
+
+
 def test_entries_are_drawn_to_score_as_the_verified_ones() -> None:
     rng = np.random.default_rng(1)
     verified = rng.normal(2, 0.5, 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,12 +16,14 @@ from pipeline.audit.candidates import Candidates
 from pipeline.audit.inputs import Readers
 from pipeline.audit.label_tools import fiftyone
 from pipeline.config.commands import AuditConfig
+from sharding.classes import ClassTable
 from sharding.commands.confidences import reshard_confidences
 from sharding.commands.options import ReshardOptions
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
 from sharding.labels import UNOBSERVED
-from sharding.manifest import Dataset
+from sharding.layout import CLASSES_FILE
+from sharding.manifest import Dataset, Manifest
 from tests.support.machine import write_csv
 
 PROBABILITIES = (0.9, 0.8, 0.7, 0.6)
@@ -88,12 +91,12 @@ def test_sheet_and_tools_show_what_the_machine_said(
 ) -> None:
     classes = Dataset.open(squares).classes
     content = (tmp_path / "runs/first/candidates/epoch-001.parquet").read_bytes()
-    found = Candidates.from_parquet(content, "x")
+    found = Candidates.from_parquet(content, "x", classes)
     assert found.confidences_N is None
     assert [name for name, _ in run.questions(found).facts_N[0]] == ["training"]
     table = np.array([np.nan if c is None else c for c in CONFIDENCES], np.float32)
     with_machine = Candidates(**{**vars(found), "confidences_N": table})
-    again = Candidates.from_parquet(with_machine.to_parquet(classes), "x")
+    again = Candidates.from_parquet(with_machine.to_parquet(classes), "x", classes)
     np.testing.assert_array_equal(again.confidences_N, table)
     facts_N = run.questions(again).facts_N
     assert facts_N[0][1:] == [("machine", "confidence 0.90")]
@@ -101,3 +104,28 @@ def test_sheet_and_tools_show_what_the_machine_said(
     shown = [label for labels in fiftyone(again, classes)["labels"].values() for label in labels]
     said = [label["attributes"].get("machine_confidence") for label in shown]
     assert sorted(value for value in said if value is not None) == pytest.approx([0.0, 0.2, 0.9])
+
+
+def test_candidates_of_another_class_list_are_refused_before_anything_is_written(
+    tmp_path: Path, exported: Any
+) -> None:
+    """A class more came into the list; by their indices, rows would name the class before."""
+    dataset = tmp_path / "dataset"
+    own = Dataset.open(dataset).classes
+    for place in (0, 7, 8):
+        mids, names = list(own.mids), list(own.names)
+        mids.insert(place, "/m/new")
+        names.insert(place, "new")
+        none_K = np.zeros(9, np.int64)
+        longer = ClassTable.build(mids, names, none_K, none_K)
+        other = shutil.copytree(dataset, tmp_path / f"dataset-{place}")
+        longer.write(other / CLASSES_FILE)
+        manifest = Manifest.read(other)
+        dataclasses.replace(manifest, classes_sha256=longer.sha256, num_classes=9).write(other)
+        if place == 0:
+            lists = rf"class \d is /m/\S+ in .*, /m/\S+ in .*{longer.sha256[:12]} \(9 classes"
+            for more in ({}, {"top": 1}, {"tools": ("fiftyone",)}):
+                with pytest.raises(InputError, match=lists):
+                    exported(dataset=str(other), **more)
+            assert not (tmp_path / "export").exists()
+    assert exported(dataset=str(other)) == [0, 1, 2, 3], "a class behind moves no index"

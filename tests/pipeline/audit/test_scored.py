@@ -83,6 +83,17 @@ def test_contradicted_labels_are_listed(squares: Path, run: Path, tmp_path: Path
     assert "1 of 2 that all networks contradict" in top
 
 
+def test_scores_of_another_class_list_are_refused(squares: Path, run: Path, tmp_path: Path) -> None:
+    own = Dataset.open(squares).classes.sha256
+    scores = write_scores(tmp_path / "scores.parquet", squares, classes_sha256="f" * 64)
+    lists = rf"scores of class list f{{12}}, dataset of class list {own[:12]} \(8 classes\)"
+    with pytest.raises(InputError, match=lists):
+        export(run, tmp_path / "out", scores=(scores,), sheet=False)
+    assert not (tmp_path / "out").exists()
+    scores = write_scores(tmp_path / "scores.parquet", squares, classes_sha256=own)
+    assert "2 of 2" in export(run, tmp_path / "out", scores=(scores,), sheet=False)
+
+
 def test_they_stand_below_the_candidates_on_one_sheet(
     squares: Path, run: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_what_is_added_on_the_same_images_has_its_own_interval() -> None:
     same = dataclasses.replace(entries, boosted_E=entries.raw_E)
     pair[BOOST_ON] = pair[BOOST_OFF]
     none = bootstrap.all_intervals(pair, same, GROUPS, "boostlu", 5)[bootstrap.DIFFERENCE]["all"]
-    assert (none.low, none.high) == (0, 0)
+    assert np.isnan([none.low, none.high]).all(), "no draw makes a difference of equal scores"
     assert bootstrap.all_intervals(pair, same, GROUPS, "boostlu", 0) == {}
 
 
@@ -141,6 +142,62 @@ def test_a_real_difference_is_significant_and_no_difference_is_not() -> None:
     same = bootstrap.compare(*pair(0.0), TWENTY, replicates=150)
     assert same["all"].p_value > 0.05
     assert same["all"].interval.low < 0 < same["all"].interval.high
+
+
+@pytest.mark.parametrize("count", [20, 99, 199, 200, 500])
+@pytest.mark.parametrize("decimals", [1, 6])
+def test_an_interval_leaves_out_0_exactly_where_p_is_small(count: int, decimals: int) -> None:
+    """Also of tied replicates, and of a difference that is as far as one of them strays."""
+    rng = np.random.default_rng(count)
+    replicates_R = np.round(rng.normal(0.3, 1, count), decimals)
+    strays = np.abs(replicates_R - np.median(replicates_R))
+    holding = []
+    for delta in (*rng.choice(strays, 15), *np.sort(strays)[-30:], *rng.normal(0, 2, 15), 0.0):
+        found = bootstrap._interval_of_difference(delta, replicates_R)
+        p = bootstrap._p_value(delta, np.append(replicates_R, np.nan))
+        holding.append(found.low <= 0 <= found.high)
+        assert holding[-1] == (p >= 0.05)
+    assert 0 < np.mean(holding) < 1
+
+
+def test_intervals_of_few_images_hold_0_for_equal_runs() -> None:
+    """Forty images, forty classes: percentiles held it for every second pair of runs."""
+    rng, classes, images = np.random.default_rng(1), 40, 40
+    groups, rates = np.arange(classes) // 8 + 1, np.repeat([0.1, 0.2, 0.3, 0.4, 0.5], 8)
+    holds = []
+    for _ in range(6):
+        ids = np.repeat(np.arange(images), 4)
+        drawn = np.concatenate([rng.permutation(classes)[:4] for _ in range(images)])
+        labels = rng.random(len(ids)) < rates[drawn]
+        shared = 2 * labels + rng.normal(0, 0.7, len(ids))
+        first, second = (
+            make_scores(shared + rng.normal(0, 0.7, len(ids)), labels, drawn, ids) for _ in range(2)
+        )
+        found = bootstrap.compare(first, second, groups, replicates=50).values()
+        bounds = [d.interval for d in found if not math.isnan(d.interval.low)]
+        holds += [bound.low <= 0 <= bound.high for bound in bounds]
+    assert np.mean(holds) > 0.85
+
+
+def test_what_no_draw_changes_has_no_interval() -> None:
+    """Group 1 is ranked perfectly in every draw, whatever its class is like elsewhere."""
+    first, _ = pair(0.0, size=600)
+    perfect_E = np.where(first.classes_E == 0, 10.0 * first.labels_E - 5, first.raw_E)
+    perfect = dataclasses.replace(first, raw_E=perfect_E.astype(np.float32))
+    groups_K = np.array([1, *[2] * 19])
+    ap_K = average_precision(perfect.raw_E, perfect.labels_E, perfect.classes_E, 20)
+    positives_K = np.bincount(perfect.classes_E[perfect.labels_E == 1], minlength=20)
+    means = summarize(ap_K, groups_K, positives_K, np.zeros(20, int))
+    means_RM = bootstrap.resample(perfect, groups_K, boosted=False, replicates=20)
+    found = bootstrap.intervals(means, means_RM)
+    assert means.map_groups[1] == 1
+    assert np.isnan([found["group_1"].low, found["group_1"].high]).all()
+    assert found["group_2"].low < means.map_groups[2] < found["group_2"].high
+    # One image with an entry of each label, ranked right by one run only: p would be 1 in 21.
+    sure = np.full(20, 0.5)
+    assert math.isnan(bootstrap._p_value(0.5, sure))
+    assert math.isnan(bootstrap._interval_of_difference(0.5, sure).low)
+    assert bootstrap._p_value(0.0, np.zeros(20)) == 1
 
 
 def test_a_run_against_itself_differs_by_nothing() -> None:

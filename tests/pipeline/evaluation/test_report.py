@@ -157,6 +157,24 @@ def test_intervals_and_published_rows_stand_beside_the_means(pair: dict[str, Sum
     assert as_json["BoostLU off"]["intervals_95"] == {}
 
 
+def test_a_mean_that_no_draw_changes_has_no_interval_and_a_note(pair: dict[str, Summary]) -> None:
+    """Group 3 has no class and so needs no word; of group 1 it says why there is no interval."""
+    nothing = Interval(low=math.nan, high=math.nan)
+    known = {name: around(value) for name, value in pair["BoostLU on"].means().items()}
+    note = "Interval –: every draw"
+    assert math.isnan(known["group_3"].low)
+    assert note not in Report(summaries=pair, intervals={"BoostLU on": known}).terminal()
+    for name in ("BoostLU on", DIFFERENCE):
+        text = Report(summaries=pair, intervals={name: known | {"group_1": nothing}}).terminal()
+        assert row(text, "  95% interval")[:3] == ["–", "±1.50", "–"]
+        assert note in text
+    same = Difference(delta=0.0, interval=nothing, p_value=1.0)
+    comparison = Comparison(first="a", second="b", differences=dict.fromkeys(MEANS, same))
+    text = Report(summaries=pair, comparison=comparison).terminal()
+    assert row(text, "95% low")[0] == "–"
+    assert note in text
+
+
 @pytest.fixture
 def compared() -> Comparison:
     nothing = Interval(low=math.nan, high=math.nan)

@@ -103,6 +103,27 @@ def test_every_file_says_how_to_use_it(exported: Path, saved: Path) -> None:
             assert (output if isinstance(value, str) else json.loads(output)) == value
 
 
+def test_the_card_has_the_map_of_a_validation_beside_training(
+    squares: Path, tmp_path: Path
+) -> None:
+    """Its metrics came after the checkpoint was written, so only Ray's snapshot has them."""
+    saved = write_checkpoint(tmp_path / "run" / "checkpoint_one", squares)
+    output = tmp_path / "exported"
+    export.export(str(saved), output, ("safetensors",))
+    assert "### Validation" not in (output / "README.md").read_text()
+    found = {"val/mAP/all": 0.7064, "val/mAP/group_1": 0.5, "score": 0.7064}
+    listed = [
+        {"checkpoint_dir_name": name, "metrics": metrics}
+        for name, metrics in (("checkpoint_none", {"val/mAP/all": 0.1}), (saved.name, found))
+    ]
+    snapshot = saved.parent / "checkpoint_manager_snapshot.json"
+    snapshot.write_text(json.dumps({"checkpoint_results": listed}))
+    export.export(str(saved), output, ("safetensors",))
+    card = (output / "README.md").read_text()
+    assert "### Validation, epoch 1" in card
+    assert "70.64" in card
+
+
 def test_the_mean_that_the_network_was_trained_with_is_told(saved: Path) -> None:
     model, meta = checkpoint.load_model(saved)
     model.mean.fill_(127.5)

@@ -88,7 +88,7 @@ def test_the_student_trains_on_them(taught: Path, tmp_path: Path) -> None:
     begun(student)
     run_epoch(student, 1)
     run_epoch(student, 2)
-    first, second = candidates.read_run(str(tmp_path / "student"))
+    first, second = candidates.read_run(str(tmp_path / "student"), Dataset.open(taught).classes)
     assert first.modified == 0
     table = student.images.join.confidences
     assert table is not None
