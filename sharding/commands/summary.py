@@ -13,15 +13,19 @@ from sharding.errors import command
 from sharding.layout import GROUPS_OF, QUARANTINE_FILE, SPLITS, wanted_path
 from sharding.log import count
 from sharding.manifest import Dataset
+from sharding.manifest_parts import LabelVersion
 from sharding.openimages.row_status import MOST_LISTED, REJECTED
 
 _NOT_LABELS = {
     "listed_without_rows": "images of the lists that nobody labelled (left out)",
     "unknown_mid": "rows outside the class list",
+    "outside_the_class_list": "labels of classes outside the class list",
     "duplicates": "rows said before",
     "conflicts": "classes of an image disputed",
 }
 """Counts in a label version's report of what gave no label without being rejected, in words."""
+_OF_COLLECTIONS = {"bad_rows": "bad rows", "listed_twice": "listed twice"}
+"""Counts in a label version's report of rows that importers rejected, in words."""
 REVIEWED_NEW, REVIEWED_CONFIRMED = "reviewed_new", "reviewed_confirmed"
 REVIEWED_TO_POSITIVE, REVIEWED_TO_NEGATIVE = "reviewed_to_positive", "reviewed_to_negative"
 _ANSWERS = {
@@ -86,7 +90,8 @@ class Summary:
             rows.append(("pixels", ", ".join(f"{n:,} {how}" for how, n in self.how.items())))
         if self.continued:
             rows.append(("continued", f"{count(self.continued, 'shard')} finished before"))
-        rows += [*self._not_labels(), ("set aside", self._set_aside())]
+        _, version = self.dataset.label_version()
+        rows += [*_not_labels(version), ("set aside", self._set_aside())]
         if self.reasons:
             rows.append(("to see it", command("view", "--dataset", self.location, "--reason", "")))
         if self.forgotten:
@@ -119,14 +124,6 @@ class Summary:
             remark += f"; {never:,} of them without a positive"
         return f"{_group_ranges(self.dataset.classes)}{remark}"
 
-    def _not_labels(self) -> list[tuple[str, str]]:
-        """Count the rows that are in order and yet no label, and the images without any."""
-        _, version = self.dataset.label_version()
-        reports = version.report.values()
-        counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _NOT_LABELS.items()}
-        text = ", ".join(f"{number:,} {text}" for text, number in counts.items() if number)
-        return [("no label", text)] if text else []
-
     def _set_aside(self) -> str:
         if not self.reasons:
             return "nothing"
@@ -153,6 +150,14 @@ def summarise(
         how=how or {},
         forgotten=forgotten,
     )
+
+
+def _not_labels(version: LabelVersion) -> list[tuple[str, str]]:
+    """Count the rows that are in order and yet no label, and the images without any."""
+    reports = version.report.values()
+    counts = {text: sum(r.get(key, 0) for r in reports) for key, text in _NOT_LABELS.items()}
+    text = ", ".join(f"{number:,} {text}" for text, number in counts.items() if number)
+    return [("no label", text)] if text else []
 
 
 def _count_reasons(dataset: Dataset) -> dict[str, int]:
@@ -241,8 +246,12 @@ class Resharded:
             rows.append(("labelled", f"{new:,} images that had no label, {gone:,} have none now"))
         if self.added:
             rows.append(("images", f"{self.added:,} got pixels, in shards of their own"))
-        reports = self.dataset.manifest.labels[self.name].report.values()
-        if rejected := +_count_rejected(reports):
+        version = self.dataset.manifest.labels[self.name]
+        rows += _not_labels(version)
+        rejected = _count_rejected(version.report.values())
+        for key, words in _OF_COLLECTIONS.items():
+            rejected[words] = sum(report.get(key, 0) for report in version.report.values())
+        if rejected := +rejected:
             text = ", ".join(f"{number:,} {key}" for key, number in rejected.most_common())
             rows.append(("set aside", f"{text} (listed in {QUARANTINE_FILE})"))
         if missing := sum(self.wanted.values()):

@@ -25,7 +25,9 @@ from sharding.openimages.dump_files import COMPRESSED
 from sharding.openimages.row_status import RejectedRow
 from sharding.storage.compression import ARCHIVES
 
-_EMPTY = ("nan", "none", "null", "n/a")
+_EMPTY = ("nan", "none", "null", "n/a", "na")
+_ENCLOSING = "<>[](){}"
+"""Around such a word: pandas' ``<NA>``, or a list of it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class Collection:
         sources: sha256 of every file read, by path relative to the source.
         policy: what was decided on reading, for the manifest.
         unsplit: everything is in "train" because nothing says what is for testing.
+        left_out: names of classes that it has labels of, and that were not asked for.
     """
 
     release: str
@@ -71,6 +74,7 @@ class Collection:
     sources: Mapping[str, str]
     policy: Mapping[str, Any] = field(default_factory=dict)
     unsplit: bool = False
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.keys) > np.iinfo(np.uint16).max:
@@ -100,13 +104,18 @@ def class_key(prefix: str, name: str) -> str:
     return f"/m/{prefix}_{suffix}"
 
 
+def class_look(name: str) -> str:
+    """Fold what a reader cannot tell apart in class names: case, spaces and Unicode form."""
+    shown = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
+    return " ".join(shown.casefold().split())
+
+
 def doubtful(names: Sequence[str]) -> str:
     """List names that a reader cannot tell apart, and words that programs print for empty cells."""
     by_look = defaultdict(list)
     for name in names:
-        shown = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
-        by_look[" ".join(shown.casefold().split())].append(name)
-    groups = (g for look, g in by_look.items() if len(g) > 1 or look in _EMPTY)
+        by_look[class_look(name)].append(name)
+    groups = (g for look, g in by_look.items() if len(g) > 1 or look.strip(_ENCLOSING) in _EMPTY)
     return ", ".join(" and ".join(map(ascii, group)) for group in islice(groups, 5))
 
 

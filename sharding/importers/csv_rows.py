@@ -36,6 +36,7 @@ _LONG_FIX = "close a quote of this row, or name the classes of its image on seve
 _QUOTE_FIX = "close the quote of this row; write a quote within a quoted cell twice"
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
+_NO_SET = ("set()", "frozenset()")
 _ITEM = re.compile(rf"{_QUOTED}|[-+]?[.\d][-+.e\d]*")
 _ITEMS = re.compile(rf"(?:(?:{_ITEM.pattern})(?:\s*,\s*|\s+|\Z))*")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # or a drive of Windows
@@ -213,6 +214,8 @@ def _names(cell: str, separator: str) -> list[str]:
 
 def _items(cell: str) -> list[str] | None:
     """Split a list as Python, NumPy and JSON print it; None where the cell is none."""
+    if cell in _NO_SET:
+        return []
     body = cell[1:-1].strip()
     if len(cell) < 2 or _BRACKETS.get(cell[0]) != cell[-1] or not _ITEMS.fullmatch(body):
         return None

@@ -7,6 +7,7 @@ column of negatives: then it is unobserved, as in Open Images.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,12 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.importers.collection import Collection, Part, class_key, first_existing
+from sharding.importers.collection import (
+    Collection,
+    Part,
+    class_key,
+    class_look,
+    first_existing,
+)
 from sharding.importers.csv_rows import SEPARATORS, Row, read_rows
 from sharding.importers.options import COLUMNS, ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS, is_below
+from sharding.log import count, info
 from sharding.openimages.row_status import is_mid
 from sharding.sources.spelling import Spellings
 
@@ -28,7 +36,7 @@ READ_AS = "read_as"
 _MOST_ENTRIES = 4 << 30
 _FIX = "mend the row, or leave out --strict to set such rows aside"
 _OTHER_SEPARATORS = {**SEPARATORS, "/": "/"}
-del _OTHER_SEPARATORS["space"]  # names have spaces
+_OTHER_SEPARATORS["space"] = _OTHER_SEPARATORS.pop("space")  # the last: it may follow a comma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,7 @@ def read_table(options: ImportOptions) -> Collection:
     found = {name for row in rows for name in (*row.positives, *row.negatives)}
     listed = () if options.classes is None else _read_class_list(options.classes, log)
     _refuse_lists(written, found, listed, path, options)
+    left_out = _leave_out(written, found, listed, path, options)
     names = listed or tuple(sorted(found))
     if not names:
         raise InputError("no row names a class", file=path, fix="check --labels-column")
@@ -92,6 +101,7 @@ def read_table(options: ImportOptions) -> Collection:
         sources=log.sources,
         policy={"unlisted": unlisted, **_read_as(options)},
         unsplit=options.split_column not in header,
+        left_out=left_out,
     )
 
 
@@ -190,23 +200,90 @@ def _refuse_lists(
     path: Path,
     options: ImportOptions,
 ) -> None:
-    """Refuse a name that another separator splits into other classes.
+    """Refuse names that another separator splits into classes.
 
-    A class with such a character in its name, "salt/pepper", stays: its parts are no classes.
+    A class with such a character in its name, "salt/pepper", stays: its parts are no classes, and
+    make up no other names.
     """
-    known = found.union(listed)
-    for name, line in written.items():
-        for word, separator in _OTHER_SEPARATORS.items():
-            parts = [part.strip() for part in name.split(separator) if part.strip()]
-            if len(parts) > 1 and known.issuperset(parts) and name not in listed:
-                own = SEPARATORS.get(options.separator, options.separator)
-                raise InputError(
-                    f"{name!r:.80} is a list of other classes of this table",
-                    file=path,
-                    row=line,
-                    fix="if it is one class, name it in --classes FILE; if not, pass "
-                    f"--separator {word}, or write {own!r} between them",
-                )
+    own = SEPARATORS.get(options.separator, options.separator)
+    known, exempt = found.union(listed), frozenset(listed)
+    for word, separator in _OTHER_SEPARATORS.items():
+        parts_of = {
+            name: parts
+            for name in written
+            if name not in exempt
+            and len(parts := [p.strip() for p in name.split(separator) if p.strip()]) > 1
+        }
+        of_classes = [name for name, parts in parts_of.items() if known.issuperset(parts)]
+        uses = Counter(part for parts in parts_of.values() for part in {*parts})
+        if of_classes and separator != " ":  # names have spaces, and words of them are classes
+            name, problem = of_classes[0], "is a list of other classes of this table"
+            classes = "it is one class, name it"
+        elif _recombine(uses, len(parts_of), are_words=separator == " "):
+            name = next(iter(parts_of))
+            problem = f"looks like a list: {len(parts_of):,} such names are made of {len(uses):,}"
+            classes = "such names are classes, name all classes"
+        else:
+            continue
+        raise InputError(
+            f"{name!r:.80} {problem}",
+            file=path,
+            row=written[name],
+            fix=f"if {classes} in --classes FILE; if not, pass --separator {word}, or write "
+            f"{own!r} between them",
+        )
+
+
+def _recombine(uses: Mapping[str, int], names: int, *, are_words: bool) -> bool:
+    """Tell lists, in which the same parts come again and again, from names that have parts.
+
+    Kinds of things ("dog/small", "dog/other", "cat/other") have parts of their own.
+
+    Args:
+        uses: in how many names each part is.
+        names: number of names with several parts.
+        are_words: parts are words, which names share.
+    """
+    if not uses or len(uses) > names:
+        return False
+    return 2 * len(uses) <= names or (not are_words and min(uses.values()) > 1)
+
+
+def _leave_out(
+    written: Mapping[str, int],
+    found: set[str],
+    listed: Sequence[str],
+    path: Path,
+    options: ImportOptions,
+) -> tuple[str, ...]:
+    """List the classes of the table that the class list lacks, and tell them.
+
+    Raises:
+        InputError: one looks like a class of the list, or the list has none of the table's.
+    """
+    if options.classes is None or found.issubset(listed):
+        return ()
+    left_out = tuple(sorted(found.difference(listed)))
+    by_look = {class_look(name): name for name in listed}
+    for name in left_out:
+        if (alike := by_look.get(class_look(name))) is not None:
+            raise InputError(
+                f"{name!a:.80} is not in the class list, which has {alike!a:.80}",
+                file=path,
+                row=written.get(name),
+                fix=f"write it alike here and in {options.classes}, or name both there",
+            )
+    named = ", ".join(f"{name!r:.80}" for name in left_out[:5])
+    if len(left_out) == len(found):
+        raise InputError(
+            f"it names no class of the table, which has {named}",
+            file=options.classes,
+            fix="write the classes as the table does, one a line",
+        )
+    more = f" and {len(left_out) - 5:,} more" if len(left_out) > 5 else ""
+    what = f"{count(len(left_out), 'class')} outside {options.classes.name}"
+    info(f"{path}: {what}, left out: {named}{more}", "WARNING")
+    return left_out
 
 
 def _part(

@@ -55,6 +55,7 @@ class ImportJob(Job):
         names: of all images.
         asked: the options of the import, as given.
         single_positive: a second label version of one positive per training image, if wanted.
+        left_out: names of classes that the collection has, and that were not asked for.
         is_named: whether the label version was given a name, and so may come over a finished
             import.
     """
@@ -62,6 +63,7 @@ class ImportJob(Job):
     names: Names
     asked: ImportOptions
     single_positive: NewLabels | None = None
+    left_out: tuple[str, ...] = ()
     is_named: bool = False
 
     def made(self, manifest: Manifest) -> bool:
@@ -144,6 +146,7 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         names=names,
         asked=options,
         single_positive=_single_positive(official, collection, options),
+        left_out=collection.left_out,
         is_named=options.name is not None,
     )
 

@@ -20,6 +20,7 @@ from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import remove_outdated
 from sharding.errors import InputError, command
 from sharding.image_ids import Ids, format_image_ids
+from sharding.importers.collection import class_look
 from sharding.importers.prepare import ImportJob, table_counts
 from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
 from sharding.layout import DUPLICATES, MANIFEST_FILE, SPLITS, diff_path
@@ -121,7 +122,8 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     How these were drawn is recorded as the dataset has it: the draws of the new table count for
     nothing.
 
-    A class that a CSV does not name any more is in every image what one is that its row leaves out.
+    A class that a CSV does not name any more is in every image what one is that its row leaves out;
+    one that it names, and that its class list leaves out, is unobserved.
 
     Raises:
         InputError: the collection has a class that the dataset lacks, or no image of a split.
@@ -141,6 +143,8 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     labels_NK = np.full((len(ids_N), len(classes)), UNOBSERVED, np.int8)
     if job.labels.policy.get("unlisted") == "negative":  # but where a row was set aside
         labels_NK[(old_NK != UNOBSERVED).all(axis=1)] = NEGATIVE
+    looks = set(map(class_look, job.left_out))
+    labels_NK[:, [class_look(name) in looks for name in classes.names]] = UNOBSERVED
     labels_NK[:, columns] = old_NK
     split_N = np.repeat(np.array([*splits], object), [len(table) for table in tables])
     members = members_in(dataset)
@@ -168,12 +172,13 @@ def _check_images(ids_N: Ids, members: Sequence[Members], job: ImportJob) -> Non
         missing = int(np.count_nonzero(~np.isin(held_N, ids_N)))
         if missing == len(held_N) and split not in job.options.allow_empty:
             raise InputError(
-                f"none of the {missing:,} images of {split} has a row",
+                f"none of the {missing:,} images of {split} has a row that can be used",
                 file=job.options.annotations,
                 fix=f"write paths as in the first table, or pass --allow-empty {split}",
             )
         if missing:
-            log.info(f"{split}: {missing:,} images have no row, and so no label", "WARNING")
+            said = f"{split}: {missing:,} images have no row that can be used, and so no label"
+            log.info(said, "WARNING")
     extra_N = np.setdiff1d(ids_N, np.concatenate([part.image_ids_N for part in members]))
     if len(extra_N):
         wanted = set(format_image_ids(extra_N))

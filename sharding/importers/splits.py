@@ -48,12 +48,14 @@ def with_test(collection: Collection, options: ImportOptions) -> Collection:
     Raises:
         InputError: no image is for training.
     """
-    if "train" not in collection.parts or not collection.parts["train"].names:
-        raise InputError(
-            "no image is for training",
-            file=options.source,
-            fix="call one of the splits train, or leave the split column out",
-        )
+    training = collection.parts.get("train")
+    if training is None or not training.names:
+        problem, fix = "no image is for training", "fetch its lists and annotations again"
+        if training is not None and training.rejected_rows:
+            problem, fix = f"{problem} ({training.rejected_rows[0].as_error()})", "mend such rows"
+        elif options.format == "csv":
+            fix = "call one of the splits train, or leave the split column out"
+        raise InputError(problem, file=options.source, fix=fix)
     if not collection.unsplit:
         return collection
     return _with_drawn(collection, "test", options.test_share, options.split_seed)

@@ -38,12 +38,17 @@ def read_asked(ids: Sequence[str], file: Path | None, dataset: Dataset) -> dict[
     """Read which images are asked for: as they were written, by id.
 
     Raises:
-        InputError: an id is malformed, a name may be of several images, the file cannot be read,
-            or the table of names is damaged.
+        InputError: no image is named, an id is malformed, a name may be of several images, the file
+            cannot be read, or the table of names is damaged.
     """
     asked: dict[str, str] = {}
     names: list[_Line] = []
-    for line in _lines(ids, file):
+    lines = _lines(ids, file)
+    if not lines:
+        raise InputError(
+            "names no image", file=file or "--ids", fix="name one a line, or with --ids"
+        )
+    for line in lines:
         try:
             parse_image_ids([line.text])
         except InputError as error:

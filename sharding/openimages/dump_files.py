@@ -202,7 +202,7 @@ def _members(file: DumpFile, rarely_read: str | None) -> list[DumpFile]:
         file.refuse_unread(raw.peek(HEAD))
         return [
             DumpFile(path=file.path, member=name, location=f"{folder}/{name}")
-            for name in _tables(raw)
+            for name in dict.fromkeys(_tables(raw))  # one appended again is read as it is last
         ]
 
 

@@ -20,8 +20,18 @@ def normal(written: str) -> str:
 
 
 def look(name: str) -> str:
-    """Fold what Windows and macOS do not tell apart in a name: case and Unicode form."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """Fold what Windows and macOS do not tell apart in a name: case and Unicode form.
+
+    A letter stays one: "ß" is not "ss".
+    """
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", "".join(map(_fold, unicodedata.normalize("NFC", name))))
+
+
+def _fold(letter: str) -> str:
+    folds = (letter.casefold(), letter.lower())
+    return next((fold for fold in folds if len(fold) == 1), letter)
 
 
 class Listed:

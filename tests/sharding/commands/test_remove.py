@@ -211,6 +211,11 @@ def test_ids_come_from_a_file_and_unknown_ones_are_refused(dataset: Path, inputs
         with pytest.raises(InputError, match=message):
             take_down(dataset, file=listed)
         assert tree(dataset) == before
+    listed.write_text("\ufeff \n")
+    with pytest.raises(InputError, match=r"ids\.txt: names no image\. Fix: name one a line"):
+        take_down(dataset, file=listed)
+    with pytest.raises(InputError, match=r"^--ids: names no image\."):
+        take_down(dataset, "")
     with pytest.raises(InputError, match="no list of ids"):
         take_down(dataset, file=tmp_path / "absent.txt")
     listed.write_text(f"\ufeff{known}\r\n{'e' * 16}\n")

@@ -95,6 +95,43 @@ def test_a_class_list_decides_order_and_leaves_others_out(tmp_path: Path) -> Non
     assert found.parts["train"].report["outside_the_class_list"] == 1
 
 
+@pytest.mark.parametrize(
+    ("listed", "problem"),
+    [
+        (["cat", "dog", "cafe\u0301"], "labels.csv, row 2: 'Dog' is not in the class list, which"),
+        (["cat", "Dog", "polar  bear"], "row 3: 'Polar bear' is not in the class list, which has"),
+        (["cat", "Dog", "cafe\u0301"], r"row 4: 'caf\xe9' is not in the class list, which has 'ca"),
+        (
+            ["0", "1"],
+            "classes.txt: it names no class of the table, which has '0.0', 'Dog', 'Polar bear', ",
+        ),
+    ],
+)
+def test_a_class_list_that_writes_names_in_another_way_is_refused(
+    listed: list[str], problem: str, tmp_path: Path
+) -> None:
+    lines = ["image,labels", "a.jpg,Dog|cat", "b.jpg,Polar bear", "c.jpg,caf\u00e9", "d.jpg,0.0"]
+    classes = write_text(tmp_path / "classes.txt", listed)
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, lines, classes=classes)
+    assert problem in str(caught.value)
+    both = write_text(tmp_path / "both.txt", ["cat", "dog", "Dog"])
+    found = read(tmp_path, lines, classes=both)
+    assert found.left_out == ("0.0", "Polar bear", "caf\u00e9")
+    assert found.parts["train"].labels_NK.tolist() == [[1, 0, 1], [0] * 3, [0] * 3, [0] * 3]
+
+
+def test_what_a_class_list_leaves_out_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["a.jpg,cat|cow|emu,train", "b.jpg,cow,train", "c.jpg,cat,validation", "d.jpg,cat,test"]
+    write_csv(tmp_path, ["image,labels,split", *rows], [f"{letter}.jpg" for letter in "abcd"])
+    listed = write_text(tmp_path / "classes.txt", ["cat"])
+    done = import_collection(prepare_import(options(tmp_path, classes=listed)), map)
+    assert "no label     3 labels of classes outside the class list\n" in str(done)
+    assert "2 classes outside classes.txt, left out: 'cow', 'emu'\n" in capsys.readouterr().out
+
+
 def test_columns_and_separators_can_be_named(tmp_path: Path) -> None:
     lines = ["file,tags,labels", 'a.jpg,"red, round",0']
     found = read(tmp_path, lines, image_column="file", labels_column="tags", separator="comma")
@@ -149,6 +186,45 @@ def test_a_class_list_may_name_a_class_that_is_made_of_others(tmp_path: Path) ->
     listed = write_text(tmp_path / "classes.txt", ["salt", "pepper"])
     with pytest.raises(InputError, match="row 2: 'salt/pepper' is a list"):
         read(tmp_path, lines, classes=listed)
+
+
+@pytest.mark.parametrize(
+    ("between", "word"), [(",", "comma"), (" ; ", "semicolon"), (" ", "space"), ("/", "/")]
+)
+def test_lists_whose_classes_never_stand_alone_are_no_classes(
+    between: str, word: str, tmp_path: Path
+) -> None:
+    tags = ["house", "person", "road", "tree", "car", "sea", "sky"]
+    pairs = [(first, second) for n, first in enumerate(tags) for second in tags[:n]]
+    rows = [f"{n}.jpg\t{between.join(pair)}" for n, pair in enumerate([*pairs, ("rare", "sky")])]
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, ["image\tlabels", *rows])
+    assert str(caught.value) == (
+        f"{tmp_path / 'labels.csv'}, row 2: 'person{between}house' looks like a list: 22 such "
+        "names are made of 8. Fix: if such names are classes, name all classes in --classes FILE; "
+        f"if not, pass --separator {word}, or write '|' between them"
+    )
+    found = read(tmp_path, ["image\tlabels", *rows], separator=word)
+    assert found.class_names == tuple(sorted([*tags, "rare"]))
+    assert found.parts["train"].labels_NK.sum(axis=1).tolist() == [2] * 22
+
+
+def test_names_that_have_parts_are_classes(tmp_path: Path) -> None:
+    kinds = {
+        "animal": ("dog", "cat", "other"),
+        "car": ("bus", "other", "unknown"),
+        "plant": ("tree", "fern", "other", "unknown"),
+    }
+    names = [f"{kind}/{name}" for kind, names in kinds.items() for name in names]
+    names += ["living room", "dining room", "living area", "dining area", "salt, pepper"]
+    lines = ["image\tlabels", *(f"{n}.jpg\t{name}" for n, name in enumerate(names))]
+    assert read(tmp_path, lines).class_names == tuple(sorted(names))
+    sizes = [f"{kind}, {size}" for kind in ("dog", "cat") for size in ("small", "large")]
+    lines = ["image\tlabels", *(f"{n}.jpg\t{name}" for n, name in enumerate(sizes))]
+    with pytest.raises(InputError, match=r"row 2: 'dog, small' looks like a list: 4 .* of 4\. Fix"):
+        read(tmp_path, lines)
+    listed = write_text(tmp_path / "classes.txt", sizes)
+    assert read(tmp_path, lines, classes=listed).class_names == tuple(sizes)
 
 
 def test_columns_in_another_case_are_those_columns(tmp_path: Path) -> None:
@@ -292,6 +368,7 @@ def test_lists_that_python_numpy_and_json_print_are_classes(cell: str, tmp_path:
 def test_numbers_and_escapes_in_lists_are_read(tmp_path: Path) -> None:
     lines = ["image,labels", 'a.jpg,"[3, 17]"', 'b.jpg,"[""caf\\u00e9""]"', "c.jpg,\"['l\\'eau']\""]
     lines += ["d.jpg,[ 3 17\t 170]", "e.jpg,(1)", "f.jpg,[3)", "g.jpg,(1 2)"]
+    lines += ["h.jpg,set()", "i.jpg,frozenset()"]
     names = ("(1 2)", "(1)", "17", "170", "3", "[3)", "café", "l'eau")
     assert read(tmp_path, lines).class_names == names
 
@@ -310,6 +387,8 @@ def test_spaces_in_a_cell_take_linear_time(cell: str, tmp_path: Path) -> None:
         ("caf\u00e9", "cafe\u0301", r"'cafe\u0301' and 'caf\xe9'"),
         ("cat", "cat\u200b", r"'cat' and 'cat\u200b'"),
         ("cat", "NaN", "'NaN'"),
+        ("cat", "<NA>", "'<NA>'"),
+        ("cat", "[None]", "'[None]'"),
         ("cat", "dog", ""),
     ],
 )
@@ -357,7 +436,8 @@ def test_a_quote_that_is_not_closed_is_an_error_of_its_row(
         (["name,labels", "a.jpg,x"], "labels.csv, row 1: there is no column 'image'; present: na"),
         (["image,labels"], "labels.csv: no row can be used"),
         (["image,labels", "a.jpg,"], "labels.csv: no row names a class"),
-        (["image,labels,split", "a.jpg,x,test"], "no image is for training"),
+        (["image,labels,split", "a.jpg,x,test"], "training. Fix: call one of the splits train, "),
+        (["image,labels,split", "a.jpg,x,test", "b.jpg,x,trian"], "training (labels.csv, row 3: "),
         (["image,labels", "a.jpg,/m/csv_dog|dog"], "two classes get the same key"),
     ],
 )

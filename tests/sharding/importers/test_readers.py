@@ -415,6 +415,27 @@ def test_what_is_still_packed_is_named(name: str, packed: str, tmp_path: Path) -
         prepare_import(dataclasses.replace(settings, source=tmp_path / packed))
 
 
+@pytest.mark.parametrize(
+    ("annotations", "problem"),
+    [
+        (
+            [{"image_id": 5, "category_id": 1}],
+            r"\(annotations/instances_train2014.json, row 1: unknown image .*Fix: mend such rows$",
+        ),
+        ([], r"Fix: fetch its lists and annotations again$"),
+    ],
+)
+def test_a_collection_without_images_to_train_on_says_why(
+    annotations: list[dict[str, int]], problem: str, tmp_path: Path
+) -> None:
+    settings = options("coco", tmp_path)
+    path = settings.source / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": annotations}))
+    with pytest.raises(InputError, match=f"no image is for training.*{problem}"):
+        prepare_import(settings)
+
+
 def test_annotations_of_unknown_images_are_set_aside(tmp_path: Path) -> None:
     settings = options("coco", tmp_path, validation_share=0.0)
     path = settings.source / "annotations/instances_train2014.json"

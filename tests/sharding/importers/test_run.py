@@ -252,7 +252,7 @@ def test_a_table_without_the_images_of_a_split_is_refused(
     few = [*TABLE[:2], *TABLE[4:], "new.jpg,cat,train"]
     import_collection(table_job(tmp_path, few, "few"), map)
     said = capsys.readouterr().out
-    assert "train: 2 images have no row, and so no label" in said
+    assert "train: 2 images have no row that can be used, and so no label" in said
     assert "1 image of the table without pixels here: new.jpg; " in said
 
 
@@ -277,6 +277,27 @@ def test_a_row_that_was_set_aside_makes_no_class_absent(tmp_path: Path) -> None:
     table = Dataset.open(tmp_path / "dataset").labels("train", "m")
     labels_NK = table.dense(table.rows_of(parse_image_ids(list(map(image_id_of, NAMES[:2])))), 3)
     assert labels_NK.tolist() == [[1, 0, 0], [1, UNOBSERVED, UNOBSERVED]]
+
+
+def test_rows_of_mended_labels_that_were_set_aside_are_counted(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    lines = [*TABLE[:2], "b.jpg,cow,trian", "c.jpg,dog,trian", *TABLE[4:]]
+    done = import_collection(table_job(tmp_path, lines, "m"), map)
+    assert "set aside    2 bad rows (listed in quarantine.parquet)" in str(done)
+
+
+def test_a_class_that_a_list_leaves_out_of_mended_labels_is_not_absent(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    listed = write_text(tmp_path / "few.txt", ["cat"])
+    lines = [*TABLE[:2], "b.jpg,cat,train", *TABLE[3:]]  # names no cow any more
+    done = import_collection(table_job(tmp_path, lines, "m", classes=listed), map)
+    assert "no label     2 labels of classes outside the class list" in str(done)
+    table = Dataset.open(tmp_path / "dataset").labels("train", "m")
+    labels_NK = table.dense(table.rows_of(parse_image_ids(list(map(image_id_of, NAMES[:3])))), 3)
+    cat_cow_dog = [[POSITIVE, NEGATIVE, UNOBSERVED]] * 2 + [[NEGATIVE, NEGATIVE, UNOBSERVED]]
+    assert labels_NK.tolist() == cat_cow_dog
 
 
 def test_what_a_partial_table_no_longer_names_is_unobserved(tmp_path: Path) -> None:

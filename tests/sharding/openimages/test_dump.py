@@ -3,6 +3,7 @@ import gzip
 import lzma
 import shutil
 import tarfile
+import warnings
 import zipfile
 
 import pytest
@@ -332,6 +333,26 @@ def test_the_tables_of_joined_tars_are_read(tmp_path):
     (file,) = Dump.open(tmp_path / "packed").annotation_files("train")
     with file.open() as stream:
         assert b"".join(stream) == (plain / LABELS["v3"]["train"]).read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip"])
+def test_a_table_that_was_appended_again_is_read_as_it_is_last(tmp_path, suffix):
+    plain = write(tmp_path / "plain", "v3")
+    (tmp_path / "packed").mkdir()
+    path, name = tmp_path / f"packed/annotations{suffix}", LABELS["v3"]["train"]
+    for mode, more in (("w", ""), ("a", "0123456789abcdef,verification,/m/0a,1\n")):
+        with (plain / name).open("a") as table:
+            table.write(more)
+        if suffix == ".zip":
+            with zipfile.ZipFile(path, mode) as pack, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the name, which it has
+                pack.write(plain / name, name)
+        else:
+            with tarfile.open(path, mode) as archive:
+                archive.add(plain / name, name)
+    (file,) = Dump.open(tmp_path / "packed").annotation_files("train")
+    with file.open() as stream:
+        assert stream.read() == (plain / name).read_bytes()
 
 
 def test_archives_that_nobody_asks_for_are_not_opened(tmp_path):

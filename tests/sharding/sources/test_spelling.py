@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sharding.sources.spelling import NameIndex, Spellings
+from sharding.sources.spelling import NameIndex, Spellings, look
 
 
 def test_spellings_of_one_file_are_its_first(tmp_path: Path) -> None:
@@ -16,6 +16,16 @@ def test_spellings_of_one_file_are_its_first(tmp_path: Path) -> None:
     assert [spellings.first(name) for name in (*given, given[0])] == [given[0]] * 4
     two = ("Photos/A.jpg", "Photos/a.jpg", "photos/A.jpg", "photos/a.jpg", "photos/A.JPG")
     assert [spellings.first(name) for name in two] == [*two[:2], *two[:2], "photos/A.JPG"]
+
+
+def test_a_letter_is_no_two_letters(tmp_path: Path) -> None:
+    (tmp_path / "strasse.jpg").touch()
+    spellings = Spellings(tmp_path)
+    names = ["strasse.jpg", "stra\u00dfe.jpg", "STRASSE.jpg"]
+    assert [spellings.first(name) for name in names] == [*names[:2], names[0]]
+    assert look("STRA\u1e9eE") == look("stra\u00dfe")
+    assert look("\ufb01x") != look("fix")
+    assert look("A\u030a\u03a3\u00c9") == look("\u00e5\u03c2e\u0301")
 
 
 def test_names_without_a_file_stay_as_they_are(tmp_path: Path) -> None:
