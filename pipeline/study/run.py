@@ -24,8 +24,10 @@ from pipeline.study.results import Record
 from pipeline.study.table import StudyTable, tabulate
 from pipeline.tables import spaced
 from pipeline.tracking import client, runs, writer
+from pipeline.training.prepare import VALIDATION
 from sharding.errors import InputError, command, here
 from sharding.log import count, info
+from sharding.manifest import Dataset
 from sharding.progress import clock, say
 
 _PAGE, _LATEX, _CSV, _FIGURE = "study.md", "study.tex", "study.csv", "study.png"
@@ -52,13 +54,23 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
             file=config.dataset,
             fix=f"pass --split, one of {', '.join(splits)}",
         )
-    if config.tune and "validation" not in splits:
-        raise InputError(
-            f"labels {planned.labels!r} have no validation split, which --tune searches by",
-            file=config.dataset,
-            fix="take label versions that have one",
-        )
+    if config.tune:
+        _check_search(config, planned, dataset)
     return config, planned
+
+
+def _check_search(config: StudyConfig, planned: Plan, dataset: Dataset) -> None:
+    """Refuse a search whose trials have nothing to be compared by."""
+    if len(planned.rows) != 1:
+        raise InputError("--tune searches the options of one row", fix="pass one --rows")
+    search.space_of(config, planned.rows[0])
+    for labels in {each.config.labels for each in planned.runs}:
+        if VALIDATION not in dataset.label_version(labels)[1].splits:
+            raise InputError(
+                f"labels {labels!r} have no validation split, which --tune searches by",
+                file=config.dataset,
+                fix="take label versions that have one",
+            )
 
 
 def run(config: StudyConfig, planned: Plan) -> StudyTable:
@@ -127,9 +139,9 @@ def _is_done(
 
 def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     """Search the options of the one row, and plan the row and the best beside each other."""
-    if len(planned.rows) != 1:
-        raise InputError("--tune searches the options of one row", fix="pass one --rows")
-    drawn = search.draw(config, planned.rows[0], planned.labels)
+    labels = planned.runs[0].config.labels
+    assert labels is not None
+    drawn = search.draw(config, planned.rows[0], labels)
     kept = [search.read(config.output, each.name) for each in drawn]
     alike = settle.alike([each.config for each in drawn], kept)
     drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]

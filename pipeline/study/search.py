@@ -89,12 +89,18 @@ def space_of(config: StudyConfig, row: Row) -> tuple[Dimension, ...]:
     """Parse the space that a study searches.
 
     Raises:
-        InputError: as of `parse_space`.
+        InputError: as of `parse_space`; or it has the labels, by which trials are scored, too.
     """
     settings = groups.options_of(TrainConfig, flat=True).items()
     whole = {name.rpartition(".")[2] for name, option in settings if option.kind is int}
     whole |= {name for name, value in registry.options_of(row.method).items() if type(value) is int}
-    return parse_space(config.tune, whole)
+    space = parse_space(config.tune, whole)
+    if any(dimension.name == "labels" for dimension in space):
+        raise InputError(
+            "--tune labels: trials on other labels are scored by other labels, too",
+            fix="compare label versions as rows, such as --rows ll-r:labels=A ll-r:labels=B",
+        )
+    return space
 
 
 def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
@@ -103,10 +109,10 @@ def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
     Args:
         config: of the study.
         row: whose options are searched; they take precedence over its own.
-        labels: version to train on.
+        labels: version that the row is trained on (`pipeline.study.plan.plan` chooses it).
 
     Raises:
-        InputError: the space has an option that neither method nor training has, or a value that
+        InputError: as of `space_of`; or the space has an option that neither method nor training has, or a value that
             one of them refuses.
     """
     found = []
@@ -117,7 +123,7 @@ def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
             trained,
             name=f"trial-{number:03d}",
             storage=storage.join(config.output, FOLDER),
-            labels=trained.labels or labels,
+            labels=labels,
         )
         found.append(Trial(number=number, values=values, row=changed, config=trained))
     return found

@@ -22,6 +22,7 @@ from pipeline.study.rows import parse_row
 from pipeline.study.search import Curve
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from sharding.manifest_parts import LabelVersion
 from tests.pipeline.study.test_execute import setting_of
 
 SPACE = ("delta_rel=0.02:2:log", "alpha=2:10", "batch_size=8:64:log", "crop=squash|random-resized")
@@ -249,21 +250,95 @@ def test_a_score_that_cannot_be_reported_fails_the_trial(
     assert curve.config == trial.config.to_dict()
 
 
-def test_a_search_needs_a_validation_split(
-    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name, version = Dataset.open(squares).label_version()
-    splits = {split: file for split, file in version.splits.items() if split != "validation"}
-    bare = dataclasses.replace(version, splits=splits)
-    manifest = SimpleNamespace(labels={name: bare}, default_labels=name)
-    dataset = SimpleNamespace(manifest=manifest, label_version=lambda _: (name, bare))
-    monkeypatch.setattr(run, "open_dataset", lambda *_, **__: dataset)
-    config = StudyConfig(
-        dataset=str(squares), output=str(tmp_path), rows=("ll-r",), tune=("delta_rel=0.1:1",)
+@pytest.fixture
+def versions(squares: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, LabelVersion]:
+    """Let a dataset have these label versions; ``bare`` and ``first`` have no validation split."""
+    _, whole = Dataset.open(squares).label_version()
+    splits = {split: file for split, file in whole.splits.items() if split != "validation"}
+    bare = dataclasses.replace(whole, splits=splits)
+    found = {"first": bare, "bare": bare, "complete": whole}
+    manifest = SimpleNamespace(labels=found, default_labels="first")
+    dataset = SimpleNamespace(
+        manifest=manifest, label_version=lambda name: (name or "first", found[name or "first"])
     )
-    with pytest.raises(InputError, match="no validation split"):
+    monkeypatch.setattr(run, "open_dataset", lambda *_, **__: dataset)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "train"),
+    [
+        ("ll-r", None, ()),
+        ("ll-r", "complete", ("labels=bare",)),
+        ("ll-r:labels=bare", "complete", ()),
+    ],
+    ids=str,
+)
+def test_a_search_needs_a_validation_split_of_what_its_trials_train_on(
+    versions: dict[str, LabelVersion],
+    tmp_path: Path,
+    row: str,
+    labels: str | None,
+    train: tuple[str, ...],
+) -> None:
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=(row,),
+        labels=labels,
+        train=train,
+        tune=("epochs=1:3",),
+    )
+    with pytest.raises(InputError, match="have no validation split"):
         run.prepare(config)
     run.prepare(dataclasses.replace(config, tune=()))
+
+
+def test_a_search_of_labels_is_refused(versions: dict[str, LabelVersion], tmp_path: Path) -> None:
+    """Each trial would be scored by its own labels of the validation split."""
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=("ll-r",),
+        labels="complete",
+        tune=("labels=first|complete",),
+    )
+    with pytest.raises(InputError, match="other labels"):
+        run.prepare(config)
+    with pytest.raises(InputError, match="one row"):
+        run.prepare(dataclasses.replace(config, rows=("ablation",), tune=("epochs=1:3",)))
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"), [("full", "complete"), ("full:labels=second", "second"), ("an", "first")]
+)
+def test_trials_train_on_the_labels_of_the_rows_runs(
+    versions: dict[str, LabelVersion],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    row: str,
+    labels: str,
+) -> None:
+    versions |= dict.fromkeys(("first", "second"), versions["complete"])
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=(row,),
+        tune=("learning_rate=1e-4:1e-3",),
+        trials=2,
+    )
+    searched: list[search.Trial] = []
+
+    def ended(setting: Setting, drawn: list[search.Trial]) -> search.Trial:
+        searched.extend(drawn)
+        return drawn[0]
+
+    monkeypatch.setattr(search, "best_of", ended)
+    monkeypatch.setattr(run, "_setting", lambda *_: None)
+    config, planned = run.prepare(config)
+    found = run._tuned(config, planned, "parent")
+    assert {trial.config.labels for trial in searched} == {labels}
+    assert {each.config.labels for each in found.runs} == {labels}
 
 
 def test_every_trial_is_in_the_table_the_best_first() -> None:
