@@ -21,7 +21,7 @@ from pipeline.study.execute import Setting, execute, known_of
 from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.progress import RunLines, TrialLines
 from pipeline.study.results import Record
-from pipeline.study.table import StudyTable, tabulate
+from pipeline.study.table import StudyTable, failed_trials, tabulate
 from pipeline.tables import spaced
 from pipeline.tracking import client, runs, writer
 from pipeline.training.prepare import VALIDATION
@@ -76,6 +76,8 @@ def _check_search(config: StudyConfig, planned: Plan, dataset: Dataset) -> None:
 def run(config: StudyConfig, planned: Plan) -> StudyTable:
     """Train and score what is left of a plan, then write the tables of all of it.
 
+    Trials of a search that failed are among the lost runs of what is returned.
+
     Args:
         config: of the study, with absolute places.
         planned: its plan.
@@ -95,6 +97,9 @@ def run(config: StudyConfig, planned: Plan) -> StudyTable:
             records |= _train(config, planned, left, parent)
         table = tabulate(planned, records)
         _write(config, planned, records, table, parent, time.monotonic() - begun)
+    if config.tune:
+        found = storage.read_json(storage.join(config.output, search.FILE))
+        table = replace(table, lost=[*table.lost, *failed_trials(found)])
     return table
 
 
@@ -146,8 +151,7 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     alike = settle.alike([each.config for each in drawn], kept)
     drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
     setting = _setting(config, planned, parent, 1)
-    best = search.best_of(setting, drawn)
-    if best is None:
+    if not search.is_over(setting, drawn):
         # Ray Train frees the CPUs of a trial that was stopped by what the dashboard knows.
         session.connect(log_to_driver=False, include_dashboard=True)
         at_once, cpus = _share(config, drawn[0].config, len(drawn))
@@ -156,8 +160,7 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
         lines = TrialLines(len(drawn))
         setting = _setting(config, planned, parent, at_once)
         search.search(drawn, config.tune, setting, at_once, lines.ended)
-        best = search.best_of(setting, drawn)
-    assert best is not None
+    best = search.best_of(config.output, drawn)
     found = prepare(replace(config, rows=(best.row.label,), tune=()))[1]
     if found.rows[0].label == planned.rows[0].label:
         say(f"the search found nothing better than {best.row.label}")

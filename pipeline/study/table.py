@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +152,19 @@ def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
             values=means[row.label],
         )
         for row in plan.rows
+    ]
+
+
+def failed_trials(found: Mapping[str, Any]) -> list[Lost]:
+    """List the trials of a search that failed, which a repetition of the command may mend.
+
+    Args:
+        found: what `pipeline.study.search.FILE` holds.
+    """
+    return [
+        Lost(run=name, status=curve["status"], reason=curve["reason"])
+        for name, curve in found["trials"].items()
+        if curve["status"] == "failed"
     ]
 
 
