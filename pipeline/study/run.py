@@ -11,9 +11,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.cluster import placement, session, trials
+from pipeline.cluster import session, trials
 from pipeline.config.study import StudyConfig
-from pipeline.config.train import TrainConfig
 from pipeline.data.staging import open_dataset
 from pipeline.inference import cam_figures
 from pipeline.study import figure, plan, render, results, search, settle
@@ -97,8 +96,7 @@ def run(config: StudyConfig, planned: Plan) -> StudyTable:
             records |= _train(config, planned, left, parent)
         table = tabulate(planned, records)
         _write(config, planned, records, table, parent, time.monotonic() - begun)
-    if config.tune:
-        found = storage.read_json(storage.join(config.output, search.FILE))
+    if config.tune and (found := storage.read_json(storage.join(config.output, search.FILE))):
         table = replace(table, lost=[*table.lost, *failed_trials(found)])
     return table
 
@@ -154,8 +152,10 @@ def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     if not search.is_over(setting, drawn):
         # Ray Train frees the CPUs of a trial that was stopped by what the dashboard knows.
         session.connect(log_to_driver=False, include_dashboard=True)
-        at_once, cpus = _share(config, drawn[0].config, len(drawn))
-        drawn = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in drawn]
+        at_once, alike = settle.side_by_side(
+            session.nodes(), alike, kept, _at_once(config, len(drawn))
+        )
+        drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
         say(f"{count(len(drawn), 'trial')} on validation, {at_once} at a time")
         lines = TrialLines(len(drawn))
         setting = _setting(config, planned, parent, at_once)
@@ -174,8 +174,14 @@ def _train(
 ) -> dict[str, Record | None]:
     """Train and score runs side by side; return their records."""
     session.connect(log_to_driver=False)
-    at_once, cpus = _share(config, left[0].config, len(left))
-    left = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in left]
+    at_once, configs = settle.side_by_side(
+        session.nodes(),
+        [each.config for each in planned.runs],
+        [results.read(config.output, each.name) for each in planned.runs],
+        _at_once(config, len(left)),
+    )
+    by_name = {each.name: each for each in configs}
+    left = [replace(each, config=by_name[each.name]) for each in left]
     setting = _setting(config, planned, parent, at_once)
     to_do = f"{count(len(left), 'run')} to do, {at_once} at a time, in {here(config.output)}"
     say(f"{to_do}; what they print is in its logs/")
@@ -215,18 +221,15 @@ def _setting(config: StudyConfig, planned: Plan, parent: str, at_once: int) -> S
         split=config.split,
         labels=planned.labels,
         parent=parent,
-        workers=at_once * planned.runs[0].config.worker_range[1],
+        workers=at_once * max(each.config.worker_range[1] for each in planned.runs),
         environment={**client.credentials(), "MLFLOW_TRACKING_URI": client.tracking_uri()},
         preset=config.preset or "",
         hashes=results.hashes_of(open_dataset(config.dataset, tars=False)),
     )
 
 
-def _share(config: StudyConfig, first: TrainConfig, runs_left: int) -> tuple[int, int]:
-    """Choose how many runs go on at a time, and the CPUs of a worker that this leaves."""
-    most = min(config.at_once or runs_left, runs_left)
-    nodes, workers = session.nodes(), first.worker_range[1]
-    return placement.side_by_side(nodes, most, workers, first.cpus_per_worker)
+def _at_once(config: StudyConfig, runs_left: int) -> int:
+    return min(config.at_once or runs_left, runs_left)
 
 
 @contextlib.contextmanager
