@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sharding.errors import InputError
-from sharding.log import count
+from sharding.log import count, info
 
 
 class Node(NamedTuple):
@@ -64,6 +64,26 @@ def share(nodes: Sequence[Node], workers: int) -> int:
     return 0
 
 
+def kept_cpus(nodes: Sequence[Node], workers: int, begun: int | None) -> int | None:
+    """Return the CPUs per worker that a training began with; None if there is nothing to keep.
+
+    On CPU the number of threads shows in the last bits of a sum, and these in every weight. GPUs
+    compute the same with any.
+
+    Args:
+        nodes: that have joined.
+        workers: that have to fit; where they do not, that is logged, and None returned.
+        begun: None of a training that has not begun.
+    """
+    if begun is None or any(node.gpus for node in nodes):
+        return None
+    if capacity(nodes, begun) < workers:
+        had = f"{count(workers, 'worker')} with {count(begun, 'CPU')} each, as it began with"
+        info(f"no room for {had}: with others it rounds otherwise from here on", "WARNING")
+        return None
+    return begun
+
+
 def default_workers(nodes: Sequence[Node]) -> int:
     """Count one worker per GPU that has a CPU, else one per two CPUs, and at least one."""
     if any(node.gpus for node in nodes):
@@ -71,16 +91,27 @@ def default_workers(nodes: Sequence[Node]) -> int:
     return max(1, sum(max(1, node.cpus // 2) for node in nodes if node.cpus))
 
 
-def shares(nodes: Sequence[Node], workers: int | None) -> tuple[int, float, int]:
-    """Choose (workers, GPUs per worker, CPUs per worker); `default_workers` if None are given.
+def shares(
+    nodes: Sequence[Node], workers: int | None, cpus_per_worker: int | None = None
+) -> tuple[int, float, int]:
+    """Choose (workers, GPUs per worker, CPUs per worker).
+
+    Args:
+        nodes: that have joined.
+        workers: None for `default_workers`, or for all that fit with CPUs that are given.
+        cpus_per_worker: None for an even share.
 
     Raises:
         InputError: that many do not fit.
     """
+    if cpus_per_worker:
+        workers = workers or max(1, capacity(nodes, cpus_per_worker))
     workers = workers or default_workers(nodes)
-    cpus = share(nodes, workers)
-    if not cpus:
-        raise _too_many(nodes, f"no room for {count(workers, 'worker')}", "lower --workers")
+    cpus = cpus_per_worker or share(nodes, workers)
+    if not cpus or capacity(nodes, cpus) < workers:
+        of = f" of {count(cpus, 'CPU')}" if cpus_per_worker else ""
+        fix = f"lower --workers{' or --cpus-per-worker' if of else ''}"
+        raise _too_many(nodes, f"no room for {count(workers, 'worker')}{of}", fix)
     return workers, 1.0 if any(node.gpus for node in nodes) else 0.0, cpus
 
 

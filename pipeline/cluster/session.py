@@ -204,10 +204,10 @@ def nodes() -> list[placement.Node]:
     return scaling.offers()
 
 
-def shares(workers: int | None, minutes: float | None = None) -> tuple[int, float, int]:
+def shares(workers: int | None, cpus: int | None, minutes: float | None) -> tuple[int, float, int]:
     """Choose (workers, GPUs, CPUs per worker); see `wait_for_nodes` and `placement.shares`."""
-    wait_for_nodes(workers, None, minutes)
-    return placement.shares(nodes(), workers)
+    wait_for_nodes(workers, cpus, minutes)
+    return placement.shares(nodes(), workers, cpus)
 
 
 def place(

@@ -49,6 +49,8 @@ class EvaluateConfig:
     """Images per step and worker."""
     workers: int | None = None
     """Parallel workers; default: one per GPU, else one per two CPUs."""
+    cpus_per_worker: int | None = None
+    """Threads of a worker, which show in a CPU's last bits; default: an even share."""
     wait_for_workers: float | None = None
     """Minutes to wait for nodes that the workers need; default: 30 if an autoscaler starts them."""
     experiment: str | None = None
@@ -100,7 +102,8 @@ class EvaluateConfig:
                 "a registered model is served without a beam", fix="leave out --beam or --register"
             )
         least = dict.fromkeys(("intervals", "attribution", "beam", "wait_for_workers"), "[0, inf)")
-        refuse_outside(self, {"batch_size": "[1, inf)", "workers": "[1, inf)", **least})
+        counts = dict.fromkeys(("batch_size", "workers", "cpus_per_worker"), "[1, inf)")
+        refuse_outside(self, {**counts, **least})
 
     @property
     def replicates(self) -> int:

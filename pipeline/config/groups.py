@@ -54,7 +54,7 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "EvaluateConfig": {
         "report": ("rule", "intervals", "against", "attribution", "alpha_infer", "beam", "boxes"),
         "job": (
-            *("batch_size", "workers", "wait_for_workers", "cache", "cache_gb"),
+            *("batch_size", "workers", "cpus_per_worker", "wait_for_workers", "cache", "cache_gb"),
             *("experiment", "register"),
         ),
         "operation": ("thresholds", "precision"),

@@ -23,7 +23,7 @@ from pipeline.config.sections import (
 from sharding.errors import InputError
 
 # Fields that may differ between the first command and the one that resumes it: they change how
-# long or where the run computes, not what.
+# long or where the run computes, not what; on CPU, workers and their CPUs change how it rounds.
 RESUMABLE = frozenset(
     {
         "epochs",
@@ -87,7 +87,8 @@ class TrainConfig:
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Each worker holds the whole network (ddp), or a part of it (fsdp: large backbones)."""
     cpus_per_worker: int | None = None
-    """Threads of a worker (decoding, and the model without a GPU); default: an even share."""
+    """Threads of a worker (decoding, and the model without a GPU); by default the run's, in a new
+    run an even share."""
     wait_for_workers: float | None = None
     """Minutes to wait for nodes that the workers need (default: 30 if an autoscaler starts them),
     and for others to end who use them (default: 30)."""

@@ -163,7 +163,7 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluate on the cluster; any number of equal workers gives the same bits.
+    """Evaluate on the cluster; any number of workers with as many CPUs gives the same bits.
 
     Ray is joined, or started, once everything that needs no cluster is checked.
 
@@ -173,7 +173,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     subject = Subject.open(config)
     session.connect()
-    workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
+    asked = config.workers, config.cpus_per_worker, config.wait_for_workers
+    workers, gpus, cpus = session.shares(*asked)
+    # Named in MLflow, so that the same bits can be had again.
+    known = dataclasses.replace(subject.config, cpus_per_worker=cpus)
+    subject = dataclasses.replace(subject, config=known)
     if locate.is_copy(subject.checkpoint) and len(session.nodes()) > 1:
         raise InputError(
             f"{config.checkpoint} was downloaded to this machine, which the others do not see",

@@ -174,7 +174,7 @@ def predict(config: PredictConfig, connect: Callable[[], None]) -> dict[str, int
         if locate.is_copy(directory):
             directory = _copied(directory, config.output)
         connect()
-        workers, gpus, cpus = session.shares(config.workers, config.wait_for_workers)
+        workers, gpus, cpus = session.shares(config.workers, None, config.wait_for_workers)
         session.check_shared(config.output)
         arguments = {"config": config, "checkpoint_directory": directory, "threads": cpus}
         meta = checkpoint.read_meta(directory)

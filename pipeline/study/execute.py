@@ -129,6 +129,7 @@ def _score(
                 split=setting.split,
                 labels=setting.labels,
                 workers=setting.workers,
+                cpus_per_worker=run.config.cpus_per_worker,
                 cache=run.config.cache,
                 cache_gb=run.config.cache_gb,
                 attribution=0,

@@ -11,9 +11,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.cluster import own_run, placement, session, trials
+from pipeline.cluster import own_run, session, trials
 from pipeline.config.study import StudyConfig
-from pipeline.config.train import TrainConfig
 from pipeline.data.staging import open_dataset
 from pipeline.inference import cam_figures
 from pipeline.study import figure, plan, render, results, search, settle
@@ -21,11 +20,13 @@ from pipeline.study.execute import Setting, execute, known_of
 from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.progress import RunLines, TrialLines
 from pipeline.study.results import Record
-from pipeline.study.table import StudyTable, tabulate
+from pipeline.study.table import StudyTable, failed_trials, tabulate
 from pipeline.tables import spaced
 from pipeline.tracking import client, runs, writer
+from pipeline.training.prepare import VALIDATION
 from sharding.errors import InputError, command, here
 from sharding.log import count, info
+from sharding.manifest import Dataset
 from sharding.progress import clock, say
 
 _PAGE, _LATEX, _CSV, _FIGURE = "study.md", "study.tex", "study.csv", "study.png"
@@ -52,17 +53,29 @@ def prepare(config: StudyConfig) -> tuple[StudyConfig, Plan]:
             file=config.dataset,
             fix=f"pass --split, one of {', '.join(splits)}",
         )
-    if config.tune and "validation" not in splits:
-        raise InputError(
-            f"labels {planned.labels!r} have no validation split, which --tune searches by",
-            file=config.dataset,
-            fix="take label versions that have one",
-        )
+    if config.tune:
+        _check_search(config, planned, dataset)
     return config, planned
+
+
+def _check_search(config: StudyConfig, planned: Plan, dataset: Dataset) -> None:
+    """Refuse a search whose trials have nothing to be compared by."""
+    if len(planned.rows) != 1:
+        raise InputError("--tune searches the options of one row", fix="pass one --rows")
+    search.space_of(config, planned.rows[0])
+    for labels in {each.config.labels for each in planned.runs}:
+        if VALIDATION not in dataset.label_version(labels)[1].splits:
+            raise InputError(
+                f"labels {labels!r} have no validation split, which --tune searches by",
+                file=config.dataset,
+                fix="take label versions that have one",
+            )
 
 
 def run(config: StudyConfig, planned: Plan) -> StudyTable:
     """Train and score what is left of a plan, then write the tables of all of it.
+
+    Trials of a search that failed are among the lost runs of what is returned.
 
     Args:
         config: of the study, with absolute places.
@@ -83,6 +96,8 @@ def run(config: StudyConfig, planned: Plan) -> StudyTable:
             records |= _train(config, planned, left, parent)
         table = tabulate(planned, records)
         _write(config, planned, records, table, parent, time.monotonic() - begun)
+    if config.tune and (found := storage.read_json(storage.join(config.output, search.FILE))):
+        table = replace(table, lost=[*table.lost, *failed_trials(found)])
     return table
 
 
@@ -127,25 +142,25 @@ def _is_done(
 
 def _tuned(config: StudyConfig, planned: Plan, parent: str) -> Plan:
     """Search the options of the one row, and plan the row and the best beside each other."""
-    if len(planned.rows) != 1:
-        raise InputError("--tune searches the options of one row", fix="pass one --rows")
-    drawn = search.draw(config, planned.rows[0], planned.labels)
+    labels = planned.runs[0].config.labels
+    assert labels is not None
+    drawn = search.draw(config, planned.rows[0], labels)
     kept = [search.read(config.output, each.name) for each in drawn]
     alike = settle.alike([each.config for each in drawn], kept)
     drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
     setting = _setting(config, planned, parent, 1)
-    best = search.best_of(setting, drawn)
-    if best is None:
+    if not search.is_over(setting, drawn):
         # Ray Train frees the CPUs of a trial that was stopped by what the dashboard knows.
         session.connect(log_to_driver=False, include_dashboard=True)
-        at_once, cpus = _share(config, drawn[0].config, len(drawn))
-        drawn = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in drawn]
+        at_once, alike = settle.side_by_side(
+            session.nodes(), alike, kept, _at_once(config, len(drawn))
+        )
+        drawn = [replace(each, config=config) for each, config in zip(drawn, alike, strict=True)]
         say(f"{count(len(drawn), 'trial')} on validation, {at_once} at a time")
         lines = TrialLines(len(drawn))
         setting = _setting(config, planned, parent, at_once)
         search.search(drawn, config.tune, setting, at_once, lines.ended)
-        best = search.best_of(setting, drawn)
-    assert best is not None
+    best = search.best_of(config.output, drawn)
     found = prepare(replace(config, rows=(best.row.label,), tune=()))[1]
     if found.rows[0].label == planned.rows[0].label:
         say(f"the search found nothing better than {best.row.label}")
@@ -159,8 +174,14 @@ def _train(
 ) -> dict[str, Record | None]:
     """Train and score runs side by side; return their records."""
     session.connect(log_to_driver=False)
-    at_once, cpus = _share(config, left[0].config, len(left))
-    left = [replace(each, config=replace(each.config, cpus_per_worker=cpus)) for each in left]
+    at_once, configs = settle.side_by_side(
+        session.nodes(),
+        [each.config for each in planned.runs],
+        [results.read(config.output, each.name) for each in planned.runs],
+        _at_once(config, len(left)),
+    )
+    by_name = {each.name: each for each in configs}
+    left = [replace(each, config=by_name[each.name]) for each in left]
     setting = _setting(config, planned, parent, at_once)
     to_do = f"{count(len(left), 'run')} to do, {at_once} at a time, in {here(config.output)}"
     say(f"{to_do}; what they print is in its logs/")
@@ -200,18 +221,15 @@ def _setting(config: StudyConfig, planned: Plan, parent: str, at_once: int) -> S
         split=config.split,
         labels=planned.labels,
         parent=parent,
-        workers=at_once * planned.runs[0].config.worker_range[1],
+        workers=at_once * max(each.config.worker_range[1] for each in planned.runs),
         environment={**client.credentials(), "MLFLOW_TRACKING_URI": client.tracking_uri()},
         preset=config.preset or "",
         hashes=results.hashes_of(open_dataset(config.dataset, tars=False)),
     )
 
 
-def _share(config: StudyConfig, first: TrainConfig, runs_left: int) -> tuple[int, int]:
-    """Choose how many runs go on at a time, and the CPUs of a worker that this leaves."""
-    most = min(config.at_once or runs_left, runs_left)
-    nodes, workers = session.nodes(), first.worker_range[1]
-    return placement.side_by_side(nodes, most, workers, first.cpus_per_worker)
+def _at_once(config: StudyConfig, runs_left: int) -> int:
+    return min(config.at_once or runs_left, runs_left)
 
 
 @contextlib.contextmanager

@@ -89,12 +89,18 @@ def space_of(config: StudyConfig, row: Row) -> tuple[Dimension, ...]:
     """Parse the space that a study searches.
 
     Raises:
-        InputError: as of `parse_space`.
+        InputError: as of `parse_space`; or it has the labels, by which trials are scored, too.
     """
     settings = groups.options_of(TrainConfig, flat=True).items()
     whole = {name.rpartition(".")[2] for name, option in settings if option.kind is int}
     whole |= {name for name, value in registry.options_of(row.method).items() if type(value) is int}
-    return parse_space(config.tune, whole)
+    space = parse_space(config.tune, whole)
+    if any(dimension.name == "labels" for dimension in space):
+        raise InputError(
+            "--tune labels: trials on other labels are scored by other labels, too",
+            fix="compare label versions as rows, such as --rows ll-r:labels=A ll-r:labels=B",
+        )
+    return space
 
 
 def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
@@ -103,11 +109,11 @@ def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
     Args:
         config: of the study.
         row: whose options are searched; they take precedence over its own.
-        labels: version to train on.
+        labels: version that the row is trained on (`pipeline.study.plan.plan` chooses it).
 
     Raises:
-        InputError: the space has an option that neither method nor training has, or a value that
-            one of them refuses.
+        InputError: as of `space_of`; or the space has an option that neither method nor training
+            has, or a value that one of them refuses.
     """
     found = []
     for number, values in enumerate(trials.sample(space_of(config, row), config.trials)):
@@ -117,7 +123,7 @@ def draw(config: StudyConfig, row: Row, labels: str) -> list[Trial]:
             trained,
             name=f"trial-{number:03d}",
             storage=storage.join(config.output, FOLDER),
-            labels=trained.labels or labels,
+            labels=labels,
         )
         found.append(Trial(number=number, values=values, row=changed, config=trained))
     return found
@@ -148,34 +154,39 @@ def _slope(value: Any) -> float:
         ) from None
 
 
-def best_of(setting: Setting, drawn: Sequence[Trial]) -> Trial | None:
-    """Choose the best of a search that is over; None if it is not.
+def is_over(setting: Setting, drawn: Sequence[Trial]) -> bool:
+    """Tell whether nothing is left to do of a search; a trial that failed is tried again.
 
     Raises:
         InputError: the study's directory has a search of another space, configuration or dataset,
-            or a damaged file; or no trial has a score.
+            or a damaged file.
     """
-    study = setting.study
-    curves: dict[str, Curve] = {}
-    longer = False
-    for trial in drawn:
-        curve = read(study, trial.name)
-        if curve is not None:
-            _check(curve, trial, setting)
-            curves[trial.name] = curve
-            longer |= _is_longer(trial, curve)
-    over = storage.read_json(storage.join(study, FILE))
-    names = {trial.name for trial in drawn}
-    if over is None or longer or not set(over["trials"]) == curves.keys() == names:
-        return None
-    best = max(drawn, key=lambda trial: curves[trial.name].best)
-    if not curves[best.name].scores:
+    curves = [read(setting.study, trial.name) for trial in drawn]
+    known = [(trial, curve) for trial, curve in zip(drawn, curves, strict=True) if curve]
+    for trial, curve in known:
+        _check(curve, trial, setting)
+    over = storage.read_json(storage.join(setting.study, FILE))
+    if over is None or set(over["trials"]) != {trial.name for trial in drawn}:
+        return False
+    return len(known) == len(drawn) and not any(_is_left(*each) for each in known)
+
+
+def best_of(study: str, drawn: Sequence[Trial]) -> Trial:
+    """Choose the trial with the best score; one that failed counts with those that it has.
+
+    Raises:
+        InputError: no trial has a score.
+    """
+    curves = {trial.name: read(study, trial.name) for trial in drawn}
+    scored = [trial for trial in drawn if (curve := curves[trial.name]) and curve.scores]
+    if not scored:
         raise InputError(
             "no trial of the search has a validation score",
             file=storage.join(study, FILE),
-            fix="see the reasons there, and remove the file to search again",
+            fix="see the reasons there; repeat the command to try again those that failed, or "
+            "search another space in another --output",
         )
-    return best
+    return max(scored, key=lambda trial: curves[trial.name].best)  # type: ignore[union-attr]
 
 
 def _check(curve: Curve, trial: Trial, setting: Setting) -> None:
@@ -188,6 +199,11 @@ def _check(curve: Curve, trial: Trial, setting: Setting) -> None:
     if curve.config:
         results.refuse_changes(trial.name, TrainConfig.from_dict(curve.config), trial.config)
     results.refuse_other_data(trial.name, curve.data, setting.hashes)
+
+
+def _is_left(trial: Trial, curve: Curve) -> bool:
+    """Whether a trial was cut short, failed, or has more epochs now."""
+    return curve.status in ("running", "failed") or _is_longer(trial, curve)
 
 
 def _is_longer(trial: Trial, curve: Curve) -> bool:
@@ -268,19 +284,20 @@ def _try(trial: Trial, setting: Setting) -> None:
     """Train a trial, epoch by epoch as ASHA lets it; within Ray Tune."""
     setting.enter()
     curve = read(setting.study, trial.name) or _begun(trial, setting)
+    if is_left := _is_left(trial, curve):  # where ASHA ends it now, it did not fail
+        own = trial.config.to_dict()
+        curve = dataclasses.replace(curve, status="running", reason="", config=own)
+        write(setting.study, trial.name, curve)
     for epoch, score in curve.scores.items():
         trials.report(epoch, score)
-    if curve.status in ("finished", "stopped", "diverged") and not _is_longer(trial, curve):
+    if not is_left:
         return
-    curve = dataclasses.replace(curve, config=trial.config.to_dict())
 
     unwritten: list[Exception] = []
 
     def on_epoch(epoch: int, values: Mapping[str, float]) -> None:
         nonlocal curve
-        curve = dataclasses.replace(
-            curve, status="running", scores={**curve.scores, epoch: values[SCORE]}
-        )
+        curve = dataclasses.replace(curve, scores={**curve.scores, epoch: values[SCORE]})
         try:
             write(setting.study, trial.name, curve)
             trials.report(epoch, values[SCORE])

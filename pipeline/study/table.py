@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ class Line:
         row: what the line is of.
         means: of mAP, as fractions.
         differences: to the baseline on the same seeds and draws; empty for the baseline itself.
-        adjusted: Holm's p-values of the differences, over the lines of the table.
+        adjusted: Holm's p-values of the differences, over the lines of the table; lines of the same
+            scores, as rows that share a training are without BoostLU, are one comparison.
         runs: how many trainings the row has.
         values: mAP of each run (seeds, draws), as fractions; NaN where it has no scores. A row
             whose draws are one training, such as one of full labels, has one column.
@@ -84,8 +86,8 @@ def tabulate(plan: Plan, records: Mapping[str, Record | None]) -> StudyTable:
         for label in boosted
     }
     return StudyTable(
-        own=_lines(plan, own),
-        off=_lines(plan, off),
+        own=_lines(plan, own, _own),
+        off=_lines(plan, off, _off),
         gains=gains,
         lost=[lost for run in plan.runs if (lost := _lost(run, records.get(run.name)))],
         baseline=plan.baseline,
@@ -124,19 +126,20 @@ def _runs(cells: Sequence[Cell]) -> int:
     return len({cell.run for cell in cells})
 
 
-def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
+def _lines(
+    plan: Plan, means: Mapping[str, Mapping[str, Values]], slope_of: Callable[[Cell], float]
+) -> list[Line]:
     base = means[plan.baseline]
     differences = {
         label: {name: estimate(values[name] - base[name]) for name in MAP_COLUMNS}
         for label, values in means.items()
         if label != plan.baseline
     }
-    adjusted = {
-        name: dict(
-            zip(differences, holm([each[name].p for each in differences.values()]), strict=True)
-        )
-        for name in MAP_COLUMNS
+    scores = {
+        label: tuple((cell.run, slope_of(cell)) for cell in cells)
+        for label, cells in plan.cells.items()
     }
+    adjusted = {name: _adjusted(differences, scores, name) for name in MAP_COLUMNS}
     return [
         Line(
             row=row,
@@ -151,6 +154,36 @@ def _lines(plan: Plan, means: Mapping[str, Mapping[str, Values]]) -> list[Line]:
             values=means[row.label],
         )
         for row in plan.rows
+    ]
+
+
+def _adjusted(
+    differences: Mapping[str, Mapping[str, Estimate]],
+    scores: Mapping[str, tuple[tuple[str, float], ...]],
+    name: str,
+) -> dict[str, float]:
+    """Adjust the p-values of a column; rows of the same scores are one comparison.
+
+    Args:
+        differences: by label of the row.
+        scores: which ones a row's means are of: runs and slopes of inference.
+        name: of the column.
+    """
+    family = {scores[label]: each[name].p for label, each in differences.items()}
+    adjusted = dict(zip(family, holm(list(family.values())), strict=True))
+    return {label: adjusted[scores[label]] for label in differences}
+
+
+def failed_trials(found: Mapping[str, Any]) -> list[Lost]:
+    """List the trials of a search that failed, which a repetition of the command may mend.
+
+    Args:
+        found: what `pipeline.study.search.FILE` holds.
+    """
+    return [
+        Lost(run=name, status=curve["status"], reason=curve["reason"])
+        for name, curve in found["trials"].items()
+        if curve["status"] == "failed"
     ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.cluster import checkpoints, lease, own_run, preflight, session, tasks
+from pipeline.cluster import checkpoints, lease, own_run, placement, preflight, session, tasks
 from pipeline.config import precision
 from pipeline.config.train import TrainConfig, differences
 from pipeline.data import profile
@@ -123,8 +123,10 @@ def prepare(
         storage.check_writable(run.directory)
     _check(run.config, run.dataset)
     session.connect_while(meanwhile)
-    use_gpu, cpus = worker_resources(run.config)
-    return Prepared(**vars(run), use_gpu=use_gpu, cpus=cpus, preset=preset)
+    use_gpu, cpus = worker_resources(run.config, stored(run.config) if run.resumed else None)
+    config = dataclasses.replace(run.config, cpus_per_worker=cpus)  # which a resumed run has again
+    checked = {**vars(run), "config": config}
+    return Prepared(**checked, use_gpu=use_gpu, cpus=cpus, preset=preset)
 
 
 def located(config: TrainConfig) -> TrainConfig:
@@ -202,12 +204,19 @@ def _check(config: TrainConfig, dataset: Dataset) -> None:
     cam_net.build(config.model, 1, config.data.image_size)
 
 
-def worker_resources(config: TrainConfig) -> tuple[bool, int]:
-    """Choose (use GPUs, CPUs per worker); InputError if they do not fit: Ray would only wait."""
+def worker_resources(config: TrainConfig, begun: TrainConfig | None = None) -> tuple[bool, int]:
+    """Choose (use GPUs, CPUs per worker); InputError if they do not fit: Ray would only wait.
+
+    Args:
+        config: of the command.
+        begun: with which the run began, of as many CPUs unless others are asked for.
+    """
     fewest, most = config.worker_range
     # Room for the task that validates meanwhile, if there is any.
     most += config.async_validation
     use_gpu, cpus = session.place(fewest, most, config.cpus_per_worker, config.wait_for_workers)
+    if begun and config.cpus_per_worker is None and begun.workers == config.workers:
+        cpus = placement.kept_cpus(session.nodes(), fewest, begun.cpus_per_worker) or cpus
     if config.model.sync_batchnorm and not use_gpu:
         info("--sync-batchnorm is for GPUs: each worker keeps statistics of its own", "WARNING")
     if config.model.sync_batchnorm and config.model.compile and use_gpu:

@@ -12,6 +12,7 @@ from pipeline.cluster.placement import (
     default_workers,
     describe,
     fitting,
+    kept_cpus,
     place,
     share,
     shares,
@@ -96,6 +97,38 @@ def test_what_is_free_decides_how_many_workers_start() -> None:
 def test_a_part_of_a_cpu_is_none() -> None:
     assert Node.of({"CPU": 3.9999, "GPU": 0.5, "memory": 1e9}) == Node(3, 0)
     assert Node.of({}) == Node(0, 0)
+
+
+def test_cpus_that_are_asked_for_bound_the_workers() -> None:
+    nodes = [Node(4, 0), Node(2, 0)]
+    assert shares(nodes, None, 2) == (3, 0.0, 2)
+    assert shares(nodes, 1, 2) == (1, 0.0, 2), "not the 4 that one alone would get"
+    for workers, cpus in ((4, 2), (None, 5)):
+        with pytest.raises(InputError, match="lower --workers or --cpus-per-worker"):
+            shares(nodes, workers, cpus)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "begun", "kept"),
+    [
+        ([Node(2, 0)], 1, 1, 1),
+        ([Node(2, 0), Node(2, 0)], 2, 2, 2),
+        ([Node(2, 0)], 2, 2, None),
+        ([Node(2, 0)], 1, None, None),
+        ([Node(8, 1)], 1, 2, None),
+    ],
+    ids=["fewer-than-there-are", "all", "too-many", "a-new-run", "on-a-gpu"],
+)
+def test_cpus_are_kept_where_they_fit_and_matter(
+    nodes: list[Node],
+    workers: int,
+    begun: int | None,
+    kept: int | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert kept_cpus(nodes, workers, begun) == kept
+    said = capsys.readouterr().out.count("no room for 2 workers with 2 CPUs each")
+    assert said == (workers == begun == 2 and kept is None)
 
 
 def test_a_cluster_in_words() -> None:

@@ -71,7 +71,7 @@ def recorded(
         patch.setenv("HOME", str(folder))  # where datasets from a URL are copied to
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shutil.copy(empty_store, folder)}")
         patch.setattr(session, "connect", lambda: None)
-        patch.setattr(session, "shares", lambda workers, minutes: (workers or 1, 0.0, 1))
+        patch.setattr(session, "shares", lambda workers, *_: (workers or 1, 0.0, 1))
         patch.setattr(tasks, "run_tasks", in_this_process)
         checkpoint = str(write_checkpoint(folder / "checkpoint", squares))
         config = EvaluateConfig(checkpoint=checkpoint, dataset=squares.as_uri(), batch_size=8)
@@ -175,6 +175,8 @@ def test_run_and_files_say_what_they_are_of(recorded: Recorded, tmp_path: Path) 
     tags = run_of(recorded.run_id).data.tags
     assert about.items() <= tags.items()
     assert tags["code_hash"] == session.code_hash()
+    params = run_of(recorded.run_id).data.params
+    assert params["cpus_per_worker"] == "1", "which it was given: the last bits depend on it"
     for name in ("per_class.parquet", "scores.parquet"):
         schema = pq.read_schema(artifact(recorded.run_id, f"eval/{name}", tmp_path))
         found = {key.decode(): value.decode() for key, value in schema.metadata.items()}
@@ -271,7 +273,7 @@ def test_a_downloaded_copy_is_refused_where_nodes_have_just_joined(
 ) -> None:
     nodes = ["head"]
 
-    def shares(workers: int | None, minutes: float | None) -> tuple[int, float, int]:
+    def shares(*asked: float | None) -> tuple[int, float, int]:
         nodes.append("worker")  # has been waited for
         return 1, 0.0, 1
 

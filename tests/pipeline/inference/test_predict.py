@@ -121,7 +121,7 @@ def test_a_folder_on_two_workers_resumed(
 def test_from_bucket_to_bucket_resumed(
     squares: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0, 1))
+    monkeypatch.setattr(session, "shares", lambda *_: (1, 0, 1))
     monkeypatch.setattr(session, "check_shared", lambda directory: None)
     monkeypatch.setattr(tasks, "map_parts", in_process)
     bucket.put("in", squares)
@@ -181,7 +181,7 @@ def test_a_url_that_cannot_be_had_is_a_row(squares: Path, saved: Path, tmp_path:
 def test_a_repeated_command_tries_again_what_could_not_be_read(
     squares: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0, 1))
+    monkeypatch.setattr(session, "shares", lambda *_: (1, 0, 1))
     monkeypatch.setattr(session, "check_shared", lambda directory: None)
     monkeypatch.setattr(tasks, "map_parts", in_process)
     first, second, *_ = jpegs(squares).values()
@@ -263,7 +263,7 @@ def test_a_deadline_leaves_the_rest_to_a_repeated_command(
     squares: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "map_parts", in_process)
-    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0.0, 1))
+    monkeypatch.setattr(session, "shares", lambda *_: (1, 0, 1))
     monkeypatch.setattr(session, "check_shared", lambda directory: None)
     clock = iter([0.0] * 6)  # the job's begin, and five images
     its = SimpleNamespace(time=lambda: next(clock, 61.0))  # other threads have their own
@@ -321,7 +321,7 @@ def test_a_part_that_is_set_aside_says_of_which_network_it_is(
         yield set_aside(second, "3 workers died of it")
 
     monkeypatch.setattr(tasks, "map_parts", first_of)
-    monkeypatch.setattr(session, "shares", lambda workers, minutes: (1, 0.0, 1))
+    monkeypatch.setattr(session, "shares", lambda *_: (1, 0, 1))
     monkeypatch.setattr(session, "check_shared", lambda directory: None)
     saved = write_checkpoint(tmp_path / "checkpoint", squares)
     give(saved, squares, [0.0] * 8, 1.0)

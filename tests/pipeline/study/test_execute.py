@@ -98,6 +98,16 @@ def test_every_slope_is_scored_once(tmp_path: Path, scored: list[Any]) -> None:
     assert "epoch 1/1" in (tmp_path / "logs" / f"{run.name}.txt").read_text()
 
 
+def test_a_run_is_scored_with_as_many_cpus_as_it_is_trained_with(
+    tmp_path: Path, scored: list[Any]
+) -> None:
+    """So that its scores are the same bits however many runs were left."""
+    run = run_of(tmp_path, "an@1/1")
+    config = dataclasses.replace(run.config, cpus_per_worker=3)
+    execute(dataclasses.replace(run, config=config), setting_of(tmp_path))
+    assert [each.cpus_per_worker for each in scored] == [3]
+
+
 def test_without_boostlu_one_evaluation_is_enough(tmp_path: Path, scored: list[Any]) -> None:
     record = execute(run_of(tmp_path, "an@1/1"), setting_of(tmp_path))
     assert [each.alpha_infer for each in scored] == [None]

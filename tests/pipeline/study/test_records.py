@@ -1,4 +1,4 @@
-"""A study's records are of this command's trainings, all in one precision; MLflow has the last."""
+"""A study's records are of its trainings, in one precision on as many CPUs; MLflow has the last."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from pipeline import storage
 from pipeline.cluster import session, trials
+from pipeline.cluster.placement import Node
 from pipeline.config import precision
 from pipeline.config.sections import Precision
 from pipeline.config.study import StudyConfig
-from pipeline.study import plan, results, run
+from pipeline.study import plan, results, run, settle
 from pipeline.study.plan import Plan, PlannedRun
 from pipeline.study.results import Record
 from pipeline.tracking import client
@@ -65,7 +66,7 @@ def test_a_run_whose_process_died_is_not_what_an_earlier_command_found(
 
     monkeypatch.setattr(trials, "run", train)
     monkeypatch.setattr(session, "connect", lambda **options: None)
-    monkeypatch.setattr(run, "_share", lambda *about: (1, 1))
+    monkeypatch.setattr(session, "nodes", lambda: [Node(1, 0)])
     found = run._train(config, planned, planned.runs, "parent")
     other, lost = (found[each.name] for each in (done, died))
     assert other is not None
@@ -94,6 +95,41 @@ def test_all_runs_of_a_study_are_in_the_precision_that_the_first_began_with(
     assert precisions() == {"bf16"}
     shutil.rmtree(tmp_path / "study")
     assert precisions() == {"fp32"}
+
+
+@pytest.mark.parametrize("known", ["run", "result"])
+def test_all_runs_of_a_study_have_the_cpus_that_the_first_began_with(
+    squares: Path, tmp_path: Path, known: str
+) -> None:
+    """The last run alone would have both CPUs of a node, and other weights for it."""
+    nodes = [Node(2, 0)]
+    config, planned = planned_on(squares, tmp_path / "study", "an@1/1", "ll-r@1/1")
+
+    def shared(nodes: list[Node], at_once: int) -> tuple[int, list[int | None]]:
+        kept = [results.read(config.output, each.name) for each in planned.runs]
+        configs = [each.config for each in planned.runs]
+        at_once, settled = settle.side_by_side(nodes, configs, kept, at_once)
+        return at_once, [each.cpus_per_worker for each in settled]
+
+    assert shared(nodes, 1) == (1, [2, 2]), "nothing has begun"
+    assert shared(nodes, 2) == (2, [1, 1])
+    first = dataclasses.replace(planned.runs[0].config, cpus_per_worker=1)
+    if known == "run":
+        storage.write_json(f"{config.output}/runs/{first.name}/config.json", first.to_dict())
+    else:
+        written(config, dataclasses.replace(planned.runs[0], config=first))
+    assert shared(nodes, 1) == (1, [1, 1]), "the one that is left"
+    assert shared([Node(8, 2)], 1) == (1, [8, 8]), "GPUs compute the same with any"
+
+
+def test_cpus_that_a_row_asks_for_are_its_own_and_the_most_are_the_others(
+    squares: Path, tmp_path: Path
+) -> None:
+    rows = ("an@1/1", "an:cpus_per_worker=3@1/1", "an:cpus_per_worker=2@1/1")
+    _, planned = planned_on(squares, tmp_path / "study", *rows)
+    configs = [each.config for each in planned.runs]
+    at_once, settled = settle.side_by_side([Node(8, 0)], configs, [None] * 3, 8)
+    assert (at_once, [each.cpus_per_worker for each in settled]) == (2, [3, 3, 2])
 
 
 def test_a_precision_that_a_row_asks_for_is_its_own(

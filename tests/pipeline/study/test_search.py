@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,8 +21,10 @@ from pipeline.study import render, run, search
 from pipeline.study.execute import Setting
 from pipeline.study.rows import parse_row
 from pipeline.study.search import Curve
+from pipeline.study.table import failed_trials
 from sharding.errors import InputError
 from sharding.manifest import Dataset
+from sharding.manifest_parts import LabelVersion
 from tests.pipeline.study.test_execute import setting_of
 
 SPACE = ("delta_rel=0.02:2:log", "alpha=2:10", "batch_size=8:64:log", "crop=squash|random-resized")
@@ -90,13 +93,75 @@ def ended(trials: list[search.Trial], output: Path, scores: dict[int, dict[int, 
 
 def test_the_best_epoch_of_the_best_trial_counts(tmp_path: Path) -> None:
     trials = drawn(tmp_path)
-    assert search.best_of(setting(tmp_path), trials) is None
+    assert not search.is_over(setting(tmp_path), trials)
     ended(trials, tmp_path, {0: {1: 0.5}, 3: {1: 0.4, 2: 0.7, 3: 0.6}, 5: {1: 0.65}})
-    best = search.best_of(setting(tmp_path), trials)
-    assert best is not None
-    assert best.number == 3
+    assert search.best_of(str(tmp_path), trials).number == 3
+    scores = {number: {1: number / 8} for number in range(6)}
+    ended(trials, tmp_path, scores)
+    assert search.is_over(setting(tmp_path), trials)
     more = drawn(tmp_path, trials=9)
-    assert search.best_of(setting(tmp_path), more) is None, "three are missing"
+    assert not search.is_over(setting(tmp_path), more), "three are missing"
+
+
+@pytest.mark.parametrize(
+    ("status", "over"),
+    [
+        ("finished", True),
+        ("stopped", True),
+        ("diverged", True),
+        ("failed", False),
+        ("running", False),
+    ],
+)
+def test_a_trial_that_failed_or_was_cut_short_is_left_to_do(
+    tmp_path: Path, status: str, over: bool
+) -> None:
+    trials = drawn(tmp_path, trials=2)
+    ended(trials, tmp_path, {0: {1: 0.5}, 1: {1: 0.25}})
+    curve = Curve(status=status, values=trials[1].values, scores={1: 0.25})
+    search.write(str(tmp_path), trials[1].name, curve)
+    assert search.is_over(setting(tmp_path), trials) is over
+    assert search.best_of(str(tmp_path), trials).number == 0
+
+
+@pytest.mark.parametrize("again", ["finished", "stopped", "failed"])
+def test_a_trial_that_failed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    """Whatever becomes of it, the study goes on; what failed again is told, and left to do."""
+    trials = drawn(tmp_path, trials=2)
+    ended(trials, tmp_path, {0: {1: 0.5}})
+    trained: list[str] = []
+
+    class Ended(BaseException):
+        """ASHA ends the process."""
+
+    def train(config: TrainConfig, preset: str, on_epoch: Any) -> None:
+        trained.append(config.name)
+        if again == "stopped":
+            raise Ended
+        on_epoch(1, {SCORE: 0.75})
+        if again == "failed":
+            raise OSError("no space left on device")
+
+    def run_all(work: Any, items: Any, setting: Setting, on_end: Any, **_: Any) -> None:
+        for item in items:
+            with contextlib.suppress(Ended):
+                work(item, setting)
+            on_end(item.name, False)
+
+    monkeypatch.setattr(pipeline.training.train, "train", train)
+    monkeypatch.setattr(search.trials, "run", run_all)
+    monkeypatch.setattr(search.trials, "report", lambda epoch, score: None)
+    monkeypatch.setattr(Setting, "adopt", lambda *about: None)
+    search.search(trials, SPACE, setting(tmp_path), 2, lambda name, curve: None)
+    assert trained == ["trial-001"]
+    found = storage.read_json(str(tmp_path / search.FILE))
+    assert found["trials"]["trial-001"]["status"] == again
+    lost = [(each.run, each.reason) for each in failed_trials(found)]
+    assert lost == ([("trial-001", "no space left on device")] if again == "failed" else [])
+    assert search.is_over(setting(tmp_path), trials) is (again != "failed")
+    assert search.best_of(str(tmp_path), trials).number == (0 if again == "stopped" else 1)
 
 
 def test_trials_that_ended_earlier_go_on_to_more_epochs(
@@ -112,10 +177,9 @@ def test_trials_that_ended_earlier_go_on_to_more_epochs(
         assert curve is not None
         kept = dataclasses.replace(curve, config=trial.config.to_dict())
         search.write(str(tmp_path), trial.name, kept)
-    best = search.best_of(setting(tmp_path), before)
-    assert best is not None
-    assert best.number == 0
-    assert search.best_of(setting(tmp_path), now) is None
+    assert search.is_over(setting(tmp_path), before)
+    assert search.best_of(str(tmp_path), before).number == 0
+    assert not search.is_over(setting(tmp_path), now)
     trained = []
 
     def train(config: TrainConfig, preset: str, on_epoch: Any) -> None:
@@ -152,8 +216,7 @@ def test_a_trial_that_ends_before_its_first_new_epoch_is_over(
     monkeypatch.setattr(search.trials, "run", end)
     monkeypatch.setattr(Setting, "adopt", lambda *about: None)
     search.search(now, SPACE, setting(tmp_path), 2, lambda name, curve: None)
-    best = search.best_of(setting(tmp_path), now)
-    assert best is not None
+    best = search.best_of(str(tmp_path), now)
     assert best.number == 1
     curve = search.read(str(tmp_path), best.name)
     assert curve is not None
@@ -164,15 +227,15 @@ def test_a_search_without_a_score_says_so(tmp_path: Path) -> None:
     trials = drawn(tmp_path)
     ended(trials, tmp_path, {})
     with pytest.raises(InputError, match="no trial"):
-        search.best_of(setting(tmp_path), trials)
+        search.best_of(str(tmp_path), trials)
 
 
 def test_another_space_in_the_same_directory_is_refused(tmp_path: Path) -> None:
     first, second = drawn(tmp_path), drawn(tmp_path, tune=("delta_rel=0.5:1",))
     search.write(str(tmp_path), first[0].name, Curve(status="running", values=first[0].values))
-    assert search.best_of(setting(tmp_path), first) is None
+    assert not search.is_over(setting(tmp_path), first)
     with pytest.raises(InputError, match="another space"):
-        search.best_of(setting(tmp_path), second)
+        search.is_over(setting(tmp_path), second)
 
 
 def test_a_search_of_other_options_or_data_is_refused(tmp_path: Path) -> None:
@@ -186,17 +249,17 @@ def test_a_search_of_other_options_or_data_is_refused(tmp_path: Path) -> None:
         data=data,
     )
     search.write(str(tmp_path), first[0].name, curve)
-    search.best_of(setting(tmp_path, images_of_train="a", images_of_test="c"), first)
+    search.is_over(setting(tmp_path, images_of_train="a", images_of_test="c"), first)
     with pytest.raises(InputError, match="images of train differ"):
-        search.best_of(setting(tmp_path, images_of_train="z"), first)
+        search.is_over(setting(tmp_path, images_of_train="z"), first)
     for train in (("image_size=64",), ("epochs=2",)):
         other = drawn(tmp_path, train=train)
         with pytest.raises(InputError, match=train[0].partition("=")[0]):
-            search.best_of(setting(tmp_path), other)
+            search.is_over(setting(tmp_path), other)
 
     storage.write_json(search.path_of(str(tmp_path), first[0].name), {"status": "finished"})
     with pytest.raises(InputError, match="not a trial's curve"):
-        search.best_of(setting(tmp_path), first)
+        search.is_over(setting(tmp_path), first)
 
 
 def test_a_slope_that_is_no_number_is_one_line(tmp_path: Path) -> None:
@@ -249,21 +312,120 @@ def test_a_score_that_cannot_be_reported_fails_the_trial(
     assert curve.config == trial.config.to_dict()
 
 
-def test_a_search_needs_a_validation_split(
-    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name, version = Dataset.open(squares).label_version()
-    splits = {split: file for split, file in version.splits.items() if split != "validation"}
-    bare = dataclasses.replace(version, splits=splits)
-    manifest = SimpleNamespace(labels={name: bare}, default_labels=name)
-    dataset = SimpleNamespace(manifest=manifest, label_version=lambda _: (name, bare))
-    monkeypatch.setattr(run, "open_dataset", lambda *_, **__: dataset)
-    config = StudyConfig(
-        dataset=str(squares), output=str(tmp_path), rows=("ll-r",), tune=("delta_rel=0.1:1",)
+@pytest.fixture
+def versions(squares: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, LabelVersion]:
+    """Let a dataset have these label versions; ``bare`` and ``first`` have no validation split."""
+    _, whole = Dataset.open(squares).label_version()
+    splits = {split: file for split, file in whole.splits.items() if split != "validation"}
+    bare = dataclasses.replace(whole, splits=splits)
+    found = {"first": bare, "bare": bare, "complete": whole}
+    manifest = SimpleNamespace(labels=found, default_labels="first")
+    dataset = SimpleNamespace(
+        manifest=manifest, label_version=lambda name: (name or "first", found[name or "first"])
     )
-    with pytest.raises(InputError, match="no validation split"):
+    monkeypatch.setattr(run, "open_dataset", lambda *_, **__: dataset)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "labels", "train"),
+    [
+        ("ll-r", None, ()),
+        ("ll-r", "complete", ("labels=bare",)),
+        ("ll-r:labels=bare", "complete", ()),
+    ],
+    ids=str,
+)
+def test_a_search_needs_a_validation_split_of_what_its_trials_train_on(
+    versions: dict[str, LabelVersion],
+    tmp_path: Path,
+    row: str,
+    labels: str | None,
+    train: tuple[str, ...],
+) -> None:
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=(row,),
+        labels=labels,
+        train=train,
+        tune=("epochs=1:3",),
+    )
+    with pytest.raises(InputError, match="have no validation split"):
         run.prepare(config)
     run.prepare(dataclasses.replace(config, tune=()))
+
+
+def test_a_search_of_labels_is_refused(versions: dict[str, LabelVersion], tmp_path: Path) -> None:
+    """Each trial would be scored by its own labels of the validation split."""
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=("ll-r",),
+        labels="complete",
+        tune=("labels=first|complete",),
+    )
+    with pytest.raises(InputError, match="other labels"):
+        run.prepare(config)
+    with pytest.raises(InputError, match="one row"):
+        run.prepare(dataclasses.replace(config, rows=("ablation",), tune=("epochs=1:3",)))
+
+
+def test_a_failed_trial_is_among_what_a_repetition_may_mend(
+    versions: dict[str, LabelVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=("ll-r",),
+        labels="complete",
+        tune=("epochs=1:3",),
+        trials=2,
+    )
+    config, planned = run.prepare(config)
+    ended(drawn(tmp_path, trials=2), tmp_path / "study", {0: {1: 0.5}})
+    monkeypatch.setattr(run, "_parent", lambda *_: contextlib.nullcontext("parent"))
+    monkeypatch.setattr(run, "_tuned", lambda *_: planned)
+    monkeypatch.setattr(
+        run, "read_records", lambda *_: dict.fromkeys(each.name for each in planned.runs)
+    )
+    monkeypatch.setattr(run, "_is_done", lambda *_: True)
+    monkeypatch.setattr(run, "_write", lambda *_: None)
+    lost = run.run(config, planned).lost
+    assert [each.run for each in lost if each.status == "failed"] == ["trial-001"]
+
+
+@pytest.mark.parametrize(
+    ("row", "labels"), [("full", "complete"), ("full:labels=second", "second"), ("an", "first")]
+)
+def test_trials_train_on_the_labels_of_the_rows_runs(
+    versions: dict[str, LabelVersion],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    row: str,
+    labels: str,
+) -> None:
+    versions |= dict.fromkeys(("first", "second"), versions["complete"])
+    config = StudyConfig(
+        dataset=str(tmp_path),
+        output=str(tmp_path / "study"),
+        rows=(row,),
+        tune=("learning_rate=1e-4:1e-3",),
+        trials=2,
+    )
+    searched: list[search.Trial] = []
+
+    def best_of(study: str, drawn: list[search.Trial]) -> search.Trial:
+        searched.extend(drawn)
+        return drawn[0]
+
+    monkeypatch.setattr(search, "is_over", lambda *_: True)
+    monkeypatch.setattr(search, "best_of", best_of)
+    monkeypatch.setattr(run, "_setting", lambda *_: None)
+    config, planned = run.prepare(config)
+    found = run._tuned(config, planned, "parent")
+    assert {trial.config.labels for trial in searched} == {labels}
+    assert {each.config.labels for each in found.runs} == {labels}
 
 
 def test_every_trial_is_in_the_table_the_best_first() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.cluster import checkpoints, lease, session
+from pipeline.cluster.placement import Node
 from pipeline.config import precision
 from pipeline.config.sections import DataConfig, ModelConfig, OptimizerConfig
 from pipeline.config.train import TrainConfig
@@ -273,6 +274,36 @@ def prepared(run: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch, **option
         optimizer=OptimizerConfig(epochs=2),
     )
     return prepare.prepare(prepare.check(dataclasses.replace(config, **options)))
+
+
+def test_a_run_keeps_the_cpus_per_worker_that_it_began_with(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CPU, threads show in the weights; a command that asks for none gets the run's."""
+
+    def cpus(there: int, asked: int | None = None, workers: str = "1") -> tuple[int, int | None]:
+        """Go on with the run on a node of so many CPUs."""
+        monkeypatch.setattr(session, "connect", lambda: None)
+        monkeypatch.setattr(session, "wait_for_nodes", lambda *_: None)
+        monkeypatch.setattr(session, "nodes", lambda: [Node(there, 0)])
+        config = TrainConfig(
+            dataset=str(squares),
+            storage=str(tmp_path / "runs"),
+            name="a",
+            workers=workers,
+            cpus_per_worker=asked,
+            model=ModelConfig(backbone=BACKBONE),
+        )
+        run = prepare.prepare(prepare.check(config))
+        prepare.claim(run.directory, run.config, run.dataset.digest)
+        return run.cpus, prepare.stored(config).cpus_per_worker  # type: ignore[union-attr]
+
+    assert cpus(2) == (2, 2), "all that there are"
+    assert cpus(8) == (2, 2)
+    assert cpus(8, asked=3) == (3, 3)
+    assert cpus(8) == (3, 3)
+    assert cpus(2) == (2, 2), "3 do not fit"
+    assert cpus(8, workers="2") == (4, 4), "which other workers changes anyway"
 
 
 @pytest.mark.parametrize(("how", "logged"), [("link", ["b"]), ("kept", ["a", "b"]), ("off", [])])
