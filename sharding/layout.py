@@ -90,7 +90,8 @@ VERSION_NAMES = (
 _LEFT_OVER = re.compile(
     rf".*{TEMPORARY_COPY.replace('.', '[.]')}|{UNFINISHED_FILE}"
     rf"|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}"
-    rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
+    rf"|{STAGING_FOLDER}/(?:[0-9a-f]{{16}}[.](?:spool|npz)|confidences_[a-z]+_\d{{6,}}[.]rows)"
+    rf"|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
 )
 _ENERGON_INDEX = (
     rf"{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{TAR}{INDEX}"

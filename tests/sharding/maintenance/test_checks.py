@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset, Manifest
 from sharding.storage.tar_index import index_of_tar
-from tests.support.commands import check, flip_a_byte, relabel, shard
+from tests.support.commands import check, flip_a_byte, lose, relabel, shard
 from tests.support.dumpmaking import MIDS, write_classes, write_labels
 from tests.support.photos import image_ids, tree, write_photo_dump
 
@@ -141,6 +142,30 @@ def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
     result = check(dataset, repair=True)
     assert {problem.path for problem in result.remaining} == set(strangers)
     assert not any((dataset / name).exists() for name in orphans)
+
+
+def test_checks_change_nothing_and_jobs_remove_only_what_jobs_stage(dataset: Path) -> None:
+    staged = ("0123456789abcdef.spool", "0123456789abcdef.npz", "confidences_train_000000.rows")
+    mine = ("mine/precious.txt", "mine.txt")
+    for name in (*staged, *mine):
+        path = dataset / "staging" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    before = tree(dataset)
+    assert {problem.path for problem in check(dataset).remaining} == {
+        f"staging/{name}" for name in (*staged, *mine)
+    }
+    assert tree(dataset) == before
+    remaining = check(dataset, repair=True).remaining
+    assert {problem.path for problem in remaining} == {f"staging/{name}" for name in mine}
+    for name in staged:
+        (dataset / "staging" / name).write_text(name)
+    with lock.acquire(dataset):
+        pass
+    assert [path.name for path in sorted((dataset / "staging").iterdir())] == ["mine", "mine.txt"]
+    lose(dataset, "staging/mine", "staging/mine.txt")
+    assert check(dataset, repair=True).intact
+    assert not (dataset / "staging").exists()
 
 
 def test_tars_that_an_older_manifest_does_not_name_are_set_aside(dataset: Path) -> None:
