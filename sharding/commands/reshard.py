@@ -76,6 +76,8 @@ def reshard(
             new = read_labels(dataset, dump, options, members)
         refuse_other_content(dataset, new)
         comparison = Comparison.of(dataset, dump, new)
+        if comparison is not None:
+            dataset = comparison.noted_in(dataset, new)
         source = (
             None
             if options.images is None or dump is None

@@ -62,6 +62,8 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
         remove_outdated(job.output, dataset.manifest)
         refuse_other_content(dataset, new)
         compared = Comparison.of(dataset, None, new)
+        if compared is not None:
+            dataset = compared.noted_in(dataset, new)
         add_labels(dataset, new, None, workspace.workers(map))
         labelled = Dataset.open(job.output)
         diff = {} if compared is None else compared.report(labelled, new)
