@@ -33,6 +33,7 @@ from sharding.dataset.publish import publish_removal, remove_outdated, write_man
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.layout import (
+    DUPLICATES,
     IMAGES_FOLDER,
     INDEX,
     NEXT_NUMBER,
@@ -40,6 +41,7 @@ from sharding.layout import (
     SET_ASIDE_FOLDER,
     SPLITS,
     TAR,
+    UNCOUNTED,
     UNFINISHED_REMOVAL,
     parse_shard_name,
 )
@@ -219,6 +221,8 @@ def _created_by(manifest: Manifest, shards: Sequence[ShardRecord]) -> dict[str, 
     left = {shard.split for shard in shards}
     created_by = {**with_tar_labels(manifest.created_by, tar_labels(manifest), left), **numbers}
     del created_by[UNFINISHED_REMOVAL]
+    if DUPLICATES in created_by and {*shards} != {*manifest.shards}:
+        created_by[DUPLICATES] = UNCOUNTED
     return created_by
 
 

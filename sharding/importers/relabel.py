@@ -15,7 +15,7 @@ from sharding.commands.reshard import refuse_other_content
 from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.duplicates import Duplicates, refuse_across
+from sharding.dataset.duplicates import refuse_across_in
 from sharding.dataset.label_versions import NewLabels, arrange, tar_labels
 from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import remove_outdated
@@ -23,7 +23,7 @@ from sharding.errors import InputError, command
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.importers.prepare import ImportJob, table_counts
 from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
-from sharding.layout import DUPLICATES, NAMES_FILE, NAMES_HASH, SPLITS, diff_path
+from sharding.layout import NAMES_FILE, NAMES_HASH, SPLITS, diff_path
 from sharding.log import count
 from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels
@@ -56,7 +56,7 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
         why = f"with --labels {job.labels.name} over images that are there already"
         refuse_ignored(job.asked, _unlike(job, dataset, drawn), why)
         if job.asked.refuse_cross_split_duplicates:
-            refuse_across(Duplicates.of_record(dataset.manifest.created_by.get(DUPLICATES)))
+            refuse_across_in(dataset, workspace.workers(map))
         new = labels_for(dataset, job).without(dataset.manifest.removed_ids)
         remove_temporaries(job.output)
         remove_outdated(job.output, dataset.manifest)

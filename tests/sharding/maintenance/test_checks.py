@@ -198,6 +198,7 @@ def test_other_pictures_are_accepted_only_by_name(dataset: Path, inputs, tmp_pat
     result = check(dataset, repair=True, images=str(images), accept_changed=True)
     assert result.intact
     assert f"changed: {TAR}: not the pictures that it had" in str(result)
+    assert Manifest.read(dataset).created_by["duplicates"] == "null", "nobody has counted these"
 
 
 def test_changed_class_counts_are_found(dataset: Path) -> None:
