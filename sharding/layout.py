@@ -67,7 +67,12 @@ GROUPS_OF = "groups_of"
 TAR_LABELS = "tar_labels"
 """Key in ``created_by``: the label version in the tars; by split where splits differ."""
 DUPLICATES = "duplicates"
-"""Key in ``created_by``: numbers of images with the bytes of another, where there are any."""
+"""Key in ``created_by``: numbers of images with the bytes of another, where there are any; or
+`UNCOUNTED`."""
+UNCOUNTED = "null"
+"""Instead of these numbers: nobody has counted since the dataset got its images or lost some."""
+COMPARED_WITH = "compared_with"
+"""Key in ``created_by``, by label version: the older one that its report compares it with."""
 NEXT_NUMBER = "next_number"
 """Key in ``created_by``, by split: number of its next shard, where the last one was removed."""
 UNFINISHED_REMOVAL = "unfinished_removal"
@@ -92,7 +97,8 @@ VERSION_NAMES = (
 _LEFT_OVER = re.compile(
     rf".*{TEMPORARY_COPY.replace('.', '[.]')}|{UNFINISHED_FILE}"
     rf"|{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{INDEX}"
-    rf"|{STAGING_FOLDER}/\w+\.\w+|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
+    rf"|{STAGING_FOLDER}/(?:[0-9a-f]{{16}}[.](?:spool|npz)|confidences_[a-z]+_\d{{6,}}[.]rows)"
+    rf"|{LABELS_FOLDER}/(?P<version>[^/]+)/[a-z]+{WITHOUT_PIXELS}\.parquet"
 )
 _ENERGON_INDEX = (
     rf"{IMAGES_FOLDER}/(?:{'|'.join(SPLITS)})-\d{{6,}}{TAR}{INDEX}"

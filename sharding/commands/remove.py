@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,17 @@ from sharding.dataset.publish import publish_removal, remove_outdated, write_man
 from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.layout import (
+    DUPLICATES,
+    IMAGES_FOLDER,
     INDEX,
     NEXT_NUMBER,
+    RECORD,
     SET_ASIDE_FOLDER,
     SPLITS,
     TAR,
+    UNCOUNTED,
     UNFINISHED_REMOVAL,
+    parse_shard_name,
 )
 from sharding.log import count
 from sharding.maintenance.checks import check_shard, check_side_files
@@ -128,6 +133,7 @@ def remove(
         if unknown and not options.allow_unknown:
             raise _refused(unknown, dataset.manifest, workspace.location)
         tars = _take_down(dataset, asked_M, members, parallel, workspace)
+        _delete_left_over(workspace)
         _warn_of_set_aside(workspace)
         return Removed(
             location=workspace.location,
@@ -215,6 +221,8 @@ def _created_by(manifest: Manifest, shards: Sequence[ShardRecord]) -> dict[str, 
     left = {shard.split for shard in shards}
     created_by = {**with_tar_labels(manifest.created_by, tar_labels(manifest), left), **numbers}
     del created_by[UNFINISHED_REMOVAL]
+    if DUPLICATES in created_by and {*shards} != {*manifest.shards}:
+        created_by[DUPLICATES] = UNCOUNTED
     return created_by
 
 
@@ -247,17 +255,42 @@ def _refuse_damaged(
             raise InputError(problem.what, file=file, fix=how_to_repair(file, *WITH_IMAGES))
 
 
+def _delete_left_over(workspace: Workspace) -> None:
+    """Delete tars with removed images that killed jobs left, which can write the others again.
+
+    They have a record. Without one a tar may be of a newer manifest than this, and is named.
+    """
+    directory = workspace.directory
+    named = {shard.path for shard in Manifest.read(directory).shards}
+    paths = (path.relative_to(directory) for path in (directory / IMAGES_FOLDER).glob(f"*{TAR}"))
+    others = [p for p in paths if p.as_posix() not in named and parse_shard_name(p.as_posix())]
+    for tar, what in _may_hold_removed(workspace, others):
+        if (directory / tar).with_suffix(RECORD).exists():
+            for suffix in (TAR, INDEX, RECORD):
+                (directory / tar).with_suffix(suffix).unlink(missing_ok=True)
+            log.info(f"{tar} of a killed job {what}: deleted; its command writes the others again")
+        else:
+            log.info(f"{tar} {what}; the manifest does not name it: delete it", "WARNING")
+
+
 def _warn_of_set_aside(workspace: Workspace) -> None:
     """Name the tars that repairs have set aside and that may still hold removed images."""
     directory = workspace.directory
-    removed_M = Manifest.read(directory).removed_ids
     tars = [path.relative_to(directory) for path in (directory / SET_ASIDE_FOLDER).rglob(f"*{TAR}")]
+    for tar, what in _may_hold_removed(workspace, tars):
+        log.info(f"{tar} {what}; a repair set it aside: delete it", "WARNING")
+
+
+def _may_hold_removed(workspace: Workspace, tars: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Find the tars whose indexes name removed images, or cannot be read; say which it is."""
+    directory = workspace.directory
+    removed_M = Manifest.read(directory).removed_ids
     workspace.download(tar.with_suffix(INDEX).as_posix() for tar in tars)
     for tar in sorted(tars):
         try:
             held = parse_image_ids(list(read_index(directory / tar.with_suffix(INDEX))))
-            what = "still holds removed images" if np.isin(held, removed_M).any() else ""
         except InputError:
-            what = "may hold removed images, as it has no readable index"
-        if what:
-            log.info(f"{tar} {what}; a repair set it aside: delete it", "WARNING")
+            yield tar, "may hold removed images, as it has no readable index"
+        else:
+            if np.isin(held, removed_M).any():
+                yield tar, "still holds removed images"

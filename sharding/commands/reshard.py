@@ -74,8 +74,10 @@ def reshard(
             new = derive_labels(dataset, options)
         else:
             new = read_labels(dataset, dump, options, members)
-        _refuse_other_content(dataset, new)
+        refuse_other_content(dataset, new)
         comparison = Comparison.of(dataset, dump, new)
+        if comparison is not None:
+            dataset = comparison.noted_in(dataset, new)
         source = (
             None
             if options.images is None or dump is None
@@ -191,8 +193,14 @@ def _count_answers(base: LabelTable, reviewed: LabelTable, num_classes: int) -> 
     }
 
 
-def _refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
-    """Refuse to replace a label version by labels of other files or another policy."""
+def refuse_other_content(dataset: Dataset, new: NewLabels) -> None:
+    """Refuse to replace a label version by labels of other files or another policy.
+
+    Its tables are not looked at: lost ones are written again from what they were made of.
+
+    Raises:
+        InputError: there is a version of this name, and it is such.
+    """
     old = dataset.manifest.labels.get(new.name)
     if old is None:
         return

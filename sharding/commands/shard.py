@@ -16,7 +16,7 @@ from sharding.commands.restore import restore
 from sharding.commands.summary import Summary, summarise
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.duplicates import Duplicates, refuse_across
+from sharding.dataset.duplicates import Duplicates, refuse_across, refuse_across_in
 from sharding.dataset.members import Members, members_of
 from sharding.dataset.publish import publish, remove_outdated
 from sharding.dataset.quarantine import Quarantine
@@ -28,6 +28,7 @@ from sharding.layout import (
     PLAN,
     SPLITS,
     TAR_LABELS,
+    UNCOUNTED,
 )
 from sharding.manifest import Dataset, Manifest
 from sharding.shards.dispatch import Workers, finished_shards, write_shards
@@ -143,13 +144,16 @@ def _repeat(
     job: Job, manifest: Manifest, workers: Workers, location: str, started: float
 ) -> Summary:
     """Repeat the command of a finished dataset: restore what was lost, retry images if asked to."""
-    if job.options.refuse_cross_split_duplicates:
-        refuse_across(Duplicates.of_record(manifest.created_by.get(DUPLICATES)))
+    refuse = job.options.refuse_cross_split_duplicates
+    if refuse and manifest.created_by.get(DUPLICATES) != UNCOUNTED:
+        refuse_across_in(Dataset.open(job.output), workers)
     remove_temporaries(job.output)
     if lock.is_begun(job.output):  # killed after it wrote the manifest
         remove_outdated(job.output, manifest)
         lock.end(job.output)
     restored = restore(job.without(manifest.removed_ids), manifest, workers)
+    if refuse and Manifest.read(job.output).created_by.get(DUPLICATES) == UNCOUNTED:
+        refuse_across_in(Dataset.open(job.output), workers)  # with images that were added just now
     return summarise(
         Dataset.open(job.output),
         location=location,
@@ -167,7 +171,9 @@ def _publish(
 ) -> None:
     """Write tables and manifest over the shards that have images."""
     created_by = {PLAN: job.digest, TAR_LABELS: job.labels.name, **job.write_side_files()}
-    if duplicates:
+    if duplicates is None:
+        created_by[DUPLICATES] = UNCOUNTED
+    elif duplicates:
         created_by[DUPLICATES] = duplicates.record()
     manifest = Manifest(
         name=job.options.dataset_name or job.output.resolve().name,

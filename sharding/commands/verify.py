@@ -86,7 +86,7 @@ def verify(
     """
     workspace = workspace or Workspace(Path(options.dataset))
     Dataset.open(workspace.directory)  # before a mistyped directory would be made
-    with lock.acquire(workspace.directory):
+    with lock.acquire(workspace.directory, keep_staged=not options.repair):
         dataset = Dataset.open(workspace.directory)
         workspace.download(shard.index for shard in dataset.manifest.shards)
         small = sum(shard.bytes for shard in dataset.manifest.shards) < SMALL

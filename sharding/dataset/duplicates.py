@@ -1,5 +1,8 @@
 """Count images that have the same bytes, within splits and across them, while shards are written.
 
+Later jobs add images to a dataset or remove some: its manifest says then that nobody has counted,
+and whoever has to know reads the tars.
+
 A picture that is in train and in test makes a score of something that was trained on.
 """
 
@@ -11,12 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sharding.dataset.members import Members
+from sharding.dataset.members import Members, members_in
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids
-from sharding.layout import SPLITS
+from sharding.layout import DUPLICATES, SPLITS, UNCOUNTED
 from sharding.log import count
-from sharding.shards.task import PICTURE_DIGITS, ShardOutcome
+from sharding.manifest import Dataset
+from sharding.shards.dispatch import Workers
+from sharding.shards.task import PICTURE_DIGITS, ShardOutcome, picture_hash
+from sharding.sources.shard import ShardSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +49,36 @@ class Duplicates:
                 continue
             if len(outcome.picture_hashes) != PICTURE_DIGITS * outcome.shard.images:
                 return None
-            hashes.append(
-                np.frombuffer(bytes.fromhex(outcome.picture_hashes), ">u8").reshape(-1, 2)
-            )
+            hashes.append(_parse_hashes(outcome.picture_hashes))
             splits.append(np.full(outcome.shard.images, SPLITS.index(outcome.split), np.int8))
             ids_N.append(ids[outcome.shard.path])
         if not hashes:
             return cls(within={})
         return cls._of(np.concatenate(hashes), np.concatenate(splits), np.concatenate(ids_N))
+
+    @classmethod
+    def in_tars(cls, dataset: Dataset, workers: Workers) -> Duplicates:
+        """Read all images of a dataset and compare them.
+
+        Raises:
+            InputError: a tar or an index is missing or damaged.
+        """
+        members = {part.shard.path: part for part in members_in(dataset)}
+        items = [
+            (ShardSource.of(dataset.directory, part.shard, workers.bucket), part)
+            for part in members.values()
+        ]
+        found = dict(workers.parallel(_hash_pictures, items))
+        return cls._of(
+            np.concatenate([found[path] for path in members]),
+            np.concatenate(
+                [
+                    np.full(len(part.image_ids_N), SPLITS.index(part.shard.split), np.int8)
+                    for part in members.values()
+                ]
+            ),
+            np.concatenate([part.image_ids_N for part in members.values()]),
+        )
 
     @classmethod
     def _of(cls, hashes_N2: np.ndarray, splits_N: np.ndarray, ids_N: np.ndarray) -> Duplicates:
@@ -73,8 +101,13 @@ class Duplicates:
         )
 
     @classmethod
-    def of_record(cls, text: str | None) -> Duplicates:
-        """Read the counts of a manifest, which has none where there was nothing to count."""
+    def of_record(cls, text: str | None) -> Duplicates | None:
+        """Read the counts of a manifest, which has none where there was nothing to count.
+
+        None where nobody has counted.
+        """
+        if text == UNCOUNTED:
+            return None
         return cls(within={}) if text is None else cls(**json.loads(text))
 
     def record(self) -> str:
@@ -92,6 +125,29 @@ class Duplicates:
             (split, name), (other, again) = self.example
             parts[-1] += f", such as {name} of {split}, which is {again} of {other}"
         return f"the same bytes: {'; '.join(parts)}"
+
+
+def _parse_hashes(digits: str) -> np.ndarray:
+    """Parse `ShardOutcome.picture_hashes` to 128 bits each, (N, 2)."""
+    return np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, 2)
+
+
+def _hash_pictures(item: tuple[ShardSource, Members]) -> tuple[str, np.ndarray]:
+    """Hash the images of one tar; runs on a worker. Returns the tar's path with the hashes."""
+    source, part = item
+    ids = format_image_ids(part.image_ids_N)
+    with source.reader(part.shard.split, ids) as read:
+        return part.shard.path, _parse_hashes("".join(picture_hash(read(each)) for each in ids))
+
+
+def refuse_across_in(dataset: Dataset, workers: Workers) -> None:
+    """Refuse a finished dataset that has pictures in two splits; read it where nobody has counted.
+
+    Raises:
+        InputError: there are some, or a tar cannot be read.
+    """
+    counted = Duplicates.of_record(dataset.manifest.created_by.get(DUPLICATES))
+    refuse_across(Duplicates.in_tars(dataset, workers) if counted is None else counted)
 
 
 def refuse_across(duplicates: Duplicates | None) -> None:

@@ -8,22 +8,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sharding.errors import InputError
-from sharding.layout import LOCK_FILE, STAGING_FOLDER, UNFINISHED_FILE
+from sharding.layout import LOCK_FILE, STAGING_FOLDER, UNFINISHED_FILE, is_left_over
 from sharding.storage.files import remove_temporaries, remove_temporaries_beside, write_json
 from sharding.storage.locks import only, try_lock
 
 
 @contextlib.contextmanager
-def acquire(directory: Path) -> Iterator[None]:
+def acquire(directory: Path, *, keep_staged: bool = False) -> Iterator[None]:
     """Lock a directory against other jobs; a process that is killed releases its lock.
 
-    The directory is created if it is missing. After success its staging folder is removed.
+    The directory is created if it is missing. After success what jobs have staged in it is removed,
+    unless ``keep_staged`` says that this job changes nothing.
 
     Raises:
         InputError: another job holds the lock, or the directory cannot be created.
@@ -46,7 +46,8 @@ def acquire(directory: Path) -> Iterator[None]:
         held.callback(os.close, descriptor)
         _lock(descriptor, directory, held)
         yield
-        shutil.rmtree(directory / STAGING_FOLDER, ignore_errors=True)
+        if not keep_staged:
+            _remove_staged(directory)
 
 
 def begin(directory: Path, identity: Mapping[str, Any]) -> None:
@@ -80,8 +81,17 @@ def is_begun(directory: Path) -> bool:
 
 def end(directory: Path) -> None:
     """Remove the record of the command: the manifest is written, or everything was taken back."""
-    shutil.rmtree(directory / STAGING_FOLDER, ignore_errors=True)
+    _remove_staged(directory)
     (directory / UNFINISHED_FILE).unlink(missing_ok=True)
+
+
+def _remove_staged(directory: Path) -> None:
+    """Remove what jobs stage, not what somebody else has put beside it."""
+    for path in (directory / STAGING_FOLDER).glob("*"):
+        if is_left_over(path.relative_to(directory).as_posix(), ()) and path.is_file():
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds something else, or is not there
+        (directory / STAGING_FOLDER).rmdir()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Read MS COCO 2014 or 2017: `annotations/instances_{train,val}<year>.json`, and the images.
 
 The official `val` is the test set of every single-positive paper. Classes are in the order of
-their category ids; crowds count; images without any annotation are left out; images follow the
-*text* of their ids, "100" before "99": all as in the published preprocessing of Cole et al. 2021.
+their category ids; crowds count; images follow the *text* of their ids, "100" before "99": all as
+in the published preprocessing of Cole et al. 2021, which leaves out images without any annotation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 
 from sharding.errors import InputError
 from sharding.importers.collection import (
+    LEFT_OUT,
+    WITHOUT_POSITIVE,
     Collection,
     Part,
     choose_year,
@@ -60,7 +62,7 @@ def read_coco(options: ImportOptions) -> Collection:
         images=images,
         parts=parts,
         sources=log.sources,
-        policy={"crowds": "count", "without_positive": "left out"},
+        policy={"crowds": "count", WITHOUT_POSITIVE: LEFT_OUT},
     )
 
 
@@ -141,14 +143,13 @@ def _read_part(
             continue
         present.setdefault(image, set()).add(index_of[category])
     log.count(split, "annotations", len(content["annotations"]))
-    log.count(split, "without_positive", len(files) - len(present))
-    kept = sorted(present, key=str)
-    labels_NK = np.full((len(kept), len(categories)), NEGATIVE, np.int8)
-    for row, image in enumerate(kept):
+    images = sorted(files, key=str)
+    labels_NK = np.full((len(images), len(categories)), NEGATIVE, np.int8)
+    for row, image in enumerate(images):
         if image in doubtful:
             labels_NK[row] = UNOBSERVED
-        labels_NK[row, list(present[image])] = POSITIVE
-    return log.part(split, [f"{folder}/{files[image]}" for image in kept], labels_NK)
+        labels_NK[row, list(present.get(image, ()))] = POSITIVE
+    return log.part(split, [f"{folder}/{files[image]}" for image in images], labels_NK)
 
 
 def _files(

@@ -25,6 +25,10 @@ from sharding.openimages.dump_files import COMPRESSED
 from sharding.openimages.row_status import RejectedRow
 from sharding.storage.compression import ARCHIVES
 
+WITHOUT_POSITIVE = "without_positive"
+"""Key of the policy: what becomes of images without any positive; of a report: their number."""
+LEFT_OUT = "left out"
+"""They are in no part of a new dataset (`sharding.importers.splits.with_positives`)."""
 _EMPTY = ("nan", "none", "null", "n/a", "na")
 _ENCLOSING = "<>[](){}"
 """Around such a word: pandas' ``<NA>``, or a list of it alone."""

@@ -16,7 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
-from sharding.importers.collection import Collection, Part, class_key, first_existing
+from sharding.importers.collection import (
+    LEFT_OUT,
+    WITHOUT_POSITIVE,
+    Collection,
+    Part,
+    class_key,
+    first_existing,
+)
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
@@ -49,7 +56,7 @@ def read_nuswide(options: ImportOptions) -> Collection:
         sources=log.sources,
         policy={
             "lists": "papers" if of_papers else "official",
-            "without_positive": "kept" if of_papers else "left out",
+            WITHOUT_POSITIVE: "kept" if of_papers else LEFT_OUT,
         },
     )
 
@@ -80,10 +87,7 @@ def _read_official_part(source: Path, split: str, concepts: tuple[str, ...], log
     for index, concept in enumerate(concepts):
         path = source / "Groundtruth/TrainTestLabels" / f"Labels_{concept}_{part}.txt"
         labels_NK[:, index] = _read_column(path, names, split, log)
-    kept_N = (labels_NK == POSITIVE).any(axis=1)
-    log.count(split, "without_positive", int(np.count_nonzero(~kept_N)))
-    kept = [name for name, is_kept in zip(names, kept_N, strict=True) if is_kept]
-    return log.part(split, kept, labels_NK[kept_N])
+    return log.part(split, names, labels_NK)
 
 
 def _read_column(path: Path, names: list[str], split: str, log: ReadLog) -> npt.NDArray[np.int8]:
@@ -117,7 +121,7 @@ def _read_papers_part(source: Path, split: str, concepts: tuple[str, ...], log: 
             file=path,
             fix=_PAPERS,
         )
-    log.count(split, "without_positive", int(np.count_nonzero(~values_NK.any(axis=1))))
+    log.count(split, WITHOUT_POSITIVE, int(np.count_nonzero(~values_NK.any(axis=1))))
     names = [str(name).replace("\\", "/").lstrip("/") for name in names_N.tolist()]
     return log.part(split, names, np.where(values_NK == 1, POSITIVE, NEGATIVE).astype(np.int8))
 

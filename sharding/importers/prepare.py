@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -24,6 +26,7 @@ from sharding.importers.options import Format, ImportOptions
 from sharding.importers.splits import (
     listed_once,
     with_first_spellings,
+    with_positives,
     with_single_positives,
     with_test,
     with_united_labels,
@@ -31,7 +34,7 @@ from sharding.importers.splits import (
 )
 from sharding.importers.voc import read_voc
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED, LabelTable
-from sharding.layout import NAMES_FILE, NAMES_HASH
+from sharding.layout import MANIFEST_FILE, NAMES_FILE, NAMES_HASH
 from sharding.manifest import Manifest
 from sharding.openimages.annotations import SplitLabels
 from sharding.sources.named import NamedSource, Names, image_id_of
@@ -129,7 +132,8 @@ def prepare_import(options: ImportOptions) -> ImportJob:
     Raises:
         InputError: anything about the input that a user can mend.
     """
-    official = with_test(with_first_spellings(read_collection(options)), options)
+    read = with_positives(read_collection(options), _held_by(Path(options.output)))
+    official = with_test(with_first_spellings(read), options)
     whole = with_united_labels(with_validation(official, options))
     collection = listed_once(whole, strict=options.strict)
     names = Names.of({split: part.names for split, part in collection.parts.items()})
@@ -149,6 +153,16 @@ def prepare_import(options: ImportOptions) -> ImportJob:
         left_out=collection.left_out,
         is_named=options.name is not None,
     )
+
+
+def _held_by(output: Path) -> frozenset[str]:
+    """Read the ids of all images of a finished import; none where it has no such table."""
+    if not (output / MANIFEST_FILE).is_file():
+        return frozenset()
+    with contextlib.suppress(InputError):  # repeating the first import writes a lost one again
+        names = Names.read(output / NAMES_FILE).by_split.values()
+        return frozenset(image_id for of_split in names for image_id in of_split)
+    return frozenset()
 
 
 def _single_positive(

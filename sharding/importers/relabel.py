@@ -11,24 +11,26 @@ import numpy as np
 
 from sharding import log
 from sharding.commands.option_checks import refuse_ignored
+from sharding.commands.reshard import refuse_other_content
 from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset import lock
-from sharding.dataset.duplicates import Duplicates, refuse_across
+from sharding.dataset.duplicates import refuse_across_in
 from sharding.dataset.label_versions import NewLabels, arrange, tar_labels
 from sharding.dataset.members import Members, ids_of, members_in
 from sharding.dataset.publish import remove_outdated
 from sharding.errors import InputError, command
-from sharding.image_ids import Ids, format_image_ids
+from sharding.image_ids import Ids, format_image_ids, parse_image_ids
 from sharding.importers.collection import class_look
 from sharding.importers.prepare import ImportJob, table_counts
 from sharding.labels import NEGATIVE, UNOBSERVED, LabelTable
-from sharding.layout import DUPLICATES, MANIFEST_FILE, SPLITS, diff_path
+from sharding.layout import NAMES_FILE, NAMES_HASH, SPLITS, diff_path
 from sharding.log import count
 from sharding.maintenance.diff import Comparison
 from sharding.maintenance.extend import add_labels
 from sharding.manifest import Dataset, Manifest
-from sharding.storage.files import changed, remove_temporaries, write_json
+from sharding.sources.named import Names
+from sharding.storage.files import changed, refuse_changed, remove_temporaries, write_json
 
 
 def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
@@ -38,7 +40,7 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
 
     Raises:
         InputError: as `labels_for`; single positives are asked for too; an option says otherwise
-            than the images are; or the dataset has other labels of this name.
+            than the images are; or the dataset has labels of this name from another table.
     """
     if job.single_positive is not None:
         name = job.single_positive.name
@@ -55,17 +57,14 @@ def relabel(job: ImportJob, workspace: Workspace, started: float) -> Resharded:
         why = f"with --labels {job.labels.name} over images that are there already"
         refuse_ignored(job.asked, _unlike(job, dataset, drawn), why)
         if job.asked.refuse_cross_split_duplicates:
-            refuse_across(Duplicates.of_record(dataset.manifest.created_by.get(DUPLICATES)))
+            refuse_across_in(dataset, workspace.workers(map))
         new = labels_for(dataset, job).without(dataset.manifest.removed_ids)
         remove_temporaries(job.output)
         remove_outdated(job.output, dataset.manifest)
-        if new.name in dataset.manifest.labels and not is_current(dataset, new):
-            raise InputError(
-                f"labels {new.name!r} are there already, from another table",
-                file=job.output / MANIFEST_FILE,
-                fix="give these a name of their own with --labels",
-            )
+        refuse_other_content(dataset, new)
         compared = Comparison.of(dataset, None, new)
+        if compared is not None:
+            dataset = compared.noted_in(dataset, new)
         add_labels(dataset, new, None, workspace.workers(map))
         labelled = Dataset.open(job.output)
         diff = {} if compared is None else compared.report(labelled, new)
@@ -149,6 +148,8 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     split_N = np.repeat(np.array([*splits], object), [len(table) for table in tables])
     members = members_in(dataset)
     _check_images(ids_N, members, job)
+    for split, first_M in _first_splits(dataset).items():
+        split_N[np.isin(ids_N, first_M)] = split
     for part in members:
         split_N[np.isin(ids_N, part.image_ids_N)] = part.shard.split
     none = dataclasses.replace(next(iter(splits.values())), report={}, rejected_rows=())
@@ -163,6 +164,19 @@ def labels_for(dataset: Dataset, job: ImportJob) -> NewLabels:
     policy = {key: value for key, value in job.labels.policy.items() if key not in SPLITS}
     policy |= _drawn(dataset.manifest, job.labels.release)
     return dataclasses.replace(job.labels, splits=found, policy=policy)
+
+
+def _first_splits(dataset: Dataset) -> dict[str, Ids]:
+    """Read the ids of each split as the import had them, images without pixels included.
+
+    Raises:
+        InputError: the table of names is missing or damaged.
+    """
+    manifest, path = dataset.manifest, dataset.directory / NAMES_FILE
+    if NAMES_HASH not in manifest.created_by:  # not an import: `_check_images` refuses it
+        return {}
+    refuse_changed(path, manifest.created_by[NAMES_HASH])
+    return {s: parse_image_ids(list(names)) for s, names in Names.read(path).by_split.items()}
 
 
 def _check_images(ids_N: Ids, members: Sequence[Members], job: ImportJob) -> None:

@@ -10,18 +10,19 @@ as in the published tables.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from sharding.errors import InputError
-from sharding.importers.collection import Collection, Part
+from sharding.importers.collection import LEFT_OUT, WITHOUT_POSITIVE, Collection, Part
 from sharding.importers.options import ImportOptions
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
 from sharding.layout import SPLITS
 from sharding.openimages.row_status import MOST_LISTED, RejectedRow
+from sharding.sources.named import image_id_of
 from sharding.sources.spelling import Spellings
 
 SEED = 1200
@@ -30,6 +31,27 @@ VALIDATION_SHARE = 0.2
 _ONCE = "list it for one split, once"
 
 Rows = npt.NDArray[np.int64]
+
+
+def with_positives(collection: Collection, held: Container[str]) -> Collection:
+    """Leave out images without any positive, where that is the collection's policy.
+
+    To be applied first: the published draws were made over lists without them.
+
+    Args:
+        collection: as it was read.
+        held: ids of images of a finished dataset, which stay: what was mended in them is a label.
+    """
+    if collection.policy.get(WITHOUT_POSITIVE) != LEFT_OUT:
+        return collection
+    parts = {}
+    for split_name, part in collection.parts.items():
+        kept_N = (part.labels_NK == POSITIVE).any(axis=1)
+        for row in np.flatnonzero(~kept_N).tolist():
+            kept_N[row] = image_id_of(part.names[row]) in held
+        report = {**part.report, WITHOUT_POSITIVE: int(np.count_nonzero(~kept_N))}
+        parts[split_name] = replace(_take(part, np.flatnonzero(kept_N)), report=report)
+    return replace(collection, parts=parts)
 
 
 def with_first_spellings(collection: Collection) -> Collection:

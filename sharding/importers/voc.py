@@ -2,8 +2,8 @@
 
 The parts of 2012 are `train` and `val`: the official `val` is the test set of every single-positive
 paper. Those of 2007 are `trainval` and `test`, where the source has the latter. A flag of 1 is a
-positive; 0 ("difficult" objects only) is a negative, and images without any positive are left out,
-both as in the published preprocessing of Cole et al. 2021. `Annotations/` is not needed.
+positive; 0 ("difficult" objects only) is a negative, as in the published preprocessing of Cole et
+al. 2021, which leaves out images without any positive. `Annotations/` is not needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from sharding.errors import InputError
-from sharding.importers.collection import Collection, Part, choose_year, first_existing
+from sharding.importers.collection import (
+    LEFT_OUT,
+    WITHOUT_POSITIVE,
+    Collection,
+    Part,
+    choose_year,
+    first_existing,
+)
 from sharding.importers.options import ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
@@ -43,7 +50,7 @@ def read_voc(options: ImportOptions) -> Collection:
         images=first_existing([folder / "JPEGImages"], "the folder of images", _FIX),
         parts={split: _read_part(sets, split, part, log) for split, part in parts.items()},
         sources=log.sources,
-        policy={"difficult": "negative", "without_positive": "left out"},
+        policy={"difficult": "negative", WITHOUT_POSITIVE: LEFT_OUT},
     )
 
 
@@ -76,7 +83,6 @@ def _read_part(sets: Path, split: str, part: str, log: ReadLog) -> Part:
             labels = states.setdefault(cells[0], [UNOBSERVED] * len(CLASSES))
             labels[index] = max(labels[index], _STATES[cells[1]])  # twice: a positive stays
             log.count(split, "difficult_as_negative", cells[1] == "0")
-    kept = sorted(image for image, labels in states.items() if POSITIVE in labels)
-    log.count(split, "without_positive", len(states) - len(kept))
-    labels_NK = np.array([states[image] for image in kept], np.int8).reshape(-1, len(CLASSES))
-    return log.part(split, [f"{image}.jpg" for image in kept], labels_NK)
+    images = sorted(states)
+    labels_NK = np.array([states[image] for image in images], np.int8).reshape(-1, len(CLASSES))
+    return log.part(split, [f"{image}.jpg" for image in images], labels_NK)

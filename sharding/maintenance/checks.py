@@ -6,7 +6,6 @@ Checks change nothing. `sharding.maintenance.repair` mends what can be mended.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from sharding.dataset.label_versions import labels_to_repair_with, tar_labels
 from sharding.dataset.members import ids_of, members_in
 from sharding.dataset.publish import info
 from sharding.errors import InputError
-from sharding.image_ids import Ids, format_image_ids
+from sharding.image_ids import Ids
 from sharding.labels import POSITIVE, LabelTable
 from sharding.layout import (
     CARD_FILE,
@@ -52,6 +51,7 @@ from sharding.layout import (
     wanted_path,
 )
 from sharding.maintenance.problems import Kind, Problem
+from sharding.maintenance.split_checks import check_splits
 from sharding.manifest import Dataset, Manifest
 from sharding.manifest_parts import ConfidenceFile, LabelFile, ShardRecord
 from sharding.storage.files import changed, stable_json
@@ -225,18 +225,6 @@ def _tars_after_labels(manifest: Manifest, problems: Sequence[Problem]) -> list[
         else problem
         for problem in problems
     ]
-
-
-def check_splits(dataset: Dataset) -> Iterator[Problem]:
-    """Check that no image is in two splits; indexes that cannot be read are other problems."""
-    with contextlib.suppress(InputError):
-        members = members_in(dataset)
-        splits = dict.fromkeys(part.shard.split for part in members)
-        for one, other in itertools.combinations(splits, 2):
-            both_N = np.intersect1d(ids_of(one, members), ids_of(other, members))
-            for first in format_image_ids(both_N[:1]):
-                what = f"{len(both_N):,} images are in {one} and in {other}, such as {first}"
-                yield Problem(path=MANIFEST_FILE, what=what, kind=Kind.REPEATED)
 
 
 def check_side_files(directory: Path, manifest: Manifest) -> Iterator[Problem]:

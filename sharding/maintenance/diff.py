@@ -6,6 +6,7 @@ first labels, and the class list is cut anew. Classes are matched by MID, images
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from sharding.dataset.label_versions import NewLabels, all_labels, labels_without_pixels
 from sharding.image_ids import Ids
 from sharding.labels import POSITIVE, LabelTable, entry_keys
+from sharding.layout import COMPARED_WITH
 from sharding.manifest import Dataset
 from sharding.openimages.class_list import read_mids
 from sharding.openimages.dump import Dump
@@ -42,18 +44,29 @@ class Comparison:
     def of(cls, dataset: Dataset, dump: Dump | None, new: NewLabels) -> Comparison | None:
         """Read the default labels; None where the new ones are to replace just these.
 
+        Labels that a job has made the default, and was killed before it wrote their report, are
+        compared with those that the manifest names.
+
         Raises:
             InputError: a table is missing or damaged, or the dump's class list is malformed.
         """
-        against, version = dataset.label_version()
+        against: str | None = dataset.manifest.default_labels
         if against == new.name:
+            against = dataset.manifest.created_by.get(f"{COMPARED_WITH}/{new.name}")
+        if against is None:
             return None
+        _, version = dataset.label_version(against)
         tables = {
             split: all_labels(dataset, split, against)
             for split in new.splits
             if split in version.splits
         }
         return cls(against=against, tables=tables, classes=_class_lists(dataset, dump))
+
+    def noted_in(self, dataset: Dataset, new: NewLabels) -> Dataset:
+        """Copy a dataset whose next manifest says what the new labels are compared with."""
+        noted = {f"{COMPARED_WITH}/{new.name}": self.against}
+        return dataclasses.replace(dataset, manifest=dataset.manifest.with_provenance(**noted))
 
     def report(self, dataset: Dataset, new: NewLabels) -> dict[str, Any]:
         """Count what the new labels change; ``dataset`` holds them already.

@@ -22,12 +22,14 @@ from sharding.errors import InputError, how_to_repair
 from sharding.image_ids import Ids, format_image_ids
 from sharding.labels import LabelTable
 from sharding.layout import (
+    DUPLICATES,
     INDEX,
     MANIFEST_FILE,
     QUARANTINE_FILE,
     RECORD,
     SPLITS,
     TAR,
+    UNCOUNTED,
     shard_path,
 )
 from sharding.maintenance.repair import set_aside
@@ -86,12 +88,15 @@ def add_labels(
         quarantine = quarantine.merged(Quarantine.of_outcomes(outcomes))
         members = [*members, *added]
     splits = {part.shard.split for part in members}
+    created_by = with_tar_labels(dataset.manifest.created_by, in_tars, splits)
+    if added:
+        created_by[DUPLICATES] = UNCOUNTED
     publish(
         dataset,
         new,
         members,
         quarantine,
-        created_by=with_tar_labels(dataset.manifest.created_by, in_tars, splits),
+        created_by=created_by,
         default_labels=new.name if make_default else dataset.manifest.default_labels,
     )
     return sum(part.shard.images for part in added)

@@ -19,7 +19,7 @@ import numpy as np
 from sharding.dataset.label_versions import labels_to_repair_with, tar_labels, write_labels
 from sharding.dataset.publish import remove_outdated, write_manifest
 from sharding.labels import LabelTable
-from sharding.layout import INDEX, RECORD, SET_ASIDE_FOLDER, TAR
+from sharding.layout import DUPLICATES, INDEX, RECORD, SET_ASIDE_FOLDER, TAR, UNCOUNTED
 from sharding.maintenance.problems import Kind, Problem
 from sharding.manifest import Dataset, Manifest
 from sharding.manifest_parts import ShardRecord
@@ -168,6 +168,8 @@ def _rewrite_tars(
         if outcome.shard is not None
     }
     shards = tuple(written.get(shard.path, shard) for shard in manifest.shards)
+    if any(old.sha256 != new.sha256 for old, new in zip(manifest.shards, shards, strict=True)):
+        manifest = manifest.with_provenance(**{DUPLICATES: UNCOUNTED})  # other pictures
     return dataclasses.replace(manifest, shards=shards)
 
 

@@ -6,7 +6,7 @@ member) and then read at random. Any other one (`.tar.gz`, `.tar.xz`, `.tar.bz2`
 content whatever its name; or remote) is read from front to end: one task per archive streams it
 once and *spools* the images that the job wants, as they are, into one file below `staging/` of the
 dataset, with a list of their positions. The shard tasks read from there at random; when the job has
-succeeded, `staging/` is removed. It needs disk for the wanted images once more, never for a whole
+succeeded, the spools are removed. It needs disk for the wanted images once more, never for a whole
 unpacked archive. Memory is a megabyte, 250 bytes per image, and the names of links. A spool counts
 once its list is written, so that a killed job streams only unfinished archives again.
 """

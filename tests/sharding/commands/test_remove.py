@@ -257,6 +257,37 @@ def test_tars_that_a_repair_set_aside_are_named(dataset: Path, inputs, capsys) -
     assert "test-000000.tar may hold removed images" in "".join(capsys.readouterr())
 
 
+def test_the_tar_of_a_killed_job_does_not_keep_the_picture(
+    dataset: Path, inputs, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later, before = inputs[0].parent / "later", tree(dataset)
+    (gone,) = image_ids(later, "train")
+    with monkeypatch.context() as killed:
+        killed.setattr("sharding.maintenance.extend.publish", lambda *a, **more: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            relabel(dataset, inputs[0], images=str(later), name="two")
+    (tar,) = {name for name in tree(dataset).keys() - before.keys() if name.endswith(".tar")}
+    assert gone in jpegs(dataset)
+    take_down(dataset, gone)
+    assert f"{tar} of a killed job still holds removed images: deleted" in capsys.readouterr().out
+    assert mentions(dataset, [gone]) == set()
+    assert is_intact(dataset)
+    relabel(dataset, inputs[0], images=str(later), name="two")
+    assert mentions(dataset, [gone]) == set()
+    assert is_intact(dataset)
+
+
+def test_a_tar_that_may_be_of_a_newer_manifest_is_named(dataset: Path, inputs, capsys) -> None:
+    name = image_ids(inputs[1], "test")[0]
+    for suffix in (".tar", ".idx"):
+        shutil.copy(
+            dataset / f"images/test-000000{suffix}", dataset / f"images/test-000099{suffix}"
+        )
+    take_down(dataset, name)
+    assert "images/test-000099.tar still holds removed images; the" in "".join(capsys.readouterr())
+    assert name in jpegs(dataset)
+
+
 def test_an_imported_image_is_taken_down_by_its_name(tmp_path: Path) -> None:
     names = [f"{split}{n}.jpg" for split in ("train", "validation", "test") for n in range(4)]
     rows = [f"{name},cat,,{name.rstrip('.jpg0123')}" for name in names]

@@ -286,6 +286,21 @@ def test_killed_anywhere_it_ends_the_same(original, newer, inputs, tmp_path, wha
     assert event > 40
 
 
+def test_killed_before_its_report_the_new_default_gets_it_yet(
+    dataset: Path, original, newer, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = shutil.copytree(original, tmp_path / "undisturbed")
+    before = relabel(undisturbed, newer, make_default=True).diff
+    with monkeypatch.context() as killed:
+        killed.setattr("sharding.commands.reshard.write_json", lambda path, value: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            relabel(dataset, newer, make_default=True)
+    assert Dataset.open(dataset).manifest.default_labels == "2018_04"
+    assert not (dataset / "labels/2018_04/diff.json").exists()
+    assert relabel(dataset, newer, make_default=True).diff == before != {}
+    assert tree(dataset) == tree(undisturbed)
+
+
 @pytest.mark.parametrize(
     ("source", "wins"),
     [("reviewed", True), ("ll-cp-correction", False), ("large-loss", False)],

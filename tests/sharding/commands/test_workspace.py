@@ -492,6 +492,18 @@ def test_a_takedown_is_as_on_a_disk_and_goes_on_where_it_stopped(
     assert check(tmp_path)[0].intact
 
 
+def test_a_takedown_deletes_the_tar_of_a_killed_job(
+    inputs, filled, on_disk: Path, tmp_path: Path
+) -> None:
+    for suffix in (".tar", ".idx"):
+        content = (on_disk / f"images/test-000000{suffix}").read_bytes()
+        filled.put_object(Key=f"sets/tiny/images/test-000099{suffix}", Body=content)
+    filled.put_object(Key="sets/tiny/images/test-000099.json", Body=b"{}")
+    take_down(URL, tmp_path, image_ids(inputs[1], "test")[0])
+    assert not [name for name in objects(filled) if "test-000099" in name]
+    assert check(tmp_path)[0].intact
+
+
 def test_a_page_is_made_of_the_tars_that_it_shows(
     inputs, filled, server: Web, tmp_path: Path
 ) -> None:

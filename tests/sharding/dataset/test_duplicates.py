@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sharding.commands.options import RemoveOptions
+from sharding.commands.remove import remove
 from sharding.errors import InputError
 from sharding.manifest import Manifest
-from tests.support.commands import Inputs, shard
+from tests.support.commands import Inputs, backwards, check, shard
 from tests.support.photos import image_ids
 
 
@@ -84,6 +86,35 @@ def test_shards_of_older_versions_are_kept_but_not_taken_for_free_of_them(
     with pytest.raises(InputError, match=r"finished by 0\.1\.0 or 0\.2\.0"):
         shard(repeated, output, refuse_cross_split_duplicates=True)
     assert "continued" in shard(repeated, output)
+    with pytest.raises(InputError, match="1 image in two splits"):
+        shard(repeated, output, refuse_cross_split_duplicates=True)  # as its tars say
+
+
+def test_images_that_came_later_are_counted_where_it_matters(
+    inputs: Inputs, tmp_path: Path
+) -> None:
+    images = Path(shutil.copytree(inputs[1], tmp_path / "jpegs"))
+    train, test = image_ids(images, "train")[0], image_ids(images, "test")[0]
+    (images / f"test/{test}.jpg").unlink()
+    refused = {"refuse_cross_split_duplicates": True}
+    shard((inputs[0], images), tmp_path / "dataset", **refused)
+    shutil.copy(images / f"train/{train}.jpg", images / f"test/{test}.jpg")
+    twins = f"such as {train} of train, which is {test} of test"
+    for more in ({"retry_failed": True}, {}):
+        with pytest.raises(InputError, match=f"1 image in two splits, {twins}"):
+            shard((inputs[0], images), tmp_path / "dataset", **refused, **more)
+    assert "nothing was done" in shard((inputs[0], images), tmp_path / "dataset")
+    assert check(tmp_path / "dataset").intact
+
+
+def test_a_twin_that_was_taken_down_is_refused_no_more(repeated, tmp_path: Path) -> None:
+    output = tmp_path / "dataset"
+    shard(repeated, output)
+    twin = image_ids(repeated[1], "test")[1]
+    remove(RemoveOptions(dataset=str(output), ids=(twin,)), backwards)
+    assert Manifest.read(output).created_by["duplicates"] == "null"
+    done = shard(repeated, output, refuse_cross_split_duplicates=True)
+    assert "nothing was done" in done
 
 
 def test_without_any_the_manifest_says_nothing(on_disk: Path) -> None:

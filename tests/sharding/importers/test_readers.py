@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sharding.commands.summary import Resharded
 from sharding.commands.workspace import Workspace
 from sharding.dataset.quarantine import Quarantine
 from sharding.errors import InputError
@@ -120,6 +121,44 @@ def test_the_labels_are_those_of_the_published_preprocessing(name: str, tmp_path
         assert present(dataset, split_name) == expected
         entries = dataset.labels(split_name).states_E
         assert len(entries) == len(expected) * len(dataset.classes), "nothing is unobserved"
+
+
+def mend_voc(source: Path) -> None:
+    val = {**foreign.VOC["val"], "2009_000001": {}}
+    foreign.write_voc(source, {**foreign.VOC, "val": val})
+
+
+def mend_coco(source: Path) -> None:
+    foreign.write_coco(source, {**foreign.COCO, "val2014": {42: []}})
+
+
+def mend_nuswide(source: Path) -> None:
+    foreign.write_text(source / "Groundtruth/TrainTestLabels/Labels_animal_Test.txt", ["0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "mend", "image"),
+    [
+        ("voc", mend_voc, "2009_000001.jpg"),
+        ("coco", mend_coco, "val2014/COCO_val2014_000000000042.jpg"),
+        ("nuswide", mend_nuswide, "actor/0003_5.jpg"),
+    ],
+)
+def test_an_image_that_loses_its_only_positive_keeps_its_other_labels(
+    name: str, mend: Callable[[Path], None], image: str, tmp_path: Path
+) -> None:
+    settings = options(name, tmp_path, validation_share=0.0)
+    before = present(bring_in(settings), "test")
+    mend(settings.source)
+    done = import_collection(prepare_import(dataclasses.replace(settings, name="mended")), map)
+    assert isinstance(done, Resharded)
+    test = done.diff["splits"]["test"]
+    changes = {key: number for key, number in test.items() if key.startswith("labels_") and number}
+    entries = len(before) * len(done.dataset.classes)
+    assert changes == {"labels_flipped_to_negative": 1, "labels_unchanged": entries - 1}
+    assert present(done.dataset, "test", "mended") == {**before, image: []}
+    left_out = done.dataset.manifest.labels["mended"].report["train"]["without_positive"]
+    assert left_out == {"voc": 0, "coco": 1, "nuswide": 1}[name], "new ones are left out still"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from sharding.sources.named import image_id_of
 from tests.sharding.importers.test_readers import many_voc, present
 from tests.support.foreign import write_csv, write_text, write_voc
 from tests.support.home import Home
+from tests.support.photos import tree
 
 ARGUMENTS = ("--format", "voc", "--source", "in", "--output", "out/dataset", "--single-positive")
 CPU = torch.device("cpu")
@@ -147,7 +148,7 @@ def test_mended_labels_come_over_the_same_images(tmp_path: Path) -> None:
 
     again = import_collection(table_job(tmp_path, mended, "a-mended"), map)
     assert isinstance(again, Resharded)
-    with pytest.raises(InputError, match="labels 'a-mended' are there already, from another table"):
+    with pytest.raises(InputError, match="labels 'a-mended' are there already, from other files"):
         import_collection(table_job(tmp_path, TABLE, "a-mended"), map)
     job = table_job(tmp_path, [*TABLE, "f.jpg,horse,train"], "more")
     with pytest.raises(InputError, match="1 class not of this dataset: horse"):
@@ -371,3 +372,71 @@ def test_mended_labels_refuse_pictures_of_two_splits_as_the_import_does(tmp_path
     job = table_job(tmp_path, TABLE, "m", refuse_cross_split_duplicates=True)
     with pytest.raises(InputError, match="1 image in two splits"):
         import_collection(job, map)
+
+
+FLIPPED = [UNSPLIT[0], *(f"{n}.jpg,{'dog' if n % 2 else 'cat'}" for n in range(1, 10))]
+"""Of `UNSPLIT` without its first row, so that a draw over it would be another one."""
+
+
+def import_before_all_files_came(folder: Path) -> None:
+    """Import `UNSPLIT` without some files of two splits, and then put these in their places."""
+    write_csv(folder, UNSPLIT, [f"{n}.jpg" for n in range(10)])
+    job = table_job(folder, UNSPLIT, **DRAWN)
+    of_splits = [list(job.names.by_split[split].values()) for split in ("train", "test")]
+    missing = [*of_splits[0][:4], *of_splits[1][:2]]
+    (folder / "aside").mkdir()
+    for name in missing:
+        (folder / name).rename(folder / "aside" / name)
+    import_collection(job, map)
+    for name in missing:
+        (folder / "aside" / name).rename(folder / name)
+
+
+def test_mended_labels_keep_the_splits_of_images_without_pixels(tmp_path: Path) -> None:
+    import_before_all_files_came(tmp_path)
+    import_collection(table_job(tmp_path, FLIPPED, "m", **DRAWN), map)
+    import_collection(table_job(tmp_path, UNSPLIT, retry_failed=True, **DRAWN), map)
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert check_dataset(dataset, map) == []
+    found = {k: v for split in ("train", "test") for k, v in present(dataset, split, "m").items()}
+    expected = {f"{n}.jpg": ["dog" if n % 2 else "cat"] for n in range(1, 10)}
+    assert found == {"0.jpg": [], **expected}
+
+
+def test_labels_that_wait_for_pixels_which_are_there_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_before_all_files_came(tmp_path)
+    with monkeypatch.context() as as_before:
+        as_before.setattr("sharding.importers.relabel._first_splits", lambda dataset: {})
+        import_collection(table_job(tmp_path, FLIPPED, "m", **DRAWN), map)
+    import_collection(table_job(tmp_path, UNSPLIT, retry_failed=True, **DRAWN), map)
+    problems = check_dataset(Dataset.open(tmp_path / "dataset"), map)
+    assert problems
+    assert {problem.path for problem in problems} <= {
+        f"labels/m/{split}.without_pixels.parquet" for split in ("train", "test")
+    }
+    assert all("images that tars hold, such as" in problem.what for problem in problems)
+    assert all("repeat the command that wrote labels m" in problem.fix for problem in problems)
+    import_collection(table_job(tmp_path, FLIPPED, "m", **DRAWN), map)
+    assert check_dataset(Dataset.open(tmp_path / "dataset"), map) == []
+
+
+def test_lost_labels_of_a_mended_table_are_written_again(tmp_path: Path) -> None:
+    write_csv(tmp_path, TABLE, NAMES)
+    import_collection(table_job(tmp_path, TABLE), map)
+    mended = [*TABLE[:-1], "e.jpg,cat,test"]
+    import_collection(table_job(tmp_path, mended, "m"), map)
+    directory = tmp_path / "dataset"
+    before = tree(directory)
+    (directory / "labels/m/train.parquet").unlink()
+    (directory / "labels/m/test.parquet").write_bytes(b"damaged")
+    takedown = RemoveOptions(dataset=directory, ids=("a.jpg",))
+    with pytest.raises(InputError, match=r"labels/m/\w+.parquet"):
+        remove(takedown, map)
+    with pytest.raises(InputError, match="labels 'm' are there already, from other files"):
+        import_collection(table_job(tmp_path, [*TABLE[:-1], "e.jpg,cow,test"], "m"), map)
+    import_collection(table_job(tmp_path, mended, "m"), map)
+    assert tree(directory) == before
+    remove(takedown, map)
+    assert check_dataset(Dataset.open(directory), map) == []

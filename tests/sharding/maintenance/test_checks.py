@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.labels import LabelTable
 from sharding.manifest import Dataset, Manifest
 from sharding.storage.tar_index import index_of_tar
-from tests.support.commands import check, flip_a_byte, relabel, shard
+from tests.support.commands import check, flip_a_byte, lose, relabel, shard
 from tests.support.dumpmaking import MIDS, write_classes, write_labels
 from tests.support.photos import image_ids, tree, write_photo_dump
 
@@ -144,6 +145,30 @@ def test_orphans_of_ours_go_and_strangers_stay(dataset: Path) -> None:
     assert not any((dataset / name).exists() for name in orphans)
 
 
+def test_checks_change_nothing_and_jobs_remove_only_what_jobs_stage(dataset: Path) -> None:
+    staged = ("0123456789abcdef.spool", "0123456789abcdef.npz", "confidences_train_000000.rows")
+    mine = ("mine/precious.txt", "mine.txt")
+    for name in (*staged, *mine):
+        path = dataset / "staging" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    before = tree(dataset)
+    assert {problem.path for problem in check(dataset).remaining} == {
+        f"staging/{name}" for name in (*staged, *mine)
+    }
+    assert tree(dataset) == before
+    remaining = check(dataset, repair=True).remaining
+    assert {problem.path for problem in remaining} == {f"staging/{name}" for name in mine}
+    for name in staged:
+        (dataset / "staging" / name).write_text(name)
+    with lock.acquire(dataset):
+        pass
+    assert [path.name for path in sorted((dataset / "staging").iterdir())] == ["mine", "mine.txt"]
+    lose(dataset, "staging/mine", "staging/mine.txt")
+    assert check(dataset, repair=True).intact
+    assert not (dataset / "staging").exists()
+
+
 def test_tars_that_an_older_manifest_does_not_name_are_set_aside(dataset: Path) -> None:
     for number in (1, 2):
         for suffix in (".tar", ".idx", ".json"):
@@ -174,6 +199,7 @@ def test_other_pictures_are_accepted_only_by_name(dataset: Path, inputs, tmp_pat
     result = check(dataset, repair=True, images=str(images), accept_changed=True)
     assert result.intact
     assert f"changed: {TAR}: not the pictures that it had" in str(result)
+    assert Manifest.read(dataset).created_by["duplicates"] == "null", "nobody has counted these"
 
 
 def test_changed_class_counts_are_found(dataset: Path) -> None:
