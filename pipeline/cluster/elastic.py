@@ -27,6 +27,8 @@ KEEP_SIZE = math.inf
 def more_workers_fit(most: int) -> bool:
     """Ask, on all ranks together, whether Ray would start the run with more workers now.
 
+    While others wait for room it would not: they would get that of the workers that ended.
+
     Args:
         most: workers of the run; Ray was told fewer where others used the nodes.
     """
@@ -40,7 +42,7 @@ def more_workers_fit(most: int) -> bool:
         config = dataclasses.replace(run.scaling_config, num_workers=bounds)
         policy = ElasticScalingPolicy(config)
         policy.after_controller_start(run)  # repeats the run's request for its most workers
-        fit = fitting(policy, size, scaling.free()) > size
+        fit = fitting(policy, size, scaling.free()) > size and not scaling.others_wait()
     return ray.train.collective.broadcast_from_rank_zero(fit)
 
 

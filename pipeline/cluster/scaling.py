@@ -199,6 +199,14 @@ def free() -> list[Node]:
     return [Node.of(available.get(node, {})) for node in alive]
 
 
+def others_wait() -> bool:
+    """Tell whether a placement group waits for resources, as that of a job that `Room` holds up."""
+    import ray.util
+
+    groups = ray.util.placement_group_table().values()
+    return any(group["state"] == "PENDING" for group in groups)
+
+
 class Room:
     """Waits for what others use of a cluster, each time that a run's workers are to start.
 

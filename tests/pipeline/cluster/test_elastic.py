@@ -65,14 +65,22 @@ def test_what_cannot_be_asked_does_not_fit(
 
 
 @pytest.mark.parametrize(
-    ("size", "rank", "said"),
-    [(2, 0, [True]), (3, 0, [False]), (2, 1, [False]), (4, 0, []), (4, 1, [])],
+    ("size", "rank", "waiting", "said"),
+    [
+        (2, 0, False, [True]),
+        (2, 0, True, [False]),
+        (3, 0, False, [False]),
+        (2, 1, False, [False]),
+        (4, 0, False, []),
+        (4, 1, False, []),
+    ],
 )
 def test_the_first_rank_asks_for_all(
     policy: ElasticScalingPolicy,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
     rank: int,
+    waiting: bool,
     said: list[bool],
 ) -> None:
     heard: list[bool] = []
@@ -82,6 +90,7 @@ def test_the_first_rank_asks_for_all(
     run = SimpleNamespace(train_run_context=SimpleNamespace(scaling_config=started))
     monkeypatch.setattr(ray.train, "get_context", lambda: context)
     monkeypatch.setattr(elastic, "get_train_context", lambda: run)
+    monkeypatch.setattr(scaling, "others_wait", lambda: waiting)
     monkeypatch.setattr(scaling, "free", lambda: [Node(2, 0)] if size == 2 else [])
     monkeypatch.setattr(
         ray.train.collective,

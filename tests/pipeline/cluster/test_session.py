@@ -285,11 +285,13 @@ def test_workers_wait_for_what_others_hold(
     wait_until(is_held)
     wait_until(lambda: scaling.free() == [placement.Node(0, 0)])
     assert session.nodes() == [placement.Node(2, 0)]
+    assert not scaling.others_wait()
     waiting: list[float] = []
 
     def pause(seconds: float) -> None:
         waiting.append(seconds)
         if len(waiting) == 7:
+            wait_until(scaling.others_wait)  # this one, of an elastic run that looks
             other.__exit__(None, None, None)
         time.sleep(0.02)
 
