@@ -131,7 +131,10 @@ def open_workspace(
                 workspace.take_back()  # what the job took back before it gave up
             raise
         workspace.push()
-        shutil.rmtree(root)
+        # All is in the bucket: what cannot be removed here is emptied by the next job.
+        shutil.rmtree(workspace.directory, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another job has begun in it
+        root.rmdir()  # only now: NFS keeps a file that is open, as the lock was, in its directory
 
 
 class _BucketWorkspace(Workspace):

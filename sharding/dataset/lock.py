@@ -88,8 +88,9 @@ def end(directory: Path) -> None:
 def _remove_staged(directory: Path) -> None:
     """Remove what jobs stage, not what somebody else has put beside it."""
     for path in (directory / STAGING_FOLDER).glob("*"):
-        if is_left_over(path.relative_to(directory).as_posix(), ()) and path.is_file():
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another user's, in a folder of that user
+            if is_left_over(path.relative_to(directory).as_posix(), ()) and path.is_file():
+                path.unlink()
     with contextlib.suppress(OSError):  # it holds something else, or is not there
         (directory / STAGING_FOLDER).rmdir()
 

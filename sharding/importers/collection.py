@@ -123,6 +123,21 @@ def doubtful(names: Sequence[str]) -> str:
     return ", ".join(" and ".join(map(ascii, group)) for group in islice(groups, 5))
 
 
+def recombine(uses: Mapping[str, int], names: int, *, are_words: bool) -> bool:
+    """Tell lists, in which the same parts come again and again, from names that have parts.
+
+    Kinds of things ("dog/small", "dog/other", "cat/other") have parts of their own.
+
+    Args:
+        uses: in how many names each part is.
+        names: number of names with several parts.
+        are_words: parts are words, which names share.
+    """
+    if not uses or len(uses) > names:
+        return False
+    return 2 * len(uses) <= names or (not are_words and min(uses.values()) > 1)
+
+
 def is_text(value: object) -> bool:
     """Test whether a value can be a name: text without NUL or half of a surrogate pair."""
     return isinstance(value, str) and re.search("[\\0\ud800-\udfff]", value) is None

@@ -21,13 +21,15 @@ from sharding.importers.collection import (
     class_key,
     class_look,
     first_existing,
+    recombine,
 )
 from sharding.importers.csv_rows import SEPARATORS, Row, read_rows
 from sharding.importers.options import COLUMNS, ImportOptions
 from sharding.importers.read_log import ReadLog
 from sharding.labels import NEGATIVE, POSITIVE, UNOBSERVED
-from sharding.layout import SPLITS, is_below
+from sharding.layout import MANIFEST_FILE, SPLITS, is_below
 from sharding.log import count, info
+from sharding.manifest import Manifest
 from sharding.openimages.row_status import is_mid
 from sharding.sources.spelling import Spellings
 
@@ -200,10 +202,10 @@ def _refuse_lists(
     path: Path,
     options: ImportOptions,
 ) -> None:
-    """Refuse names that another separator splits into classes.
+    """Refuse names that another separator splits into classes; warn of those that may be classes.
 
     A class with such a character in its name, "salt/pepper", stays: its parts are no classes, and
-    make up no other names.
+    make up no other names. Classes are often named "apple/fresh", or "ace of clubs".
     """
     own = SEPARATORS.get(options.separator, options.separator)
     known, exempt = found.union(listed), frozenset(listed)
@@ -211,42 +213,48 @@ def _refuse_lists(
         parts_of = {
             name: parts
             for name in written
-            if name not in exempt
-            and len(parts := [p.strip() for p in name.split(separator) if p.strip()]) > 1
+            if len(parts := [p.strip() for p in name.split(separator) if p.strip()]) > 1
         }
+        is_named = not exempt.isdisjoint(parts_of)  # then the list chooses from such names
+        parts_of = {name: parts for name, parts in parts_of.items() if name not in exempt}
         of_classes = [name for name, parts in parts_of.items() if known.issuperset(parts)]
         uses = Counter(part for parts in parts_of.values() for part in {*parts})
         if of_classes and separator != " ":  # names have spaces, and words of them are classes
             name, problem = of_classes[0], "is a list of other classes of this table"
-            classes = "it is one class, name it"
-        elif _recombine(uses, len(parts_of), are_words=separator == " "):
+            classes, is_sure = "it is one class, name it", True
+        elif not is_named and recombine(uses, len(parts_of), are_words=separator == " "):
             name = next(iter(parts_of))
             problem = f"looks like a list: {len(parts_of):,} such names are made of {len(uses):,}"
             classes = "such names are classes, name all classes"
+            stand_alone = not known.isdisjoint(uses)
+            is_sure = separator != "/" and (separator != " " or stand_alone)
         else:
             continue
-        raise InputError(
-            f"{name!r:.80} {problem}",
-            file=path,
-            row=written[name],
-            fix=f"if {classes} in --classes FILE; if not, pass --separator {word}, or write "
-            f"{own!r} between them",
-        )
+        when = f"if {classes} in --classes FILE; if not" if is_sure else "if it is one"
+        fix = f"{when}, pass --separator {word}, or write {own!r} between them"
+        error = InputError(f"{name!r:.80} {problem}", file=path, row=written[name], fix=fix)
+        tell = _refuse if is_sure else _warn
+        tell(error, options)
 
 
-def _recombine(uses: Mapping[str, int], names: int, *, are_words: bool) -> bool:
-    """Tell lists, in which the same parts come again and again, from names that have parts.
+def _refuse(error: InputError, options: ImportOptions) -> None:
+    """Raise an error about class names; of a finished import, which has them, only warn."""
+    if not _is_finished(options):
+        raise error
+    _warn(error, options)
 
-    Kinds of things ("dog/small", "dog/other", "cat/other") have parts of their own.
 
-    Args:
-        uses: in how many names each part is.
-        names: number of names with several parts.
-        are_words: parts are words, which names share.
-    """
-    if not uses or len(uses) > names:
+def _warn(error: InputError, options: ImportOptions) -> None:
+    fix = None if _is_finished(options) else error.fix
+    info(str(InputError(error.problem, file=error.file, row=error.row, fix=fix)), "WARNING")
+
+
+def _is_finished(options: ImportOptions) -> bool:
+    """Tell whether the labels are those of a finished import, which its own command repeats."""
+    output = Path(options.output)
+    if not (output / MANIFEST_FILE).is_file():
         return False
-    return 2 * len(uses) <= names or (not are_words and min(uses.values()) > 1)
+    return options.name is None or options.name in Manifest.read(output).labels
 
 
 def _leave_out(
@@ -267,19 +275,15 @@ def _leave_out(
     by_look = {class_look(name): name for name in listed}
     for name in left_out:
         if (alike := by_look.get(class_look(name))) is not None:
-            raise InputError(
-                f"{name!a:.80} is not in the class list, which has {alike!a:.80}",
-                file=path,
-                row=written.get(name),
-                fix=f"write it alike here and in {options.classes}, or name both there",
-            )
+            problem = f"{name!a:.80} is not in the class list, which has {alike!a:.80}"
+            fix = f"write it alike here and in {options.classes}, or name both there"
+            _refuse(InputError(problem, file=path, row=written.get(name), fix=fix), options)
+            break
     named = ", ".join(f"{name!r:.80}" for name in left_out[:5])
     if len(left_out) == len(found):
-        raise InputError(
-            f"it names no class of the table, which has {named}",
-            file=options.classes,
-            fix="write the classes as the table does, one a line",
-        )
+        problem = f"it names no class of the table, which has {named}"
+        fix = "write the classes as the table does, one a line"
+        _refuse(InputError(problem, file=options.classes, fix=fix), options)
     more = f" and {len(left_out) - 5:,} more" if len(left_out) > 5 else ""
     what = f"{count(len(left_out), 'class')} outside {options.classes.name}"
     info(f"{path}: {what}, left out: {named}{more}", "WARNING")

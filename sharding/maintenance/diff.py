@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sharding.dataset.label_versions import NewLabels, all_labels, labels_without_pixels
+from sharding.errors import InputError
 from sharding.image_ids import Ids
 from sharding.labels import POSITIVE, LabelTable, entry_keys
 from sharding.layout import COMPARED_WITH
@@ -45,22 +46,29 @@ class Comparison:
         """Read the default labels; None where the new ones are to replace just these.
 
         Labels that a job has made the default, and was killed before it wrote their report, are
-        compared with those that the manifest names.
+        compared with those that the manifest names; without a report where these are lost, too,
+        since each of the two could otherwise only be mended after the other.
 
         Raises:
             InputError: a table is missing or damaged, or the dump's class list is malformed.
         """
         against: str | None = dataset.manifest.default_labels
-        if against == new.name:
+        is_default = against == new.name
+        if is_default:
             against = dataset.manifest.created_by.get(f"{COMPARED_WITH}/{new.name}")
         if against is None:
             return None
-        _, version = dataset.label_version(against)
-        tables = {
-            split: all_labels(dataset, split, against)
-            for split in new.splits
-            if split in version.splits
-        }
+        try:
+            _, version = dataset.label_version(against)
+            tables = {
+                split: all_labels(dataset, split, against)
+                for split in new.splits
+                if split in version.splits
+            }
+        except InputError:
+            if is_default:
+                return None
+            raise
         return cls(against=against, tables=tables, classes=_class_lists(dataset, dump))
 
     def noted_in(self, dataset: Dataset, new: NewLabels) -> Dataset:

@@ -62,6 +62,24 @@ def test_a_share_of_the_labels_is_a_version_over_the_same_tars(dataset: Path) ->
         derive(dataset, known=0.6, draw=3, name=done.name)
 
 
+def test_two_defaults_that_lost_their_tables_are_mended_one_after_the_other(dataset: Path) -> None:
+    def again(draw: int) -> Resharded:
+        return derive(dataset, known=0.5, draw=draw, base="2017_11", make_default=True)
+
+    first, second = again(1).name, again(2).name
+    lost = [path for name in (first, second) for path in dataset.glob(f"labels/{name}/*.parquet")]
+    before = {path: path.read_bytes() for path in lost}
+    assert len(before) == 6
+    for path in lost:
+        path.unlink()
+    with pytest.raises(InputError, match=f"{second}/.*label table is missing"):
+        again(1)
+    assert again(2).diff == {}, "what it was compared with is lost, too"
+    assert again(1).diff["against"] == second
+    assert again(2).diff["against"] == first
+    assert {path: path.read_bytes() for path in lost} == before
+
+
 def test_single_positives_of_a_named_base_and_split(dataset: Path) -> None:
     derive(dataset, known=0.9, name="some")
     done = derive(dataset, single_positive=True, base="some", splits=("train", "test"))

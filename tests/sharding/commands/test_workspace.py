@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -290,6 +291,25 @@ def test_one_job_at_a_time_on_a_machine(inputs, bucket, tmp_path: Path) -> None:
     with open_workspace(URL, FAST, tmp_path) as workspace:
         local = dataclasses.replace(options, output=str(workspace.directory))
         shard_dump(prepare(local), busy, workspace)
+
+
+def test_a_workspace_on_nfs_is_removed(bucket, tmp_path: Path, monkeypatch) -> None:
+    """NFS keeps a file that is open under another name, and so its directory."""
+    rmtree = shutil.rmtree
+
+    def on_nfs(path: Path, ignore_errors: bool = False) -> None:
+        is_open = any(path.rglob(".lock"))
+        rmtree(path, ignore_errors=ignore_errors)
+        if is_open:
+            path.mkdir()
+            (path / ".nfs0001").touch()
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", on_nfs)
+    with open_workspace(URL, FAST, tmp_path) as workspace:
+        (workspace.directory / "README.md").write_text("a dataset")
+    assert not list(tmp_path.iterdir())
+    assert [item.key for item in bucket.objects.all()] == ["sets/tiny/README.md"]
 
 
 def test_images_that_were_missing_are_found_later(inputs, bucket, tmp_path: Path) -> None:

@@ -188,9 +188,7 @@ def test_a_class_list_may_name_a_class_that_is_made_of_others(tmp_path: Path) ->
         read(tmp_path, lines, classes=listed)
 
 
-@pytest.mark.parametrize(
-    ("between", "word"), [(",", "comma"), (" ; ", "semicolon"), (" ", "space"), ("/", "/")]
-)
+@pytest.mark.parametrize(("between", "word"), [(",", "comma"), (" ; ", "semicolon")])
 def test_lists_whose_classes_never_stand_alone_are_no_classes(
     between: str, word: str, tmp_path: Path
 ) -> None:
@@ -207,6 +205,51 @@ def test_lists_whose_classes_never_stand_alone_are_no_classes(
     found = read(tmp_path, ["image\tlabels", *rows], separator=word)
     assert found.class_names == tuple(sorted([*tags, "rare"]))
     assert found.parts["train"].labels_NK.sum(axis=1).tolist() == [2] * 22
+
+
+RANKS = ("ace", *map(str, range(2, 11)), "jack", "queen", "king")
+SUITS = ("clubs", "diamonds", "hearts", "spades")
+CARDS = [f"{rank} of {suit}" for suit in SUITS for rank in RANKS]
+SHAPES = [
+    f"{size} {colour} {material}"
+    for size in ("small", "large")
+    for colour in ("red", "blue", "green", "gray")
+    for material in ("rubber", "metal")
+]
+FRUIT = [f"{fruit}/{state}" for fruit in ("apple", "pear") for state in ("fresh", "rotten")]
+
+
+def one_a_row(names: Sequence[str]) -> list[str]:
+    return ["image\tlabels", *(f"{n}.jpg\t{name}" for n, name in enumerate(names))]
+
+
+@pytest.mark.parametrize(
+    ("names", "word"), [([*CARDS, "joker"], "space"), (SHAPES, "space"), (FRUIT, "/")]
+)
+def test_names_of_common_parts_are_classes_and_warned_of(
+    names: list[str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert read(tmp_path, one_a_row(names)).class_names == tuple(sorted(names))
+    told = capsys.readouterr().out
+    assert f"row 2: {names[0]!r} looks like a list: " in told
+    assert f"Fix: if it is one, pass --separator {word}, or write '|' between them\n" in told
+
+
+def test_lists_between_spaces_are_known_by_a_class_that_stands_alone(tmp_path: Path) -> None:
+    tags = ["house", "person", "road", "tree", "car"]
+    pairs = [f"{first} {second}" for n, first in enumerate(tags) for second in tags[:n]]
+    assert read(tmp_path, one_a_row(pairs)).class_names == tuple(sorted(pairs))
+    with pytest.raises(InputError, match=r"row 2: 'person house' looks like a list: 10 .* of 5"):
+        read(tmp_path, one_a_row([*pairs, "tree"]))
+
+
+@pytest.mark.parametrize("between", [" of ", ", "])
+def test_a_class_list_chooses_from_names_of_common_parts(between: str, tmp_path: Path) -> None:
+    names = [name.replace(" of ", between) for name in CARDS]
+    listed = write_text(tmp_path / "aces.txt", [name for name in names if name[0] == "a"])
+    found = read(tmp_path, one_a_row(names), classes=listed)
+    assert found.class_names == tuple(names[::13])
+    assert len(found.left_out) == 48
 
 
 def test_names_that_have_parts_are_classes(tmp_path: Path) -> None:

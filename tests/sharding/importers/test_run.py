@@ -18,6 +18,7 @@ from sharding.commands.summary import Resharded
 from sharding.dataset import lock
 from sharding.errors import InputError
 from sharding.image_ids import format_image_ids, parse_image_ids
+from sharding.importers import csv_table
 from sharding.importers.options import ImportOptions
 from sharding.importers.prepare import ImportJob, prepare_import
 from sharding.importers.run import Imported, import_collection
@@ -199,6 +200,47 @@ def test_the_command_of_an_import_that_0_2_0_finished_is_known(tmp_path: Path) -
     assert "already finished; nothing was done" in str(again)
     with pytest.raises(InputError, match="finished dataset of other labels or options"):
         import_collection(table_job(tmp_path, lines, labels_column="b"), map)
+
+
+@pytest.mark.parametrize(
+    ("labels", "listed", "problem"),
+    [
+        (["a, x", "a, y", "b, x", "b, y", "a, x"], None, "row 2: 'a, x' looks like a list: 4 "),
+        (["a", "b", "a/b", "a", "b"], None, "row 4: 'a/b' is a list of other classes"),
+        (["a", "b", "A", "a", "b"], ["a", "b"], "row 4: 'A' is not in the class list"),
+        (["a", "b", "a", "a", "b"], ["c"], "classes.txt: it names no class of the table"),
+    ],
+)
+def test_a_finished_import_is_repeated_whatever_its_classes_are_named(
+    labels: list[str],
+    listed: list[str] | None,
+    problem: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    splits = ("train", "train", "train", "validation", "test")
+    rows = [f'{n},"{cell}",{split}' for n, cell, split in zip(NAMES, labels, splits, strict=True)]
+    lines = ["image,labels,split", *rows]
+    write_csv(tmp_path, lines, NAMES)
+    classes = None if listed is None else write_text(tmp_path / "classes.txt", listed)
+    more = {"classes": classes, "allow_empty": ("train", "validation", "test")}
+    with pytest.raises(InputError, match=problem):
+        table_job(tmp_path, lines, **more)
+    with monkeypatch.context() as as_0_2_0:
+        as_0_2_0.setattr(csv_table, "_refuse", lambda error, options: None)
+        import_collection(table_job(tmp_path, lines, **more), map)
+    capsys.readouterr()
+    again = import_collection(table_job(tmp_path, lines, **more), map)
+    assert "already finished; nothing was done" in str(again)
+    told = capsys.readouterr().out
+    assert problem in told
+    assert "Fix" not in told
+    with pytest.raises(InputError, match=problem):
+        table_job(tmp_path, lines, "mended", **more)
+    rows = [lines[0], *lines[2:], lines[1].replace("train", "test")]
+    with pytest.raises(InputError, match="finished dataset of other labels or options"):
+        import_collection(table_job(tmp_path, rows, **more), map)
 
 
 def test_the_default_columns_are_not_those_that_0_2_0_was_told(tmp_path: Path) -> None:

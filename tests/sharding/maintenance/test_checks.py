@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -167,6 +169,26 @@ def test_checks_change_nothing_and_jobs_remove_only_what_jobs_stage(dataset: Pat
     lose(dataset, "staging/mine", "staging/mine.txt")
     assert check(dataset, repair=True).intact
     assert not (dataset / "staging").exists()
+
+
+def test_what_another_user_has_staged_is_no_error_of_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, own = (tmp_path / "staging" / f"{digit * 16}.spool" for digit in "01")
+    theirs.parent.mkdir()
+    for path in (theirs, own):
+        path.touch()
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path == theirs:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with lock.acquire(tmp_path):
+        pass
+    assert list(theirs.parent.iterdir()) == [theirs]
 
 
 def test_tars_that_an_older_manifest_does_not_name_are_set_aside(dataset: Path) -> None:
