@@ -72,13 +72,15 @@ def kept_cpus(nodes: Sequence[Node], workers: int, begun: int | None) -> int | N
 
     Args:
         nodes: that have joined.
-        workers: that have to fit; where they do not, that is logged, and None returned.
+        workers: that have to fit, or as many of them as do with a CPU each (the task that validates
+            beside a training counts as one); where they do not, that is logged, and None returned.
         begun: None of a training that has not begun.
     """
     if begun is None or any(node.gpus for node in nodes):
         return None
+    workers = min(workers, capacity(nodes, 1))
     if capacity(nodes, begun) < workers:
-        had = f"{count(workers, 'worker')} with {count(begun, 'CPU')} each, as it began with"
+        had = f"{workers:,} times {count(begun, 'CPU')}, as it began with"
         info(f"no room for {had}: with others it rounds otherwise from here on", "WARNING")
         return None
     return begun
