@@ -86,6 +86,20 @@ def kept_cpus(nodes: Sequence[Node], workers: int, begun: int | None) -> int | N
     return begun
 
 
+def that_fit(nodes: Sequence[Node], most: int, cpus: int | None) -> tuple[int, int | None]:
+    """Choose (workers, CPUs per worker) of tasks that any number of workers does.
+
+    Args:
+        nodes: that are there now; some may have been lost.
+        most: workers, of which as many are taken as fit, but at least one.
+        cpus: of each; None for an even share, which is also taken where not one worker fits with
+            so many. On CPU that is logged.
+    """
+    if cpus and not capacity(nodes, cpus):
+        cpus = kept_cpus(nodes, 1, cpus)
+    return max(1, min(most, capacity(nodes, cpus or 1))), cpus
+
+
 def default_workers(nodes: Sequence[Node]) -> int:
     """Count one worker per GPU that has a CPU, else one per two CPUs, and at least one."""
     if any(node.gpus for node in nodes):
