@@ -72,16 +72,32 @@ def kept_cpus(nodes: Sequence[Node], workers: int, begun: int | None) -> int | N
 
     Args:
         nodes: that have joined.
-        workers: that have to fit; where they do not, that is logged, and None returned.
+        workers: that have to fit, or as many of them as do with a CPU each (the task that validates
+            beside a training counts as one); where they do not, that is logged, and None returned.
         begun: None of a training that has not begun.
     """
     if begun is None or any(node.gpus for node in nodes):
         return None
+    workers = min(workers, capacity(nodes, 1))
     if capacity(nodes, begun) < workers:
-        had = f"{count(workers, 'worker')} with {count(begun, 'CPU')} each, as it began with"
+        had = f"{workers:,} times {count(begun, 'CPU')}, as it began with"
         info(f"no room for {had}: with others it rounds otherwise from here on", "WARNING")
         return None
     return begun
+
+
+def that_fit(nodes: Sequence[Node], most: int, cpus: int | None) -> tuple[int, int | None]:
+    """Choose (workers, CPUs per worker) of tasks that any number of workers does.
+
+    Args:
+        nodes: that are there now; some may have been lost.
+        most: workers, of which as many are taken as fit, but at least one.
+        cpus: of each; None for an even share, which is also taken where not one worker fits with
+            so many. On CPU that is logged.
+    """
+    if cpus and not capacity(nodes, cpus):
+        cpus = kept_cpus(nodes, 1, cpus)
+    return max(1, min(most, capacity(nodes, cpus or 1))), cpus
 
 
 def default_workers(nodes: Sequence[Node]) -> int:

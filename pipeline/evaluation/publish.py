@@ -60,8 +60,10 @@ def evaluation(
     with optional("summary"):
         summary = report.markdown()
         log.artifact(summary.encode(), f"{folder}/summary.md")
-        # The run's page shows its description first: the latest table.
-        log.tag("mlflow.note.content", spaced(card(report, meta, prefix)))
+        # The run's page shows its description first: the latest table, also where an earlier
+        # epoch, whose validation failed, is validated after a later one.
+        latest = (f"{prefix}/mAP/all", meta.images_seen)
+        log.tag("mlflow.note.content", spaced(card(report, meta, prefix)), latest)
 
 
 def card(report: Report, meta: Meta, split: str) -> str:

@@ -115,7 +115,8 @@ def thresholds(
     """Choose the thresholds: (shrunk_K, own_K, weights_K), logits; own is NaN without positives.
 
     A class whose entries reach the precision at no threshold gets one above all of its logits
-    (its group's, where that is higher): nothing of them is called present.
+    (its group's, where that is higher): nothing of them is called present. A group that reaches it
+    nowhere has the threshold of all entries, and where these do not either, 0.
 
     Args:
         entries: of validation images.
@@ -123,11 +124,12 @@ def thresholds(
         precision: the least one, at the largest recall; by default F1 is maximal.
     """
     K = len(groups_K)
-    everything = best_cut(entries.logits_E, entries.is_positive_E, precision)
+    everything = _reached_cut(entries.logits_E, entries.is_positive_E, precision)
     group_K = np.full(K, 0.0 if math.isnan(everything) else everything)
     for group in np.unique(groups_K):
         of_group_E = groups_K[entries.classes_E] == group
-        cut = best_cut(entries.logits_E[of_group_E], entries.is_positive_E[of_group_E], precision)
+        of_group = entries.logits_E[of_group_E], entries.is_positive_E[of_group_E]
+        cut = _reached_cut(*of_group, precision)
         if not math.isnan(cut):
             group_K[groups_K == group] = cut
     bounds = np.searchsorted(entries.classes_E, np.arange(K + 1))
@@ -141,6 +143,17 @@ def thresholds(
     weights_K = np.where(np.isnan(own_K), 0.0, support_K / (support_K + _PRIOR))
     shrunk_K = weights_K * np.nan_to_num(own_K) + (1 - weights_K) * group_K
     return np.where(is_above_K, np.fmax(shrunk_K, own_K), shrunk_K), own_K, weights_K
+
+
+def _reached_cut(
+    logits_C: Floats, is_positive_C: npt.NDArray[np.bool_], precision: float | None
+) -> float:
+    """Find the cut of several classes together; NaN also where the precision is reached nowhere.
+
+    One above all logits would silence those of the classes that reach the precision.
+    """
+    cut = best_cut(logits_C, is_positive_C, precision)
+    return math.nan if cut > logits_C.max(initial=-math.inf) else cut
 
 
 def best_cut(

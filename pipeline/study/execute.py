@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.cluster import own_run
+from pipeline.cluster import own_run, placement, session
 from pipeline.config.commands import EvaluateConfig
 from pipeline.config.train import TrainConfig
 from pipeline.study import results
@@ -33,7 +33,7 @@ class Setting:
         study: its directory.
         split, labels: to score.
         parent: MLflow run of the study.
-        workers: tasks that a scoring is spread over.
+        workers: most tasks that a scoring is spread over; fewer where nodes were lost meanwhile.
         environment: variables that MLflow reads, of the shell that started the study.
         preset: that the runs began from, for MLflow.
         hashes: of the dataset (`pipeline.study.results.hashes_of`).
@@ -122,14 +122,17 @@ def _score(
 
     scores = {}
     for slope in run.slopes or (None,):
+        workers, cpus = placement.that_fit(
+            session.nodes(), setting.workers, run.config.cpus_per_worker
+        )
         evaluation = evaluate(
             EvaluateConfig(
                 checkpoint=checkpoint,
                 dataset=run.config.dataset,
                 split=setting.split,
                 labels=setting.labels,
-                workers=setting.workers,
-                cpus_per_worker=run.config.cpus_per_worker,
+                workers=workers,
+                cpus_per_worker=cpus,
                 cache=run.config.cache,
                 cache_gb=run.config.cache_gb,
                 attribution=0,

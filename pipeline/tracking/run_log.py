@@ -6,12 +6,15 @@ actor (`pipeline.cluster.tasks.Detached`) does so without waiting: its methods r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 Point = tuple[str, float, int]
 """Name, value, and images seen, which is MLflow's step."""
+VALIDATED = ("val/", "val_")
+"""Beginnings of the names of a validation's metrics, each with one value for the images seen."""
 
 
 class RunLog(Protocol):
@@ -29,8 +32,8 @@ class RunLog(Protocol):
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> object:
         """Send a file artifact made of the one before it, None if there is none."""
 
-    def tag(self, key: str, value: str) -> object:
-        """Set a tag of the run."""
+    def tag(self, key: str, value: str, of: tuple[str, int] | None = None) -> object:
+        """Set a tag of the run; one of a metric and step only if the metric has no later step."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,11 @@ class TrainingLog(RunLog, Protocol):
 
     def flush(self, timeout: float = 60.0) -> Any:
         """Wait until everything was taken; the number of items that were not."""
+
+
+def parse(line: str) -> list[Point]:
+    """Parse one line of points that were kept as JSON; a truncated one has none."""
+    try:
+        return [(key, value, step) for key, value, step in json.loads(line)]
+    except (ValueError, TypeError):
+        return []

@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.tracking import client
 from pipeline.tracking.errors import is_lasting, is_missing_endpoint
-from pipeline.tracking.run_log import Point, ProgressState
+from pipeline.tracking.run_log import VALIDATED, Point, ProgressState, parse
 from sharding.log import first_line, info
 from sharding.storage.locks import private_directory, scratch_space
 
@@ -84,7 +84,8 @@ class RunWriter:
 
         One sender's points are taken in any order: what a killed writer had not answered may come
         again after what followed it. Another sender's points are taken only beyond the last step
-        logged before: a resumed run repeats what came after its checkpoint.
+        logged before: a resumed run repeats what came after its checkpoint. A validation's are
+        taken in any order, whoever sends them: one that failed is made again by a later command.
         """
         with self._spooling:
             self._unsent += 1
@@ -113,9 +114,12 @@ class RunWriter:
         """Queue a file artifact."""
         self._files.put(lambda: self._log_bytes(content, path))
 
-    def tag(self, key: str, value: str) -> None:
-        """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown."""
-        self._points.put(lambda: self._client.set_tag(self._run_id, key, value))
+    def tag(self, key: str, value: str, of: tuple[str, int] | None = None) -> None:
+        """Queue a tag of the run; "mlflow.note.content" is its description, in Markdown.
+
+        One ``of`` a metric and step is left out where the metric has a later step.
+        """
+        self._points.put(lambda: self._tag(key, value, of))
 
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> None:
         """Queue a file artifact made of the one before it; ``change`` may be called again."""
@@ -225,14 +229,19 @@ class RunWriter:
         ]
         self._client.log_batch(self._run_id, metrics=metrics)
 
-    def _is_fresh(self, key: str, step: int, sender: str) -> bool:
+    def _tag(self, key: str, value: str, of: tuple[str, int] | None) -> None:
+        if of is None or max(self._known(of[0]), default=-1) <= of[1]:
+            self._client.set_tag(self._run_id, key, value)
+
+    def _known(self, key: str) -> set[int]:
         if key not in self._steps:
             history = self._client.get_metric_history(self._run_id, key)
             self._steps[key] = {metric.step for metric in history}
-        known = self._steps[key]
-        return step not in known and step > self._before.setdefault(
-            (sender, key), max(known, default=-1)
-        )
+        return self._steps[key]
+
+    def _is_fresh(self, key: str, step: int, sender: str) -> bool:
+        before = self._before.setdefault((sender, key), max(known := self._known(key), default=-1))
+        return step not in known and (step > before or key.startswith(VALIDATED))
 
     def _keep(self, points: Sequence[Point]) -> None:
         """Append points to the spool; if the disk is full they are only in the queue."""
@@ -252,7 +261,7 @@ class RunWriter:
             return
         text = self._spool.read_text(encoding="utf-8", errors="replace")
         self._line_is_open = not text.endswith("\n")  # its writer was killed
-        points = list(dict.fromkeys(point for line in text.splitlines() for point in _parse(line)))
+        points = list(dict.fromkeys(point for line in text.splitlines() for point in parse(line)))
         with self._spooling:
             self._unsent += 1
         self._points.put(lambda: self._send(points, ""))
@@ -309,11 +318,3 @@ def spool_of(run_id: str) -> str:
         if is_own and status.st_nlink == 1 and not spool.exists():
             old.rename(spool)
     return str(spool)
-
-
-def _parse(line: str) -> list[Point]:
-    """Parse one line of the spool; a truncated one has no points."""
-    try:
-        return [(key, value, step) for key, value, step in json.loads(line)]
-    except (ValueError, TypeError):
-        return []

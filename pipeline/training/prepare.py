@@ -216,7 +216,8 @@ def worker_resources(config: TrainConfig, begun: TrainConfig | None = None) -> t
     most += config.async_validation
     use_gpu, cpus = session.place(fewest, most, config.cpus_per_worker, config.wait_for_workers)
     if begun and config.cpus_per_worker is None and begun.workers == config.workers:
-        cpus = placement.kept_cpus(session.nodes(), fewest, begun.cpus_per_worker) or cpus
+        needed = most if config.async_validation else fewest
+        cpus = placement.kept_cpus(session.nodes(), needed, begun.cpus_per_worker) or cpus
     if config.model.sync_batchnorm and not use_gpu:
         info("--sync-batchnorm is for GPUs: each worker keeps statistics of its own", "WARNING")
     if config.model.sync_batchnorm and config.model.compile and use_gpu:

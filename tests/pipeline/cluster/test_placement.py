@@ -127,7 +127,7 @@ def test_cpus_are_kept_where_they_fit_and_matter(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert kept_cpus(nodes, workers, begun) == kept
-    said = capsys.readouterr().out.count("no room for 2 workers with 2 CPUs each")
+    said = capsys.readouterr().out.count("no room for 2 times 2 CPUs")
     assert said == (workers == begun == 2 and kept is None)
 
 

@@ -83,6 +83,25 @@ def test_where_a_precision_is_not_reached_nothing_is_called_present() -> None:
     assert own_K[0] < of_weak.max()
 
 
+def test_a_group_that_misses_a_precision_silences_no_class_that_reaches_it() -> None:
+    ranked = [(x, int(x > 0), 1) for x in (-4.0, -3.0, -2.0, -1.0, 2.0, 2.5, 3.0, 3.5)]
+    # Highest of its group, and of all: a negative of a class that has a good many.
+    noisy = [(9.0, 0, 0), *((x, int(x > 6.9), 0) for x in np.linspace(-3, 7, 200))]
+    other = [(x, int(x > 0), 2) for x in np.linspace(-20, 20, 400)]
+    alone = entries(*ranked, *noisy)
+    shrunk_K, own_K, weights_K = choose_points.thresholds(alone, GROUPS_K, 0.95)
+    assert own_K[1] == 0.5
+    assert shrunk_K[1] == pytest.approx(0.5 * 4 / 14), "beside 0, as without any entries"
+    assert shrunk_K[0] == own_K[0] > 9, "nothing of the class that misses it"
+    assert shrunk_K[2] == 0
+    both = entries(*ranked, *noisy, *other)
+    everything = choose_points.best_cut(both.logits_E, both.is_positive_E, 0.95)
+    assert 1 < everything < 20
+    shrunk_K = choose_points.thresholds(both, GROUPS_K, 0.95)[0]
+    assert shrunk_K[1] == pytest.approx(0.5 * 4 / 14 + everything * 10 / 14)
+    assert weights_K[1] == pytest.approx(4 / 14)
+
+
 def test_classes_below_the_target_are_counted() -> None:
     """Few entries take their group's threshold, which is too low for them."""
     good = [(x, int(x > 0), 0) for x in np.linspace(-3, 3, 300)]

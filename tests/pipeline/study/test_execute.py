@@ -14,7 +14,8 @@ import pipeline.evaluation.record
 import pipeline.evaluation.run
 import pipeline.training.train
 from pipeline import storage
-from pipeline.cluster import own_run
+from pipeline.cluster import own_run, session
+from pipeline.cluster.placement import Node
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.record import NotRecorded
 from pipeline.evaluation.scores import BOOST_OFF, BOOST_ON
@@ -75,6 +76,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(pipeline.training.train, "train", train)
     monkeypatch.setattr(pipeline.evaluation.run, "evaluate", evaluate)
     monkeypatch.setattr(pipeline.evaluation.record, "record", lambda evaluation: "id")
+    monkeypatch.setattr(session, "nodes", lambda: [Node(6, 0)])
     monkeypatch.setattr(runs, "adopt", lambda *about: adopted.append(about))
     adopted.clear()
     return asked
@@ -106,6 +108,29 @@ def test_a_run_is_scored_with_as_many_cpus_as_it_is_trained_with(
     config = dataclasses.replace(run.config, cpus_per_worker=3)
     execute(dataclasses.replace(run, config=config), setting_of(tmp_path))
     assert [each.cpus_per_worker for each in scored] == [3]
+
+
+@pytest.mark.parametrize(
+    ("left", "workers", "cpus"),
+    [(Node(4, 0), 1, 3), (Node(2, 0), 2, None), (Node(12, 1), 1, 3)],
+    ids=["one-fits", "none-fits-with-so-many", "one-gpu"],
+)
+def test_a_scoring_takes_what_the_nodes_that_are_left_have_room_for(
+    tmp_path: Path,
+    scored: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    left: Node,
+    workers: int,
+    cpus: int | None,
+) -> None:
+    """A node that is lost after the training does not fail it."""
+    run = run_of(tmp_path, "an@1/1")
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, cpus_per_worker=3))
+    monkeypatch.setattr(session, "nodes", lambda: [left])
+    assert execute(run, setting_of(tmp_path)).status == "finished"
+    assert [(each.workers, each.cpus_per_worker) for each in scored] == [(workers, cpus)]
+    log = (tmp_path / "logs" / f"{run.name}.txt").read_text()
+    assert ("no room for 1 times 3 CPUs, as it began with" in log) == (cpus is None)
 
 
 def test_without_boostlu_one_evaluation_is_enough(tmp_path: Path, scored: list[Any]) -> None:

@@ -77,3 +77,30 @@ def test_of_two_values_at_a_step_the_first_is_kept(run_id: str, tmp_path: Path) 
     assert writer.flush(60) == 0
     history = mlflow_client().get_metric_history(run_id, KEY)
     assert [(point.step, point.value) for point in history] == [(1, 0.5), (2, 0.125)]
+
+
+def test_a_validation_that_is_made_later_is_logged(run_id: str, tmp_path: Path) -> None:
+    """By a later command, or of what a killed one spooled; the description is the latest one's."""
+    key, note, spool = "val/mAP/all", "mlflow.note.content", tmp_path / "spool.jsonl"
+
+    def write(*steps: int, value: float = 0.5) -> None:
+        writer = RunWriter(tracking_uri(), run_id, str(spool))
+        for step in steps:
+            writer.log([(key, value, step), ("val_no_boost/mAP/all", value, step)])
+            writer.log([(KEY, value, step)])
+            writer.tag(note, f"{step} with {value}", (key, step))
+        assert writer.flush(60) == 0
+
+    def steps_of(name: str) -> list[tuple[int, float]]:
+        history = mlflow_client().get_metric_history(run_id, name)
+        return sorted((point.step, point.value) for point in history)
+
+    write(1, 4)
+    write(2, value=0.25)
+    write(4, value=0.75)
+    spool.write_text(f'[["{key}", 0.125, 3], ["{KEY}", 0.125, 3]]\n')
+    write()
+    assert steps_of(key) == [(1, 0.5), (2, 0.25), (3, 0.125), (4, 0.5)]
+    assert steps_of("val_no_boost/mAP/all") == [(1, 0.5), (2, 0.25), (4, 0.5)]
+    assert steps_of(KEY) == [(1, 0.5), (4, 0.5)], "a training's are only taken beyond the last"
+    assert mlflow_client().get_run(run_id).data.tags[note] == "4 with 0.75"

@@ -86,6 +86,34 @@ def test_batch_norm_that_cannot_be_shared_is_told(
     assert ("--sync-batchnorm is for GPUs" in capsys.readouterr().out) == (wanted and not gpu)
 
 
+@pytest.mark.parametrize(
+    ("workers", "nodes", "begun", "kept"),
+    [
+        ("1", [Node(2, 0)], 2, 1),
+        ("1", [Node(4, 0)], 2, 2),
+        ("2", [Node(2, 0)], 1, 1),
+        ("1:2", [Node(6, 0)], 2, 2),
+        ("1:2", [Node(4, 0)], 2, 1),
+    ],
+    ids=["no-room-beside", "room-beside", "never-any-room", "elastic", "elastic-without-room"],
+)
+def test_a_resumed_run_leaves_room_for_the_validation_beside_it(
+    workers: str,
+    nodes: list[Node],
+    begun: int,
+    kept: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Else its checkpoints wait, unvalidated, until the training ends."""
+    monkeypatch.setattr(session, "nodes", lambda: nodes)
+    monkeypatch.setattr(session, "wait_for_nodes", lambda *asked: None)
+    stored = TrainConfig(dataset="d", workers=workers, cpus_per_worker=begun)
+    now = dataclasses.replace(stored, cpus_per_worker=None, async_validation=True)
+    assert prepare.worker_resources(now, stored) == (False, kept)
+    assert ("as it began with" in capsys.readouterr().out) == (kept != begun)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> str:
     return str(tmp_path / "runs" / "one")
