@@ -8,7 +8,9 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -203,31 +205,51 @@ def fail(error: Exception) -> Callable:
     return call
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG"])
-@pytest.mark.parametrize(
-    "read",
-    [decode.read, lambda data: transcode(data, ImagePolicy()), lambda d: pixels.attempt(d, 32)],
-    ids=["read", "shard", "predict"],
-)
-def test_no_image_is_to_blame_where_memory_is_short(
-    kind: str, read: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[Executor]:
+    """Start a process of its own: what this one has freed before would be memory enough."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield process
+
+
+READERS: dict[str, Callable] = {
+    "read": decode.read,
+    "shard": lambda data: transcode(data, ImagePolicy()),
+    "predict": lambda data: pixels.attempt(data, 32),
+}
+
+
+def read_in_little_memory(kind: str, reader: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4000, 3000)).save(buffer, kind.rpartition(" ")[2])
-    read(buffer.getvalue())
-    if kind == "JPEG":  # of these it depends on what the process has freed before
-        monkeypatch.setattr(simplejpeg, "decode_jpeg", fail(MemoryError("Unable to allocate")))
-    elif kind == "progressive JPEG":
-        refusal = ValueError("Insufficient memory (case 4)")  # as libjpeg words it
-        monkeypatch.setattr(simplejpeg, "decode_jpeg", fail(refusal))
-    with pytest.raises(MachineError, match=r"memory is too short.*repeat"), little_memory():
-        read(buffer.getvalue())
+    READERS[reader](buffer.getvalue())
+    with pytest.MonkeyPatch.context() as patch, little_memory():
+        if kind == "JPEG":
+            patch.setattr(simplejpeg, "decode_jpeg", fail(MemoryError("Unable to allocate")))
+        elif kind == "progressive JPEG":
+            refusal = ValueError("Insufficient memory (case 4)")  # as libjpeg words it
+            patch.setattr(simplejpeg, "decode_jpeg", fail(refusal))
+        READERS[reader](buffer.getvalue())
 
 
-def test_a_file_that_asks_for_any_amount_of_memory_is_bad() -> None:
-    jpeg.refuse_to_blame(MemoryError())
-    with little_memory(), pytest.raises(MachineError):
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG"])
+@pytest.mark.parametrize("reader", list(READERS))
+def test_no_image_is_to_blame_where_memory_is_short(
+    kind: str, reader: str, fresh: Executor
+) -> None:
+    with pytest.raises(MachineError, match=r"memory is too short.*repeat"):
+        fresh.submit(read_in_little_memory, kind, reader).result()
+
+
+def blame_in_little_memory() -> None:
+    with little_memory():
         jpeg.refuse_to_blame(MemoryError())
+
+
+def test_a_file_that_asks_for_any_amount_of_memory_is_bad(fresh: Executor) -> None:
+    jpeg.refuse_to_blame(MemoryError())
+    with pytest.raises(MachineError):
+        fresh.submit(blame_in_little_memory).result()
 
 
 def test_a_blank_picture_is_of_the_size_and_kind_of_the_other() -> None:
