@@ -181,7 +181,7 @@ def reserving(request: Request) -> Iterator[Callable[[], bool]]:
 
 
 def offers() -> list[Node]:
-    """List what each living node of the cluster offers, whoever uses it."""
+    """List the CPUs and GPUs of each living node, used ones included."""
     import ray
 
     return [Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]]

@@ -86,7 +86,7 @@ def end(directory: Path) -> None:
 
 
 def _remove_staged(directory: Path) -> None:
-    """Remove what jobs stage, not what somebody else has put beside it."""
+    """Remove the temporary files of jobs in `staging/`; leave all other files there."""
     for path in (directory / STAGING_FOLDER).glob("*"):
         with contextlib.suppress(OSError):  # another user's, in a folder of that user
             if is_left_over(path.relative_to(directory).as_posix(), ()) and path.is_file():
